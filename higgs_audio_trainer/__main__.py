@@ -1,0 +1,9 @@
+"""`python -m higgs_audio_trainer` is the console script."""
+
+from __future__ import annotations
+
+import sys
+
+from higgs_audio_trainer.cli import main
+
+sys.exit(main())

@@ -1,0 +1,54 @@
+"""`prepare`: encode a manifest's audio to codes once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from higgs_audio_trainer.cli.options import ArgumentParser, parse_boolean
+from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
+from higgs_audio_trainer.errors import UserError
+
+
+def run(arguments: Sequence[str], prog: str) -> int:
+    """Check manifests and encode what has no codes yet."""
+    parser = ArgumentParser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Check manifests and encode their audio to codes, once; train finds them. Stop it and start it again "
+        "as you like: what is done stays done.",
+        epilog=f"example: {prog} --train_manifest train.jsonl --eval_manifest eval.jsonl",
+    )
+    parser.add_argument("--train_manifest", metavar="FILE", required=True, help="JSON Lines of samples")
+    parser.add_argument("--eval_manifest", metavar="FILE", help="another manifest")
+    parser.add_argument("--base_ckpt", metavar="NAME", default=DEFAULT_BASE_CKPT, help="base checkpoint [%(default)s]")
+    parser.add_argument("--audio_tokenizer", metavar="NAME", help="codec [the one that base_ckpt names]")
+    parser.add_argument("--codes_dir", metavar="DIR", help="cache of codes [~/.cache/higgs-audio-trainer/codes]")
+    parser.add_argument("--max_seconds", metavar="X", type=float, default=60.0, help="longest clip [%(default)s]")
+    parser.add_argument("--device", metavar="NAME", help="where to encode [a GPU if there is one, else cpu]")
+    parser.add_argument(
+        "--skip_bad_samples", type=parse_boolean, nargs="?", const=True, default=False, help="leave out faulty samples"
+    )
+    given = parser.parse_args(arguments)
+    if not given.max_seconds > 0:
+        raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")
+    import torch
+
+    from higgs_audio_trainer.checkpoint import codec_of, open_checkpoint
+    from higgs_audio_trainer.preparation import prepare_manifest, quiet_third_parties
+
+    quiet_third_parties()
+    checkpoint = open_checkpoint(given.base_ckpt)
+    for manifest in (given.train_manifest, given.eval_manifest):
+        if manifest is None:
+            continue
+        prepared = prepare_manifest(
+            manifest,
+            checkpoint,
+            codec_name=given.audio_tokenizer or codec_of(given.base_ckpt),
+            codes_dir=given.codes_dir,
+            max_seconds=given.max_seconds,
+            skip_bad_samples=given.skip_bad_samples,
+            device=given.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+        print(f"{manifest}: {len(prepared)} samples are ready")
+    return 0

@@ -1,0 +1,37 @@
+"""`tiny DIR`: a tiny base checkpoint and codec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from higgs_audio_trainer.cli.options import ArgumentParser
+
+_DEFAULT = {"hidden_size": 128, "layers": 4, "codebooks": 8, "vocab_size": 512, "seed": 0}
+
+
+def run(arguments: Sequence[str], prog: str) -> int:
+    """Write the checkpoint."""
+    parser = ArgumentParser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Write a tiny base checkpoint (DIR/model) and codec (DIR/codec): random weights, real on-disk format.",
+        epilog=f"example: {prog} tiny && higgs-audio-trainer train --base_ckpt tiny/model --audio_tokenizer tiny/codec "
+        "--train_manifest m.jsonl --output_dir out --max_steps 30 --log_steps 5 --seed 0",
+    )
+    parser.add_argument("dir", metavar="DIR", help="folder to write to; DIR/model and DIR/codec must not be there yet")
+    parser.add_argument("--hidden_size", type=int, help="width, a multiple of 64 [%(default)s]")
+    parser.add_argument("--layers", type=int, help="decoder layers [%(default)s]")
+    parser.add_argument("--codebooks", type=int, help="codebooks [%(default)s]")
+    parser.add_argument("--vocab_size", type=int, help="rows of the text vocabulary [%(default)s]")
+    parser.add_argument("--seed", type=int, help="decides the weights [%(default)s]")
+    parser.set_defaults(**_DEFAULT)
+    given = parser.parse_args(arguments)
+    from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
+    from higgs_audio_trainer.preparation import quiet_third_parties
+
+    quiet_third_parties()
+    size = TinySize(given.hidden_size, given.layers, given.codebooks, given.vocab_size)
+    model, codec = write_tiny(Path(given.dir), size, seed=given.seed)
+    print(f"model: {model}\ncodec: {codec}")
+    return 0

@@ -1,0 +1,193 @@
+"""The settings of a training run: typed, checked where they are made, and the single list of our flags.
+
+Each field of `TrainSettings` is a flag, an argument of the YAML file and an entry of `run_start`. Its metadata
+holds what a command line needs: the group and text for `--help`, and the names by which Hugging Face's scripts know
+the same thing. Everything else that `transformers.TrainingArguments` takes goes into `extra`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+from higgs_audio_trainer.errors import UserError
+
+DEFAULT_BASE_CKPT = "bosonai/higgs-audio-v2-generation-3B-base"
+DEFAULT_AUDIO_TOKENIZER = "bosonai/higgs-audio-v2-tokenizer"
+LORA_TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+RESUME_LATEST = "latest"
+
+GROUPS = ("data", "model", "lora", "optimisation", "run", "log")
+
+
+def _flag(
+    default: Any,
+    group: str,
+    text: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    hint: str = "",
+) -> Any:
+    metadata = {
+        "group": group,
+        "help": text,
+        "aliases": aliases,
+        "minimum": minimum,
+        "above": above,
+        "below": below,
+        "choices": choices,
+        "hint": hint,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """What one training run is told. Wrong values raise `UserError`."""
+
+    train_manifest: str = _flag("", "data", "JSON Lines of samples to train on (required)", aliases=("train_file",))
+    eval_manifest: str | None = _flag(None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",))
+    max_seconds: float = _flag(60.0, "data", "longest clip, in seconds", above=0)
+    skip_bad_samples: bool = _flag(False, "data", "train without samples that have faults, and say which")
+    codes_dir: str | None = _flag(None, "data", "cache of encoded audio [~/.cache/higgs-audio-trainer/codes]")
+
+    base_ckpt: str = _flag(
+        DEFAULT_BASE_CKPT, "model", "base checkpoint: a folder or a name on the Hub", aliases=("model_name_or_path",)
+    )
+    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the one that base_ckpt names]")
+    dtype: str = _flag(
+        "auto",
+        "model",
+        "weights of the base model; auto: bfloat16 on a GPU that has it, else float32",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        aliases=("torch_dtype",),
+    )
+
+    lora_r: int = _flag(32, "lora", "rank of the adapters", minimum=1)
+    lora_alpha: int = _flag(64, "lora", "adapters are scaled by alpha / r", minimum=1)
+    lora_dropout: float = _flag(0.05, "lora", "dropout before each adapter", minimum=0, below=1)
+    lora_targets: str = _flag(
+        LORA_TARGETS,
+        "lora",
+        "modules that get an adapter: names or their ends; mlp.* is text, audio_mlp.* audio",
+        aliases=("lora_target_modules",),
+    )
+
+    batch_size: int = _flag(1, "optimisation", "samples a micro-batch and device", aliases=("per_device_train_batch_size",), minimum=1)
+    grad_accum: int = _flag(8, "optimisation", "micro-batches an optimizer step", aliases=("gradient_accumulation_steps",), minimum=1)
+    epochs: float = _flag(3.0, "optimisation", "passes over the manifest", aliases=("num_train_epochs",), above=0)
+    max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: as many as the epochs make")
+    lr: float = _flag(1e-4, "optimisation", "peak learning rate", aliases=("learning_rate",), minimum=0)
+    wd: float = _flag(0.01, "optimisation", "weight decay", aliases=("weight_decay",), minimum=0)
+    warmup: float = _flag(0.03, "optimisation", "warm-up steps; below 1: a share of all steps", aliases=("warmup_steps",), minimum=0)
+    text_loss_weight: float = _flag(1.0, "optimisation", "loss = weight x text loss + audio loss", minimum=0)
+    gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
+    seed: int = _flag(42, "optimisation", "seed of every random generator", minimum=0)
+
+    output_dir: str = _flag("", "run", "folder for adapter, checkpoints and events (required)")
+    resume: str | None = _flag(
+        None, "run", "go on with the run in output_dir, from its last or the named checkpoint", aliases=("resume_from_checkpoint",)
+    )
+    val_steps: int = _flag(500, "run", "evaluate every so many steps", aliases=("eval_steps",), minimum=1)
+    save_steps: int = _flag(500, "run", "save a checkpoint every so many steps", minimum=1)
+    report_to: str = _flag("none", "run", "trackers of transformers, e.g. tensorboard,wandb")
+
+    log_steps: int = _flag(
+        50,
+        "log",
+        "log step 1 and every so many steps",
+        aliases=("logging_steps",),
+        minimum=1,
+        hint="to turn logging off: --sinks none",
+    )
+    sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl[:dir=DIR], none, package.module:factory")
+    log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1)
+    log_window: int = _flag(5, "log", "slots to show at each end", minimum=1)
+    log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
+    log_text: bool = _flag(True, "log", "decode text tokens beside their ids")
+    log_all_ranks: bool = _flag(False, "log", "write a file on every rank, not on rank 0 alone")
+    strict_logging: bool = _flag(False, "log", "let an error in logging end the run")
+
+    extra: Mapping[str, Any] = field(default_factory=dict)  # other fields of transformers.TrainingArguments
+
+    def __post_init__(self) -> None:
+        for item in flags():
+            _check(item, getattr(self, item.name))
+        for name in ("train_manifest", "output_dir"):
+            if not getattr(self, name):
+                raise UserError(f"--{name}: expected a path, got nothing. See --help.")
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise UserError(f"--max_steps: expected at least 1, or -1 for whole epochs, got {self.max_steps}")
+        if self.warmup > 1 and self.warmup != int(self.warmup):
+            raise UserError(f"--warmup: expected whole steps, or a share below 1, got {self.warmup:g}")
+        if self.log_codebooks != "all" and not re.fullmatch(r"\d+(,\d+)*", self.log_codebooks):
+            raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
+
+    def codebooks(self, num_codebooks: int) -> tuple[int, ...]:
+        """Resolve `log_codebooks` for a model.
+
+        Raises:
+            UserError: the model has no such codebook.
+        """
+        if self.log_codebooks == "all":
+            return tuple(range(num_codebooks))
+        chosen = tuple(dict.fromkeys(map(int, self.log_codebooks.split(","))))
+        if max(chosen) >= num_codebooks:
+            raise UserError(
+                f"--log_codebooks: expected codebooks from 0 to {num_codebooks - 1}, as the model has, got {max(chosen)}"
+            )
+        return chosen
+
+
+def flags() -> list[Field[Any]]:
+    """Return every field that is a flag of ours, in order."""
+    return [item for item in fields(TrainSettings) if item.metadata]
+
+
+def default_of(item: Field[Any]) -> Any:
+    """Return a field's default."""
+    assert item.default is not MISSING
+    return item.default
+
+
+def _check(item: Field[Any], value: Any) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    limits = item.metadata
+    hint = f"; {limits['hint']}" if limits["hint"] else ""
+    if limits["choices"] and value not in limits["choices"]:
+        raise UserError(f"--{item.name}: expected one of {', '.join(limits['choices'])}, got {value!r}{hint}")
+    bounds = []
+    if limits["minimum"] is not None:
+        bounds.append((value >= limits["minimum"], f"at least {limits['minimum']}"))
+    if limits["above"] is not None:
+        bounds.append((value > limits["above"], f"more than {limits['above']}"))
+    if limits["below"] is not None:
+        bounds.append((value < limits["below"], f"less than {limits['below']}"))
+    if not all(holds for holds, _ in bounds):  # NaN holds none
+        raise UserError(f"--{item.name}: expected {' and '.join(text for _, text in bounds)}, got {value:g}{hint}")
+
+
+_SECRET_NAME = re.compile(r"(^|_)(token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE)
+_NOT_SECRET = re.compile(r"^(pad|bos|eos|unk|sep|cls|mask|audio\w*|stop)_token$", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+REDACTED = "[redacted]"
+
+
+def redacted(value: Any, name: str = "") -> Any:
+    """Copy settings as builtins, with secrets and the user-info of URLs replaced by `[redacted]`."""
+    if isinstance(value, Mapping):
+        return {str(key): redacted(item, str(key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(item, name) for item in value]
+    if value is not None and _SECRET_NAME.search(name) and not _NOT_SECRET.search(name):
+        return REDACTED
+    if isinstance(value, str):
+        return _USER_INFO.sub(f"{REDACTED}@", value)
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)

@@ -1,0 +1,154 @@
+"""Samples as tensors: the data set and its collator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from higgs_audio_trainer.data.codes import load_codes
+from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
+from higgs_audio_trainer.data.prompt import TokenSegment, expand
+from higgs_audio_trainer.events import IGNORE_INDEX
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """The ids that layout and labels need, of one checkpoint."""
+
+    pad: int
+    audio: int
+    audio_delay: int
+    stream_bos: int
+    stream_eos: int
+    num_codebooks: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSample:
+    """A sample that is ready to train on: its tokens, and the files of its codes in the order of its clips."""
+
+    id: str
+    segments: tuple[TokenSegment, ...]
+    code_files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRef:
+    """How the log names a sample: the manifest's id, and a hash of the sample's inputs."""
+
+    id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One sample as arrays.
+
+    Attributes:
+        ref: how the log names it.
+        input_ids: int64 [S].
+        labels: int64 [S], -100 where masked.
+        audio_ids_FK: audio stream of all clips, int64 [F, K].
+        audio_labels_FK: int64 [F, K], -100 where masked.
+    """
+
+    ref: SampleRef
+    input_ids: Ints
+    labels: Ints
+    audio_ids_FK: Ints
+    audio_labels_FK: Ints
+
+
+def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenIds) -> Example:
+    """Lay out one sample.
+
+    Args:
+        sample: tokens of the sample.
+        codes_KT: codes of its clips, int64 [K, T] each.
+        ids: ids of the checkpoint.
+    """
+    streams = [delay_codes(codes, bos=ids.stream_bos, eos=ids.stream_eos) for codes in codes_KT]
+    supervised = [segment.supervised for segment in sample.segments if segment.ids is None]
+    labels = [
+        delayed_labels(stream, codes.shape[1]) if learn else np.full_like(stream, IGNORE_INDEX)
+        for stream, codes, learn in zip(streams, codes_KT, supervised, strict=True)
+    ]
+    input_ids, text_labels = expand(
+        sample.segments,
+        [len(stream) for stream in streams],
+        placeholder=ids.audio,
+        delay=ids.audio_delay,
+        num_codebooks=ids.num_codebooks,
+    )
+    empty = np.empty((0, ids.num_codebooks), dtype=np.int64)
+    audio_ids_FK = np.concatenate([empty, *streams])
+    digest = hashlib.blake2b(input_ids.astype("<i8").tobytes() + audio_ids_FK.astype("<i8").tobytes(), digest_size=8)
+    return Example(
+        SampleRef(sample.id, digest.hexdigest()),
+        input_ids,
+        text_labels,
+        audio_ids_FK,
+        np.concatenate([empty, *labels]),
+    )
+
+
+class SpeechDataset(Dataset[Example]):
+    """The samples of a prepared manifest; codes are read when a sample is asked for."""
+
+    def __init__(self, samples: Sequence[PreparedSample], ids: TokenIds) -> None:
+        self._samples = samples
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Example:
+        sample = self._samples[index]
+        codes = [
+            load_codes(path, num_codebooks=self._ids.num_codebooks, num_codes=self._ids.stream_bos)
+            for path in sample.code_files
+        ]
+        return build_example(sample, codes, self._ids)
+
+
+class Collator:
+    """Pads examples on the right and stacks them.
+
+    The batch holds `input_ids`, `attention_mask` and `labels` [B, S]; `audio_input_ids` and `audio_labels`
+    [B, F, K]; `audio_input_ids_mask` bool [B, F]; and `samples`, a list of `SampleRef` that stays on the host.
+    """
+
+    def __init__(self, ids: TokenIds) -> None:
+        self._ids = ids
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Make a batch."""
+        return {
+            "input_ids": _stack([example.input_ids for example in examples], self._ids.pad),
+            "attention_mask": _stack([np.ones_like(example.input_ids) for example in examples], 0),
+            "labels": _stack([example.labels for example in examples], IGNORE_INDEX),
+            "audio_input_ids": _stack([example.audio_ids_FK for example in examples], self._ids.stream_eos),
+            "audio_input_ids_mask": _stack(
+                [np.ones(len(example.audio_ids_FK), dtype=np.bool_) for example in examples], 0
+            ),
+            "audio_labels": _stack([example.audio_labels_FK for example in examples], IGNORE_INDEX),
+            "samples": [example.ref for example in examples],
+        }
+
+
+def _stack(arrays: Sequence[npt.NDArray[Any]], padding: int) -> torch.Tensor:
+    length = max(map(len, arrays))
+    stacked = np.full((len(arrays), length, *arrays[0].shape[1:]), padding, dtype=arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(stacked)

@@ -1,0 +1,145 @@
+"""The codec: waveforms to codes. Loaded by transformers from a name or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from higgs_audio_trainer.data.audio import AudioError, Waveform
+from higgs_audio_trainer.errors import UserError
+
+_PATTERNS = ("*.json", "*.safetensors")
+
+
+class Codec:
+    """Encodes clips to codes.
+
+    Attributes:
+        sampling_rate_hz: rate that the codec hears.
+        hop_length: samples of one frame.
+        fingerprint: hash of the codec's configuration and weights.
+
+    The weights are loaded at the first clip: a run whose clips are all in the cache never needs them.
+
+    Args:
+        name_or_path: a folder, or a name on the Hugging Face Hub.
+        device: where to encode.
+
+    Raises:
+        UserError: there is no such codec, or it is none that can be used.
+    """
+
+    def __init__(self, name_or_path: str, *, device: str = "cpu") -> None:
+        self.name = name_or_path
+        self.folder = _local_folder(name_or_path)
+        self._device = device
+        self._model: Any = None
+        config = _read_config(self.folder, name_or_path)
+        self._kind = config.model_type
+        self.sampling_rate_hz = int(config.sampling_rate if self._kind == "dac" else config.sample_rate)
+        self.hop_length = int(config.hop_length)
+        self.fingerprint = _fingerprint(self.folder)
+
+    def encode(self, waveform: Waveform) -> npt.NDArray[np.int64]:
+        """Encode one clip.
+
+        Args:
+            waveform: float32 [T] at `sampling_rate_hz`.
+
+        Returns:
+            int64 [K, frames].
+
+        Raises:
+            AudioError: the clip is shorter than one frame.
+            UserError: the codec cannot be loaded.
+        """
+        if len(waveform) < self.hop_length:
+            least_ms = 1000 * self.hop_length / self.sampling_rate_hz
+            raise AudioError(
+                f"at least one codec frame of audio, {least_ms:.0f} ms",
+                f"{1000 * len(waveform) / self.sampling_rate_hz:.1f} ms",
+            )
+        if self._model is None:
+            self._model = self._load()
+        with torch.inference_mode():
+            samples_1CT = torch.from_numpy(np.ascontiguousarray(waveform))[None, None].to(self._device)
+            codes_1KF = self._model.encode(samples_1CT).audio_codes
+        codes: npt.NDArray[np.int64] = codes_1KF[0].cpu().numpy().astype(np.int64)
+        return codes
+
+    def _load(self) -> Any:
+        if self._kind == "dac":
+            from transformers import DacModel
+
+            model_class: Any = DacModel
+        else:
+            if importlib.util.find_spec("torchaudio") is None:
+                raise UserError(_no_torchaudio(self.name))
+            try:
+                from transformers import HiggsAudioV2TokenizerModel
+            except (ImportError, OSError) as error:  # a torchaudio that does not fit this torch fails to load
+                raise UserError(_no_torchaudio(self.name, error)) from error
+            model_class = HiggsAudioV2TokenizerModel
+        try:
+            model = model_class.from_pretrained(self.folder)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"--audio_tokenizer {self.name}: the codec cannot be loaded: {error}") from error
+        return model.eval().to(self._device)
+
+
+def _no_torchaudio(name: str, error: Exception | None = None) -> str:
+    got = "none installed" if error is None else f"one that does not load ({error})"
+    return (
+        f"--audio_tokenizer {name}: expected torchaudio, which the Higgs codec needs, got {got}. Ways out: install the "
+        "torchaudio that belongs to your torch; or encode on a machine that has it (higgs-audio-trainer prepare "
+        "--codes_dir DIR) and train here with the same --codes_dir; or name encoded files in the manifest "
+        '("codes": path).'
+    )
+
+
+def _local_folder(name_or_path: str) -> Path:
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name_or_path, allow_patterns=list(_PATTERNS)))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"--audio_tokenizer: expected a folder or a name on the Hugging Face Hub, got {name_or_path!r}, which is "
+            f"not there or cannot be fetched ({type(error).__name__}). Check the path, or the network."
+        ) from error
+
+
+def _read_config(folder: Path, name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"--audio_tokenizer {name}: expected a codec in transformers' layout, got a folder whose config.json is "
+            "missing or not known. A codec in Boson's original layout must be converted first."
+        ) from error
+    if config.model_type not in ("dac", "higgs_audio_v2_tokenizer"):
+        raise UserError(
+            f"--audio_tokenizer {name}: expected model_type higgs_audio_v2_tokenizer or dac, got {config.model_type!r}."
+        )
+    return config
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(path for pattern in _PATTERNS for path in folder.glob(pattern)):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()

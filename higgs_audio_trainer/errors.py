@@ -1,0 +1,36 @@
+"""Errors that are the user's to mend: said in full, without a traceback, exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class UserError(Exception):
+    """Bad input. The message says what was expected, what was found, where, and what to do next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of an input file; prints as `file:line: field: expected ..., got ...`."""
+
+    where: str
+    field: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.field}: expected {self.expected}, got {self.got}"
+
+
+class ManifestError(UserError):
+    """A manifest has faults; all of them are listed at once."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
+        super().__init__(
+            "\n".join(
+                [*map(str, self.faults), f"{count}. Mend them, or train without these samples: --skip_bad_samples"]
+            )
+        )

@@ -1,0 +1,227 @@
+"""The typed events that a run emits: frozen dataclasses of builtins, and nothing but the standard library.
+
+One event becomes one flat JSON object on one line. `Envelope` is what every line carries; the other classes
+are the payloads, and `EVENTS` maps an event's name to its class. The files in `schemas/` are generated from
+these types, so a field is added here and nowhere else. A field may be added; a changed meaning needs a new
+`SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Literal
+
+SCHEMA_VERSION = 1
+IGNORE_INDEX = -100  # the label of a slot that the loss does not see, as in torch and transformers
+
+#: Fields in which two runs with the same seed and settings may differ. Comparisons leave them out.
+VOLATILE_FIELDS = frozenset(
+    {
+        "ts",
+        "run_id",
+        "attempt",
+        "seq",
+        "host",
+        "step_ms",
+        "logging_ms",
+        "logging_ms_total",
+        "duration_s",
+        "events_written",
+        "events_lost",
+    }
+)
+
+Split = Literal["train", "eval"]
+Modality = Literal["text", "audio"]
+Level = Literal["debug", "info", "warning", "error"]
+
+
+def _doc(text: str, **constraints: Any) -> Any:
+    """Declare a required field with the description and bounds that its schema carries."""
+    return field(metadata={"description": text, **constraints})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What every line carries beside its payload."""
+
+    event: str = _doc("Name of the event; says which payload follows.")
+    v: int = _doc("Major version of the schema. Readers ignore fields they do not know.", minimum=1)
+    ts: str = _doc("Time of emission: RFC 3339, UTC, microseconds, ending in Z.", format="date-time")
+    run_id: str = _doc("Identifies the run; the same in all its ranks and attempts.")
+    attempt: int = _doc("0 at first, one more at each resume or elastic restart.", minimum=0)
+    rank: int = _doc("Global rank of the process that wrote the line.", minimum=0)
+    seq: int = _doc("0, 1, 2, ... in each process and attempt; a gap is a lost event.", minimum=0)
+    level: Level = _doc("Severity.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStart:
+    """First line of every file: what is about to run."""
+
+    name: ClassVar[str] = "run_start"
+    config: dict[str, Any] = _doc("Resolved settings; secrets are replaced by [redacted].")
+    versions: dict[str, str] = _doc("Versions of Python and of the libraries that decide the result.")
+    world_size: int = _doc("Number of processes that train.", minimum=1)
+    device: str = _doc("Device of this rank, e.g. cuda:0 or cpu.")
+    seed: int = _doc("Seed of every random generator.")
+    resumed_from_step: int | None = _doc("Optimizer step of the checkpoint that was resumed; null for a new run.")
+    num_train_samples: int = _doc("Samples in the training manifest that are used.", minimum=0)
+    num_eval_samples: int = _doc("Samples in the evaluation manifest that are used.", minimum=0)
+    num_codebooks: int = _doc("Codebooks of the audio codec, K.", minimum=1)
+    trainable_parameters: int = _doc("Parameters that the optimizer updates.", minimum=0)
+    host: str = _doc("Name of the machine.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStep:
+    """Figures of one optimizer step, over all its micro-batches and all ranks."""
+
+    name: ClassVar[str] = "train_step"
+    step: int = _doc("Optimizer step, counted from 1.", minimum=1)
+    epoch: float = _doc("Epochs done at the end of the step.")
+    loss: float = _doc("text_loss x text_loss_weight + audio_loss; nats.")
+    text_loss: float = _doc("Mean cross-entropy over the supervised text slots; nats. 0 without targets.")
+    audio_loss: float = _doc("Mean of audio_loss_per_codebook; nats.")
+    audio_loss_per_codebook: tuple[float, ...] = _doc(
+        "Mean cross-entropy of each codebook over its own targets; nats, [K]. 0 for a codebook without targets."
+    )
+    text_accuracy: float | None = _doc("Share of supervised text slots predicted right; null without targets.")
+    audio_accuracy_per_codebook: tuple[float | None, ...] = _doc(
+        "Share of supervised slots predicted right in each codebook, [K]; null without targets."
+    )
+    text_targets: int = _doc("Supervised text slots; the divisor of text_loss.", minimum=0)
+    audio_targets: int = _doc("Supervised audio slots, all codebooks together.", minimum=0)
+    learning_rate: float = _doc("Learning rate that the step used.")
+    grad_norm: float | None = _doc("Norm of the gradients before clipping; null where it is not computed.")
+    step_ms: float = _doc("Wall time of the step on this rank, logging included; milliseconds.", minimum=0)
+    logging_ms: float = _doc("Part of step_ms spent on extraction; milliseconds.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Up to `--log_window` neighbouring slots. A slot is a position and what is said of it, list by list."""
+
+    positions: tuple[int, ...] = _doc("Position p of each slot in the sample's token sequence.")
+    inputs: tuple[int | None, ...] = _doc(
+        "Token fed in at p-1, from which p is predicted; null where p-1 holds no token of this codebook."
+    )
+    labels: tuple[int, ...] = _doc("Label at p; -100 where the slot is masked.")
+    predictions: tuple[int | None, ...] = _doc(
+        "What the row at p-1 predicted for p; null where the slot is masked, for no logits are computed there."
+    )
+    predicted_text: str | None = _doc("Decoded predictions (text only, with --log_text).")
+    label_text: str | None = _doc("Decoded labels (text only, with --log_text).")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionSample:
+    """Predicted against label token ids of one sample, for its text or for one codebook of its audio."""
+
+    name: ClassVar[str] = "prediction_sample"
+    step: int = _doc("Optimizer step that the forward pass belongs to, counted from 1.", minimum=0)
+    epoch: float = _doc("Epochs done at the end of the step.")
+    split: Split = _doc("train: from the step's first micro-batch; eval: from the evaluation's first batch.")
+    modality: Modality = _doc("text or audio.")
+    sample_index: int = _doc("Row of the sample in its micro-batch, counted from 0.", minimum=0)
+    sample_id: str = _doc("The manifest's id of the sample.")
+    fingerprint: str = _doc("Hash of the sample's input tokens and codes: follows one sample over steps and runs.")
+    codebook: int | None = _doc("Codebook, counted from 0; null for text.")
+    num_codebooks: int | None = _doc("Codebooks of the codec, K; null for text.")
+    shift: int = _doc("1: the row at position p-1 predicts position p.")
+    logits_shape: tuple[int, ...] = _doc("Shape of the logits that the loss saw: text [N, V], audio [N, K, C].")
+    labels_shape: tuple[int, ...] = _doc("Shape of the labels that the loss saw: text [N], audio [K, N].")
+    num_targets: int = _doc("Supervised slots of this sample and codebook.", minimum=0)
+    num_correct: int = _doc("How many of them were predicted right.", minimum=0)
+    accuracy: float | None = _doc("num_correct / num_targets; null without targets.")
+    loss: float | None = _doc("Mean cross-entropy over the sample's targets; nats; null without targets.")
+    stop_targets: int = _doc(
+        "Labels that are a stop token: the stream EOS in audio; the end of a turn or of the text in text.", minimum=0
+    )
+    first: Window = _doc("First slots of the target span (first to last supervised slot).")
+    last: Window = _doc("Last slots of the target span; never overlaps `first`.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalResult:
+    """Figures of one evaluation, over the whole evaluation manifest."""
+
+    name: ClassVar[str] = "eval_result"
+    step: int = _doc("Optimizer steps done.", minimum=0)
+    epoch: float = _doc("Epochs done.")
+    loss: float = _doc("text_loss x text_loss_weight + audio_loss; nats.")
+    text_loss: float = _doc("Mean cross-entropy over the supervised text slots; nats.")
+    audio_loss: float = _doc("Mean of audio_loss_per_codebook; nats.")
+    audio_loss_per_codebook: tuple[float, ...] = _doc("Mean cross-entropy of each codebook; nats, [K].")
+    text_accuracy: float | None = _doc("Share of supervised text slots predicted right; null without targets.")
+    audio_accuracy_per_codebook: tuple[float | None, ...] = _doc("Share predicted right in each codebook, [K].")
+    text_targets: int = _doc("Supervised text slots.", minimum=0)
+    audio_targets: int = _doc("Supervised audio slots, all codebooks together.", minimum=0)
+    num_samples: int = _doc("Samples evaluated.", minimum=0)
+    duration_s: float = _doc("Wall time of the evaluation; seconds.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint was saved."""
+
+    name: ClassVar[str] = "checkpoint"
+    step: int = _doc("Optimizer steps done.", minimum=0)
+    path: str = _doc("Folder of the checkpoint, relative to the output directory.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """A check of the record found something."""
+
+    name: ClassVar[str] = "diagnosis"
+    step: int = _doc("Optimizer step at which it was found.", minimum=0)
+    code: str = _doc("Name of the check.")
+    severity: Literal["note", "warning", "error"] = _doc("How bad it is.")
+    message: str = _doc("What was found, the usual cause, what to do; one line.")
+    evidence: dict[str, Any] = _doc("The figures behind it.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkRecovered:
+    """A sink works again after it failed."""
+
+    name: ClassVar[str] = "sink_recovered"
+    sink: str = _doc("Name of the sink.")
+    lost: int = _doc("Events that it lost.", minimum=0)
+    first_seq: int = _doc("seq of the first lost event.", minimum=0)
+    last_seq: int = _doc("seq of the last lost event.", minimum=0)
+    errno: int | None = _doc("Number of the operating system's error; null where there was none.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """Last line of a file whose process ended in order."""
+
+    name: ClassVar[str] = "run_end"
+    reason: str = _doc("completed, interrupted or error.")
+    step: int = _doc("Optimizer steps done.", minimum=0)
+    events_written: int = _doc("Events that every sink took, this one not counted.", minimum=0)
+    events_lost: int = _doc("Deliveries that failed, summed over the sinks.", minimum=0)
+    logging_ms_total: float = _doc("Time spent on logging in this attempt; milliseconds.", minimum=0)
+
+
+Event = RunStart | TrainStep | PredictionSample | EvalResult | Checkpoint | Diagnosis | SinkRecovered | RunEnd
+
+#: Every event's name and class.
+EVENTS: Mapping[str, type[Event]] = {
+    cls.name: cls
+    for cls in (RunStart, TrainStep, PredictionSample, EvalResult, Checkpoint, Diagnosis, SinkRecovered, RunEnd)
+}
+
+_FIELD_NAMES = {cls: tuple(f.name for f in fields(cls)) for cls in (*EVENTS.values(), Window)}
+
+
+def to_mapping(event: Event | Window) -> dict[str, Any]:
+    """Turn an event into a mapping of builtins, in the order of its fields.
+
+    `dataclasses.asdict` copies every list element by element and takes some twenty times longer.
+    """
+    mapping = {name: getattr(event, name) for name in _FIELD_NAMES[type(event)]}
+    return {name: to_mapping(value) if is_dataclass(value) else value for name, value in mapping.items()}  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""The log as data: its schema. Free of torch."""

@@ -1,0 +1,74 @@
+"""JSON Schema 2020-12 of every event, made from the types in `events`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+import orjson
+
+from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, Envelope, Event, Window
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_ID = "urn:higgs-audio-trainer:event:{name}:v{version}"
+_NONFINITE = {
+    "type": "array",
+    "items": {"type": "string"},
+    "description": "Paths of fields that were NaN or infinite; they are null.",
+}
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """Make the schema of one event: envelope and payload as one flat object.
+
+    Raises:
+        KeyError: there is no such event.
+    """
+    event = EVENTS[name]
+    _, components = msgspec.json.schema_components([Envelope, event, Window], ref_template="#/$defs/{name}")
+    properties = _described(components, Envelope) | _described(components, event)
+    properties["event"] = {"const": name, "description": properties["event"]["description"]}
+    schema: dict[str, Any] = {
+        "$schema": DIALECT,
+        "$id": _ID.format(name=name, version=SCHEMA_VERSION),
+        "title": name,
+        "description": _summary(event),
+        "type": "object",
+        "properties": properties | {"nonfinite": _NONFINITE},
+        "required": [item.name for item in (*fields(Envelope), *fields(event))],
+    }
+    if any("$ref" in str(value) for value in properties.values()):
+        schema["$defs"] = {
+            "Window": {
+                "description": _summary(Window),
+                "type": "object",
+                "properties": _described(components, Window),
+                "required": [item.name for item in fields(Window)],
+            }
+        }
+    return schema
+
+
+def encode(schema: dict[str, Any]) -> bytes:
+    """Write a schema as the committed files hold it."""
+    return orjson.dumps(schema, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _summary(cls: type[Event] | type[Window]) -> str:
+    return str(cls.__doc__).partition("\n")[0]
+
+
+def _described(components: dict[str, Any], cls: type[Any]) -> dict[str, Any]:
+    properties = components[cls.__name__]["properties"]
+    return {item.name: _nullable_numbers(properties[item.name]) | dict(item.metadata) for item in fields(cls)}
+
+
+def _nullable_numbers(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let every number be null: that is how a non-finite one is written."""
+    if schema.get("type") == "number":
+        return {"type": ["number", "null"]}
+    return {
+        key: _nullable_numbers(value) if key in ("items", "additionalProperties") and isinstance(value, dict) else value
+        for key, value in schema.items()
+    }

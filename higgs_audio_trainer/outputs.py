@@ -1,0 +1,116 @@
+"""The output directory of a run: whether it holds a run, and which attempt this one is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from higgs_audio_trainer.config import RESUME_LATEST
+from higgs_audio_trainer.errors import UserError
+
+_STATE_FILE = "run.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_TRAINER_STATE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is not whole
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a run.
+
+    Attributes:
+        run_id: the same in all attempts.
+        number: 0 at first, one more at each resume or elastic restart.
+        checkpoint: what to resume from; None to begin at the beginning.
+    """
+
+    run_id: str
+    number: int
+    checkpoint: Path | None
+
+    @property
+    def resumed_from_step(self) -> int | None:
+        """Optimizer step of the checkpoint."""
+        if self.checkpoint is None:
+            return None
+        return int(json.loads((self.checkpoint / _TRAINER_STATE).read_bytes())["global_step"])
+
+
+def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> Attempt:
+    """Find out which attempt a run in this directory would be. Writes nothing.
+
+    Args:
+        output_dir: the directory; it need not be there.
+        resume: None to refuse a directory that holds a run, `latest`, or the folder of a checkpoint.
+        restarts: how often an elastic launcher has restarted the processes; any restart resumes.
+
+    Raises:
+        UserError: the directory holds a run that is not to be resumed, or is none.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir: expected a folder, got a file at {output_dir}. Choose another path.")
+    state = _read_state(folder)
+    if state is None and not _holds_run(folder):
+        return Attempt(uuid.uuid4().hex[:12], 0, _named_checkpoint(resume))
+    if resume is None and restarts == 0:
+        raise UserError(
+            f"--output_dir: expected a folder without a run, got {output_dir}, which holds one. "
+            "Go on with it: --resume. Or choose another folder."
+        )
+    run_id, number = state or (uuid.uuid4().hex[:12], 0)
+    return Attempt(run_id, number + 1, _named_checkpoint(resume) or _latest_checkpoint(folder))
+
+
+def claim(output_dir: str, attempt: Attempt) -> None:
+    """Write down that an attempt begins in this directory; the directory is made.
+
+    Raises:
+        UserError: the directory cannot be made or written.
+    """
+    folder = Path(output_dir)
+    temporary = folder / f".{_STATE_FILE}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"run_id": attempt.run_id, "attempt": attempt.number}) + "\n", encoding="utf-8")
+        temporary.replace(folder / _STATE_FILE)
+    except OSError as error:
+        raise UserError(f"--output_dir: expected a writable folder, got {error.strerror} at {output_dir}") from error
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "adapter_config.json").exists() or any(folder.glob("checkpoint-*"))
+
+
+def _named_checkpoint(resume: str | None) -> Path | None:
+    if resume is None or resume == RESUME_LATEST or resume.lower() == "true":
+        return None
+    path = Path(resume)
+    if not (path / _TRAINER_STATE).is_file():
+        raise UserError(f"--resume: expected the folder of a checkpoint, with a {_TRAINER_STATE}, got {resume}")
+    return path
+
+
+def _latest_checkpoint(folder: Path) -> Path | None:
+    steps = {
+        int(match[1]): path
+        for path in folder.iterdir()
+        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / _TRAINER_STATE).is_file()
+    }
+    return steps[max(steps)] if steps else None
+
+
+def _read_state(folder: Path) -> tuple[str, int] | None:
+    try:
+        state = json.loads((folder / _STATE_FILE).read_bytes())
+        return str(state["run_id"]), int(state["attempt"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / _STATE_FILE}: expected the state of a run, got something else ({error}). "
+            "Choose another --output_dir, or remove that file."
+        ) from error

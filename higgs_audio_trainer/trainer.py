@@ -1,0 +1,269 @@
+"""The training loop: `transformers.Trainer`, with losses normalised over the optimizer step and due steps logged.
+
+The trainer knows events and an injected `emit`; it names no sink and asks for no rank.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+
+from higgs_audio_trainer.data.batch import SampleRef
+from higgs_audio_trainer.emit import Emit
+from higgs_audio_trainer.events import IGNORE_INDEX, Checkpoint, EvalResult, TrainStep
+from higgs_audio_trainer.extraction import Extraction, Shown, exact_dtype
+from higgs_audio_trainer.model import TrainingOutput, count_targets
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What the trainer is given to log with. Decided once, at wiring.
+
+    Attributes:
+        emit: takes events.
+        is_due: whether an optimizer step, counted from 1, is logged; the same on every rank.
+        evaluations: whether evaluations are logged; the same on every rank.
+        shown: what samples to show; None on a rank that writes nothing.
+        strict: let an error in logging end the run.
+    """
+
+    emit: Emit
+    is_due: Callable[[int], bool]
+    evaluations: bool
+    shown: Shown | None
+    strict: bool = False
+
+
+def due_every(log_steps: int) -> Callable[[int], bool]:
+    """Make the rule for due steps: step 1 and every multiple of `log_steps`."""
+    return lambda step: step == 1 or step % log_steps == 0
+
+
+def never_due(_step: int) -> bool:
+    """Answer that no step is due."""
+    return False
+
+
+class HiggsAudioTrainer(Trainer):
+    """Trains a model whose forward takes `num_targets` and returns a `TrainingOutput`.
+
+    Args:
+        telemetry: what to log with.
+        text_loss_weight: weight of the text loss, for the logged loss.
+        **kwargs: for `transformers.Trainer`.
+    """
+
+    def __init__(self, *, telemetry: Telemetry, text_loss_weight: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._telemetry = telemetry
+        self._text_loss_weight = text_loss_weight
+        self.extraction_seconds = 0.0  # host time spent on extraction in this attempt
+        self._extraction: Extraction | None = None  # of the due step or the evaluation in progress
+        self._step_started: float | None = None
+        self._num_codebooks: int = self.model.config.num_codebooks
+        self.add_callback(_ReportCheckpoints(telemetry.emit))
+
+    # Normalisation
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """Fetch the micro-batches of one optimizer step and count their targets over all ranks.
+
+        Returns:
+            The batches, and int64 [1 + K]: text targets, then those of each codebook.
+        """
+        batches = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            self._mask_repeated_samples(batch)
+            batches.append(batch)
+        return batches, self._count_targets(batches, device)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
+        return self._count_targets(batch_samples, device)
+
+    def _count_targets(self, batches: list[dict[str, Any]], device: torch.device) -> Tensor | None:
+        if not batches:
+            return None
+        counts = [count_targets(batch["labels"], batch["audio_labels"]) for batch in batches]
+        return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(device))
+
+    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    def _mask_repeated_samples(self, batch: dict[str, Any]) -> None:
+        """Mask what accelerate repeats so that the last batch is full on every rank.
+
+        Without this, N ranks would count samples of the last batch of an epoch twice that one rank counts once.
+        """
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not state.end_of_dataloader:
+            return
+        size = len(batch["labels"])
+        in_last_batch = len(state.active_dataloader.dataset) % (size * self.args.world_size)
+        if in_last_batch == 0:
+            return
+        keep = min(max(in_last_batch - self.args.process_index * size, 0), size)
+        batch["labels"][keep:] = IGNORE_INDEX
+        batch["audio_labels"][keep:] = IGNORE_INDEX
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """Compute the loss of one micro-batch as its share of the optimizer step's loss."""
+        tensors, refs = _split(inputs)
+        outputs: TrainingOutput = model(**tensors, num_targets=num_items_in_batch)
+        if self._extraction is not None and not self._extraction.failed:
+            self._guard(self._extraction, self._extraction.observe, outputs, tensors, refs)
+        # DDP and FSDP average gradients over ranks; each rank's loss is a share of a sum.
+        loss = outputs.loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    # Due steps
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """Run forward and backward of one micro-batch; on a due step, gather what will be logged."""
+        if self._step_started is None:
+            self._step_started = time.perf_counter()
+            if self._telemetry.is_due(self.state.global_step + 1):
+                self._extraction = Extraction("train", self._telemetry.shown)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        # Called once at the end of each optimizer step with the norm of its gradients (and once more at the end of
+        # an epoch, when nothing is pending). No callback is given that norm without waiting for the device.
+        extraction, self._extraction = self._extraction, None
+        if extraction is not None:
+            sums = self._sum_over_ranks(extraction.sums(self._num_codebooks, self.args.device))
+            norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
+            self._guard(extraction, self._emit_step, extraction, sums, norm, kwargs.get("learning_rate"))
+            self.extraction_seconds += extraction.seconds
+        self._step_started = None
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _emit_step(
+        self, extraction: Extraction, sums: Tensor, grad_norm: Tensor | float | None, learning_rate: float | None
+    ) -> None:
+        step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
+        finished = extraction.finish(sums, step=step, epoch=epoch, grad_norm=grad_norm)
+        if finished is None:
+            return
+        figures, samples = finished
+        assert self._step_started is not None
+        self._telemetry.emit(
+            TrainStep(
+                step=step,
+                epoch=epoch,
+                **figures.payload(self._text_loss_weight),
+                learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
+                grad_norm=figures.grad_norm,
+                step_ms=(time.perf_counter() - self._step_started) * 1000,
+                logging_ms=extraction.seconds * 1000,
+            )
+        )
+        for sample in samples:
+            self._telemetry.emit(sample)
+
+    def _guard(self, extraction: Extraction, call: Callable[..., None], *args: Any) -> None:
+        """Call something of the log; an error there costs this extraction, not the training."""
+        try:
+            call(*args)
+        except Exception as error:
+            if self._telemetry.strict:
+                raise
+            extraction.failed = True
+            self._telemetry.emit.fail("extraction", error)
+
+    # Evaluation
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate; losses are means over all targets of the data, not means of batches."""
+        started = time.perf_counter()
+        pending = self._extraction
+        self._extraction = Extraction("eval", self._telemetry.shown) if self._telemetry.evaluations else None
+        self._eval_sums = torch.zeros(
+            2, 1 + self._num_codebooks, device=self.args.device, dtype=exact_dtype(self.args.device)
+        )
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        extraction, self._extraction = self._extraction, pending
+        losses = self._eval_losses(self._sum_over_ranks(self._eval_sums))
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in losses.items()})
+        if extraction is not None:
+            sums = self._sum_over_ranks(extraction.sums(self._num_codebooks, self.args.device))
+            duration_s = time.perf_counter() - started
+            self._guard(extraction, self._emit_evaluation, extraction, sums, output.num_samples, duration_s)
+            self.extraction_seconds += extraction.seconds
+        return output
+
+    def _eval_losses(self, sums: Tensor) -> dict[str, float]:
+        nll, targets = sums.tolist()
+        text_loss, *audio_losses = (part / max(count, 1) for part, count in zip(nll, targets, strict=True))
+        audio_loss = sum(audio_losses) / len(audio_losses)
+        loss = self._text_loss_weight * text_loss + audio_loss
+        return {"loss": loss, "text_loss": text_loss, "audio_loss": audio_loss}
+
+    def _emit_evaluation(self, extraction: Extraction, sums: Tensor, num_samples: int, duration_s: float) -> None:
+        step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
+        finished = extraction.finish(sums, step=step, epoch=epoch)
+        if finished is None:
+            return
+        figures, samples = finished
+        self._telemetry.emit(
+            EvalResult(
+                step=step,
+                epoch=epoch,
+                **figures.payload(self._text_loss_weight),
+                num_samples=num_samples,
+                duration_s=duration_s,
+            )
+        )
+        for sample in samples:
+            self._telemetry.emit(sample)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Compute the losses of one evaluation batch; logits are never gathered."""
+        inputs = self._prepare_inputs(inputs)
+        self._mask_repeated_samples(inputs)
+        tensors, refs = _split(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs: TrainingOutput = model(**tensors)
+        self._eval_sums += outputs.sums()
+        if self._extraction is not None:
+            self._guard(self._extraction, self._extraction.observe, outputs, tensors, refs)
+        assert outputs.loss is not None
+        return outputs.loss.detach(), None, None
+
+
+class _ReportCheckpoints(TrainerCallback):
+    """Emits an event for each checkpoint that was saved."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._emit(Checkpoint(step=state.global_step, path=f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+
+
+def _split(inputs: dict[str, Any]) -> tuple[dict[str, Tensor], list[SampleRef]]:
+    """Part what the model is given from what only the log needs."""
+    return {name: value for name, value in inputs.items() if name != "samples"}, inputs["samples"]

@@ -1,0 +1,38 @@
+"""The contract of a sink: a callable that takes one record.
+
+A record is a mapping of builtins, described by the files in `schemas/`. A sink keeps nothing of it: the next sink
+gets the same object. A sink that holds a resource may have a method `close()`, called once after the last record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Record = Mapping[str, Any]
+Sink = Callable[[Record], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a factory may know of the run. A factory is called as `factory(context, **options) -> Sink`.
+
+    Attributes:
+        output_dir: the run's output directory.
+        run_id: identifies the run, the same in all ranks and attempts.
+        rank: global rank of this process.
+        attempt: 0 at first, one more at each resume.
+    """
+
+    output_dir: str
+    run_id: str
+    rank: int
+    attempt: int
+
+
+Factory = Callable[..., Sink]
+
+
+class SinkError(Exception):
+    """A sink cannot be set up as asked; the message says what to do."""
