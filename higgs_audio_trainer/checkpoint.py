@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
 from higgs_audio_trainer.data.batch import TokenIds
-from higgs_audio_trainer.data.manifest import Sample
-from higgs_audio_trainer.data.prompt import REQUIRED_TOKENS, STOP_TOKENS, as_messages, render_text
+from higgs_audio_trainer.data.prompt import AUDIO_PLACEHOLDER, REQUIRED_TOKENS, STOP_TOKENS, as_messages, render_text
+from higgs_audio_trainer.data.sample import Sample
 from higgs_audio_trainer.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import HiggsAudioV2Config, PreTrainedTokenizerBase
 
 NATIVE_MODEL_TYPE, BOSON_MODEL_TYPE = "higgs_audio_v2", "higgs_audio"
+DELAY_TOKEN = "<|reserved_special_token_6|>"  # noqa: S105 - the name of a token, no secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +49,8 @@ def open_checkpoint(name: str) -> BaseCheckpoint:
     """
     config = _open_config(name)
     tokenizer = _open_tokenizer(name)
-    ids = {token: _token_id(tokenizer, token) for token in (*REQUIRED_TOKENS, *STOP_TOKENS)}
-    missing = [token for token in REQUIRED_TOKENS if ids[token] is None]
-    if missing:
-        raise UserError(f"--base_ckpt {name}: expected a tokenizer with the tokens of Higgs, got one without {missing}")
-    if ids["<|AUDIO_OUT|>"] != config.audio_token_id:
-        raise UserError(
-            f"--base_ckpt {name}: expected <|AUDIO_OUT|> to be token {config.audio_token_id}, as config.json says, got "
-            f"{ids['<|AUDIO_OUT|>']} from the tokenizer. They belong to different checkpoints."
-        )
+    vocabulary = tokenizer.get_vocab()
+    _check_vocabulary(name, vocabulary, config)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.pad_token_id
     return BaseCheckpoint(
         name,
@@ -66,30 +64,28 @@ def open_checkpoint(name: str) -> BaseCheckpoint:
             stream_eos=config.audio_stream_eos_id,
             num_codebooks=config.num_codebooks,
         ),
-        tuple(token_id for token in STOP_TOKENS if (token_id := ids[token]) is not None),
+        tuple(vocabulary[token] for token in STOP_TOKENS if token in vocabulary),
     )
 
 
 def _open_config(name: str) -> HiggsAudioV2Config:
-    from transformers import HiggsAudioV2Config, PreTrainedConfig
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import HiggsAudioV2Config
 
-    try:
-        raw, _ = PreTrainedConfig.get_config_dict(name)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--base_ckpt: expected a folder with a config.json or a name on the Hugging Face Hub, got {name!r}, which is "
-            "not there or cannot be fetched. Check the path, or the network."
-        ) from error
+    raw = _read_config(name)
     kind = raw.get("model_type")
     if kind == BOSON_MODEL_TYPE:
         raise UserError(
-            f"--base_ckpt {name}: expected model_type {NATIVE_MODEL_TYPE}, got {kind}: this is Boson's original layout. "
-            "Use a checkpoint converted to transformers' native layout (transformers has the script: "
-            "models/higgs_audio_v2/convert_higgs_audio_v2_to_hf.py), with text_lm_head.weight kept."
+            f"--base_ckpt {name}: expected model_type {NATIVE_MODEL_TYPE}, got {kind}: this is Boson's original "
+            "layout. Use a checkpoint in the native layout of transformers, or convert this one with the script in "
+            "transformers' repository: src/transformers/models/higgs_audio_v2/convert_higgs_audio_v2_to_hf.py"
         )
     if kind != NATIVE_MODEL_TYPE:
         raise UserError(f"--base_ckpt {name}: expected model_type {NATIVE_MODEL_TYPE}, got {kind!r}")
-    config = HiggsAudioV2Config.from_dict(raw)
+    try:
+        config = HiggsAudioV2Config.from_dict(raw)
+    except StrictDataclassError as error:
+        raise UserError(f"--base_ckpt {name}: expected a valid config.json, got: {_one_line(error)}") from error
     highest = max(config.audio_stream_bos_id, config.audio_stream_eos_id)
     if config.codebook_size <= highest:
         raise UserError(
@@ -99,39 +95,78 @@ def _open_config(name: str) -> HiggsAudioV2Config:
     return config
 
 
+def _read_config(name: str) -> dict[str, Any]:
+    from transformers import PreTrainedConfig
+
+    raw: Any = None
+    cause: Exception | None = None
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(name)
+    except (OSError, ValueError) as error:
+        cause = error
+    if not isinstance(raw, dict) or not raw:  # an empty folder gives an empty one
+        raise UserError(
+            f"--base_ckpt: expected a folder with a config.json or a name on the Hugging Face Hub, got {name!r}, which "
+            "has none or cannot be fetched. Check the path, or the network."
+        ) from cause
+    return raw
+
+
 def _open_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise UserError(f"--base_ckpt {name}: expected a tokenizer beside the model, got none ({first_line})") from error
+        raise UserError(
+            f"--base_ckpt {name}: expected a tokenizer beside the model, got none that loads: {_one_line(error)}"
+        ) from error
     return tokenizer
 
 
-def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    token_id: int | None = tokenizer.get_vocab().get(token)
-    return token_id
+def _check_vocabulary(name: str, vocabulary: Mapping[str, int], config: HiggsAudioV2Config) -> None:
+    if missing := [token for token in REQUIRED_TOKENS if token not in vocabulary]:
+        raise UserError(f"--base_ckpt {name}: expected a tokenizer with the tokens of Higgs, got one without {missing}")
+    for token, token_id in ((AUDIO_PLACEHOLDER, config.audio_token_id), (DELAY_TOKEN, config.audio_delay_token_id)):
+        if (found := vocabulary.get(token, token_id)) != token_id:
+            raise UserError(
+                f"--base_ckpt {name}: expected {token} to be token {token_id}, as config.json says, got {found} from "
+                "the tokenizer. They belong to different checkpoints."
+            )
+    highest = max(*vocabulary.values(), config.audio_token_id, config.audio_delay_token_id)
+    if highest >= config.vocab_size:
+        raise UserError(
+            f"--base_ckpt {name}: expected token ids below {config.vocab_size}, the vocab_size of config.json, got "
+            f"{highest}. Tokenizer and model belong to different checkpoints."
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def codec_of(name: str) -> str:
     """Find the codec that a base checkpoint's processor names; the default one if it names none."""
-    import json
-
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     path = cached_file(
-        name, "processor_config.json", _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        name,
+        "processor_config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
     )
     if path is None:
         return DEFAULT_AUDIO_TOKENIZER
-    with open(path, "rb") as file:  # noqa: PTH123 - a path that the hub's cache gives as text
-        entry: dict[str, Any] = json.load(file).get("audio_tokenizer") or {}
-    return str(entry.get("audio_tokenizer_name_or_path") or DEFAULT_AUDIO_TOKENIZER)
+    try:
+        entry = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise UserError(f"--base_ckpt {name}: expected JSON in processor_config.json, got: {error}") from error
+    codec = entry.get("audio_tokenizer") if isinstance(entry, dict) else None
+    codec_name = codec.get("audio_tokenizer_name_or_path") if isinstance(codec, dict) else None
+    return str(codec_name or DEFAULT_AUDIO_TOKENIZER)
 
 
-def check_template(checkpoint: BaseCheckpoint, samples: list[Sample]) -> None:
+def check_template(checkpoint: BaseCheckpoint, samples: Sequence[Sample]) -> None:
     """Compare our prompt with what the checkpoint's chat template renders, on the first sample it can render.
 
     Raises:
@@ -139,22 +174,21 @@ def check_template(checkpoint: BaseCheckpoint, samples: list[Sample]) -> None:
     """
     from jinja2 import TemplateError
 
-    if checkpoint.tokenizer.chat_template is None:
-        return
     sample, messages = next(((s, m) for s in samples if (m := as_messages(s)) is not None), (None, None))
-    if sample is None or messages is None:
+    if checkpoint.tokenizer.chat_template is None or sample is None or messages is None:
         return
     try:
-        rendered = str(checkpoint.tokenizer.apply_chat_template(messages, tokenize=False))
-    except TemplateError as error:
+        rendered = str(checkpoint.tokenizer.apply_chat_template(messages, tokenize=False)).strip("\n")
+    except (TemplateError, TypeError, ValueError) as error:  # a template may do anything with its messages
         raise UserError(
-            f"--base_ckpt {checkpoint.name}: expected a chat template that renders speech in assistant turns, got: {error}"
+            f"--base_ckpt {checkpoint.name}: expected a chat template that renders speech in assistant turns, got: "
+            f"{_one_line(error)}"
         ) from error
     ours = render_text(sample)
-    if rendered.strip("\n") != ours:
-        at = next((i for i, (a, b) in enumerate(zip(rendered, ours, strict=False)) if a != b), min(len(rendered), len(ours)))
+    if rendered != ours:
+        at = len(os.path.commonprefix([rendered, ours]))  # noqa: RUF071 - character by character is what is wanted
         raise UserError(
-            f"--base_ckpt {checkpoint.name}: expected its chat template to render {ours[at : at + 40]!r} at character {at} "
-            f"of sample {sample.id!r}, got {rendered[at : at + 40]!r}. This trainer writes the prompt of Higgs Audio v2's "
-            "native checkpoint; another prompt would not be the one that generation uses."
+            f"--base_ckpt {checkpoint.name}: expected its chat template to render {ours[at : at + 40]!r} at character "
+            f"{at} of sample {sample.id!r}, got {rendered[at : at + 40]!r}. This trainer writes the prompt of Higgs "
+            "Audio v2's native checkpoint; another prompt would not be the one that generation uses."
         )

@@ -52,7 +52,9 @@ class TrainSettings:
     """What one training run is told. Wrong values raise `UserError`."""
 
     train_manifest: str = _flag("", "data", "JSON Lines of samples to train on (required)", aliases=("train_file",))
-    eval_manifest: str | None = _flag(None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",))
+    eval_manifest: str | None = _flag(
+        None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",)
+    )
     max_seconds: float = _flag(60.0, "data", "longest clip, in seconds", above=0)
     skip_bad_samples: bool = _flag(False, "data", "train without samples that have faults, and say which")
     codes_dir: str | None = _flag(None, "data", "cache of encoded audio [~/.cache/higgs-audio-trainer/codes]")
@@ -79,20 +81,29 @@ class TrainSettings:
         aliases=("lora_target_modules",),
     )
 
-    batch_size: int = _flag(1, "optimisation", "samples a micro-batch and device", aliases=("per_device_train_batch_size",), minimum=1)
-    grad_accum: int = _flag(8, "optimisation", "micro-batches an optimizer step", aliases=("gradient_accumulation_steps",), minimum=1)
+    batch_size: int = _flag(
+        1, "optimisation", "samples a micro-batch and device", aliases=("per_device_train_batch_size",), minimum=1
+    )
+    grad_accum: int = _flag(
+        8, "optimisation", "micro-batches an optimizer step", aliases=("gradient_accumulation_steps",), minimum=1
+    )
     epochs: float = _flag(3.0, "optimisation", "passes over the manifest", aliases=("num_train_epochs",), above=0)
     max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: as many as the epochs make")
     lr: float = _flag(1e-4, "optimisation", "peak learning rate", aliases=("learning_rate",), minimum=0)
     wd: float = _flag(0.01, "optimisation", "weight decay", aliases=("weight_decay",), minimum=0)
-    warmup: float = _flag(0.03, "optimisation", "warm-up steps; below 1: a share of all steps", aliases=("warmup_steps",), minimum=0)
+    warmup: float = _flag(
+        0.03, "optimisation", "warm-up steps; below 1: a share of all steps", aliases=("warmup_steps",), minimum=0
+    )
     text_loss_weight: float = _flag(1.0, "optimisation", "loss = weight x text loss + audio loss", minimum=0)
     gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
     seed: int = _flag(42, "optimisation", "seed of every random generator", minimum=0)
 
     output_dir: str = _flag("", "run", "folder for adapter, checkpoints and events (required)")
     resume: str | None = _flag(
-        None, "run", "go on with the run in output_dir, from its last or the named checkpoint", aliases=("resume_from_checkpoint",)
+        None,
+        "run",
+        "go on with the run in output_dir, from its last or the named checkpoint",
+        aliases=("resume_from_checkpoint",),
     )
     val_steps: int = _flag(500, "run", "evaluate every so many steps", aliases=("eval_steps",), minimum=1)
     save_steps: int = _flag(500, "run", "save a checkpoint every so many steps", minimum=1)
@@ -106,7 +117,9 @@ class TrainSettings:
         minimum=1,
         hint="to turn logging off: --sinks none",
     )
-    sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl[:dir=DIR], none, package.module:factory")
+    sinks: str = _flag(
+        "console,jsonl", "log", "where events go: console, jsonl[:dir=DIR], none, package.module:factory"
+    )
     log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1)
     log_window: int = _flag(5, "log", "slots to show at each end", minimum=1)
     log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
@@ -140,7 +153,8 @@ class TrainSettings:
         chosen = tuple(dict.fromkeys(map(int, self.log_codebooks.split(","))))
         if max(chosen) >= num_codebooks:
             raise UserError(
-                f"--log_codebooks: expected codebooks from 0 to {num_codebooks - 1}, as the model has, got {max(chosen)}"
+                f"--log_codebooks: expected codebooks from 0 to {num_codebooks - 1}, as the model has, "
+                f"got {max(chosen)}"
             )
         return chosen
 

@@ -10,19 +10,23 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import structlog
+from tqdm import tqdm
 
-from higgs_audio_trainer.events import SCHEMA_VERSION, Event, to_mapping
+from higgs_audio_trainer.errors import LoggingError
+from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, to_mapping
 
 Record = Mapping[str, Any]
 Sink = Callable[[Record], None]
 Clock = Callable[[], datetime]
 EventDict = structlog.typing.EventDict
 
-_ENVELOPE = ("event", "v", "ts", "run_id", "attempt", "rank", "seq", "level")
+_ENVELOPE = tuple(item.name for item in fields(Envelope))
 
 
 def utc_now() -> datetime:
@@ -33,7 +37,7 @@ def utc_now() -> datetime:
 class Emit(Protocol):
     """What a trainer is given: call it with an event; ask it what became of the events."""
 
-    def __call__(self, event: Event, /, *, level: str = "info") -> None:
+    def __call__(self, event: Event, /, *, level: Level = "info") -> None:
         """Deliver one event."""
 
     @property
@@ -67,26 +71,33 @@ class _Failures:
         """Count a failure of logging; the first of each source is said on stderr."""
         self.failures[source] = self.failures.get(source, 0) + 1
         if self.failures[source] == 1:
-            print(  # noqa: T201 - the one place left to say that a log is broken
-                f"higgs-audio-trainer: logging to {source} failed ({type(error).__name__}: {error}); training goes on and "
-                "run_end counts what is lost. --strict_logging would end the run instead.",
-                file=sys.stderr,
-            )
+            _announce(source, error)
+
+
+def _announce(source: str, error: Exception) -> None:
+    # Said beside a progress bar, not through it. The error's repr is one line without control characters of the data.
+    # Where stderr is closed or gone there is nowhere left to say it, and the failure is counted already.
+    with suppress(Exception):
+        tqdm.write(
+            f"higgs-audio-trainer: logging to {source} failed: {error!r}; training goes on and run_end counts what is "
+            "lost. --strict_logging would end the run instead.",
+            file=sys.stderr,
+        )
 
 
 class Pipeline(_Failures):
     """Delivers each event to each sink, once, in order.
 
     A sink that raises costs its own delivery: the failure is counted, the first of each sink is said on stderr,
-    and the other sinks get the event. With `strict` it is raised instead.
+    and the other sinks get the event. With `strict` it ends the run instead.
 
     Args:
         sinks: name and callable of each sink.
         run_id: identifies the run.
         attempt: 0 at first, one more at each resume.
         rank: global rank of this process.
-        strict: raise a sink's exception instead of counting it.
-        clock: gives the time of emission.
+        strict: raise `LoggingError` where a sink raises, instead of counting it.
+        clock: gives the time of emission, in UTC.
     """
 
     def __init__(
@@ -106,10 +117,12 @@ class Pipeline(_Failures):
         self._strict = strict
         self._clock = clock
         self._seq = itertools.count()
+        # Everything is given, so that nothing is taken from structlog's global configuration, which is the user's.
         self._log = structlog.wrap_logger(
-            None,
+            structlog.ReturnLogger(),
             processors=[self._stamp, mark_nonfinite, order_envelope, self._deliver],
             wrapper_class=structlog.BoundLogger,
+            context_class=dict,
             cache_logger_on_first_use=True,
             v=SCHEMA_VERSION,
             run_id=run_id,
@@ -117,8 +130,12 @@ class Pipeline(_Failures):
             rank=rank,
         ).bind()
 
-    def __call__(self, event: Event, /, *, level: str = "info") -> None:
-        """Deliver one event."""
+    def __call__(self, event: Event, /, *, level: Level = "info") -> None:
+        """Deliver one event.
+
+        Raises:
+            LoggingError: a sink failed, and the pipeline is strict.
+        """
         started = time.perf_counter()
         try:
             getattr(self._log, level)(event.name, level=level, **to_mapping(event))
@@ -134,10 +151,10 @@ class Pipeline(_Failures):
         delivered = True
         for name, sink in self._sinks:
             try:
-                sink(record)
-            except Exception as error:  # noqa: BLE001 - whatever a sink raises must not reach the training; it is counted
+                sink(dict(record))  # its own: structlog's users are wont to change what they are given
+            except Exception as error:  # whatever a sink raises must not reach the training; it is counted
                 if self._strict:
-                    raise
+                    raise LoggingError(name, error) from error
                 delivered = False
                 self.fail(name, error)
         self.written += delivered
@@ -150,7 +167,7 @@ class NullPipeline(_Failures):
     written = 0
     seconds = 0.0
 
-    def __call__(self, event: Event, /, *, level: str = "info") -> None:
+    def __call__(self, event: Event, /, *, level: Level = "info") -> None:
         """Do nothing."""
 
 

@@ -10,6 +10,16 @@ class UserError(Exception):
     """Bad input. The message says what was expected, what was found, where, and what to do next."""
 
 
+class LoggingError(UserError):
+    """A sink failed in a run that `--strict_logging` makes depend on its log. `__cause__` is what the sink raised."""
+
+    def __init__(self, sink: str, error: Exception) -> None:
+        super().__init__(
+            f"--strict_logging: expected every event to be logged, got {error!r} from sink {sink}. "
+            "Mend its cause, or train without --strict_logging"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One fault of an input file; prints as `file:line: field: expected ..., got ...`."""

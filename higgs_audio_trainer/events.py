@@ -9,7 +9,7 @@ these types, so a field is added here and nowhere else. A field may be added; a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 SCHEMA_VERSION = 1
@@ -48,7 +48,11 @@ class Envelope:
 
     event: str = _doc("Name of the event; says which payload follows.")
     v: int = _doc("Major version of the schema. Readers ignore fields they do not know.", minimum=1)
-    ts: str = _doc("Time of emission: RFC 3339, UTC, microseconds, ending in Z.", format="date-time")
+    ts: str = _doc(
+        "Time of emission: RFC 3339, UTC, microseconds, ending in Z.",
+        format="date-time",
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$",
+    )
     run_id: str = _doc("Identifies the run; the same in all its ranks and attempts.")
     attempt: int = _doc("0 at first, one more at each resume or elastic restart.", minimum=0)
     rank: int = _doc("Global rank of the process that wrote the line.", minimum=0)
@@ -224,4 +228,4 @@ def to_mapping(event: Event | Window) -> dict[str, Any]:
     `dataclasses.asdict` copies every list element by element and takes some twenty times longer.
     """
     mapping = {name: getattr(event, name) for name in _FIELD_NAMES[type(event)]}
-    return {name: to_mapping(value) if is_dataclass(value) else value for name, value in mapping.items()}  # type: ignore[arg-type]
+    return {name: to_mapping(value) if isinstance(value, Window) else value for name, value in mapping.items()}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import HiggsAudioV2ForConditionalGeneration
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
@@ -62,7 +62,7 @@ class TrainingOutput(ModelOutput):
     loss: Tensor | None = None
     text_loss: Tensor | None = None
     audio_loss: Tensor | None = None
-    audio_loss_K: Tensor | None = None  # noqa: N815 - shape suffix
+    audio_loss_K: Tensor | None = None
     text: SupervisedRows | None = None
     audio: SupervisedRows | None = None
 
@@ -91,7 +91,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
     def __init__(self, config: Any, use_text_head: bool = True) -> None:
         super().__init__(config, use_text_head=use_text_head)
 
-    def forward(  # type: ignore[override]  # the native forward returns logits of the whole sequence, for generation
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -146,6 +146,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
 
     def _text_rows(self, hidden_BSH: Tensor, labels: Tensor) -> tuple[SupervisedRows, Tensor]:
         batch_index, row = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+        assert self.text_lm_head is not None, "a model for training has its text head"
         logits_NV = self.text_lm_head(hidden_BSH[batch_index, row])
         labels_N = labels[batch_index, row + 1]
         nll_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
@@ -154,7 +155,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
     def _audio_rows(
         self, hidden_BSH: Tensor, input_ids: Tensor, frame_mask: Tensor, audio_labels: Tensor
     ) -> tuple[SupervisedRows, Tensor]:
-        K, C = self.config.num_codebooks, self.config.codebook_size  # noqa: N806 - shapes
+        K, C = self.config.num_codebooks, self.config.codebook_size
         is_audio_BS = (input_ids == self.config.audio_token_id) | (input_ids == self.config.audio_delay_token_id)
         # Frames fill the placeholders in order, so the n-th placeholder of the batch is the n-th unmasked frame.
         batch_index, position = is_audio_BS.nonzero(as_tuple=True)

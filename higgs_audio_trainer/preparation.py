@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import transformers
 
 from higgs_audio_trainer.checkpoint import BaseCheckpoint, check_template
 from higgs_audio_trainer.data.batch import PreparedSample
+from higgs_audio_trainer.data.clips import ClipLimits, ClipStore
 from higgs_audio_trainer.data.codec import Codec
-from higgs_audio_trainer.data.prepare import ClipLimits, check_and_encode, tokenize_samples
-from higgs_audio_trainer.errors import Fault, ManifestError
+from higgs_audio_trainer.data.manifest import read_manifest
+from higgs_audio_trainer.data.prepare import Preparer
 from higgs_audio_trainer.progress import encoding_bar
 
 Say = Callable[[str], None]
@@ -46,30 +47,30 @@ def prepare_manifest(
         UserError: the manifest has faults, or the codec cannot be used.
     """
     cache_root = Path(codes_dir) if codes_dir else default_codes_dir()
-    samples, faults, files = check_and_encode(
-        manifest,
-        limits=ClipLimits(checkpoint.ids.num_codebooks, checkpoint.ids.stream_bos, max_seconds),
-        codec=lambda: Codec(codec_name, device=device),
-        cache_root=cache_root,
+    samples, faults = read_manifest(manifest)
+    check_template(checkpoint, samples)
+    has_audio = any(not clip.encoded for sample in samples for clip in sample.clips)
+    ids = checkpoint.ids
+    preparer = Preparer(
+        ClipStore(
+            ClipLimits(ids.num_codebooks, ids.stream_bos, max_seconds),
+            Codec(codec_name, device=device) if has_audio else None,
+            cache_root,
+        ),
+        checkpoint.tokenizer,
+        num_codebooks=ids.num_codebooks,
+        max_length=checkpoint.config.max_position_embeddings,
         skip_bad_samples=skip_bad_samples,
         progress=encoding_bar,
     )
-    if files.encoded:
-        say(f"{manifest}: encoded {files.encoded} clips to {cache_root}")
-    check_template(checkpoint, samples)
-    max_length = checkpoint.config.max_position_embeddings
-    prepared, too_long = tokenize_samples(samples, files, checkpoint.tokenizer, checkpoint.ids, max_length=max_length)
-    if too_long and not (skip_bad_samples and prepared):
-        raise ManifestError(too_long)
-    _report_skipped(manifest, [*faults, *too_long], len(prepared), say)
-    return prepared
-
-
-def _report_skipped(manifest: str, faults: Sequence[Fault], used: int, say: Say) -> None:
-    skipped = {fault.where for fault in faults}
-    if skipped:
-        say("\n".join(map(str, faults)))
-        say(f"{manifest}: skipped {len(skipped)} of {len(skipped) + used} samples, listed above")
+    prepared = preparer.prepare(samples, faults)
+    if prepared.encoded:
+        say(f"{manifest}: encoded {prepared.encoded} clips to {cache_root}")
+    if prepared.faults:
+        skipped = len({fault.where for fault in prepared.faults})
+        say("\n".join(map(str, prepared.faults)))
+        say(f"{manifest}: skipped {skipped} of {skipped + len(prepared.samples)} samples, listed above")
+    return prepared.samples
 
 
 def default_codes_dir() -> Path:

@@ -24,7 +24,9 @@ class TrainingBar(TrainerCallback):
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Draw the bar."""
         if state.is_world_process_zero:
             self._bar = tqdm(
@@ -42,7 +44,9 @@ class TrainingBar(TrainerCallback):
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Take it away."""
         if self._bar is not None:
             self._bar.close()

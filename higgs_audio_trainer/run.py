@@ -26,11 +26,11 @@ from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDatas
 from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import RunEnd, RunStart
-from higgs_audio_trainer.extraction import Shown
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.outputs import Attempt, claim, plan_attempt
 from higgs_audio_trainer.preparation import prepare_manifest, quiet_third_parties
 from higgs_audio_trainer.progress import TrainingBar
+from higgs_audio_trainer.series import Shown
 from higgs_audio_trainer.trainer import HiggsAudioTrainer, Telemetry, due_every, never_due
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ def _logs(settings: TrainSettings, more_sinks: Sequence[NamedSink]) -> bool:
 
 def _training_arguments(settings: TrainSettings) -> TrainingArguments:
     reports = settings.report_to != "none"
-    cuda = torch.cuda.is_available() and not settings.extra.get("use_cpu")
+    cuda = _uses_cuda(settings)
     ours: dict[str, Any] = {
         "output_dir": settings.output_dir,
         "per_device_train_batch_size": settings.batch_size,
@@ -157,6 +157,7 @@ def _training_arguments(settings: TrainSettings) -> TrainingArguments:
         "label_names": ["labels"],
         "ddp_find_unused_parameters": False,  # every adapter takes part in every forward
         "dataloader_pin_memory": cuda,
+        "use_cpu": not torch.accelerator.is_available(),
         "ddp_timeout": _PREPARATION_TIMEOUT_S,
     }
     if settings.extra.get("fp16"):
@@ -168,6 +169,10 @@ def _training_arguments(settings: TrainSettings) -> TrainingArguments:
     # Several GPUs in one process would mean DataParallel, which cannot scatter a batch of ragged clips.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers offers no argument for it
     return arguments
+
+
+def _uses_cuda(settings: TrainSettings) -> bool:
+    return torch.cuda.is_available() and not settings.extra.get("use_cpu")
 
 
 def _on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
@@ -186,9 +191,7 @@ def _on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
     return result
 
 
-def _prepare_data(
-    settings: TrainSettings, checkpoint: BaseCheckpoint, arguments: TrainingArguments, say: Say
-) -> _Data:
+def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments: TrainingArguments, say: Say) -> _Data:
     manifests = [settings.train_manifest, *([settings.eval_manifest] if settings.eval_manifest else [])]
     codec_name = settings.audio_tokenizer or codec_of(settings.base_ckpt)
     prepared = [
@@ -208,16 +211,17 @@ def _prepare_data(
 
 
 def _load_model(settings: TrainSettings, checkpoint: BaseCheckpoint) -> Any:
-    cuda = torch.cuda.is_available() and not settings.extra.get("use_cpu")
-    automatic = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    automatic = torch.bfloat16 if _uses_cuda(settings) and torch.cuda.is_bf16_supported() else torch.float32
     dtype = automatic if settings.dtype == "auto" else getattr(torch, settings.dtype)
     try:
-        base, info = HiggsAudioForTraining.from_pretrained(settings.base_ckpt, dtype=dtype, output_loading_info=True)
+        loaded: Any = HiggsAudioForTraining.from_pretrained(settings.base_ckpt, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"--base_ckpt {checkpoint.name}: the weights cannot be loaded: {error}") from error
+    base, info = loaded
     if info["missing_keys"]:
         raise UserError(
-            f"--base_ckpt {checkpoint.name}: expected weights for {', '.join(sorted(info['missing_keys'])[:5])}, got none. "
+            f"--base_ckpt {checkpoint.name}: expected weights for {', '.join(sorted(info['missing_keys'])[:5])}, "
+            "got none. "
             "text_lm_head.weight must be kept when a checkpoint is converted: the text loss needs it."
         )
     base.text_loss_weight = settings.text_loss_weight
@@ -259,7 +263,7 @@ def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple
         text_stop_ids=checkpoint.text_stop_ids,
         audio_stop_id=checkpoint.ids.stream_eos,
         audio_token_ids=checkpoint.audio_token_ids,
-        decode=checkpoint.tokenizer.decode if settings.log_text else None,
+        decode=(lambda ids: str(checkpoint.tokenizer.decode(list(ids)))) if settings.log_text else None,
     )
 
 
@@ -275,7 +279,11 @@ def _run_start(
     versions = {library: version(library) for library in _LIBRARIES}
     return RunStart(
         config=redacted(config),
-        versions={"higgs_audio_trainer": version("higgs-audio-trainer"), "python": platform.python_version(), **versions},
+        versions={
+            "higgs_audio_trainer": version("higgs-audio-trainer"),
+            "python": platform.python_version(),
+            **versions,
+        },
         world_size=arguments.world_size,
         device=str(arguments.device),
         seed=arguments.seed,

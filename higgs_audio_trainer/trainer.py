@@ -19,8 +19,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.emit import Emit
 from higgs_audio_trainer.events import IGNORE_INDEX, Checkpoint, EvalResult, TrainStep
-from higgs_audio_trainer.extraction import Extraction, Shown, exact_dtype
+from higgs_audio_trainer.extraction import Extraction, exact_dtype
 from higgs_audio_trainer.model import TrainingOutput, count_targets
+from higgs_audio_trainer.series import Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class HiggsAudioTrainer(Trainer):
         self.extraction_seconds = 0.0  # host time spent on extraction in this attempt
         self._extraction: Extraction | None = None  # of the due step or the evaluation in progress
         self._step_started: float | None = None
-        self._num_codebooks: int = self.model.config.num_codebooks
+        self._num_codebooks = int(kwargs["model"].config.num_codebooks)
         self.add_callback(_ReportCheckpoints(telemetry.emit))
 
     # Normalisation
@@ -123,7 +124,7 @@ class HiggsAudioTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Compute the loss of one micro-batch as its share of the optimizer step's loss."""
         tensors, refs = _split(inputs)
@@ -137,7 +138,7 @@ class HiggsAudioTrainer(Trainer):
     # Due steps
 
     def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Run forward and backward of one micro-batch; on a due step, gather what will be logged."""
         if self._step_started is None:
@@ -205,6 +206,7 @@ class HiggsAudioTrainer(Trainer):
         extraction, self._extraction = self._extraction, pending
         losses = self._eval_losses(self._sum_over_ranks(self._eval_sums))
         prefix = kwargs.get("metric_key_prefix", "eval")
+        assert output.metrics is not None, "an evaluation loop has metrics"
         output.metrics.update({f"{prefix}_{name}": value for name, value in losses.items()})
         if extraction is not None:
             sums = self._sum_over_ranks(extraction.sums(self._num_codebooks, self.args.device))

@@ -9,15 +9,17 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from sinks.escape import encodable
 from sinks.null import discard
 from sinks.protocol import Record, Sink, SinkContext
 from sinks.render import render
 
 
 def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Decide on colour: NO_COLOR and TERM=dumb forbid it, FORCE_COLOR asks for it, else a terminal gets it.
+    """Decide on colour: NO_COLOR forbids it, then FORCE_COLOR asks for it, then a terminal gets it unless TERM=dumb.
 
-    See https://no-color.org and https://force-color.org: a variable counts when it is set and not empty.
+    The order is Python's own (`_colorize`). See https://no-color.org and https://force-color.org: a variable counts
+    when it is set and not empty.
     """
     if environment.get("NO_COLOR"):
         return False
@@ -44,9 +46,7 @@ class ConsoleSink:
 
     def __call__(self, record: Record) -> None:
         """Write one record."""
-        text = render(record, color=self._color) + "\n"
-        # An encoding that lacks a letter gets an escape, not an exception.
-        text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
+        text = encodable(render(record, color=self._color) + "\n", self._encoding)
         with tqdm.external_write_mode(file=self._stream):
             self._stream.write(text)
             self._stream.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sinks.protocol import Record, Sink, SinkContext, SinkError
 # Appending keeps lines whole beside another writer; a symlink is never followed; a child program inherits nothing.
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o600  # transcripts are nobody else's business
+_CLOSED = -1  # no file has this descriptor, so a late record cannot end in another one's
 
 
 class JsonlSink:
@@ -23,7 +25,7 @@ class JsonlSink:
         path: file to append to; its folder is made.
 
     Raises:
-        SinkError: the file cannot be opened.
+        SinkError: the file cannot be opened, or is a symbolic link.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -32,8 +34,9 @@ class JsonlSink:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, _FLAGS, _MODE)
         except OSError as error:
+            got = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
             raise SinkError(
-                f"jsonl: expected a writable file, got {error.strerror} at {self.path}. "
+                f"jsonl: expected a file to append to, got {got} at {self.path}. "
                 "Choose another folder: --sinks console,jsonl:dir=FOLDER"
             ) from error
 
@@ -42,15 +45,17 @@ class JsonlSink:
 
         Raises:
             TypeError: the record holds something that is not a builtin, such as a tensor.
-            OSError: the file cannot be written.
+            OSError: the file cannot be written, or is closed.
         """
         line = memoryview(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         while line:  # a nearly full disk may take a part
             line = line[os.write(self._fd, line) :]
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+        """Close the file; a second time does nothing."""
+        descriptor, self._fd = self._fd, _CLOSED
+        if descriptor != _CLOSED:
+            os.close(descriptor)
 
 
 def jsonl_sink(context: SinkContext, *, dir: str | None = None) -> Sink:  # noqa: A002 - the option's name on the command line
@@ -58,7 +63,12 @@ def jsonl_sink(context: SinkContext, *, dir: str | None = None) -> Sink:  # noqa
 
     Args:
         context: the run.
-        dir: folder of the files; `OUTPUT_DIR/events` if not given.
+        dir: folder of the files, `~` for the home folder; `OUTPUT_DIR/events` if not given.
+
+    Raises:
+        SinkError: the file cannot be opened, or is a symbolic link.
     """
-    folder = Path(dir) if dir else Path(context.output_dir) / "events"
+    if dir == "":
+        raise SinkError("--sinks: jsonl: dir: expected a folder, got nothing")
+    folder = Path(context.output_dir) / "events" if dir is None else Path(dir).expanduser()
     return JsonlSink(folder / f"rank{context.rank:05d}-attempt{context.attempt:03d}.jsonl")

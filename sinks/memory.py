@@ -8,13 +8,13 @@ from sinks.protocol import Record
 
 
 class MemorySink:
-    """Keeps a copy of each record in `records`."""
+    """Keeps each record in `records`."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
 
     def __call__(self, record: Record) -> None:
-        """Keep a copy of the record."""
+        """Keep the record."""
         self.records.append(dict(record))
 
     def named(self, event: str) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The contract of a sink: a callable that takes one record.
 
-A record is a mapping of builtins, described by the files in `schemas/`. A sink keeps nothing of it: the next sink
-gets the same object. A sink that holds a resource may have a method `close()`, called once after the last record.
+A record is a mapping of builtins, described by the files in `schemas/`. It is the sink's own to change, but for the
+values nested in it, which the next sink gets too. A sink that holds a resource may have a method `close()`, called
+once after the last record.
 """
 
 from __future__ import annotations

@@ -63,4 +63,6 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _overview() -> str:
     lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
-    return "\n".join(["usage: higgs-audio-trainer [COMMAND] [flags]", "", "commands (COMMAND --help for more):", *lines, ""])
+    return "\n".join(
+        ["usage: higgs-audio-trainer [COMMAND] [flags]", "", "commands (COMMAND --help for more):", *lines, ""]
+    )

@@ -63,8 +63,9 @@ def train_parser(prog: str) -> ArgumentParser:
         prog=prog,
         usage=f"{prog} --train_manifest FILE --output_dir DIR [flags]",
         description="Fine-tune Higgs Audio v2 with LoRA and read what it predicts while it trains.",
-        epilog=f"example: torchrun --nproc_per_node=8 -m higgs_audio_trainer --train_manifest train.jsonl "
-        f"--output_dir out --log_steps 50\nEvery other argument of transformers.TrainingArguments works too: {prog} --help_all",
+        epilog="example: torchrun --nproc_per_node=8 -m higgs_audio_trainer --train_manifest train.jsonl "
+        "--output_dir out --log_steps 50\n"
+        f"Every other argument of transformers.TrainingArguments works too: {prog} --help_all",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -99,7 +100,11 @@ class _Once(argparse.Action):
 
 def _argument(item: Field[Any]) -> dict[str, Any]:
     value_type, default = _value_type(item), default_of(item)
-    shown = "" if default in (None, "") or "[" in item.metadata["help"] else f" [{str(default).lower() if isinstance(default, bool) else default}]"
+    shown = (
+        ""
+        if default in (None, "") or "[" in item.metadata["help"]
+        else f" [{str(default).lower() if isinstance(default, bool) else default}]"
+    )
     common = {"dest": item.name, "action": _Once, "help": item.metadata["help"] + shown}
     if value_type is bool:
         return common | {"type": parse_boolean, "nargs": "?", "const": True, "metavar": "true|false"}
@@ -138,8 +143,15 @@ def compact_help(parser: argparse.ArgumentParser) -> str:
     lines = [f"usage: {parser.usage}", "", str(parser.description), ""]
     for name in GROUPS:
         lines.append(f"{_GROUP_TITLES[name]}:")
-        lines += [f"  --{item.name:<22} {_argument(item)['help']}" for item in flags() if item.metadata["group"] == name]
-    lines += ["other:", "  --config FILE            YAML with any of these; flags win", "  --help, --help_all       this; and the rest", ""]
+        lines += [
+            f"  --{item.name:<22} {_argument(item)['help']}" for item in flags() if item.metadata["group"] == name
+        ]
+    lines += [
+        "other:",
+        "  --config FILE            YAML with any of these; flags win",
+        "  --help, --help_all       this; and the rest",
+        "",
+    ]
     return "\n".join([*lines, str(parser.epilog), ""])
 
 
@@ -156,7 +168,9 @@ def _from_yaml(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"--config {path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping):
         raise UserError(f"--config {path}: expected keys and values, got {type(content).__name__}")
-    ours, settings, extra = _canonical(), {}, {}
+    ours = _canonical()
+    settings: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     for key, value in content.items():
         if key in ours:
             item = ours[key]
@@ -207,7 +221,7 @@ def _training_arguments_parser(prog: str) -> argparse.ArgumentParser:
         def error(self, message: str) -> NoReturn:
             raise UserError(f"{message}. See {prog} --help_all.")
 
-    parser = Parser(TrainingArguments, prog=prog, allow_abbrev=False)
+    parser = Parser(TrainingArguments, prog=prog, allow_abbrev=False)  # type: ignore[arg-type]  # it is a dataclass
     for action in parser._actions:  # noqa: SLF001 - argparse has no other way to drop the defaults of a built parser
         action.default = argparse.SUPPRESS
     return parser

@@ -14,8 +14,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     parser = ArgumentParser(
         prog=prog,
         allow_abbrev=False,
-        description="Check manifests and encode their audio to codes, once; train finds them. Stop it and start it again "
-        "as you like: what is done stays done.",
+        description="Check manifests and encode their audio to codes, once; train finds them. Stop it and start it "
+        "again as you like: what is done stays done.",
         epilog=f"example: {prog} --train_manifest train.jsonl --eval_manifest eval.jsonl",
     )
     parser.add_argument("--train_manifest", metavar="FILE", required=True, help="JSON Lines of samples")
@@ -31,24 +31,35 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser.parse_args(arguments)
     if not given.max_seconds > 0:
         raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")
-    import torch
-
     from higgs_audio_trainer.checkpoint import codec_of, open_checkpoint
     from higgs_audio_trainer.preparation import prepare_manifest, quiet_third_parties
 
     quiet_third_parties()
+    device = _device(given.device)
     checkpoint = open_checkpoint(given.base_ckpt)
-    for manifest in (given.train_manifest, given.eval_manifest):
-        if manifest is None:
-            continue
+    codec_name = given.audio_tokenizer or codec_of(given.base_ckpt)
+    for manifest in filter(None, (given.train_manifest, given.eval_manifest)):
         prepared = prepare_manifest(
             manifest,
             checkpoint,
-            codec_name=given.audio_tokenizer or codec_of(given.base_ckpt),
+            codec_name=codec_name,
             codes_dir=given.codes_dir,
             max_seconds=given.max_seconds,
             skip_bad_samples=given.skip_bad_samples,
-            device=given.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=device,
         )
         print(f"{manifest}: {len(prepared)} samples are ready")
     return 0
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # no such name; or a torch without it
+        first_line = str(error).partition("\n")[0]
+        raise UserError(f"--device: expected a device that torch can use, got {name!r}: {first_line}") from error
+    return name

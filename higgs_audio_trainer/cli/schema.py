@@ -1,15 +1,17 @@
-"""`schema [EVENT]`: the JSON Schema of the events."""
+"""`schema [EVENT]`: the JSON Schema of the log."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import schemas
 from higgs_audio_trainer.cli.options import ArgumentParser
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS
+from higgs_audio_trainer.logs.schema import encode, schema_of, schema_of_any
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
@@ -17,8 +19,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     parser = ArgumentParser(
         prog=prog,
         allow_abbrev=False,
-        description="Print the JSON Schema (2020-12) of an event, or the names of all events.",
-        epilog=f"example: {prog} prediction_sample",
+        description="Print the JSON Schema (2020-12) of one event, or that of a line of the log, whatever its event.",
+        epilog=f"events: {', '.join(EVENTS)}",
     )
     parser.add_argument("event", metavar="EVENT", nargs="?", help="name of an event")
     parser.add_argument("--write", action="store_true", help="write the files in schemas/ anew from the types")
@@ -26,17 +28,21 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if given.write:
         _write_all(Path(schemas.__file__).parent)
     elif given.event is None:
-        print("\n".join(EVENTS))
+        sys.stdout.write(encode(schema_of_any()).decode())
     elif given.event in EVENTS:
         sys.stdout.write(schemas.load(given.event).decode())
     else:
-        raise UserError(f"schema: expected one of {', '.join(EVENTS)}, got {given.event!r}")
+        raise UserError(_unknown(given.event))
     return 0
 
 
-def _write_all(folder: Path) -> None:
-    from higgs_audio_trainer.logs.schema import encode, schema_of
+def _unknown(name: str) -> str:
+    nearest = get_close_matches(name, EVENTS, n=1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    return f"schema: expected one of {', '.join(EVENTS)}, got {name!r}.{hint}"
 
+
+def _write_all(folder: Path) -> None:
     for name in EVENTS:
         path = folder / f"{name}.json"
         path.write_bytes(encode(schema_of(name)))

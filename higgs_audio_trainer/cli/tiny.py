@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from higgs_audio_trainer.cli.options import ArgumentParser
+from higgs_audio_trainer.errors import UserError
 
 _DEFAULT = {"hidden_size": 128, "layers": 4, "codebooks": 8, "vocab_size": 512, "seed": 0}
+_SEEDS = 2**32  # as many as transformers.set_seed takes
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
@@ -15,7 +17,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     parser = ArgumentParser(
         prog=prog,
         allow_abbrev=False,
-        description="Write a tiny base checkpoint (DIR/model) and codec (DIR/codec): random weights, real on-disk format.",
+        description="Write a tiny base checkpoint (DIR/model) and codec (DIR/codec): random weights, real on-disk "
+        "format.",
         epilog=f"example: {prog} tiny && higgs-audio-trainer train --base_ckpt tiny/model --audio_tokenizer tiny/codec "
         "--train_manifest m.jsonl --output_dir out --max_steps 30 --log_steps 5 --seed 0",
     )
@@ -27,6 +30,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     parser.add_argument("--seed", type=int, help="decides the weights [%(default)s]")
     parser.set_defaults(**_DEFAULT)
     given = parser.parse_args(arguments)
+    if not 0 <= given.seed < _SEEDS:
+        raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {given.seed}")
     from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
     from higgs_audio_trainer.preparation import quiet_third_parties
 

@@ -13,9 +13,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.codes import load_codes
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
 from higgs_audio_trainer.data.prompt import TokenSegment, expand
+from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 
 Ints = npt.NDArray[np.int64]
@@ -35,11 +37,19 @@ class TokenIds:
 
 @dataclass(frozen=True, slots=True)
 class PreparedSample:
-    """A sample that is ready to train on: its tokens, and the files of its codes in the order of its clips."""
+    """A sample that is ready to train on.
+
+    Attributes:
+        id: the manifest's.
+        segments: its tokens.
+        code_files: the files of its codes, in the order of its clips.
+        where: `file:line` of the manifest.
+    """
 
     id: str
     segments: tuple[TokenSegment, ...]
     code_files: tuple[Path, ...]
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,10 @@ def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenId
 
 
 class SpeechDataset(Dataset[Example]):
-    """The samples of a prepared manifest; codes are read when a sample is asked for."""
+    """The samples of a prepared manifest; codes are read when a sample is asked for.
+
+    Asking raises `UserError` where codes that were in order before cannot be read any more.
+    """
 
     def __init__(self, samples: Sequence[PreparedSample], ids: TokenIds) -> None:
         self._samples = samples
@@ -114,11 +127,13 @@ class SpeechDataset(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         sample = self._samples[index]
-        codes = [
-            load_codes(path, num_codebooks=self._ids.num_codebooks, num_codes=self._ids.stream_bos)
-            for path in sample.code_files
-        ]
-        return build_example(sample, codes, self._ids)
+        return build_example(sample, [self._codes(sample, path) for path in sample.code_files], self._ids)
+
+    def _codes(self, sample: PreparedSample, path: Path) -> Ints:
+        try:
+            return load_codes(path, num_codebooks=self._ids.num_codebooks, num_codes=self._ids.stream_bos)
+        except AudioError as error:  # they were in order when the run began
+            raise UserError(f"{sample.where}: {path}: {error}. Was the file changed while it was in use?") from error
 
 
 class Collator:

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
-from higgs_audio_trainer.data.audio import AudioError, Waveform
+from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.errors import UserError
 
-_PATTERNS = ("*.json", "*.safetensors")
+_WANTED = ("*.json", "*.safetensors")
+_HASHED = (*_WANTED, "*.bin")  # weights in the older format load too, from a folder
 
 
 class Codec:
@@ -37,34 +40,27 @@ class Codec:
 
     def __init__(self, name_or_path: str, *, device: str = "cpu") -> None:
         self.name = name_or_path
-        self.folder = _local_folder(name_or_path)
+        self._folder = _local_folder(name_or_path)
         self._device = device
         self._model: Any = None
-        config = _read_config(self.folder, name_or_path)
+        config = _read_config(self._folder, name_or_path)
         self._kind = config.model_type
         self.sampling_rate_hz = int(config.sampling_rate if self._kind == "dac" else config.sample_rate)
         self.hop_length = int(config.hop_length)
-        self.fingerprint = _fingerprint(self.folder)
+        self.fingerprint = _fingerprint(self._folder)
 
     def encode(self, waveform: Waveform) -> npt.NDArray[np.int64]:
         """Encode one clip.
 
         Args:
-            waveform: float32 [T] at `sampling_rate_hz`.
+            waveform: float32 [T] at `sampling_rate_hz`, at least one frame.
 
         Returns:
             int64 [K, frames].
 
         Raises:
-            AudioError: the clip is shorter than one frame.
             UserError: the codec cannot be loaded.
         """
-        if len(waveform) < self.hop_length:
-            least_ms = 1000 * self.hop_length / self.sampling_rate_hz
-            raise AudioError(
-                f"at least one codec frame of audio, {least_ms:.0f} ms",
-                f"{1000 * len(waveform) / self.sampling_rate_hz:.1f} ms",
-            )
         if self._model is None:
             self._model = self._load()
         with torch.inference_mode():
@@ -74,27 +70,37 @@ class Codec:
         return codes
 
     def _load(self) -> Any:
-        if self._kind == "dac":
-            from transformers import DacModel
-
-            model_class: Any = DacModel
-        else:
-            if importlib.util.find_spec("torchaudio") is None:
-                raise UserError(_no_torchaudio(self.name))
-            try:
-                from transformers import HiggsAudioV2TokenizerModel
-            except (ImportError, OSError) as error:  # a torchaudio that does not fit this torch fails to load
-                raise UserError(_no_torchaudio(self.name, error)) from error
-            model_class = HiggsAudioV2TokenizerModel
+        model_class = _dac_class() if self._kind == "dac" else _higgs_class(self.name)
         try:
-            model = model_class.from_pretrained(self.folder)
-        except (OSError, ValueError, ImportError) as error:
+            model, info = model_class.from_pretrained(self._folder, dtype=torch.float32, output_loading_info=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"--audio_tokenizer {self.name}: the codec cannot be loaded: {error}") from error
+        missing = sorted(key for key in info["missing_keys"] if "decoder" not in key)
+        if missing:  # transformers would go on with random ones
+            raise UserError(
+                f"--audio_tokenizer {self.name}: expected weights for {', '.join(missing[:3])}, got none. "
+                "The folder is not whole."
+            )
         return model.eval().to(self._device)
 
 
-def _no_torchaudio(name: str, error: Exception | None = None) -> str:
-    got = "none installed" if error is None else f"one that does not load ({error})"
+def _dac_class() -> Any:
+    from transformers import DacModel
+
+    return DacModel
+
+
+def _higgs_class(name: str) -> Any:
+    if importlib.util.find_spec("torchaudio") is None:
+        raise UserError(_no_torchaudio(name, "none installed"))
+    try:
+        from transformers import HiggsAudioV2TokenizerModel
+    except (ImportError, OSError, RuntimeError) as error:  # a torchaudio that does not fit this torch
+        raise UserError(_no_torchaudio(name, f"one that does not load ({error})")) from error
+    return HiggsAudioV2TokenizerModel
+
+
+def _no_torchaudio(name: str, got: str) -> str:
     return (
         f"--audio_tokenizer {name}: expected torchaudio, which the Higgs codec needs, got {got}. Ways out: install the "
         "torchaudio that belongs to your torch; or encode on a machine that has it (higgs-audio-trainer prepare "
@@ -111,7 +117,7 @@ def _local_folder(name_or_path: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name_or_path, allow_patterns=list(_PATTERNS)))
+        return Path(snapshot_download(name_or_path, allow_patterns=list(_WANTED)))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UserError(
             f"--audio_tokenizer: expected a folder or a name on the Hugging Face Hub, got {name_or_path!r}, which is "
@@ -124,7 +130,7 @@ def _read_config(folder: Path, name: str) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UserError(
             f"--audio_tokenizer {name}: expected a codec in transformers' layout, got a folder whose config.json is "
             "missing or not known. A codec in Boson's original layout must be converted first."
@@ -138,7 +144,7 @@ def _read_config(folder: Path, name: str) -> Any:
 
 def _fingerprint(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(path for pattern in _PATTERNS for path in folder.glob(pattern)):
+    for path in sorted(path for pattern in _HASHED for path in folder.glob(pattern)):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())

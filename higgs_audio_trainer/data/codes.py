@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from higgs_audio_trainer.data.audio import AudioError
-from higgs_audio_trainer.data.manifest import Clip
+from higgs_audio_trainer.data.sample import Clip
+from higgs_audio_trainer.errors import UserError
 
 _BLOCK_BYTES = 1 << 20
+_TENSOR_NAMES = ("codes", "audio_codes")
 
 
 def load_codes(path: Path, *, num_codebooks: int, num_codes: int) -> npt.NDArray[np.int64]:
@@ -34,7 +35,7 @@ def load_codes(path: Path, *, num_codebooks: int, num_codes: int) -> npt.NDArray
         AudioError: the file is not readable, or its array has the wrong type, shape or range.
     """
     array = _read_array(path)
-    if not np.issubdtype(array.dtype, np.integer):
+    if array.dtype.kind not in "iu":
         raise AudioError("an array of integers", f"{array.dtype} {list(array.shape)}")
     if array.ndim != 2 or array.shape[0] != num_codebooks or array.shape[1] == 0:  # noqa: PLR2004 - [K, T]
         raise AudioError(f"codes of shape [{num_codebooks}, frames]", f"shape {list(array.shape)}")
@@ -47,17 +48,24 @@ def load_codes(path: Path, *, num_codebooks: int, num_codes: int) -> npt.NDArray
 def _read_array(path: Path) -> npt.NDArray[Any]:
     try:
         if path.suffix == ".safetensors":
-            tensors = load_file(path)
-            names = [name for name in ("codes", "audio_codes") if name in tensors] or list(tensors)
-            if len(tensors) == 0 or (len(names) > 1 and names == list(tensors)):
-                raise AudioError("one tensor, or one named codes", f"tensors named {', '.join(tensors) or '(none)'}")
-            return tensors[names[0]]
+            return _read_safetensors(path)
         if path.suffix == ".npy":
-            array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-            return array
-    except (OSError, ValueError, EOFError, SafetensorError) as error:
-        raise AudioError("readable codes", str(error)) from error
+            # Mapped, for a damaged header may claim more than fits into memory; and not np.load(), which would open
+            # a zip or a pickle of that name.
+            return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
+        raise AudioError("readable codes", str(error).strip() or type(error).__name__) from error
     raise AudioError("codes in a .npy or .safetensors file", repr(path.name))
+
+
+def _read_safetensors(path: Path) -> npt.NDArray[Any]:
+    with safe_open(path, framework="np") as file:
+        names = list(file.keys())
+        chosen = names if len(names) == 1 else [name for name in _TENSOR_NAMES if name in names]
+        if not chosen:
+            raise AudioError("one tensor, or one named codes", f"tensors named {names}")
+        tensor: npt.NDArray[Any] = file.get_tensor(chosen[0])
+        return tensor
 
 
 class CodeCache:
@@ -75,25 +83,39 @@ class CodeCache:
         self.folder = root / codec_fingerprint
 
     def path(self, clip: Clip) -> Path:
-        """Where the codes of a clip are, or will be. Reads the clip's file, for its content is the key."""
+        """Where the codes of a clip are, or will be. Reads the clip's file, for its content is the key.
+
+        Raises:
+            AudioError: the clip's file cannot be read.
+        """
         digest = hashlib.blake2b(f"{clip.offset_s!r}:{clip.duration_s!r}:".encode(), digest_size=16)
-        with clip.path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
+        try:
+            with clip.path.open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    digest.update(block)
+        except OSError as error:
+            raise AudioError("a readable file", str(error.strerror)) from error
         key = digest.hexdigest()
         return self.folder / key[:2] / f"{key}.npy"
 
     @staticmethod
     def store(path: Path, codes_KT: npt.NDArray[np.integer]) -> None:
-        """Write the codes of a clip, integers [K, T], at the place that `path` gave."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".encoding-", suffix=".npy")
+        """Write the codes of a clip, integers [K, T], at the place that `path` gave.
+
+        Raises:
+            UserError: the place cannot be written to.
+        """
+        temporary = path.parent / f".{uuid.uuid4().hex}.encoding"
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
                 np.save(file, codes_KT.astype(np.int32))
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"--codes_dir: expected a folder to store codes in, got {error.strerror} at {path.parent}. "
+                "Name another one, or make room."
+            ) from error

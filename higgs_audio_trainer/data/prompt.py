@@ -1,12 +1,13 @@
-"""A sample as tokens: the prompt that the chat template renders, and which of its tokens are supervised.
+r"""A sample as tokens: the prompt that the chat template renders, and which of its tokens are supervised.
 
 The format, turn by turn (https://huggingface.co/docs/transformers/model_doc/higgs_audio_v2):
 
     <|begin_of_text|>
-    <|start_header_id|>ROLE<|end_header_id|>\\n\\n CONTENT <|eot_id|>
+    <|start_header_id|>ROLE<|end_header_id|>\n\n CONTENT <|eot_id|>
 
 with `<|audio_out_bos|><|AUDIO_OUT|><|audio_eos|>` for speech, `<|eom_id|>` in place of `<|eot_id|>` between two
-assistant turns in a row, and `RECIPIENT<|recipient|>` before the content where an assistant turn has one.
+assistant turns in a row, and `RECIPIENT<|recipient|>` before the content where an assistant turn has one. A scene
+is part of the system turn: `\n\n<|scene_desc_start|>\nSCENE\n<|scene_desc_end|>`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgs_audio_trainer.data.delay import num_stream_frames
-from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
+from higgs_audio_trainer.data.sample import Clip, Sample, Turn
 from higgs_audio_trainer.events import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -79,19 +80,27 @@ def render(sample: Sample) -> list[Segment]:
 
 def _raw_segments(turns: tuple[Turn, ...]) -> Iterable[Segment]:
     yield Segment("<|begin_of_text|>", supervised=False)
-    for index, turn in enumerate(turns):
-        yield Segment(f"<|start_header_id|>{turn.role}<|end_header_id|>\n\n", supervised=False)
-        if turn.recipient is not None:
-            yield Segment(f"{turn.recipient}<|recipient|>", turn.supervised)
-        for part in turn.parts:
-            if isinstance(part, Clip):
-                yield Segment(_AUDIO_BOS, turn.supervised)
-                yield Segment(part, turn.supervised)
-                yield Segment(_AUDIO_EOS, turn.supervised)
-            else:
-                yield Segment(part, turn.supervised)
-        followed = index + 1 < len(turns) and turns[index + 1].role == "assistant"
-        yield Segment(_END_OF_MESSAGE if turn.role == "assistant" and followed else _END_OF_TURN, turn.supervised)
+    for turn, following in zip(turns, (*turns[1:], None), strict=True):
+        if turn.role == "scene":
+            yield Segment(f"\n\n<|scene_desc_start|>\n{turn.parts[0]}\n<|scene_desc_end|>", supervised=False)
+        else:
+            yield Segment(f"<|start_header_id|>{turn.role}<|end_header_id|>\n\n", supervised=False)
+            yield from _content(turn)
+        if following is None or following.role != "scene":
+            goes_on = turn.role == "assistant" and following is not None and following.role == "assistant"
+            yield Segment(_END_OF_MESSAGE if goes_on else _END_OF_TURN, turn.supervised)
+
+
+def _content(turn: Turn) -> Iterable[Segment]:
+    if turn.recipient is not None:
+        yield Segment(f"{turn.recipient}<|recipient|>", turn.supervised)
+    for part in turn.parts:
+        if isinstance(part, Clip):
+            yield Segment(_AUDIO_BOS, turn.supervised)
+            yield Segment(part, turn.supervised)
+            yield Segment(_AUDIO_EOS, turn.supervised)
+        else:
+            yield Segment(part, turn.supervised)
 
 
 def render_text(sample: Sample) -> str:
@@ -163,18 +172,24 @@ def as_messages(sample: Sample) -> list[dict[str, Any]] | None:
     """Write a sample as the messages that the checkpoint's chat template takes.
 
     Returns:
-        The messages, or None where the template cannot render the sample: it takes no text in assistant turns,
-        one clip in each, and no recipient.
+        The messages, or None where the template cannot render the sample.
     """
-    messages: list[dict[str, Any]] = []
-    for turn, following in zip(sample.turns, (*sample.turns[1:], None), strict=True):
-        is_speech = len(turn.parts) == 1 and isinstance(turn.parts[0], Clip)
-        if turn.role == "assistant" and (
-            not is_speech or turn.recipient or (following is not None and following.role == "assistant")
-        ):
-            return None
-        content = [{"type": "audio"} if isinstance(part, Clip) else {"type": "text", "text": part} for part in turn.parts]
-        if turn.role == "system" and len(content) > 1:
-            return None
-        messages.append({"role": turn.role, "content": content})
-    return messages
+    if not all(map(_template_renders, sample.turns, (*sample.turns[1:], None))):
+        return None
+    return [
+        {
+            "role": turn.role,
+            "content": [
+                {"type": "audio"} if isinstance(part, Clip) else {"type": "text", "text": part} for part in turn.parts
+            ],
+        }
+        for turn in sample.turns
+    ]
+
+
+def _template_renders(turn: Turn, following: Turn | None) -> bool:
+    """Whether the template takes a turn: in an assistant turn one clip, nothing else, and no such turn behind it."""
+    if turn.role == "assistant":
+        is_last = following is None or following.role != "assistant"
+        return is_last and turn.recipient is None and len(turn.parts) == 1 and isinstance(turn.parts[0], Clip)
+    return turn.role == "user" or len(turn.parts) == 1

@@ -56,7 +56,9 @@ CHAT_TEMPLATE = """\
     {%- for part in content if part.type == 'text' -%}{{- part.text | trim -}}{%- endfor -%}
   {%- endif -%}
 {%- endmacro -%}
-{%- if not messages or messages[0].role != 'system' -%}{{- raise_exception('The first turn must be a system turn.') -}}{%- endif -%}
+{%- if not messages or messages[0].role != 'system' -%}
+  {{- raise_exception('The first turn must be a system turn.') -}}
+{%- endif -%}
 {{- bos_token + '<|start_header_id|>system<|end_header_id|>\n\n' + words(messages[0].content) -}}
 {%- set turns = namespace(rest=messages[1:]) -%}
 {%- if turns.rest and turns.rest[0].role == 'scene' -%}
@@ -67,7 +69,9 @@ CHAT_TEMPLATE = """\
 {%- for turn in turns.rest -%}
   {{- '<|start_header_id|>' + turn.role + '<|end_header_id|>\n\n' -}}
   {%- if turn.role == 'assistant' -%}
-    {%- if turn.content is string or turn.content[0].type != 'audio' -%}{{- raise_exception('An assistant turn holds audio.') -}}{%- endif -%}
+    {%- if turn.content is string or turn.content[0].type != 'audio' -%}
+      {{- raise_exception('An assistant turn holds audio.') -}}
+    {%- endif -%}
     {{- '<|audio_out_bos|><|AUDIO_OUT|><|audio_eos|>' -}}
   {%- else -%}
     {{- words(turn.content) -}}
@@ -128,7 +132,9 @@ def write_tiny(folder: Path, size: TinySize | None = None, *, seed: int = 0) -> 
     model_dir, codec_dir = folder / "model", folder / "codec"
     for path in (model_dir, codec_dir):
         if path.exists():
-            raise UserError(f"tiny: expected {path} not to be there, for it would be overwritten. Choose another folder.")
+            raise UserError(
+                f"tiny: expected {path} not to be there, for it would be overwritten. Choose another folder."
+            )
     try:
         model_dir.mkdir(parents=True)
         codec_dir.mkdir(parents=True)
@@ -154,9 +160,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<|begin_of_text|>",
-        eos_token="<|end_of_text|>",
-        pad_token="<|end_of_text|>",
+        bos_token="<|begin_of_text|>",  # noqa: S106 - the name of a token, no secret
+        eos_token="<|end_of_text|>",  # noqa: S106 - the name of a token, no secret
+        pad_token="<|end_of_text|>",  # noqa: S106 - the name of a token, no secret
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
@@ -164,7 +170,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_model(size: TinySize, tokenizer: PreTrainedTokenizerFast) -> HiggsAudioV2ForConditionalGeneration:
     """Build the native model with random weights, text head included."""
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    ids = tokenizer.get_vocab()
     config = HiggsAudioV2Config(
         vocab_size=size.vocab_size,
         hidden_size=size.hidden_size,
@@ -193,7 +199,6 @@ def build_codec(codebooks: int) -> DacModel:
             encoder_hidden_size=16,
             decoder_hidden_size=64,
             downsampling_ratios=_STRIDES,
-            upsampling_ratios=_STRIDES[::-1],
             n_codebooks=codebooks,
             codebook_size=CODES_PER_CODEBOOK,
             sampling_rate=SAMPLING_RATE_HZ,

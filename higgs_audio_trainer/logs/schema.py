@@ -11,7 +11,6 @@ import orjson
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, Envelope, Event, Window
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_ID = "urn:higgs-audio-trainer:event:{name}:v{version}"
 _NONFINITE = {
     "type": "array",
     "items": {"type": "string"},
@@ -26,28 +25,47 @@ def schema_of(name: str) -> dict[str, Any]:
         KeyError: there is no such event.
     """
     event = EVENTS[name]
-    _, components = msgspec.json.schema_components([Envelope, event, Window], ref_template="#/$defs/{name}")
+    _, components = msgspec.json.schema_components([Envelope, event], ref_template="#/$defs/{name}")
     properties = _described(components, Envelope) | _described(components, event)
     properties["event"] = {"const": name, "description": properties["event"]["description"]}
+    properties["v"] = {"const": SCHEMA_VERSION, "description": properties["v"]["description"]}
     schema: dict[str, Any] = {
         "$schema": DIALECT,
-        "$id": _ID.format(name=name, version=SCHEMA_VERSION),
+        "$id": _id_of(name),
         "title": name,
         "description": _summary(event),
         "type": "object",
         "properties": properties | {"nonfinite": _NONFINITE},
         "required": [item.name for item in (*fields(Envelope), *fields(event))],
     }
-    if any("$ref" in str(value) for value in properties.values()):
-        schema["$defs"] = {
-            "Window": {
-                "description": _summary(Window),
-                "type": "object",
-                "properties": _described(components, Window),
-                "required": [item.name for item in fields(Window)],
-            }
-        }
+    if Window.__name__ in components:
+        schema["$defs"] = {Window.__name__: _schema_of_window(components)}
     return schema
+
+
+def schema_of_any() -> dict[str, Any]:
+    """Make the schema of a line of the log: one of the events, whose schemas it holds."""
+    return {
+        "$schema": DIALECT,
+        "$id": f"urn:higgs-audio-trainer:event:v{SCHEMA_VERSION}",
+        "title": "event",
+        "description": "One line of the log.",
+        "oneOf": [{"$ref": _id_of(name)} for name in EVENTS],
+        "$defs": {name: schema_of(name) for name in EVENTS},
+    }
+
+
+def _id_of(name: str) -> str:
+    return f"urn:higgs-audio-trainer:event:{name}:v{SCHEMA_VERSION}"
+
+
+def _schema_of_window(components: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "description": _summary(Window),
+        "type": "object",
+        "properties": _described(components, Window),
+        "required": [item.name for item in fields(Window)],
+    }
 
 
 def encode(schema: dict[str, Any]) -> bytes:
@@ -55,7 +73,7 @@ def encode(schema: dict[str, Any]) -> bytes:
     return orjson.dumps(schema, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _summary(cls: type[Event] | type[Window]) -> str:
+def _summary(cls: type[Event | Window]) -> str:
     return str(cls.__doc__).partition("\n")[0]
 
 

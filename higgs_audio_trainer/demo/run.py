@@ -1,0 +1,130 @@
+"""The demo: a tiny model learns the bundled clips while its predictions are shown."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.demo.tiny import write_tiny
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.run import run_training
+from sinks import MemorySink
+
+CLIPS = Path(__file__).parent / "clips"
+_MARKER = ".made-by-the-demo.json"  # names what a later demo may replace
+_BASE, _CLIPS, _RUN, _CONFIG = "base", "clips", "run", "demo.yaml"
+_MADE = (_BASE, _CLIPS, _RUN, _CONFIG)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOutcome:
+    """What the demo did; `summary` gives it in five lines."""
+
+    folder: Path
+    steps: int
+    seconds: float
+    first: dict[str, Any]
+    last: dict[str, Any]
+    num_events: int
+
+    def summary(self) -> list[str]:
+        """Say what was learned, where things lie, and what to try next."""
+        folder = shlex.quote(str(self.folder))
+        log = f"{folder}/{_RUN}/events/rank00000-attempt000.jsonl"
+        learned = (
+            f"Learned in {self.steps} steps and {self.seconds:.0f} s: codebook 0 from {_right(self.first)} to "
+            f"{_right(self.last)} right, loss from {self.first['loss']:.2f} to {self.last['loss']:.2f}."
+        )
+        config = f"higgs-audio-trainer --config {folder}/{_CONFIG}"
+        return [
+            learned,
+            f"Adapter: {folder}/{_RUN}  Log: {log} ({self.num_events} events)",
+            f"All codebooks: {config} --output_dir {folder}/all --log_codebooks all --log_samples 1 --max_steps 20",
+            f"Go on:         {config} --output_dir {folder}/{_RUN} --resume --max_steps {2 * self.steps}",
+            f"Read the log:  {_reader(log)}",
+        ]
+
+
+def _right(record: dict[str, Any]) -> str:
+    return f"{record['audio_accuracy_per_codebook'][0]:.0%}"
+
+
+def _reader(log: str) -> str:
+    if shutil.which("jq"):
+        return f"jq -c 'select(.event==\"train_step\")|[.step,.loss,.audio_accuracy_per_codebook[0]]' {log}"
+    return f"python3 -m json.tool --json-lines {log}"
+
+
+def run_demo(
+    folder: Path, *, max_steps: int, seed: int, log_steps: int, more: Sequence[tuple[str, Any]] = ()
+) -> DemoOutcome:
+    """Train the tiny model on the bundled clips.
+
+    Args:
+        folder: where everything goes; what an earlier demo made there is replaced.
+        max_steps: optimizer steps.
+        seed: seed of model and training.
+        log_steps: see `TrainSettings`.
+        more: other settings.
+
+    Raises:
+        UserError: the folder holds something that no demo made.
+    """
+    started = time.monotonic()
+    _clear(folder)
+    model_dir, codec_dir = write_tiny(folder / _BASE, seed=seed)
+    shutil.copytree(CLIPS, folder / _CLIPS)
+    options: dict[str, Any] = {
+        "base_ckpt": str(model_dir),
+        "audio_tokenizer": str(codec_dir),
+        "train_manifest": str(folder / _CLIPS / "manifest.jsonl"),
+        "codes_dir": str(folder / _BASE / "codes"),
+        "batch_size": 8,
+        "grad_accum": 1,
+        "lora_dropout": 0.0,  # eight clips are learned by heart
+        "lr": 1e-2,
+        "max_steps": max_steps,
+        "log_steps": log_steps,
+        "save_steps": max_steps,
+        "seed": seed,
+        **dict(more),
+    }
+    (folder / _CONFIG).write_text(
+        "# What the demo trained with; give it to --config.\n"
+        + "".join(f"{name}: {json.dumps(value)}\n" for name, value in options.items()),
+        encoding="utf-8",
+    )
+    memory = MemorySink()
+    settings = TrainSettings(**options, output_dir=str(folder / _RUN))
+    result = run_training(settings, more_sinks=[("summary", memory)])
+    steps = memory.named("train_step")
+    seconds = time.monotonic() - started
+    return DemoOutcome(folder, result.step, seconds, steps[0], steps[-1], len(memory.records))
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder ready: remove what an earlier demo made, and nothing else."""
+    marker = folder / _MARKER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir: expected a folder, got a file at {folder}. Choose another path.")
+    if folder.is_dir() and any(folder.iterdir()) and not marker.is_file():
+        raise UserError(
+            f"--output_dir: expected a new or empty folder, or one that a demo made, got {folder}, which holds "
+            "something else. Choose another: higgs-audio-trainer demo --output_dir DIR"
+        )
+    if marker.is_file():
+        for name in _MADE:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps({"made": _MADE}) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output_dir: expected a writable folder, got {error.strerror} at {folder}") from error

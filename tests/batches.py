@@ -1,0 +1,105 @@
+"""Batches and trainers for the tests of model, extraction and trainer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from higgs_audio_trainer.checkpoint import BaseCheckpoint
+from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, build_example
+from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
+from higgs_audio_trainer.data.prompt import tokenize
+from higgs_audio_trainer.emit import NullPipeline
+from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.trainer import HiggsAudioTrainer, Telemetry, never_due
+
+WORDS = ("tea", "kettle", "صباح", "الخير", "window", "rain", "harbour", "هادئ")
+SILENT = Telemetry(emit=NullPipeline(), is_due=never_due, evaluations=False, shown=None)
+
+
+def random_sample(rng: random.Random, index: int) -> tuple[Sample, list[int]]:
+    """Make a conversation of one to three assistant turns, and the frames of its clips."""
+    turns = [Turn("system", ("Generate audio following instruction.",))]
+    frames = []
+    for number in range(rng.randint(1, 3)):
+        turns.append(Turn("user", (" ".join(rng.choices(WORDS, k=rng.randint(1, 6))),)))
+        parts: list[str | Clip] = [] if rng.random() < 0.7 else [" ".join(rng.choices(WORDS, k=rng.randint(1, 4)))]
+        if not parts or rng.random() < 0.5:
+            parts.append(Clip(Path(f"{index}-{number}.wav"), encoded=False))
+            frames.append(rng.randint(1, 14))
+        turns.append(Turn("assistant", tuple(parts), supervised=rng.random() < 0.8))
+    turns[-1] = Turn("assistant", turns[-1].parts, supervised=True)
+    return Sample(f"s{index}", tuple(turns), f"m.jsonl:{index + 1}"), frames
+
+
+def random_examples(checkpoint: BaseCheckpoint, count: int, seed: int = 0) -> list[Example]:
+    """Make ragged examples, some with reference speech, some with text that is learned."""
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    examples = []
+    for index in range(count):
+        sample, frames = random_sample(rng, index)
+        prepared = PreparedSample(sample.id, tuple(tokenize(sample, checkpoint.tokenizer)), ())
+        codes = [numbers.integers(0, 1024, (checkpoint.ids.num_codebooks, length)) for length in frames]
+        examples.append(build_example(prepared, codes, checkpoint.ids))
+    return examples
+
+
+def collate(checkpoint: BaseCheckpoint, examples: Sequence[Example]) -> dict[str, Any]:
+    """Make a batch."""
+    return Collator(checkpoint.ids)(examples)
+
+
+def tensors(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Take what a model is given."""
+    return {name: value for name, value in batch.items() if name != "samples"}
+
+
+def lora_model(model_dir: Path, *, dropout: float = 0.0, seed: int = 0) -> Any:
+    """Load the tiny model with adapters whose B is not zero, so that every gradient is at work."""
+    torch.manual_seed(seed)
+    model = add_lora(HiggsAudioForTraining.from_pretrained(model_dir), r=4, alpha=8, dropout=dropout)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def make_trainer(
+    checkpoint: BaseCheckpoint,
+    model: Any,
+    examples: Sequence[Example],
+    output_dir: Path,
+    telemetry: Telemetry = SILENT,
+    **arguments: Any,
+) -> HiggsAudioTrainer:
+    """Make a trainer on examples, on the CPU and without clipping, unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "use_cpu": True,
+        "max_grad_norm": 0.0,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
+        "seed": 7,
+    }
+    return HiggsAudioTrainer(
+        telemetry=telemetry,
+        text_loss_weight=1.0,
+        model=model,
+        args=TrainingArguments(**(defaults | arguments)),
+        data_collator=Collator(checkpoint.ids),
+        train_dataset=list(examples),
+        eval_dataset=list(examples),
+    )

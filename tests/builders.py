@@ -1,0 +1,271 @@
+"""Sample events, and the records that become of them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+
+from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.events import (
+    EVENTS,
+    IGNORE_INDEX,
+    Checkpoint,
+    Diagnosis,
+    EvalResult,
+    Event,
+    PredictionSample,
+    RunEnd,
+    RunStart,
+    SinkRecovered,
+    TrainStep,
+    Window,
+)
+from sinks import MemorySink, SinkContext
+
+RUN_ID = "20260102-030405-abcd"
+
+
+def fixed_clock() -> datetime:
+    """Return the same time, always."""
+    return datetime(2026, 1, 2, 3, 4, 5, 60, tzinfo=UTC)
+
+
+def context(output_dir: object = "out", *, rank: int = 0, attempt: int = 0) -> SinkContext:
+    """Make what a sink's factory is given."""
+    return SinkContext(str(output_dir), RUN_ID, rank, attempt)
+
+
+def run_start(**changes: Any) -> RunStart:
+    """Make a `run_start`."""
+    event = RunStart(
+        config={"lr": 1e-4, "extra": {"bf16": True}},
+        versions={"python": "3.11.7", "torch": "2.13.0"},
+        world_size=1,
+        device="cpu",
+        seed=42,
+        resumed_from_step=None,
+        num_train_samples=1234,
+        num_eval_samples=0,
+        num_codebooks=8,
+        trainable_parameters=5_678_901,
+        host="studio",
+    )
+    return replace(event, **changes)
+
+
+def train_step(**changes: Any) -> TrainStep:
+    """Make a `train_step`."""
+    event = TrainStep(
+        step=20,
+        epoch=5.0,
+        loss=4.13217,
+        text_loss=0.83121,
+        audio_loss=3.30096,
+        audio_loss_per_codebook=(3.0, 3.60192),
+        text_accuracy=0.8125,
+        audio_accuracy_per_codebook=(0.4123, 0.25),
+        text_targets=16,
+        audio_targets=248,
+        learning_rate=1e-4,
+        grad_norm=1.23456,
+        step_ms=210.4,
+        logging_ms=1.5,
+    )
+    return replace(event, **changes)
+
+
+def window(
+    labels: Sequence[int],
+    predictions: Sequence[int | None] | None = None,
+    *,
+    start: int = 10,
+    predicted_text: str | None = None,
+    label_text: str | None = None,
+) -> Window:
+    """Make a window; its predictions are right where nothing else is said."""
+    right = tuple(None if label == IGNORE_INDEX else label for label in labels)
+    return Window(
+        positions=tuple(range(start, start + len(labels))),
+        inputs=tuple(None if index == 0 else label for index, label in enumerate(labels)),
+        labels=tuple(labels),
+        predictions=right if predictions is None else tuple(predictions),
+        predicted_text=predicted_text,
+        label_text=label_text,
+    )
+
+
+def text_sample(**changes: Any) -> PredictionSample:
+    """Make the `prediction_sample` of a text: two of twelve slots are wrong."""
+    event = PredictionSample(
+        step=20,
+        epoch=5.0,
+        split="train",
+        modality="text",
+        sample_index=0,
+        sample_id="en-1",
+        fingerprint="0123456789abcdef",
+        codebook=None,
+        num_codebooks=None,
+        shift=1,
+        logits_shape=(24, 128256),
+        labels_shape=(24,),
+        num_targets=12,
+        num_correct=10,
+        accuracy=10 / 12,
+        loss=0.5,
+        stop_targets=1,
+        first=window([1234, 5678, 9012, 3456, 7891], [1234, 5678, 9012, 3456, 7890]),
+        last=window([2345, 6789, 123, 4567, 8902], [2345, 6789, 123, 4567, 8901], start=17),
+    )
+    return replace(event, **changes)
+
+
+def audio_sample(**changes: Any) -> PredictionSample:
+    """Make the `prediction_sample` of codebook 0: the same windows, with the shapes of an audio batch."""
+    audio = {
+        "modality": "audio",
+        "codebook": 0,
+        "num_codebooks": 8,
+        "logits_shape": (123, 8, 1026),
+        "labels_shape": (8, 123),
+    }
+    return replace(text_sample(), **(audio | changes))
+
+
+def eval_result(**changes: Any) -> EvalResult:
+    """Make an `eval_result`."""
+    event = EvalResult(
+        step=20,
+        epoch=5.0,
+        loss=4.5,
+        text_loss=1.0,
+        audio_loss=3.5,
+        audio_loss_per_codebook=(3.0, 4.0),
+        text_accuracy=0.75,
+        audio_accuracy_per_codebook=(0.5, 0.25),
+        text_targets=40,
+        audio_targets=800,
+        num_samples=3,
+        duration_s=1.25,
+    )
+    return replace(event, **changes)
+
+
+def checkpoint(**changes: Any) -> Checkpoint:
+    """Make a `checkpoint`."""
+    return replace(Checkpoint(step=20, path="checkpoint-20"), **changes)
+
+
+def diagnosis(**changes: Any) -> Diagnosis:
+    """Make a `diagnosis`."""
+    event = Diagnosis(
+        step=20, code="no_stop_label", severity="warning", message="No stop token is supervised.", evidence={"stops": 0}
+    )
+    return replace(event, **changes)
+
+
+def sink_recovered(**changes: Any) -> SinkRecovered:
+    """Make a `sink_recovered`."""
+    return replace(SinkRecovered(sink="jsonl", lost=3, first_seq=4, last_seq=6, errno=28), **changes)
+
+
+def run_end(**changes: Any) -> RunEnd:
+    """Make a `run_end`."""
+    event = RunEnd(reason="completed", step=30, events_written=1234, events_lost=0, logging_ms_total=56.7)
+    return replace(event, **changes)
+
+
+def all_events() -> list[Event]:
+    """Make one event of each kind, and a `prediction_sample` of each modality."""
+    return [
+        run_start(),
+        train_step(),
+        text_sample(),
+        audio_sample(),
+        eval_result(),
+        checkpoint(),
+        diagnosis(),
+        sink_recovered(),
+        run_end(),
+    ]
+
+
+def record_of(event: Event) -> dict[str, Any]:
+    """Emit an event and return the record that a sink is given."""
+    memory = MemorySink()
+    Pipeline([("memory", memory)], run_id=RUN_ID, clock=fixed_clock)(event)
+    return memory.records[0]
+
+
+class Screen(io.StringIO):
+    """A terminal: carriage returns overwrite. `lines()` is what a person sees; `drawn` what was written, in order."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[str] = []
+
+    def isatty(self) -> bool:
+        """Answer as a terminal does."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Take text and remember it."""
+        self.drawn.append(text)
+        return super().write(text)
+
+    def lines(self) -> list[str]:
+        """Return what the screen shows."""
+        lines = []
+        for line in self.getvalue().split("\n"):
+            shown = ""
+            for part in line.split("\r"):
+                shown = part + shown[len(part) :]
+            lines.append(shown.rstrip())
+        return lines
+
+
+def random_events() -> st.SearchStrategy[Event]:
+    """Draw events of every kind that their schemas allow, with NaN, infinities, nulls and text of any script."""
+    return st.one_of([_of(cls) for cls in EVENTS.values()])
+
+
+def _of(cls: type[Any]) -> st.SearchStrategy[Any]:
+    hints = get_type_hints(cls)
+    return st.builds(cls, **{item.name: _values(hints[item.name], item.metadata) for item in fields(cls)})
+
+
+def _values(hint: Any, bounds: Mapping[str, Any]) -> st.SearchStrategy[Any]:
+    if isinstance(hint, UnionType):
+        return st.one_of([_values(part, bounds) for part in get_args(hint)])
+    if get_origin(hint) is tuple:
+        return st.lists(_values(get_args(hint)[0], {}), max_size=3).map(tuple)
+    if get_origin(hint) is Literal:
+        return st.sampled_from(get_args(hint))
+    if get_origin(hint) is dict:
+        return st.dictionaries(st.text(max_size=3), _values(get_args(hint)[1], {}), max_size=2)
+    if hint is Window:
+        return st.lists(st.tuples(_TOKEN, st.none() | _TOKEN), max_size=5).map(_window_of)
+    simple: dict[Any, st.SearchStrategy[Any]] = {
+        str: st.text(max_size=8),
+        int: st.integers(bounds.get("minimum"), 2**53),
+        float: st.floats(bounds.get("minimum")) | st.sampled_from([math.nan, math.inf]),
+        type(None): st.none(),
+        Any: st.none() | st.booleans() | st.floats() | st.text(max_size=3),
+    }
+    return simple[hint]
+
+
+_TOKEN = st.integers(0, 128256) | st.just(IGNORE_INDEX)
+
+
+def _window_of(slots: list[tuple[int, int | None]]) -> Window:
+    return window([label for label, _ in slots], [predicted for _, predicted in slots], predicted_text="\u202e")

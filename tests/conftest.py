@@ -1,0 +1,40 @@
+"""What all tests share: a tiny checkpoint written once, the bundled clips, and no network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import higgs_audio_trainer.demo
+
+
+class Tiny(NamedTuple):
+    """Folders of the tiny base checkpoint and its codec."""
+
+    model_dir: Path
+    codec_dir: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep this process, and every one that a test starts, off the network and out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Write the tiny checkpoint and codec; tests read them and write nothing there."""
+    from higgs_audio_trainer.demo.tiny import write_tiny
+
+    return Tiny(*write_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """Return the manifest of the bundled clips."""
+    return Path(higgs_audio_trainer.demo.__file__).parent / "clips" / "manifest.jsonl"

@@ -1,0 +1,72 @@
+"""A training whose gradients and losses are recorded, in this process or under torchrun.
+
+torchrun --nproc_per_node=2 -m tests.record_training MODEL_DIR OUT.pt BATCH_SIZE GRAD_ACCUM SAMPLES STEPS
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from higgs_audio_trainer.checkpoint import open_checkpoint
+from higgs_audio_trainer.emit import NullPipeline, Pipeline
+from higgs_audio_trainer.trainer import Telemetry
+from sinks import MemorySink
+from tests.batches import lora_model, make_trainer, random_examples
+
+
+class RecordGradients(TrainerCallback):
+    """Keeps the gradients of the first step, as the optimizer sees them."""
+
+    def __init__(self):
+        self.gradients = None
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if self.gradients is None:
+            self.gradients = {
+                n.removeprefix("module."): p.grad.clone() for n, p in model.named_parameters() if p.requires_grad
+            }
+
+
+def record(model_dir, *, batch_size, grad_accum, samples, steps):
+    """Train some steps and return the first step's gradients and every step's figures."""
+    checkpoint = open_checkpoint(str(model_dir))
+    memory, gradients = MemorySink(), RecordGradients()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            checkpoint,
+            lora_model(Path(model_dir)),
+            random_examples(checkpoint, samples, seed=5),
+            Path(folder),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=grad_accum,
+            max_steps=steps,
+        )
+        emit = Pipeline([("memory", memory)], run_id="r") if trainer.args.process_index == 0 else NullPipeline()
+        from higgs_audio_trainer.series import Shown
+
+        shown = (
+            Shown(1, 5, (0,), (), 1025, checkpoint.audio_token_ids, None) if trainer.args.process_index == 0 else None
+        )
+        trainer._telemetry = Telemetry(emit=emit, is_due=lambda step: True, evaluations=True, shown=shown)
+        trainer.add_callback(gradients)
+        trainer.train()
+        metrics = trainer.evaluate()
+    return {
+        "gradients": gradients.gradients,
+        "steps": memory.named("train_step"),
+        "samples": memory.named("prediction_sample"),
+        "eval": memory.named("eval_result"),
+        "metrics": metrics,
+        "rank": trainer.args.process_index,
+    }
+
+
+if __name__ == "__main__":
+    model_dir, out, *numbers = sys.argv[1:]
+    batch_size, grad_accum, samples, steps = map(int, numbers)
+    recorded = record(model_dir, batch_size=batch_size, grad_accum=grad_accum, samples=samples, steps=steps)
+    if recorded["rank"] == 0:
+        torch.save(recorded, out)

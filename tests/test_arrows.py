@@ -1,0 +1,105 @@
+"""The arrows of the house: who may import whom, and what starts without torch."""
+
+import ast
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import higgs_audio_trainer.cli
+import higgs_audio_trainer.logs
+import sinks
+
+HEAVY = ["torch", "transformers", "peft", "accelerate", "numpy"]
+WITH_TORCH = {f"higgs_audio_trainer.cli.{command}" for command in ("train", "prepare", "demo", "tiny")}
+PRODUCER = Path(higgs_audio_trainer.__file__).parent
+
+
+def modules_of(package):
+    """Name a package and all modules in it."""
+    return [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + "."))]
+
+
+LIGHT = [
+    "schemas",
+    *modules_of(sinks),
+    "higgs_audio_trainer",
+    "higgs_audio_trainer.events",
+    "higgs_audio_trainer.errors",
+    "higgs_audio_trainer.emit",
+    "higgs_audio_trainer.config",
+    *modules_of(higgs_audio_trainer.logs),
+    *(name for name in modules_of(higgs_audio_trainer.cli) if name not in WITH_TORCH),
+]
+
+
+def imported_by(path):
+    """Name what a source file imports, at its top or anywhere within."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def packages_imported_by(path):
+    """Name the top packages that a source file imports."""
+    return {name.partition(".")[0] for name in imported_by(path)}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """Import each light module in turn, in one process, and tell which heavy ones were loaded by then."""
+    script = (
+        "import importlib, json, sys\n"
+        "for name in sys.argv[1].split():\n"
+        "    importlib.import_module(name)\n"
+        f"    print(json.dumps([name, [heavy for heavy in {HEAVY} if heavy in sys.modules]]))\n"
+    )
+    output = subprocess.run([sys.executable, "-c", script, " ".join(LIGHT)], check=True, capture_output=True).stdout
+    return dict(json.loads(line) for line in output.splitlines())
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_starts_without_torch(loaded, name):
+    """A light module loads neither torch nor what brings it, nor numpy."""
+    assert loaded[name] == []
+
+
+def test_command_runs_without_torch():
+    """A command that needs no torch runs from start to end without it."""
+    script = (
+        "import sys\n"
+        "from higgs_audio_trainer.cli import main\n"
+        "assert main(['schema']) == 0\n"
+        f"assert not set({HEAVY}) & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("path", sorted(Path(sinks.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_sinks_know_no_producer(path):
+    """A sink imports neither the trainer nor torch: its contract is the record."""
+    assert packages_imported_by(path).isdisjoint({"higgs_audio_trainer", "schemas", *HEAVY})
+
+
+@pytest.mark.parametrize("name", ["trainer.py", "extraction.py", "emit.py", "events.py", "model.py"])
+def test_producers_know_no_sink(name):
+    """What makes and delivers events names no sink."""
+    assert "sinks" not in packages_imported_by(PRODUCER / name)
+
+
+def test_one_place_wires():
+    """The sinks are named in the composition root and in commands, and nowhere else."""
+    naming = {path.relative_to(PRODUCER) for path in PRODUCER.rglob("*.py") if "sinks" in packages_imported_by(path)}
+    assert Path("run.py") in naming
+    assert {path for path in naming if path.parts[0] not in ("cli", "demo")} == {Path("run.py")}
+
+
+def test_emit_knows_no_tensor():
+    """Between extraction and the sinks there are builtins alone."""
+    for name in ("emit.py", "events.py", "errors.py", "logs/schema.py"):
+        assert packages_imported_by(PRODUCER / name).isdisjoint(HEAVY)

@@ -1,0 +1,103 @@
+"""The delay pattern and its labels, against constructions that are slow and plain."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from transformers import HiggsAudioV2Processor
+
+from higgs_audio_trainer.data.delay import delay_codes, delayed_labels, num_stream_frames, undo_delay
+from higgs_audio_trainer.events import IGNORE_INDEX
+
+BOS, EOS = 1024, 1025
+CODES = st.tuples(st.integers(1, 9), st.integers(1, 20)).flatmap(
+    lambda shape: npst.arrays(np.int64, shape, elements=st.integers(0, 1023))
+)
+
+
+def delayed_by_hand(codes_KT: np.ndarray) -> list[list[int]]:
+    """Put BOS and EOS around each codebook's row, and shift row k by k columns; then read it column by column."""
+    rows = []
+    for k, codes in enumerate(codes_KT.tolist()):
+        rows.append([BOS] * k + [BOS, *codes, EOS] + [EOS] * (len(codes_KT) - 1 - k))
+    return [[row[column] for row in rows] for column in range(len(rows[0]))]
+
+
+def labels_by_hand(codes_KT: np.ndarray) -> list[list[int]]:
+    """Write the labels from the rule: no BOS, no delay prefix, no EOS fill, one EOS a codebook."""
+    rows = []
+    for k, codes in enumerate(codes_KT.tolist()):
+        prefix, fill = [IGNORE_INDEX] * k, [IGNORE_INDEX] * (len(codes_KT) - 1 - k)
+        rows.append([*prefix, IGNORE_INDEX, *codes, EOS, *fill])
+    return [[row[column] for row in rows] for column in range(len(rows[0]))]
+
+
+def test_a_small_clip_is_delayed_as_written_here():
+    """Three codebooks of two frames, in full."""
+    stream_FK = delay_codes(np.array([[1, 2], [3, 4], [5, 6]]), bos=BOS, eos=EOS)
+    assert stream_FK.tolist() == [
+        [BOS, BOS, BOS],
+        [1, BOS, BOS],
+        [2, 3, BOS],
+        [EOS, 4, 5],
+        [EOS, EOS, 6],
+        [EOS, EOS, EOS],
+    ]
+    assert delayed_labels(stream_FK, 2).tolist() == [
+        [-100, -100, -100],
+        [1, -100, -100],
+        [2, 3, -100],
+        [EOS, 4, 5],
+        [-100, EOS, 6],
+        [-100, -100, EOS],
+    ]
+
+
+@settings(deadline=None)
+@given(CODES)
+def test_the_stream_is_what_a_construction_by_hand_gives(codes_KT):
+    """BOS column, codes, EOS column, each codebook one frame later than the one before."""
+    stream_FK = delay_codes(codes_KT, bos=BOS, eos=EOS)
+    assert stream_FK.dtype == np.int64
+    assert stream_FK.tolist() == delayed_by_hand(codes_KT)
+    assert len(stream_FK) == num_stream_frames(codes_KT.shape[1], codes_KT.shape[0])
+
+
+@settings(deadline=None)
+@given(CODES)
+def test_the_stream_is_what_transformers_builds(codes_KT):
+    """The model was trained on streams that the processor of transformers builds like this."""
+    columns = [np.full((len(codes_KT), 1), token) for token in (BOS, EOS)]
+    framed = torch.from_numpy(np.concatenate([columns[0], codes_KT, columns[1]], axis=1))[None]
+    ids = SimpleNamespace(audio_stream_bos_id=BOS, audio_stream_eos_id=EOS)
+    theirs_1KF = HiggsAudioV2Processor.build_delay_pattern(ids, framed)
+    assert np.array_equal(delay_codes(codes_KT, bos=BOS, eos=EOS), theirs_1KF[0].numpy().T)
+
+
+@settings(deadline=None)
+@given(CODES)
+def test_the_delay_can_be_undone(codes_KT):
+    """No code is lost, and none changes its codebook."""
+    assert np.array_equal(undo_delay(delay_codes(codes_KT, bos=BOS, eos=EOS)), codes_KT)
+
+
+@settings(deadline=None)
+@given(CODES)
+def test_the_labels_are_the_codes_and_one_stop_in_each_codebook(codes_KT):
+    """Labels by hand; and whatever the clip, each codebook has its T codes and exactly one EOS, in that order."""
+    labels_FK = delayed_labels(delay_codes(codes_KT, bos=BOS, eos=EOS), codes_KT.shape[1])
+    assert labels_FK.tolist() == labels_by_hand(codes_KT)
+    for codes, labels in zip(codes_KT.tolist(), labels_FK.T.tolist(), strict=True):
+        assert [label for label in labels if label != IGNORE_INDEX] == [*codes, EOS]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+def test_codes_of_any_integer_type_give_the_same_stream(dtype):
+    """A file of codes need not be int64, and a small type does not overflow at BOS and EOS."""
+    codes_KT = np.arange(12).reshape(3, 4)
+    stream_FK = delay_codes(codes_KT.astype(dtype), bos=70_000, eos=70_001)
+    assert np.array_equal(stream_FK, delay_codes(codes_KT, bos=70_000, eos=70_001))

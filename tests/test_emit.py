@@ -1,0 +1,265 @@
+"""From event to sinks: the envelope, non-finite floats, and what a failing sink may and may not do."""
+
+import io
+import itertools
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import structlog
+from tqdm import tqdm
+
+from higgs_audio_trainer.emit import NullPipeline, Pipeline, utc_now
+from higgs_audio_trainer.errors import LoggingError, UserError
+from sinks import MemorySink
+from tests.builders import (
+    RUN_ID,
+    Screen,
+    all_events,
+    checkpoint,
+    fixed_clock,
+    record_of,
+    run_start,
+    text_sample,
+    train_step,
+)
+
+
+class Failing:
+    """A sink that raises an error for each record that it is told to, and keeps the others."""
+
+    def __init__(self, error=None, *, on=lambda _seq: True):
+        self.error = error or OSError(28, "No space left on device")
+        self.on = on
+        self.seqs = []
+
+    def __call__(self, record):
+        """Fail, or keep the record's number."""
+        if self.on(record["seq"]):
+            raise self.error
+        self.seqs.append(record["seq"])
+
+
+def pipeline(*sinks, **settings):
+    """Make a pipeline of sinks named a, b, ..."""
+    return Pipeline(list(zip("abcd", sinks, strict=False)), run_id=RUN_ID, **settings)
+
+
+class TestEnvelope:
+    def test_comes_first(self):
+        """Every record begins with the envelope and goes on with the event's fields, each in their order."""
+        memory = MemorySink()
+        pipeline(memory, attempt=2, rank=3, clock=fixed_clock)(checkpoint(), level="warning")
+        assert list(memory.records[0].items()) == [
+            ("event", "checkpoint"),
+            ("v", 1),
+            ("ts", "2026-01-02T03:04:05.000060Z"),
+            ("run_id", RUN_ID),
+            ("attempt", 2),
+            ("rank", 3),
+            ("seq", 0),
+            ("level", "warning"),
+            ("step", 20),
+            ("path", "checkpoint-20"),
+        ]
+
+    def test_seq_counts_events(self):
+        """The sequence counts from 0 in each pipeline, over all kinds of events."""
+        memory = MemorySink()
+        for emit in (pipeline(memory), pipeline(memory)):
+            for event in all_events():
+                emit(event)
+        count = len(all_events())
+        assert [record["seq"] for record in memory.records] == [*range(count), *range(count)]
+
+    @pytest.mark.parametrize("microseconds", [0, 1, 120_000, 999_999])
+    def test_time_has_six_digits(self, microseconds):
+        """Microseconds are written in full, also where they are zero."""
+        memory = MemorySink()
+        pipeline(memory, clock=lambda: datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=microseconds))(
+            checkpoint()
+        )
+        assert memory.records[0]["ts"] == f"2026-01-02T00:00:00.{microseconds:06d}Z"
+
+    def test_time_is_now(self):
+        """Without a clock of its own, a pipeline takes the present time in UTC."""
+        memory = MemorySink()
+        before = utc_now()
+        pipeline(memory)(checkpoint())
+        assert before <= datetime.fromisoformat(memory.records[0]["ts"]) <= utc_now()
+
+
+class TestNonFinite:
+    def test_becomes_null_and_is_named(self):
+        """NaN and infinities become null; `nonfinite` names them by their paths, nested ones too."""
+        nan, inf = float("nan"), float("inf")
+        record = record_of(train_step(loss=nan, audio_loss_per_codebook=(1.0, -inf), grad_norm=inf))
+        assert record["nonfinite"] == ["loss", "audio_loss_per_codebook[1]", "grad_norm"]
+        assert (record["loss"], record["audio_loss_per_codebook"], record["grad_norm"]) == (None, [1.0, None], None)
+
+    def test_in_nested_settings(self):
+        """A non-finite setting is found however deep it is."""
+        record = record_of(run_start(config={"extra": {"limits": [1, {"top": float("inf")}], "lr": 0.1}}))
+        assert record["config"] == {"extra": {"limits": [1, {"top": None}], "lr": 0.1}}
+        assert record["nonfinite"] == ["config.extra.limits[1].top"]
+
+    def test_finite_records_have_no_such_field(self):
+        """A record without one is as it was."""
+        record = record_of(text_sample(loss=0.0))
+        assert "nonfinite" not in record
+        assert record["first"]["labels"] == (1234, 5678, 9012, 3456, 7891)
+
+    def test_event_is_untouched(self):
+        """The event itself keeps its values."""
+        event = run_start(config={"nested": {"x": float("inf")}})
+        record_of(event)
+        assert event.config == {"nested": {"x": float("inf")}}
+
+
+class TestFailingSink:
+    def test_others_get_the_event(self, capsys):
+        """A sink that raises costs its own delivery alone."""
+        before, after = MemorySink(), MemorySink()
+        emit = pipeline(before, Failing(), after)
+        emit(checkpoint())
+        assert [len(before.records), len(after.records)] == [1, 1]
+        assert (emit.written, emit.lost, emit.failures) == (0, 1, {"b": 1})
+
+    def test_is_announced_once(self, capsys):
+        """The first failure of each sink is said on stderr, in one line; all of them are counted."""
+        emit = pipeline(Failing(), Failing(ValueError("bad\nvalue \x1b[2J")))
+        for _ in range(3):
+            emit(checkpoint())
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == (
+            "higgs-audio-trainer: logging to a failed: OSError(28, 'No space left on device'); training goes on and "
+            "run_end counts what is lost. --strict_logging would end the run instead.\n"
+            r"higgs-audio-trainer: logging to b failed: ValueError('bad\nvalue \x1b[2J'); training goes on and "
+            "run_end counts what is lost. --strict_logging would end the run instead.\n"
+        )
+        assert (emit.written, emit.lost, emit.failures) == (0, 6, {"a": 3, "b": 3})
+
+    def test_counts_go_on_after_recovery(self, capsys):
+        """A sink that works again gets events again; what it lost stays counted."""
+        sink = Failing(on=lambda seq: seq in (1, 2))
+        emit = pipeline(sink)
+        for _ in range(5):
+            emit(checkpoint())
+        assert (sink.seqs, emit.written, emit.lost) == ([0, 3, 4], 3, 2)
+
+    @pytest.mark.parametrize("stderr", [None, io.StringIO()])
+    def test_nowhere_to_say_it(self, monkeypatch, capsys, stderr):
+        """Where stderr is closed or gone, the failure is counted all the same and nothing is raised."""
+        if stderr is not None:
+            stderr.close()
+        monkeypatch.setattr(sys, "stderr", stderr)
+        emit = pipeline(Failing())
+        emit(checkpoint())
+        assert emit.lost == 1
+
+    def test_bar_steps_aside(self, monkeypatch):
+        """The announcement does not tear a progress bar on the same terminal."""
+        screen = Screen()
+        monkeypatch.setattr(sys, "stderr", screen)
+        with tqdm(total=3, bar_format="{n_fmt} of {total_fmt}"):
+            pipeline(Failing())(checkpoint())
+            said, bar = screen.lines()
+        assert said.startswith("higgs-audio-trainer: logging to a failed: OSError(28, ")
+        assert bar == "0 of 3"
+
+    def test_error_that_cannot_be_described(self, capsys):
+        """An exception whose own description raises is counted like any other."""
+
+        class MuteError(Exception):
+            def __repr__(self):
+                raise RuntimeError
+
+        emit = pipeline(Failing(MuteError()))
+        emit(checkpoint())
+        assert emit.lost == 1
+
+    def test_strict(self, capsys):
+        """A strict pipeline ends the run with an error that says what to do and keeps its cause."""
+        error = OSError(28, "No space left on device")
+        emit = pipeline(Failing(error), strict=True)
+        with pytest.raises(LoggingError) as caught:
+            emit(checkpoint())
+        assert isinstance(caught.value, UserError)
+        assert caught.value.__cause__ is error
+        assert str(caught.value) == (
+            "--strict_logging: expected every event to be logged, got OSError(28, 'No space left on device') from sink "
+            "a. Mend its cause, or train without --strict_logging"
+        )
+        assert (emit.written, emit.seconds > 0, capsys.readouterr().err) == (0, True, "")
+
+    def test_interruption_passes(self):
+        """Ctrl-C during a write is no failure of the sink: it reaches the training."""
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(Failing(KeyboardInterrupt()))(checkpoint())
+
+    def test_other_failures_of_logging(self, capsys):
+        """A failure outside the sinks is counted and said in the same way, by a null pipeline too."""
+        for emit in (pipeline(), NullPipeline()):
+            emit.fail("extraction", ValueError("x"))
+            emit.fail("extraction", ValueError("x"))
+            assert (emit.lost, emit.failures) == (2, {"extraction": 2})
+        assert capsys.readouterr().err.count("logging to extraction failed: ValueError('x');") == 2
+
+
+class TestDelivery:
+    def test_order(self):
+        """Sinks get an event one after the other, in the order in which they were named."""
+        calls = []
+        emit = pipeline(*(lambda record, name=name: calls.append((name, record["seq"])) for name in "xyz"))
+        emit(checkpoint())
+        emit(checkpoint())
+        assert calls == list(itertools.product("xyz", [0])) + list(itertools.product("xyz", [1]))
+
+    def test_a_sink_may_change_its_record(self):
+        """What one sink takes out of its record, the next still gets."""
+        memory = MemorySink()
+        pipeline(lambda record: record.clear(), memory)(checkpoint())
+        assert memory.records[0]["event"] == "checkpoint"
+
+    def test_counts(self):
+        """`written` counts events that every sink took, `seconds` the time that it took."""
+        emit = pipeline(lambda _record: time.sleep(0.01), MemorySink())
+        assert (emit.written, emit.lost, emit.seconds) == (0, 0, 0.0)
+        emit(checkpoint())
+        emit(checkpoint())
+        assert (emit.written, emit.lost) == (2, 0)
+        assert emit.seconds >= 0.02
+
+    def test_null_pipeline(self):
+        """The null pipeline takes every event and does nothing."""
+        emit = NullPipeline()
+        for event in all_events():
+            emit(event, level="error")
+        assert (emit.written, emit.lost, emit.seconds) == (0, 0, 0.0)
+
+
+class TestStructlog:
+    @pytest.fixture
+    def configured(self):
+        """Configure structlog as a user's program might, and clean up."""
+
+        def refuse(*_args):
+            raise AssertionError("the user's configuration is not ours")
+
+        structlog.configure(logger_factory=refuse, processors=[refuse], context_class=refuse, wrapper_class=refuse)
+        yield structlog.get_config()
+        structlog.reset_defaults()
+
+    def test_global_configuration_is_neither_changed_nor_used(self, configured):
+        """A pipeline works beside any global configuration of structlog, and leaves it alone."""
+        before = dict(configured)
+        assert record_of(checkpoint())["path"] == "checkpoint-20"
+        assert structlog.get_config() == before
+
+    def test_does_not_configure(self):
+        """Making and using a pipeline does not count as configuring structlog."""
+        structlog.reset_defaults()
+        record_of(checkpoint())
+        assert not structlog.is_configured()

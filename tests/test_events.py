@@ -1,0 +1,122 @@
+"""The typed events: frozen, of builtins, and free of everything but the standard library."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, asdict, fields
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+
+from higgs_audio_trainer import events
+from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope, Event, Window, to_mapping
+from tests.builders import all_events, random_events, window
+
+CLASSES = [*EVENTS.values(), Envelope, Window]
+BUILTINS = (str, int, float, bool, type(None))
+
+
+def leaves(value):
+    """Yield every value that is not a container."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from leaves(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+@pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
+def test_is_frozen_and_slotted(event):
+    """An event can neither be changed nor given another field."""
+    first = fields(event)[0].name
+    with pytest.raises(FrozenInstanceError):
+        setattr(event, first, None)
+    assert not hasattr(event, "__dict__")
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_field_is_required_and_described(cls):
+    """Every field says what it is, ends its sentence, and must be given."""
+    for item in fields(cls):
+        assert item.metadata["description"].endswith((".", ")")), item.name
+        assert item.default is dataclasses.MISSING, item.name
+        assert item.kw_only
+
+
+def test_table_is_complete():
+    """`EVENTS` holds every event class of the module by its name, and so does the union of their types."""
+    declared = {
+        cls for cls in vars(events).values() if isinstance(cls, type) and isinstance(vars(cls).get("name"), str)
+    }
+    assert declared == set(EVENTS.values()) == set(get_args(Event))
+    assert list(EVENTS) == [cls.name for cls in EVENTS.values()]
+
+
+def test_names_follow_the_design():
+    """The events of the design are there, by the names of the design."""
+    assert list(EVENTS) == [
+        "run_start",
+        "train_step",
+        "prediction_sample",
+        "eval_result",
+        "checkpoint",
+        "diagnosis",
+        "sink_recovered",
+        "run_end",
+    ]
+
+
+def test_no_payload_hides_the_envelope():
+    """No event has a field of the envelope's name, for the two become one object."""
+    envelope = {item.name for item in fields(Envelope)} | {"nonfinite"}
+    assert all(envelope.isdisjoint(item.name for item in fields(cls)) for cls in EVENTS.values())
+
+
+def test_volatile_fields_exist():
+    """Each volatile field is a field of the envelope or of an event."""
+    known = {item.name for cls in (Envelope, *EVENTS.values()) for item in fields(cls)}
+    assert known >= VOLATILE_FIELDS
+
+
+def test_times_are_volatile():
+    """Whatever measures time or counts what was written is volatile, so that two equal runs compare equal."""
+    names = {item.name for cls in EVENTS.values() for item in fields(cls)}
+    measured = {name for name in names if name.endswith(("_ms", "_ms_total", "_s")) or name.startswith("events_")}
+    assert measured <= VOLATILE_FIELDS
+
+
+@given(random_events())
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_to_mapping(event):
+    """An event becomes what `dataclasses.asdict` makes of it: builtins in the order of the fields."""
+    mapping = to_mapping(event)
+    assert repr(mapping) == repr(asdict(event))  # repr: NaN differs from itself
+    assert {type(leaf) for leaf in leaves(mapping)} <= set(BUILTINS)
+
+
+def test_window_to_mapping():
+    """A window becomes a mapping as well."""
+    assert to_mapping(window([1, -100], start=3)) == {
+        "positions": (3, 4),
+        "inputs": (None, -100),
+        "labels": (1, -100),
+        "predictions": (1, None),
+        "predicted_text": None,
+        "label_text": None,
+    }
+
+
+def test_imports_the_standard_library_alone():
+    """The types can be imported where nothing else is installed."""
+    script = (
+        "import json, sys; before = set(sys.modules); import higgs_audio_trainer.events; "
+        "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
+    )
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout
+    assert set(json.loads(output)) - set(sys.stdlib_module_names) == {"higgs_audio_trainer"}

@@ -1,0 +1,427 @@
+"""Extraction against a slow reference in plain Python, and on logits whose true answer is known."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from higgs_audio_trainer.data.batch import SampleRef
+from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.extraction import Extraction
+from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
+from higgs_audio_trainer.series import Shown
+
+AUDIO, DELAY, STOP, PAD = 90, 91, 92, 93  # text tokens with a meaning; the vocabulary has 100
+V, K, C = 100, 3, 20
+EOS = 19
+
+
+def shown(**changes):
+    """Show two samples, five slots at each end, all codebooks."""
+    defaults = {
+        "samples": 2,
+        "window": 5,
+        "codebooks": tuple(range(K)),
+        "text_stop_ids": (STOP,),
+        "audio_stop_id": EOS,
+        "audio_token_ids": (AUDIO, DELAY),
+        "decode": lambda ids: " ".join(map(str, ids)),
+    }
+    return Shown(**(defaults | changes))
+
+
+def ragged_batch(seed, size=3):
+    """Make a batch of random sequences: text with holes in its labels, clips at random places, some masked."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(size):
+        ids, labels, codes, code_labels = [1], [IGNORE_INDEX], [], []
+        for _ in range(rng.randint(1, 3)):
+            for _ in range(rng.randint(1, 6)):
+                token = rng.choice([*range(2, 80), STOP])
+                ids.append(token)
+                labels.append(token if rng.random() < 0.6 else IGNORE_INDEX)
+            frames = rng.randint(0, 7)
+            ids += [AUDIO] * max(frames - 2, 0) + [DELAY] * min(frames, 2)
+            labels += [IGNORE_INDEX] * frames
+            learned = rng.random() < 0.8
+            for frame in range(frames):
+                column = [rng.randrange(C) for _ in range(K)]
+                codes.append(column)
+                seen = [learned and frame > 0 and rng.random() < 0.8 for _ in range(K)]
+                code_labels.append([code if see else IGNORE_INDEX for code, see in zip(column, seen, strict=True)])
+            ids.append(rng.randrange(2, 80))
+            labels.append(IGNORE_INDEX)
+        rows.append((ids, labels, codes, code_labels))
+    return pad(rows)
+
+
+def pad(rows):
+    """Stack rows as the collator does."""
+    S, F = max(len(row[0]) for row in rows), max(len(row[2]) for row in rows)
+    ids = torch.full((len(rows), S), PAD)
+    labels = torch.full((len(rows), S), IGNORE_INDEX)
+    codes = torch.full((len(rows), F, K), EOS)
+    code_labels = torch.full((len(rows), F, K), IGNORE_INDEX)
+    mask = torch.zeros(len(rows), F, dtype=torch.bool)
+    for b, (i, t, c, a) in enumerate(rows):
+        ids[b, : len(i)], labels[b, : len(t)] = torch.tensor(i), torch.tensor(t)
+        if c:
+            codes[b, : len(c)], code_labels[b, : len(a)], mask[b, : len(c)] = torch.tensor(c), torch.tensor(a), True
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "audio_input_ids": codes,
+        "audio_labels": code_labels,
+        "audio_input_ids_mask": mask,
+    }
+
+
+def frame_positions(batch, b):
+    """Positions of the frames of one sample, in order."""
+    return [p for p, token in enumerate(batch["input_ids"][b].tolist()) if token in (AUDIO, DELAY)]
+
+
+def outputs_of(batch, text_logits_BSV, audio_logits_BSKC):
+    """Pick supervised rows by loops, as `TrainingOutput` describes them."""
+    text, audio = [], []
+    for b, labels in enumerate(batch["labels"].tolist()):
+        text += [(b, p, label) for p, label in enumerate(labels) if p > 0 and label != IGNORE_INDEX]
+        for frame, p in enumerate(frame_positions(batch, b)):
+            column = batch["audio_labels"][b, frame].tolist()
+            if any(label != IGNORE_INDEX for label in column):
+                audio.append((b, p, column))
+
+    def rows(found, logits):
+        return torch.stack([logits[b, p - 1] for b, p, _ in found]) if found else logits[:0, 0]
+
+    def index(found, which):
+        return torch.tensor([row[which] for row in found], dtype=torch.long)
+
+    text_logits, audio_logits = rows(text, text_logits_BSV), rows(audio, audio_logits_BSKC)
+    text_labels, audio_labels = (
+        index(text, 2),
+        torch.tensor([row[2] for row in audio], dtype=torch.long).reshape(-1, K).T,
+    )
+    text_nll = torch.nn.functional.cross_entropy(text_logits, text_labels, reduction="none")
+    audio_nll = torch.stack(
+        [torch.nn.functional.cross_entropy(audio_logits[:, k], audio_labels[k], reduction="none") for k in range(K)]
+    )
+    return TrainingOutput(
+        text=SupervisedRows(text_logits, text_labels, text_nll, index(text, 0), index(text, 1)),
+        audio=SupervisedRows(audio_logits, audio_labels, audio_nll, index(audio, 0), index(audio, 1)),
+    )
+
+
+def extract(batch, outputs, show=None):
+    """Observe one batch and finish."""
+    extraction = Extraction("train", show or shown())
+    refs = [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]
+    extraction.observe(outputs, batch, refs)
+    sums = extraction.sums(K, torch.device("cpu"))
+    return extraction.finish(sums, step=3, epoch=0.5, grad_norm=torch.tensor(2.5))
+
+
+def reference_series(batch, b, codebook, text_logits, audio_logits):
+    """List the slots of one series, one by one: (position, input, label, prediction, nll)."""
+    slots = []
+    if codebook is None:
+        length = int((batch["input_ids"][b] != PAD).sum())
+        candidates = [
+            (p, batch["input_ids"][b, p - 1].item(), batch["labels"][b, p].item(), text_logits[b, p - 1])
+            for p in range(1, length)
+        ]
+    else:
+        places = frame_positions(batch, b)
+        candidates = []
+        for frame, p in enumerate(places):
+            follows = frame > 0 and places[frame - 1] == p - 1
+            fed = batch["audio_input_ids"][b, frame - 1, codebook].item() if follows else None
+            label = batch["audio_labels"][b, frame, codebook].item()
+            candidates.append((p, fed, label, audio_logits[b, p - 1, codebook]))
+    for p, fed, label, logits in candidates:
+        if label == IGNORE_INDEX:
+            slots.append((p, fed, label, None, 0.0))
+        else:
+            probabilities = torch.log_softmax(logits, -1)
+            slots.append((p, fed, label, int(np.argmax(logits.numpy())), -probabilities[label].item()))
+    supervised = [i for i, slot in enumerate(slots) if slot[2] != IGNORE_INDEX]
+    return slots[supervised[0] : supervised[-1] + 1] if supervised else []
+
+
+def assert_sample_equals(sample, span, window=5):
+    """Compare one event with the slots of its span."""
+    first, last = span[:window], span[window:][-window:]
+    for got, expected in ((sample.first, first), (sample.last, last)):
+        assert list(got.positions) == [slot[0] for slot in expected]
+        assert list(got.inputs) == [slot[1] for slot in expected]
+        assert list(got.labels) == [slot[2] for slot in expected]
+        assert list(got.predictions) == [slot[3] for slot in expected]
+    targets = [slot for slot in span if slot[2] != IGNORE_INDEX]
+    assert sample.num_targets == len(targets)
+    assert sample.num_correct == sum(slot[2] == slot[3] for slot in targets)
+    assert sample.accuracy == (sample.num_correct / len(targets) if targets else None)
+    stop = STOP if sample.modality == "text" else EOS
+    assert sample.stop_targets == sum(slot[2] == stop for slot in targets)
+    if targets:
+        assert sample.loss == pytest.approx(sum(slot[4] for slot in targets) / len(targets), rel=1e-4)
+    else:
+        assert sample.loss is None
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_equals_a_slow_reference(seed):
+    """On random ragged batches every field of every sample equals what loops over slots find."""
+    batch = ragged_batch(seed)
+    torch.manual_seed(seed)
+    B, S = batch["input_ids"].shape
+    text_logits, audio_logits = torch.randn(B, S, V), torch.randn(B, S, K, C)
+    window, codebooks = 1 + seed % 6, ((0,), (2, 0), (0, 1, 2))[seed % 3]
+    figures, samples = extract(
+        batch, outputs_of(batch, text_logits, audio_logits), shown(window=window, codebooks=codebooks)
+    )
+    wanted = [(b, k) for b in range(2) for k in (None, *codebooks)]
+    assert [(sample.sample_index, sample.codebook) for sample in samples] == wanted
+    for sample, (b, k) in zip(samples, wanted, strict=True):
+        assert_sample_equals(sample, reference_series(batch, b, k, text_logits, audio_logits), window)
+        assert (sample.sample_id, sample.fingerprint) == (f"id{b}", f"f{b}")
+        assert (sample.step, sample.epoch, sample.split, sample.shift) == (3, 0.5, "train", 1)
+        assert sample.num_codebooks == (None if k is None else K)
+    payload = figures.payload(0.5)
+    spans = {
+        k: [
+            s
+            for b in range(B)
+            for s in reference_series(batch, b, k, text_logits, audio_logits)
+            if s[2] != IGNORE_INDEX
+        ]
+        for k in (None, *range(K))
+    }
+    means = {k: sum(s[4] for s in span) / len(span) if span else 0.0 for k, span in spans.items()}
+    right = {k: sum(s[2] == s[3] for s in span) / len(span) if span else None for k, span in spans.items()}
+    assert payload["text_targets"] == len(spans[None])
+    assert payload["audio_targets"] == sum(len(spans[k]) for k in range(K))
+    assert payload["text_loss"] == pytest.approx(means[None], rel=1e-4)
+    assert payload["audio_loss_per_codebook"] == pytest.approx([means[k] for k in range(K)], rel=1e-4)
+    assert payload["loss"] == pytest.approx(0.5 * means[None] + sum(means[k] for k in range(K)) / K, rel=1e-4)
+    assert payload["text_accuracy"] == right[None]
+    assert list(payload["audio_accuracy_per_codebook"]) == [right[k] for k in range(K)]
+    assert figures.grad_norm == 2.5
+
+
+def one_hot(predictions, size):
+    """Make logits that predict these tokens."""
+    return torch.nn.functional.one_hot(predictions, size).float() * 10
+
+
+def clip_batch(targets):
+    """Make one sample: three prompt tokens, then a clip whose first frame is a BOS and all others are targets."""
+    frames = targets + 1
+    codes = [[(3 * f + k) % (C - 1) for k in range(K)] for f in range(frames)]
+    codes[-1] = [EOS] * K
+    labels = [[IGNORE_INDEX] * K, *codes[1:]]
+    ids = [1, 5, 6, *[AUDIO] * frames, STOP]
+    text = [IGNORE_INDEX] * (len(ids) - 1) + [STOP]
+    return pad([(ids, text, codes, labels)])
+
+
+def predicting(batch, shift):
+    """Make outputs whose audio rows predict, at p, the token `shift` frames away from p."""
+    B, S = batch["input_ids"].shape
+    audio = torch.zeros(B, S, K, dtype=torch.long)
+    places = frame_positions(batch, 0)
+    for frame, p in enumerate(places):
+        source = min(max(frame + shift, 0), len(places) - 1)
+        audio[0, p - 1] = batch["audio_input_ids"][0, source]
+    return outputs_of(batch, one_hot(torch.roll(batch["input_ids"], -1, 1), V), one_hot(audio, C))
+
+
+@pytest.mark.parametrize("targets", range(1, 13))
+def test_windows_never_overlap(targets):
+    """Of 1 to 12 slots, the first five and the last up to five are shown, each once."""
+    batch = clip_batch(targets)
+    _, samples = extract(batch, predicting(batch, 0))
+    for sample in samples[1:]:
+        assert len(sample.first.labels) == min(5, targets)
+        assert len(sample.last.labels) == min(5, max(targets - 5, 0))
+        positions = sample.first.positions + sample.last.positions
+        assert len(set(positions)) == len(positions)
+        assert list(positions) == sorted(positions)
+        assert sample.num_targets == targets
+        assert sample.stop_targets == 1
+
+
+def test_a_perfect_model_is_all_right():
+    """Predictions equal labels, accuracy is 1 and the loss is close to 0."""
+    batch = clip_batch(12)
+    figures, samples = extract(batch, predicting(batch, 0))
+    for sample in samples:
+        assert sample.first.predictions == sample.first.labels
+        assert sample.last.predictions == sample.last.labels
+        assert sample.accuracy == 1.0
+        assert sample.loss < 0.01
+    assert figures.payload(1.0)["audio_accuracy_per_codebook"] == (1.0,) * K
+
+
+def test_a_copying_model_shows_its_input():
+    """A model that copies has predictions equal to inputs, and not to labels."""
+    batch = clip_batch(12)
+    _, samples = extract(batch, predicting(batch, -1))
+    for sample in samples[1:]:
+        assert sample.first.predictions == sample.first.inputs
+        assert sample.last.predictions == sample.last.inputs
+        assert sample.num_correct == 0
+
+
+@pytest.mark.parametrize("shift", [1, -1, 2])
+def test_an_offset_is_visible(shift):
+    """Off by some frames in either direction: predictions are the labels of that many slots away."""
+    batch = clip_batch(12)
+    _, samples = extract(batch, predicting(batch, shift), shown(window=12))
+    sample = samples[1]
+    inner = slice(max(0, -shift), 12 - max(0, shift))
+    moved = [sample.first.labels[i + shift] for i in range(12)[inner] if 0 <= i + shift < 12]
+    assert list(sample.first.predictions[inner]) == moved
+
+
+def test_a_constant_model_repeats_itself():
+    """One token everywhere is shown as it is, and is right where the label happens to be that token."""
+    batch = clip_batch(9)
+    B, S = batch["input_ids"].shape
+    outputs = outputs_of(batch, torch.zeros(B, S, V), one_hot(torch.full((B, S, K), EOS), C))
+    _, samples = extract(batch, outputs)
+    for sample in samples[1:]:
+        assert set(sample.first.predictions + sample.last.predictions) == {EOS}
+        assert (sample.num_correct, sample.num_targets) == (1, 9)
+
+
+def test_nan_logits_are_told_as_nan():
+    """NaN logits give NaN losses, not an exception, and counts stay true."""
+    batch = clip_batch(6)
+    B, S = batch["input_ids"].shape
+    outputs = outputs_of(batch, torch.full((B, S, V), math.nan), torch.full((B, S, K, C), math.nan))
+    figures, samples = extract(batch, outputs)
+    assert all(math.isnan(sample.loss) for sample in samples)
+    assert math.isnan(figures.payload(1.0)["loss"])
+    assert figures.targets == (1, 6, 6, 6)
+
+
+def test_a_codebook_without_targets_is_empty():
+    """Its windows are empty, its accuracy and loss null; the step's loss counts it as 0."""
+    batch = clip_batch(6)
+    batch["audio_labels"][..., 1] = IGNORE_INDEX
+    figures, samples = extract(batch, predicting(batch, 0))
+    sample = samples[2]
+    assert sample.codebook == 1
+    assert (sample.num_targets, sample.accuracy, sample.loss, sample.first.labels) == (0, None, None, ())
+    payload = figures.payload(1.0)
+    assert payload["audio_loss_per_codebook"][1] == 0.0
+    assert payload["audio_accuracy_per_codebook"][1] is None
+
+
+def test_a_batch_without_audio_or_without_text_targets():
+    """Batches of text alone, and of nothing supervised, are told as they are."""
+    batch = pad([([1, 2, 3, STOP], [IGNORE_INDEX, IGNORE_INDEX, 3, STOP], [], [])])
+    B, S = batch["input_ids"].shape
+    figures, samples = extract(batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C)))
+    assert [len(sample.first.labels) for sample in samples] == [2, 0, 0, 0]
+    assert figures.targets == (2, 0, 0, 0)
+    batch["labels"][:] = IGNORE_INDEX
+    figures, samples = extract(batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C)))
+    assert all(sample.num_targets == 0 for sample in samples)
+
+
+def test_shapes_are_those_the_loss_saw():
+    """Text [N, V] and [N]; audio [M, K, C] and [K, M]."""
+    batch = clip_batch(6)
+    _, (text, audio, *_) = extract(batch, predicting(batch, 0))
+    assert (text.logits_shape, text.labels_shape) == ((1, V), (1,))
+    assert (audio.logits_shape, audio.labels_shape) == ((6, K, C), (K, 6))
+
+
+def test_text_is_decoded_without_masked_slots():
+    """Predictions and labels of supervised slots are decoded; audio and a run without decoding have no text."""
+    batch = clip_batch(3)
+    _, (text, audio, *_) = extract(batch, predicting(batch, 0))
+    assert (text.first.label_text, text.first.predicted_text) == (str(STOP), str(STOP))
+    assert audio.first.label_text is None
+    _, (text, *_) = extract(batch, predicting(batch, 0), shown(decode=None))
+    assert text.first.label_text is None
+
+
+def test_micro_batches_add_up_and_the_first_is_shown():
+    """Sums run over all micro-batches of the step; samples come from the first alone."""
+    batches = [ragged_batch(seed) for seed in (1, 2)]
+    torch.manual_seed(0)
+    extraction = Extraction("train", shown())
+    alone = []
+    for batch in batches:
+        B, S = batch["input_ids"].shape
+        outputs = outputs_of(batch, torch.randn(B, S, V), torch.randn(B, S, K, C))
+        alone.append(extract(batch, outputs))
+        extraction.observe(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(B)])
+    figures, samples = extraction.finish(extraction.sums(K, torch.device("cpu")), step=3, epoch=0.5, grad_norm=None)
+    assert samples == alone[0][1]
+    assert figures.targets == tuple(a + b for a, b in zip(alone[0][0].targets, alone[1][0].targets, strict=True))
+    assert figures.grad_norm is None
+
+
+def test_a_rank_that_writes_nothing_adds_its_sums():
+    """Without anything to show no series is cut out, and finish returns nothing."""
+    batch = clip_batch(4)
+    extraction = Extraction("train", None)
+    extraction.observe(predicting(batch, 0), batch, [])
+    sums = extraction.sums(K, torch.device("cpu"))
+    assert sums[2].tolist() == [1, 4, 4, 4]
+    assert extraction.finish(sums, step=1, epoch=0.0) is None
+
+
+def test_a_failed_extraction_still_takes_part():
+    """After an error the sums are NaN of the right shape, so that the collective of the ranks is kept."""
+    extraction = Extraction("train", shown())
+    extraction.failed = True
+    sums = extraction.sums(K, torch.device("cpu"))
+    assert sums.shape == (3, 1 + K)
+    assert sums.isnan().all()
+    assert extraction.finish(sums, step=1, epoch=0.0) is None
+
+
+def test_one_transfer_to_the_host(monkeypatch):
+    """A due step brings everything over in one copy; observing brings nothing."""
+    copies = []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copies.append(self.numel()) or original(self))
+    for method in ("item", "tolist", "numpy"):
+        monkeypatch.setattr(torch.Tensor, method, forbidden(method, getattr(torch.Tensor, method), copies))
+    batch = clip_batch(12)
+    outputs = predicting_without_transfers(batch)
+    extraction = Extraction("train", shown())
+    extraction.observe(outputs, batch, [SampleRef("a", "b")])
+    assert copies == []
+    extraction.finish(extraction.sums(K, torch.device("cpu")), step=1, epoch=0.0, grad_norm=torch.tensor(1.0))
+    assert len(copies) == 1
+
+
+def forbidden(name, original, copies):
+    """Allow a conversion only of what was copied over."""
+
+    def convert(self, *args):
+        assert copies, f"{name}() waits for the device"
+        return original(self, *args)
+
+    return convert
+
+
+def predicting_without_transfers(batch):
+    """Make the outputs of a perfect model before conversions are forbidden."""
+    with pytest.MonkeyPatch.context():
+        rows = batch["audio_labels"][0, 1:]
+        count = len(rows)
+        positions = torch.arange(4, 4 + count)
+        zeros = torch.zeros(count, dtype=torch.long)
+        end = torch.full((1,), batch["input_ids"].shape[1] - 1)
+        text = SupervisedRows(torch.zeros(1, V), batch["labels"][0, -1:], torch.zeros(1), zeros[:1], end)
+        audio = SupervisedRows(one_hot(rows, C), rows.T, torch.zeros(K, count), zeros, positions)
+        return TrainingOutput(text=text, audio=audio)

@@ -1,0 +1,267 @@
+# ruff: noqa: RUF001 - Arabic and Persian letters are the data of these tests
+"""What a person reads: whole outputs in the wording of the original feature, harmless to a terminal."""
+
+import unicodedata
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+
+from sinks import render
+from sinks.escape import printable
+from tests.builders import (
+    audio_sample,
+    checkpoint,
+    diagnosis,
+    eval_result,
+    random_events,
+    record_of,
+    run_end,
+    run_start,
+    sink_recovered,
+    text_sample,
+    train_step,
+    window,
+)
+
+
+def shown(event, *, color=False):
+    """Render an event as the console does."""
+    return render(record_of(event), color=color)
+
+
+def golden(text):
+    """Read an expected output: indented in the test, not on the console."""
+    return dedent(text).strip("\n")
+
+
+class TestPredictionSample:
+    def test_text(self):
+        """A text is shown in the original wording, in columns, with its mismatches marked."""
+        assert shown(text_sample()) == golden("""
+            Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right
+              First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
+              First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
+              Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
+              Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
+        """)
+
+    def test_audio(self):
+        """Audio is shown by codebook, with the shapes that the loss saw."""
+        assert shown(audio_sample(codebook=3, first=window([7, 8, 9, 10, 11]), last=window([1024, 1025]))) == golden("""
+            Audio Prediction vs Label Comparison (Codebook 3):  10 of 12 right
+              First 5 - Predictions: [   7,    8,    9,   10,   11]
+              First 5 - Labels:      [   7,    8,    9,   10,   11]
+              Last 2  - Predictions: [1024, 1025]
+              Last 2  - Labels:      [1024, 1025]
+              Logits shape: torch.Size([123, 8, 1026])
+              Labels shape: torch.Size([8, 123])
+        """)
+
+    def test_color(self):
+        """With colour a mismatch is red, without a mark that would shift its column."""
+        red, bold, dim, reset = "\x1b[1;31m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
+        sample = text_sample(
+            first=window([5, 60], [4, 60], predicted_text="a", label_text="b"), last=window([]), num_correct=1
+        )
+        assert shown(sample, color=True) == golden(f"""
+            {bold}Sample 1 Prediction vs Label Comparison:{reset}  {dim}en-1, 1 of 12 right{reset}
+              First 2 - Predictions: [{red} 4{reset}, 60]  {dim}"a"{reset}
+              First 2 - Labels:      [ 5, 60]  {dim}"b"{reset}
+        """)
+
+    def test_decoded_text(self):
+        """Decoded text stands beside its ids, aligned over both windows."""
+        sample = text_sample(
+            first=window([10, 11], [10, 12], predicted_text=" hello\n", label_text=" hello there"),
+            last=window([128009], [7], predicted_text="", label_text="<|eot_id|>"),
+        )
+        assert shown(sample) == golden(r"""
+            Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right
+              First 2 - Predictions: [    10,    *12]  " hello\n"
+              First 2 - Labels:      [    10,     11]  " hello there"
+              Last 1  - Predictions: [    *7]  ""
+              Last 1  - Labels:      [128009]  "<|eot_id|>"
+        """)
+
+    def test_wide_window(self):
+        """The titles of windows of ten and of fewer slots are aligned with each other."""
+        sample = text_sample(first=window(range(10)), last=window([7, 8]))
+        assert shown(sample) == golden("""
+            Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right
+              First 10 - Predictions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+              First 10 - Labels:      [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+              Last 2   - Predictions: [7, 8]
+              Last 2   - Labels:      [7, 8]
+        """)
+
+    def test_masked_slots(self):
+        """A masked slot has no prediction and is no mismatch."""
+        sample = text_sample(first=window([4, -100, 6], [4, None, 5]), last=window([]), num_targets=2, num_correct=1)
+        assert shown(sample) == golden("""
+            Sample 1 Prediction vs Label Comparison:  en-1, 1 of 2 right
+              First 3 - Predictions: [   4,    -,   *5]
+              First 3 - Labels:      [   4, -100,    6]
+        """)
+
+    def test_nothing_supervised(self):
+        """A sample without targets says so; its shapes still stand."""
+        sample = audio_sample(first=window([]), last=window([]), num_targets=0, num_correct=0, accuracy=None, loss=None)
+        assert shown(sample) == golden("""
+            Audio Prediction vs Label Comparison (Codebook 0):  0 of 0 right
+              no slot of this sample is supervised
+              Logits shape: torch.Size([123, 8, 1026])
+              Labels shape: torch.Size([8, 123])
+        """)
+
+    @pytest.mark.parametrize(
+        ("sample", "heading"),
+        [
+            (text_sample(split="eval", sample_index=1), "Sample 2 Prediction vs Label Comparison (eval):"),
+            (audio_sample(split="eval"), "Audio Prediction vs Label Comparison (Codebook 0) (eval):"),
+        ],
+    )
+    def test_evaluation(self, sample, heading):
+        """Samples of an evaluation are told from those of the training, and counted from 1."""
+        assert shown(sample).startswith(heading)
+
+
+class TestOtherEvents:
+    @pytest.mark.parametrize(
+        ("event", "expected"),
+        [
+            (
+                run_start(),
+                (
+                    "run 20260102-030405-abcd: 1,234 training samples, 0 for evaluation; 8 codebooks; "
+                    "5,678,901 trainable parameters; 1 process on cpu; seed 42"
+                ),
+            ),
+            (
+                run_start(resumed_from_step=20, num_train_samples=1, num_codebooks=1, world_size=8, device="cuda:0"),
+                (
+                    "run 20260102-030405-abcd, resumed from step 20: 1 training sample, 0 for evaluation; 1 codebook; "
+                    "5,678,901 trainable parameters; 8 processes on cuda:0; seed 42"
+                ),
+            ),
+            (
+                train_step(),
+                (
+                    "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right  audio 3.301, 33.1% right "
+                    "(codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms"
+                ),
+            ),
+            (
+                train_step(text_accuracy=None, audio_accuracy_per_codebook=(None, 0.5), grad_norm=None),
+                (
+                    "step 20  epoch 5.00  loss 4.132  text 0.831, n/a right  audio 3.301, 50.0% right "
+                    "(codebook 0: n/a)  lr 0.0001  grad n/a  210 ms"
+                ),
+            ),
+            (
+                train_step(loss=float("nan"), audio_accuracy_per_codebook=(), learning_rate=9.5238e-05),
+                (
+                    "step 20  epoch 5.00  loss n/a  text 0.831, 81.2% right  audio 3.301, n/a right "
+                    "(codebook 0: n/a)  lr 9.52e-05  grad 1.23  210 ms"
+                ),
+            ),
+            (
+                eval_result(),
+                (
+                    "evaluation at step 20  loss 4.500  text 1.000, 75.0% right  audio 3.500, 37.5% right "
+                    "(codebook 0: 50.0%)  3 samples"
+                ),
+            ),
+            (checkpoint(), "saved checkpoint-20"),
+            (diagnosis(), "warning (no_stop_label): No stop token is supervised."),
+            (sink_recovered(), "sink jsonl works again; 3 events lost, seq 4 to 6"),
+            (
+                run_end(events_lost=1200),
+                "run ended: completed at step 30; 1,234 events written, 1,200 lost; logging took 57 ms",
+            ),
+            (run_end(events_written=1), "run ended: completed at step 30; 1 event written, 0 lost; logging took 57 ms"),
+        ],
+        ids=lambda value: getattr(value, "name", ""),
+    )
+    def test_is_one_line(self, event, expected):
+        """Every other event is one line of plain text."""
+        assert shown(event) == expected
+
+    @pytest.mark.parametrize(
+        ("event", "expected"),
+        [
+            (checkpoint(), "saved checkpoint-20"),
+            (diagnosis(severity="error"), "\x1b[1;31merror (no_stop_label)\x1b[0m: No stop token is supervised."),
+        ],
+    )
+    def test_color(self, event, expected):
+        """Colour sets off what needs the eye and nothing else."""
+        assert shown(event, color=True) == expected
+
+    def test_unknown_event(self):
+        """An event that this version does not know is shown field by field."""
+        assert render({"event": "new_thing", "v": 1, "figures": [1, 2]}) == "event=new_thing  v=1  figures=[1, 2]"
+
+
+class TestEscapes:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("plain", "plain"),
+            ("\x1b[2Jgone", r"\x1b[2Jgone"),
+            ("a\r\nb\tc\x00\x07", r"a\r\nb\tc\x00\x07"),
+            ("\x7f\x9b31m\x85", r"\x7f\x9b31m\x85"),
+            ("safe\u202efdp.exe", r"safe\u202efdp.exe"),
+            ("\u2066\u2069\u200f\u200b\ufeff", r"\u2066\u2069\u200f\u200b\ufeff"),
+            ("one\u2028two\u2029", r"one\u2028two\u2029"),
+            ("\udc80", r"\udc80"),
+            ("\U000e0041", r"\U000e0041"),
+            ("日本語 हिन्दी Ελληνικά 🎧", "日本語 हिन्दी Ελληνικά 🎧"),
+        ],
+    )
+    def test_printable(self, text, expected):
+        """Controls, bidi overrides and invisible format characters are escaped; scripts pass."""
+        assert printable(text) == expected
+
+    @pytest.mark.parametrize("text", ["مرحبا بالعالم", "שלום", "می\u200cخواهم", "آية \u06dd ١٢", "abc مرحبا"])
+    def test_right_to_left(self, text):
+        """Right-to-left text passes whole, isolated, so that it cannot reorder its line."""
+        assert printable(text) == f"\u2068{text}\u2069"
+
+    @pytest.mark.parametrize("text", ["क्\u200dष", "👩\u200d🚀"])
+    def test_joiners(self, text):
+        """The joiners that a script or an emoji is spelt with pass."""
+        assert printable(text) == text
+
+    def test_sample(self):
+        """An id and texts with escapes and Arabic reach the console harmless and whole."""
+        sample = text_sample(
+            sample_id="\x1b]0;owned\x07",
+            first=window([1, 2], predicted_text="\x1b[31m\u202e", label_text="مرحبا"),
+            last=window([]),
+        )
+        assert (
+            shown(sample)
+            == golden(r"""
+            Sample 1 Prediction vs Label Comparison:  \x1b]0;owned\x07, 10 of 12 right
+              First 2 - Predictions: [1, 2]  "\x1b[31m\u202e"
+              First 2 - Labels:      [1, 2]  "%s"
+        """)
+            % "\u2068مرحبا\u2069"
+        )
+
+    def test_wherever_it_stands(self):
+        """A control character is escaped in a name, in a key and in a field that should hold a number."""
+        assert render({"event": "\x1bx", "k\x1b": {"\x1b": ["\x1b"]}, "n": 1}) == (
+            r"event=\x1bx  k\x1b={'\\x1b': ['\\x1b']}  n=1"
+        )
+        assert render({"event": "checkpoint", "path": "a\nb"}) == r"saved a\nb"
+        assert r"step \x1b[2J" in render(record_of(train_step()) | {"step": "\x1b[2J"})
+
+    @given(random_events())
+    @settings(deadline=None, derandomize=True, max_examples=60)
+    def test_no_event_controls_the_terminal(self, event):
+        """Whatever an event holds, rendering it succeeds, and no control character but the newline comes out."""
+        text = shown(event)
+        assert {c for c in text if unicodedata.category(c) in ("Cc", "Cs")} <= {"\n"}
+        assert "\u202e" not in text

@@ -1,0 +1,257 @@
+"""Normalisation over micro-batches and ranks, due steps, and the promise that logging changes nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from higgs_audio_trainer.checkpoint import open_checkpoint
+from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.extraction import Extraction
+from higgs_audio_trainer.model import TrainingOutput
+from higgs_audio_trainer.series import Shown
+from higgs_audio_trainer.trainer import Telemetry, due_every
+from sinks import MemorySink
+from tests.batches import SILENT, lora_model, make_trainer, random_examples
+from tests.record_training import record
+
+
+def distance(one, other):
+    """Distance of two sets of gradients, relative to the norm of the first."""
+    flat_one, flat_other = (torch.cat([grads[name].flatten() for name in sorted(one)]) for grads in (one, other))
+    return ((flat_one - flat_other).norm() / flat_one.norm()).item()
+
+
+def torchrun(*arguments, processes=2):
+    """Start a real torchrun on this machine's CPU and wait for it."""
+    root = Path(__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *arguments],
+        cwd=root,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny):
+    return open_checkpoint(str(tiny.model_dir))
+
+
+def test_micro_batches_give_the_gradients_of_one_batch(tiny):
+    """Four micro-batches of one sample give the gradients and the loss of one batch of four."""
+    whole = record(tiny.model_dir, batch_size=4, grad_accum=1, samples=4, steps=1)
+    parts = record(tiny.model_dir, batch_size=1, grad_accum=4, samples=4, steps=1)
+    assert distance(whole["gradients"], parts["gradients"]) < 1e-5
+    assert parts["steps"][0]["loss"] == pytest.approx(whole["steps"][0]["loss"], rel=1e-5)
+    assert parts["steps"][0]["audio_targets"] == whole["steps"][0]["audio_targets"]
+
+
+@pytest.mark.parametrize("samples", [12, 7])
+def test_two_ranks_train_as_one(tiny, tmp_path, samples):
+    """Two ranks give the first gradients and the losses of one rank with the same global batch.
+
+    With 7 samples the last batch of an epoch is not full on both ranks: what is repeated there does not count.
+    """
+    alone = record(tiny.model_dir, batch_size=4, grad_accum=1, samples=samples, steps=6)
+    out = tmp_path / "two.pt"
+    finished = torchrun("-m", "tests.record_training", str(tiny.model_dir), str(out), "2", "1", str(samples), "6")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    two = torch.load(out, weights_only=False)
+    assert distance(alone["gradients"], two["gradients"]) < 1e-5
+    for one, other in zip(alone["steps"], two["steps"], strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert (other["text_targets"], other["audio_targets"]) == (one["text_targets"], one["audio_targets"])
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    assert two["eval"][0]["loss"] == pytest.approx(alone["eval"][0]["loss"], rel=1e-4)
+    assert two["eval"][0]["audio_targets"] == alone["eval"][0]["audio_targets"]
+    assert two["metrics"]["eval_loss"] == pytest.approx(alone["metrics"]["eval_loss"], rel=1e-4)
+
+
+def logged(checkpoint, tiny, folder, *, log_steps=1, samples=4, shown_samples=2, **arguments):
+    """Train with a memory sink."""
+    memory = MemorySink()
+    shown = Shown(shown_samples, 5, (0, 3), checkpoint.text_stop_ids, 1025, checkpoint.audio_token_ids, None)
+    telemetry = Telemetry(
+        emit=Pipeline([("memory", memory)], run_id="r"), is_due=due_every(log_steps), evaluations=True, shown=shown
+    )
+    defaults = {"per_device_train_batch_size": 2, "max_steps": 7}
+    trainer = make_trainer(
+        checkpoint,
+        lora_model(tiny.model_dir, dropout=0.1),
+        random_examples(checkpoint, samples, seed=1),
+        folder,
+        telemetry,
+        **(defaults | arguments),
+    )
+    trainer.train()
+    return trainer, memory
+
+
+def test_due_steps_are_the_first_and_every_multiple(checkpoint, tiny, tmp_path):
+    """With log_steps 3, steps 1, 3 and 6 of 7 are logged."""
+    _, memory = logged(checkpoint, tiny, tmp_path, log_steps=3)
+    assert [event["step"] for event in memory.named("train_step")] == [1, 3, 6]
+    assert {event["step"] for event in memory.named("prediction_sample")} == {1, 3, 6}
+
+
+def test_with_accumulation_the_first_micro_batch_is_shown_once(checkpoint, tiny, tmp_path):
+    """Steps count optimizer steps; each due step shows its first micro-batch, and counts all of them."""
+    _, memory = logged(
+        checkpoint, tiny, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4, max_steps=3
+    )
+    assert [event["step"] for event in memory.named("train_step")] == [1, 2, 3]
+    for step in (1, 2, 3):
+        shown = [event for event in memory.named("prediction_sample") if event["step"] == step]
+        assert [(event["sample_index"], event["codebook"]) for event in shown] == [(0, None), (0, 0), (0, 3)]
+    targets = {event["audio_targets"] for event in memory.named("train_step")}
+    assert len(targets) == 1, "every step sees all four samples"
+
+
+def test_figures_are_those_of_the_training_loss(checkpoint, tiny, tmp_path):
+    """The logged loss is what transformers logs for its trackers, which is what was optimised."""
+    trainer, memory = logged(checkpoint, tiny, tmp_path, logging_strategy="steps", logging_steps=1)
+    history = {entry["step"]: entry for entry in trainer.state.log_history if "loss" in entry}
+    for event in memory.named("train_step"):
+        assert event["loss"] == pytest.approx(history[event["step"]]["loss"], rel=1e-5)
+        assert event["learning_rate"] == history[event["step"]]["learning_rate"]
+        assert event["grad_norm"] == pytest.approx(history[event["step"]]["grad_norm"], rel=1e-5)
+        assert event["epoch"] == history[event["step"]]["epoch"]
+        assert event["step_ms"] >= event["logging_ms"] > 0
+
+
+def test_evaluation_emits_its_own_samples_and_result(checkpoint, tiny, tmp_path):
+    """An evaluation gives samples with split eval and one eval_result, whose loss is a mean over all targets."""
+    trainer, memory = logged(
+        checkpoint, tiny, tmp_path, samples=5, eval_strategy="steps", eval_steps=4, per_device_eval_batch_size=2
+    )
+    assert [event["step"] for event in memory.named("eval_result")] == [4, 7]  # and at the end, as transformers does
+    samples = [event for event in memory.named("prediction_sample") if event["split"] == "eval"]
+    assert len(samples) == 2 * 2 * 3
+    result = memory.named("eval_result")[-1]
+    assert result["num_samples"] == 5
+    trainer.args.per_device_eval_batch_size = 5
+    in_one_batch = trainer.evaluate()
+    for name in ("loss", "text_loss", "audio_loss"):
+        assert result[name] == pytest.approx(in_one_batch[f"eval_{name}"], rel=1e-5)
+
+
+def test_logging_changes_no_bit(checkpoint, tiny, tmp_path):
+    """Adapters trained with logging at every step and without any are equal bit by bit, dropout included."""
+    trained = []
+    for name, telemetry in (("on", None), ("off", SILENT)):
+        folder = tmp_path / name
+        trainer = make_trainer(
+            checkpoint,
+            lora_model(tiny.model_dir, dropout=0.1),
+            random_examples(checkpoint, 6, seed=2),
+            folder,
+            telemetry or every_step(checkpoint, MemorySink()),
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            max_steps=5,
+            eval_strategy="steps",
+            eval_steps=2,
+        )
+        trainer.train()
+        trainer.save_model()
+        trained.append((folder / "adapter_model.safetensors").read_bytes())
+    assert trained[0] == trained[1]
+
+
+def every_step(checkpoint, sink):
+    """Log every step to a sink, all codebooks."""
+    shown = Shown(2, 5, tuple(range(8)), (), 1025, checkpoint.audio_token_ids, lambda ids: str(ids))
+    return Telemetry(emit=Pipeline([("sink", sink)], run_id="r"), is_due=lambda _: True, evaluations=True, shown=shown)
+
+
+class Untouchable(torch.Tensor):
+    """A tensor whose every use raises."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise AssertionError(f"a tensor was touched by {func}")
+
+
+def test_without_sinks_no_tensor_is_touched(checkpoint, tiny, tmp_path, monkeypatch):
+    """When nothing is logged, the logits and labels that the model returns are never used again."""
+    trainer = make_trainer(
+        checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, max_steps=2
+    )
+    forward = type(trainer.model.base_model.model).forward
+
+    def returning_untouchables(self, *args, **kwargs):
+        outputs = forward(self, *args, **kwargs)
+        for rows in (outputs.text, outputs.audio):
+            for name in ("logits", "labels", "nll", "batch_index", "position"):
+                setattr(rows, name, torch.zeros(1).as_subclass(Untouchable))
+        for name in ("text_loss", "audio_loss", "audio_loss_K"):
+            outputs[name] = torch.zeros(1).as_subclass(Untouchable)
+        return outputs
+
+    monkeypatch.setattr(type(trainer.model.base_model.model), "forward", returning_untouchables)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_untouchable_tensors_do_catch_extraction(checkpoint):
+    """The tensor of the test above raises where extraction would use it."""
+    from higgs_audio_trainer.model import SupervisedRows
+
+    rows = SupervisedRows(*(torch.zeros(1).as_subclass(Untouchable) for _ in range(5)))
+    with pytest.raises(AssertionError, match="a tensor was touched"):
+        Extraction("train", None).observe(TrainingOutput(text=rows, audio=rows), {}, [])
+
+
+class Broken:
+    """A sink that always fails."""
+
+    def __call__(self, record):
+        raise OSError("no space left")
+
+
+def test_a_failing_sink_does_not_stop_training(checkpoint, tiny, tmp_path, capsys):
+    """Training goes on, the failure is said once, every loss is counted."""
+    memory = MemorySink()
+    telemetry = every_step(checkpoint, memory)
+    pipeline = Pipeline([("broken", Broken()), ("memory", memory)], run_id="r")
+    telemetry = Telemetry(emit=pipeline, is_due=telemetry.is_due, evaluations=False, shown=telemetry.shown)
+    trainer = make_trainer(
+        checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, telemetry, max_steps=3
+    )
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert pipeline.lost == len(memory.records) > 3
+    assert capsys.readouterr().err.count("no space left") == 1
+
+
+def broken_decode(ids):
+    """Fail as a bug in extraction would."""
+    raise ValueError("cannot decode")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_error_in_extraction_costs_the_step_not_the_training(checkpoint, tiny, tmp_path, capsys, strict):
+    """Without strict logging the error is counted and training ends as ever; with it, it ends the run."""
+    memory = MemorySink()
+    shown = Shown(2, 5, (0,), (), 1025, checkpoint.audio_token_ids, broken_decode)
+    pipeline = Pipeline([("memory", memory)], run_id="r", strict=strict)
+    telemetry = Telemetry(emit=pipeline, is_due=lambda _: True, evaluations=True, shown=shown, strict=strict)
+    trainer = make_trainer(
+        checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, telemetry, max_steps=3
+    )
+    if strict:
+        with pytest.raises(ValueError, match="cannot decode"):
+            trainer.train()
+        return
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert pipeline.failures == {"extraction": 3}
+    assert memory.records == []
+    assert "cannot decode" in capsys.readouterr().err
