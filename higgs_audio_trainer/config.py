@@ -118,7 +118,7 @@ class TrainSettings:
         hint="to turn logging off: --sinks none",
     )
     sinks: str = _flag(
-        "console,jsonl", "log", "where events go: console, jsonl[:dir=DIR], none, package.module:factory"
+        "console,jsonl", "log", "where events go: console, jsonl, none or package.module:factory"
     )
     log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1)
     log_window: int = _flag(5, "log", "slots to show at each end", minimum=1)

@@ -11,11 +11,11 @@ class UserError(Exception):
 
 
 class LoggingError(UserError):
-    """A sink failed in a run that `--strict_logging` makes depend on its log. `__cause__` is what the sink raised."""
+    """Logging failed in a run that `--strict_logging` makes depend on its log. `__cause__` is what was raised."""
 
-    def __init__(self, sink: str, error: Exception) -> None:
+    def __init__(self, source: str, error: Exception) -> None:
         super().__init__(
-            f"--strict_logging: expected every event to be logged, got {error!r} from sink {sink}. "
+            f"--strict_logging: expected every event to be logged, got {error!r} from {source}. "
             "Mend its cause, or train without --strict_logging"
         )
 

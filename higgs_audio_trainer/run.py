@@ -70,8 +70,7 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     """
     quiet_third_parties()
     with _sink_errors():  # a wrong name is said before anything is loaded
-        for spec in sinks.parse(settings.sinks):
-            sinks.resolve(spec.name)
+        sinks.load(settings.sinks)
     checkpoint = open_checkpoint(settings.base_ckpt)
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     arguments = _training_arguments(settings)
@@ -104,10 +103,16 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
         emit(_run_start(settings, arguments, checkpoint, model, data, attempt))
         _train(trainer, attempt, emit)
     finally:
-        for _, sink in built:
-            if (close := getattr(sink, "close", None)) is not None:
-                close()
+        _close(built, emit)
     return RunResult(attempt.run_id, trainer.state.global_step, attempt.number)
+
+
+def _close(built: Sequence[NamedSink], emit: Emit) -> None:
+    for name, sink in built:
+        try:
+            getattr(sink, "close", lambda: None)()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the adapter is on disk and the run has ended
+            emit.fail(name, error)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.emit import Emit
+from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.events import IGNORE_INDEX, Checkpoint, EvalResult, TrainStep
 from higgs_audio_trainer.extraction import Extraction, exact_dtype
 from higgs_audio_trainer.model import TrainingOutput, count_targets
@@ -186,9 +187,11 @@ class HiggsAudioTrainer(Trainer):
         """Call something of the log; an error there costs this extraction, not the training."""
         try:
             call(*args)
-        except Exception as error:
+        except LoggingError:
+            raise
+        except Exception as error:  # a fault of ours in the log is no reason to lose the training; it is counted
             if self._telemetry.strict:
-                raise
+                raise LoggingError("extraction", error) from error
             extraction.failed = True
             self._telemetry.emit.fail("extraction", error)
 

@@ -23,11 +23,11 @@ def loudest_hz(wave: np.ndarray, rate: int) -> float:
 @pytest.mark.parametrize("rate", RATES)
 def test_a_clip_of_any_rate_keeps_length_pitch_and_level_at_24_khz(tmp_path, rate, channels):
     """Resampling changes how a sine is written down, not how it sounds."""
-    path = write_tone(tmp_path / "a.wav", 0.5, rate, channels=channels)
+    path = write_tone(tmp_path / "a.wav", 0.8, rate, channels=channels)
     wave, read_rate = load_audio(path)
     at_24k = resample(wave, read_rate, 24_000)
-    assert (wave.dtype, wave.shape, read_rate) == (np.float32, (rate // 2,), rate)
-    assert (at_24k.dtype, len(at_24k)) == (np.float32, 12_000)
+    assert (wave.dtype, wave.shape, read_rate) == (np.float32, (rate * 4 // 5,), rate)
+    assert (at_24k.dtype, len(at_24k)) == (np.float32, 19_200)
     assert loudest_hz(at_24k, 24_000) == pytest.approx(440, abs=2)
     assert np.abs(at_24k[2000:-2000]).max() == pytest.approx(0.5, abs=0.01)
 
@@ -129,7 +129,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
     [
         ("a.wav", b"hello, I am a text", "Format not recognised"),
         ("a.wav", b"", "Format not recognised|empty"),
-        ("a.ogg", b"OggS" + bytes(50), "malformed|Format"),
+        ("a.ogg", b"OggS" + bytes(50), "malformed|unimplemented"),
         ("a.raw", bytes(100), "samplerate"),
     ],
 )

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 - Arabic and Persian letters are the data of these tests
+
 """What a person reads: whole outputs in the wording of the original feature, harmless to a terminal."""
 
 import unicodedata

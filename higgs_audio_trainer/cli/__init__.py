@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import LoggingError, UserError
 
 COMMANDS = {
     "train": "LoRA fine-tuning with logged predictions (the default)",
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # every rank meets the same error; one says it
+        # Every rank meets the same bad input and one says it; a log fails on one rank alone.
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, LoggingError):
             print(f"higgs-audio-trainer: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:

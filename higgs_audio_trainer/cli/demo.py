@@ -25,8 +25,9 @@ def run(arguments: Sequence[str], prog: str) -> int:
     parser.add_argument("--log_steps", metavar="N", type=int, default=_LOG_STEPS, help="log interval [%(default)s]")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of model and training [%(default)s]")
     given = parser.parse_args(arguments)
-    if given.max_steps < 1:
-        raise UserError(f"--max_steps: expected at least 1, got {given.max_steps}")
+    for name, value in (("max_steps", given.max_steps), ("log_steps", given.log_steps)):
+        if value < 1:
+            raise UserError(f"--{name}: expected at least 1, got {value}")
     from higgs_audio_trainer.demo.run import run_demo
 
     outcome = run_demo(Path(given.output_dir), max_steps=given.max_steps, seed=given.seed, log_steps=given.log_steps)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -130,7 +132,7 @@ def parse_train(arguments: Sequence[str], prog: str) -> TrainSettings | str:
     if given.pop("help", False):
         return compact_help(parser)
     if given.pop("help_all", False):
-        return compact_help(parser) + _training_arguments_parser(prog).format_help()
+        return compact_help(parser) + _rest_of_help()
     settings, extra = _from_yaml(given.pop("config", None))
     settings.update(given)
     if rest:
@@ -228,11 +230,20 @@ def _training_arguments_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _training_argument_names() -> set[str]:
-    import dataclasses
-
     from transformers import TrainingArguments
 
     return {item.name for item in dataclasses.fields(TrainingArguments)}
+
+
+def _rest_of_help() -> str:
+    from transformers import TrainingArguments
+
+    lines = ["", "transformers.TrainingArguments:"]
+    for item in dataclasses.fields(TrainingArguments):
+        if item.name not in _canonical():
+            text = " ".join(str(item.metadata.get("help", "")).split())
+            lines.append(f"  --{item.name:<34} " + textwrap.shorten(text, 100, placeholder=" ..."))
+    return "\n".join([*lines, ""])
 
 
 def _suggestion(name: str) -> str:

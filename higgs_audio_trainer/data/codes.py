@@ -6,6 +6,7 @@ import hashlib
 import os
 import uuid
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from higgs_audio_trainer.errors import UserError
 
 _BLOCK_BYTES = 1 << 20
 _TENSOR_NAMES = ("codes", "audio_codes")
+# numpy parses a header as Python: a damaged one fails in any of the ways that Python code can.
+_UNREADABLE = (OSError, ValueError, TypeError, EOFError, OverflowError, SyntaxError, TokenError, SafetensorError)
 
 
 def load_codes(path: Path, *, num_codebooks: int, num_codes: int) -> npt.NDArray[np.int64]:
@@ -42,7 +45,7 @@ def load_codes(path: Path, *, num_codebooks: int, num_codes: int) -> npt.NDArray
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= num_codes:
         raise AudioError(f"codes from 0 to {num_codes - 1}", f"{low} to {high}")
-    return array.astype(np.int64)
+    return np.array(array, dtype=np.int64)
 
 
 def _read_array(path: Path) -> npt.NDArray[Any]:
@@ -53,8 +56,8 @@ def _read_array(path: Path) -> npt.NDArray[Any]:
             # Mapped, for a damaged header may claim more than fits into memory; and not np.load(), which would open
             # a zip or a pickle of that name.
             return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
-        raise AudioError("readable codes", str(error).strip() or type(error).__name__) from error
+    except _UNREADABLE as error:
+        raise AudioError("readable codes", " ".join(str(error).split()) or type(error).__name__) from error
     raise AudioError("codes in a .npy or .safetensors file", repr(path.name))
 
 
@@ -105,17 +108,23 @@ class CodeCache:
         Raises:
             UserError: the place cannot be written to.
         """
-        temporary = path.parent / f".{uuid.uuid4().hex}.encoding"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                np.save(file, codes_KT.astype(np.int32))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            _write_whole(path, codes_KT.astype(np.int32))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UserError(
                 f"--codes_dir: expected a folder to store codes in, got {error.strerror} at {path.parent}. "
                 "Name another one, or make room."
             ) from error
+
+
+def _write_whole(path: Path, array: npt.NDArray[np.int32]) -> None:
+    temporary = path.parent / f".{uuid.uuid4().hex}.encoding"
+    try:
+        with temporary.open("xb") as file:
+            np.save(file, array)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there only if something failed

@@ -14,6 +14,7 @@ from typing import Any
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.preparation import quiet_third_parties
 from higgs_audio_trainer.run import run_training
 from sinks import MemorySink
 
@@ -78,6 +79,7 @@ def run_demo(
         UserError: the folder holds something that no demo made.
     """
     started = time.monotonic()
+    quiet_third_parties()
     _clear(folder)
     model_dir, codec_dir = write_tiny(folder / _BASE, seed=seed)
     shutil.copytree(CLIPS, folder / _CLIPS)

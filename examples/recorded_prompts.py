@@ -1,0 +1,88 @@
+"""Train the tiny checkpoint on real recordings: telephone prompts that one person spoke, from two Debian packages.
+
+    apt-get install asterisk-core-sounds-en-wav asterisk-core-sounds-en
+    python examples/recorded_prompts.py OUT_DIR [--samples 240] [more flags of train]
+
+Writes a manifest of the recordings (CC-BY-SA 3.0, read where the packages put them, not copied), makes a tiny
+checkpoint, trains with --log_steps 10, and prints what a closing note needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import soundfile
+
+SOUNDS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
+TRANSCRIPTS = Path("/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
+SHORTEST_S, LONGEST_S = 0.5, 5.0
+
+
+def spoken_prompts(sounds: Path, transcripts: Path) -> list[dict[str, str]]:
+    """List the prompts that are speech of a usable length, in the order of the transcripts."""
+    samples = []
+    lines = gzip.decompress(transcripts.read_bytes()).decode().splitlines()
+    for line in lines:
+        name, colon, text = line.partition(": ")
+        audio = sounds / f"{name}.wav"
+        is_speech = colon and not line.startswith(";") and not set("[]<>()") & set(text)  # those are tones and silence
+        if is_speech and audio.is_file() and SHORTEST_S <= soundfile.info(audio).duration <= LONGEST_S:
+            samples.append({"id": name, "audio": str(audio), "text": text.strip()})
+    return samples
+
+
+def write_manifest(path: Path, samples: list[dict[str, str]]) -> None:
+    """Write samples as JSON Lines."""
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
+
+
+def run(*command: str | Path) -> None:
+    """Run one of the trainer's commands; stop if it fails."""
+    subprocess.run([sys.executable, "-m", "higgs_audio_trainer", *map(str, command)], check=True)
+
+
+def report(log: Path, seconds: float) -> None:
+    """Print wall time, first and last accuracies, and the number of events."""
+    events = [json.loads(line) for line in log.read_bytes().splitlines()]
+    steps = [event for event in events if event["event"] == "train_step"]
+    print(f"\nwall time {seconds:.1f} s, {len(events)} events in {log}")
+    for name, event in (("first", steps[0]), ("last", steps[-1])):
+        codebooks = " ".join(f"{accuracy:.3f}" for accuracy in event["audio_accuracy_per_codebook"])
+        print(f"{name} step {event['step']}: text {event['text_accuracy']:.3f}, codebooks {codebooks}")
+
+
+def main() -> None:
+    """Make the manifest, the checkpoint and the run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for everything; must not be there yet")
+    parser.add_argument("--samples", type=int, default=240, help="how many prompts [%(default)s]")
+    parser.add_argument("--max_steps", type=int, default=60, help="optimizer steps [%(default)s]")
+    parser.add_argument("--sounds", type=Path, default=SOUNDS, help="folder of the recordings")
+    parser.add_argument("--transcripts", type=Path, default=TRANSCRIPTS, help="their texts")
+    given, flags = parser.parse_known_args()
+    if not given.sounds.is_dir() or not given.transcripts.is_file():
+        parser.error(f"expected the recordings in {given.sounds} and {given.transcripts}; see --help for the packages")
+    prompts = spoken_prompts(given.sounds, given.transcripts)
+    if len(prompts) < given.samples:
+        parser.error(f"expected at least {given.samples} prompts, got {len(prompts)}")
+    given.out.mkdir(parents=True)
+    write_manifest(given.out / "train.jsonl", prompts[: given.samples])
+    run("tiny", given.out / "base")
+    started = time.monotonic()
+    run(
+        *("train", "--base_ckpt", given.out / "base/model", "--audio_tokenizer", given.out / "base/codec"),
+        *("--train_manifest", given.out / "train.jsonl", "--output_dir", given.out / "run", "--log_steps", "10"),
+        *("--max_steps", str(given.max_steps), "--batch_size", "8", "--grad_accum", "1", "--lr", "5e-3", "--seed", "0"),
+        *flags,
+    )
+    report(given.out / "run/events/rank00000-attempt000.jsonl", time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Samples as tensors: layout, padding, masks and fingerprints."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import HiggsAudioV2ForConditionalGeneration
+
+from higgs_audio_trainer.checkpoint import open_checkpoint
+from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, SpeechDataset, TokenIds, build_example
+from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
+from higgs_audio_trainer.data.prompt import TokenSegment, tokenize
+from higgs_audio_trainer.data.sample import Clip, Sample, Turn
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import IGNORE_INDEX
+
+IDS = TokenIds(pad=0, audio=90, audio_delay=91, stream_bos=1024, stream_eos=1025, num_codebooks=3)
+SYSTEM = Turn("system", ("S.",))
+
+
+def text(*ids: int, supervised: bool = False) -> TokenSegment:
+    """Make a segment of text."""
+    return TokenSegment(np.array(ids), supervised)
+
+
+def codes(num_frames: int, seed: int = 0, num_codebooks: int = 3) -> np.ndarray:
+    """Make random codes."""
+    return np.random.default_rng(seed).integers(0, 1024, (num_codebooks, num_frames))
+
+
+def example(*segments: TokenSegment, clips: tuple[np.ndarray, ...] = (), name: str = "a") -> Example:
+    """Build an example."""
+    return build_example(PreparedSample(name, segments, ()), clips, IDS)
+
+
+def test_reference_audio_is_heard_and_not_learned():
+    """Both clips are in the stream, one after the other; only the supervised one has labels."""
+    reference, answer = codes(2, 1), codes(3, 2)
+    built = example(
+        text(1), TokenSegment(None, False), text(2), TokenSegment(None, True), text(3, supervised=True),
+        clips=(reference, answer),
+    )  # fmt: skip
+    streams = [delay_codes(c, bos=1024, eos=1025) for c in (reference, answer)]
+    assert np.array_equal(built.audio_ids_FK, np.concatenate(streams))
+    assert (built.audio_labels_FK[: len(streams[0])] == IGNORE_INDEX).all()
+    assert np.array_equal(built.audio_labels_FK[len(streams[0]) :], delayed_labels(streams[1], 3))
+    assert built.input_ids.tolist() == [1, *[90] * 4, 91, 91, 2, *[90] * 5, 91, 91, 3]
+    assert built.labels.tolist() == [*[IGNORE_INDEX] * 15, 3]
+
+
+def test_every_codebook_of_every_supervised_clip_has_one_stop_label():
+    """Two clips in one sample are two stops a codebook."""
+    clips = (codes(2, 1), codes(5, 2))
+    built = example(TokenSegment(None, True), text(1), TokenSegment(None, True), clips=clips)
+    assert (built.audio_labels_FK == 1025).sum(axis=0).tolist() == [2, 2, 2]
+    assert (built.audio_labels_FK != IGNORE_INDEX).sum(axis=0).tolist() == [2 + 5 + 2] * 3
+
+
+def test_a_batch_is_padded_on_the_right_and_masked():
+    """Padding is in no mask and in no label."""
+    short, long = (
+        example(text(1, 2), text(3, supervised=True)),
+        example(text(4), TokenSegment(None, True), text(5, 6, supervised=True), clips=(codes(2),)),
+    )
+    batch = Collator(IDS)([short, long])
+    assert batch["input_ids"].tolist() == [[1, 2, 3, *[0] * 6], [4, 90, 90, 90, 90, 91, 91, 5, 6]]
+    assert batch["attention_mask"].tolist() == [[1] * 3 + [0] * 6, [1] * 9]
+    assert batch["labels"].tolist() == [[-100, -100, 3, *[-100] * 6], [*[-100] * 7, 5, 6]]
+    assert batch["audio_input_ids"].shape == batch["audio_labels"].shape == (2, 6, 3)
+    assert batch["audio_input_ids"][0].eq(1025).all()
+    assert batch["audio_labels"][0].eq(-100).all()
+    assert batch["audio_input_ids_mask"].tolist() == [[False] * 6, [True] * 6]
+    assert batch["samples"] == [short.ref, long.ref]
+    assert {t.dtype for t in batch.values() if isinstance(t, torch.Tensor)} == {torch.int64, torch.bool}
+    assert batch["audio_input_ids_mask"].dtype == torch.bool
+
+
+def test_a_batch_of_text_alone_has_no_audio_frames():
+    """The tensors of audio are there, with no frames in them."""
+    batch = Collator(IDS)([example(text(1)), example(text(1, 2, supervised=True))])
+    assert batch["audio_input_ids"].shape == batch["audio_labels"].shape == (2, 0, 3)
+    assert batch["audio_input_ids_mask"].shape == (2, 0)
+
+
+def test_what_each_sample_gives_does_not_depend_on_its_batch():
+    """Alone or beside longer ones, a sample's unmasked tokens and labels are the same."""
+    rng = random.Random(0)
+    examples = [
+        example(text(*range(1, rng.randint(2, 9))), TokenSegment(None, True), clips=(codes(rng.randint(1, 9), seed),))
+        for seed in range(5)
+    ]
+    together = Collator(IDS)(examples)
+    for row, one in enumerate(examples):
+        tokens = together["attention_mask"][row].bool()
+        frames = together["audio_input_ids_mask"][row]
+        assert np.array_equal(together["input_ids"][row][tokens], one.input_ids)
+        assert np.array_equal(together["labels"][row][tokens], one.labels)
+        assert np.array_equal(together["audio_input_ids"][row][frames], one.audio_ids_FK)
+        assert np.array_equal(together["audio_labels"][row][frames], one.audio_labels_FK)
+        assert (together["audio_labels"][row][~frames] == -100).all()
+
+
+def test_a_fingerprint_follows_the_inputs_and_nothing_else():
+    """The same text and audio have the same one, whatever the id; a changed token or code has another."""
+    speech = TokenSegment(None, True)
+    two_frames = np.arange(6).reshape(3, 2)
+    one = example(text(1), speech, clips=(two_frames,)).ref
+    assert example(text(1), speech, clips=(two_frames,), name="b").ref.fingerprint == one.fingerprint
+    assert one.fingerprint == "b8884dbd64bd7e00", "runs on other machines are compared by it"
+    others = [
+        example(text(2), speech, clips=(two_frames,)),
+        example(text(1), speech, clips=(two_frames + 1,)),
+        example(text(1), speech, clips=(two_frames[:, :1],)),
+        example(text(1)),
+    ]
+    assert len({one.fingerprint, *(other.ref.fingerprint for other in others)}) == 5
+
+
+def test_a_dataset_reads_codes_when_a_sample_is_asked_for(tmp_path):
+    """Nothing is held in memory, and every reading gives the same."""
+    np.save(tmp_path / "c.npy", codes(4))
+    dataset = SpeechDataset([PreparedSample("a", (TokenSegment(None, True),), (tmp_path / "c.npy",), "m:1")], IDS)
+    assert len(dataset) == 1
+    assert np.array_equal(dataset[0].audio_ids_FK, delay_codes(codes(4), bos=1024, eos=1025))
+    assert dataset[0].ref == dataset[0].ref
+
+
+def test_codes_that_vanish_during_a_run_are_named(tmp_path):
+    """The message gives the line of the manifest and the file."""
+    sample = PreparedSample("a", (TokenSegment(None, True),), (tmp_path / "c.npy",), "m.jsonl:7")
+    with pytest.raises(UserError, match=r"^m\.jsonl:7: .*c\.npy: expected readable codes, got .*Was the file changed"):
+        SpeechDataset([sample], IDS)[0]
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    """Load the tiny model with plain transformers."""
+    return HiggsAudioV2ForConditionalGeneration.from_pretrained(tiny.model_dir, use_text_head=True).eval()
+
+
+def conversation(*turns: Turn) -> Sample:
+    """Make a sample."""
+    return Sample("a", (SYSTEM, *turns), "m:1")
+
+
+def speaks(*parts: str) -> Turn:
+    """Make a supervised turn of texts, and of clips where a part ends in `.wav`."""
+    return Turn(
+        "assistant",
+        tuple(Clip(Path(p), encoded=False) if p.endswith(".wav") else p for p in parts),
+        supervised=True,
+    )
+
+
+CONVERSATIONS = [
+    [conversation(Turn("user", ("Hi",)), speaks("a.wav")), conversation(speaks("Hello", "a.wav", "b.wav"))],
+    [conversation(speaks("a.wav")), conversation(Turn("user", ("Hi",)), speaks("words alone"))],
+    [conversation(Turn("user", ("Hi",)), speaks("words alone"))],
+]
+
+
+@pytest.mark.parametrize("samples", CONVERSATIONS, ids=["speech", "mixed", "text"])
+def test_the_native_model_takes_the_batch(tiny, model, samples):
+    """Forward and loss of plain transformers work on what we collate, and each placeholder has its frame."""
+    checkpoint = open_checkpoint(str(tiny.model_dir))
+    examples = [
+        build_example(
+            PreparedSample("a", tuple(tokenize(sample, checkpoint.tokenizer)), ()),
+            [codes(3 + index, index, num_codebooks=8) for index in range(len(sample.clips))],
+            checkpoint.ids,
+        )
+        for sample in samples
+    ]
+    batch = Collator(checkpoint.ids)(examples)
+    del batch["samples"]
+    is_audio = torch.isin(batch["input_ids"], torch.tensor(checkpoint.audio_token_ids))
+    assert is_audio.sum(dim=1).tolist() == batch["audio_input_ids_mask"].sum(dim=1).tolist()
+    has_audio = bool(is_audio.any())
+    if not has_audio:
+        del batch["audio_labels"]  # without a target, transformers' own loss of a codebook is NaN
+    with torch.no_grad():
+        output = model(**batch)
+    assert output.logits.shape == (*batch["input_ids"].shape, 8 * 1026)
+    assert torch.isfinite(output.loss)

@@ -1,0 +1,84 @@
+"""The demo as a user runs it."""
+
+import json
+import shlex
+import subprocess
+
+import pytest
+
+from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.demo.run import CLIPS, run_demo
+from higgs_audio_trainer.errors import UserError
+from tests.test_run import read_log, run_cli
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Run the demo once, in a folder of its own, as a user does."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run_cli("demo", cwd=folder, HF_HUB_OFFLINE="1")
+
+
+def test_the_demo_learns(demo):
+    """Codebook-0 accuracy rises above 0.6, and the console shows it."""
+    folder, finished = demo
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    steps = [event for event in read_log(folder / "higgs-demo/run") if event["event"] == "train_step"]
+    assert steps[0]["audio_accuracy_per_codebook"][0] < 0.05
+    assert steps[-1]["audio_accuracy_per_codebook"][0] > 0.6
+    assert "Audio Prediction vs Label Comparison (Codebook 0):" in finished.stdout
+
+
+def test_the_demo_ends_with_five_lines_whose_commands_work(demo):
+    """What was learned, where things lie, and three commands that work as printed."""
+    folder, finished = demo
+    lines = finished.stdout.rstrip().splitlines()[-5:]
+    assert lines[0].startswith("Learned in 80 steps")
+    assert lines[1].startswith("Adapter: higgs-demo/run  Log: higgs-demo/run/events/")
+    assert (folder / "higgs-demo/run/adapter_model.safetensors").is_file()
+    commands = [line.partition(":")[2].strip() for line in lines[2:]]
+    for command in commands:
+        short = command.replace(" --max_steps 160", " --max_steps 82")  # the same way, less of it
+        done = subprocess.run(shlex.split(short), cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, (command, done.stderr)
+        assert done.stdout
+    assert read_log(folder / "higgs-demo/run", attempt=1)[0]["resumed_from_step"] == 80
+
+
+def test_a_second_demo_replaces_only_what_a_demo_made(tmp_path):
+    """Files that a user put there stay; the run is new."""
+    folder = tmp_path / "d"
+    run_demo(folder, max_steps=1, seed=0, log_steps=1)
+    first = read_log(folder / "run")[0]["run_id"]
+    (folder / "mine.txt").write_text("keep me")
+    run_demo(folder, max_steps=1, seed=0, log_steps=1)
+    assert read_log(folder / "run")[0]["run_id"] != first
+    assert (folder / "mine.txt").read_text() == "keep me"
+
+
+def test_a_folder_that_no_demo_made_is_refused(tmp_path, capsys):
+    """A folder with something else in it stays as it is."""
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="expected a new or empty folder"):
+        run_demo(tmp_path, max_steps=1, seed=0, log_steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    file = tmp_path / "thesis.tex"
+    assert main(["demo", "--output_dir", str(file)]) == 2
+    assert "got a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--max_steps", "--log_steps"])
+def test_the_demos_numbers_have_a_range(tmp_path, capsys, flag):
+    """Nothing is made for a run that cannot be."""
+    assert main(["demo", "--output_dir", str(tmp_path / "d"), flag, "0"]) == 2
+    assert f"{flag}: expected at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_the_clips_are_small_and_have_transcripts():
+    """English and Arabic, under 1 MB in all, each with its text."""
+    entries = [json.loads(line) for line in (CLIPS / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {entry["id"][:2] for entry in entries} == {"en", "ar"}
+    assert all((CLIPS / entry["audio"]).is_file() and entry["text"] for entry in entries)
+    assert sum(path.stat().st_size for path in CLIPS.iterdir()) < 1_000_000

@@ -1,0 +1,268 @@
+"""Flags and YAML to settings: names, aliases, ranges, and errors that say the way out."""
+
+import dataclasses
+
+import pytest
+
+from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.cli.options import parse_train
+from higgs_audio_trainer.config import REDACTED, TrainSettings, flags, redacted
+from higgs_audio_trainer.errors import UserError
+
+NEEDED = ["--train_manifest", "m.jsonl", "--output_dir", "out"]
+
+
+def parse(*arguments):
+    """Parse flags beside those that a run needs."""
+    return parse_train([*NEEDED, *arguments], "higgs-audio-trainer train")
+
+
+def test_the_usage_line_needs_nothing_added():
+    """The line of the README gives the defaults."""
+    settings = parse("--log_steps", "50")
+    assert settings.log_steps == 50
+    assert (settings.lora_r, settings.lora_alpha, settings.lora_dropout) == (32, 64, 0.05)
+    assert (settings.sinks, settings.log_codebooks, settings.log_samples, settings.log_window) == (
+        "console,jsonl",
+        "0",
+        2,
+        5,
+    )
+    assert settings.log_text
+    assert settings.extra == {}
+
+
+def test_the_original_trainers_flags_are_taken_as_they_are():
+    """Every flag of the original trainer means what it meant."""
+    settings = parse(
+        *[
+            "--eval_manifest",
+            "e.jsonl",
+            "--base_ckpt",
+            "b",
+            "--batch_size",
+            "2",
+            "--lr",
+            "1e-3",
+            "--wd",
+            "0.1",
+            "--epochs",
+            "4",
+            "--grad_accum",
+            "3",
+            "--warmup",
+            "10",
+            "--lora_r",
+            "8",
+            "--lora_alpha",
+            "16",
+            "--lora_dropout",
+            "0",
+            "--log_steps",
+            "7",
+            "--val_steps",
+            "9",
+            "--save_steps",
+            "11",
+        ]
+    )
+    assert dataclasses.asdict(settings) | {
+        "eval_manifest": "e.jsonl",
+        "base_ckpt": "b",
+        "batch_size": 2,
+        "lr": 1e-3,
+        "wd": 0.1,
+        "epochs": 4.0,
+        "grad_accum": 3,
+        "warmup": 10.0,
+        "lora_r": 8,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,
+        "log_steps": 7,
+        "val_steps": 9,
+        "save_steps": 11,
+    } == dataclasses.asdict(settings)
+
+
+@pytest.mark.parametrize(("item", "alias"), [(item, alias) for item in flags() for alias in item.metadata["aliases"]])
+def test_hugging_face_names_mean_the_same(item, alias):
+    """Each alias sets our setting."""
+    value = {"dtype": "float32", "lora_targets": "q_proj", "resume": "here"}.get(item.name, "3")
+    ours, theirs = (parse(f"--{name}", value) if item.name != "train_manifest" else None for name in (item.name, alias))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--lr", "1e-4", "--learning_rate", "2e-4"), ("--batch_size", "1", "--batch_size", "2")],
+)
+def test_two_values_for_one_thing_are_an_error(arguments):
+    """The same value twice is fine; two different ones are not, under whichever names."""
+    with pytest.raises(UserError, match="expected one value for"):
+        parse(*arguments)
+    assert parse("--lr", "1e-4", "--learning_rate", "0.0001").lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--log_steps", "0"], "--log_steps: expected at least 1, got 0; to turn logging off: --sinks none"),
+        (["--log_steps", "-5"], "--log_steps: expected at least 1, got -5"),
+        (["--lora_dropout", "1"], "--lora_dropout: expected at least 0 and less than 1, got 1"),
+        (["--lr", "-1"], "--lr: expected at least 0, got -1"),
+        (["--lr", "nan"], "--lr: expected at least 0, got nan"),
+        (["--max_seconds", "0"], "--max_seconds: expected more than 0, got 0"),
+        (["--max_steps", "0"], "--max_steps: expected at least 1, or -1 for whole epochs, got 0"),
+        (["--warmup", "2.5"], "--warmup: expected whole steps, or a share below 1, got 2.5"),
+        (["--log_codebooks", "a"], "--log_codebooks: expected a list like 0,1,7 or all, got 'a'"),
+        (["--dtype", "int8"], "--dtype: expected one of auto, float32, bfloat16, float16, got 'int8'"),
+        (["--log_text", "maybe"], "expected true or false, got 'maybe'"),
+        (["--batch_size", "two"], "invalid int value: 'two'"),
+        (["--log_step", "5"], "--log_step: expected a known flag. Did you mean log_steps?"),
+        (["--learningrate", "5"], "Did you mean learning_rate?"),
+        (["--weight_deca", "5"], "Did you mean weight_decay?"),
+    ],
+)
+def test_wrong_values_say_the_range(arguments, message):
+    """A value out of range, of the wrong type or for an unknown flag is an error with the way out."""
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    assert message in str(caught.value)
+
+
+def test_required_paths_are_asked_for():
+    """Without a manifest or an output directory nothing can begin."""
+    with pytest.raises(UserError, match="--train_manifest: expected a path"):
+        parse_train(["--output_dir", "out"], "p")
+    with pytest.raises(UserError, match="--output_dir: expected a path"):
+        parse_train(["--train_manifest", "m"], "p")
+
+
+def test_training_arguments_pass_through():
+    """What is not ours goes to transformers, with its types."""
+    settings = parse(
+        "--max_grad_norm", "0.5", "--dataloader_num_workers", "2", "--bf16", "--lr_scheduler_type", "cosine"
+    )
+    assert settings.extra["max_grad_norm"] == 0.5
+    assert settings.extra["dataloader_num_workers"] == 2
+    assert settings.extra["bf16"] is True
+    assert set(settings.extra) == {"max_grad_norm", "dataloader_num_workers", "bf16", "lr_scheduler_type"}
+
+
+def test_switches():
+    """A switch stands alone or takes true or false; --resume stands alone or names a checkpoint."""
+    assert parse("--skip_bad_samples").skip_bad_samples
+    assert not parse("--skip_bad_samples", "false").skip_bad_samples
+    assert not parse("--log_text", "no").log_text
+    assert parse().resume is None
+    assert parse("--resume").resume == "latest"
+    assert parse("--resume", "out/checkpoint-5").resume == "out/checkpoint-5"
+
+
+def write_yaml(folder, text):
+    """Write a configuration file."""
+    path = folder / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_yaml_is_read_first_and_flags_win(tmp_path):
+    """Keys may be ours, aliases or TrainingArguments'; lists are taken where a flag takes a list."""
+    path = write_yaml(
+        tmp_path,
+        "learning_rate: 1e-3\nepochs: 2\nlog_codebooks: [0, 3]\nsinks: [console, 'jsonl:dir=x']\n"
+        "max_grad_norm: 0.5\nlog_text: false\neval_manifest: null\nresume: true\n",
+    )
+    settings = parse("--config", path, "--lr", "5e-4", "--max_grad_norm", "2")
+    assert settings.lr == 5e-4
+    assert settings.epochs == 2.0
+    assert settings.log_codebooks == "0,3"
+    assert settings.sinks == "console,jsonl:dir=x"
+    assert settings.extra == {"max_grad_norm": 2.0}
+    assert not settings.log_text
+    assert settings.resume == "latest"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("log_step: 5", "log_step: expected a known setting. Did you mean log_steps?"),
+        ("lr: fast", "lr: expected float, got 'fast'"),
+        ("batch_size: true", "batch_size: expected int, got True"),
+        ("batch_size: 2.5", "batch_size: expected int, got 2.5"),
+        ("log_steps: 0", "--log_steps: expected at least 1, got 0"),
+        ("lr: 1\nlearning_rate: 2", "expected one value for lr, got two different ones"),
+        ("- a", "expected keys and values, got list"),
+        ("a: [", "expected YAML, got"),
+    ],
+)
+def test_wrong_yaml_is_an_error(tmp_path, text, message):
+    """Unknown keys suggest the nearest; wrong types and broken YAML are said with the file."""
+    with pytest.raises(UserError) as caught:
+        parse("--config", write_yaml(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_missing_yaml_is_an_error(tmp_path):
+    """A file that is not there is said by its path."""
+    with pytest.raises(UserError, match=r"--config: expected a YAML file, got No such file"):
+        parse("--config", str(tmp_path / "none.yaml"))
+
+
+def test_help_shows_our_flags_in_groups_and_the_rest_on_request(capsys):
+    """`--help` fits a screen and has every flag of ours; `--help_all` adds those of transformers that are not ours."""
+    assert main(["train", "--help"]) == 0
+    short = capsys.readouterr().out
+    assert all(f"--{item.name} " in short for item in flags())
+    assert all(f"\n{title}:\n" in short for title in ("data", "model", "LoRA", "optimisation", "run", "log"))
+    assert len(short.splitlines()) < 60
+    assert main(["--help_all"]) == 0
+    whole = capsys.readouterr().out
+    assert "--max_grad_norm" in whole
+    assert "--per_device_train_batch_size" not in whole
+
+
+def test_the_overview_names_every_command(capsys):
+    """`--help` without a command lists the commands and then the flags of train; no argument at all is exit 2."""
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in ("train", "prepare", "demo", "tiny", "schema"))
+    assert "--log_steps" in out
+    assert main([]) == 2
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys):
+    """A typo is exit 2 with the commands there are."""
+    assert main(["trian"]) == 2
+    assert "Did you mean train?" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    """`--version` prints the version of the package."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+def test_settings_are_frozen():
+    """A run's settings do not change while it runs."""
+    settings = TrainSettings(train_manifest="m", output_dir="o")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.lr = 1.0
+
+
+def test_secrets_are_redacted():
+    """Tokens, passwords and the user-info of URLs are replaced; pad_token and its like are not."""
+    config = {
+        "hub_token": "hf_canary",
+        "pad_token": "<|end|>",
+        "nested": {"api_key": "canary", "path": "https://me:canary@host/x", "n": 1},
+        "list": ["s3://key:canary@bucket"],
+        "none_token": None,
+        "object": object,
+    }
+    clean = redacted(config)
+    assert "canary" not in str(clean)
+    assert clean["hub_token"] == REDACTED
+    assert clean["pad_token"] == "<|end|>"
+    assert clean["nested"]["path"] == f"https://{REDACTED}@host/x"
+    assert clean["none_token"] is None
