@@ -1,5 +1,7 @@
 """What all tests share: a tiny checkpoint written once, the bundled clips, and no network."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -38,3 +40,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def clips() -> Path:
     """Return the manifest of the bundled clips."""
     return Path(higgs_audio_trainer.demo.__file__).parent / "clips" / "manifest.jsonl"
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    """Run the demo once, as a user does; return the folder it was run in and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "higgs_audio_trainer", "demo"]
+    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)

@@ -9,14 +9,7 @@ import pytest
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.demo.run import CLIPS, run_demo
 from higgs_audio_trainer.errors import UserError
-from tests.test_run import read_log, run_cli
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """Run the demo once, in a folder of its own, as a user does."""
-    folder = tmp_path_factory.mktemp("demo")
-    return folder, run_cli("demo", cwd=folder, HF_HUB_OFFLINE="1")
+from tests.test_run import read_log
 
 
 def test_the_demo_learns(demo):

@@ -73,7 +73,7 @@ class Codec:
         model_class = _dac_class() if self._kind == "dac" else _higgs_class(self.name)
         try:
             model, info = model_class.from_pretrained(self._folder, dtype=torch.float32, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise UserError(f"--audio_tokenizer {self.name}: the codec cannot be loaded: {error}") from error
         missing = sorted(key for key in info["missing_keys"] if "decoder" not in key)
         if missing:  # transformers would go on with random ones

@@ -1,0 +1,361 @@
+"""Manifests made ready: everything checked first, encoded once, resumable."""
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from higgs_audio_trainer.checkpoint import BaseCheckpoint, open_checkpoint
+from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.data.batch import PreparedSample, SpeechDataset
+from higgs_audio_trainer.data.clips import ClipLimits, ClipStore
+from higgs_audio_trainer.data.codes import load_codes
+from higgs_audio_trainer.data.manifest import read_manifest
+from higgs_audio_trainer.data.prepare import Preparer
+from higgs_audio_trainer.errors import ManifestError, UserError
+from higgs_audio_trainer.preparation import default_codes_dir, prepare_manifest
+from tests.samples import entry, write_manifest, write_tone
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny) -> BaseCheckpoint:
+    """Open the tiny checkpoint."""
+    return open_checkpoint(str(tiny.model_dir))
+
+
+@pytest.fixture
+def prepare(tiny, checkpoint, tmp_path):
+    """Return `prepare_manifest` on the tiny checkpoint, with a cache of the test's own; what it says is kept."""
+
+    def call(manifest: Path, **changes: Any) -> list[PreparedSample]:
+        settings = {
+            "codec_name": str(tiny.codec_dir),
+            "codes_dir": str(tmp_path / "codes"),
+            "max_seconds": 60.0,
+            "skip_bad_samples": False,
+            "device": "cpu",
+            "say": call.said.append,
+        }
+        return prepare_manifest(str(manifest), changes.pop("checkpoint", checkpoint), **(settings | changes))
+
+    call.said = []
+    return call
+
+
+def stored(codes_dir: Path) -> list[Path]:
+    """List the encoded clips in a cache."""
+    return sorted(codes_dir.glob("*/*/*.npy"))
+
+
+def command(tiny: Any, manifest: Path, codes_dir: Path, *more: str) -> list[str]:
+    """Make the arguments of `prepare`."""
+    paths = [
+        "--base_ckpt",
+        str(tiny.model_dir),
+        "--audio_tokenizer",
+        str(tiny.codec_dir),
+        "--codes_dir",
+        str(codes_dir),
+    ]
+    return ["prepare", "--train_manifest", str(manifest), *paths, *more]
+
+
+def test_the_bundled_clips_are_encoded_once(clips, prepare, tmp_path):
+    """A first run encodes all, a second none, and both give the same samples."""
+    first = prepare(clips)
+    assert prepare.said == [f"{clips}: encoded 8 clips to {tmp_path / 'codes'}"]
+    assert len(stored(tmp_path / "codes")) == 8
+    assert [sample.id for sample in first] == ["en-1", "en-2", "en-3", "en-4", "en-5", "ar-1", "ar-2", "ar-3"]
+    second = prepare(clips)
+    assert len(prepare.said) == 1
+    assert [sample.code_files for sample in second] == [sample.code_files for sample in first]
+
+
+def test_codes_have_the_clips_length_at_25_frames_a_second(clips, prepare, checkpoint):
+    """Whatever rate a clip was recorded at, its codes are as long as it sounds, and the data set reads them."""
+    prepared = prepare(clips)
+    for sample in prepared:
+        (path,) = sample.code_files
+        codes_KT = load_codes(path, num_codebooks=8, num_codes=1024)
+        seconds = soundfile.info(str(clips.parent / f"{sample.id}.flac")).duration
+        assert codes_KT.shape[1] == pytest.approx(seconds * 25, abs=1)
+    examples = SpeechDataset(prepared, checkpoint.ids)
+    assert len({examples[index].ref.fingerprint for index in range(8)}) == 8
+
+
+def test_encoding_gives_the_same_codes_each_time(tiny, clips, prepare, tmp_path):
+    """Two caches filled apart hold the same bytes under the same names."""
+    prepare(clips)
+    assert main(command(tiny, clips, tmp_path / "other", "--max_seconds", "30")) == 0
+    caches = [
+        {path.relative_to(root): path.read_bytes() for path in stored(root)}
+        for root in (tmp_path / "codes", tmp_path / "other")
+    ]
+    assert caches[0] == caches[1]
+
+
+def test_what_the_command_encoded_training_finds(tiny, clips, prepare, tmp_path, capsys):
+    """`prepare` and `train` share the keys of the cache."""
+    assert main(command(tiny, clips, tmp_path / "codes", "--eval_manifest", str(clips))) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{clips}: encoded 8 clips to {tmp_path / 'codes'}",
+        f"{clips}: 8 samples are ready",
+        f"{clips}: 8 samples are ready",
+    ]
+    prepare(clips)
+    assert prepare.said == []
+
+
+def test_the_cache_is_the_users_unless_one_is_named(monkeypatch, tmp_path):
+    """It follows XDG_CACHE_HOME, and is in the home directory without it."""
+    assert default_codes_dir() == Path(os.environ["XDG_CACHE_HOME"]) / "higgs-audio-trainer" / "codes"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_codes_dir() == tmp_path / ".cache" / "higgs-audio-trainer" / "codes"
+
+
+def test_another_codec_has_codes_of_its_own(tiny, clips, prepare, tmp_path):
+    """One changed weight is another codec."""
+    prepare(clips)
+    shutil.copytree(tiny.codec_dir, tmp_path / "codec")
+    weights = bytearray((tmp_path / "codec" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "codec" / "model.safetensors").write_bytes(weights)
+    prepare(clips, codec_name=str(tmp_path / "codec"))
+    assert len(list((tmp_path / "codes").iterdir())) == 2
+
+
+def test_a_killed_command_continues_where_it_was(tiny, tmp_path, capsys):
+    """After kill -9 the encoded clips stay, the rest is encoded, and nothing half-written counts."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (24, 40_000))
+    for index, wave in enumerate(noise):
+        soundfile.write(tmp_path / f"{index}.wav", wave, 8_000)
+    manifest = write_manifest(tmp_path / "m.jsonl", *(entry(str(i), f"{i}.wav") for i in range(24)))
+    arguments = command(tiny, manifest, tmp_path / "codes")
+    screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    with subprocess.Popen(
+        [sys.executable, "-m", "higgs_audio_trainer", *arguments], stderr=terminal, start_new_session=True
+    ) as process:
+        while not stored(tmp_path / "codes") and process.poll() is None:
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    os.set_blocking(screen, False)
+    assert b"encoding" in os.read(screen, 10_000), "a terminal is shown a progress bar"
+    os.close(terminal)
+    os.close(screen)
+
+    before = {path: path.stat().st_mtime_ns for path in stored(tmp_path / "codes")}
+    assert 1 <= len(before) < 24
+    for path in before:
+        assert load_codes(path, num_codebooks=8, num_codes=1024).shape == (8, 125)
+    assert main(arguments) == 0
+    assert f"encoded {24 - len(before)} clips" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in stored(tmp_path / "codes")}
+    assert len(after) == 24
+    assert before.items() <= after.items()
+
+
+BAD_LINES = [
+    ({"id": "gone", "audio": "gone.wav", "text": "t"}, "audio: expected a file, got 'gone.wav', which is not there"),
+    (entry("silent", "good.wav", text=" "), "text: expected a text, got an empty one"),
+    (entry("empty", "empty.wav"), "audio: expected at least one sample of audio, got an empty clip ('empty.wav')"),
+    (
+        entry("noise", "noise.wav"),
+        "audio: expected audio that libsndfile reads, got Format not recognised ('noise.wav')",
+    ),
+    (entry("long", "long.wav"), "audio: expected at most 2 s (--max_seconds), got 2.50 s ('long.wav')"),
+    (
+        entry("blip", "blip.wav"),
+        "audio: expected at least one codec frame of audio, 40 ms, got 20.0 ms ('blip.wav')",
+    ),
+    (
+        {"id": "codes", "codes": "codes.npy", "text": "t"},
+        "codes: expected codes of shape [8, frames], got shape [2, 5] ('codes.npy')",
+    ),
+    (
+        entry("reference", "good.wav", ref_audio="noise.wav"),
+        "ref_audio: expected audio that libsndfile reads, got Format not recognised ('noise.wav')",
+    ),
+    (entry("many", "good.wav", text="word " * 500), "sample: expected at most 2048 tokens, got "),
+]
+
+
+@pytest.fixture
+def bad_manifest(tmp_path) -> Path:
+    """Write a manifest with a good line, one line for each kind of fault, and a good line again."""
+    for name, seconds in (("good", 1.0), ("good2", 1.2), ("empty", 0), ("long", 2.5), ("blip", 0.02)):
+        write_tone(tmp_path / f"{name}.wav", seconds, 8_000)
+    (tmp_path / "noise.wav").write_bytes(b"this is no audio at all")
+    np.save(tmp_path / "codes.npy", np.zeros((2, 5), dtype=int))
+    return write_manifest(
+        tmp_path / "m.jsonl", entry("a", "good.wav"), *(bad for bad, _ in BAD_LINES), entry("z", "good2.wav")
+    )
+
+
+def test_every_fault_is_listed_at_once_and_nothing_is_encoded(bad_manifest, prepare, tmp_path):
+    """Faults of the line, of the file behind it and of the sample's length, in the order of the manifest."""
+    with pytest.raises(ManifestError) as caught:
+        prepare(bad_manifest, max_seconds=2.0)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(BAD_LINES) + 1
+    for number, (line, (_, fault)) in enumerate(zip(lines, BAD_LINES, strict=False), start=2):
+        assert line.startswith(f"{bad_manifest}:{number}: {fault}")
+    assert lines[-1] == "9 faults. Mend them, or train without these samples: --skip_bad_samples"
+    assert not (tmp_path / "codes").exists()
+
+
+def test_skipping_says_how_many_and_which(bad_manifest, prepare, tmp_path):
+    """The good samples are ready, the faults are listed, and only clips of good samples are encoded."""
+    prepared = prepare(bad_manifest, max_seconds=2.0, skip_bad_samples=True)
+    assert [sample.id for sample in prepared] == ["a", "z"]
+    encoded, listed, counted = prepare.said
+    assert encoded == f"{bad_manifest}: encoded 2 clips to {tmp_path / 'codes'}"
+    assert [line.split(":")[1] for line in listed.splitlines()] == [str(number) for number in range(2, 11)]
+    assert counted == f"{bad_manifest}: skipped 9 of 11 samples, listed above"
+
+
+def test_faults_are_the_same_when_everything_is_encoded_already(bad_manifest, prepare):
+    """A clip is judged by its audio, not by what the cache holds of it."""
+    prepare(bad_manifest, skip_bad_samples=True)
+    with pytest.raises(ManifestError) as caught:
+        prepare(bad_manifest, max_seconds=1.0)
+    faults = {fault.where.rpartition(":")[2]: fault.got for fault in caught.value.faults}
+    assert faults["11"] == "1.20 s ('good2.wav')"
+    assert "1" not in faults
+
+
+def test_skipping_all_is_no_way_to_train(prepare, tmp_path):
+    """With no sample left there is nothing to go on with."""
+    manifest = write_manifest(tmp_path / "m.jsonl", entry("a", "gone.wav"))
+    with pytest.raises(UserError) as caught:
+        prepare(manifest, skip_bad_samples=True)
+    fault, end = str(caught.value).splitlines()
+    assert fault.startswith(f"{manifest}:1: audio: expected a file")
+    assert end == "expected at least one sample without faults, got none"
+
+
+def test_a_clip_that_many_samples_share_is_judged_and_encoded_once(prepare, tmp_path):
+    """A reference voice may stand in every line."""
+    write_tone(tmp_path / "voice.wav")
+    shutil.copy(tmp_path / "voice.wav", tmp_path / "copy.wav")
+    lines = [entry(str(i), name, ref_audio="voice.wav") for i, name in enumerate(["voice.wav", "copy.wav"])]
+    prepared = prepare(write_manifest(tmp_path / "m.jsonl", *lines))
+    assert len({path for sample in prepared for path in sample.code_files}) == 1
+    assert "encoded 1 clips" in prepare.said[0]
+
+
+def test_codes_and_text_alone_need_no_codec(prepare, tmp_path):
+    """A machine without any codec trains on what was encoded elsewhere."""
+    np.save(tmp_path / "c.npy", np.zeros((8, 5), dtype=int))
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    manifest = write_manifest(
+        tmp_path / "m.jsonl", {"id": "a", "codes": "c.npy", "text": "t"}, {"id": "b", "messages": messages}
+    )
+    prepared = prepare(manifest, codec_name="no/such codec")
+    assert [sample.code_files for sample in prepared] == [(tmp_path / "c.npy",), ()]
+
+
+def test_a_sample_is_as_long_as_the_model_takes_and_no_longer(clips, prepare, checkpoint):
+    """The border is the exact length in tokens, whether or not the clips are encoded already."""
+    lengths = [len(example.input_ids) for example in SpeechDataset(prepare(clips), checkpoint.ids)]
+    config = deepcopy(checkpoint.config)
+    config.max_position_embeddings = max(lengths)
+    assert len(prepare(clips, checkpoint=replace(checkpoint, config=config))) == 8
+    config.max_position_embeddings -= 1
+    with pytest.raises(ManifestError) as caught:
+        prepare(clips, checkpoint=replace(checkpoint, config=config))
+    expected, got = f"at most {max(lengths) - 1} tokens", str(max(lengths))
+    assert [(f.field, f.expected, f.got) for f in caught.value.faults] == [("sample", expected, got)]
+
+
+def test_a_frame_that_only_encoding_shows_is_counted(checkpoint, tmp_path):
+    """A codec that rounds up may make a sample one token too long; that is still a fault before training."""
+    write_tone(tmp_path / "a.wav", 0.99)
+    samples, _ = read_manifest(write_manifest(tmp_path / "m.jsonl", entry("a", "a.wav")))
+    codec = SimpleNamespace(
+        name="fake",
+        fingerprint="f0",
+        sampling_rate_hz=24_000,
+        hop_length=960,
+        encode=lambda waveform: np.zeros((8, -(-len(waveform) // 960)), dtype=int),
+    )
+
+    def prepared(max_length: int) -> list[PreparedSample]:
+        store = ClipStore(ClipLimits(8, 1024, 60.0), codec, tmp_path / str(max_length))
+        return Preparer(store, checkpoint.tokenizer, num_codebooks=8, max_length=max_length).prepare(samples).samples
+
+    length = len(SpeechDataset(prepared(2048), checkpoint.ids)[0].input_ids)
+    assert len(prepared(length)) == 1
+    with pytest.raises(ManifestError, match=rf"m\.jsonl:1: sample: expected at most {length - 1} tokens, got {length}"):
+        prepared(length - 1)
+    assert stored(tmp_path / str(length - 1)), "it was found out by encoding"
+
+
+def test_progress_wraps_the_clips_that_are_encoded(tiny, checkpoint, clips, tmp_path):
+    """A bar is given what is to do, not what is done already."""
+    samples, _ = read_manifest(clips)
+    seen: list[list[str]] = []
+
+    def watch(waiting: Any) -> Any:
+        seen.append([clip.path.stem for clip in waiting])
+        return waiting
+
+    for part in (samples[:3], samples):
+        store = ClipStore(ClipLimits(8, 1024, 60.0), _codec(tiny), tmp_path)
+        Preparer(store, checkpoint.tokenizer, num_codebooks=8, max_length=2048, progress=watch).prepare(part)
+    assert seen == [["en-1", "en-2", "en-3"], ["en-4", "en-5", "ar-1", "ar-2", "ar-3"]]
+
+
+def _codec(tiny: Any) -> Any:
+    from higgs_audio_trainer.data.codec import Codec
+
+    return Codec(str(tiny.codec_dir))
+
+
+def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
+    """A real process with a faulty manifest lists the faults on stderr and shows no traceback."""
+    arguments = command(tiny, bad_manifest, tmp_path / "codes", "--max_seconds", "2")
+    done = subprocess.run(
+        [sys.executable, "-m", "higgs_audio_trainer", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"higgs-audio-trainer: {bad_manifest}:2: audio: expected a file")
+    assert len(done.stderr.splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--max_seconds", "0"], "--max_seconds: expected more than 0, got 0"),
+        (["--max_seconds", "nan"], "--max_seconds: expected more than 0, got nan"),
+        (["--max_seconds", "x"], "--max_seconds"),
+        (["--device", "abacus"], "--device: expected a device that torch can use, got 'abacus'"),
+        (["--train_manifest", "no.jsonl"], "no.jsonl: expected a manifest (JSON Lines), got No such file"),
+        (["--base_ckpt", "/no/such"], "--base_ckpt: expected a folder with a config.json"),
+        (["--audio_tokenizer", "/no/such"], "--audio_tokenizer: expected a folder or a name"),
+        (["--skip_bad_samples", "maybe"], "expected true or false, got 'maybe'"),
+        (["--codes_dir", "/dev/null"], "--codes_dir: expected a folder to store codes in, got Not a directory"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+    ],
+)
+def test_a_wrong_argument_is_exit_code_2_with_the_way_out(tiny, clips, tmp_path, capsys, more, message):
+    """Each says what was expected and what was found."""
+    assert main(command(tiny, clips, tmp_path / "codes", *more)) == 2
+    assert message in capsys.readouterr().err
