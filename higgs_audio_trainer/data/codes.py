@@ -17,7 +17,6 @@ from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.sample import Clip
 from higgs_audio_trainer.errors import UserError
 
-_BLOCK_BYTES = 1 << 20
 _TENSOR_NAMES = ("codes", "audio_codes")
 # numpy parses a header as Python: a damaged one fails in any of the ways that Python code can.
 _UNREADABLE = (OSError, ValueError, TypeError, EOFError, OverflowError, SyntaxError, TokenError, SafetensorError)
@@ -84,6 +83,7 @@ class CodeCache:
 
     def __init__(self, root: Path, codec_fingerprint: str) -> None:
         self.folder = root / codec_fingerprint
+        self._digests: dict[Path, bytes] = {}  # many clips may be stretches of one long recording
 
     def path(self, clip: Clip) -> Path:
         """Where the codes of a clip are, or will be. Reads the clip's file, for its content is the key.
@@ -91,14 +91,10 @@ class CodeCache:
         Raises:
             AudioError: the clip's file cannot be read.
         """
-        digest = hashlib.blake2b(f"{clip.offset_s!r}:{clip.duration_s!r}:".encode(), digest_size=16)
-        try:
-            with clip.path.open("rb") as file:
-                while block := file.read(_BLOCK_BYTES):
-                    digest.update(block)
-        except OSError as error:
-            raise AudioError("a readable file", str(error.strerror)) from error
-        key = digest.hexdigest()
+        if clip.path not in self._digests:
+            self._digests[clip.path] = _digest(clip.path)
+        stretch = f"{clip.offset_s!r}:{clip.duration_s!r}".encode()
+        key = hashlib.blake2b(self._digests[clip.path] + stretch, digest_size=16).hexdigest()
         return self.folder / key[:2] / f"{key}.npy"
 
     @staticmethod
@@ -116,6 +112,14 @@ class CodeCache:
                 f"--codes_dir: expected a folder to store codes in, got {error.strerror} at {path.parent}. "
                 "Name another one, or make room."
             ) from error
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    except OSError as error:
+        raise AudioError("a readable file", str(error.strerror)) from error
 
 
 def _write_whole(path: Path, array: npt.NDArray[np.int32]) -> None:
