@@ -117,9 +117,7 @@ class TrainSettings:
         minimum=1,
         hint="to turn logging off: --sinks none",
     )
-    sinks: str = _flag(
-        "console,jsonl", "log", "where events go: console, jsonl, none or package.module:factory"
-    )
+    sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl, none or package.module:factory")
     log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1)
     log_window: int = _flag(5, "log", "slots to show at each end", minimum=1)
     log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")

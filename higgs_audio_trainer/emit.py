@@ -154,7 +154,7 @@ class Pipeline(_Failures):
                 sink(dict(record))  # its own: structlog's users are wont to change what they are given
             except Exception as error:  # whatever a sink raises must not reach the training; it is counted
                 if self._strict:
-                    raise LoggingError(name, error) from error
+                    raise LoggingError(f"sink {name}", error) from error
                 delivered = False
                 self.fail(name, error)
         self.written += delivered

@@ -44,3 +44,6 @@ class ManifestError(UserError):
                 [*map(str, self.faults), f"{count}. Mend them, or train without these samples: --skip_bad_samples"]
             )
         )
+
+    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[Fault, ...]]]:
+        return type(self), (self.faults,)  # rank 0 sends it to the others

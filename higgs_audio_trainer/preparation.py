@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import transformers
@@ -14,14 +14,16 @@ from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.clips import ClipLimits, ClipStore
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.manifest import read_manifest
-from higgs_audio_trainer.data.prepare import Preparer
+from higgs_audio_trainer.data.prepare import Prepared, Preparer
+from higgs_audio_trainer.data.sample import Sample
+from higgs_audio_trainer.errors import Fault, ManifestError
 from higgs_audio_trainer.progress import encoding_bar
 
 Say = Callable[[str], None]
 
 
-def prepare_manifest(
-    manifest: str,
+def prepare_manifests(
+    manifests: Sequence[str],
     checkpoint: BaseCheckpoint,
     *,
     codec_name: str,
@@ -30,11 +32,11 @@ def prepare_manifest(
     skip_bad_samples: bool,
     device: str,
     say: Say = print,
-) -> list[PreparedSample]:
-    """Check, encode and tokenize one manifest.
+) -> list[list[PreparedSample]]:
+    """Check, encode and tokenize manifests; all of them are checked before anything is encoded.
 
     Args:
-        manifest: path of the manifest.
+        manifests: paths.
         checkpoint: what will be trained.
         codec_name: a folder, or a name on the Hub.
         codes_dir: cache of codes; None for the user's.
@@ -43,13 +45,16 @@ def prepare_manifest(
         device: where to encode.
         say: told what was encoded and what was left out.
 
+    Returns:
+        The samples of each manifest.
+
     Raises:
-        UserError: the manifest has faults, or the codec cannot be used.
+        UserError: a manifest has faults, or the codec cannot be used.
     """
     cache_root = Path(codes_dir) if codes_dir else default_codes_dir()
-    samples, faults = read_manifest(manifest)
-    check_template(checkpoint, samples)
-    has_audio = any(not clip.encoded for sample in samples for clip in sample.clips)
+    read = [read_manifest(manifest) for manifest in manifests]
+    check_template(checkpoint, [sample for samples, _ in read for sample in samples])
+    has_audio = any(not clip.encoded for samples, _ in read for sample in samples for clip in sample.clips)
     ids = checkpoint.ids
     preparer = Preparer(
         ClipStore(
@@ -63,14 +68,36 @@ def prepare_manifest(
         skip_bad_samples=skip_bad_samples,
         progress=encoding_bar,
     )
-    prepared = preparer.prepare(samples, faults)
+    ready = []
+    for manifest, (samples, faults) in zip(manifests, _check_all(preparer, read), strict=True):
+        prepared = preparer.encode(samples, faults)
+        _report(manifest, prepared, cache_root, say)
+        ready.append(prepared.samples)
+    return ready
+
+
+def _check_all(
+    preparer: Preparer, read: Sequence[tuple[list[Sample], list[Fault]]]
+) -> list[tuple[list[PreparedSample], list[Fault]]]:
+    checked: list[tuple[list[PreparedSample], list[Fault]]] = []
+    faults: list[Fault] = []
+    for samples, found in read:
+        try:
+            checked.append(preparer.check(samples, found))
+        except ManifestError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise ManifestError(faults)
+    return checked
+
+
+def _report(manifest: str, prepared: Prepared, cache_root: Path, say: Say) -> None:
     if prepared.encoded:
         say(f"{manifest}: encoded {prepared.encoded} clips to {cache_root}")
     if prepared.faults:
         skipped = len({fault.where for fault in prepared.faults})
         say("\n".join(map(str, prepared.faults)))
         say(f"{manifest}: skipped {skipped} of {skipped + len(prepared.samples)} samples, listed above")
-    return prepared.samples
 
 
 def default_codes_dir() -> Path:

@@ -28,7 +28,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import RunEnd, RunStart
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.outputs import Attempt, claim, plan_attempt
-from higgs_audio_trainer.preparation import prepare_manifest, quiet_third_parties
+from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.progress import TrainingBar
 from higgs_audio_trainer.series import Shown
 from higgs_audio_trainer.trainer import HiggsAudioTrainer, Telemetry, due_every, never_due
@@ -199,19 +199,16 @@ def _on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
 def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments: TrainingArguments, say: Say) -> _Data:
     manifests = [settings.train_manifest, *([settings.eval_manifest] if settings.eval_manifest else [])]
     codec_name = settings.audio_tokenizer or codec_of(settings.base_ckpt)
-    prepared = [
-        prepare_manifest(
-            manifest,
-            checkpoint,
-            codec_name=codec_name,
-            codes_dir=settings.codes_dir,
-            max_seconds=settings.max_seconds,
-            skip_bad_samples=settings.skip_bad_samples,
-            device=str(arguments.device),
-            say=say,
-        )
-        for manifest in manifests
-    ]
+    prepared = prepare_manifests(
+        manifests,
+        checkpoint,
+        codec_name=codec_name,
+        codes_dir=settings.codes_dir,
+        max_seconds=settings.max_seconds,
+        skip_bad_samples=settings.skip_bad_samples,
+        device=str(arguments.device),
+        say=say,
+    )
     return _Data(prepared[0], prepared[1] if len(prepared) > 1 else [])
 
 

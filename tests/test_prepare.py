@@ -26,7 +26,7 @@ from higgs_audio_trainer.data.codes import load_codes
 from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.data.prepare import Preparer
 from higgs_audio_trainer.errors import ManifestError, UserError
-from higgs_audio_trainer.preparation import default_codes_dir, prepare_manifest
+from higgs_audio_trainer.preparation import default_codes_dir, prepare_manifests
 from tests.samples import entry, write_manifest, write_tone
 
 
@@ -38,7 +38,7 @@ def checkpoint(tiny) -> BaseCheckpoint:
 
 @pytest.fixture
 def prepare(tiny, checkpoint, tmp_path):
-    """Return `prepare_manifest` on the tiny checkpoint, with a cache of the test's own; what it says is kept."""
+    """Return `prepare_manifests` of one manifest on the tiny checkpoint, with a cache of the test's own; what it says is kept."""
 
     def call(manifest: Path, **changes: Any) -> list[PreparedSample]:
         settings = {
@@ -49,7 +49,8 @@ def prepare(tiny, checkpoint, tmp_path):
             "device": "cpu",
             "say": call.said.append,
         }
-        return prepare_manifest(str(manifest), changes.pop("checkpoint", checkpoint), **(settings | changes))
+        (samples,) = prepare_manifests([str(manifest)], changes.pop("checkpoint", checkpoint), **(settings | changes))
+        return samples
 
     call.said = []
     return call

@@ -1,4 +1,3 @@
-
 """What a person reads: whole outputs in the wording of the original feature, harmless to a terminal."""
 
 import unicodedata

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, SpeechDataset
 from higgs_audio_trainer.errors import ManifestError, UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS
-from higgs_audio_trainer.preparation import prepare_manifest
+from higgs_audio_trainer.preparation import prepare_manifests
 from higgs_audio_trainer.run import run_training
 from sinks import MemorySink
 from tests.batches import tensors
@@ -94,8 +95,8 @@ def test_predictions_in_the_log_are_those_of_the_native_model(tiny, clips, tmp_p
     """At step 1 an adapter does nothing yet: what the log shows is what the native model predicts from the clips."""
     run_training(settings(tiny, clips, tmp_path, max_steps=1, log_codebooks="all", codes_dir=str(tmp_path / "codes")))
     checkpoint = open_checkpoint(str(tiny.model_dir))
-    prepared = prepare_manifest(
-        str(clips),
+    (prepared,) = prepare_manifests(
+        [str(clips)],
         checkpoint,
         codec_name=str(tiny.codec_dir),
         codes_dir=str(tmp_path / "codes"),
@@ -190,6 +191,19 @@ def test_faults_are_listed_at_once_and_nothing_is_left_behind(tiny, clips, tmp_p
         run_training(settings(tiny, manifest, tmp_path / "out"))
     assert [fault.where for fault in caught.value.faults] == [f"{manifest}:{line}" for line in (1, 2, 3)]
     assert not (tmp_path / "out").exists()
+
+
+def test_faults_of_both_manifests_come_together(tiny, clips, tmp_path):
+    """A fault of the evaluation manifest is said with those of the training manifest, before anything is encoded."""
+    bad = '{"id": "a", "audio": "none.wav", "text": "x"}\n'
+    train, evaluation = tmp_path / "t.jsonl", tmp_path / "e.jsonl"
+    train.write_text(bad)
+    evaluation.write_text(bad)
+    with pytest.raises(ManifestError) as caught:
+        run_training(settings(tiny, train, tmp_path / "out", eval_manifest=str(evaluation)))
+    assert [fault.where for fault in caught.value.faults] == [f"{train}:1", f"{evaluation}:1"]
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.faults, str(again)) == (caught.value.faults, str(caught.value)), "other ranks are sent the error"
 
 
 def test_bad_samples_are_skipped_on_request(tiny, clips, tmp_path):

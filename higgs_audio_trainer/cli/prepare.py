@@ -32,23 +32,24 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if not given.max_seconds > 0:
         raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")
     from higgs_audio_trainer.checkpoint import codec_of, open_checkpoint
-    from higgs_audio_trainer.preparation import prepare_manifest, quiet_third_parties
+    from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
 
     quiet_third_parties()
     device = _device(given.device)
     checkpoint = open_checkpoint(given.base_ckpt)
     codec_name = given.audio_tokenizer or codec_of(given.base_ckpt)
-    for manifest in filter(None, (given.train_manifest, given.eval_manifest)):
-        prepared = prepare_manifest(
-            manifest,
-            checkpoint,
-            codec_name=codec_name,
-            codes_dir=given.codes_dir,
-            max_seconds=given.max_seconds,
-            skip_bad_samples=given.skip_bad_samples,
-            device=device,
-        )
-        print(f"{manifest}: {len(prepared)} samples are ready")
+    manifests = [manifest for manifest in (given.train_manifest, given.eval_manifest) if manifest]
+    prepared = prepare_manifests(
+        manifests,
+        checkpoint,
+        codec_name=codec_name,
+        codes_dir=given.codes_dir,
+        max_seconds=given.max_seconds,
+        skip_bad_samples=given.skip_bad_samples,
+        device=device,
+    )
+    for manifest, samples in zip(manifests, prepared, strict=True):
+        print(f"{manifest}: {len(samples)} samples are ready")
     return 0
 
 

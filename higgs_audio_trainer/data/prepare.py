@@ -55,27 +55,41 @@ class Preparer:
     progress: Progress = iter
 
     def prepare(self, samples: Sequence[Sample], faults: Sequence[Fault] = ()) -> Prepared:
-        """Check every file that a manifest names, then encode the clips that have no codes yet.
+        """Check and encode; see `check` and `encode`."""
+        return self.encode(*self.check(samples, faults))
 
-        All faults are found before anything is encoded, but for a sample that turns out to be a frame or two longer
-        than the model takes.
+    def check(
+        self, samples: Sequence[Sample], faults: Sequence[Fault] = ()
+    ) -> tuple[list[PreparedSample], list[Fault]]:
+        """Check every file that a manifest names, and tokenize what is in order.
 
         Args:
             samples: samples of the manifest that are in order so far.
             faults: what is wrong with the others.
 
+        Returns:
+            The samples that can be used once their clips are encoded, and all faults.
+
         Raises:
             ManifestError: there are faults and they are not to be skipped.
-            UserError: no sample is left, or the codec cannot be used.
+            UserError: no sample is left.
         """
         checked, broken = self._check(samples)
         fitting, too_long = self._fitting(checked)
-        found = self._judge([*faults, *broken, *too_long], fitting)
-        waiting = self.store.waiting(path for sample in fitting for path in sample.code_files)
+        return fitting, self._judge([*faults, *broken, *too_long], fitting)
+
+    def encode(self, samples: Sequence[PreparedSample], faults: Sequence[Fault]) -> Prepared:
+        """Encode the clips of checked samples that have no codes yet.
+
+        Raises:
+            ManifestError: a sample turned out to be a frame or two longer than the model takes.
+            UserError: the codec cannot be used.
+        """
+        waiting = self.store.waiting(path for sample in samples for path in sample.code_files)
         for clip in self.progress(waiting):
             self.store.encode(clip)
-        usable, too_long = self._fitting(fitting)
-        return Prepared(usable, self._judge([*found, *too_long], usable), len(waiting))
+        usable, too_long = self._fitting(samples)
+        return Prepared(usable, self._judge([*faults, *too_long], usable), len(waiting))
 
     def _check(self, samples: Sequence[Sample]) -> tuple[list[PreparedSample], list[Fault]]:
         checked, faults = [], []
