@@ -38,7 +38,7 @@ def checkpoint(tiny) -> BaseCheckpoint:
 
 @pytest.fixture
 def prepare(tiny, checkpoint, tmp_path):
-    """Return `prepare_manifests` of one manifest on the tiny checkpoint, with a cache of the test's own; what it says is kept."""
+    """Return `prepare_manifests` of one manifest, with a cache of the test's own; what it says is kept."""
 
     def call(manifest: Path, **changes: Any) -> list[PreparedSample]:
         settings = {
