@@ -27,16 +27,16 @@ def test_the_demo_ends_with_five_lines_whose_commands_work(demo):
     """What was learned, where things lie, and three commands that work as printed."""
     folder, finished = demo
     lines = finished.stdout.rstrip().splitlines()[-5:]
-    assert lines[0].startswith("Learned in 80 steps")
+    assert lines[0].startswith("Learned in 60 steps")
     assert lines[1].startswith("Adapter: higgs-demo/run  Log: higgs-demo/run/events/")
     assert (folder / "higgs-demo/run/adapter_model.safetensors").is_file()
     commands = [line.partition(":")[2].strip() for line in lines[2:]]
     for command in commands:
-        short = command.replace(" --max_steps 160", " --max_steps 82")  # the same way, less of it
+        short = command.replace(" --max_steps 120", " --max_steps 62")  # the same way, less of it
         done = subprocess.run(shlex.split(short), cwd=folder, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, (command, done.stderr)
         assert done.stdout
-    assert read_log(folder / "higgs-demo/run", attempt=1)[0]["resumed_from_step"] == 80
+    assert read_log(folder / "higgs-demo/run", attempt=1)[0]["resumed_from_step"] == 60
 
 
 def test_a_second_demo_replaces_only_what_a_demo_made(tmp_path):
