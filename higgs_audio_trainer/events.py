@@ -79,12 +79,11 @@ class RunStart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainStep:
-    """Figures of one optimizer step, over all its micro-batches and all ranks."""
+class _Figures:
+    """Losses and accuracies of a step or an evaluation, over all batches and ranks."""
 
-    name: ClassVar[str] = "train_step"
-    step: int = _doc("Optimizer step, counted from 1.", minimum=1)
-    epoch: float = _doc("Epochs done at the end of the step.")
+    step: int = _doc("Optimizer steps done.", minimum=0)
+    epoch: float = _doc("Epochs done.")
     loss: float = _doc("text_loss x text_loss_weight + audio_loss; nats.")
     text_loss: float = _doc("Mean cross-entropy over the supervised text slots; nats. 0 without targets.")
     audio_loss: float = _doc("Mean of audio_loss_per_codebook; nats.")
@@ -97,6 +96,14 @@ class TrainStep:
     )
     text_targets: int = _doc("Supervised text slots; the divisor of text_loss.", minimum=0)
     audio_targets: int = _doc("Supervised audio slots, all codebooks together.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStep(_Figures):
+    """Figures of one optimizer step, over all its micro-batches and all ranks."""
+
+    name: ClassVar[str] = "train_step"
+    step: int = _doc("Optimizer step, counted from 1.", minimum=1)
     learning_rate: float = _doc("Learning rate that the step used.")
     grad_norm: float | None = _doc("Norm of the gradients before clipping; null where it is not computed.")
     step_ms: float = _doc("Wall time of the step on this rank, logging included; milliseconds.", minimum=0)
@@ -148,20 +155,10 @@ class PredictionSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalResult:
+class EvalResult(_Figures):
     """Figures of one evaluation, over the whole evaluation manifest."""
 
     name: ClassVar[str] = "eval_result"
-    step: int = _doc("Optimizer steps done.", minimum=0)
-    epoch: float = _doc("Epochs done.")
-    loss: float = _doc("text_loss x text_loss_weight + audio_loss; nats.")
-    text_loss: float = _doc("Mean cross-entropy over the supervised text slots; nats.")
-    audio_loss: float = _doc("Mean of audio_loss_per_codebook; nats.")
-    audio_loss_per_codebook: tuple[float, ...] = _doc("Mean cross-entropy of each codebook; nats, [K].")
-    text_accuracy: float | None = _doc("Share of supervised text slots predicted right; null without targets.")
-    audio_accuracy_per_codebook: tuple[float | None, ...] = _doc("Share predicted right in each codebook, [K].")
-    text_targets: int = _doc("Supervised text slots.", minimum=0)
-    audio_targets: int = _doc("Supervised audio slots, all codebooks together.", minimum=0)
     num_samples: int = _doc("Samples evaluated.", minimum=0)
     duration_s: float = _doc("Wall time of the evaluation; seconds.", minimum=0)
 

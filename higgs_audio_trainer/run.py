@@ -20,6 +20,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 import sinks
+from higgs_audio_trainer.arguments import training_arguments, uses_cuda
 from higgs_audio_trainer.checkpoint import BaseCheckpoint, codec_of, open_checkpoint
 from higgs_audio_trainer.config import TrainSettings, flags, redacted
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
@@ -38,8 +39,6 @@ NamedSink = tuple[str, sinks.Sink]
 Say = Callable[[str], None]
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "structlog", "numpy")
-# Rank 0 checks and encodes the manifest while the others wait; the usual half hour would not do for a large one.
-_PREPARATION_TIMEOUT_S = 6 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
         sinks.load(settings.sinks)
     checkpoint = open_checkpoint(settings.base_ckpt)
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
-    arguments = _training_arguments(settings)
+    arguments = training_arguments(settings)
     attempt = _on_rank_0(arguments, lambda: plan_attempt(settings.output_dir, settings.resume, restarts=_restarts()))
     data = _on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, say))
     set_seed(arguments.seed)
@@ -132,54 +131,6 @@ def _logs(settings: TrainSettings, more_sinks: Sequence[NamedSink]) -> bool:
     return bool(sinks.parse(settings.sinks) or more_sinks)
 
 
-def _training_arguments(settings: TrainSettings) -> TrainingArguments:
-    reports = settings.report_to != "none"
-    cuda = _uses_cuda(settings)
-    ours: dict[str, Any] = {
-        "output_dir": settings.output_dir,
-        "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.grad_accum,
-        "num_train_epochs": settings.epochs,
-        "max_steps": settings.max_steps,
-        "learning_rate": settings.lr,
-        "weight_decay": settings.wd,
-        "warmup_steps": settings.warmup,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "seed": settings.seed,
-        "save_steps": settings.save_steps,
-        "eval_strategy": "steps" if settings.eval_manifest else "no",
-        "eval_steps": settings.val_steps,
-        "report_to": settings.report_to.split(","),
-        "bf16": cuda and torch.cuda.is_bf16_supported() and settings.dtype in ("auto", "bfloat16"),
-        # Trackers are transformers' own; without one its log would only wait for the device.
-        "logging_strategy": "steps" if reports else "no",
-        "logging_steps": settings.log_steps,
-        "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # it hides a NaN, and waits for the device at every micro-batch to do so
-        "disable_tqdm": True,  # our bar steps aside for console lines
-        "remove_unused_columns": False,  # the collator takes examples, not columns
-        "label_names": ["labels"],
-        "ddp_find_unused_parameters": False,  # every adapter takes part in every forward
-        "dataloader_pin_memory": cuda,
-        "use_cpu": not torch.accelerator.is_available(),
-        "ddp_timeout": _PREPARATION_TIMEOUT_S,
-    }
-    if settings.extra.get("fp16"):
-        ours["bf16"] = False
-    try:
-        arguments = TrainingArguments(**(ours | dict(settings.extra)))
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"transformers.TrainingArguments: {error}") from error
-    # Several GPUs in one process would mean DataParallel, which cannot scatter a batch of ragged clips.
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers offers no argument for it
-    return arguments
-
-
-def _uses_cuda(settings: TrainSettings) -> bool:
-    return torch.cuda.is_available() and not settings.extra.get("use_cpu")
-
-
 def _on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
     """Do something on rank 0 and give every rank the result, or the error."""
     outcome: list[Any] = [None, None]
@@ -213,7 +164,7 @@ def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments
 
 
 def _load_model(settings: TrainSettings, checkpoint: BaseCheckpoint) -> Any:
-    automatic = torch.bfloat16 if _uses_cuda(settings) and torch.cuda.is_bf16_supported() else torch.float32
+    automatic = torch.bfloat16 if uses_cuda(settings) and torch.cuda.is_bf16_supported() else torch.float32
     dtype = automatic if settings.dtype == "auto" else getattr(torch, settings.dtype)
     try:
         loaded: Any = HiggsAudioForTraining.from_pretrained(settings.base_ckpt, dtype=dtype, output_loading_info=True)

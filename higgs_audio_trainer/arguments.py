@@ -1,0 +1,70 @@
+"""Settings as `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.errors import UserError
+
+# Rank 0 checks and encodes the manifest while the others wait; the usual half hour would not do for a large one.
+_PREPARATION_TIMEOUT_S = 6 * 3600
+
+
+def training_arguments(settings: TrainSettings) -> TrainingArguments:
+    """Make the arguments of `transformers.Trainer`: ours, then those that the user gave beside them.
+
+    Under a launcher this starts the process group.
+
+    Raises:
+        UserError: transformers refuses a value.
+    """
+    reports = settings.report_to != "none"
+    cuda = uses_cuda(settings)
+    ours: dict[str, Any] = {
+        "output_dir": settings.output_dir,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.grad_accum,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps,
+        "learning_rate": settings.lr,
+        "weight_decay": settings.wd,
+        "warmup_steps": settings.warmup,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "seed": settings.seed,
+        "save_steps": settings.save_steps,
+        "eval_strategy": "steps" if settings.eval_manifest else "no",
+        "eval_steps": settings.val_steps,
+        "report_to": settings.report_to.split(","),
+        "bf16": cuda and torch.cuda.is_bf16_supported() and settings.dtype in ("auto", "bfloat16"),
+        # Trackers are transformers' own; without one its log would only wait for the device.
+        "logging_strategy": "steps" if reports else "no",
+        "logging_steps": settings.log_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it hides a NaN, and waits for the device at every micro-batch to do so
+        "disable_tqdm": True,  # our bar steps aside for console lines
+        "remove_unused_columns": False,  # the collator takes examples, not columns
+        "label_names": ["labels"],
+        "ddp_find_unused_parameters": False,  # every adapter takes part in every forward
+        "dataloader_pin_memory": cuda,
+        "use_cpu": not torch.accelerator.is_available(),
+        "ddp_timeout": _PREPARATION_TIMEOUT_S,
+    }
+    if settings.extra.get("fp16"):
+        ours["bf16"] = False
+    try:
+        arguments = TrainingArguments(**(ours | dict(settings.extra)))
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"transformers.TrainingArguments: {error}") from error
+    # Several GPUs in one process would mean DataParallel, which cannot scatter a batch of ragged clips.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers offers no argument for it
+    return arguments
+
+
+def uses_cuda(settings: TrainSettings) -> bool:
+    """Say whether the run trains on a CUDA device."""
+    return torch.cuda.is_available() and not settings.extra.get("use_cpu")
