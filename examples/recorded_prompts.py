@@ -22,6 +22,15 @@ import soundfile
 SOUNDS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 TRANSCRIPTS = Path("/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
 SHORTEST_S, LONGEST_S = 0.5, 5.0
+SETTINGS = {
+    "log_steps": 10,
+    "max_steps": 150,
+    "batch_size": 8,
+    "grad_accum": 1,
+    "lr": 3e-3,
+    "lora_dropout": 0.0,
+    "seed": 0,
+}
 
 
 def spoken_prompts(sounds: Path, transcripts: Path) -> list[dict[str, str]]:
@@ -62,7 +71,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for everything; must not be there yet")
     parser.add_argument("--samples", type=int, default=240, help="how many prompts [%(default)s]")
-    parser.add_argument("--max_steps", type=int, default=60, help="optimizer steps [%(default)s]")
     parser.add_argument("--sounds", type=Path, default=SOUNDS, help="folder of the recordings")
     parser.add_argument("--transcripts", type=Path, default=TRANSCRIPTS, help="their texts")
     given, flags = parser.parse_known_args()
@@ -74,13 +82,12 @@ def main() -> None:
     given.out.mkdir(parents=True)
     write_manifest(given.out / "train.jsonl", prompts[: given.samples])
     run("tiny", given.out / "base")
-    started = time.monotonic()
-    run(
-        *("train", "--base_ckpt", given.out / "base/model", "--audio_tokenizer", given.out / "base/codec"),
-        *("--train_manifest", given.out / "train.jsonl", "--output_dir", given.out / "run", "--log_steps", "10"),
-        *("--max_steps", str(given.max_steps), "--batch_size", "8", "--grad_accum", "1", "--lr", "5e-3", "--seed", "0"),
-        *flags,
+    config = given.out / "train.yaml"  # so that flags given here win over it
+    config.write_text(
+        json.dumps(SETTINGS | {"base_ckpt": f"{given.out}/base/model", "audio_tokenizer": f"{given.out}/base/codec"})
     )
+    started = time.monotonic()
+    run("--config", config, "--train_manifest", given.out / "train.jsonl", "--output_dir", given.out / "run", *flags)
     report(given.out / "run/events/rank00000-attempt000.jsonl", time.monotonic() - started)
 
 

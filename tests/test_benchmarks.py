@@ -1,0 +1,24 @@
+"""The benchmarks run; what they measure is nobody's assertion."""
+
+import pytest
+from transformers import HiggsAudioV2Config
+
+from benchmarks.full_size_step import measure
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_the_step_of_the_full_size_architecture(gradient_checkpointing):
+    """With few and narrow layers, the script for CUDA devices trains on the CPU: real vocabulary, bfloat16, LoRA."""
+    config = HiggsAudioV2Config(
+        codebook_size=1026,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+    )
+    cost = measure(config, 1.0, device="cpu", gradient_checkpointing=gradient_checkpointing, steps=2)
+    assert len(cost["step_ms"]) == len(cost["loss"]) == 2
+    assert cost["trainable_parameters"] > 0
+    assert cost["peak_memory_gib"] is None
