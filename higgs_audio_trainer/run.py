@@ -77,8 +77,8 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     data = _on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, say))
     set_seed(arguments.seed)
     model = _load_model(settings, checkpoint)
+    built = _build_sinks(settings, arguments, attempt, more_sinks)  # may refuse; the directory is not claimed then
     _on_rank_0(arguments, lambda: claim(settings.output_dir, attempt))
-    built = _build_sinks(settings, arguments, attempt, more_sinks)
     emit = _build_emit(settings, arguments, attempt, built)
     try:
         telemetry = Telemetry(

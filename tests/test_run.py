@@ -337,3 +337,12 @@ def test_bad_input_is_exit_2_without_a_traceback(tiny, clips, tmp_path):
     assert finished.returncode == 2
     assert finished.stderr.startswith("higgs-audio-trainer: --base_ckpt: expected a folder")
     assert "Traceback" not in finished.stderr
+
+
+def test_a_sink_that_cannot_be_set_up_leaves_the_directory_free(tiny, clips, tmp_path):
+    """A log folder that cannot be written is an error, after which the same command works with another folder."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="jsonl"):
+        run_training(settings(tiny, clips, tmp_path / "out", sinks=f"jsonl:dir={tmp_path}/file/logs", max_steps=1))
+    run_training(settings(tiny, clips, tmp_path / "out", max_steps=1))
+    assert read_log(tmp_path / "out")[0]["attempt"] == 0
