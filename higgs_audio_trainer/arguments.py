@@ -60,6 +60,8 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         arguments = TrainingArguments(**(ours | dict(settings.extra)))
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"transformers.TrainingArguments: {error}") from error
+    if arguments.dataloader_num_workers < 0:
+        raise UserError(f"--dataloader_num_workers: expected at least 0, got {arguments.dataloader_num_workers}")
     # Several GPUs in one process would mean DataParallel, which cannot scatter a batch of ragged clips.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers offers no argument for it
     return arguments

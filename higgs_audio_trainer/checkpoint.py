@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
 from higgs_audio_trainer.data.batch import TokenIds
-from higgs_audio_trainer.data.prompt import AUDIO_PLACEHOLDER, REQUIRED_TOKENS, STOP_TOKENS, as_messages, render_text
+from higgs_audio_trainer.data.prompt import (
+    AUDIO_PLACEHOLDER,
+    OPTIONAL_TOKENS,
+    REQUIRED_TOKENS,
+    STOP_TOKENS,
+    as_messages,
+    render_text,
+)
 from higgs_audio_trainer.data.sample import Sample
 from higgs_audio_trainer.errors import UserError
 
@@ -167,16 +174,34 @@ def codec_of(name: str) -> str:
 
 
 def check_template(checkpoint: BaseCheckpoint, samples: Sequence[Sample]) -> None:
-    """Compare our prompt with what the checkpoint's chat template renders, on the first sample it can render.
+    """Check that the checkpoint knows the prompts that we write.
+
+    Our prompt is compared with what the chat template renders, on one sample of each sequence of roles that the
+    template can render. Markers that only some samples need must be tokens of the tokenizer.
 
     Raises:
         UserError: they differ; training would teach another prompt than generation uses.
     """
+    vocabulary = checkpoint.tokenizer.get_vocab()
+    missing = [token for token in OPTIONAL_TOKENS if token not in vocabulary]
+    shapes: dict[tuple[tuple[str, int], ...], tuple[Sample, list[dict[str, Any]]]] = {}
+    for sample in samples:
+        used = [token for token in missing if token in render_text(sample)] if missing else []
+        if used:
+            raise UserError(
+                f"{sample.where}: expected a prompt that the tokenizer of {checkpoint.name} can write, got one with "
+                f"{', '.join(used)}, which it lacks"
+            )
+        if checkpoint.tokenizer.chat_template is not None and (messages := as_messages(sample)) is not None:
+            shape = tuple((message["role"], len(message["content"])) for message in messages)
+            shapes.setdefault(shape, (sample, messages))
+    for sample, messages in shapes.values():
+        _compare_with_template(checkpoint, sample, messages)
+
+
+def _compare_with_template(checkpoint: BaseCheckpoint, sample: Sample, messages: list[dict[str, Any]]) -> None:
     from jinja2 import TemplateError
 
-    sample, messages = next(((s, m) for s in samples if (m := as_messages(s)) is not None), (None, None))
-    if checkpoint.tokenizer.chat_template is None or sample is None or messages is None:
-        return
     try:
         rendered = str(checkpoint.tokenizer.apply_chat_template(messages, tokenize=False)).strip("\n")
     except (TemplateError, TypeError, ValueError) as error:  # a template may do anything with its messages

@@ -7,6 +7,7 @@ the same thing. Everything else that `transformers.TrainingArguments` takes goes
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -31,6 +32,7 @@ def _flag(
     minimum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    maximum: float | None = None,
     choices: tuple[str, ...] = (),
     hint: str = "",
 ) -> Any:
@@ -41,6 +43,7 @@ def _flag(
         "minimum": minimum,
         "above": above,
         "below": below,
+        "maximum": maximum,
         "choices": choices,
         "hint": hint,
     }
@@ -96,7 +99,7 @@ class TrainSettings:
     )
     text_loss_weight: float = _flag(1.0, "optimisation", "loss = weight x text loss + audio loss", minimum=0)
     gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
-    seed: int = _flag(42, "optimisation", "seed of every random generator", minimum=0)
+    seed: int = _flag(42, "optimisation", "seed of every random generator", minimum=0, maximum=2**32 - 1)
 
     output_dir: str = _flag("", "run", "folder for adapter, checkpoints and events (required)")
     resume: str | None = _flag(
@@ -118,8 +121,8 @@ class TrainSettings:
         hint="to turn logging off: --sinks none",
     )
     sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl, none or package.module:factory")
-    log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1)
-    log_window: int = _flag(5, "log", "slots to show at each end", minimum=1)
+    log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1, maximum=1000)
+    log_window: int = _flag(5, "log", "slots to show at each end", minimum=1, maximum=1000)
     log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
     log_text: bool = _flag(True, "log", "decode text tokens beside their ids")
     log_all_ranks: bool = _flag(False, "log", "write a file on every rank, not on rank 0 alone")
@@ -137,8 +140,14 @@ class TrainSettings:
             raise UserError(f"--max_steps: expected at least 1, or -1 for whole epochs, got {self.max_steps}")
         if self.warmup > 1 and self.warmup != int(self.warmup):
             raise UserError(f"--warmup: expected whole steps, or a share below 1, got {self.warmup:g}")
+        if not self.targets():
+            raise UserError(f"--lora_targets: expected names of modules, got {self.lora_targets!r}")
         if self.log_codebooks != "all" and not re.fullmatch(r"\d+(,\d+)*", self.log_codebooks):
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
+
+    def targets(self) -> tuple[str, ...]:
+        """Split `lora_targets`."""
+        return tuple(name for part in self.lora_targets.split(",") if (name := part.strip()))
 
     def codebooks(self, num_codebooks: int) -> tuple[int, ...]:
         """Resolve `log_codebooks` for a model.
@@ -182,6 +191,10 @@ def _check(item: Field[Any], value: Any) -> None:
         bounds.append((value > limits["above"], f"more than {limits['above']}"))
     if limits["below"] is not None:
         bounds.append((value < limits["below"], f"less than {limits['below']}"))
+    if limits["maximum"] is not None:
+        bounds.append((value <= limits["maximum"], f"at most {limits['maximum']}"))
+    if isinstance(value, float) and not math.isfinite(value):
+        bounds.append((False, "finite"))
     if not all(holds for holds, _ in bounds):  # NaN holds none
         raise UserError(f"--{item.name}: expected {' and '.join(text for _, text in bounds)}, got {value:g}{hint}")
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from transformers import HiggsAudioV2ForConditionalGeneration
 from transformers.utils.generic import ModelOutput
 
+from higgs_audio_trainer.config import LORA_TARGETS
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 
 #: Attention, and both feed-forward branches: `gate_proj` is a suffix of `mlp.gate_proj` and `audio_mlp.gate_proj`.
-DEFAULT_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DEFAULT_LORA_TARGETS = tuple(LORA_TARGETS.split(","))
 
 
 @dataclass(slots=True)

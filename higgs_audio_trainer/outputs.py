@@ -6,6 +6,7 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from higgs_audio_trainer.errors import UserError
 _STATE_FILE = "run.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _TRAINER_STATE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is not whole
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Attempt:
         """Optimizer step of the checkpoint."""
         if self.checkpoint is None:
             return None
-        return int(json.loads((self.checkpoint / _TRAINER_STATE).read_bytes())["global_step"])
+        return _step_of(self.checkpoint)
 
 
 def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> Attempt:
@@ -82,15 +84,15 @@ def claim(output_dir: str, attempt: Attempt) -> None:
 
 
 def _holds_run(folder: Path) -> bool:
-    return (folder / "adapter_config.json").exists() or any(folder.glob("checkpoint-*"))
+    return (folder / ADAPTER_CONFIG).exists() or any(folder.glob("checkpoint-*"))
 
 
 def _named_checkpoint(resume: str | None) -> Path | None:
     if resume is None or resume == RESUME_LATEST or resume.lower() == "true":
         return None
     path = Path(resume)
-    if not (path / _TRAINER_STATE).is_file():
-        raise UserError(f"--resume: expected the folder of a checkpoint, with a {_TRAINER_STATE}, got {resume}")
+    if _step_of(path) is None:
+        raise UserError(f"--resume: expected the folder of a checkpoint, with a whole {_TRAINER_STATE}, got {resume}")
     return path
 
 
@@ -98,9 +100,35 @@ def _latest_checkpoint(folder: Path) -> Path | None:
     steps = {
         int(match[1]): path
         for path in folder.iterdir()
-        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / _TRAINER_STATE).is_file()
+        if (match := _CHECKPOINT.fullmatch(path.name)) and _step_of(path) is not None
     }
     return steps[max(steps)] if steps else None
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    """Return the optimizer step of a checkpoint; None if it was not written to its end."""
+    try:
+        return int(json.loads((checkpoint / _TRAINER_STATE).read_bytes())["global_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def check_adapter(checkpoint: Path, *, r: int, targets: Collection[str]) -> None:
+    """Compare the adapter of a checkpoint with the settings that would go on with it.
+
+    Raises:
+        UserError: they are of different shapes.
+    """
+    try:
+        saved = json.loads((checkpoint / ADAPTER_CONFIG).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--resume: expected {ADAPTER_CONFIG} in {checkpoint}, got {error}. Name another one."
+        ) from error
+    for flag, ours, theirs in (("lora_r", r, saved["r"]), ("lora_targets", set(targets), set(saved["target_modules"]))):
+        if ours != theirs:
+            shown = theirs if isinstance(theirs, int) else ",".join(sorted(theirs))
+            raise UserError(f"--{flag}: expected what {checkpoint.name} was trained with, {shown}, to go on with it")
 
 
 def _read_state(folder: Path) -> tuple[str, int] | None:

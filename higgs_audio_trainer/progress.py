@@ -48,5 +48,9 @@ class TrainingBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take it away."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, also after an error; a second call does nothing."""
         if self._bar is not None:
             self._bar.close()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -28,7 +29,7 @@ from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import RunEnd, RunStart
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
-from higgs_audio_trainer.outputs import Attempt, claim, plan_attempt
+from higgs_audio_trainer.outputs import Attempt, check_adapter, claim, plan_attempt
 from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.progress import TrainingBar
 from higgs_audio_trainer.series import Shown
@@ -74,12 +75,15 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     arguments = training_arguments(settings)
     attempt = _on_rank_0(arguments, lambda: plan_attempt(settings.output_dir, settings.resume, restarts=_restarts()))
+    if attempt.checkpoint is not None:
+        check_adapter(attempt.checkpoint, r=settings.lora_r, targets=settings.targets())
     data = _on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, say))
     set_seed(arguments.seed)
     model = _load_model(settings, checkpoint)
     built = _build_sinks(settings, arguments, attempt, more_sinks)  # may refuse; the directory is not claimed then
     _on_rank_0(arguments, lambda: claim(settings.output_dir, attempt))
     emit = _build_emit(settings, arguments, attempt, built)
+    bar = TrainingBar()
     try:
         telemetry = Telemetry(
             emit=emit,
@@ -88,6 +92,25 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
             shown=_shown(settings, checkpoint, codebooks) if built else None,
             strict=settings.strict_logging,
         )
+        trainer = _build_trainer(settings, arguments, checkpoint, model, data, telemetry, bar)
+        emit(_run_start(settings, arguments, checkpoint, model, data, attempt))
+        _train(trainer, attempt, emit)
+    finally:
+        bar.close()
+        _close(built, emit)
+    return RunResult(attempt.run_id, trainer.state.global_step, attempt.number)
+
+
+def _build_trainer(
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    checkpoint: BaseCheckpoint,
+    model: Any,
+    data: _Data,
+    telemetry: Telemetry,
+    bar: TrainingBar,
+) -> HiggsAudioTrainer:
+    try:
         trainer = HiggsAudioTrainer(
             telemetry=telemetry,
             text_loss_weight=settings.text_loss_weight,
@@ -96,14 +119,12 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
             data_collator=Collator(checkpoint.ids),
             train_dataset=SpeechDataset(data.train, checkpoint.ids),
             eval_dataset=SpeechDataset(data.evaluation, checkpoint.ids) if data.evaluation else None,
-            callbacks=[TrainingBar()],
+            callbacks=[bar],
         )
-        trainer.remove_callback(PrinterCallback)  # it prints a dictionary where our sinks print a line
-        emit(_run_start(settings, arguments, checkpoint, model, data, attempt))
-        _train(trainer, attempt, emit)
-    finally:
-        _close(built, emit)
-    return RunResult(attempt.run_id, trainer.state.global_step, attempt.number)
+    except (ValueError, ImportError, RuntimeError) as error:  # an argument it refuses, a tracker that is not there
+        raise UserError(f"transformers.Trainer: {' '.join(str(error).split())}") from error
+    trainer.remove_callback(PrinterCallback)  # it prints a dictionary where our sinks print a line
+    return trainer
 
 
 def _close(built: Sequence[NamedSink], emit: Emit) -> None:
@@ -168,7 +189,7 @@ def _load_model(settings: TrainSettings, checkpoint: BaseCheckpoint) -> Any:
     dtype = automatic if settings.dtype == "auto" else getattr(torch, settings.dtype)
     try:
         loaded: Any = HiggsAudioForTraining.from_pretrained(settings.base_ckpt, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"--base_ckpt {checkpoint.name}: the weights cannot be loaded: {error}") from error
     base, info = loaded
     if info["missing_keys"]:
@@ -178,8 +199,13 @@ def _load_model(settings: TrainSettings, checkpoint: BaseCheckpoint) -> Any:
             "text_lm_head.weight must be kept when a checkpoint is converted: the text loss needs it."
         )
     base.text_loss_weight = settings.text_loss_weight
-    targets = [target.strip() for target in settings.lora_targets.split(",") if target.strip()]
-    return add_lora(base, r=settings.lora_r, alpha=settings.lora_alpha, dropout=settings.lora_dropout, targets=targets)
+    return add_lora(
+        base,
+        r=settings.lora_r,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        targets=settings.targets(),
+    )
 
 
 def _build_sinks(
@@ -229,9 +255,14 @@ def _run_start(
     attempt: Attempt,
 ) -> RunStart:
     config = {item.name: getattr(settings, item.name) for item in flags()} | {"extra": dict(settings.extra)}
+    resolved = {
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+        "audio_tokenizer": settings.audio_tokenizer or codec_of(settings.base_ckpt),
+    }
     versions = {library: version(library) for library in _LIBRARIES}
     return RunStart(
-        config=redacted(config),
+        config=redacted(config | resolved),
         versions={
             "higgs_audio_trainer": version("higgs-audio-trainer"),
             "python": platform.python_version(),

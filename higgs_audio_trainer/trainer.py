@@ -5,15 +5,24 @@ The trainer knows events and an injected `emit`; it names no sink and asks for n
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    HiggsAudioV2ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from higgs_audio_trainer.data.batch import SampleRef
@@ -22,6 +31,7 @@ from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.events import IGNORE_INDEX, Checkpoint, EvalResult, TrainStep
 from higgs_audio_trainer.extraction import Extraction, exact_dtype
 from higgs_audio_trainer.model import TrainingOutput, count_targets
+from higgs_audio_trainer.outputs import ADAPTER_CONFIG
 from higgs_audio_trainer.series import Shown
 
 
@@ -69,7 +79,7 @@ class HiggsAudioTrainer(Trainer):
         self._text_loss_weight = text_loss_weight
         self.extraction_seconds = 0.0  # host time spent on extraction in this attempt
         self._extraction: Extraction | None = None  # of the due step or the evaluation in progress
-        self._step_started: float | None = None
+        self._step_started = 0.0
         self._num_codebooks = int(kwargs["model"].config.num_codebooks)
         self.add_callback(_ReportCheckpoints(telemetry.emit))
 
@@ -83,17 +93,22 @@ class HiggsAudioTrainer(Trainer):
         Returns:
             The batches, and int64 [1 + K]: text targets, then those of each codebook.
         """
+        if self.state.global_step >= self.state.max_steps:
+            return [], None  # a finished run was resumed: transformers would take one more step
+        started = time.perf_counter()
         batches = []
         for _ in range(num_batches):
             batch = next(epoch_iterator, None)
             if batch is None:
                 break
-            self._mask_repeated_samples(batch)
+            if not self.args.dataloader_drop_last:
+                self._mask_repeated_samples(batch)
             batches.append(batch)
+        if batches:
+            self._step_started = started
+            if self._telemetry.is_due(self.state.global_step + 1):
+                self._extraction = Extraction("train", self._telemetry.shown)
         return batches, self._count_targets(batches, device)
-
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
-        return self._count_targets(batch_samples, device)
 
     def _count_targets(self, batches: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batches:
@@ -105,7 +120,7 @@ class HiggsAudioTrainer(Trainer):
         return self.accelerator.reduce(tensor, reduction="sum")
 
     def _mask_repeated_samples(self, batch: dict[str, Any]) -> None:
-        """Mask what accelerate repeats so that the last batch is full on every rank.
+        """Mask what accelerate repeats so that the last batch is full on every rank, and do not show it.
 
         Without this, N ranks would count samples of the last batch of an epoch twice that one rank counts once.
         """
@@ -119,6 +134,7 @@ class HiggsAudioTrainer(Trainer):
         keep = min(max(in_last_batch - self.args.process_index * size, 0), size)
         batch["labels"][keep:] = IGNORE_INDEX
         batch["audio_labels"][keep:] = IGNORE_INDEX
+        batch["samples"] = batch["samples"][:keep]
 
     def compute_loss(
         self,
@@ -138,16 +154,6 @@ class HiggsAudioTrainer(Trainer):
 
     # Due steps
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        """Run forward and backward of one micro-batch; on a due step, gather what will be logged."""
-        if self._step_started is None:
-            self._step_started = time.perf_counter()
-            if self._telemetry.is_due(self.state.global_step + 1):
-                self._extraction = Extraction("train", self._telemetry.shown)
-        return super().training_step(model, inputs, num_items_in_batch)
-
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         # Called once at the end of each optimizer step with the norm of its gradients (and once more at the end of
         # an epoch, when nothing is pending). No callback is given that norm without waiting for the device.
@@ -157,7 +163,6 @@ class HiggsAudioTrainer(Trainer):
             norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
             self._guard(extraction, self._emit_step, extraction, sums, norm, kwargs.get("learning_rate"))
             self.extraction_seconds += extraction.seconds
-        self._step_started = None
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def _emit_step(
@@ -168,7 +173,6 @@ class HiggsAudioTrainer(Trainer):
         if finished is None:
             return
         figures, samples = finished
-        assert self._step_started is not None
         self._telemetry.emit(
             TrainStep(
                 step=step,
@@ -196,6 +200,14 @@ class HiggsAudioTrainer(Trainer):
             self._telemetry.emit.fail("extraction", error)
 
     # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Load every sample of the evaluation data, also where training drops its last batch."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate; losses are means over all targets of the data, not means of batches."""
@@ -257,6 +269,18 @@ class HiggsAudioTrainer(Trainer):
             self._guard(self._extraction, self._extraction.observe, outputs, tensors, refs)
         assert outputs.loss is not None
         return outputs.loss.detach(), None, None
+
+    # Saving
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        config = Path(str(output_dir or self.args.output_dir)) / ADAPTER_CONFIG
+        if self.args.should_save and config.is_file():
+            # peft notes the class that was trained, which only this package has; the native one loads it as well.
+            native = {"base_model_class": HiggsAudioV2ForConditionalGeneration.__name__}
+            native["parent_library"] = HiggsAudioV2ForConditionalGeneration.__module__
+            content = json.loads(config.read_bytes()) | {"auto_mapping": native}
+            config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
 class _ReportCheckpoints(TrainerCallback):

@@ -56,4 +56,6 @@ def console_sink(context: SinkContext) -> Sink:
     """Make the console sink. Rank 0 alone speaks: one terminal, one voice."""
     if context.rank != 0:
         return discard
+    if sys.stdout is None:  # a daemon closed it: nobody reads
+        return discard
     return ConsoleSink(sys.stdout, color=wants_color(sys.stdout, os.environ))

@@ -425,3 +425,17 @@ def predicting_without_transfers(batch):
         text = SupervisedRows(torch.zeros(1, V), batch["labels"][0, -1:], torch.zeros(1), zeros[:1], end)
         audio = SupervisedRows(one_hot(rows, C), rows.T, torch.zeros(K, count), zeros, positions)
         return TrainingOutput(text=text, audio=audio)
+
+
+def test_a_batch_of_repeated_samples_shows_none():
+    """Where every sample of a rank's last batch was repeated, none is shown and the figures count nothing."""
+    batch = clip_batch(4)
+    batch["labels"][:] = IGNORE_INDEX
+    batch["audio_labels"][:] = IGNORE_INDEX
+    B, S = batch["input_ids"].shape
+    outputs = outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))
+    extraction = Extraction("eval", shown())
+    extraction.observe(outputs, batch, [])
+    figures, samples = extraction.finish(extraction.sums(K, torch.device("cpu")), step=1, epoch=0.0)
+    assert samples == []
+    assert figures.targets == (0, 0, 0, 0)

@@ -94,7 +94,11 @@ def test_hugging_face_names_mean_the_same(item, alias):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--lr", "1e-4", "--learning_rate", "2e-4"), ("--batch_size", "1", "--batch_size", "2")],
+    [
+        ("--lr", "1e-4", "--learning_rate", "2e-4"),
+        ("--lr", "1e-4", "--learning-rate=2e-4"),
+        ("--batch_size", "1", "--batch_size", "2"),
+    ],
 )
 def test_two_values_for_one_thing_are_an_error(arguments):
     """The same value twice is fine; two different ones are not, under whichever names."""
@@ -110,7 +114,11 @@ def test_two_values_for_one_thing_are_an_error(arguments):
         (["--log_steps", "-5"], "--log_steps: expected at least 1, got -5"),
         (["--lora_dropout", "1"], "--lora_dropout: expected at least 0 and less than 1, got 1"),
         (["--lr", "-1"], "--lr: expected at least 0, got -1"),
-        (["--lr", "nan"], "--lr: expected at least 0, got nan"),
+        (["--lr", "nan"], "--lr: expected at least 0 and finite, got nan"),
+        (["--lr", "inf"], "--lr: expected at least 0 and finite, got inf"),
+        (["--seed", "99999999999"], "--seed: expected at least 0 and at most 4294967295, got 1e+11"),
+        (["--log_window", "100000"], "--log_window: expected at least 1 and at most 1000, got 100000"),
+        (["--lora_targets", ","], "--lora_targets: expected names of modules, got ','"),
         (["--max_seconds", "0"], "--max_seconds: expected more than 0, got 0"),
         (["--max_steps", "0"], "--max_steps: expected at least 1, or -1 for whole epochs, got 0"),
         (["--warmup", "2.5"], "--warmup: expected whole steps, or a share below 1, got 2.5"),
@@ -201,6 +209,14 @@ def test_wrong_yaml_is_an_error(tmp_path, text, message):
     with pytest.raises(UserError) as caught:
         parse("--config", write_yaml(tmp_path, text))
     assert message in str(caught.value)
+
+
+def test_yaml_numbers_for_transformers_have_their_types(tmp_path):
+    """PyYAML reads 1e-8 as a text; what goes to transformers is converted as a flag would be."""
+    settings = parse("--config", write_yaml(tmp_path, "adam_epsilon: 1e-8\nbf16: true\nsave_total_limit: 2\n"))
+    assert settings.extra == {"adam_epsilon": 1e-8, "bf16": True, "save_total_limit": 2}
+    with pytest.raises(UserError, match=r"save_total_limit.*: invalid int value: 'two'"):
+        parse("--config", write_yaml(tmp_path, "save_total_limit: two"))
 
 
 def test_missing_yaml_is_an_error(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import jsonschema
 import orjson
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModel, PeftModel
 from transformers import HiggsAudioV2ForConditionalGeneration
 
 import schemas
@@ -346,3 +347,67 @@ def test_a_sink_that_cannot_be_set_up_leaves_the_directory_free(tiny, clips, tmp
         run_training(settings(tiny, clips, tmp_path / "out", sinks=f"jsonl:dir={tmp_path}/file/logs", max_steps=1))
     run_training(settings(tiny, clips, tmp_path / "out", max_steps=1))
     assert read_log(tmp_path / "out")[0]["attempt"] == 0
+
+
+def test_resuming_a_finished_run_trains_no_further(tiny, clips, tmp_path):
+    """A job script may always pass --resume: a finished run stays as it is, also one that ended inside an epoch."""
+    options = {"max_steps": 3, "save_steps": 3, "extra": {"lr_scheduler_type": "constant"}}
+    run_training(settings(tiny, clips, tmp_path, **options))
+    before = (tmp_path / "adapter_model.safetensors").read_bytes()
+    result = run_training(settings(tiny, clips, tmp_path, resume="latest", **options))
+    assert result.step == 3
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
+    assert [event["event"] for event in read_log(tmp_path, attempt=1)] == ["run_start", "run_end"]
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny, clips, tmp_path):
+    """A kill while the newest checkpoint was written leaves the one before it to resume from."""
+    run_training(settings(tiny, clips, tmp_path, save_steps=2))
+    (tmp_path / "checkpoint-4/trainer_state.json").write_text("")
+    run_training(settings(tiny, clips, tmp_path, save_steps=2, resume="latest"))
+    assert read_log(tmp_path, attempt=1)[0]["resumed_from_step"] == 2
+
+
+def test_an_adapter_of_another_shape_is_not_resumed(tiny, clips, tmp_path):
+    """A rank that differs from the checkpoint's is said before the weights are loaded."""
+    run_training(settings(tiny, clips, tmp_path, max_steps=1))
+    with pytest.raises(UserError, match=r"--lora_r: expected what checkpoint-1 was trained with, 32"):
+        run_training(settings(tiny, clips, tmp_path, max_steps=2, resume="latest", lora_r=8))
+
+
+def test_the_adapter_names_the_native_class(tiny, clips, tmp_path):
+    """`AutoPeftModel` finds the native model, without this package."""
+    run_training(settings(tiny, clips, tmp_path, max_steps=1))
+    loaded = AutoPeftModel.from_pretrained(tmp_path)
+    assert type(loaded.base_model.model) is HiggsAudioV2ForConditionalGeneration
+
+
+def test_the_log_says_what_was_resolved(tiny, clips, tmp_path):
+    """`auto` and defaults stand in run_start as what they became."""
+    run_training(settings(tiny, clips, tmp_path, max_steps=1))
+    config = read_log(tmp_path)[0]["config"]
+    assert (config["dtype"], config["mixed_precision"]) == ("float32", "no")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extra": {"dataloader_num_workers": -1}},
+        {"extra": {"eval_strategy": "steps"}},
+        {"report_to": "nonsense"},
+        {"lora_targets": "nope"},
+    ],
+)
+def test_arguments_that_libraries_refuse_are_bad_input(tiny, clips, tmp_path, changes):
+    """What transformers or peft would raise for an argument is a UserError."""
+    with pytest.raises(UserError):
+        run_training(settings(tiny, clips, tmp_path, max_steps=1, **changes))
+
+
+def test_damaged_weights_are_bad_input(tiny, clips, tmp_path):
+    """A base checkpoint that was cut off is said as such."""
+    shutil.copytree(tiny.model_dir, tmp_path / "model")
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="the weights cannot be loaded"):
+        run_training(settings(tiny, clips, tmp_path / "out", base_ckpt=str(tmp_path / "model")))

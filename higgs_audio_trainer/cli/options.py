@@ -126,7 +126,7 @@ def parse_train(arguments: Sequence[str], prog: str) -> TrainSettings | str:
         UserError: an argument, a key of the YAML file or a value is wrong.
     """
     parser = train_parser(prog)
-    known, rest = parser.parse_known_args(arguments)
+    known, rest = parser.parse_known_args([_with_underscores(argument) for argument in arguments])
     given = vars(known)
     given.pop("_given_as", None)
     if given.pop("help", False):
@@ -138,6 +138,12 @@ def parse_train(arguments: Sequence[str], prog: str) -> TrainSettings | str:
     if rest:
         extra.update(_from_training_arguments(rest, prog))
     return TrainSettings(**settings, extra=extra)
+
+
+def _with_underscores(argument: str) -> str:
+    """Spell a flag as we do: Hugging Face's parsers take `--learning-rate` as well as `--learning_rate`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if argument.startswith("--") else argument
 
 
 def compact_help(parser: argparse.ArgumentParser) -> str:
@@ -180,10 +186,17 @@ def _from_yaml(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
             if settings.setdefault(item.name, converted) != converted:
                 raise UserError(f"{path}: {key}: expected one value for {item.name}, got two different ones")
         elif key in _training_argument_names():
-            extra[str(key)] = value
+            extra.update(_typed_extra(str(key), value))
         else:
             raise UserError(f"{path}: {key}: expected a known setting.{_suggestion(str(key))}")
     return settings, extra
+
+
+def _typed_extra(key: str, value: Any) -> dict[str, Any]:
+    """Read a scalar of YAML as the command line would: PyYAML takes 1e-8 for a text."""
+    if value is None or isinstance(value, (list, dict)):
+        return {key: value}
+    return _from_training_arguments([f"--{key}", str(value)], "train")
 
 
 def _convert(item: Field[Any], value: Any, where: str) -> Any:

@@ -41,6 +41,9 @@ REQUIRED_TOKENS = (
     _AUDIO_EOS,
 )
 
+#: Markers that only some samples need: two assistant turns in a row, a recipient, a scene.
+OPTIONAL_TOKENS = (_END_OF_MESSAGE, "<|recipient|>", "<|scene_desc_start|>", "<|scene_desc_end|>")
+
 #: Tokens that end a turn or the text: what a model must learn to say in order to stop.
 STOP_TOKENS = (_END_OF_TURN, _END_OF_MESSAGE, "<|end_of_text|>")
 

@@ -21,7 +21,8 @@ from sinks import MemorySink
 CLIPS = Path(__file__).parent / "clips"
 _MARKER = ".made-by-the-demo.json"  # names what a later demo may replace
 _BASE, _CLIPS, _RUN, _CONFIG = "base", "clips", "run", "demo.yaml"
-_MADE = (_BASE, _CLIPS, _RUN, _CONFIG)
+_ALL = "all"  # the run that the summary suggests
+_MADE = (_BASE, _CLIPS, _RUN, _CONFIG, _ALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class DemoOutcome:
         return [
             learned,
             f"Adapter: {folder}/{_RUN}  Log: {log} ({self.num_events} events)",
-            f"All codebooks: {config} --output_dir {folder}/all --log_codebooks all --log_samples 1 --max_steps 20",
+            f"All codebooks: {config} --output_dir {folder}/{_ALL} --log_codebooks all --log_samples 1 --max_steps 20",
             f"Go on:         {config} --output_dir {folder}/{_RUN} --resume --max_steps {2 * self.steps}",
             f"Read the log:  {_reader(log)}",
         ]
