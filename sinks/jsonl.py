@@ -71,4 +71,10 @@ def jsonl_sink(context: SinkContext, *, dir: str | None = None) -> Sink:  # noqa
     if dir == "":
         raise SinkError("--sinks: jsonl: dir: expected a folder, got nothing")
     folder = Path(context.output_dir) / "events" if dir is None else Path(dir).expanduser()
-    return JsonlSink(folder / f"rank{context.rank:05d}-attempt{context.attempt:03d}.jsonl")
+    path = folder / f"rank{context.rank:05d}-attempt{context.attempt:03d}.jsonl"
+    if path.is_file() and path.stat().st_size:
+        raise SinkError(
+            f"jsonl: expected a file of its own, got {path}, which holds another run's events. "
+            "Choose another folder: --sinks console,jsonl:dir=FOLDER"
+        )
+    return JsonlSink(path)

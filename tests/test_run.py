@@ -411,3 +411,13 @@ def test_damaged_weights_are_bad_input(tiny, clips, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="the weights cannot be loaded"):
         run_training(settings(tiny, clips, tmp_path / "out", base_ckpt=str(tmp_path / "model")))
+
+
+def test_two_runs_do_not_share_a_file(tiny, clips, tmp_path):
+    """A second run with the same folder of logs is refused: a file begins with its run_start and has one run."""
+    logs = tmp_path / "logs"
+    run_training(settings(tiny, clips, tmp_path / "a", sinks=f"jsonl:dir={logs}", max_steps=1))
+    before = (logs / "rank00000-attempt000.jsonl").read_bytes()
+    with pytest.raises(UserError, match="expected a file of its own"):
+        run_training(settings(tiny, clips, tmp_path / "b", sinks=f"jsonl:dir={logs}", max_steps=1))
+    assert (logs / "rank00000-attempt000.jsonl").read_bytes() == before
