@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 import sinks
 from sinks import ConsoleSink, render
-from sinks.console import wants_color
+from sinks.console import console_sink, wants_color
 from sinks.null import discard
 from tests.builders import Screen, audio_sample, checkpoint, context, record_of, text_sample, window
 
@@ -115,3 +115,9 @@ class TestStream:
         with tqdm(total=3, bar_format="{n_fmt}/{total_fmt}"):
             sink(record_of(checkpoint()))
             assert screen.lines() == ["saved checkpoint-20", "0/3"]
+
+
+def test_a_closed_standard_output_is_nobody_reading(monkeypatch):
+    """A daemon that closed its standard output trains on; the console sink takes records and writes nothing."""
+    monkeypatch.setattr("sys.stdout", None)
+    assert console_sink(sinks.SinkContext("out", "r", 0, 0)) is discard
