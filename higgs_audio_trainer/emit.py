@@ -49,6 +49,10 @@ class Emit(Protocol):
         """Deliveries that failed, summed over the sinks."""
 
     @property
+    def replaced(self) -> int:
+        """Values that no line can hold and that were replaced."""
+
+    @property
     def seconds(self) -> float:
         """Time spent in calls of this object."""
 
@@ -112,6 +116,7 @@ class Pipeline(_Failures):
     ) -> None:
         super().__init__()
         self.written = 0
+        self.replaced = 0
         self.seconds = 0.0
         self._sinks = tuple(sinks)
         self._strict = strict
@@ -165,6 +170,7 @@ class NullPipeline(_Failures):
     """The pipeline of a rank with nothing to write."""
 
     written = 0
+    replaced = 0
     seconds = 0.0
 
     def __call__(self, event: Event, /, *, level: Level = "info") -> None:

@@ -197,23 +197,49 @@ class SinkRecovered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CapReached:
+    """A sink stops, because its files hold as much as they may. Only `run_end` follows in them."""
+
+    name: ClassVar[str] = "cap_reached"
+    sink: str = _doc("Name of the sink.")
+    max_total_bytes: int = _doc("What its files may hold together; bytes.", minimum=0)
+    total_bytes: int = _doc("What they held when it stopped; bytes.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
     """Last line of a file whose process ended in order."""
 
     name: ClassVar[str] = "run_end"
-    reason: str = _doc("completed, interrupted or error.")
+    reason: str = _doc(
+        "completed; SIGTERM, SIGINT, SIGHUP or SIGUSR1 for a run that a signal stopped after saving a checkpoint; "
+        "interrupted for one that was stopped at once; error."
+    )
     step: int = _doc("Optimizer steps done.", minimum=0)
     events_written: int = _doc("Events that every sink took, this one not counted.", minimum=0)
     events_lost: int = _doc("Deliveries that failed, summed over the sinks.", minimum=0)
+    values_replaced: int = _doc("Values that no line can hold and that were replaced; see `replaced`.", minimum=0)
     logging_ms_total: float = _doc("Time spent on logging in this attempt; milliseconds.", minimum=0)
 
 
-Event = RunStart | TrainStep | PredictionSample | EvalResult | Checkpoint | Diagnosis | SinkRecovered | RunEnd
+Event = (
+    RunStart | TrainStep | PredictionSample | EvalResult | Checkpoint | Diagnosis | SinkRecovered | CapReached | RunEnd
+)
 
 #: Every event's name and class.
 EVENTS: Mapping[str, type[Event]] = {
     cls.name: cls
-    for cls in (RunStart, TrainStep, PredictionSample, EvalResult, Checkpoint, Diagnosis, SinkRecovered, RunEnd)
+    for cls in (
+        RunStart,
+        TrainStep,
+        PredictionSample,
+        EvalResult,
+        Checkpoint,
+        Diagnosis,
+        SinkRecovered,
+        CapReached,
+        RunEnd,
+    )
 }
 
 _FIELD_NAMES = {cls: tuple(f.name for f in fields(cls)) for cls in (*EVENTS.values(), Window)}

@@ -296,6 +296,7 @@ def _train(trainer: HiggsAudioTrainer, attempt: Attempt, emit: Emit) -> None:
                 step=trainer.state.global_step,
                 events_written=emit.written,
                 events_lost=emit.lost,
+                values_replaced=emit.replaced,
                 logging_ms_total=(emit.seconds + trainer.extraction_seconds) * 1000,
             )
         )

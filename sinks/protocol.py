@@ -2,7 +2,7 @@
 
 A record is a mapping of builtins, described by the files in `schemas/`. It is the sink's own to change, but for the
 values nested in it, which the next sink gets too. A sink that holds a resource may have a method `close()`, called
-once after the last record.
+once after the last record. A sink that takes records and may lose some later says how many in an attribute `dropped`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from sinks.screen import Screen, say_on_stderr
 
 Record = Mapping[str, Any]
 Sink = Callable[[Record], None]
@@ -24,12 +26,16 @@ class SinkContext:
         run_id: identifies the run, the same in all ranks and attempts.
         rank: global rank of this process.
         attempt: 0 at first, one more at each resume.
+        screen: the terminal that the run shares, with its progress bar; None: a sink that needs one makes its own.
+        say: tells a person one line, such as that a log goes on in another file; never raises.
     """
 
     output_dir: str
     run_id: str
     rank: int
     attempt: int
+    screen: Screen | None = None
+    say: Callable[[str], None] = say_on_stderr
 
 
 Factory = Callable[..., Sink]

@@ -159,6 +159,11 @@ def _render_sink_recovered(record: Record, _color: bool) -> str:
     return f"sink {record['sink']} works again; {lost} lost, seq {record['first_seq']} to {record['last_seq']}"
 
 
+def _render_cap_reached(record: Record, _color: bool) -> str:
+    limit = f"{record['max_total_bytes']:,} bytes"
+    return f"sink {record['sink']} stops: its files reached max_total_bytes, {limit}; what follows is not written"
+
+
 def _render_run_end(record: Record, color: bool) -> str:
     head = _style(f"run ended: {record['reason']} at step {record['step']}", _BOLD, color)
     return (
@@ -179,5 +184,6 @@ _RENDERERS: Mapping[str, Callable[[Record, bool], str]] = {
     "checkpoint": _render_checkpoint,
     "diagnosis": _render_diagnosis,
     "sink_recovered": _render_sink_recovered,
+    "cap_reached": _render_cap_reached,
     "run_end": _render_run_end,
 }

@@ -16,6 +16,7 @@ from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.events import (
     EVENTS,
     IGNORE_INDEX,
+    CapReached,
     Checkpoint,
     Diagnosis,
     EvalResult,
@@ -176,9 +177,16 @@ def sink_recovered(**changes: Any) -> SinkRecovered:
     return replace(SinkRecovered(sink="jsonl", lost=3, first_seq=4, last_seq=6, errno=28), **changes)
 
 
+def cap_reached(**changes: Any) -> CapReached:
+    """Make a `cap_reached`."""
+    return replace(CapReached(sink="jsonl", max_total_bytes=1_000_000, total_bytes=998_877), **changes)
+
+
 def run_end(**changes: Any) -> RunEnd:
     """Make a `run_end`."""
-    event = RunEnd(reason="completed", step=30, events_written=1234, events_lost=0, logging_ms_total=56.7)
+    event = RunEnd(
+        reason="completed", step=30, events_written=1234, events_lost=0, values_replaced=0, logging_ms_total=56.7
+    )
     return replace(event, **changes)
 
 
@@ -193,6 +201,7 @@ def all_events() -> list[Event]:
         checkpoint(),
         diagnosis(),
         sink_recovered(),
+        cap_reached(),
         run_end(),
     ]
 

@@ -68,6 +68,7 @@ def test_names_follow_the_design():
         "checkpoint",
         "diagnosis",
         "sink_recovered",
+        "cap_reached",
         "run_end",
     ]
 

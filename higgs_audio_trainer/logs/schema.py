@@ -11,10 +11,23 @@ import orjson
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, Envelope, Event, Window
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_NONFINITE = {
-    "type": "array",
-    "items": {"type": "string"},
-    "description": "Paths of fields that were NaN or infinite; they are null.",
+#: What a line may carry beside envelope and payload: marks of what its values could not hold.
+_MARKS = {
+    "nonfinite": {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Paths of fields that were NaN or infinite; they are null.",
+    },
+    "replaced": {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": "Paths of values that no line can hold, and what stood there.",
+    },
+    "shortened": {
+        "type": "object",
+        "additionalProperties": {"type": "integer", "minimum": 0},
+        "description": "Paths of values cut because the line was too long, and how long they were.",
+    },
 }
 
 
@@ -35,7 +48,7 @@ def schema_of(name: str) -> dict[str, Any]:
         "title": name,
         "description": _summary(event),
         "type": "object",
-        "properties": properties | {"nonfinite": _NONFINITE},
+        "properties": properties | _MARKS,
         "required": [item.name for item in (*fields(Envelope), *fields(event))],
     }
     if Window.__name__ in components:
