@@ -21,7 +21,8 @@ from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.trainer import HiggsAudioTrainer, Telemetry, due_every
+from higgs_audio_trainer.telemetry import Telemetry, due_every
+from higgs_audio_trainer.trainer import HiggsAudioTrainer
 from sinks import MemorySink
 
 FRAMES_PER_SECOND = 25

@@ -145,6 +145,10 @@ class TrainSettings:
         if self.log_codebooks != "all" and not re.fullmatch(r"\d+(,\d+)*", self.log_codebooks):
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
 
+    def as_mapping(self) -> dict[str, Any]:
+        """Return all settings by their names, secrets included."""
+        return {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
+
     def targets(self) -> tuple[str, ...]:
         """Split `lora_targets`."""
         return tuple(name for part in self.lora_targets.split(",") if (name := part.strip()))
@@ -197,22 +201,3 @@ def _check(item: Field[Any], value: Any) -> None:
         bounds.append((False, "finite"))
     if not all(holds for holds, _ in bounds):  # NaN holds none
         raise UserError(f"--{item.name}: expected {' and '.join(text for _, text in bounds)}, got {value:g}{hint}")
-
-
-_SECRET_NAME = re.compile(r"(^|_)(token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE)
-_NOT_SECRET = re.compile(r"^(pad|bos|eos|unk|sep|cls|mask|audio\w*|stop)_token$", re.IGNORECASE)
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
-REDACTED = "[redacted]"
-
-
-def redacted(value: Any, name: str = "") -> Any:
-    """Copy settings as builtins, with secrets and the user-info of URLs replaced by `[redacted]`."""
-    if isinstance(value, Mapping):
-        return {str(key): redacted(item, str(key)) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redacted(item, name) for item in value]
-    if value is not None and _SECRET_NAME.search(name) and not _NOT_SECRET.search(name):
-        return REDACTED
-    if isinstance(value, str):
-        return _USER_INFO.sub(f"{REDACTED}@", value)
-    return value if value is None or isinstance(value, (bool, int, float)) else str(value)

@@ -1,37 +1,68 @@
-"""From a typed event to the sinks, by a structlog chain: run context, time, sequence, non-finite floats, delivery.
+"""From a typed event to the sinks, by a structlog chain: run context, time, sequence, values that fit, delivery.
 
 Knows neither which sinks there are nor torch. structlog's global configuration is never touched.
+
+What holds at any moment, whoever calls and whatever fails:
+
+- Nothing is raised into the training but in strict mode; what fails is counted.
+- Each event that reaches delivery has a `seq`, one more than the one before. Every sink gets the events in that order.
+- A `seq` that a sink did not take is claimed by a later `sink_recovered` record, or the sink did not work again.
+- In another process than the one that made it, a pipeline does nothing.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
+import errno
+import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from tqdm import tqdm
 
+from higgs_audio_trainer.encodable import describe, encodable, short
 from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, to_mapping
+from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, SinkRecovered, to_mapping
+from higgs_audio_trainer.outlet import NEVER, Outlet, Record, Sink
 
-Record = Mapping[str, Any]
-Sink = Callable[[Record], None]
+__all__ = [
+    "Clock",
+    "Emit",
+    "NullPipeline",
+    "Pipeline",
+    "Record",
+    "Say",
+    "Sink",
+    "order_envelope",
+    "say_on_stderr",
+    "utc_now",
+]
+
 Clock = Callable[[], datetime]
+Say = Callable[[str], None]
 EventDict = structlog.typing.EventDict
 
+#: Sources of failures that are no sink.
+EMIT, CLOCK, REENTRANT = "emit", "clock", "re-entrant emit"
+
 _ENVELOPE = tuple(item.name for item in fields(Envelope))
+_MAX_DESCRIPTION = 300
 
 
 def utc_now() -> datetime:
     """Return the present time in UTC."""
     return datetime.now(UTC)
+
+
+def say_on_stderr(text: str) -> None:
+    """Say one line on stderr, beside a progress bar and not through it."""
+    tqdm.write(text, file=sys.stderr)
 
 
 class Emit(Protocol):
@@ -57,43 +88,18 @@ class Emit(Protocol):
         """Time spent in calls of this object."""
 
     def fail(self, source: str, error: Exception) -> None:
-        """Count a failure of logging; the first of each source is said on stderr."""
+        """Count a failure of logging; the first of each source is said to the person who runs it."""
 
 
-class _Failures:
-    """Counts failures by their source."""
+class Pipeline:
+    """Delivers each event to each sink, once, in order; safe to call from threads, signal handlers and finalisers.
 
-    def __init__(self) -> None:
-        self.failures: dict[str, int] = {}
+    A sink that raises costs its own delivery: the failure is counted, the first of each sink is said, and the other
+    sinks get the event. When it takes a record again, a `sink_recovered` event says exactly what it lost. With `strict`
+    a failure ends the run instead.
 
-    @property
-    def lost(self) -> int:
-        """Failures of all sources."""
-        return sum(self.failures.values())
-
-    def fail(self, source: str, error: Exception) -> None:
-        """Count a failure of logging; the first of each source is said on stderr."""
-        self.failures[source] = self.failures.get(source, 0) + 1
-        if self.failures[source] == 1:
-            _announce(source, error)
-
-
-def _announce(source: str, error: Exception) -> None:
-    # Said beside a progress bar, not through it. The error's repr is one line without control characters of the data.
-    # Where stderr is closed or gone there is nowhere left to say it, and the failure is counted already.
-    with suppress(Exception):
-        tqdm.write(
-            f"higgs-audio-trainer: logging to {source} failed: {error!r}; training goes on and run_end counts what is "
-            "lost. --strict_logging would end the run instead.",
-            file=sys.stderr,
-        )
-
-
-class Pipeline(_Failures):
-    """Delivers each event to each sink, once, in order.
-
-    A sink that raises costs its own delivery: the failure is counted, the first of each sink is said on stderr,
-    and the other sinks get the event. With `strict` it ends the run instead.
+    A call from within a call on the same thread (from a signal handler, `__del__`, a sink, `say`) is dropped and
+    counted. After a fork the child's copy does nothing; pickled, it becomes a `NullPipeline`.
 
     Args:
         sinks: name and callable of each sink.
@@ -101,7 +107,13 @@ class Pipeline(_Failures):
         attempt: 0 at first, one more at each resume.
         rank: global rank of this process.
         strict: raise `LoggingError` where a sink raises, instead of counting it.
-        clock: gives the time of emission, in UTC.
+        clock: gives the time of emission, in UTC. `ts` follows it, backwards too; `seq` does not depend on it.
+        say: tells a person one line.
+
+    Attributes:
+        written: events that every sink took, `sink_recovered` included.
+        replaced: values that no line can hold and that were replaced.
+        seconds: time spent in calls of this object.
     """
 
     def __init__(
@@ -113,19 +125,30 @@ class Pipeline(_Failures):
         rank: int = 0,
         strict: bool = False,
         clock: Clock = utc_now,
+        say: Say = say_on_stderr,
     ) -> None:
-        super().__init__()
         self.written = 0
         self.replaced = 0
         self.seconds = 0.0
-        self._sinks = tuple(sinks)
+        self._pid = os.getpid()
+        self._outlets = tuple(Outlet(name, sink) for name, sink in sinks)
         self._strict = strict
         self._clock = clock
-        self._seq = itertools.count()
+        self._time = "1970-01-01T00:00:00.000000Z"
+        self._next_seq = 0
+        self._settled = NEVER
+        self._failures = {EMIT: 0, CLOCK: 0, REENTRANT: 0}
+        self._say = say
+        self._announced: set[str] = set()
+        self._unsaid: list[str] = []
+        # The lock orders threads. Within a thread it lets everybody in, and `_busy` turns them away: a handler that
+        # waited for the code that it interrupted would wait for ever.
+        self._lock = threading.RLock()
+        self._busy = False
         # Everything is given, so that nothing is taken from structlog's global configuration, which is the user's.
         self._log = structlog.wrap_logger(
             structlog.ReturnLogger(),
-            processors=[self._stamp, mark_nonfinite, order_envelope, self._deliver],
+            processors=[self._stamp, self._make_encodable, order_envelope, self._deliver],
             wrapper_class=structlog.BoundLogger,
             context_class=dict,
             cache_logger_on_first_use=True,
@@ -135,68 +158,190 @@ class Pipeline(_Failures):
             rank=rank,
         ).bind()
 
+    def __reduce__(self) -> tuple[type[NullPipeline], tuple[()]]:
+        return NullPipeline, ()  # a worker process writes nothing into its parent's files
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How often each source failed."""
+        counts = dict(self._failures)
+        for outlet in self._outlets:
+            counts[outlet.name] = counts.get(outlet.name, 0) + outlet.failed
+        return {source: count for source, count in counts.items() if count}
+
+    @property
+    def lost(self) -> int:
+        """Failures of all sources, and what sinks took and lost later."""
+        return sum(self.failures.values()) + sum(outlet.dropped for outlet in self._outlets)
+
+    def fail(self, source: str, error: Exception) -> None:
+        """Count a failure of logging; the first of each source is said."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            try:
+                self._count(source, error)
+                if not self._busy:  # else the call that this one interrupted will say it
+                    self._busy = True
+                    try:
+                        self._speak()
+                    finally:
+                        self._busy = False
+            except Exception:  # noqa: BLE001 - out of memory or of stack: counted, where not even a call can be made
+                self._failures[EMIT] += 1
+
     def __call__(self, event: Event, /, *, level: Level = "info") -> None:
         """Deliver one event.
 
         Raises:
             LoggingError: a sink failed, and the pipeline is strict.
         """
+        if os.getpid() != self._pid:
+            return  # before the lock: another thread of the parent may have held it when the process forked
         started = time.perf_counter()
+        with self._lock:
+            # A signal handler may come between any two lines, and emit. Before `_busy` is set and after it is reset it
+            # finds nothing begun or all done, and its event is delivered; in between it is turned away.
+            if self._busy:
+                self._failures[REENTRANT] += 1
+                return
+            self._busy = True
+            try:
+                self._emit(event, level)
+                self._report_recoveries()
+                self._speak()
+            except Exception:
+                if self._strict:
+                    raise
+                self._failures[EMIT] += 1  # out of memory or of stack, where not even a call can be made
+            finally:
+                self._busy = False
+                took = time.perf_counter() - started
+                self.seconds += took
+
+    def _emit(self, event: Event, level: Level) -> None:
+        self._settle()  # what an interruption may have left undone
         try:
-            getattr(self._log, level)(event.name, level=level, **to_mapping(event))
-        finally:
-            self.seconds += time.perf_counter() - started
+            # One method for all levels: `level` is data, and a wrong one must not choose what is called.
+            self._log.msg(event.name, level=level, **to_mapping(event))
+        except Exception as error:  # an event that is none, or a strict sink's; the training must not feel the former
+            if not self._strict:
+                self._count(EMIT, error)
+            elif isinstance(error, LoggingError):
+                raise
+            else:
+                self._failures[EMIT] += 1
+                raise _strict_error(EMIT, error) from error
 
     def _stamp(self, _logger: object, _method: str, record: EventDict) -> EventDict:
-        record["ts"] = self._clock().isoformat(timespec="microseconds").replace("+00:00", "Z")
-        record["seq"] = next(self._seq)
+        try:
+            self._time = self._clock().astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        except Exception as error:  # noqa: BLE001 - an event with the time of the one before beats none; it is counted
+            self._count(CLOCK, error)
+        record["ts"] = self._time
+        record["seq"] = self._next_seq
+        return record
+
+    def _make_encodable(self, _logger: object, _method: str, record: EventDict) -> EventDict:
+        record, replaced = encodable(record)
+        self.replaced += replaced
         return record
 
     def _deliver(self, _logger: object, _method: str, record: EventDict) -> EventDict:
-        delivered = True
-        for name, sink in self._sinks:
-            try:
-                sink(dict(record))  # its own: structlog's users are wont to change what they are given
-            except Exception as error:  # whatever a sink raises must not reach the training; it is counted
-                if self._strict:
-                    raise LoggingError(f"sink {name}", error) from error
-                delivered = False
-                self.fail(name, error)
-        self.written += delivered
+        seq = self._next_seq
+        self._next_seq = seq + 1  # not before: what failed until here leaves no gap
+        try:
+            for outlet in self._outlets:
+                self._deliver_to(outlet, record, seq)
+        finally:  # also where Ctrl-C came in the middle: the sinks that did not get the record have lost it
+            self._settle()
         raise structlog.DropEvent
 
+    def _deliver_to(self, outlet: Outlet, record: EventDict, seq: int) -> None:
+        try:
+            outlet.sink(dict(record))  # its own: structlog's users are wont to change what they are given
+            outlet.took = seq
+        except Exception as error:  # whatever a sink raises must not reach the training; `_settle` counts it
+            if self._strict:
+                raise _strict_error(f"sink {outlet.name}", error) from error
+            outlet.cause = _errno_of(error)
+            self._announce_once(outlet.name, error)
 
-class NullPipeline(_Failures):
+    def _settle(self) -> None:
+        """Book the outcome of the last record. What is booked already is left, so that this can be done again."""
+        seq = self._next_seq - 1
+        if self._settled >= seq:
+            return
+        complete = True
+        for outlet in self._outlets:
+            outlet.settle(seq)
+            complete = complete and outlet.took == seq
+        self._settled = seq
+        self.written += complete
+
+    def _report_recoveries(self) -> None:
+        # Once round: two sinks that fail by turns would report each other without end.
+        for outlet in self._outlets:
+            if outlet.works_again:
+                outlet.claim = self._next_seq
+                try:
+                    self._emit(
+                        SinkRecovered(
+                            sink=outlet.name,
+                            lost=outlet.lost,
+                            first_seq=outlet.first_seq,
+                            last_seq=outlet.last_seq,
+                            errno=outlet.errno,
+                        ),
+                        "warning",
+                    )
+                finally:
+                    outlet.claim = NEVER
+
+    def _count(self, source: str, error: Exception) -> None:
+        if source not in self._failures:
+            self._failures[source] = 0
+        self._failures[source] += 1  # on its own line, without a call: an interruption cannot lose a count
+        self._announce_once(source, error)
+
+    def _announce_once(self, source: str, error: Exception) -> None:
+        if source not in self._announced:
+            self._announced.add(source)
+            self._unsaid.append(_announcement(source, error))
+
+    def _speak(self) -> None:
+        """Say what is to be said, now that the event is delivered; `_busy` keeps `say` from emitting."""
+        if self._failures[REENTRANT]:
+            self._announce_once(REENTRANT, RuntimeError("an event emitted from within emit was dropped"))
+        for _ in range(len(self._unsaid)):  # what comes meanwhile is said after the next event
+            with suppress(Exception):  # nowhere left to say it; it is counted already
+                self._say(self._unsaid.pop(0))
+
+
+class NullPipeline:
     """The pipeline of a rank with nothing to write."""
 
     written = 0
     replaced = 0
     seconds = 0.0
 
+    def __init__(self) -> None:
+        self.failures: dict[str, int] = {}
+
     def __call__(self, event: Event, /, *, level: Level = "info") -> None:
         """Do nothing."""
 
+    @property
+    def lost(self) -> int:
+        """Failures of all sources."""
+        return sum(self.failures.values())
 
-def mark_nonfinite(_logger: object, _method: str, record: EventDict) -> EventDict:
-    """Replace NaN and infinities by null and name their fields in `nonfinite`: JSON has no literal for them."""
-    found: list[str] = []
-    for key, value in record.items():
-        record[key] = _finite(value, key, found)
-    if found:
-        record["nonfinite"] = found
-    return record
-
-
-def _finite(value: Any, path: str, found: list[str]) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        found.append(path)
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item, f"{path}.{key}", found) for key, item in value.items()}
-    # Token ids are long lists of ints: look into a list only if it may hold a float.
-    if isinstance(value, (list, tuple)) and any(isinstance(item, (float, dict, list, tuple)) for item in value):
-        return [_finite(item, f"{path}[{index}]", found) for index, item in enumerate(value)]
-    return value
+    def fail(self, source: str, error: Exception) -> None:
+        """Count a failure of logging; the first of each source is said on stderr."""
+        self.failures[source] = self.failures.get(source, 0) + 1
+        if self.failures[source] == 1:
+            with suppress(Exception):  # nowhere left to say it; it is counted already
+                say_on_stderr(_announcement(source, error))
 
 
 def order_envelope(_logger: object, _method: str, record: EventDict) -> EventDict:
@@ -204,3 +349,38 @@ def order_envelope(_logger: object, _method: str, record: EventDict) -> EventDic
     ordered = {key: record.pop(key) for key in _ENVELOPE}
     ordered.update(record)
     return ordered
+
+
+def _errno_of(error: Exception) -> int | None:
+    number = error.errno if isinstance(error, OSError) else None
+    return number if type(number) is int else None
+
+
+def _announcement(source: str, error: Exception) -> str:
+    return (
+        f"higgs-audio-trainer: logging to {source} failed: {_described(error)}; training goes on and run_end counts "
+        "what is lost. --strict_logging would end the run instead."
+    )
+
+
+def _described(error: Exception) -> str:
+    """Say what went wrong, in one line without control characters of the data."""
+    try:
+        return short(_os_error_words(error) or repr(error), _MAX_DESCRIPTION)
+    except Exception:  # noqa: BLE001 - an exception's own description may raise; its type is left
+        return describe(error)
+
+
+def _os_error_words(error: Exception) -> str:
+    number = _errno_of(error)
+    if not isinstance(error, OSError) or number is None:
+        return ""
+    where = "" if error.filename is None else f": {error.filename!r}"
+    return f"{error.strerror} ({errno.errorcode.get(number, number)}){where}"
+
+
+def _strict_error(source: str, error: Exception) -> LoggingError:
+    try:
+        return LoggingError(source, error)
+    except Exception:  # noqa: BLE001 - the message holds the error's own description, which may raise
+        return LoggingError(source, RuntimeError(describe(error)))

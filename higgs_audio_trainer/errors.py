@@ -9,6 +9,10 @@ from dataclasses import dataclass
 class UserError(Exception):
     """Bad input. The message says what was expected, what was found, where, and what to do next."""
 
+    def __init__(self, message: str) -> None:
+        # torch raises the error of a data loader's worker anew, with the worker's traceback in front of the message.
+        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
+
 
 class LoggingError(UserError):
     """Logging failed in a run that `--strict_logging` makes depend on its log. `__cause__` is what was raised."""

@@ -56,7 +56,10 @@ class Envelope:
     run_id: str = _doc("Identifies the run; the same in all its ranks and attempts.")
     attempt: int = _doc("0 at first, one more at each resume or elastic restart.", minimum=0)
     rank: int = _doc("Global rank of the process that wrote the line.", minimum=0)
-    seq: int = _doc("0, 1, 2, ... in each process and attempt; a gap is a lost event.", minimum=0)
+    seq: int = _doc(
+        "0, 1, 2, ... in each process and attempt; a gap is a lost event, which a later `sink_recovered` claims.",
+        minimum=0,
+    )
     level: Level = _doc("Severity.")
 
 
@@ -186,14 +189,18 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkRecovered:
-    """A sink works again after it failed."""
+    """A sink works again after it failed.
+
+    The seq that its file lacks from `first_seq` to `last_seq` are `lost` in number. Some between may be there: a sink
+    that takes an event and fails again on this one goes on counting.
+    """
 
     name: ClassVar[str] = "sink_recovered"
     sink: str = _doc("Name of the sink.")
-    lost: int = _doc("Events that it lost.", minimum=0)
+    lost: int = _doc("Events that it lost: as many seq from first_seq to last_seq are not in its file.", minimum=0)
     first_seq: int = _doc("seq of the first lost event.", minimum=0)
     last_seq: int = _doc("seq of the last lost event.", minimum=0)
-    errno: int | None = _doc("Number of the operating system's error; null where there was none.")
+    errno: int | None = _doc("Number of the last error, if it was the operating system's; else null.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +215,7 @@ class CapReached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """Last line of a file whose process ended in order."""
+    """Last line of a file whose process ended in order; after it at most `sink_recovered`."""
 
     name: ClassVar[str] = "run_end"
     reason: str = _doc(
@@ -218,7 +225,9 @@ class RunEnd:
     step: int = _doc("Optimizer steps done.", minimum=0)
     events_written: int = _doc("Events that every sink took, this one not counted.", minimum=0)
     events_lost: int = _doc("Deliveries that failed, summed over the sinks.", minimum=0)
-    values_replaced: int = _doc("Values that no line can hold and that were replaced; see `replaced`.", minimum=0)
+    values_replaced: int = _doc(
+        "Values that no line can hold and that were replaced; see `nonfinite` and `replaced`.", minimum=0
+    )
     logging_ms_total: float = _doc("Time spent on logging in this attempt; milliseconds.", minimum=0)
 
 
@@ -251,4 +260,4 @@ def to_mapping(event: Event | Window) -> dict[str, Any]:
     `dataclasses.asdict` copies every list element by element and takes some twenty times longer.
     """
     mapping = {name: getattr(event, name) for name in _FIELD_NAMES[type(event)]}
-    return {name: to_mapping(value) if isinstance(value, Window) else value for name, value in mapping.items()}
+    return {name: to_mapping(value) if type(value) is Window else value for name, value in mapping.items()}

@@ -1,22 +1,21 @@
-"""The output directory of a run: whether it holds a run, and which attempt this one is."""
+"""The output directory of a run: whether it holds a run, which attempt this one is, and that no other writes to it."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_audio_trainer.config import RESUME_LATEST
+from higgs_audio_trainer.directory_lock import DirectoryLock
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.saved import ADAPTER_CONFIG, damage_of, latest_checkpoint, step_of
 
 _STATE_FILE = "run.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_TRAINER_STATE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is not whole
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +26,20 @@ class Attempt:
         run_id: the same in all attempts.
         number: 0 at first, one more at each resume or elastic restart.
         checkpoint: what to resume from; None to begin at the beginning.
+        damaged: newer checkpoints that were passed over, and what is wrong with each.
     """
 
     run_id: str
     number: int
     checkpoint: Path | None
+    damaged: tuple[str, ...] = ()
 
     @property
     def resumed_from_step(self) -> int | None:
         """Optimizer step of the checkpoint."""
         if self.checkpoint is None:
             return None
-        return _step_of(self.checkpoint)
+        return step_of(self.checkpoint)
 
 
 def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> Attempt:
@@ -55,6 +56,7 @@ def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> A
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir: expected a folder, got a file at {output_dir}. Choose another path.")
+    DirectoryLock(folder).check()
     state = _read_state(folder)
     if state is None and not _holds_run(folder):
         return Attempt(uuid.uuid4().hex[:12], 0, _named_checkpoint(resume))
@@ -64,23 +66,37 @@ def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> A
             "Go on with it: --resume. Or choose another folder."
         )
     run_id, number = state or (uuid.uuid4().hex[:12], 0)
-    return Attempt(run_id, number + 1, _named_checkpoint(resume) or _latest_checkpoint(folder))
+    named = _named_checkpoint(resume)
+    checkpoint, damaged = (named, ()) if named else latest_checkpoint(folder)
+    return Attempt(run_id, number + 1, checkpoint, damaged)
 
 
-def claim(output_dir: str, attempt: Attempt) -> None:
-    """Write down that an attempt begins in this directory; the directory is made.
+@contextmanager
+def claim(output_dir: str, attempt: Attempt) -> Iterator[None]:
+    """Begin an attempt in this directory, and keep other runs out of it until it ends. The directory is made.
 
     Raises:
-        UserError: the directory cannot be made or written.
+        UserError: the directory cannot be made or written, or another run took it since the attempt was planned.
     """
     folder = Path(output_dir)
     temporary = folder / f".{_STATE_FILE}.{os.getpid()}"
+    lock = DirectoryLock(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        state = _read_state(folder)
+        if state is not None and (attempt.number == 0 or state != (attempt.run_id, attempt.number - 1)):
+            raise UserError(
+                f"--output_dir: expected no other run to begin in {output_dir} meanwhile, got one. Try again."
+            )
         temporary.write_text(json.dumps({"run_id": attempt.run_id, "attempt": attempt.number}) + "\n", encoding="utf-8")
         temporary.replace(folder / _STATE_FILE)
     except OSError as error:
         raise UserError(f"--output_dir: expected a writable folder, got {error.strerror} at {output_dir}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _holds_run(folder: Path) -> bool:
@@ -91,26 +107,13 @@ def _named_checkpoint(resume: str | None) -> Path | None:
     if resume is None or resume == RESUME_LATEST or resume.lower() == "true":
         return None
     path = Path(resume)
-    if _step_of(path) is None:
-        raise UserError(f"--resume: expected the folder of a checkpoint, with a whole {_TRAINER_STATE}, got {resume}")
+    damage = damage_of(path)
+    if damage is not None:
+        raise UserError(
+            f"--resume: expected the folder of a whole checkpoint, got {resume}: {damage}. "
+            "Name another one, or let --resume alone find the last whole one."
+        )
     return path
-
-
-def _latest_checkpoint(folder: Path) -> Path | None:
-    steps = {
-        int(match[1]): path
-        for path in folder.iterdir()
-        if (match := _CHECKPOINT.fullmatch(path.name)) and _step_of(path) is not None
-    }
-    return steps[max(steps)] if steps else None
-
-
-def _step_of(checkpoint: Path) -> int | None:
-    """Return the optimizer step of a checkpoint; None if it was not written to its end."""
-    try:
-        return int(json.loads((checkpoint / _TRAINER_STATE).read_bytes())["global_step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def check_adapter(checkpoint: Path, *, r: int, targets: Collection[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,10 +18,25 @@ def encoding_bar(clips: Sequence[Clip]) -> Iterable[Clip]:
     return tqdm(clips, desc="encoding", unit="clip", disable=_HIDE_UNLESS_TERMINAL, leave=False)
 
 
-class TrainingBar(TrainerCallback):
-    """Shows the optimizer steps."""
+class TextFile(Protocol):
+    """What a bar draws on; it is shown where `isatty()` says that this is a terminal."""
 
-    def __init__(self) -> None:
+    def write(self, text: str, /) -> object:
+        """Take text."""
+
+    def flush(self) -> object:
+        """Have it seen."""
+
+
+class TrainingBar(TrainerCallback):
+    """Shows the optimizer steps.
+
+    Args:
+        file: where to draw; None: on stderr, for as long as its reader makes it wait.
+    """
+
+    def __init__(self, file: TextFile | None = None) -> None:
+        self._file = file
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(
@@ -34,6 +49,7 @@ class TrainingBar(TrainerCallback):
                 initial=state.global_step,
                 desc="training",
                 unit="step",
+                file=self._file,
                 disable=_HIDE_UNLESS_TERMINAL,
                 leave=False,
                 dynamic_ncols=True,

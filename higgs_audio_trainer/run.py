@@ -6,49 +6,42 @@ Rank is decided here, once: a rank with nothing to write gets the null pipeline.
 from __future__ import annotations
 
 import os
-import platform
-import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
+from signal import Signals
 from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 import sinks
 from higgs_audio_trainer.arguments import training_arguments, uses_cuda
 from higgs_audio_trainer.checkpoint import BaseCheckpoint, codec_of, open_checkpoint
-from higgs_audio_trainer.config import TrainSettings, flags, redacted
+from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.events import RunEnd, RunStart
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.outputs import Attempt, check_adapter, claim, plan_attempt
 from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.progress import TrainingBar
+from higgs_audio_trainer.redaction import Redactor
+from higgs_audio_trainer.run_log import RunLog, run_start
 from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.trainer import HiggsAudioTrainer, Telemetry, due_every, never_due
+from higgs_audio_trainer.signals import StopSignals, exit_status, under_torchrun
+from higgs_audio_trainer.stopping import Stopping
+from higgs_audio_trainer.telemetry import Telemetry, due_every, never_due
+from higgs_audio_trainer.trainer import HiggsAudioTrainer
 
 T = TypeVar("T")
 NamedSink = tuple[str, sinks.Sink]
 Say = Callable[[str], None]
-
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "structlog", "numpy")
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """How a run ended."""
-
-    run_id: str
-    step: int
-    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +50,39 @@ class _Data:
     evaluation: list[PreparedSample]
 
 
-def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (), say: Say = print) -> RunResult:
+@dataclass(frozen=True, slots=True)
+class _Console:
+    """Ways to the person who runs it, none of which waits for a reader."""
+
+    screen: sinks.Screen
+    say: Say  # what must be known before the first event
+    note: Say  # what went wrong, without the secrets that an error may quote
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        run_id: identifies the run.
+        step: optimizer steps done.
+        attempt: number of the attempt.
+        stopped_by: the signal that stopped it, after a checkpoint was saved; None where it came to its own end.
+    """
+
+    run_id: str
+    step: int
+    attempt: int
+    stopped_by: Signals | None = None
+
+
+def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (), say: Say | None = None) -> RunResult:
     """Train as the settings say.
 
     Args:
         settings: the run's settings.
         more_sinks: sinks beside those that the settings name, on rank 0.
-        say: prints what a person must know before the first event, such as skipped samples.
+        say: tells a person what must be known before the first event, such as skipped samples; None: on stdout.
 
     Raises:
         UserError: something of the input is wrong. Nothing was trained.
@@ -71,20 +90,35 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     quiet_third_parties()
     with _sink_errors():  # a wrong name is said before anything is loaded
         sinks.load(settings.sinks)
+    screen = sinks.Screen(sys.stdout, sys.stderr)
+    redact = Redactor(settings.as_mapping(), os.environ)
+    console = _Console(screen, say or screen.show, lambda text: screen.note(redact(text)))
+    try:
+        return _run(settings, more_sinks, console)
+    except Exception as error:
+        redact.hide_in(error)
+        raise
+    finally:
+        screen.close()
+
+
+def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Console) -> RunResult:
     checkpoint = open_checkpoint(settings.base_ckpt)
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     arguments = training_arguments(settings)
-    attempt = _on_rank_0(arguments, lambda: plan_attempt(settings.output_dir, settings.resume, restarts=_restarts()))
-    if attempt.checkpoint is not None:
-        check_adapter(attempt.checkpoint, r=settings.lora_r, targets=settings.targets())
-    data = _on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, say))
+    attempt = _on_rank_0(arguments, lambda: _plan(settings, console.say))
+    data = _on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, console.say))
     set_seed(arguments.seed)
     model = _load_model(settings, checkpoint)
-    built = _build_sinks(settings, arguments, attempt, more_sinks)  # may refuse; the directory is not claimed then
-    _on_rank_0(arguments, lambda: claim(settings.output_dir, attempt))
-    emit = _build_emit(settings, arguments, attempt, built)
-    bar = TrainingBar()
-    try:
+    built = _build_sinks(settings, arguments, attempt, more_sinks, console)
+    emit = _build_emit(settings, arguments, attempt, built, console)
+    log = RunLog(emit, built)
+    bar = TrainingBar(console.screen.status_stream())
+    with ExitStack() as cleanup:
+        cleanup.callback(log.close)
+        cleanup.callback(bar.close)
+        stop = StopSignals(partial(_give_up, log, console.screen), **under_torchrun(os.environ))
+        stopping = Stopping(lambda: stop.received)
         telemetry = Telemetry(
             emit=emit,
             is_due=due_every(settings.log_steps) if _logs(settings, more_sinks) else never_due,
@@ -92,13 +126,47 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
             shown=_shown(settings, checkpoint, codebooks) if built else None,
             strict=settings.strict_logging,
         )
-        trainer = _build_trainer(settings, arguments, checkpoint, model, data, telemetry, bar)
-        emit(_run_start(settings, arguments, checkpoint, model, data, attempt))
-        _train(trainer, attempt, emit)
+        trainer = _build_trainer(settings, arguments, checkpoint, model, data, telemetry, [bar], stopping)
+        _on_rank_0(arguments, lambda: cleanup.enter_context(claim(settings.output_dir, attempt)))
+        cleanup.enter_context(stop)
+        log.start(
+            run_start(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation)), trainer
+        )
+        _train(trainer, attempt, log, stopping)
+    return RunResult(attempt.run_id, trainer.state.global_step, attempt.number, stopping.stopped_by)
+
+
+def _plan(settings: TrainSettings, say: Say) -> Attempt:
+    attempt = plan_attempt(settings.output_dir, settings.resume, restarts=_restarts())
+    for damage in attempt.damaged:
+        say(f"--resume: passed over {damage}")
+    if attempt.checkpoint is not None:
+        check_adapter(attempt.checkpoint, r=settings.lora_r, targets=settings.targets())
+    return attempt
+
+
+def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
+    """End a process whose launcher is about to kill it, and which cannot reach the end of its step."""
+    log.end(received.name)
+    log.close()
+    screen.close()
+    os._exit(exit_status(received))
+
+
+def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, stopping: Stopping) -> None:
+    reason = "error"
+    try:
+        trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
+        if stopping.stopped_by is None:
+            trainer.save_model()
+            reason = "completed"
+        else:
+            reason = stopping.stopped_by.name
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        raise
     finally:
-        bar.close()
-        _close(built, emit)
-    return RunResult(attempt.run_id, trainer.state.global_step, attempt.number)
+        log.end(reason)
 
 
 def _build_trainer(
@@ -108,31 +176,25 @@ def _build_trainer(
     model: Any,
     data: _Data,
     telemetry: Telemetry,
-    bar: TrainingBar,
+    callbacks: list[TrainerCallback],
+    stopping: Stopping,
 ) -> HiggsAudioTrainer:
     try:
         trainer = HiggsAudioTrainer(
             telemetry=telemetry,
             text_loss_weight=settings.text_loss_weight,
+            stopping=stopping,
             model=model,
             args=arguments,
             data_collator=Collator(checkpoint.ids),
             train_dataset=SpeechDataset(data.train, checkpoint.ids),
             eval_dataset=SpeechDataset(data.evaluation, checkpoint.ids) if data.evaluation else None,
-            callbacks=[bar],
+            callbacks=callbacks,
         )
     except (ValueError, ImportError, RuntimeError) as error:  # an argument it refuses, a tracker that is not there
         raise UserError(f"transformers.Trainer: {' '.join(str(error).split())}") from error
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary where our sinks print a line
     return trainer
-
-
-def _close(built: Sequence[NamedSink], emit: Emit) -> None:
-    for name, sink in built:
-        try:
-            getattr(sink, "close", lambda: None)()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the adapter is on disk and the run has ended
-            emit.fail(name, error)
 
 
 @contextmanager
@@ -209,19 +271,29 @@ def _load_model(settings: TrainSettings, checkpoint: BaseCheckpoint) -> Any:
 
 
 def _build_sinks(
-    settings: TrainSettings, arguments: TrainingArguments, attempt: Attempt, more_sinks: Sequence[NamedSink]
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    attempt: Attempt,
+    more_sinks: Sequence[NamedSink],
+    console: _Console,
 ) -> list[NamedSink]:
     """Make the sinks of this rank; a rank that is not to write has none."""
     if arguments.process_index != 0 and not settings.log_all_ranks:
         return []
-    context = sinks.SinkContext(settings.output_dir, attempt.run_id, arguments.process_index, attempt.number)
+    context = sinks.SinkContext(
+        settings.output_dir, attempt.run_id, arguments.process_index, attempt.number, console.screen, console.note
+    )
     with _sink_errors():
         built = sinks.build(settings.sinks, context)
     return [*built, *(more_sinks if arguments.process_index == 0 else ())]
 
 
 def _build_emit(
-    settings: TrainSettings, arguments: TrainingArguments, attempt: Attempt, built: Sequence[NamedSink]
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    attempt: Attempt,
+    built: Sequence[NamedSink],
+    console: _Console,
 ) -> Emit:
     if not built:
         return NullPipeline()
@@ -231,6 +303,7 @@ def _build_emit(
         attempt=attempt.number,
         rank=arguments.process_index,
         strict=settings.strict_logging,
+        say=console.note,
     )
 
 
@@ -244,59 +317,3 @@ def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple
         audio_token_ids=checkpoint.audio_token_ids,
         decode=(lambda ids: str(checkpoint.tokenizer.decode(list(ids)))) if settings.log_text else None,
     )
-
-
-def _run_start(
-    settings: TrainSettings,
-    arguments: TrainingArguments,
-    checkpoint: BaseCheckpoint,
-    model: Any,
-    data: _Data,
-    attempt: Attempt,
-) -> RunStart:
-    config = {item.name: getattr(settings, item.name) for item in flags()} | {"extra": dict(settings.extra)}
-    resolved = {
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
-        "audio_tokenizer": settings.audio_tokenizer or codec_of(settings.base_ckpt),
-    }
-    versions = {library: version(library) for library in _LIBRARIES}
-    return RunStart(
-        config=redacted(config | resolved),
-        versions={
-            "higgs_audio_trainer": version("higgs-audio-trainer"),
-            "python": platform.python_version(),
-            **versions,
-        },
-        world_size=arguments.world_size,
-        device=str(arguments.device),
-        seed=arguments.seed,
-        resumed_from_step=attempt.resumed_from_step,
-        num_train_samples=len(data.train),
-        num_eval_samples=len(data.evaluation),
-        num_codebooks=checkpoint.ids.num_codebooks,
-        trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        host=socket.gethostname(),
-    )
-
-
-def _train(trainer: HiggsAudioTrainer, attempt: Attempt, emit: Emit) -> None:
-    reason = "error"
-    try:
-        trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
-        trainer.save_model()
-        reason = "completed"
-    except KeyboardInterrupt:
-        reason = "interrupted"
-        raise
-    finally:
-        emit(
-            RunEnd(
-                reason=reason,
-                step=trainer.state.global_step,
-                events_written=emit.written,
-                events_lost=emit.lost,
-                values_replaced=emit.replaced,
-                logging_ms_total=(emit.seconds + trainer.extraction_seconds) * 1000,
-            )
-        )

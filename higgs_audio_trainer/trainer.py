@@ -8,60 +8,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import (
-    HiggsAudioV2ForConditionalGeneration,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers import HiggsAudioV2ForConditionalGeneration, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from higgs_audio_trainer.data.batch import SampleRef
-from higgs_audio_trainer.emit import Emit
 from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.events import IGNORE_INDEX, Checkpoint, EvalResult, TrainStep
+from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, TrainStep
 from higgs_audio_trainer.extraction import Extraction, exact_dtype
 from higgs_audio_trainer.model import TrainingOutput, count_targets
-from higgs_audio_trainer.outputs import ADAPTER_CONFIG
-from higgs_audio_trainer.series import Shown
-
-
-@dataclass(frozen=True, slots=True)
-class Telemetry:
-    """What the trainer is given to log with. Decided once, at wiring.
-
-    Attributes:
-        emit: takes events.
-        is_due: whether an optimizer step, counted from 1, is logged; the same on every rank.
-        evaluations: whether evaluations are logged; the same on every rank.
-        shown: what samples to show; None on a rank that writes nothing.
-        strict: let an error in logging end the run.
-    """
-
-    emit: Emit
-    is_due: Callable[[int], bool]
-    evaluations: bool
-    shown: Shown | None
-    strict: bool = False
-
-
-def due_every(log_steps: int) -> Callable[[int], bool]:
-    """Make the rule for due steps: step 1 and every multiple of `log_steps`."""
-    return lambda step: step == 1 or step % log_steps == 0
-
-
-def never_due(_step: int) -> bool:
-    """Answer that no step is due."""
-    return False
+from higgs_audio_trainer.redaction import redacted
+from higgs_audio_trainer.saved import ADAPTER_CONFIG
+from higgs_audio_trainer.signals import leave_stop_signals_to_the_parent, stop_signals_blocked
+from higgs_audio_trainer.stopping import EvaluationStoppedError, Stopping
+from higgs_audio_trainer.telemetry import ReportCheckpoints, Telemetry
 
 
 class HiggsAudioTrainer(Trainer):
@@ -70,18 +38,31 @@ class HiggsAudioTrainer(Trainer):
     Args:
         telemetry: what to log with.
         text_loss_weight: weight of the text loss, for the logged loss.
+        stopping: ends the training when a signal asks for it.
         **kwargs: for `transformers.Trainer`.
     """
 
-    def __init__(self, *, telemetry: Telemetry, text_loss_weight: float, **kwargs: Any) -> None:
+    def __init__(
+        self, *, telemetry: Telemetry, text_loss_weight: float, stopping: Stopping | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._telemetry = telemetry
+        self._stopping = stopping or Stopping()
         self._text_loss_weight = text_loss_weight
         self.extraction_seconds = 0.0  # host time spent on extraction in this attempt
         self._extraction: Extraction | None = None  # of the due step or the evaluation in progress
         self._step_started = 0.0
+        self._epoch_iterator: Iterator[dict[str, Any]] | None = None
         self._num_codebooks = int(kwargs["model"].config.num_codebooks)
-        self.add_callback(_ReportCheckpoints(telemetry.emit))
+        self.add_callback(self._stopping)
+        self.add_callback(ReportCheckpoints(telemetry.emit))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; a stop signal while a resumed run makes up for an evaluation ends it as it was."""
+        try:
+            return super().train(*args, **kwargs)
+        except EvaluationStoppedError:
+            return None
 
     # Normalisation
 
@@ -98,7 +79,7 @@ class HiggsAudioTrainer(Trainer):
         started = time.perf_counter()
         batches = []
         for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
+            batch = self._next_batch(epoch_iterator)
             if batch is None:
                 break
             if not self.args.dataloader_drop_last:
@@ -110,11 +91,21 @@ class HiggsAudioTrainer(Trainer):
                 self._extraction = Extraction("train", self._telemetry.shown)
         return batches, self._count_targets(batches, device)
 
+    def _next_batch(self, epoch_iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        if epoch_iterator is self._epoch_iterator:
+            return next(epoch_iterator, None)
+        self._epoch_iterator = epoch_iterator
+        with stop_signals_blocked():  # the first batch of an epoch starts the workers
+            return next(epoch_iterator, None)
+
     def _count_targets(self, batches: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batches:
             return None
         counts = [count_targets(batch["labels"], batch["audio_labels"]) for batch in batches]
-        return self._sum_over_ranks(torch.stack(counts).sum(dim=0).to(device))
+        ballot = self._stopping.ballot()
+        total = self._sum_over_ranks(torch.cat([torch.stack(counts).sum(dim=0), ballot]).to(device))
+        self._stopping.count(total[-len(ballot) :])
+        return total[: -len(ballot)]
 
     def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
         return self.accelerator.reduce(tensor, reduction="sum")
@@ -163,7 +154,12 @@ class HiggsAudioTrainer(Trainer):
             norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
             self._guard(extraction, self._emit_step, extraction, sums, norm, kwargs.get("learning_rate"))
             self.extraction_seconds += extraction.seconds
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        except EvaluationStoppedError:
+            assert self._stopping.stopped_by is not None
+            self._stopping.stop(self._stopping.stopped_by, self.control)
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def _emit_step(
         self, extraction: Extraction, sums: Tensor, grad_norm: Tensor | float | None, learning_rate: float | None
@@ -199,13 +195,19 @@ class HiggsAudioTrainer(Trainer):
             extraction.failed = True
             self._telemetry.emit.fail("extraction", error)
 
+    # Data
+
+    def get_train_dataloader(self) -> Any:
+        """Load the training data; a signal to the whole process group is for this process to obey, not for workers."""
+        return _obeying_alone(super().get_train_dataloader())
+
     # Evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Load every sample of the evaluation data, also where training drops its last batch."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            return _obeying_alone(super().get_eval_dataloader(eval_dataset))
         finally:
             self.args.dataloader_drop_last = drop_last
 
@@ -217,8 +219,12 @@ class HiggsAudioTrainer(Trainer):
         self._eval_sums = torch.zeros(
             2, 1 + self._num_codebooks, device=self.args.device, dtype=exact_dtype(self.args.device)
         )
-        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        extraction, self._extraction = self._extraction, pending
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):  # where an evaluation comes late or is left, training goes on alike
+                output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        finally:
+            extraction, self._extraction = self._extraction, pending
         losses = self._eval_losses(self._sum_over_ranks(self._eval_sums))
         prefix = kwargs.get("metric_key_prefix", "eval")
         assert output.metrics is not None, "an evaluation loop has metrics"
@@ -258,7 +264,12 @@ class HiggsAudioTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Compute the losses of one evaluation batch; logits are never gathered."""
+        """Compute the losses of one evaluation batch; logits are never gathered.
+
+        Raises:
+            EvaluationStoppedError: the run is to stop.
+        """
+        self._stopping.check_evaluation(self.args, self._sum_over_ranks)
         inputs = self._prepare_inputs(inputs)
         self._mask_repeated_samples(inputs)
         tensors, refs = _split(inputs)
@@ -273,7 +284,12 @@ class HiggsAudioTrainer(Trainer):
     # Saving
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        # transformers pickles its arguments beside the weights, and people share checkpoints.
+        arguments, self.args = self.args, _without_secrets(self.args)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = arguments
         config = Path(str(output_dir or self.args.output_dir)) / ADAPTER_CONFIG
         if self.args.should_save and config.is_file():
             # peft notes the class that was trained, which only this package has; the native one loads it as well.
@@ -283,14 +299,26 @@ class HiggsAudioTrainer(Trainer):
             config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
-class _ReportCheckpoints(TrainerCallback):
-    """Emits an event for each checkpoint that was saved."""
+def _without_secrets(arguments: TrainingArguments) -> TrainingArguments:
+    public = copy(arguments)
+    for item in fields(public):
+        value = getattr(public, item.name)
+        if isinstance(value, str):
+            setattr(public, item.name, redacted(value, item.name))
+    return public
 
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._emit(Checkpoint(step=state.global_step, path=f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+def _obeying_alone(loader: Any) -> Any:
+    """Have the workers of a data loader leave stop signals to this process."""
+    starts = getattr(loader, "base_dataloader", loader)  # accelerate's has another one within that starts workers
+    starts.worker_init_fn = partial(_start_worker, starts.worker_init_fn)
+    return loader
+
+
+def _start_worker(then: Callable[[int], None] | None, worker: int) -> None:
+    leave_stop_signals_to_the_parent()
+    if then is not None:
+        then(worker)
 
 
 def _split(inputs: dict[str, Any]) -> tuple[dict[str, Tensor], list[SampleRef]]:

@@ -11,6 +11,7 @@ from sinks.jsonl import JsonlSink
 from sinks.memory import MemorySink
 from sinks.protocol import Factory, Record, Sink, SinkContext, SinkError
 from sinks.render import render
+from sinks.screen import Screen
 from sinks.specification import ENTRY_POINT_GROUP, SinkSpec, build, load, parse, resolve
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "JsonlSink",
     "MemorySink",
     "Record",
+    "Screen",
     "Sink",
     "SinkContext",
     "SinkError",

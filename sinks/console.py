@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
-from tqdm import tqdm
-
-from sinks.escape import encodable
+from sinks.escape import encodable, known_encoding
 from sinks.null import discard
 from sinks.protocol import Record, Sink, SinkContext
 from sinks.render import render
+from sinks.screen import Screen
+from sinks.shorten import shortened
+from sinks.stream import encoding_of, is_terminal
+
+_LONGEST_RECORD_BYTES = 64 * 1024  # as a line of JSON; ten million tokens are for a file
 
 
 def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
@@ -25,37 +28,65 @@ def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
         return False
     if environment.get("FORCE_COLOR"):
         return True
-    return environment.get("TERM") != "dumb" and stream.isatty()
+    return environment.get("TERM") != "dumb" and is_terminal(stream)
 
 
 class ConsoleSink:
-    """Writes each record as text.
-
-    Each record is one write, so that lines of another process cannot fall between; a progress bar on the same
-    terminal is taken away before it and drawn again after it.
+    """Shows each record as text. In another process a copy of it shows nothing.
 
     Args:
-        stream: where to write.
+        screen: where to show it.
         color: mark by colour instead of by characters.
+        encoding: what the terminal understands; what it lacks is escaped. None: UTF-8; an unknown one: ASCII.
+        close_screen: whether the screen is this sink's own, to be closed with it.
     """
 
-    def __init__(self, stream: TextIO, *, color: bool) -> None:
-        self._stream = stream
+    def __init__(self, screen: Screen, *, color: bool, encoding: str | None, close_screen: bool = False) -> None:
+        self._screen = screen
         self._color = color
-        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._encoding = known_encoding(encoding)
+        self._close_screen = close_screen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy as the null sink: a terminal has one owner."""
+        return _in_another_process, ()
+
+    @property
+    def dropped(self) -> int:
+        """Records that no reader took in time."""
+        return self._screen.dropped
 
     def __call__(self, record: Record) -> None:
-        """Write one record."""
-        text = encodable(render(record, color=self._color) + "\n", self._encoding)
-        with tqdm.external_write_mode(file=self._stream):
-            self._stream.write(text)
-            self._stream.flush()
+        """Render one record, here, so that an error of it is the caller's; and have it shown, without waiting."""
+        self._screen.show(encodable(render(_short(record), color=self._color), self._encoding))
+
+    def close(self) -> None:
+        """Wait a moment for what is still to be shown, if the screen is this sink's own."""
+        if self._close_screen:
+            self._screen.close()
+
+
+def _short(record: Record) -> Record:
+    try:
+        return shortened(record, _LONGEST_RECORD_BYTES)
+    except TypeError:  # a third party's record, with what no line can hold: it can still be shown
+        return record
+
+
+def _in_another_process() -> Sink:
+    return discard
 
 
 def console_sink(context: SinkContext) -> Sink:
     """Make the console sink. Rank 0 alone speaks: one terminal, one voice."""
     if context.rank != 0:
         return discard
-    if sys.stdout is None:  # a daemon closed it: nobody reads
+    screen = Screen(sys.stdout, sys.stderr) if context.screen is None else context.screen
+    if screen.out is None:  # a daemon closed it: nobody reads
         return discard
-    return ConsoleSink(sys.stdout, color=wants_color(sys.stdout, os.environ))
+    return ConsoleSink(
+        screen,
+        color=wants_color(screen.out, os.environ),
+        encoding=encoding_of(screen.out),
+        close_screen=context.screen is None,
+    )

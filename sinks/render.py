@@ -21,7 +21,28 @@ def render(record: Record, *, color: bool = False) -> str:
         color: mark mismatches by colour; without it they carry a `*`.
     """
     safe = escaped(record)
-    return _RENDERERS.get(safe["event"], _render_other)(safe, color)
+    marks = {name: safe.pop(name) for name in _MARKS if name in safe}
+    try:
+        text = _RENDERERS[safe["event"]](safe, color)
+    except Exception:  # noqa: BLE001 - an event or a field that this version does not know, from whoever sent it
+        text = _render_other(safe, color)
+    said = "; ".join(f"{_MARKS[name]}: {_paths(paths)}" for name, paths in marks.items() if paths)
+    return text + (("\n  " if "\n" in text else "  ") + _style(f"({said})", _DIM, color) if said else "")
+
+
+# What a line may carry beside its payload, in words.
+_MARKS = {"nonfinite": "not finite", "replaced": "replaced", "shortened": "shortened"}
+_MOST_PATHS = 5
+
+
+def _paths(marked: Any) -> str:
+    """Name the fields of a mark: a list of paths, or paths and what is said of each."""
+    if isinstance(marked, dict):
+        paths = [f"{path} ({what:,} long)" if isinstance(what, int) else path for path, what in marked.items()]
+    else:
+        paths = list(map(_value, marked)) if isinstance(marked, list) else [_value(marked)]
+    rest = len(paths) - _MOST_PATHS
+    return ", ".join(paths[:_MOST_PATHS]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _style(text: str, code: str, color: bool) -> str:
@@ -166,14 +187,24 @@ def _render_cap_reached(record: Record, _color: bool) -> str:
 
 def _render_run_end(record: Record, color: bool) -> str:
     head = _style(f"run ended: {record['reason']} at step {record['step']}", _BOLD, color)
+    replaced = f"{_count(record['values_replaced'], 'value')} replaced; " if record.get("values_replaced") else ""
     return (
-        f"{head}; {_count(record['events_written'], 'event')} written, {record['events_lost']:,} lost; "
+        f"{head}; {_count(record['events_written'], 'event')} written, {record['events_lost']:,} lost; {replaced}"
         f"logging took {_number(record['logging_ms_total'], '.0f')} ms"
     )
 
 
 def _render_other(record: Record, _color: bool) -> str:
-    return "  ".join(f"{key}={value}" for key, value in record.items())
+    return "  ".join(f"{key}={_value(value)}" for key, value in record.items())
+
+
+def _value(value: Any, *, nested: bool = False) -> str:
+    """Write a value as Python does, but for text that is not hidden by a second escaping."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"'{key}': {_value(item, nested=True)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(_value(item, nested=True) for item in value)}]"
+    return f"'{value}'" if nested and isinstance(value, str) else str(value)
 
 
 _RENDERERS: Mapping[str, Callable[[Record, bool], str]] = {

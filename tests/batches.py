@@ -17,7 +17,8 @@ from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
 from higgs_audio_trainer.data.prompt import tokenize
 from higgs_audio_trainer.emit import NullPipeline
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
-from higgs_audio_trainer.trainer import HiggsAudioTrainer, Telemetry, never_due
+from higgs_audio_trainer.telemetry import Telemetry, never_due
+from higgs_audio_trainer.trainer import HiggsAudioTrainer
 
 WORDS = ("tea", "kettle", "صباح", "الخير", "window", "rain", "harbour", "هادئ")
 SILENT = Telemetry(emit=NullPipeline(), is_due=never_due, evaluations=False, shown=None)

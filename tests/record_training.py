@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from higgs_audio_trainer.checkpoint import open_checkpoint
 from higgs_audio_trainer.emit import NullPipeline, Pipeline
-from higgs_audio_trainer.trainer import Telemetry
+from higgs_audio_trainer.telemetry import Telemetry
 from sinks import MemorySink
 from tests.batches import lora_model, make_trainer, random_examples
 

@@ -30,7 +30,12 @@ LIGHT = [
     "higgs_audio_trainer.events",
     "higgs_audio_trainer.errors",
     "higgs_audio_trainer.emit",
+    "higgs_audio_trainer.outlet",
+    "higgs_audio_trainer.encodable",
     "higgs_audio_trainer.config",
+    "higgs_audio_trainer.signals",
+    "higgs_audio_trainer.outputs",
+    "higgs_audio_trainer.redaction",
     *modules_of(higgs_audio_trainer.logs),
     *(name for name in modules_of(higgs_audio_trainer.cli) if name not in WITH_TORCH),
 ]
@@ -69,6 +74,13 @@ def test_starts_without_torch(loaded, name):
     assert loaded[name] == []
 
 
+def test_reading_needs_no_logging():
+    """Reading a log and hiding secrets load nothing that writes one: they are for other programs too."""
+    names = ["higgs_audio_trainer.redaction", "higgs_audio_trainer.logs.reader", "higgs_audio_trainer.logs.gaps"]
+    script = f"import sys, {', '.join(names)}\nassert not {{*{HEAVY}, 'structlog', 'tqdm', 'sinks'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
 def test_command_runs_without_torch():
     """A command that needs no torch runs from start to end without it."""
     script = (
@@ -86,7 +98,7 @@ def test_sinks_know_no_producer(path):
     assert packages_imported_by(path).isdisjoint({"higgs_audio_trainer", "schemas", *HEAVY})
 
 
-@pytest.mark.parametrize("name", ["trainer.py", "extraction.py", "emit.py", "events.py", "model.py"])
+@pytest.mark.parametrize("name", ["trainer.py", "extraction.py", "emit.py", "outlet.py", "encodable.py", "events.py", "model.py"])
 def test_producers_know_no_sink(name):
     """What makes and delivers events names no sink."""
     assert "sinks" not in packages_imported_by(PRODUCER / name)
@@ -101,5 +113,5 @@ def test_one_place_wires():
 
 def test_emit_knows_no_tensor():
     """Between extraction and the sinks there are builtins alone."""
-    for name in ("emit.py", "events.py", "errors.py", "logs/schema.py"):
+    for name in ("emit.py", "outlet.py", "encodable.py", "events.py", "errors.py", "logs/schema.py"):
         assert packages_imported_by(PRODUCER / name).isdisjoint(HEAVY)

@@ -1,6 +1,9 @@
 """The console sink: colour where the terminal has it, any encoding, one write a record, beside a progress bar."""
 
+import copy
 import io
+import pickle
+import sys
 
 import pytest
 from tqdm import tqdm
@@ -9,7 +12,21 @@ import sinks
 from sinks import ConsoleSink, render
 from sinks.console import console_sink, wants_color
 from sinks.null import discard
-from tests.builders import Screen, audio_sample, checkpoint, context, record_of, text_sample, window
+from sinks.screen import Screen
+from tests.builders import Screen as Terminal
+from tests.builders import audio_sample, checkpoint, context, record_of, text_sample, window
+
+
+def shown_by(sink, *records):
+    """Give records to a sink and wait until its screen has shown them."""
+    for record in records:
+        sink(record)
+    sink.close()
+
+
+def console_on(out, *, err=None, color=False):
+    """Make a console sink with a screen of its own."""
+    return ConsoleSink(Screen(out, err), color=color, encoding=getattr(out, "encoding", None), close_screen=True)
 
 
 class TestColor:
@@ -30,7 +47,7 @@ class TestColor:
     )
     def test_wants_color(self, environment, terminal, expected):
         """A terminal gets colour unless it is dumb; NO_COLOR outranks FORCE_COLOR, which outranks the rest."""
-        assert wants_color(Screen() if terminal else io.StringIO(), environment) is expected
+        assert wants_color(Terminal() if terminal else io.StringIO(), environment) is expected
 
     @pytest.mark.parametrize(("force", "marked"), [("", "*7890"), ("1", "\x1b[1;31m7890\x1b[0m")])
     def test_is_decided_when_made(self, monkeypatch, capsys, force, marked):
@@ -39,7 +56,7 @@ class TestColor:
         monkeypatch.setenv("FORCE_COLOR", force)
         [(_, sink)] = sinks.build("console", context())
         monkeypatch.setenv("NO_COLOR", "1")
-        sink(record_of(text_sample()))
+        shown_by(sink, record_of(text_sample()))
         assert marked in capsys.readouterr().out
 
     def test_other_ranks_are_silent(self):
@@ -55,16 +72,39 @@ class TestStream:
             ("ascii", r"saved \xe9 \u0645\u0631\u062d\u0628\u0627 \U0001f3a7" + "\n"),
             ("latin-1", r"saved é \u0645\u0631\u062d\u0628\u0627 \U0001f3a7" + "\n"),
             ("iso-8859-6", r"saved \xe9 مرحبا \U0001f3a7" + "\n"),
+            ("cp1252", r"saved é \u0645\u0631\u062d\u0628\u0627 \U0001f3a7" + "\n"),
+            ("utf-16", "saved \u2068é مرحبا 🎧\u2069\n"),
         ],
     )
     def test_poor_encoding(self, encoding, expected):
         """What an encoding lacks is escaped; isolates, which are no data, are left out."""
         raw = io.BytesIO()
-        sink = ConsoleSink(io.TextIOWrapper(raw, encoding=encoding, newline="\n"), color=False)
-        sink(record_of(checkpoint(path="é مرحبا 🎧")))
+        out = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+        shown_by(console_on(out), record_of(checkpoint(path="é مرحبا 🎧")))
         assert raw.getvalue().decode(encoding) == expected
 
-    @pytest.mark.parametrize("slots", [5, 5000])
+    @pytest.mark.parametrize(
+        ("encoding", "expected"),
+        [
+            (None, "saved é\n"),
+            ("klingon", r"saved \xe9" + "\n"),
+            ("rot13", r"saved \xe9" + "\n"),
+            ("undefined", r"saved \xe9" + "\n"),
+            (8, r"saved \xe9" + "\n"),
+        ],
+    )
+    def test_unknown_encoding(self, encoding, expected):
+        """A stream that names no encoding takes any text; one that names none that exists is given ASCII."""
+
+        class Odd(io.StringIO):
+            pass
+
+        Odd.encoding = encoding
+        out = Odd()
+        shown_by(console_on(out), record_of(checkpoint(path="é")))
+        assert out.getvalue() == expected
+
+    @pytest.mark.parametrize("slots", [5, 2000])
     def test_one_write_a_record(self, slots):
         """A record reaches the system in one write, however long it is, so that no other line falls into it."""
 
@@ -79,45 +119,71 @@ class TestStream:
                 return len(data)
 
         raw = Raw()
-        sink = ConsoleSink(io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8"), color=False)
         record = record_of(audio_sample(first=window(range(slots))))
-        sink(record)
-        sink(record)
+        shown_by(console_on(io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")), record, record)
         assert raw.writes == ((render(record) + "\n").encode(),) * 2
 
-    def test_bar_steps_aside(self):
-        """A progress bar on the same terminal is cleared before a record and drawn again after it."""
-        screen = Screen()
-        sink = ConsoleSink(screen, color=False)
-        with tqdm(total=3, file=screen, bar_format="{n_fmt} of {total_fmt}", mininterval=0) as bar:
+    def test_a_bar_on_the_same_terminal(self):
+        """A progress bar is cleared before a record and drawn again after it."""
+        terminal = Terminal()
+        screen = Screen(terminal, terminal)
+        sink = ConsoleSink(screen, color=False, encoding="utf-8")
+        with tqdm(total=3, file=screen.status_stream(), bar_format="{n_fmt} of {total_fmt}", mininterval=0) as bar:
             bar.update()
-            before = len(screen.drawn)
             sink(record_of(checkpoint()))
-            assert "".join(screen.drawn[before:]) == "\r      \rsaved checkpoint-20\n\r1 of 3"
             sink(record_of(text_sample(first=window([1]), last=window([]))))
             bar.update()
-            assert screen.lines() == [
-                "saved checkpoint-20",
-                "Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right",
-                "  First 1 - Predictions: [1]",
-                "  First 1 - Labels:      [1]",
-                "2 of 3",
-            ]
+            screen.close()
+        assert terminal.lines() == [
+            "saved checkpoint-20",
+            "Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right",
+            "  First 1 - Predictions: [1]",
+            "  First 1 - Labels:      [1]",
+            "",
+        ]
 
-    def test_bar_on_stderr(self, monkeypatch):
-        """The bar of stderr makes room for the records of stdout, for both are one terminal."""
-        screen = Screen()
-        err = Screen()
-        err.write = screen.write
-        monkeypatch.setattr("sys.stdout", screen)
-        monkeypatch.setattr("sys.stderr", err)
-        [(_, sink)] = sinks.build("console", context())
-        with tqdm(total=3, bar_format="{n_fmt}/{total_fmt}"):
-            sink(record_of(checkpoint()))
-            assert screen.lines() == ["saved checkpoint-20", "0/3"]
+    def test_an_enormous_record(self):
+        """A record of a million tokens is cut before it is rendered, and the text says so."""
+        out = io.StringIO()
+        shown_by(console_on(out), record_of(text_sample(first=window(range(1_000_000)))))
+        assert len(out.getvalue()) < 200_000
+        assert "(shortened: first.positions (1,000,000 long), first.inputs (1,000,000 long)" in out.getvalue()
+
+    def test_a_record_that_no_file_can_hold(self):
+        """A third party's record is shown, whatever it holds."""
+        out = io.StringIO()
+        shown_by(console_on(out), {"event": "odd", "object": Ellipsis, "bytes": b"\x1b[2J", "huge": 10**5000})
+        assert out.getvalue() == "event=odd  object=Ellipsis  bytes=b'\\x1b[2J'  huge=<int>\n"
 
 
-def test_a_closed_standard_output_is_nobody_reading(monkeypatch):
-    """A daemon that closed its standard output trains on; the console sink takes records and writes nothing."""
-    monkeypatch.setattr("sys.stdout", None)
-    assert console_sink(sinks.SinkContext("out", "r", 0, 0)) is discard
+class TestMaking:
+    def test_a_closed_standard_output_is_nobody_reading(self, monkeypatch):
+        """A daemon that closed its standard output trains on; the console sink takes records and writes nothing."""
+        monkeypatch.setattr("sys.stdout", None)
+        assert console_sink(context()) is discard
+
+    def test_a_closed_stream(self, monkeypatch):
+        """A standard output that is a closed object costs the records, not the run."""
+        closed = io.StringIO()
+        closed.close()
+        monkeypatch.setattr("sys.stdout", closed)
+        sink = console_sink(context())
+        shown_by(sink, record_of(checkpoint()))
+        assert sink.dropped == 1
+
+    def test_the_runs_screen_is_used_and_left_open(self):
+        """With a shared screen records go there; closing the sink leaves it to the run."""
+        out = io.StringIO()
+        screen = Screen(out, None)
+        sink = console_sink(sinks.SinkContext("out", "r", 0, 0, screen=screen))
+        sink(record_of(checkpoint()))
+        sink.close()
+        screen.show("after")
+        screen.close()
+        assert out.getvalue() == "saved checkpoint-20\nafter\n"
+
+    def test_in_another_process(self):
+        """A copy that a DataLoader worker is sent shows nothing: a terminal has one owner."""
+        sink = console_on(sys.stdout)
+        assert pickle.loads(pickle.dumps(sink)) is discard
+        assert copy.deepcopy(sink) is discard

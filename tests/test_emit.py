@@ -1,9 +1,12 @@
 """From event to sinks: the envelope, non-finite floats, and what a failing sink may and may not do."""
 
+import copy
 import io
 import itertools
+import pickle
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +15,7 @@ from tqdm import tqdm
 
 from higgs_audio_trainer.emit import NullPipeline, Pipeline, utc_now
 from higgs_audio_trainer.errors import LoggingError, UserError
+from higgs_audio_trainer.events import Checkpoint
 from sinks import MemorySink
 from tests.builders import (
     RUN_ID,
@@ -134,7 +138,7 @@ class TestFailingSink:
         out, err = capsys.readouterr()
         assert out == ""
         assert err == (
-            "higgs-audio-trainer: logging to a failed: OSError(28, 'No space left on device'); training goes on and "
+            "higgs-audio-trainer: logging to a failed: No space left on device (ENOSPC); training goes on and "
             "run_end counts what is lost. --strict_logging would end the run instead.\n"
             r"higgs-audio-trainer: logging to b failed: ValueError('bad\nvalue \x1b[2J'); training goes on and "
             "run_end counts what is lost. --strict_logging would end the run instead.\n"
@@ -147,7 +151,46 @@ class TestFailingSink:
         emit = pipeline(sink)
         for _ in range(5):
             emit(checkpoint())
-        assert (sink.seqs, emit.written, emit.lost) == ([0, 3, 4], 3, 2)
+        assert sink.seqs == [0, 3, 4, 5]  # 4 is the sink_recovered
+        assert (emit.written, emit.lost) == (4, 2)
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (
+                OSError(30, "Read-only file system", "a\x1b[2J.jsonl"),
+                r"Read-only file system (EROFS): 'a\x1b[2J.jsonl'",
+            ),
+            (OSError(28, "No space\nleft"), r"No space\nleft (ENOSPC)"),
+            (OSError(99999, "Odd"), "Odd (99999)"),
+            (OSError("without a number"), "OSError('without a number')"),
+            (OSError("x", "y"), "OSError('x', 'y')"),
+            (ValueError("\udcff \u202e"), r"ValueError('\udcff \u202e')"),
+        ],
+        ids=str,
+    )
+    def test_description(self, error, words):
+        """An error of the operating system is said in its words, any other by its repr, without controls."""
+        said = []
+        pipeline(Failing(error), say=said.append)(checkpoint())
+        (line,) = said
+        assert line == (
+            f"higgs-audio-trainer: logging to a failed: {words}; training goes on and run_end counts what is lost. "
+            "--strict_logging would end the run instead."
+        )
+
+    def test_long_description_is_cut(self):
+        """However long an error's description is, the announcement stays readable."""
+        said = []
+        pipeline(Failing(ValueError("x" * 10**6)), say=said.append)(checkpoint())
+        assert len(said[0]) < 500
+
+    def test_say_that_fails(self):
+        """A failure to say it is not another failure, and does not reach the training."""
+        emit = pipeline(Failing(), say=lambda _text: 1 / 0)
+        emit(checkpoint())
+        emit.fail("extraction", ValueError())
+        assert emit.lost == 2
 
     @pytest.mark.parametrize("stderr", [None, io.StringIO()])
     def test_nowhere_to_say_it(self, monkeypatch, capsys, stderr):
@@ -166,7 +209,7 @@ class TestFailingSink:
         with tqdm(total=3, bar_format="{n_fmt} of {total_fmt}"):
             pipeline(Failing())(checkpoint())
             said, bar = screen.lines()
-        assert said.startswith("higgs-audio-trainer: logging to a failed: OSError(28, ")
+        assert said.startswith("higgs-audio-trainer: logging to a failed: No space left on device (ENOSPC);")
         assert bar == "0 of 3"
 
     def test_error_that_cannot_be_described(self, capsys):
@@ -192,7 +235,29 @@ class TestFailingSink:
             "--strict_logging: expected every event to be logged, got OSError(28, 'No space left on device') from sink "
             "a. Mend its cause, or train without --strict_logging"
         )
-        assert (emit.written, emit.seconds > 0, capsys.readouterr().err) == (0, True, "")
+        assert (emit.written, emit.lost, emit.seconds > 0, capsys.readouterr().err) == (0, 1, True, "")
+
+    def test_strict_with_an_error_that_cannot_be_described(self):
+        """The run ends with our error, not with that of the description."""
+
+        class MuteError(Exception):
+            def __repr__(self):
+                raise RuntimeError
+
+        with pytest.raises(LoggingError, match="MuteError"):
+            pipeline(Failing(MuteError()), strict=True)(checkpoint())
+
+    def test_strict_goes_on_if_told_to(self):
+        """Who catches the error may emit again: what the sinks lost is known and claimed."""
+        sink, memory = Failing(on=lambda seq: seq == 0), MemorySink()
+        emit = pipeline(sink, memory, strict=True)
+        with pytest.raises(LoggingError):
+            emit(checkpoint())
+        emit(checkpoint())
+        assert sink.seqs == [1, 2, 3]
+        claims = [(claim["sink"], claim["lost"], claim["first_seq"]) for claim in memory.named("sink_recovered")]
+        assert claims == [("a", 1, 0), ("b", 1, 0)]
+        assert (emit.written, emit.lost) == (3, 2)
 
     def test_interruption_passes(self):
         """Ctrl-C during a write is no failure of the sink: it reaches the training."""
@@ -206,6 +271,144 @@ class TestFailingSink:
             emit.fail("extraction", ValueError("x"))
             assert (emit.lost, emit.failures) == (2, {"extraction": 2})
         assert capsys.readouterr().err.count("logging to extraction failed: ValueError('x');") == 2
+
+
+class TestRecovery:
+    def test_is_an_event(self):
+        """A sink that works again is reported to all sinks, after the record that it took, with exact numbers."""
+        error = OSError(28, "No space left on device")
+        broken, memory = Failing(error, on=lambda seq: seq in (1, 2)), MemorySink()
+        emit = pipeline(broken, memory, say=lambda _text: None)
+        for _ in range(4):
+            emit(checkpoint())
+        assert [record["event"] for record in memory.records] == [*["checkpoint"] * 4, "sink_recovered"]
+        assert list(memory.records[4].items())[6:] == [
+            ("seq", 4),
+            ("level", "warning"),
+            ("sink", "a"),
+            ("lost", 2),
+            ("first_seq", 1),
+            ("last_seq", 2),
+            ("errno", 28),
+        ]
+        assert broken.seqs == [0, 3, 4]
+
+    def test_errno_is_the_last_ones(self):
+        """`errno` is that of the outage's last error, and null if that was none of the operating system."""
+        errors = iter([OSError(28, "full"), OSError(5, "broken"), OSError(28, "full"), ValueError()])
+        memory = MemorySink()
+
+        def sink(record):
+            if record["seq"] in (0, 1, 4, 5):
+                raise next(errors)
+
+        emit = pipeline(sink, memory, say=lambda _text: None)
+        for _ in range(6):
+            emit(checkpoint())
+        assert [claim["errno"] for claim in memory.named("sink_recovered")] == [5, None]
+
+    def test_an_interruption_has_no_errno(self):
+        """A record lost to Ctrl-C is part of the outage, but the error before it was not its cause."""
+        errors = iter([OSError(28, "full"), KeyboardInterrupt()])
+        memory = MemorySink()
+
+        def sink(record):
+            if record["seq"] < 2:
+                raise next(errors)
+
+        emit = pipeline(sink, memory, say=lambda _text: None)
+        emit(checkpoint())
+        with pytest.raises(KeyboardInterrupt):
+            emit(checkpoint())
+        emit(checkpoint())
+        claims = memory.named("sink_recovered")
+        assert [(claim["sink"], claim["lost"], claim["errno"]) for claim in claims] == [("a", 2, None), ("b", 1, None)]
+        assert (emit.written, emit.lost) == (3, 3)
+
+    def test_a_lost_report_is_made_again(self):
+        """An outage is forgotten only when the sink itself took the report: a lost one is part of the outage."""
+        broken, memory = Failing(on=lambda seq: seq in (0, 2)), MemorySink()
+        emit = pipeline(broken, memory, say=lambda _text: None)
+        for _ in range(3):
+            emit(checkpoint())
+        claims = memory.named("sink_recovered")
+        assert [(claim["seq"], claim["lost"], claim["first_seq"], claim["last_seq"]) for claim in claims] == [
+            (2, 1, 0, 0),
+            (4, 2, 0, 2),
+        ]
+        assert broken.seqs == [1, 3, 4]
+
+    def test_sinks_that_fail_by_turns(self):
+        """Two sinks that lose each other's reports get one report each an event, and no endless chain."""
+        even, odd = Failing(on=lambda seq: seq % 2 == 0), Failing(on=lambda seq: seq % 2)
+        emit = pipeline(even, odd, say=lambda _text: None)
+        for _ in range(10):
+            emit(checkpoint())
+        assert len(even.seqs) + len(odd.seqs) <= 30
+
+
+class TestLost:
+    @pytest.mark.parametrize(("dropped", "counted"), [(3, 3), (-1, 0), ("3", 0), (None, 0), (True, 0), (2.5, 0)])
+    def test_what_sinks_dropped(self, dropped, counted):
+        """What a sink took and lost later, by its own count, is lost; what is no count is not."""
+        sink = MemorySink()
+        sink.dropped = dropped
+        assert pipeline(sink, MemorySink()).lost == counted
+
+    def test_a_count_that_raises(self):
+        """A sink whose count cannot be read has none."""
+
+        class Sink:
+            def __call__(self, record):
+                pass
+
+            @property
+            def dropped(self):
+                raise OSError
+
+        assert pipeline(Sink()).lost == 0
+
+    @pytest.mark.parametrize("event", [None, 3, object(), Checkpoint, "checkpoint"])
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_no_event(self, event, strict):
+        """What is no event is counted and takes no seq; a strict pipeline says so."""
+        memory = MemorySink()
+        emit = pipeline(memory, strict=strict, say=lambda _text: None)
+        if strict:
+            with pytest.raises(LoggingError, match="from emit"):
+                emit(event)
+        else:
+            emit(event)
+        emit(checkpoint())
+        assert [record["seq"] for record in memory.records] == [0]
+        assert (emit.written, emit.lost, emit.failures) == (1, 1, {"emit": 1})
+
+    def test_odd_level(self):
+        """A level that does not exist is data: it chooses no method, and the event is not lost."""
+        memory = MemorySink()
+        pipeline(memory)(checkpoint(), level="bind")
+        assert memory.records[0]["level"] == "bind"
+
+    def test_out_of_stack(self):
+        """Called with hardly any stack left, a pipeline counts, raises nothing of its own, and works again after it."""
+        emit = pipeline(memory := MemorySink(), say=lambda _text: None)
+
+        def deeper():
+            try:
+                deeper()
+            except RecursionError:
+                return
+            with suppress(RecursionError):  # of the call itself
+                emit(checkpoint())
+
+        deeper()
+        before = len(memory.records)
+        emit(checkpoint())
+        assert len(memory.records) == before + 1 + len(memory.named("sink_recovered"))
+        seqs = {record["seq"] for record in memory.records}
+        claimed = sum(claim["lost"] for claim in memory.named("sink_recovered"))
+        assert len(seqs) + claimed == max(seqs) + 1
+        assert emit.lost > 0
 
 
 class TestDelivery:
@@ -238,6 +441,32 @@ class TestDelivery:
         for event in all_events():
             emit(event, level="error")
         assert (emit.written, emit.lost, emit.seconds) == (0, 0, 0.0)
+
+    def test_null_pipeline_says_it_if_it_can(self, monkeypatch):
+        """A null pipeline does not raise either."""
+        monkeypatch.setattr(sys, "stderr", None)
+        emit = NullPipeline()
+        emit.fail("extraction", ValueError())
+        assert emit.lost == 1
+
+    def test_replaced(self):
+        """`replaced` counts the values that no line can hold, and the record names them."""
+        memory = MemorySink()
+        emit = pipeline(memory)
+        emit(train_step(loss=float("nan"), audio_loss_per_codebook=(2**70, b"", 1.0)))
+        assert emit.replaced == 3
+        assert memory.records[0]["audio_loss_per_codebook"] == [2**64 - 1, None, 1.0]
+        assert memory.records[0]["nonfinite"] == ["loss"]
+        assert memory.records[0]["replaced"] == {
+            "audio_loss_per_codebook[0]": "<int of 71 bits>",
+            "audio_loss_per_codebook[1]": "<bytes>",
+        }
+
+    def test_copy_is_null(self):
+        """A copy, by pickle or otherwise, is a null pipeline: one process writes a file."""
+        emit = pipeline(lambda _record: None)
+        for made in (pickle.loads(pickle.dumps(emit)), copy.copy(emit), copy.deepcopy(emit)):
+            assert type(made) is NullPipeline
 
 
 class TestStructlog:

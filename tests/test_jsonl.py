@@ -1,9 +1,12 @@
 """The JSONL file: one record, one line, one write; private, appended to, and out of a killed process whole."""
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
@@ -12,7 +15,8 @@ import pytest
 
 import sinks
 from sinks import JsonlSink, SinkError
-from tests.builders import all_events, context, record_of, text_sample, window
+from sinks.size import bytes_of
+from tests.builders import all_events, context, record_of, run_start, text_sample, train_step, window
 
 
 @pytest.fixture
@@ -57,11 +61,11 @@ def test_lines_are_the_records(path, sink):
     )
 
 
-@pytest.mark.parametrize("slots", [5, 200_000])
+@pytest.mark.parametrize("slots", [5, 8000])
 def test_one_write_a_record(monkeypatch, path, sink, slots):
     """A record is handed to the system in one write, however long."""
     writes = PartialWrites(None)
-    monkeypatch.setattr("sinks.jsonl.os.write", writes)
+    monkeypatch.setattr("sinks.segment.os.write", writes)
     sink(record_of(text_sample(first=window(range(slots)))))
     assert writes.calls == [path.read_bytes()]
 
@@ -69,7 +73,7 @@ def test_one_write_a_record(monkeypatch, path, sink, slots):
 def test_short_writes_are_finished(monkeypatch, path, sink):
     """Where the system takes a part, the rest follows."""
     record = record_of(text_sample())
-    monkeypatch.setattr("sinks.jsonl.os.write", PartialWrites(100))
+    monkeypatch.setattr("sinks.segment.os.write", PartialWrites(100))
     sink(record)
     assert path.read_bytes() == orjson.dumps(record) + b"\n"
 
@@ -145,6 +149,69 @@ def test_line_separators_of_other_scripts(path, sink):
     assert "مرحبا".encode() in line
 
 
+def test_heals(path):
+    """A torn last line is ended before the next one, in the same write; nothing is cut off."""
+    path.parent.mkdir()
+    path.write_bytes(b'{"event":"x","numb')
+    sink = JsonlSink(path)
+    sink({"event": "x"})
+    sink.close()
+    assert path.read_bytes() == b'{"event":"x","numb\n{"event":"x"}\n'
+
+
+def test_errors_name_the_file(monkeypatch, path, sink):
+    """An error says which file it is about."""
+    monkeypatch.setattr("sinks.segment.os.write", lambda descriptor, data: _full())
+    with pytest.raises(OSError, match=re.escape(f"[Errno 28] No space left on device: '{path}'")):
+        sink({"event": "x"})
+
+
+def _full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"durability": "all"}, "durability: expected one of none, checkpoint, record, got 'all'"),
+        ({"keep": 2}, "keep: expected a whole number from 1, and max_bytes beside it, got 2"),
+        ({"keep": 0, "max_bytes": 4096}, "keep: expected a whole number from 1, and max_bytes beside it, got 0"),
+    ],
+)
+def test_contradicting_arguments(path, options, expected):
+    """Arguments that make no sense are refused before a file is made."""
+    with pytest.raises(SinkError, match=re.escape(expected)):
+        JsonlSink(path, **options)
+    assert not path.parent.exists()
+
+
+def test_goes_on_in_segments(path):
+    """With max_bytes the log goes on in further files, whose names sort after the first and whose first line is its."""
+    sink = JsonlSink(path, max_bytes=800)
+    start = record_of(run_start())
+    sink(start)
+    steps = [record_of(train_step()) | {"seq": seq} for seq in range(1, 4)]
+    for step in steps:
+        sink(step)
+    sink.close()
+    files = sorted(path.parent.iterdir())
+    assert [file.name for file in files] == ["log.jsonl", *[f"log.segment00{number}.jsonl" for number in (1, 2, 3)]]
+    lines = [file.read_bytes().split(b"\n")[:-1] for file in files]
+    assert [held[0] for held in lines] == [orjson.dumps(start)] * 4
+    assert [held[1] for held in lines[1:]] == [orjson.dumps(step) for step in steps]
+    assert sink.path == files[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("4096", 4096), ("4K", 4096), ("100M", 100 * 1024**2), ("2G", 2 * 1024**3)]
+    + [(text, None) for text in ("", "K", "1k", "1.5M", "-1", "1 M", "1MB", "٣", "1\n", "9" * 16)],
+)
+def test_sizes(text, size):
+    """Sizes are whole numbers of bytes, with K, M and G for powers of 1024."""
+    assert bytes_of(text) == size
+
+
 def test_closed(path, sink):
     """Closing twice does nothing, and a late record raises instead of ending in another file."""
     sink.close()
@@ -154,9 +221,21 @@ def test_closed(path, sink):
     assert path.read_bytes() == b""
 
 
-def test_descriptor_is_not_inherited(sink):
+def test_descriptor_is_not_inherited(path, sink):
     """A child program gets no hold of the file."""
-    assert not os.get_inheritable(sink._fd)
+    listing = "import os, sys; print(*[os.readlink(f'/proc/self/fd/{number}') for number in sys.argv[1:]])"
+    held = [link.name for link in Path("/proc/self/fd").iterdir() if _leads_to(link, path)]
+    assert held
+    child = subprocess.run([sys.executable, "-c", listing, *held], close_fds=False, capture_output=True, check=False)
+    assert str(path).encode() not in child.stdout
+    assert all(not os.get_inheritable(int(name)) for name in held)
+
+
+def _leads_to(link, path):
+    try:
+        return link.readlink() == path
+    except OSError:  # the one that listed them
+        return False
 
 
 def test_survives_kill(path):

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from sinks import render
 from sinks.escape import printable
 from tests.builders import (
+    all_events,
     audio_sample,
+    cap_reached,
     checkpoint,
     diagnosis,
     eval_result,
@@ -161,7 +163,7 @@ class TestOtherEvents:
                 train_step(loss=float("nan"), audio_accuracy_per_codebook=(), learning_rate=9.5238e-05),
                 (
                     "step 20  epoch 5.00  loss n/a  text 0.831, 81.2% right  audio 3.301, n/a right "
-                    "(codebook 0: n/a)  lr 9.52e-05  grad 1.23  210 ms"
+                    "(codebook 0: n/a)  lr 9.52e-05  grad 1.23  210 ms  (not finite: loss)"
                 ),
             ),
             (
@@ -177,6 +179,14 @@ class TestOtherEvents:
             (
                 run_end(events_lost=1200),
                 "run ended: completed at step 30; 1,234 events written, 1,200 lost; logging took 57 ms",
+            ),
+            (
+                cap_reached(),
+                ("sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; what follows is not written"),
+            ),
+            (
+                run_end(values_replaced=1),
+                ("run ended: completed at step 30; 1,234 events written, 0 lost; 1 value replaced; logging took 57 ms"),
             ),
             (run_end(events_written=1), "run ended: completed at step 30; 1 event written, 0 lost; logging took 57 ms"),
         ],
@@ -202,6 +212,73 @@ class TestOtherEvents:
         assert render({"event": "new_thing", "v": 1, "figures": [1, 2]}) == "event=new_thing  v=1  figures=[1, 2]"
 
 
+class TestMarks:
+    @pytest.mark.parametrize(
+        ("marks", "said"),
+        [
+            ({"nonfinite": ["loss", "grad_norm"]}, "(not finite: loss, grad_norm)"),
+            ({"replaced": {"path": "a tensor"}}, "(replaced: path)"),
+            ({"shortened": {"first.labels": 10_000_000}}, "(shortened: first.labels (10,000,000 long))"),
+            ({"nonfinite": list("abcdefgh")}, "(not finite: a, b, c, d, e and 3 more)"),
+            ({"nonfinite": ["a"], "replaced": {"b": "c"}}, "(not finite: a; replaced: b)"),
+            ({"nonfinite": "odd", "replaced": 7}, "(not finite: odd; replaced: 7)"),
+        ],
+    )
+    def test_are_said_behind_the_line(self, marks, said):
+        """What a line could not hold is said briefly behind it."""
+        assert render(record_of(checkpoint()) | marks) == f"saved checkpoint-20  {said}"
+
+    def test_are_said_below_many_lines(self):
+        """Below a sample it is a line of its own, dim where there is colour."""
+        marks = {"nonfinite": ["loss"]}
+        assert render(record_of(text_sample()) | marks).endswith("8902]\n  (not finite: loss)")
+        assert render(record_of(text_sample()) | marks, color=True).endswith("\n  \x1b[2m(not finite: loss)\x1b[0m")
+
+    def test_nothing_to_say(self):
+        """Empty marks are not said."""
+        assert render(record_of(checkpoint()) | {"nonfinite": [], "replaced": {}}) == "saved checkpoint-20"
+
+
+class TestOddRecords:
+    @pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
+    def test_a_field_is_missing_or_odd(self, event):
+        """A record of another version or a third party is rendered, if not in its own way then field by field."""
+        whole = record_of(event)
+        for name in whole:
+            assert render({key: value for key, value in whole.items() if key != name})
+            for odd in (None, [], {}, "x", [{"a": [1.5]}], True, -1, 10**5000, float("nan"), b"\x1b", object()):
+                assert "\x1b" not in render(whole | {name: odd})
+
+    def test_windows_of_unequal_lists(self):
+        """Lists that do not belong together are shown as they are."""
+        record = record_of(text_sample())
+        record["first"] = record["first"] | {"labels": [1]}
+        assert "'labels': [1]" in render(record)
+
+    def test_no_field_at_all(self):
+        """An empty record is an empty line."""
+        assert render({}) == ""
+
+    def test_an_object_that_cannot_be_described(self):
+        """A value whose own description raises is named by its type."""
+
+        class Mute:
+            def __repr__(self):
+                raise RuntimeError
+
+        assert render({"event": "new", "value": Mute(), (1, "\x1b"): 2}) == r"event=new  value=<Mute>  (1, '\x1b')=2"
+
+    def test_endless_nesting(self):
+        """A record that holds itself is cut."""
+        record = {"event": "new"}
+        record["self"] = [record]
+        assert render(record).count("event") <= 21
+
+    def test_keys_that_look_alike(self):
+        """Two keys that differ only in what is escaped are both shown."""
+        assert render({"\x1b": 1, r"\x1b": 2}) == r"\x1b=1  \x1b'=2"
+
+
 class TestEscapes:
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -215,6 +292,13 @@ class TestEscapes:
             ("one\u2028two\u2029", r"one\u2028two\u2029"),
             ("\udc80", r"\udc80"),
             ("\U000e0041", r"\U000e0041"),
+            ("ad\u200cmi\u200dn", r"ad\u200cmi\u200dn"),
+            ("\u3164\u115f\u1160\uffa0\u034f\xad", r"\u3164\u115f\u1160\uffa0\u034f\xad"),
+            ("\ue000\ufffe\u0378", r"\ue000\ufffe\u0378"),
+            ("\u0301a", r"\u0301a"),
+            ("a\u0301b", "a\u0301b"),
+            ("❤\ufe0f\ufe0f", "❤\ufe0f\\ufe0f"),
+            ("é\ufffd\xa0\u3000", "é\ufffd\xa0\u3000"),
             ("日本語 हिन्दी Ελληνικά 🎧", "日本語 हिन्दी Ελληνικά 🎧"),
         ],
     )
@@ -226,6 +310,16 @@ class TestEscapes:
     def test_right_to_left(self, text):
         """Right-to-left text passes whole, isolated, so that it cannot reorder its line."""
         assert printable(text) == f"\u2068{text}\u2069"
+
+    def test_endless(self):
+        """A text that would flood the terminal is cut, and says what is missing; an Arabic one stays isolated."""
+        assert printable("a" * 1_000) == "a" * 1_000
+        assert printable("a" * 3_000) == "a" * 1_000 + "... (2,000 more characters)"
+        assert printable("م" * 3_000) == f"\u2068{'م' * 1_000}\u2069... (2,000 more characters)"
+
+    def test_a_mountain_of_marks(self):
+        """The marks that climb over the lines above are escaped."""
+        assert printable("z" + "\u0300" * 10) == "z" + "\u0300" * 8 + r"\u0300" * 2
 
     @pytest.mark.parametrize("text", ["क्\u200dष", "👩\u200d🚀"])
     def test_joiners(self, text):
@@ -252,7 +346,7 @@ class TestEscapes:
     def test_wherever_it_stands(self):
         """A control character is escaped in a name, in a key and in a field that should hold a number."""
         assert render({"event": "\x1bx", "k\x1b": {"\x1b": ["\x1b"]}, "n": 1}) == (
-            r"event=\x1bx  k\x1b={'\\x1b': ['\\x1b']}  n=1"
+            r"event=\x1bx  k\x1b={'\x1b': ['\x1b']}  n=1"
         )
         assert render({"event": "checkpoint", "path": "a\nb"}) == r"saved a\nb"
         assert r"step \x1b[2J" in render(record_of(train_step()) | {"step": "\x1b[2J"})

@@ -14,7 +14,7 @@ from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.extraction import Extraction
 from higgs_audio_trainer.model import TrainingOutput
 from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.trainer import Telemetry, due_every
+from higgs_audio_trainer.telemetry import Telemetry, due_every
 from sinks import MemorySink
 from tests.batches import SILENT, lora_model, make_trainer, random_examples
 from tests.record_training import record
@@ -26,13 +26,13 @@ def distance(one, other):
     return ((flat_one - flat_other).norm() / flat_one.norm()).item()
 
 
-def torchrun(*arguments, processes=2):
+def torchrun(*arguments, processes=2, **environment):
     """Start a real torchrun on this machine's CPU and wait for it."""
     root = Path(__file__).parent.parent
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *arguments],
         cwd=root,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)} | environment,
         capture_output=True,
         text=True,
         timeout=200,

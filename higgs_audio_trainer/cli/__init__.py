@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from signal import Signals
 
 from higgs_audio_trainer.errors import LoggingError, UserError
+from higgs_audio_trainer.redaction import Redactor
+from higgs_audio_trainer.signals import exit_status
+from sinks.screen import say_on_stderr
 
 COMMANDS = {
     "train": "LoRA fine-tuning with logged predictions (the default)",
@@ -20,26 +25,52 @@ COMMANDS = {
     "tiny": "write a tiny base checkpoint and codec, for tests and CI",
     "schema": "print the JSON Schema of an event",
 }
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 128 + 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done, 2 bad input, 130 interrupted.
+        0 done, 1 an error of ours, 2 bad input, 128 + n ended by signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _occupy_standard_descriptors()
+    redact = Redactor(environment=os.environ)
+    status = 0
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         # Every rank meets the same bad input and one says it; a log fails on one rank alone.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, LoggingError):
-            print(f"higgs-audio-trainer: {error}", file=sys.stderr)
+            say_on_stderr(redact(f"higgs-audio-trainer: {error}"))
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return exit_status(Signals.SIGINT)
+    except BrokenPipeError:  # `| head -1`: who asked has read enough
+        _abandon_stdout()
+    except Exception:  # noqa: BLE001 - what Python would print, without the secrets that a message may quote
+        say_on_stderr(redact(traceback.format_exc()))
+        return EXIT_FAILED
+    return status
+
+
+def _occupy_standard_descriptors() -> None:
+    """Point closed standard descriptors at nothing: the next file would get their numbers, and whatever is printed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+
+
+def _abandon_stdout() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, sys.stdout.fileno())  # else the interpreter fails to flush it at its exit, and says so
+    os.close(nowhere)
 
 
 def _dispatch(arguments: list[str]) -> int:

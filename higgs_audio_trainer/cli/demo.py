@@ -8,6 +8,7 @@ from pathlib import Path
 
 from higgs_audio_trainer.cli.options import ArgumentParser
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.signals import exit_status
 
 _MAX_STEPS, _LOG_STEPS = 60, 20
 
@@ -35,5 +36,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     from higgs_audio_trainer.demo.run import run_demo
 
     outcome = run_demo(Path(given.output_dir), max_steps=given.max_steps, seed=given.seed, log_steps=given.log_steps)
+    if outcome.stopped_by is not None:
+        return exit_status(outcome.stopped_by)
     print("\n" + "\n".join(outcome.summary()))
     return 0

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from higgs_audio_trainer.config import TrainSettings
@@ -35,6 +36,7 @@ class DemoOutcome:
     first: dict[str, Any]
     last: dict[str, Any]
     num_events: int
+    stopped_by: Signals | None
 
     def summary(self) -> list[str]:
         """Say what was learned, where things lie, and what to try next."""
@@ -109,7 +111,7 @@ def run_demo(
     result = run_training(settings, more_sinks=[("summary", memory)])
     steps = memory.named("train_step")
     seconds = time.monotonic() - started
-    return DemoOutcome(folder, result.step, seconds, steps[0], steps[-1], len(memory.records))
+    return DemoOutcome(folder, result.step, seconds, steps[0], steps[-1], len(memory.records), result.stopped_by)
 
 
 def _clear(folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""The log as data: its schema. Free of torch."""
+"""The log as data: reading it back, its gaps, its schema. Free of torch."""

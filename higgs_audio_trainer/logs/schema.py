@@ -16,12 +16,12 @@ _MARKS = {
     "nonfinite": {
         "type": "array",
         "items": {"type": "string"},
-        "description": "Paths of fields that were NaN or infinite; they are null.",
+        "description": "Paths of values that were NaN or infinite; they are null. `...` last: there were more.",
     },
     "replaced": {
         "type": "object",
         "additionalProperties": {"type": "string"},
-        "description": "Paths of values that no line can hold, and what stood there.",
+        "description": "Paths of values that no line can hold, and what stood there. The key `...`: there were more.",
     },
     "shortened": {
         "type": "object",

@@ -1,0 +1,109 @@
+"""The first and the last line of a run's log, and the end of its sinks."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import threading
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from transformers import TrainingArguments
+
+from higgs_audio_trainer.checkpoint import BaseCheckpoint, codec_of
+from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.emit import Emit, Sink
+from higgs_audio_trainer.events import RunEnd, RunStart
+from higgs_audio_trainer.outputs import Attempt
+from higgs_audio_trainer.redaction import redacted
+from higgs_audio_trainer.trainer import HiggsAudioTrainer
+
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "structlog", "numpy")
+
+
+def run_start(
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    checkpoint: BaseCheckpoint,
+    model: Any,
+    attempt: Attempt,
+    num_train_samples: int,
+    num_eval_samples: int,
+) -> RunStart:
+    """Describe what is about to run, secrets redacted."""
+    resolved = {
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+        "audio_tokenizer": settings.audio_tokenizer or codec_of(settings.base_ckpt),
+    }
+    return RunStart(
+        config=redacted(settings.as_mapping() | resolved),
+        versions={
+            "higgs_audio_trainer": version("higgs-audio-trainer"),
+            "python": platform.python_version(),
+            **{library: version(library) for library in _LIBRARIES},
+        },
+        world_size=arguments.world_size,
+        device=str(arguments.device),
+        seed=arguments.seed,
+        resumed_from_step=attempt.resumed_from_step,
+        num_train_samples=num_train_samples,
+        num_eval_samples=num_eval_samples,
+        num_codebooks=checkpoint.ids.num_codebooks,
+        trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        host=socket.gethostname(),
+    )
+
+
+class RunLog:
+    """Begins a log and ends it, once, whichever thread is the first to.
+
+    Args:
+        emit: takes events.
+        built: the sinks behind it, closed at the end.
+    """
+
+    def __init__(self, emit: Emit, built: Sequence[tuple[str, Sink]]) -> None:
+        self._emit = emit
+        self._built = built
+        self._trainer: HiggsAudioTrainer | None = None
+        self._ending = threading.Lock()
+        self._is_open = False
+
+    def start(self, event: RunStart, trainer: HiggsAudioTrainer) -> None:
+        """Write the first line.
+
+        Args:
+            event: the line.
+            trainer: knows, at the end, how far the run has come.
+        """
+        self._trainer = trainer
+        self._is_open = True
+        self._emit(event)
+
+    def end(self, reason: str) -> None:
+        """Write the last line; only the first call does."""
+        with self._ending:
+            if not self._is_open or self._trainer is None:
+                return
+            self._is_open = False
+            emit, trainer = self._emit, self._trainer
+            emit(
+                RunEnd(
+                    reason=reason,
+                    step=trainer.state.global_step,
+                    events_written=emit.written,
+                    events_lost=emit.lost,
+                    values_replaced=emit.replaced,
+                    logging_ms_total=(emit.seconds + trainer.extraction_seconds) * 1000,
+                )
+            )
+
+    def close(self) -> None:
+        """Close the sinks."""
+        for name, sink in self._built:
+            try:
+                getattr(sink, "close", lambda: None)()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the adapter is on disk and the run has ended
+                self._emit.fail(name, error)

@@ -1,0 +1,160 @@
+"""Real trainings in processes of their own, which a test can watch event by event, signal, starve and kill.
+
+The processes are forked from a server that has torch and the trainer imported, which saves each some four seconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sinks.null import discard
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["higgs_audio_trainer.run", "tests.faults.runs"])
+_PATIENCE_S = 60
+
+
+def beacon(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
+    """Make a sink that tells the test, over a FIFO, what was emitted: `--sinks ...,tests.faults.runs:beacon:path=P`."""
+    fd = os.open(path, os.O_WRONLY)
+
+    def sink(record: Mapping[str, Any]) -> None:
+        os.write(fd, f"{record['event']} {record.get('step', '')}\n".encode())
+
+    return sink
+
+
+def beacon_of_rank_0(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
+    """Make a beacon that first says its process, on rank 0; the others say nothing."""
+    if context.rank != 0:
+        return discard
+    sink = beacon(context, path=path)
+    sink({"event": "pid", "step": os.getpid()})
+    return sink
+
+
+def dies_once(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
+    """Make a sink that kills its process on rank 1, at step 3, if the file is not there yet."""
+
+    def sink(record: Mapping[str, Any]) -> None:
+        if context.rank == 1 and record.get("step") == 3 and not Path(path).exists():
+            Path(path).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return sink
+
+
+class Run:
+    """One run of the command line in a process of its own.
+
+    Attributes:
+        process: the process.
+        out: file of its standard output.
+        err: file of its standard error.
+    """
+
+    def __init__(
+        self, folder: Path, arguments: list[str], before: Callable[[], None] | None, environment: dict
+    ) -> None:
+        number = len(list(folder.glob("run-*.out")))
+        self.out, self.err = folder / f"run-{number}.out", folder / f"run-{number}.err"
+        self._fifo = folder / f"run-{number}.fifo"
+        os.mkfifo(self._fifo)
+        arguments = [
+            argument.replace("BEACON", f"tests.faults.runs:beacon:path={self._fifo}") for argument in arguments
+        ]
+        self.process = _SERVER.Process(
+            target=_run_cli, args=(arguments, str(self.out), str(self.err), before, environment), daemon=False
+        )
+        self.process.start()
+        self._events = None
+
+    def wait_for(self, *wanted: str) -> None:
+        """Wait until an event was emitted, as `name step`; the sinks named before BEACON have it by then."""
+        if self._events is None:
+            self._events = self._fifo.open(encoding="utf-8")  # waits for the run to open its end
+        for line in self._events:
+            if line.strip() in wanted:
+                return
+        raise AssertionError(f"the run ended before {wanted}: {self.err.read_text()}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit status as a shell gives it."""
+        self.process.join(_PATIENCE_S)
+        assert self.process.exitcode is not None, f"still running: {self.err.read_text()}"
+        code = self.process.exitcode
+        return code if code >= 0 else 128 - code
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join(_PATIENCE_S)
+        if self._events is not None:
+            self._events.close()
+
+
+def _run_cli(
+    arguments: list[str], out: str, err: str, before: Callable[[], None] | None, environment: dict[str, str]
+) -> None:
+    os.environ.update(environment)
+    for descriptor, path in ((1, out), (2, err)):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    sys.stdout, sys.stderr = (open(fd, "w", encoding="utf-8", closefd=False) for fd in (1, 2))  # noqa: SIM115
+    multiprocessing.set_start_method("fork", force=True)  # this process's is the server's
+    if before is not None:
+        before()
+    from higgs_audio_trainer.cli import main
+
+    sys.exit(main(arguments))
+
+
+@contextmanager
+def running(
+    folder: Path, *arguments: object, before: Callable[[], None] | None = None, **environment: str
+) -> Iterator[Run]:
+    """Start the command line; it is killed at the end of the block if it still runs."""
+    run = Run(folder, list(map(str, arguments)), before, environment)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def training(tiny: Any, clips: Path, output_dir: Path, **changes: object) -> list[str]:
+    """Make the arguments of a short training on the bundled clips."""
+    options = {
+        "base_ckpt": tiny.model_dir,
+        "audio_tokenizer": tiny.codec_dir,
+        "train_manifest": clips,
+        "output_dir": output_dir,
+        "batch_size": 2,
+        "grad_accum": 2,
+        "max_steps": 6,
+        "log_steps": 1,
+        "save_steps": 1000,
+        "seed": 0,
+        "sinks": "jsonl,BEACON",
+    } | changes
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
+
+
+def lines(output_dir: Path, attempt: int = 0, rank: int = 0) -> list[dict[str, Any]]:
+    """Read one file of a run's log."""
+    path = output_dir / "events" / f"rank{rank:05d}-attempt{attempt:03d}.jsonl"
+    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]

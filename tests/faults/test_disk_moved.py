@@ -1,0 +1,214 @@
+"""Files and folders that are deleted, renamed or replaced under the writer."""
+
+import errno
+import os
+import shutil
+
+import pytest
+
+import sinks.segment
+from sinks.jsonl import JsonlSink
+from tests.faults.writer import Caller, Clock, check, line, record, segments
+
+
+class Log:
+    """A log in a folder of its own, begun with two records."""
+
+    def __init__(self, folder):
+        self.folder = folder / "events"
+        self.first = self.folder / "rank00000-attempt000.jsonl"
+        self.second = self.folder / "rank00000-attempt000.segment001.jsonl"
+        self.said = []
+        self.clock = Clock()
+        self.sink = JsonlSink(self.first, say=self.said.append, clock=self.clock)
+        self.caller = Caller(self.sink)
+        self.caller("run_start")
+        self.caller()
+        self.begun = line(record(0, "run_start")) + line(record(1))
+
+    def goes_on(self, why):
+        """Write two records more; check where they are and what was said."""
+        self.caller()
+        self.caller()
+        self.sink.close()
+        assert self.caller.lost == []
+        assert self.second.read_bytes() == line(record(0, "run_start")) + line(record(2)) + line(record(3))
+        assert self.second.stat().st_mode & 0o777 == 0o600
+        assert self.said == [f"higgs-audio-trainer: {self.first} {why}; the log goes on in {self.second}"]
+
+
+@pytest.fixture
+def log(tmp_path):
+    made = Log(tmp_path)
+    yield made
+    made.sink.close()
+
+
+def test_deleted(log):
+    """Fault: the file is deleted. Expected: a new segment that begins with run_start, and one line says so."""
+    log.first.unlink()
+    log.goes_on("was deleted or renamed")
+    assert not log.first.exists()
+
+
+def test_renamed(log, tmp_path):
+    """Fault: the file is renamed. Expected: a new segment; the renamed file is as it was."""
+    log.first.rename(tmp_path / "kept")
+    log.goes_on("was deleted or renamed")
+    assert (tmp_path / "kept").read_bytes() == log.begun
+    check(log.caller, tmp_path / "kept", log.second)
+
+
+def test_replaced_by_a_file(log):
+    """Fault: another file is put in its place. Expected: a new segment; nothing is written to theirs."""
+    log.first.unlink()
+    log.first.write_bytes(b"theirs")
+    log.goes_on("was replaced")
+    assert log.first.read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("target", ["there", "missing"])
+def test_replaced_by_a_link(log, tmp_path, target):
+    """Fault: a link is put in its place. Expected: a new segment; what it leads to is untouched."""
+    (tmp_path / "there").write_bytes(b"theirs")
+    log.first.unlink()
+    log.first.symlink_to(tmp_path / target)
+    log.goes_on("was replaced")
+    assert (tmp_path / "there").read_bytes() == b"theirs"
+    assert not (tmp_path / "missing").exists()
+
+
+def test_replaced_by_a_link_to_itself(log, tmp_path):
+    """Fault: the file is moved and a link to it put in its place, as people do when a disk fills up.
+
+    Expected: a new segment: a link is never written through.
+    """
+    log.first.rename(tmp_path / "moved")
+    log.first.symlink_to(tmp_path / "moved")
+    log.goes_on("was replaced")
+    assert (tmp_path / "moved").read_bytes() == log.begun
+
+
+def test_replaced_by_a_folder(log):
+    """Fault: a folder is put in its place. Expected: a new segment."""
+    log.first.unlink()
+    log.first.mkdir()
+    log.goes_on("was replaced")
+
+
+def test_what_has_the_next_name_is_passed_over(log):
+    """Fault: a link waits at the next segment's name. Expected: the name after it; the link is not followed."""
+    log.first.unlink()
+    log.second.symlink_to(log.folder / "trap")
+    log.caller()
+    log.sink.close()
+    assert log.sink.path.name == "rank00000-attempt000.segment002.jsonl"
+    assert not (log.folder / "trap").exists()
+
+
+def test_folder_deleted(log):
+    """Fault: the whole folder is deleted. Expected: it is made again, with a new segment in it."""
+    shutil.rmtree(log.folder)
+    log.goes_on("was deleted or renamed")
+
+
+def test_folder_renamed(log, tmp_path):
+    """Fault: the folder is renamed. Expected: it is made again; what the other holds stays as it was."""
+    log.folder.rename(tmp_path / "kept")
+    log.goes_on("was deleted or renamed")
+    assert (tmp_path / "kept" / log.first.name).read_bytes() == log.begun
+
+
+def test_folder_replaced_by_a_link(log, tmp_path):
+    """Fault: the folder is moved and a link put in its place. Expected: it is the same file: the log goes on in it."""
+    log.folder.rename(tmp_path / "big")
+    log.folder.symlink_to(tmp_path / "big")
+    log.caller()
+    log.sink.close()
+    assert log.said == []
+    assert check(log.caller, log.first).torn == []
+
+
+def test_folder_replaced_by_a_file(log):
+    """Fault: a file stands where the folder was. Expected: counted as lost; once it is gone, the log goes on."""
+    shutil.rmtree(log.folder)
+    log.folder.write_bytes(b"theirs")
+    for _ in range(3):
+        log.caller()
+        log.clock.now += 10
+    assert log.folder.read_bytes() == b"theirs"
+    log.folder.unlink()
+    log.caller()
+    log.sink.close()
+    assert (log.caller.lost, set(log.caller.errnos)) == ([2, 3, 4], {errno.EEXIST})
+    assert log.second.read_bytes() == line(record(0, "run_start")) + line(record(5))
+
+
+def test_renamed_and_brought_back_while_it_failed(log, tmp_path):
+    """Fault: the folder is unusable for a while, then as before. Expected: the log goes on in its own file."""
+    log.folder.rename(tmp_path / "kept")
+    log.folder.write_bytes(b"")
+    log.caller()
+    log.folder.unlink()
+    (tmp_path / "kept").rename(log.folder)
+    log.caller()
+    log.sink.close()
+    assert log.caller.lost == [2]
+    assert check(log.caller, log.first).torn == []
+
+
+def test_deleted_each_time(log):
+    """Fault: every segment is deleted as soon as it is there. Expected: no error; each record is in a new one."""
+    for number in range(1, 6):
+        log.sink.path.unlink()
+        assert log.caller()
+        assert log.sink.path.name == "rank00000-attempt000.segment001.jsonl"
+        assert len(log.said) == number
+    log.sink.close()
+
+
+def test_replaced_between_the_look_and_the_reopening(log, tmp_path, monkeypatch):
+    """Fault: a write fails, and the file is replaced at the very moment it is opened anew.
+
+    Expected: nothing is written to theirs; the record is counted, and the next one begins a new segment.
+    """
+    with monkeypatch.context() as patch:
+        patch.setattr(sinks.segment.os, "write", lambda descriptor, data: 0)
+        assert not log.caller()
+    monkeypatch.setattr("sinks.jsonl._LOST_FILE", frozenset())  # so that it would go on in the same file
+    log.first.rename(tmp_path / "kept")
+    log.first.write_bytes(b"theirs")
+    with monkeypatch.context() as patch:
+        patch.setattr(sinks.segment.Segment, "look", lambda self: None)
+        assert not log.caller()
+    log.clock.now += 10
+    assert log.caller()
+    log.sink.close()
+    assert log.caller.errnos == [errno.EIO, errno.ESTALE]
+    assert log.first.read_bytes() == b"theirs"
+    check(log.caller, tmp_path / "kept", log.second)
+
+
+def test_descriptor_closed_by_another(log):
+    """Fault: other code closes the descriptor, and its number becomes another file's before the log is closed.
+
+    Expected: the failed record is counted, the file is opened anew, and the other file's descriptor is left alone.
+    """
+    number = log.sink._segment._fd
+    os.close(number)
+    assert not log.caller()
+    other = os.open(os.devnull, os.O_RDONLY)
+    assert other == number
+    assert log.caller()
+    log.sink.close()
+    os.close(other)
+    assert log.caller.errnos == [errno.EBADF]
+    assert check(log.caller, log.first).torn == []
+
+
+def test_nothing_is_said_or_moved_without_a_fault(log):
+    """No fault: one file, nothing said."""
+    for _ in range(100):
+        log.caller()
+    log.sink.close()
+    assert (segments(log.folder), log.said) == ([log.first], [])

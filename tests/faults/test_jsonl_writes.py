@@ -1,0 +1,283 @@
+"""Writes that fail, or take a part, and files that end in the middle of a line."""
+
+import errno
+import os
+import signal
+from itertools import pairwise
+
+import pytest
+
+import sinks.segment
+from higgs_audio_trainer.emit import Pipeline
+from sinks.jsonl import JsonlSink
+from tests.builders import RUN_ID, audio_sample, checkpoint, fixed_clock, run_end, run_start, train_step
+from tests.faults.writer import Caller, Clock, check, line, read_log, record, segments
+
+RECORDS = 12
+
+
+class Write:
+    """Stands in for os.write: call number `nth` (and all later ones, if `for_ever`) fails after `part` bytes."""
+
+    def __init__(self, nth, *, part=0, number=errno.ENOSPC, for_ever=False):
+        self.nth, self.part, self.number, self.for_ever = nth, part, number, for_ever
+        self.calls = 0
+        self._partial = False
+        self._write = os.write
+
+    def __call__(self, descriptor, data):
+        """Write, or not."""
+        self.calls += 1
+        if self._partial or (self.for_ever and self.calls > self.nth):
+            self._partial = False
+            raise OSError(self.number, os.strerror(self.number))
+        if self.calls != self.nth:
+            return self._write(descriptor, data)
+        if not self.part:
+            raise OSError(self.number, os.strerror(self.number))
+        self._partial = True
+        return self._write(descriptor, data[: self.part])
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "rank00000-attempt000.jsonl"
+
+
+def test_truncated_at_every_byte(path):
+    """Fault: the file ends at any byte of 20 records, and a new sink appends to it.
+
+    Expected: what was whole stays, byte for byte; the torn line is ended and stays alone; the new record is whole.
+    """
+    records = [record(seq, text="مرحبا" if seq % 2 else "a\u2028b") for seq in range(20)]
+    whole = b"".join(line(item) for item in records)
+    new = line(record(20))
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+        sink = JsonlSink(path)
+        sink(record(20))
+        sink.close()
+        healed = b"\n" if end and whole[end - 1 : end] != b"\n" else b""
+        assert path.read_bytes() == whole[:end] + healed + new
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE])
+@pytest.mark.parametrize(
+    "part", [0, 1, 40, -2, -1], ids=["nothing", "one byte", "a part", "all but two", "newline out"]
+)
+def test_nth_write_fails_once(monkeypatch, tmp_path, part, number):
+    """Fault: the N-th write fails once, for every N, having taken nothing, a part, or all but the newline.
+
+    Expected: exactly the record that raised is missing, and none where only the newline was missing; no line is fused.
+    """
+    for nth in range(1, RECORDS + 1):
+        folder = tmp_path / str(nth)
+        with monkeypatch.context() as patch:
+            write = Write(nth, part=part, number=number)
+            patch.setattr(sinks.segment.os, "write", write)
+            sink = JsonlSink(folder / "a.jsonl", say=lambda text: None, clock=Clock())
+            caller = Caller(sink)
+            caller("run_start")
+            for _ in range(1, RECORDS):
+                caller()
+            sink.close()
+        assert caller.lost == ([] if part == -1 else [nth - 1])
+        found = check(caller, *segments(folder))
+        assert len(found.torn) == (part not in (0, -1))
+        assert found.tails == []
+
+
+@pytest.mark.parametrize("part", [0, 40])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EFBIG])
+def test_nth_write_fails_for_ever(monkeypatch, tmp_path, part, number):
+    """Fault: from the N-th on every write fails, for every N.
+
+    Expected: all before are there, all after are counted as lost, at most one line is torn, and no more than three
+    files are begun in vain.
+    """
+    for nth in range(1, RECORDS + 1):
+        folder, clock = tmp_path / str(nth), Clock()
+        with monkeypatch.context() as patch:
+            patch.setattr(sinks.segment.os, "write", Write(nth, part=part, number=number, for_ever=True))
+            sink = JsonlSink(folder / "a.jsonl", say=lambda text: None, clock=clock)
+            caller = Caller(sink)
+            for seq in range(RECORDS):
+                caller("train_step" if seq else "run_start")
+                clock.now += 10
+            sink.close()
+        assert caller.written == list(range(nth - 1))
+        assert set(caller.errnos) == {number}
+        found = check(caller, *segments(folder))
+        assert len(found.torn) <= 1
+        assert len(segments(folder)) <= 4
+
+
+@pytest.mark.parametrize("part", [0, 40])
+@pytest.mark.parametrize("for_ever", [False, True])
+def test_pipeline_counts_what_fails(monkeypatch, tmp_path, part, for_ever):
+    """Fault: the N-th write fails, for every N, under the real pipeline.
+
+    Expected: no exception; what the pipeline counts as lost is what the file lacks.
+    """
+    events = [run_start(), train_step(), audio_sample(), checkpoint(), train_step(), run_end()]
+    for nth in range(1, len(events) + 1):
+        folder = tmp_path / str(nth)
+        with monkeypatch.context() as patch:
+            patch.setattr(sinks.segment.os, "write", Write(nth, part=part, for_ever=for_ever))
+            sink = JsonlSink(folder / "a.jsonl", say=lambda text: None)
+            emit = Pipeline([("jsonl", sink)], run_id=RUN_ID, clock=fixed_clock)
+            for event in events:
+                emit(event)
+            sink.close()
+        own = [item for item in read_log(*segments(folder)).records if item["event"] != "sink_recovered"]
+        assert len(own) == len(events) - emit.lost
+        assert emit.lost == (len(events) - nth + 1 if for_ever else 1)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_short_writes(monkeypatch, path, limit):
+    """Fault: every write takes a few bytes only. Expected: the rest follows; every line is whole."""
+    write = os.write
+    monkeypatch.setattr(sinks.segment.os, "write", lambda fd, data: write(fd, data[:limit]))
+    sink = JsonlSink(path)
+    for seq in range(20):
+        sink(record(seq))
+    sink.close()
+    assert path.read_bytes() == b"".join(line(record(seq)) for seq in range(20))
+
+
+def test_a_write_that_takes_nothing(monkeypatch, path):
+    """Fault: a write says that it took no byte. Expected: an error, not a loop for ever."""
+    sink = JsonlSink(path, say=lambda text: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(sinks.segment.os, "write", lambda fd, data: 0)
+        with pytest.raises(OSError, match="nothing was written"):
+            sink(record(0))
+    sink(record(1))
+    sink.close()
+    assert read_log(*segments(path.parent)).seqs == [1]
+
+
+def test_healing_is_part_of_the_next_write(monkeypatch, path):
+    """Fault: a torn line. Expected: its newline and the next record are one write, so that no kill falls between."""
+    path.write_bytes(b'{"event":"x","se')
+    calls, write = [], os.write
+    monkeypatch.setattr(sinks.segment.os, "write", lambda fd, data: calls.append(bytes(data)) or write(fd, data))
+    sink = JsonlSink(path)
+    sink(record(0))
+    sink(record(1))
+    sink.close()
+    assert calls == [b"\n" + line(record(0)), line(record(1))]
+
+
+def test_torn_by_another_hand(path):
+    """Fault: somebody cuts the file in the middle of a line while it is written.
+
+    Expected: what is left stays, and the next record begins a line of its own.
+    """
+    sink = JsonlSink(path)
+    sink(record(0))
+    sink(record(1))
+    kept = path.stat().st_size - 10
+    os.truncate(path, kept)
+    sink(record(2))
+    sink.close()
+    assert path.read_bytes() == (line(record(0)) + line(record(1)))[:kept] + b"\n" + line(record(2))
+
+
+def test_interrupted_between_two_parts(monkeypatch, path):
+    """Fault: a signal's exception breaks off a write that had taken a part. Expected: the torn line stays alone."""
+    sink, write = JsonlSink(path), os.write
+
+    def part(descriptor, data):
+        write(descriptor, data[:20])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sinks.segment.os, "write", part)
+        with pytest.raises(KeyboardInterrupt):
+            sink(record(0))
+    sink(record(1))
+    sink.close()
+    assert path.read_bytes() == line(record(0))[:20] + b"\n" + line(record(1))
+
+
+def test_waits_longer_after_each_failure(monkeypatch, path):
+    """Fault: a disk that stays full. Expected: tried at once, then after 0.1 s doubling to 5 s; lost ones all raise.
+
+    A checkpoint and the run's end are tried whatever the time.
+    """
+    clock = Clock()
+    sink = JsonlSink(path, clock=clock)
+    write = Write(1, for_ever=True)
+    monkeypatch.setattr(sinks.segment.os, "write", write)
+    caller, tried = Caller(sink), []
+    for _ in range(30 * 100):
+        before = write.calls
+        assert not caller()
+        if write.calls > before:
+            tried.append(round(clock.now, 2))
+        clock.now += 0.01
+    gaps = [round(later - earlier, 1) for earlier, later in pairwise(tried)]
+    assert gaps == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
+    assert caller.lost == list(range(3000))
+    for event in ("checkpoint", "run_end"):
+        before = write.calls
+        assert not caller(event)
+        assert write.calls == before + 1
+    sink.close()
+
+
+def test_works_again_at_once(monkeypatch, path):
+    """Fault: a disk that was full for a while. Expected: after the wait it goes on, and the next failure waits anew."""
+    clock = Clock()
+    sink = JsonlSink(path, clock=clock)
+    caller = Caller(sink)
+    caller()
+    with monkeypatch.context() as patch:
+        patch.setattr(sinks.segment.os, "write", Write(1, for_ever=True))
+        caller()
+        caller()
+    assert not caller()  # too early
+    clock.now += 0.11
+    assert caller()
+    with monkeypatch.context() as patch:
+        patch.setattr(sinks.segment.os, "write", Write(1))
+        assert not caller()
+        assert caller()  # at once
+    sink.close()
+    assert caller.lost == [1, 2, 3, 5]
+    assert check(caller, path).torn == []
+
+
+def test_a_failure_keeps_no_record_alive(monkeypatch, path):
+    """Fault: a failed write, then many more. Expected: each error is new and holds no old traceback."""
+    sink = JsonlSink(path, clock=Clock())
+    monkeypatch.setattr(sinks.segment.os, "write", Write(1, for_ever=True))
+    errors = []
+    for seq in range(4):
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            sink(record(seq))
+        errors.append(caught.value)
+    assert len(set(map(id, errors))) == 4
+    assert [error.errno for error in errors] == [errno.ENOSPC] * 4
+    sink.close()
+
+
+def test_eintr_storm(path):
+    """Fault: a signal every 0.2 ms during 20,000 writes. Expected: nothing raises, every line is whole, none twice."""
+    received = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: received.append(number))
+    sink = JsonlSink(path)
+    caller = Caller(sink)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        for _ in range(20_000):
+            caller()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    sink.close()
+    assert len(received) > 100
+    assert caller.lost == []
+    assert check(caller, path).torn == []

@@ -1,0 +1,298 @@
+"""Real trainings that are asked to stop, killed, restarted and started twice."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from signal import Signals
+
+import pytest
+
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import VOLATILE_FIELDS
+from higgs_audio_trainer.logs.reader import read
+from higgs_audio_trainer.outputs import claim, plan_attempt
+from higgs_audio_trainer.run import run_training
+from higgs_audio_trainer.saved import damage_of, latest_checkpoint
+from higgs_audio_trainer.signals import STOP_SIGNALS
+from tests.faults.runs import lines, running, training
+from tests.test_run import settings
+from tests.test_trainer import torchrun
+
+FOREVER = 100_000
+ADAPTER = "adapter_model.safetensors"
+
+
+def stable(event):
+    """Leave out what two equal runs may differ in, and what a resumed run says of itself."""
+    return {name: value for name, value in event.items() if name not in {*VOLATILE_FIELDS, "resumed_from_step"}}
+
+
+def read_stable(output_dir):
+    """Read a log as a reader shows it, without what stopping and resuming adds: checkpoints, and the settings."""
+    return [stable(event) for event in read(output_dir) if event["event"] not in ("checkpoint", "run_start")]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_a_signal_ends_a_training_at_the_step_boundary(tiny, clips, tmp_path, number):
+    """The step in progress is finished, a whole checkpoint saved, run_end says why, the status is 128 + n."""
+    out = tmp_path / "out"
+    with running(tmp_path, *training(tiny, clips, out, max_steps=FOREVER)) as run:
+        run.wait_for("train_step 3")
+        run.send(number)
+        assert run.wait() == 128 + number
+        assert run.err.read_text() == ""
+    events = lines(out)
+    last = events[-1]
+    assert (last["event"], last["reason"], last["events_lost"]) == ("run_end", number.name, 0)
+    assert [event["seq"] for event in events] == list(range(len(events)))
+    saved, damaged = latest_checkpoint(out)
+    assert (saved, damaged) == (out / f"checkpoint-{last['step']}", ())
+    assert [event["step"] for event in events if event["event"] == "checkpoint"] == [last["step"]]
+    assert not (out / ADAPTER).exists(), "what is not trained to its end is not taken for it"
+
+
+def test_stopped_in_an_evaluation_and_resumed_equals_a_run_that_was_not(tiny, clips, tmp_path):
+    """A signal during an evaluation leaves it at once; the resumed run makes up for it: equal adapters, equal log."""
+    options = {"max_steps": 4, "val_steps": 2, "eval_manifest": str(clips), "log_steps": 1, "lora_dropout": 0.3}
+    run_training(settings(tiny, clips, tmp_path / "whole", **options))
+    out = tmp_path / "out"
+    stop_in_evaluation = [("stop", _StopAt("train_step", 2))]
+    stopped = run_training(settings(tiny, clips, out, **options), more_sinks=stop_in_evaluation)
+    assert (stopped.stopped_by, stopped.step) == (Signals.SIGTERM, 2)
+    assert [event["event"] for event in lines(out)][-2:] == ["checkpoint", "run_end"]
+    resumed = run_training(settings(tiny, clips, out, resume="latest", **options))
+    assert (resumed.stopped_by, resumed.step) == (None, 4)
+    assert (out / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+    assert read_stable(out) == read_stable(tmp_path / "whole")
+    assert sum(event["event"] == "eval_result" for event in read(out)) == 2
+
+
+def test_a_signal_in_the_last_evaluation(tiny, clips, tmp_path):
+    """At the last step, too, the evaluation is left, the checkpoint saved, and made up for by the next attempt."""
+    options = {"max_steps": 2, "val_steps": 2, "eval_manifest": str(clips), "log_steps": 1}
+    out = tmp_path / "out"
+    stopped = run_training(settings(tiny, clips, out, **options), more_sinks=[("stop", _StopAt("train_step", 2))])
+    assert stopped.stopped_by is Signals.SIGTERM
+    assert not (out / ADAPTER).exists()
+    run_training(settings(tiny, clips, out, resume="latest", **options))
+    run_training(settings(tiny, clips, tmp_path / "whole", **options))
+    assert (out / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+    assert read_stable(out) == read_stable(tmp_path / "whole")
+
+
+class _StopAt:
+    """A sink that sends this process SIGTERM when it is given an event of a step."""
+
+    def __init__(self, event, step):
+        self.wanted = (event, step)
+
+    def __call__(self, record):
+        if (record["event"], record.get("step")) == self.wanted:
+            os.kill(os.getpid(), Signals.SIGTERM)
+
+
+def test_a_second_interrupt_ends_at_once(tiny, clips, tmp_path):
+    """Ctrl-C twice: no checkpoint is waited for; the log still ends with a reason, the status is 130."""
+    out = tmp_path / "out"
+    with running(tmp_path, *training(tiny, clips, out, max_steps=FOREVER)) as run:
+        run.wait_for("train_step 3")
+        os.kill(run.process.pid, Signals.SIGSTOP)  # both are delivered before it takes another step
+        _interrupt_twice(run)
+        assert run.wait() == 130
+    last = lines(out)[-1]
+    assert (last["event"], last["reason"]) == ("run_end", "interrupted")
+    assert list(out.glob("checkpoint-*")) == []
+
+
+def _interrupt_twice(run):
+    # Two pending signals of one number are one, so the second is sent once the first was taken.
+    run.send(Signals.SIGINT)
+    run.send(Signals.SIGCONT)
+    status = Path(f"/proc/{run.process.pid}/status")
+    while "0000000000000002" in [line.split()[1] for line in status.read_text().splitlines() if "Pnd" in line]:
+        os.sched_yield()
+    run.send(Signals.SIGINT)
+
+
+def lead_a_group(method):
+    """Make this process a group of its own, whose workers are started by a method."""
+    os.setpgrp()
+    multiprocessing.set_start_method(method, force=True)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_survive_a_signal_to_the_whole_group(tiny, clips, tmp_path, method):
+    """Ctrl-C reaches the data loader's workers too; the step in progress gets its batch all the same."""
+    out = tmp_path / "out"
+    arguments = training(tiny, clips, out, max_steps=FOREVER, dataloader_num_workers=2)
+    with running(tmp_path, *arguments, before=partial(lead_a_group, method)) as run:
+        run.wait_for("train_step 3")
+        for number in (Signals.SIGHUP, Signals.SIGTERM, Signals.SIGUSR1, Signals.SIGINT):
+            os.killpg(run.process.pid, number)
+        assert run.wait() in {128 + number for number in STOP_SIGNALS}
+        assert run.err.read_text() == ""
+    assert lines(out)[-1]["reason"] in {number.name for number in STOP_SIGNALS}
+    assert latest_checkpoint(out)[0] is not None
+
+
+def test_killed_and_resumed_from_an_older_checkpoint_equals_a_run_that_was_not(tiny, clips, tmp_path):
+    """Kill -9 past a checkpoint, twice: after reading, the log is that of an uninterrupted run; so is the adapter."""
+    options = {"max_steps": 12, "save_steps": 3, "lora_dropout": 0.3}
+    run_training(settings(tiny, clips, tmp_path / "whole", log_steps=1, **options))
+    out = tmp_path / "out"
+    for attempt, step in enumerate((5, 11)):
+        resume = {"resume": "latest"} if attempt else {}
+        with running(tmp_path, *training(tiny, clips, out, **(options | resume))) as run:
+            run.wait_for(f"train_step {step}")
+            run.send(Signals.SIGKILL)
+            assert run.wait() == 128 + 9
+    assert lines(out, attempt=1)[0]["resumed_from_step"] == 3
+    shutil.rmtree(out / "checkpoint-9")  # an older one is gone back to
+    run_training(settings(tiny, clips, out, log_steps=1, resume="latest", **options))
+    assert [lines(out, attempt=number)[0]["attempt"] for number in range(3)] == [0, 1, 2]
+    assert lines(out, attempt=2)[0]["resumed_from_step"] == 6
+    assert (out / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
+    assert read_stable(out) == read_stable(tmp_path / "whole")
+
+
+def test_a_second_run_in_the_directory_is_refused(tiny, clips, tmp_path):
+    """While one run is in progress another is told so, with --resume too; killed, it is no obstacle any more."""
+    out = tmp_path / "out"
+    with running(tmp_path, *training(tiny, clips, out, max_steps=FOREVER, save_steps=2)) as run:
+        run.wait_for("checkpoint 2")
+        for resume in (None, "latest"):
+            with pytest.raises(UserError, match=rf"no other run writes to, .*process {run.process.pid} on .*Wait"):
+                run_training(settings(tiny, clips, out, resume=resume))
+        before = lines(out)
+        run.send(Signals.SIGKILL)
+        run.wait()
+    assert lines(out)[: len(before)] == before
+    step = latest_checkpoint(out)[0].name.removeprefix("checkpoint-")
+    result = run_training(settings(tiny, clips, out, resume="latest", max_steps=int(step) + 1))
+    assert result.attempt == 1
+
+
+def test_a_run_that_began_meanwhile_keeps_the_directory(tmp_path):
+    """Two runs that planned the same attempt: the second to begin is refused, during the first and after it."""
+    one, other = (plan_attempt(str(tmp_path), None) for _ in range(2))
+    with claim(str(tmp_path), one):
+        pass
+    with pytest.raises(UserError, match="expected no other run to begin"), claim(str(tmp_path), other):
+        raise AssertionError
+    assert json.loads((tmp_path / "run.json").read_bytes())["run_id"] == one.run_id
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("optimizer.pt", "optimizer.pt: cut off"),
+        ("scheduler.pt", "scheduler.pt: cut off"),
+        ("rng_state.pth", "rng_state.pth: cut off"),
+        (ADAPTER, f"{ADAPTER}: cut off"),
+        ("trainer_state.json", "trainer_state.json is not whole"),
+    ],
+)
+def test_a_checkpoint_that_lost_its_end_is_passed_over(resumable, tmp_path, name, said):
+    """Whichever file was cut off, at any length: the checkpoint is not resumed from, and it is said which and why."""
+    copy = tmp_path / "checkpoint-4"
+    shutil.copytree(resumable / "checkpoint-4", copy)
+    assert damage_of(copy) is None
+    whole = (copy / name).read_bytes()
+    for length in (0, 1, 7, 8, 9, len(whole) // 2, len(whole) - 2):
+        (copy / name).write_bytes(whole[:length])
+        assert damage_of(copy) == said
+    (copy / name).write_bytes(whole)
+    assert damage_of(copy) is None
+
+
+@pytest.fixture(scope="module")
+def resumable(tiny, clips, tmp_path_factory):
+    """Train to two checkpoints."""
+    folder = tmp_path_factory.mktemp("resumable")
+    run_training(settings(tiny, clips, folder, save_steps=2))
+    return folder
+
+
+def test_what_is_passed_over_is_said(resumable, tiny, clips, tmp_path):
+    """Resuming says which newer checkpoints are damaged; to name a damaged one is an error."""
+    out = tmp_path / "out"
+    shutil.copytree(resumable, out)
+    (out / "checkpoint-4/optimizer.pt").unlink()
+    said = []
+    run_training(settings(tiny, clips, out, resume="latest", save_steps=2), say=said.append)
+    [line] = said
+    assert line.count("\n") == 0
+    assert line.startswith("--resume: passed over checkpoint-4: the state of the optimizer is missing")
+    assert lines(out, attempt=1)[0]["resumed_from_step"] == 2
+    (out / "checkpoint-2" / ADAPTER).write_bytes(b"")
+    with pytest.raises(UserError, match=f"whole checkpoint, got .*: {ADAPTER}: cut off. Name another"):
+        plan_attempt(str(out), str(out / "checkpoint-2"))
+
+
+def test_torchrun_hands_a_signal_to_all_ranks(tiny, clips, tmp_path):
+    """SIGTERM to torchrun: both ranks stop at one step, save, say why and end, well within torchrun's 30 seconds."""
+    out, fifo = tmp_path / "out", tmp_path / "fifo"
+    os.mkfifo(fifo)
+    arguments = training(tiny, clips, out, max_steps=FOREVER, use_cpu="true", log_all_ranks="true")
+    arguments = [argument.replace("BEACON", "jsonl") for argument in arguments]
+    arguments[arguments.index("--sinks") + 1] = f"jsonl,tests.faults.runs:beacon_of_rank_0:path={fifo}"
+    ended = []
+    thread = threading.Thread(
+        target=lambda: ended.append(torchrun("-m", "higgs_audio_trainer", *arguments)), daemon=True
+    )
+    thread.start()
+    with fifo.open(encoding="utf-8") as events:
+        pid = int(next(events).split()[-1])
+        for line in events:
+            if line.startswith("train_step 3"):
+                break
+        started = time.monotonic()
+        launcher = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        os.kill(launcher, Signals.SIGTERM)
+        thread.join(60)
+    assert time.monotonic() - started < 25
+    one, other = lines(out), lines(out, rank=1)
+    assert one[-1]["reason"] == other[-1]["reason"] == "SIGTERM"
+    assert one[-1]["step"] == other[-1]["step"]
+    assert latest_checkpoint(out)[0] == out / f"checkpoint-{one[-1]['step']}"
+    assert "higgs_audio_trainer/" not in ended[0].stderr, "a traceback is torchrun's own"
+
+
+def test_a_rank_that_dies_is_restarted(tiny, clips, tmp_path):
+    """Kill -9 of rank 1: torchrun starts both anew; attempt 1 goes on from the checkpoint, and the log reads as one."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    options = {"max_steps": 6, "save_steps": 2, "use_cpu": "true", "log_all_ranks": "true"}
+    arguments = training(tiny, clips, out, **options)
+    arguments[arguments.index("--sinks") + 1] = f"jsonl,tests.faults.runs:dies_once:path={tmp_path}/died"
+    # A store of its own for each start: https://github.com/pytorch/pytorch/issues/135712
+    own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    ended = torchrun("--max_restarts=1", "-m", "higgs_audio_trainer", *arguments, **own_store)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert (tmp_path / "died").exists()
+    start = lines(out, attempt=1)[0]
+    assert (start["attempt"], start["resumed_from_step"]) == (1, 2)
+    assert start["run_id"] == lines(out)[0]["run_id"]
+    arguments = training(tiny, clips, whole, **(options | {"sinks": "jsonl"}))
+    assert torchrun("-m", "higgs_audio_trainer", *arguments).returncode == 0
+    assert read_stable(out) == read_stable(whole)
+    assert (out / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
+
+
+def test_codes_that_vanish_under_a_worker(tiny, clips, tmp_path):
+    """The error of a data loader's worker is said as any bad input: no traceback, status 2, run_end with a reason."""
+    out, codes = tmp_path / "out", tmp_path / "codes"
+    arguments = training(tiny, clips, out, max_steps=FOREVER, dataloader_num_workers=1, codes_dir=codes)
+    with running(tmp_path, *arguments) as run:
+        run.wait_for("train_step 3")
+        shutil.rmtree(codes)
+        assert run.wait() == 2
+        said = run.err.read_text()
+    assert "Traceback" not in said
+    assert said.startswith(f"higgs-audio-trainer: {clips}")
+    assert said.count("\n") == 1
+    assert lines(out)[-1]["reason"] == "error"

@@ -1,0 +1,143 @@
+"""Whole trainings under faults of the log: what is trained stays the same, and nothing secret gets out."""
+
+import errno
+import os
+
+import pytest
+
+from higgs_audio_trainer.run import run_training
+from tests.faults.runs import lines, running, training
+from tests.test_run import settings
+
+ADAPTER = "adapter_model.safetensors"
+SHORT = {"max_steps": 2, "log_steps": 1, "log_samples": 1}
+
+
+class FailingWrites:
+    """Stands in for `os` in the module that writes the log: one write fails, or all from one on."""
+
+    def __init__(self, first, *, for_ever):
+        self.first, self.for_ever, self.count = first, for_ever, 0
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def write(self, descriptor, data):
+        number, self.count = self.count, self.count + 1
+        if number == self.first or (self.for_ever and number > self.first):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.write(descriptor, data)
+
+
+def train_with(monkeypatch, writes, *given):
+    with monkeypatch.context() as patch:
+        patch.setattr("sinks.segment.os", writes)
+        return run_training(settings(*given, **SHORT))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, clips, tmp_path_factory):
+    """Train without a fault; return the folder and how often the log was written to."""
+    folder, writes = tmp_path_factory.mktemp("undisturbed"), FailingWrites(-1, for_ever=False)
+    with pytest.MonkeyPatch.context() as patch:
+        train_with(patch, writes, tiny, clips, folder)
+    return folder, writes.count
+
+
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
+def test_whichever_write_fails_the_training_is_the_same(
+    undisturbed, monkeypatch, tiny, clips, tmp_path, capsys, for_ever
+):
+    """For every N, the N-th write fails, once or for ever: as many steps, the same adapter, and one announcement."""
+    folder, writes = undisturbed
+    assert writes == len(lines(folder)) == 9
+    for number in range(writes):
+        out = tmp_path / str(number)
+        result = train_with(monkeypatch, FailingWrites(number, for_ever=for_ever), tiny, clips, out)
+        assert (result.step, result.stopped_by) == (2, None)
+        assert (out / ADAPTER).read_bytes() == (folder / ADAPTER).read_bytes()
+        assert capsys.readouterr().err.count("logging to jsonl failed") == 1
+        seen = {event["seq"] for path in (out / "events").iterdir() for event in _events(path)}
+        if for_ever:
+            assert seen == set(range(number))
+        elif number < writes - 1:
+            assert number not in seen
+            assert seen | {number} == set(range(writes + 1)), "one event more: sink_recovered"
+
+
+def _events(path):
+    import orjson
+
+    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+CANARIES = {
+    "token": "hf_CanaryInTheConfigurationXxxxxxxxxx",
+    "password": "canary-in-a-url-8c1f",
+    "option": "canary-option-of-a-sink-77aa",
+    "environment": "canary-in-the-environment-91be",
+}
+
+
+def leaky(context, *, api_key):
+    """Make a sink whose error quotes all the secrets that it knows."""
+    known = [*CANARIES.values(), api_key, f"https://user:{CANARIES['password']}@host/x?token={CANARIES['token']}"]
+
+    def sink(_record):
+        raise RuntimeError(f"401 for {known}")
+
+    return sink
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["tolerant", "strict"])
+def test_secrets_get_nowhere(tiny, clips, tmp_path, strict):
+    """Canaries in the configuration, the environment and in exceptions are in no output: no log, file, or stream."""
+    out = tmp_path / "out"
+    arguments = training(
+        tiny,
+        clips,
+        out,
+        max_steps=2,
+        save_steps=1,
+        hub_token=CANARIES["token"],
+        run_name=f"https://user:{CANARIES['password']}@host/run",
+        strict_logging=str(strict).lower(),
+        sinks=f"console,jsonl,tests.faults.test_training:leaky:api_key={CANARIES['option']}",
+    )
+    with running(tmp_path, *arguments, WANDB_API_KEY=CANARIES["environment"]) as run:
+        assert run.wait() == (2 if strict else 0)
+        said = run.err.read_text()
+    assert "401 for" in said
+    assert "Traceback" not in said
+    outputs = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(outputs) > (3 if strict else 20)
+    for path in outputs:
+        content = path.read_bytes()
+        for name, canary in CANARIES.items():
+            assert canary.encode() not in content, f"{name} in {path}"
+    config = lines(out)[0]["config"]
+    assert (config["extra"]["hub_token"], config["seed"]) == ("[redacted]", 0)
+
+
+def test_an_unexpected_error_quotes_no_secret(tiny, clips, tmp_path):
+    """A traceback shows where, neither the secret in its message nor anybody's local variables; status 1."""
+    out = tmp_path / "out"
+    arguments = training(tiny, clips, out, sinks="jsonl")
+    with running(tmp_path, *arguments, before=break_the_step, HF_TOKEN=CANARIES["environment"]) as run:
+        assert run.wait() == 1
+        said = run.err.read_text()
+    assert said.startswith("Traceback")
+    assert "RuntimeError: device lost" in said
+    assert not any(canary in said for canary in CANARIES.values())
+    assert lines(out)[-1]["reason"] == "error"
+
+
+def break_the_step():
+    """Have the optimizer fail, as a device does."""
+    import torch
+
+    def step(*_args, **_kwargs):
+        local = CANARIES["option"]
+        raise RuntimeError(f"device lost: {CANARIES['environment']}{local[:0]}")
+
+    torch.optim.AdamW.step = step
