@@ -12,9 +12,7 @@ What holds at any moment, whoever calls and whatever fails:
 
 from __future__ import annotations
 
-import errno
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +22,9 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
-from tqdm import tqdm
 
-from higgs_audio_trainer.encodable import describe, encodable, short
+from higgs_audio_trainer.announcement import Say, announcement, errno_of, say_on_stderr, strict_error
+from higgs_audio_trainer.encodable import encodable
 from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, SinkRecovered, to_mapping
 from higgs_audio_trainer.outlet import NEVER, Outlet, Record, Sink
@@ -45,24 +43,17 @@ __all__ = [
 ]
 
 Clock = Callable[[], datetime]
-Say = Callable[[str], None]
 EventDict = structlog.typing.EventDict
 
 #: Sources of failures that are no sink.
 EMIT, CLOCK, REENTRANT = "emit", "clock", "re-entrant emit"
 
 _ENVELOPE = tuple(item.name for item in fields(Envelope))
-_MAX_DESCRIPTION = 300
 
 
 def utc_now() -> datetime:
     """Return the present time in UTC."""
     return datetime.now(UTC)
-
-
-def say_on_stderr(text: str) -> None:
-    """Say one line on stderr, beside a progress bar and not through it."""
-    tqdm.write(text, file=sys.stderr)
 
 
 class Emit(Protocol):
@@ -89,6 +80,9 @@ class Emit(Protocol):
 
     def fail(self, source: str, error: Exception) -> None:
         """Count a failure of logging; the first of each source is said to the person who runs it."""
+
+    def recover(self) -> None:
+        """Have sinks that work again after a failure report it; to be called before the last event."""
 
 
 class Pipeline:
@@ -145,6 +139,7 @@ class Pipeline:
         # waited for the code that it interrupted would wait for ever.
         self._lock = threading.RLock()
         self._busy = False
+        self._asked: Outlet | None = None  # the sink that is asked whether it works again
         # Everything is given, so that nothing is taken from structlog's global configuration, which is the user's.
         self._log = structlog.wrap_logger(
             structlog.ReturnLogger(),
@@ -190,6 +185,26 @@ class Pipeline:
             except Exception:  # noqa: BLE001 - out of memory or of stack: counted, where not even a call can be made
                 self._failures[EMIT] += 1
 
+    def recover(self) -> None:
+        """Ask the sinks that failed whether they work again; those that do report it now, and not after `run_end`."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if self._busy:
+                return
+            self._busy = True
+            try:
+                self._settle()
+                for outlet in self._outlets:
+                    if outlet.lost:
+                        self._asked = outlet
+                        self._report(outlet)
+            except Exception:  # noqa: BLE001 - out of memory or of stack: counted, where not even a call can be made
+                self._failures[EMIT] += 1
+            finally:
+                self._asked = None
+                self._busy = False
+
     def __call__(self, event: Event, /, *, level: Level = "info") -> None:
         """Deliver one event.
 
@@ -231,7 +246,7 @@ class Pipeline:
                 raise
             else:
                 self._failures[EMIT] += 1
-                raise _strict_error(EMIT, error) from error
+                raise strict_error(EMIT, error) from error
 
     def _stamp(self, _logger: object, _method: str, record: EventDict) -> EventDict:
         try:
@@ -249,10 +264,13 @@ class Pipeline:
 
     def _deliver(self, _logger: object, _method: str, record: EventDict) -> EventDict:
         seq = self._next_seq
+        if self._asked is not None and not self._takes(self._asked, record, seq):
+            raise structlog.DropEvent
         self._next_seq = seq + 1  # not before: what failed until here leaves no gap
         try:
             for outlet in self._outlets:
-                self._deliver_to(outlet, record, seq)
+                if outlet is not self._asked:
+                    self._deliver_to(outlet, record, seq)
         finally:  # also where Ctrl-C came in the middle: the sinks that did not get the record have lost it
             self._settle()
         raise structlog.DropEvent
@@ -263,9 +281,17 @@ class Pipeline:
             outlet.took = seq
         except Exception as error:  # whatever a sink raises must not reach the training; `_settle` counts it
             if self._strict:
-                raise _strict_error(f"sink {outlet.name}", error) from error
-            outlet.cause = _errno_of(error)
+                raise strict_error(f"sink {outlet.name}", error) from error
+            outlet.cause = errno_of(error)
             self._announce_once(outlet.name, error)
+
+    def _takes(self, outlet: Outlet, record: EventDict, seq: int) -> bool:
+        try:
+            outlet.sink(dict(record))
+        except Exception:  # noqa: BLE001 - it fails as it did before: no event was lost by asking
+            return False
+        outlet.took = seq
+        return True
 
     def _settle(self) -> None:
         """Book the outcome of the last record. What is booked already is left, so that this can be done again."""
@@ -283,20 +309,21 @@ class Pipeline:
         # Once round: two sinks that fail by turns would report each other without end.
         for outlet in self._outlets:
             if outlet.works_again:
-                outlet.claim = self._next_seq
-                try:
-                    self._emit(
-                        SinkRecovered(
-                            sink=outlet.name,
-                            lost=outlet.lost,
-                            first_seq=outlet.first_seq,
-                            last_seq=outlet.last_seq,
-                            errno=outlet.errno,
-                        ),
-                        "warning",
-                    )
-                finally:
-                    outlet.claim = NEVER
+                self._report(outlet)
+
+    def _report(self, outlet: Outlet) -> None:
+        event = SinkRecovered(
+            sink=outlet.name,
+            lost=outlet.lost,
+            first_seq=outlet.first_seq,
+            last_seq=outlet.last_seq,
+            errno=outlet.errno,
+        )
+        outlet.claim = self._next_seq
+        try:
+            self._emit(event, "warning")
+        finally:
+            outlet.claim = NEVER
 
     def _count(self, source: str, error: Exception) -> None:
         if source not in self._failures:
@@ -307,7 +334,7 @@ class Pipeline:
     def _announce_once(self, source: str, error: Exception) -> None:
         if source not in self._announced:
             self._announced.add(source)
-            self._unsaid.append(_announcement(source, error))
+            self._unsaid.append(announcement(source, error))
 
     def _speak(self) -> None:
         """Say what is to be said, now that the event is delivered; `_busy` keeps `say` from emitting."""
@@ -331,6 +358,9 @@ class NullPipeline:
     def __call__(self, event: Event, /, *, level: Level = "info") -> None:
         """Do nothing."""
 
+    def recover(self) -> None:
+        """Do nothing."""
+
     @property
     def lost(self) -> int:
         """Failures of all sources."""
@@ -341,7 +371,7 @@ class NullPipeline:
         self.failures[source] = self.failures.get(source, 0) + 1
         if self.failures[source] == 1:
             with suppress(Exception):  # nowhere left to say it; it is counted already
-                say_on_stderr(_announcement(source, error))
+                say_on_stderr(announcement(source, error))
 
 
 def order_envelope(_logger: object, _method: str, record: EventDict) -> EventDict:
@@ -349,38 +379,3 @@ def order_envelope(_logger: object, _method: str, record: EventDict) -> EventDic
     ordered = {key: record.pop(key) for key in _ENVELOPE}
     ordered.update(record)
     return ordered
-
-
-def _errno_of(error: Exception) -> int | None:
-    number = error.errno if isinstance(error, OSError) else None
-    return number if type(number) is int else None
-
-
-def _announcement(source: str, error: Exception) -> str:
-    return (
-        f"higgs-audio-trainer: logging to {source} failed: {_described(error)}; training goes on and run_end counts "
-        "what is lost. --strict_logging would end the run instead."
-    )
-
-
-def _described(error: Exception) -> str:
-    """Say what went wrong, in one line without control characters of the data."""
-    try:
-        return short(_os_error_words(error) or repr(error), _MAX_DESCRIPTION)
-    except Exception:  # noqa: BLE001 - an exception's own description may raise; its type is left
-        return describe(error)
-
-
-def _os_error_words(error: Exception) -> str:
-    number = _errno_of(error)
-    if not isinstance(error, OSError) or number is None:
-        return ""
-    where = "" if error.filename is None else f": {error.filename!r}"
-    return f"{error.strerror} ({errno.errorcode.get(number, number)}){where}"
-
-
-def _strict_error(source: str, error: Exception) -> LoggingError:
-    try:
-        return LoggingError(source, error)
-    except Exception:  # noqa: BLE001 - the message holds the error's own description, which may raise
-        return LoggingError(source, RuntimeError(describe(error)))

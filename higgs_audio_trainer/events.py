@@ -215,7 +215,7 @@ class CapReached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """Last line of a file whose process ended in order; after it at most `sink_recovered`."""
+    """Last line of a file whose process ended in order."""
 
     name: ClassVar[str] = "run_end"
     reason: str = _doc(

@@ -89,6 +89,7 @@ class RunLog:
                 return
             self._is_open = False
             emit, trainer = self._emit, self._trainer
+            emit.recover()
             emit(
                 RunEnd(
                     reason=reason,

@@ -24,7 +24,8 @@ from sinks.size import bytes_of
 Durability = Literal["none", "checkpoint", "record"]
 
 MAX_LINE_BYTES = 256 * 1024
-_LANDMARKS = frozenset({"checkpoint", "run_end"})  # worth a sync, and a try whatever happened before
+_LANDMARKS = frozenset({"checkpoint", "run_end"})  # worth a sync
+_WORTH_A_TRY = _LANDMARKS | {"sink_recovered"}  # ... whatever happened before
 # After these the file takes no more, or may have lost some: the log goes on in another.
 _LOST_FILE = frozenset({errno.EFBIG, errno.EIO, errno.ESTALE})
 _MOST_FRUITLESS = 3  # files begun since a record was last written: a broken disk must not be littered with them
@@ -116,7 +117,7 @@ class JsonlSink:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self.path))
         if self._is_capped and event != "run_end":
             raise self._full_error()
-        if event not in _LANDMARKS:
+        if event not in _WORTH_A_TRY:
             self._retry.refuse_early()
         line = encoded(record, MAX_LINE_BYTES)
         try:

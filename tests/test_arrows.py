@@ -30,6 +30,7 @@ LIGHT = [
     "higgs_audio_trainer.events",
     "higgs_audio_trainer.errors",
     "higgs_audio_trainer.emit",
+    "higgs_audio_trainer.announcement",
     "higgs_audio_trainer.outlet",
     "higgs_audio_trainer.encodable",
     "higgs_audio_trainer.config",
@@ -98,7 +99,10 @@ def test_sinks_know_no_producer(path):
     assert packages_imported_by(path).isdisjoint({"higgs_audio_trainer", "schemas", *HEAVY})
 
 
-@pytest.mark.parametrize("name", ["trainer.py", "extraction.py", "emit.py", "outlet.py", "encodable.py", "events.py", "model.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["trainer.py", "extraction.py", "emit.py", "outlet.py", "announcement.py", "encodable.py", "events.py", "model.py"],
+)
 def test_producers_know_no_sink(name):
     """What makes and delivers events names no sink."""
     assert "sinks" not in packages_imported_by(PRODUCER / name)
@@ -113,5 +117,5 @@ def test_one_place_wires():
 
 def test_emit_knows_no_tensor():
     """Between extraction and the sinks there are builtins alone."""
-    for name in ("emit.py", "outlet.py", "encodable.py", "events.py", "errors.py", "logs/schema.py"):
+    for name in ("emit.py", "outlet.py", "announcement.py", "encodable.py", "events.py", "errors.py", "logs/schema.py"):
         assert packages_imported_by(PRODUCER / name).isdisjoint(HEAVY)

@@ -178,7 +178,7 @@ def test_resume_names_a_checkpoint(tiny, clips, tmp_path):
     run_training(settings(tiny, clips, tmp_path, save_steps=2))
     run_training(settings(tiny, clips, tmp_path, save_steps=2, resume=str(tmp_path / "checkpoint-2")))
     assert read_log(tmp_path, attempt=1)[0]["resumed_from_step"] == 2
-    with pytest.raises(UserError, match=r"--resume: expected the folder of a checkpoint"):
+    with pytest.raises(UserError, match=r"--resume: expected the folder of a whole checkpoint"):
         run_training(settings(tiny, clips, tmp_path, resume=str(tmp_path / "checkpoint-99")))
 
 

@@ -161,7 +161,13 @@ class TestBuild:
     @pytest.mark.parametrize(
         ("specification", "said"),
         [
-            ("jsonl:folder=x", "--sinks: jsonl: expected options: dir; got an unexpected keyword argument 'folder'"),
+            (
+                "jsonl:folder=x",
+                (
+                    "--sinks: jsonl: expected options: dir, durability, max_bytes, keep, max_total_bytes; "
+                    "got an unexpected keyword argument 'folder'"
+                ),
+            ),
             ("console:dir=x", "--sinks: console: expected options: none; got an unexpected keyword argument 'dir'"),
             ("own_sink:needs", "--sinks: own_sink:needs: expected options: url; missing a required argument: 'url'"),
         ],
