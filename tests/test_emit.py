@@ -24,6 +24,7 @@ from tests.builders import (
     checkpoint,
     fixed_clock,
     record_of,
+    run_end,
     run_start,
     text_sample,
     train_step,
@@ -222,6 +223,28 @@ class TestFailingSink:
         emit = pipeline(Failing(MuteError()))
         emit(checkpoint())
         assert emit.lost == 1
+
+    def test_recovery_comes_before_the_last_line(self, capsys):
+        """Sinks that failed are asked before the last event, and report first; one that still fails loses nothing."""
+        works, broken = Failing(on=lambda seq: seq == 1), Failing(on=lambda seq: seq > 0)
+        memory = MemorySink()
+        emit = pipeline(works, broken, memory)
+        emit(checkpoint())
+        emit(checkpoint())
+        emit.recover()
+        emit.recover()
+        assert (works.seqs, broken.seqs, emit.lost) == ([0, 2], [0], 3)
+        [report] = memory.named("sink_recovered")
+        assert [report[name] for name in ("seq", "sink", "lost", "first_seq", "last_seq", "errno")] == [
+            2,
+            "a",
+            1,
+            1,
+            1,
+            28,
+        ]
+        emit(run_end())
+        assert (works.seqs, memory.records[-1]["event"], memory.records[-1]["seq"]) == ([0, 2, 3], "run_end", 3)
 
     def test_strict(self, capsys):
         """A strict pipeline ends the run with an error that says what to do and keeps its cause."""
