@@ -109,7 +109,7 @@ class _Alarm:
         self._give_up = give_up
         self._watched = frozenset(watched)
         self._closed = threading.Event()
-        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC)
+        self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
         self._previous = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         _RUNNING.add(self)

@@ -44,7 +44,7 @@ class Segment:
     Args:
         path: the file.
         create: make it, and fail where something is there already; otherwise go on in the file that is there.
-        unsynced: folders whose list of names changed and is not on the disk yet.
+        unsynced: folders whose list of names changed and is not on the disk yet; those that are synced are taken out.
 
     Raises:
         OSError: it cannot be opened; with EINVAL and its kind as the text, it is no regular file.
@@ -53,7 +53,7 @@ class Segment:
     def __init__(self, path: Path, *, create: bool, unsynced: list[Path] | None = None) -> None:
         self.path = path
         self.spoiled = False
-        self._unsynced = list(unsynced or [])
+        self._unsynced = [] if unsynced is None else unsynced
         if not create:
             _require_file(os.lstat(path), path)
         self._fd = _above_standard_streams(os.open(path, _FLAGS | (os.O_CREAT | os.O_EXCL) * create, _MODE))
@@ -204,6 +204,7 @@ class SegmentFiles:
 
     def __init__(self, first: Path) -> None:
         self._first = first
+        self._unsynced: list[Path] = []  # of all segments: a sync that failed leaves its folders to the next
         self._name = re.compile(rf"{re.escape(first.stem)}\.segment([0-9]{{3,}}){re.escape(first.suffix)}")
 
     def open_first(self) -> Segment:
@@ -212,8 +213,8 @@ class SegmentFiles:
         Raises:
             OSError: it cannot be opened.
         """
-        unsynced = _make_folder(self._first.parent)
-        return Segment(self._first, create=_status(self._first) is None, unsynced=unsynced)
+        self._make_folder()
+        return Segment(self._first, create=_status(self._first) is None, unsynced=self._unsynced)
 
     def create_next(self) -> Segment:
         """Make the file after the newest; what has its name already is passed over.
@@ -221,14 +222,22 @@ class SegmentFiles:
         Raises:
             OSError: it cannot be made.
         """
-        unsynced = _make_folder(self._first.parent)
+        self._make_folder()
         number = max((item.number for item in self.segments()), default=0)
         while True:
             number += 1
             try:
-                return Segment(self._path_of(number), create=True, unsynced=unsynced)
+                return Segment(self._path_of(number), create=True, unsynced=self._unsynced)
             except FileExistsError:  # a folder, a link: not ours
                 continue
+
+    def _make_folder(self) -> None:
+        """Make the folder; note those whose list of names changes by it and by a file in it, the innermost last."""
+        changed = [self._first.parent]
+        while _status(changed[0]) is None:
+            changed.insert(0, changed[0].parent)
+        os.makedirs(self._first.parent, exist_ok=True)
+        self._unsynced[:] = [folder for folder in self._unsynced if folder not in changed] + changed
 
     def _path_of(self, number: int) -> Path:
         if number == 0:
@@ -265,12 +274,3 @@ def _status(path: Path) -> os.stat_result | None:
         return os.lstat(path)
     except FileNotFoundError:
         return None
-
-
-def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder; return those whose list of names changes by it and by a file in it, the innermost last."""
-    changed = [folder]
-    while _status(changed[0]) is None:
-        changed.insert(0, changed[0].parent)
-    os.makedirs(folder, exist_ok=True)
-    return changed

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 import higgs_audio_trainer.demo
+
+# The same examples each time. To look for new ones: HYPOTHESIS_PROFILE=explore pytest
+settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
 # Not in a fixture: both are read when a library is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -53,6 +53,16 @@ def dies_once(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]
     return sink
 
 
+def stalls(_context: Any, *, step: str) -> Callable[[Mapping[str, Any]], None]:
+    """Make a sink that never comes back from a step."""
+
+    def sink(record: Mapping[str, Any]) -> None:
+        if (record["event"], record.get("step")) == ("train_step", int(step)):
+            os.read(os.pipe()[0], 1)
+
+    return sink
+
+
 class Run:
     """One run of the command line in a process of its own.
 
