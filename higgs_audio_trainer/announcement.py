@@ -17,8 +17,9 @@ _MAX_DESCRIPTION = 300
 
 
 def say_on_stderr(text: str) -> None:
-    """Say one line on stderr, beside a progress bar and not through it."""
-    tqdm.write(text, file=sys.stderr)
+    """Say one line on stderr, beside a progress bar and not through it; closed, there is nowhere to say it."""
+    if sys.stderr is not None:
+        tqdm.write(text, file=sys.stderr)
 
 
 def errno_of(error: Exception) -> int | None:

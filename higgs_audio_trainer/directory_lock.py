@@ -14,13 +14,15 @@ from higgs_audio_trainer.errors import UserError
 _FILE = "run.lock"
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _HELD = (errno.EACCES, errno.EAGAIN)
+_HELD_HERE: set[Path] = set()  # by this process, which would lose a lock by looking whether there is one
 
 
 class DirectoryLock:
     """Says of a folder that a run is writing to it, as long as the process lives, however it ends.
 
     It is a POSIX record lock on a file in the folder: the kernel lifts it when the process dies, the workers that it
-    forked do not hold it any longer, and it works on NFS. Where a file system has no locks, there is none.
+    forked do not hold it any longer, and it works on NFS. Where a file system has no locks, there is none; and as such
+    locks are, it is gone too when the process that holds it opens the file elsewhere and closes it.
 
     Args:
         folder: the folder; it must be there when the lock is acquired.
@@ -37,6 +39,8 @@ class DirectoryLock:
         Raises:
             UserError: somebody does.
         """
+        if self._path in _HELD_HERE:
+            return
         with suppress(OSError):  # no such file, or none that we may write: who begins a run here is told so then
             fd = os.open(self._path, _FLAGS)
             try:
@@ -45,19 +49,16 @@ class DirectoryLock:
                 os.close(fd)
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Take the lock; to be released also if this fails.
 
         Raises:
             UserError: somebody holds it.
             OSError: the folder cannot be written.
         """
         fd = os.open(self._path, _FLAGS | os.O_CREAT, 0o600)
-        try:
-            self._lock(fd)
-        except UserError:
-            os.close(fd)
-            raise
         self._fd = fd
+        self._lock(fd)
+        _HELD_HERE.add(self._path)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
@@ -77,3 +78,4 @@ class DirectoryLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+            _HELD_HERE.discard(self._path)

@@ -26,7 +26,7 @@ import structlog
 from higgs_audio_trainer.announcement import Say, announcement, errno_of, say_on_stderr, strict_error
 from higgs_audio_trainer.encodable import encodable
 from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, SinkRecovered, to_mapping
+from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, RunEnd, SinkRecovered, to_mapping
 from higgs_audio_trainer.outlet import NEVER, Outlet, Record, Sink
 
 __all__ = [
@@ -68,7 +68,7 @@ class Emit(Protocol):
 
     @property
     def lost(self) -> int:
-        """Deliveries that failed, summed over the sinks."""
+        """Deliveries that failed, summed over the sinks, and events that came to no delivery."""
 
     @property
     def replaced(self) -> int:
@@ -76,7 +76,7 @@ class Emit(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Time spent in calls of this object."""
+        """Time spent on emitting."""
 
     def fail(self, source: str, error: Exception) -> None:
         """Count a failure of logging; the first of each source is said to the person who runs it."""
@@ -107,7 +107,7 @@ class Pipeline:
     Attributes:
         written: events that every sink took, `sink_recovered` included.
         replaced: values that no line can hold and that were replaced.
-        seconds: time spent in calls of this object.
+        seconds: time spent on emitting.
     """
 
     def __init__(
@@ -166,8 +166,9 @@ class Pipeline:
 
     @property
     def lost(self) -> int:
-        """Failures of all sources, and what sinks took and lost later."""
-        return sum(self.failures.values()) + sum(outlet.dropped for outlet in self._outlets)
+        """Deliveries that failed, what sinks took and lost later, and events that came to no delivery at all."""
+        late = self._failures[CLOCK]  # delivered all the same
+        return sum(self.failures.values()) - late + sum(outlet.dropped for outlet in self._outlets)
 
     def fail(self, source: str, error: Exception) -> None:
         """Count a failure of logging; the first of each source is said."""
@@ -223,7 +224,8 @@ class Pipeline:
             self._busy = True
             try:
                 self._emit(event, level)
-                self._report_recoveries()
+                if not isinstance(event, RunEnd):  # nothing follows it: `recover` was called before
+                    self._report_recoveries()
                 self._speak()
             except Exception:
                 if self._strict:
@@ -352,8 +354,9 @@ class NullPipeline:
     replaced = 0
     seconds = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, *, say: Say = say_on_stderr) -> None:
         self.failures: dict[str, int] = {}
+        self._say = say
 
     def __call__(self, event: Event, /, *, level: Level = "info") -> None:
         """Do nothing."""
@@ -371,7 +374,7 @@ class NullPipeline:
         self.failures[source] = self.failures.get(source, 0) + 1
         if self.failures[source] == 1:
             with suppress(Exception):  # nowhere left to say it; it is counted already
-                say_on_stderr(announcement(source, error))
+                self._say(announcement(source, error))
 
 
 def order_envelope(_logger: object, _method: str, record: EventDict) -> EventDict:

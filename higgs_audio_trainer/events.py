@@ -29,6 +29,7 @@ VOLATILE_FIELDS = frozenset(
         "duration_s",
         "events_written",
         "events_lost",
+        "values_replaced",
     }
 )
 
@@ -219,12 +220,14 @@ class RunEnd:
 
     name: ClassVar[str] = "run_end"
     reason: str = _doc(
-        "completed; SIGTERM, SIGINT, SIGHUP or SIGUSR1 for a run that a signal stopped after saving a checkpoint; "
+        "completed; SIGTERM, SIGINT, SIGHUP or SIGUSR1 for a run that a signal stopped, with a checkpoint if it could; "
         "interrupted for one that was stopped at once; error."
     )
     step: int = _doc("Optimizer steps done.", minimum=0)
     events_written: int = _doc("Events that every sink took, this one not counted.", minimum=0)
-    events_lost: int = _doc("Deliveries that failed, summed over the sinks.", minimum=0)
+    events_lost: int = _doc(
+        "Deliveries that failed, summed over the sinks, and events that came to no delivery.", minimum=0
+    )
     values_replaced: int = _doc(
         "Values that no line can hold and that were replaced; see `nonfinite` and `replaced`.", minimum=0
     )

@@ -79,24 +79,26 @@ def claim(output_dir: str, attempt: Attempt) -> Iterator[None]:
         UserError: the directory cannot be made or written, or another run took it since the attempt was planned.
     """
     folder = Path(output_dir)
-    temporary = folder / f".{_STATE_FILE}.{os.getpid()}"
     lock = DirectoryLock(folder)
+    try:
+        _begin(folder, lock, attempt)
+        yield
+    finally:
+        lock.release()
+
+
+def _begin(folder: Path, lock: DirectoryLock, attempt: Attempt) -> None:
+    temporary = folder / f".{_STATE_FILE}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         state = _read_state(folder)
         if state is not None and (attempt.number == 0 or state != (attempt.run_id, attempt.number - 1)):
-            raise UserError(
-                f"--output_dir: expected no other run to begin in {output_dir} meanwhile, got one. Try again."
-            )
+            raise UserError(f"--output_dir: expected no other run to begin in {folder} meanwhile, got one. Try again.")
         temporary.write_text(json.dumps({"run_id": attempt.run_id, "attempt": attempt.number}) + "\n", encoding="utf-8")
         temporary.replace(folder / _STATE_FILE)
     except OSError as error:
-        raise UserError(f"--output_dir: expected a writable folder, got {error.strerror} at {output_dir}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        raise UserError(f"--output_dir: expected a writable folder, got {error.strerror} at {folder}") from error
 
 
 def _holds_run(folder: Path) -> bool:

@@ -2,7 +2,7 @@ r"""Secrets kept out of what a run writes: by the name of a setting, by the shap
 
 Too much hidden costs a word, too little costs a key: where a name may be either, it is taken for a secret's. What is
 hidden reads `[redacted]`. Not recognised: a user name without a password, as in `git@host:path`, which is none; a
-password with a `/` in a URL, which must be written `%2F` there; a value of fewer than 6 characters on its own.
+password with a `/` in a URL, which must be written `%2F` there; a value on its own that is short or a word.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
@@ -19,51 +20,26 @@ _Hide = Callable[[str], str]
 
 # Names
 
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_a-zA-Z]+")
-# Most names are none of a secret: this rules them out fast.
-_HINT = re.compile(r"tok|pass|pwd|secr|cred|auth|bear|cook|key|sas|sig|dsn|conn|jwt", re.IGNORECASE)
-_SECRET_WORD = re.compile(
-    r"pass|pwd|auth|oauth|authorization|bearer|cookies?|sas|sig|signature|dsn|jwt|creds"
-    r"|\w*(password|passwd|passphrase|passcode|secret|credential)s?"
-    r"|\w*(api|access|secret|private|session|encryption|auth|signing)keys?"
-    r"|(auth|access|api|refresh|hf|hub|id|session|csrf|xsrf|bearer|gh|github|gitlab|bot|user|secret|wandb)tokens?"
+_PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\W_]+")
+_ENDING = re.compile(r"(?:_(?:\d+|b64|hash|header|value))+$")  # of `password_hash`, `HF_TOKEN_2`, ...
+_SECRET = re.compile(
+    r"(?:^|_)(?:pass|pwd|auth|authorization|bearer|cookies?|sas|sig|signature|dsn|jwt|creds|conn_str|connection_string)$"
+    r"|(?:password|passwd|passphrase|passcode|secret|credential|token)s?$"
+    r"|(?:api|access|account|auth|client|encryption|private|secret|session|shared|signing|ssh)_?keys?$|access_key_id$"
 )
-_PASSES = frozenset({"forward", "backward", "first", "second", "single", "two", "one", "multi", "num", "by", "per"})
-_KEYS = frozenset(
-    {"api", "access", "account", "aes", "app", "auth", "client", "consumer", "deploy", "encryption", "hmac", "master"}
-    | {"private", "rsa", "secret", "service", "session", "shared", "signing", "ssh", "storage", "subscription"}
+# Tokens of a vocabulary and counts of them, and passes through a network.
+_OF_TEXT = re.compile(
+    r"(?:^|_)(?:forward|backward|num)_pass$|^tokens$|(?<!api)(?<!access)_tokens$"
+    r"|(?:^|_)(?:pad|bos|eos|eot|unk|sep|cls|mask|stop|start|end|text|audio|image|codec|next|per|delay|special|stream"
+    r"|placeholder|silence|predicted|label|input|target)_token$"
 )
-_ISSUERS = frozenset({"access", "api", "auth", "bearer", "github", "gitlab", "hf", "hub", "refresh", "secret"})
-# A token that is a word of a vocabulary, or a place in a text.
-_VOCABULARY = frozenset(
-    {"additional", "assistant", "audio", "bod", "boi", "bos", "cls", "codebook", "control", "current", "decoder"}
-    | {"delay", "delimiter", "dummy", "each", "empty", "end", "eod", "eoi", "eom", "eos", "eot", "extra", "fill", "fim"}
-    | {"first", "forced", "generated", "image", "in", "input", "inst", "label", "language", "last", "mask", "max"}
-    | {"min", "new", "newline", "next", "num", "out", "output", "pad", "padding", "per", "placeholder", "predicted"}
-    | {"prefix", "prev", "previous", "reserved", "role", "segment", "sep", "separator", "silence", "sot", "space"}
-    | {"speaker", "special", "speech", "start", "stop", "stream", "suffix", "system", "target", "task", "text", "think"}
-    | {"timestamp", "tool", "turn", "unk", "unknown", "video", "vision", "vocab", "word"}
-)
-_PAIRS = frozenset({("connection", "string"), ("conn", "string"), ("conn", "str"), ("connection", "uri")})
-_ENDINGS = frozenset({"b", "base", "hash", "header", "plain", "plaintext", "raw", "value"})  # of `password_hash`, ...
 
 
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Tell whether a setting, variable, header or parameter of this name holds a secret, in any style of writing."""
-    if not _HINT.search(name):
-        return False
-    words = [word.lower() for word in _WORDS.findall(name)]
-    if tuple(words[-2:]) in _PAIRS or words[-3:] == ["access", "key", "id"]:
-        return True
-    while words and (words[-1].isdigit() or words[-1] in _ENDINGS):
-        words.pop()
-    before, last = ["", "", *words][-2:]
-    if last in ("token", "tokens"):
-        return before in _ISSUERS or (last == "token" and before not in _VOCABULARY)
-    if last in ("key", "keys"):
-        return before in _KEYS
-    return _SECRET_WORD.fullmatch(last) is not None and not (last == "pass" and before in _PASSES)
+    plain = _ENDING.sub("", _PARTS.sub("_", name).strip("_").lower())
+    return _SECRET.search(plain) is not None and _OF_TEXT.search(plain) is None
 
 
 # Shapes of texts. Repetitions are possessive, bounded or disjoint, so that no text takes more than linear time.
@@ -77,7 +53,7 @@ _SHAPES = re.compile(
 )
 _BEARER = re.compile(r"(?<=\bbearer )(?=[\w.~+/-]{0,64}[0-9])[\w.~+/-]{8,}+=*+", re.IGNORECASE)
 _URL_USER_INFO = re.compile(r"(?<=://)[^/?#\s\"'<>]*(?=@)")
-_USER_INFO = re.compile(r"(?<![\w.+-])([A-Za-z][\w.+-]{0,63}+:)([^\s@/:\"'<>]{1,256}+)(?=@[\w\[])")
+_USER_INFO = re.compile(r"(?<![\w.+-])(?!mailto:)([A-Za-z][\w.+-]{0,63}+:)([^\s@/:\"'<>]{1,256}+)(?=@[\w\[])")
 _URL_PARAMETER = re.compile(r"(?<=[?&])((?:key|code)=)([^&\s#\"'<>]++)", re.IGNORECASE)
 _NAMED = re.compile(
     r"(?<!\w)(?:"
@@ -92,6 +68,8 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 _COOKIES = re.compile(r"(?P<plain>[^\n\"'\\]++)")  # several, parted by semicolons
+_CODE = re.compile(r"\d{1,6}$|<|[A-Za-z_][\w.]*[(\[]")
+_WORD = re.compile(r"[a-z]+[),.]*")
 _NOTHING = frozenset({"", "none", "null", "true", "false"})
 
 
@@ -114,7 +92,7 @@ def _hidden_user_info(text: str, hide: _Hide) -> str:
 def _hidden_values(text: str, hide: _Hide) -> str:
     """Hide the value beside each secret name: `name=value`, `"name": "value"`, `--name value`, `Name: value`."""
     parts, done = [], 0
-    for named in _NAMED.finditer(text) if _HINT.search(text) else ():
+    for named in _NAMED.finditer(text):
         name = named["name"] or named["flag"]
         if named.start() < done or not is_secret_name(name):
             continue
@@ -122,10 +100,17 @@ def _hidden_values(text: str, hide: _Hide) -> str:
         value = pattern.match(text, named.end()) or _VALUE.match(text, named.end())
         if value is not None:
             kind = str(value.lastgroup)
-            if value[kind].rstrip(")]}").lower() not in _NOTHING:
+            if not _is_harmless(value, kind, after=text[named.end() - 1]):
                 parts += [text[done : value.start(kind)], hide(value[kind])]
                 done = value.end(kind)
     return "".join([*parts, text[done:]])
+
+
+def _is_harmless(value: re.Match[str], kind: str, *, after: str) -> bool:
+    """Tell whether what stands beside a secret's name is none: nothing, a token's id, code, a word of a sentence."""
+    if value[kind].rstrip(")]}").lower() in _NOTHING:
+        return True
+    return kind == "plain" and bool(_CODE.match(value[kind]) or (after == " " and _WORD.fullmatch(value[kind])))
 
 
 # Settings
@@ -164,7 +149,8 @@ def _flag_before(items: Sequence[Any], index: int) -> str:
 
 # Known values
 
-_SHORTEST = 6  # characters; a shorter value would be found in the middle of words
+_SHORTEST = 8  # characters; a shorter value would be found in the middle of words
+_WORD_LIKE = re.compile(r"[a-z]{,11}")
 _COMMON = frozenset({"default", "disabled", "enabled", "optional", "required", "password", "passwd", "secret"})
 _LONG_LINE = 16
 _DIRECTORIES = frozenset({"PWD", "OLDPWD"})  # named like a password, and in every path
@@ -205,7 +191,8 @@ class Redactor:
         following: BaseException | None = error
         while following is not None and id(following) not in seen:
             seen.add(id(following))
-            following.args = tuple(self(part) if isinstance(part, str) else part for part in following.args)
+            with suppress(Exception):  # an error that cannot be changed is still the one to be raised
+                following.args = tuple(self(part) if isinstance(part, str) else part for part in following.args)
             following = following.__cause__ or following.__context__
 
 
@@ -216,7 +203,9 @@ def _lines(value: str) -> Iterator[str]:
 
 
 def _is_telling(value: str) -> bool:
-    return len(value.strip()) >= _SHORTEST and value.lower() not in _COMMON and value not in REDACTED
+    if len(value.strip()) < _SHORTEST or _WORD_LIKE.fullmatch(value):
+        return False
+    return value.lower() not in _COMMON and value not in REDACTED
 
 
 def _forms(value: str) -> Iterator[str]:

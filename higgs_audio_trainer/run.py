@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from signal import Signals
@@ -26,7 +26,7 @@ from higgs_audio_trainer.checkpoint import BaseCheckpoint, codec_of, open_checkp
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.outputs import Attempt, check_adapter, claim, plan_attempt
 from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
@@ -147,26 +147,24 @@ def _plan(settings: TrainSettings, say: Say) -> Attempt:
 
 def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
     """End a process whose launcher is about to kill it, and which cannot reach the end of its step."""
-    log.end(received.name)
-    log.close()
-    screen.close()
-    os._exit(exit_status(received))
+    try:
+        log.end(received.name)
+        log.close()
+        screen.close()
+    finally:
+        os._exit(exit_status(received))
 
 
 def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, stopping: Stopping) -> None:
-    reason = "error"
     try:
         trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
         if stopping.stopped_by is None:
             trainer.save_model()
-            reason = "completed"
-        else:
-            reason = stopping.stopped_by.name
-    except KeyboardInterrupt:
-        reason = "interrupted"
+    except BaseException as error:
+        with suppress(LoggingError):  # the error that ended the training is the one to be told
+            log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error")
         raise
-    finally:
-        log.end(reason)
+    log.end("completed" if stopping.stopped_by is None else stopping.stopped_by.name)
 
 
 def _build_trainer(
@@ -296,7 +294,7 @@ def _build_emit(
     console: _Console,
 ) -> Emit:
     if not built:
-        return NullPipeline()
+        return NullPipeline(say=console.note)
     return Pipeline(
         built,
         run_id=attempt.run_id,

@@ -303,7 +303,7 @@ def _without_secrets(arguments: TrainingArguments) -> TrainingArguments:
     public = copy(arguments)
     for item in fields(public):
         value = getattr(public, item.name)
-        if isinstance(value, str):
+        if type(value) is str:  # and no enum of transformers, whose members are texts too
             setattr(public, item.name, redacted(value, item.name))
     return public
 

@@ -46,6 +46,7 @@ class ConsoleSink:
         self._color = color
         self._encoding = known_encoding(encoding)
         self._close_screen = close_screen
+        self._dropped_before = screen.dropped  # what others had to show
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy as the null sink: a terminal has one owner."""
@@ -54,7 +55,7 @@ class ConsoleSink:
     @property
     def dropped(self) -> int:
         """Records that no reader took in time."""
-        return self._screen.dropped
+        return self._screen.dropped - self._dropped_before
 
     def __call__(self, record: Record) -> None:
         """Render one record, here, so that an error of it is the caller's; and have it shown, without waiting."""

@@ -49,7 +49,6 @@ _MONGOLIAN: _Ranges = ((0x1820, 0x18AA),)
 _IDEOGRAPHS: _Ranges = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 _PICTOGRAPHS: _Ranges = ((0x2190, 0x2BFF), (0x1F000, 0x1FAFF))  # in the second one unassigned ones are to be emoji
 _NEW_EMOJI: _Ranges = (_PICTOGRAPHS[1],)
-_SKIN_TONES: _Ranges = ((0x1F3FB, 0x1F3FF),)
 _HANGUL: _Ranges = ((0x1100, 0x11FF), (0xA960, 0xA97F), (0xAC00, 0xD7FF))
 _LATE_JAMO: _Ranges = ((0x1161, 0x11FF), (0xD7B0, 0xD7FF))  # vowels and finals: drawn onto the letter before
 

@@ -41,7 +41,7 @@ class JsonlSink:
     When the call returns, the line has been handed to the operating system: it outlives the process. When it raises,
     the line is not in the file, but perhaps in part, as a torn line of its own. (A line whose sync failed in two files
     is there and raises all the same.) Where a file is lost, the log goes on in another segment beside it, whose first
-    line is that of `run_start` again; readers know a repeated line by its `seq`.
+    line is that of `run_start` again; readers drop a repeated line.
 
     Not safe from several threads: the pipeline calls it from one at a time. In a forked child it does nothing, and in
     a pickle it becomes the null sink: a file has one writer.

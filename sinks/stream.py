@@ -156,7 +156,10 @@ class Stream:
     def columns(self) -> int:
         """Width of the terminal."""
         try:
-            return os.get_terminal_size(self._descriptor if self._descriptor is not None else -1).columns
+            return (
+                os.get_terminal_size(self._descriptor if self._descriptor is not None else -1).columns
+                or _DEFAULT_COLUMNS
+            )
         except OSError:
             return _DEFAULT_COLUMNS
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import json
 import pickle
 import sys
 import time
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from higgs_audio_trainer.emit import NullPipeline, Pipeline, utc_now
 from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.events import Checkpoint
-from sinks import MemorySink
+from sinks import JsonlSink, MemorySink
 from tests.builders import (
     RUN_ID,
     Screen,
@@ -245,6 +246,21 @@ class TestFailingSink:
         ]
         emit(run_end())
         assert (works.seqs, memory.records[-1]["event"], memory.records[-1]["seq"]) == ([0, 2, 3], "run_end", 3)
+
+    def test_nothing_follows_the_last_line(self, tmp_path, capsys):
+        """A sink that is full takes `run_end` and is not said to work again."""
+        memory = MemorySink()
+        sink = JsonlSink(tmp_path / "log.jsonl", max_total_bytes=8192)
+        emit = pipeline(sink, memory)
+        for _ in range(100):
+            emit(checkpoint())
+        emit.recover()
+        emit(run_end())
+        sink.close()
+        assert memory.records[-1]["event"] == "run_end"
+        assert memory.named("sink_recovered") == []
+        events = [json.loads(line)["event"] for line in sink.path.read_bytes().splitlines()]
+        assert events[-2:] == ["cap_reached", "run_end"]
 
     def test_strict(self, capsys):
         """A strict pipeline ends the run with an error that says what to do and keeps its cause."""

@@ -304,7 +304,7 @@ def _end_of_time():
 
 @pytest.mark.parametrize("broken", [_raise, lambda: None, lambda: 1.5, _end_of_time])
 def test_clock_that_fails(broken):
-    """Fault: the clock raises or gives no time. Expected: the event has the time of the one before; it is counted."""
+    """Fault: the clock raises or gives no time. Expected: the event has the time of the one before; that is counted."""
     clocks = iter([broken, lambda: NOON, broken])
     said, memory = [], MemorySink()
 
@@ -319,7 +319,7 @@ def test_clock_that_fails(broken):
         "2026-06-01T12:00:00.000000Z",
         "2026-06-01T12:00:00.000000Z",
     ]
-    assert (emit.written, emit.lost, emit.failures, len(said)) == (3, 2, {"clock": 2}, 1)
+    assert (emit.written, emit.lost, emit.failures, len(said)) == (3, 0, {"clock": 2}, 1)
 
 
 def test_clock_of_another_zone():

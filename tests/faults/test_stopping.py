@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -184,6 +186,8 @@ def test_a_run_that_began_meanwhile_keeps_the_directory(tmp_path):
         pass
     with pytest.raises(UserError, match="expected no other run to begin"), claim(str(tmp_path), other):
         raise AssertionError
+    asks = "from pathlib import Path; from higgs_audio_trainer.directory_lock import DirectoryLock as L; "
+    subprocess.run([sys.executable, "-c", f"{asks}L(Path({str(tmp_path)!r})).check()"], check=True)  # and not locked
     assert json.loads((tmp_path / "run.json").read_bytes())["run_id"] == one.run_id
 
 

@@ -4,6 +4,8 @@ import errno
 import os
 
 import pytest
+import torch
+from transformers import SchedulerType, TrainingArguments
 
 from higgs_audio_trainer.run import run_training
 from tests.faults.runs import lines, running, training
@@ -115,6 +117,11 @@ def test_secrets_get_nowhere(tiny, clips, tmp_path, strict):
         content = path.read_bytes()
         for name, canary in CANARIES.items():
             assert canary.encode() not in content, f"{name} in {path}"
+    if not strict:
+        saved = torch.load(out / "training_args.bin", weights_only=False)
+        given = TrainingArguments(output_dir="x", use_cpu=True)
+        assert (saved.hub_token, saved.optim, saved.save_strategy) == ("[redacted]", given.optim, given.save_strategy)
+        assert isinstance(saved.lr_scheduler_type, SchedulerType)
     config = lines(out)[0]["config"]
     assert (config["extra"]["hub_token"], config["seed"]) == ("[redacted]", 0)
 
