@@ -22,13 +22,13 @@ def say_on_stderr(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
-def errno_of(error: Exception) -> int | None:
+def errno_of(error: BaseException) -> int | None:
     """Return the number of an operating system's error; None where there is none."""
     number = error.errno if isinstance(error, OSError) else None
     return number if type(number) is int else None
 
 
-def announcement(source: str, error: Exception) -> str:
+def announcement(source: str, error: BaseException) -> str:
     """Word the failure of a sink or of another source of the log, in one line."""
     return (
         f"higgs-audio-trainer: logging to {source} failed: {_described(error)}; training goes on and run_end counts "
@@ -36,7 +36,7 @@ def announcement(source: str, error: Exception) -> str:
     )
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     """Say what went wrong, in one line without control characters of the data."""
     try:
         return short(_os_error_words(error) or repr(error), _MAX_DESCRIPTION)
@@ -44,7 +44,7 @@ def _described(error: Exception) -> str:
         return describe(error)
 
 
-def _os_error_words(error: Exception) -> str:
+def _os_error_words(error: BaseException) -> str:
     number = errno_of(error)
     if not isinstance(error, OSError) or number is None:
         return ""
@@ -52,7 +52,7 @@ def _os_error_words(error: Exception) -> str:
     return f"{error.strerror} ({errno.errorcode.get(number, number)}){where}"
 
 
-def strict_error(source: str, error: Exception) -> LoggingError:
+def strict_error(source: str, error: BaseException) -> LoggingError:
     """Make the error that ends a strict run, also out of an error that cannot be described."""
     try:
         return LoggingError(source, error)

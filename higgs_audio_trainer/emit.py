@@ -269,28 +269,39 @@ class Pipeline:
         if self._asked is not None and not self._takes(self._asked, record, seq):
             raise structlog.DropEvent
         self._next_seq = seq + 1  # not before: what failed until here leaves no gap
+        failed: tuple[Outlet, BaseException] | None = None
         try:
             for outlet in self._outlets:
                 if outlet is not self._asked:
-                    self._deliver_to(outlet, record, seq)
+                    error = self._deliver_to(outlet, record, seq)
+                    if error is not None and failed is None:
+                        failed = (outlet, error)
         finally:  # also where Ctrl-C came in the middle: the sinks that did not get the record have lost it
             self._settle()
+        if failed is not None and self._strict:  # once every sink had its turn
+            outlet, error = failed
+            raise strict_error(f"sink {outlet.name}", error) from error
         raise structlog.DropEvent
 
-    def _deliver_to(self, outlet: Outlet, record: EventDict, seq: int) -> None:
+    def _deliver_to(self, outlet: Outlet, record: EventDict, seq: int) -> BaseException | None:
         try:
             outlet.sink(dict(record))  # its own: structlog's users are wont to change what they are given
             outlet.took = seq
-        except Exception as error:  # whatever a sink raises must not reach the training; `_settle` counts it
-            if self._strict:
-                raise strict_error(f"sink {outlet.name}", error) from error
+        except KeyboardInterrupt:
+            raise  # the person's, not the sink's
+        except BaseException as error:  # noqa: BLE001 - a sink that exits must not end the training; `_settle` counts it
             outlet.cause = errno_of(error)
-            self._announce_once(outlet.name, error)
+            if not self._strict:
+                self._announce_once(outlet.name, error)
+            return error
+        return None
 
     def _takes(self, outlet: Outlet, record: EventDict, seq: int) -> bool:
         try:
             outlet.sink(dict(record))
-        except Exception:  # noqa: BLE001 - it fails as it did before: no event was lost by asking
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - it fails as it did before: no event was lost by asking
             return False
         outlet.took = seq
         return True
@@ -333,7 +344,7 @@ class Pipeline:
         self._failures[source] += 1  # on its own line, without a call: an interruption cannot lose a count
         self._announce_once(source, error)
 
-    def _announce_once(self, source: str, error: Exception) -> None:
+    def _announce_once(self, source: str, error: BaseException) -> None:
         if source not in self._announced:
             self._announced.add(source)
             self._unsaid.append(announcement(source, error))

@@ -17,9 +17,10 @@ class UserError(Exception):
 class LoggingError(UserError):
     """Logging failed in a run that `--strict_logging` makes depend on its log. `__cause__` is what was raised."""
 
-    def __init__(self, source: str, error: Exception) -> None:
+    def __init__(self, source: str, error: BaseException) -> None:
+        got = str(error) if isinstance(error, OSError) and error.filename else repr(error)
         super().__init__(
-            f"--strict_logging: expected every event to be logged, got {error!r} from {source}. "
+            f"--strict_logging: expected every event to be logged, got {got} from {source}. "
             "Mend its cause, or train without --strict_logging"
         )
 

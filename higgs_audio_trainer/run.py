@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from signal import Signals
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -27,6 +28,7 @@ from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.errors import LoggingError, UserError
+from higgs_audio_trainer.events import RunStart
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.outputs import Attempt, check_adapter, claim, plan_attempt
 from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
@@ -38,8 +40,10 @@ from higgs_audio_trainer.signals import StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.stopping import Stopping
 from higgs_audio_trainer.telemetry import Telemetry, due_every, never_due
 from higgs_audio_trainer.trainer import HiggsAudioTrainer
+from sinks.escape import printable_lines
 
 T = TypeVar("T")
+_LAST_WORDS_S = 3.0
 NamedSink = tuple[str, sinks.Sink]
 Say = Callable[[str], None]
 
@@ -92,7 +96,9 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
         sinks.load(settings.sinks)
     screen = sinks.Screen(sys.stdout, sys.stderr)
     redact = Redactor(settings.as_mapping(), os.environ)
-    console = _Console(screen, say or screen.show, lambda text: screen.note(redact(text)))
+    console = _Console(
+        screen, say or (lambda text: screen.show(printable_lines(text))), lambda text: screen.note(redact(text))
+    )
     try:
         return _run(settings, more_sinks, console)
     except Exception as error:
@@ -110,7 +116,7 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
     data = _on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, console.say))
     set_seed(arguments.seed)
     model = _load_model(settings, checkpoint)
-    built = _build_sinks(settings, arguments, attempt, more_sinks, console)
+    built = _on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
     emit = _build_emit(settings, arguments, attempt, built, console)
     log = RunLog(emit, built)
     bar = TrainingBar(console.screen.status_stream())
@@ -129,10 +135,8 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
         trainer = _build_trainer(settings, arguments, checkpoint, model, data, telemetry, [bar], stopping)
         _on_rank_0(arguments, lambda: cleanup.enter_context(claim(settings.output_dir, attempt)))
         cleanup.enter_context(stop)
-        log.start(
-            run_start(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation)), trainer
-        )
-        _train(trainer, attempt, log, stopping)
+        first = run_start(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation))
+        _train(trainer, attempt, log, first, stopping)
     return RunResult(attempt.run_id, trainer.state.global_step, attempt.number, stopping.stopped_by)
 
 
@@ -147,16 +151,22 @@ def _plan(settings: TrainSettings, say: Say) -> Attempt:
 
 def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
     """End a process whose launcher is about to kill it, and which cannot reach the end of its step."""
-    try:
+
+    def say_why() -> None:
         log.end(received.name)
         log.close()
         screen.close()
-    finally:
-        os._exit(exit_status(received))
+
+    # On a thread of its own: where a sink hangs, so does who waits for its turn to emit.
+    last_words = threading.Thread(target=say_why, daemon=True)
+    last_words.start()
+    last_words.join(_LAST_WORDS_S)
+    os._exit(exit_status(received))
 
 
-def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, stopping: Stopping) -> None:
+def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, first: RunStart, stopping: Stopping) -> None:
     try:
+        log.start(first, trainer)
         trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
         if stopping.stopped_by is None:
             trainer.save_model()
@@ -226,6 +236,22 @@ def _on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
         raise outcome[1]
     result: T = outcome[0]
     return result
+
+
+def _on_every_rank(arguments: TrainingArguments, work: Callable[[], T]) -> T:
+    """Do something on every rank; an error of one is raised on all, so that none waits for it."""
+    result: Any = None
+    errors: list[UserError | None] = [None]
+    try:
+        result = work()
+    except UserError as error:
+        errors = [error]
+    if arguments.world_size > 1:
+        errors = gather_object(errors)
+    for failed in errors:
+        if failed is not None:
+            raise failed
+    return cast("T", result)
 
 
 def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments: TrainingArguments, say: Say) -> _Data:

@@ -147,6 +147,11 @@ def _is_joined(character: str) -> bool:
     return unicodedata.category(character)[0] in "LM" and _within(character, _JOINING)
 
 
+def printable_lines(text: str) -> str:
+    """Make each line of a text `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def escaped(value: Any, depth: int = 0) -> Any:
     """Copy builtins with every string made `printable`; what is none becomes the text of it."""
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and _LEAST <= value <= _MOST):

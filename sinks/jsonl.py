@@ -83,7 +83,7 @@ class JsonlSink:
         self._preface_owed = False
         self._fruitless = 0
         self._is_capped = self._is_closed = False
-        self._files = SegmentFiles(Path(path))
+        self._files = SegmentFiles(Path(path).absolute())  # wherever the process goes
         try:
             self._segment = self._files.open_first()
         except OSError as error:
@@ -130,6 +130,10 @@ class JsonlSink:
         self._fruitless = 0
         if event == "run_start" and not self._run_start:
             self._run_start = line
+
+    def lock(self) -> bool:
+        """Keep the file from another run's sink; return whether none has it."""
+        return self._segment.lock()
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
@@ -276,17 +280,25 @@ def jsonl_sink(
         raise _wrong("keep", _KEEP, keep)
     for item in SegmentFiles(path).segments() if folder.is_dir() else []:
         if item.size:
-            raise SinkError(
-                f"jsonl: expected a file of its own, got {item.path}, which holds another run's events. "
-                "Choose another folder: --sinks console,jsonl:dir=FOLDER"
-            )
-    return JsonlSink(
+            raise SinkError(_taken(item.path))
+    sink = JsonlSink(
         path,
         durability=cast("Durability", durability),  # checked there
         max_bytes=_size("max_bytes", max_bytes),
         keep=None if keep is None else int(keep),
         max_total_bytes=_size("max_total_bytes", max_total_bytes),
         say=context.say,
+    )
+    if not sink.lock():
+        sink.close()
+        raise SinkError(_taken(path))
+    return sink
+
+
+def _taken(path: Path) -> str:
+    return (
+        f"jsonl: expected a file of its own, got {path}, which holds another run's events. "
+        "Choose another folder: --sinks console,jsonl:dir=FOLDER"
     )
 
 

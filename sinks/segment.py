@@ -19,6 +19,7 @@ from typing import NamedTuple
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MODE = 0o600  # transcripts are nobody else's business
+_OTHERS = 0o077
 _FIRST_DESCRIPTOR = 3  # below are the standard streams, also where they are closed: what is printed must not land here
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})  # file systems that keep names without being asked
@@ -60,6 +61,8 @@ class Segment:
         try:
             status = os.fstat(self._fd)
             _require_file(status, path)
+            if status.st_mode & _OTHERS:  # it was there before, for others to read
+                os.fchmod(self._fd, _MODE)
             self._identity = (status.st_dev, status.st_ino)
             self.size = status.st_size
             self._is_torn = self._ends_torn()
@@ -71,7 +74,9 @@ class Segment:
         return self.size > 0 and os.pread(self._fd, 1, self.size - 1) != _NEWLINE
 
     def look(self) -> str | None:
-        """Look whether the file is still at its path; return what became of it, or None."""
+        """Look whether the file is still open and at its path; return what became of it, or None."""
+        if not self._is_ours():
+            return "was closed by other code"
         try:
             status = os.lstat(self.path)
         except OSError as error:
@@ -146,12 +151,25 @@ class Segment:
 
     def close(self) -> None:
         """Close the descriptor, unless somebody else did and its number may be another file's now."""
+        if self._is_ours():
+            os.close(self._fd)
+
+    def _is_ours(self) -> bool:
         try:
             status = os.fstat(self._fd)
         except OSError:
-            return
-        if (status.st_dev, status.st_ino) == self._identity:
-            os.close(self._fd)
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
+    def lock(self) -> bool:
+        """Keep the file for this process and its children; return whether nobody else has it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            return True
+        return True
 
 
 def _require_file(status: os.stat_result, path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import pickle
 import sys
 import time
+from asyncio import CancelledError
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -293,10 +294,18 @@ class TestFailingSink:
         with pytest.raises(LoggingError):
             emit(checkpoint())
         emit(checkpoint())
-        assert sink.seqs == [1, 2, 3]
+        assert (sink.seqs, [record["seq"] for record in memory.records]) == ([1, 2], [0, 1, 2])
         claims = [(claim["sink"], claim["lost"], claim["first_seq"]) for claim in memory.named("sink_recovered")]
-        assert claims == [("a", 1, 0), ("b", 1, 0)]
-        assert (emit.written, emit.lost) == (3, 2)
+        assert claims == [("a", 1, 0)]
+        assert (emit.written, emit.lost) == (2, 1)
+
+    @pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), CancelledError()], ids=repr)
+    def test_a_sink_cannot_end_the_training(self, error, capsys):
+        """What a sink raises to end its process, a generator or a task is its failure like any other."""
+        memory = MemorySink()
+        emit = pipeline(Failing(error), memory)
+        emit(checkpoint())
+        assert (len(memory.records), emit.lost) == (1, 1)
 
     def test_interruption_passes(self):
         """Ctrl-C during a write is no failure of the sink: it reaches the training."""

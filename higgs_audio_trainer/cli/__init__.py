@@ -16,6 +16,7 @@ from signal import Signals
 from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.signals import exit_status
+from sinks.escape import printable_lines
 from sinks.screen import say_on_stderr
 
 COMMANDS = {
@@ -46,14 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         # Every rank meets the same bad input and one says it; a log fails on one rank alone.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, LoggingError):
-            say_on_stderr(redact(f"higgs-audio-trainer: {error}"))
+            say_on_stderr(printable_lines(redact(f"higgs-audio-trainer: {error}")))
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return exit_status(Signals.SIGINT)
     except BrokenPipeError:  # `| head -1`: who asked has read enough
         _abandon_stdout()
     except Exception:  # noqa: BLE001 - what Python would print, without the secrets that a message may quote
-        say_on_stderr(redact(traceback.format_exc()))
+        say_on_stderr(printable_lines(redact(traceback.format_exc())))
         return EXIT_FAILED
     return status
 

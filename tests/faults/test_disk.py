@@ -195,6 +195,7 @@ def test_immutable(tmp_path, again):
 def test_append_only(tmp_path):
     """Fault: the file may only be appended to (chattr +a), and is torn. Expected: no difference: we append."""
     (tmp_path / "a.jsonl").write_bytes(b'{"event":"x"')
+    (tmp_path / "a.jsonl").chmod(0o600)
     with attribute(tmp_path / "a.jsonl", "a"):
         sink = JsonlSink(tmp_path / "a.jsonl")
         caller = Caller(sink)

@@ -7,7 +7,9 @@ import shutil
 import pytest
 
 import sinks.segment
+from sinks import SinkError
 from sinks.jsonl import JsonlSink
+from tests.builders import context
 from tests.faults.writer import Caller, Clock, check, line, record, segments
 
 
@@ -190,20 +192,54 @@ def test_replaced_between_the_look_and_the_reopening(log, tmp_path, monkeypatch)
 
 
 def test_descriptor_closed_by_another(log):
-    """Fault: other code closes the descriptor, and its number becomes another file's before the log is closed.
+    """Fault: other code closes the descriptor, and its number becomes another file's.
 
-    Expected: the failed record is counted, the file is opened anew, and the other file's descriptor is left alone.
+    Expected: the log goes on in another segment, which is said; the other file holds what it held and stays open.
     """
     number = log.sink._segment._fd
     os.close(number)
-    assert not log.caller()
-    other = os.open(os.devnull, os.O_RDONLY)
+    weights = log.folder / "weights"
+    other = os.open(weights, os.O_RDWR | os.O_CREAT)
     assert other == number
+    os.write(other, b"weights")
+    assert log.caller()
     assert log.caller()
     log.sink.close()
     os.close(other)
-    assert log.caller.errnos == [errno.EBADF]
-    assert check(log.caller, log.first).torn == []
+    assert weights.read_bytes() == b"weights"
+    assert [text.count("was closed by other code") for text in log.said] == [1]
+    assert len(segments(log.folder)) == 2
+
+
+def test_a_file_that_others_could_read(tmp_path):
+    """Fault: the file is there already, for all to read. Expected: it is its owner's alone before a line is in it."""
+    path = tmp_path / "a.jsonl"
+    path.touch(0o666)
+    path.chmod(0o666)
+    sink = JsonlSink(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    sink.close()
+
+
+def test_two_runs_that_find_the_same_empty_file(tmp_path):
+    """Fault: a second run's sink is made before the first has written. Expected: it is refused."""
+    [(_, first)] = sinks.build("jsonl", context(tmp_path))
+    with pytest.raises(SinkError, match=r"expected a file of its own, got .*another run"):
+        sinks.build("jsonl", context(tmp_path))
+    first.close()
+
+
+def test_the_process_goes_elsewhere(tmp_path, monkeypatch):
+    """Fault: the log's path is relative, and the process changes its directory. Expected: no difference."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    said = []
+    sink = JsonlSink("a.jsonl", say=said.append)
+    sink({"event": "x"})
+    monkeypatch.chdir("elsewhere")
+    sink({"event": "x"})
+    sink.close()
+    assert (said, (tmp_path / "a.jsonl").read_bytes()) == ([], b'{"event":"x"}\n' * 2)
 
 
 def test_nothing_is_said_or_moved_without_a_fault(log):
