@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Sequence
 
 from higgs_audio_trainer.cli.options import parse_train
-from higgs_audio_trainer.signals import exit_status
+from higgs_audio_trainer.signals import exit_status, under_torchrun
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
@@ -14,11 +17,22 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if isinstance(settings, str):
         print(settings)
         return 0
-    import torch.distributed as dist
-
     from higgs_audio_trainer.run import run_training
 
-    result = run_training(settings)
-    if dist.is_initialized():
-        dist.destroy_process_group()  # else a rank that is slower to end may find its peers gone, and abort
-    return exit_status(result.stopped_by)
+    status = exit_status(run_training(settings).stopped_by)
+    if under_torchrun(os.environ):
+        _leave(status)
+    return status
+
+
+def _leave(status: int) -> None:
+    """End the process without taking the interpreter down.
+
+    Threads of torch that wake up in an interpreter that is being taken down abort the process now and then, and
+    torchrun would call the whole job a failure.
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001 - what trackers registered there is still done
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(status)
