@@ -193,10 +193,10 @@ def test_values_that_tell_nothing_are_not_known():
         "E_TOKEN": "redacted",
         "F_TOKEN": "      ",
         "PASSWORD": "password",
-        "PWD": "/work/project",
-        "OLDPWD": "/work/other",
+        "PWD": "/srv/project",
+        "OLDPWD": "/srv/other",
     }
-    text = "abc true default redacted      /work/project/x /work/other password"
+    text = "abc true default redacted      /srv/project/x /srv/other password"
     assert Redactor({"hub_token": "none"}, variables)(text) == text
 
 
