@@ -33,9 +33,14 @@ _SPEAKER = "higgs-audio-trainer"
 
 
 def say_on_stderr(text: str) -> None:
-    """Say one line on stderr; where it is closed or gone, there is nowhere left to say it."""
+    """Say one line on stderr; where it is closed or gone, there is nowhere left to say it.
+
+    Nothing stays in Python's buffer, whose last flush would fail and make the exit status 120.
+    """
+    stream = Stream(sys.stderr)
+    stream.flush()
     with suppress(Exception):
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the way to a person where no screen is shared
+        stream.write(text + "\n")
 
 
 class _Tally:
