@@ -15,14 +15,26 @@ from typing import Any, ClassVar, Literal
 SCHEMA_VERSION = 1
 IGNORE_INDEX = -100  # the label of a slot that the loss does not see, as in torch and transformers
 
-#: Fields in which two runs with the same seed and settings may differ. Comparisons leave them out.
+#: Fields in which two runs with the same seed and settings may differ. Comparisons leave them out. `config.x` is the
+#: setting x.
 VOLATILE_FIELDS = frozenset(
     {
+        # which process wrote it, when, on what
         "ts",
         "run_id",
         "attempt",
         "seq",
+        "resumed_from_step",
+        "config.resume",
         "host",
+        # where things are; what they are shows in the fingerprints and predictions
+        "config.output_dir",
+        "config.train_manifest",
+        "config.eval_manifest",
+        "config.base_ckpt",
+        "config.audio_tokenizer",
+        "config.codes_dir",
+        # how long it took, and how logging fared
         "step_ms",
         "logging_ms",
         "logging_ms_total",
@@ -41,6 +53,11 @@ Level = Literal["debug", "info", "warning", "error"]
 def _doc(text: str, **constraints: Any) -> Any:
     """Declare a required field with the description and bounds that its schema carries."""
     return field(metadata={"description": text, **constraints})
+
+
+def _added(text: str, default: Any, **constraints: Any) -> Any:
+    """Declare a field that was added after the first logs were written, and what those that lack it mean by it."""
+    return field(default=default, metadata={"description": text, **constraints})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,8 +245,8 @@ class RunEnd:
     events_lost: int = _doc(
         "Deliveries that failed, summed over the sinks, and events that came to no delivery.", minimum=0
     )
-    values_replaced: int = _doc(
-        "Values that no line can hold and that were replaced; see `nonfinite` and `replaced`.", minimum=0
+    values_replaced: int = _added(
+        "Values that no line can hold and that were replaced; see `nonfinite` and `replaced`.", 0, minimum=0
     )
     logging_ms_total: float = _doc("Time spent on logging in this attempt; milliseconds.", minimum=0)
 

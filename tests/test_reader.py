@@ -15,7 +15,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS, to_mapping
 from higgs_audio_trainer.logs import lines
 from higgs_audio_trainer.logs.gaps import Gap, gaps
-from higgs_audio_trainer.logs.reader import read
+from higgs_audio_trainer.logs.lines import LogFile
 from tests.builders import (
     cap_reached,
     checkpoint,
@@ -26,6 +26,7 @@ from tests.builders import (
     text_sample,
     train_step,
 )
+from tests.logs import read
 
 LAST_STEP, LOG_STEPS, EVAL_STEPS, SAVE_STEPS = 12, 2, 3, 4
 
@@ -360,7 +361,7 @@ def test_no_log_is_said(tmp_path, name):
 def test_a_file_that_cannot_be_read_is_said(tmp_path):
     """A system's error is the user's to mend, not a traceback."""
     with pytest.raises(UserError, match="expected a log that can be read, got: Is a directory"):
-        list(lines.lines(tmp_path, print))
+        list(LogFile(tmp_path, print).lines())
 
 
 def test_an_output_directory_a_folder_or_a_file(tmp_path):

@@ -24,7 +24,12 @@ COMMANDS = {
     "prepare": "encode a manifest's audio to codes once, resumable",
     "demo": "train a tiny model on bundled clips: CPU, no network, under a minute",
     "tiny": "write a tiny base checkpoint and codec, for tests and CI",
+    "show": "print a log as the console shows it; filters, --follow, --summary",
+    "diff": "compare the logs of two runs; bless a golden",
+    "validate": "check a log: schema, gaps, torn lines, order",
+    "merge": "put the files of a log together, as one JSONL on stdout",
     "schema": "print the JSON Schema of an event",
+    "completion": "print a completion script for your shell",
 }
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -95,7 +100,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         ["usage: higgs-audio-trainer [COMMAND] [flags]", "", "commands (COMMAND --help for more):", *lines, ""]
     )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from higgs_audio_trainer.cli.options import ArgumentParser
+from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.signals import exit_status
 
@@ -17,7 +17,6 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Run the demo and say what to try next."""
     parser = ArgumentParser(
         prog=prog,
-        allow_abbrev=False,
         description="Train a tiny model on eight bundled clips (English and Arabic) and watch its predictions get "
         "right: CPU, no network, under a minute.",
         epilog=f"example: {prog} --output_dir my-demo",

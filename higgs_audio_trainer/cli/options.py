@@ -13,11 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from higgs_audio_trainer.cli.parser import ArgumentParser, parse_boolean
 from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, flags
 from higgs_audio_trainer.errors import UserError
 
-_TRUE = {"true", "yes", "1", "on"}
-_FALSE = {"false", "no", "0", "off"}
 _GROUP_TITLES = {
     "data": "data",
     "model": "model",
@@ -26,22 +25,6 @@ _GROUP_TITLES = {
     "run": "run",
     "log": "log",
 }
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose errors are `UserError`, like every other bad input."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, with the way to the help."""
-        raise UserError(f"{message}. See {self.prog} --help.")
-
-
-def parse_boolean(text: str) -> bool:
-    """Read a switch: true or false, yes or no, 1 or 0, on or off."""
-    lowered = text.lower()
-    if lowered not in _TRUE | _FALSE:
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return lowered in _TRUE
 
 
 def _value_type(item: Field[Any]) -> type:
@@ -70,7 +53,6 @@ def train_parser(prog: str) -> ArgumentParser:
         f"Every other argument of transformers.TrainingArguments works too: {prog} --help_all",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
         add_help=False,
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and exit")

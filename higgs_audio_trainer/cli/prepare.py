@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from higgs_audio_trainer.cli.options import ArgumentParser, parse_boolean
+from higgs_audio_trainer.cli.parser import ArgumentParser, parse_boolean
 from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
 from higgs_audio_trainer.errors import UserError
 
@@ -13,7 +13,6 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Check manifests and encode what has no codes yet."""
     parser = ArgumentParser(
         prog=prog,
-        allow_abbrev=False,
         description="Check manifests and encode their audio to codes, once; train finds them. Stop it and start it "
         "again as you like: what is done stays done.",
         epilog=f"example: {prog} --train_manifest train.jsonl --eval_manifest eval.jsonl",

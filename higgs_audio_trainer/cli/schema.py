@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import schemas
-from higgs_audio_trainer.cli.options import ArgumentParser
+from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.schema import encode, schema_of, schema_of_any
@@ -18,7 +18,6 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Print or write schemas."""
     parser = ArgumentParser(
         prog=prog,
-        allow_abbrev=False,
         description="Print the JSON Schema (2020-12) of one event, or that of a line of the log, whatever its event.",
         epilog=f"events: {', '.join(EVENTS)}",
     )

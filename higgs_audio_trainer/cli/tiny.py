@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from higgs_audio_trainer.cli.options import ArgumentParser
+from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
 
 _DEFAULT = {"hidden_size": 128, "layers": 4, "codebooks": 8, "vocab_size": 512, "seed": 0}
@@ -16,7 +16,6 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Write the checkpoint."""
     parser = ArgumentParser(
         prog=prog,
-        allow_abbrev=False,
         description="Write a tiny base checkpoint (DIR/model) and codec (DIR/codec): random weights, real on-disk "
         "format.",
         epilog=f"example: {prog} tiny && higgs-audio-trainer train --base_ckpt tiny/model --audio_tokenizer tiny/codec "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from higgs_audio_trainer.logs.lines import Record, whole
+from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.typed import Record
 
 _NONE = -1  # the step of a checkpoint that there was not
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from higgs_audio_trainer.logs.lines import Record, whole
-from higgs_audio_trainer.logs.reader import read
+from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.reader import read_lines
+from higgs_audio_trainer.logs.typed import Record
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,15 +44,16 @@ def gaps(log: str | Path | Iterable[Record], *, sink: str = "jsonl") -> list[Gap
     number than it says was lost, none of it is explained.
 
     Args:
-        log: a path, as for `read`, or records of all attempts in the order that `read` gives them.
+        log: a path, as for `read`, or records of all attempts in the order that `read_lines` gives them.
         sink: name of the sink that wrote the log; what other sinks lost explains nothing here.
 
     Raises:
         UserError: as `read`.
     """
-    records = read(log, all_attempts=True) if isinstance(log, (str, Path)) else log
+    if isinstance(log, (str, Path)):
+        log = (line.record for line in read_lines(log, all_attempts=True))
     ledgers: dict[tuple[int, int], _Ledger] = {}
-    for record in records:
+    for record in log:
         rank, attempt, seq = whole(record, "rank"), whole(record, "attempt"), whole(record, "seq")
         if rank is not None and attempt is not None and seq is not None and seq >= 0:
             ledgers.setdefault((rank, attempt), _Ledger()).enter(record, seq, sink)

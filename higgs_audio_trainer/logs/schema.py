@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ def schema_of(name: str) -> dict[str, Any]:
         "description": _summary(event),
         "type": "object",
         "properties": properties | _MARKS,
-        "required": [item.name for item in (*fields(Envelope), *fields(event))],
+        "required": [item.name for item in (*fields(Envelope), *fields(event)) if item.default is MISSING],
     }
     if Window.__name__ in components:
         schema["$defs"] = {Window.__name__: _schema_of_window(components)}

@@ -17,12 +17,12 @@ import pytest
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS
-from higgs_audio_trainer.logs.reader import read
 from higgs_audio_trainer.outputs import claim, plan_attempt
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.saved import damage_of, latest_checkpoint
 from higgs_audio_trainer.signals import STOP_SIGNALS
 from tests.faults.runs import lines, running, training
+from tests.logs import read
 from tests.test_run import settings
 from tests.test_trainer import torchrun
 

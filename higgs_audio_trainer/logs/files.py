@@ -1,0 +1,93 @@
+"""The files of logs: which belong together, and which rank, attempt and segment each is of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.logs.source import STDIN, unreadable
+
+# As the sink names them, and as they are compressed later. Of a file that is there twice, the first of these is read.
+_SUFFIXES = ("", ".gz", ".zst")
+_FILE = re.compile(r"rank(\d+)-attempt(\d+)(?:\.segment(\d+))?\.jsonl(\.gz|\.zst|)")
+
+
+class Name(NamedTuple):
+    """What the name of a file says."""
+
+    rank: int
+    attempt: int
+    segment: int
+    suffix: str
+
+
+class Stream(NamedTuple):
+    """The files of one rank and attempt, in the order of their segments."""
+
+    rank: int
+    attempt: int
+    files: Sequence[Path]
+
+
+def named(path: Path) -> Name | None:
+    """Read a file's name; None for a name that the sink does not give."""
+    match = _FILE.fullmatch(path.name)
+    return Name(int(match[1]), int(match[2]), int(match[3] or 0), match[4]) if match else None
+
+
+def find(paths: Iterable[Path]) -> list[list[Stream]]:
+    """Find the logs that paths name: files of one folder are one log, and a file of another name is one by itself.
+
+    Args:
+        paths: output directories, folders of logs, files; `-` is standard input.
+
+    Raises:
+        UserError: one of them is not there, or holds no log.
+    """
+    logs: dict[Path, dict[Name, Path]] = {}
+    for path in paths:
+        for folder, name, file in _found(path):
+            logs.setdefault(folder, {})[name] = file
+    return [_streams(files) for files in logs.values()]
+
+
+def files_in(path: Path) -> dict[Name, Path]:
+    """Find the files of a run's output directory, or of the folder of its log.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    for folder in (path / "events", path):
+        found = {name: file for file in folder.glob("*.jsonl*") if (name := named(file)) and file.is_file()}
+        if found:
+            return found
+    return {}
+
+
+def _found(path: Path) -> list[tuple[Path, Name, Path]]:
+    if path == STDIN:
+        return [(path, Name(0, 0, 0, ""), path)]
+    try:
+        if not path.is_dir():
+            path.stat()
+            name = named(path)
+            return [(path.parent, name, path) if name else (path, Name(0, 0, 0, ""), path)]
+        found = files_in(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not found:
+        raise UserError(
+            f"{path}: expected files named rank00000-attempt000.jsonl, there or in its folder events, got none. "
+            "Name a run's --output_dir, or the folder that was given as --sinks jsonl:dir=FOLDER"
+        )
+    return [(file.parent, name, file) for name, file in found.items()]
+
+
+def _streams(files: dict[Name, Path]) -> list[Stream]:
+    streams: dict[tuple[int, int], dict[int, Path]] = {}
+    for name in sorted(files, key=lambda name: (*name[:3], _SUFFIXES.index(name.suffix))):
+        streams.setdefault((name.rank, name.attempt), {}).setdefault(name.segment, files[name])
+    return [Stream(rank, attempt, list(segments.values())) for (rank, attempt), segments in streams.items()]

@@ -1,0 +1,8 @@
+"""Logs read in tests: the JSON objects, as the lines hold them."""
+
+from higgs_audio_trainer.logs.reader import read_lines
+
+
+def read(*paths, **options):
+    """Yield the records of logs, in the reader's order."""
+    return (line.record for line in read_lines(*paths, **options))
