@@ -236,27 +236,35 @@ REPEATED = [
 ]
 
 
+def seconds(hide, text):
+    """Time the hiding of secrets; the best of three, so that a busy machine doesn't count."""
+    taken = []
+    for _ in range(3):
+        started = time.process_time()
+        hide(text)
+        taken.append(time.process_time() - started)
+    return min(taken)
+
+
+def takes_linear_time(hide, text):
+    """Compare a text with an eighth of it: 64 times as long would be quadratic, 24 leave room for noise."""
+    return seconds(hide, text) < 24 * max(seconds(hide, text[: len(text) // 8]), 1e-3)
+
+
 @pytest.mark.parametrize("unit", REPEATED)
 def test_long_texts_take_linear_time(unit):
-    """A megabyte made to keep a pattern busy takes no minutes, by itself and after the beginning of a secret."""
+    """A text made to keep a pattern busy takes no minutes, by itself and after the beginning of a secret."""
     hide = Redactor({"token": CANARY}, {"A_TOKEN": "a=a=a=a=b", "B_TOKEN": "aaaaaaaaab"})
-    text = unit * (1_000_000 // len(unit))
-    started = time.process_time()
-    hide(text)
-    assert time.process_time() - started < 2
+    text = unit * (160_000 // len(unit))
+    assert takes_linear_time(hide, text)
     for begin in ("token='", "eyJaaaaaaaa.", "x://"):
-        started = time.process_time()
-        hide(begin + text[:100_000] + "@")
-        assert time.process_time() - started < 2
+        assert takes_linear_time(lambda part, begin=begin: hide(begin + part + "@"), text[:40_000])
 
 
 def test_many_names_take_linear_time():
-    """A megabyte of different names takes no minutes; a traceback of 100 KB in a blink."""
-    text = " ".join(f"key{number}={number}" for number in range(60_000))
-    started = time.process_time()
-    Redactor()(text)
-    assert time.process_time() - started < 2
+    """Thousands of different names take no minutes, and a long traceback neither."""
+    assert takes_linear_time(Redactor(), " ".join(f"key{number}={number}" for number in range(15_000)))
     trace = '  File "x.py", line 12, in forward\n    logits = self.model(tokens, key=value)\n' * 1250
-    started = time.process_time()
-    assert Redactor({"token": CANARY}, {"A_TOKEN": "b" * 40})(trace) == trace
-    assert time.process_time() - started < 0.2
+    hide = Redactor({"token": CANARY}, {"A_TOKEN": "b" * 40})
+    assert hide(trace) == trace
+    assert takes_linear_time(hide, trace)
