@@ -60,18 +60,7 @@ def _events(steps: int, numbers: random.Random) -> Iterator[Event]:
     samples = [_sample(index, modality, numbers) for index in range(2) for modality in ("text", "audio")]
     for step in range(1, steps + 1):
         yield _train_step(step, numbers)
-        for sample in samples:
-            correct = numbers.randrange(sample.num_targets + 1)
-            yield replace(
-                sample,
-                step=step,
-                epoch=float(step),
-                num_correct=correct,
-                accuracy=correct / sample.num_targets,
-                loss=numbers.random() * 7,
-                first=replace(sample.first, predictions=_tokens(numbers)),
-                last=replace(sample.last, predictions=_tokens(numbers)),
-            )
+        yield from (_predicted(sample, step, numbers) for sample in samples)
     yield RunEnd(
         reason="completed",
         step=steps,
@@ -125,6 +114,27 @@ def _sample(index: int, modality: Any, numbers: random.Random) -> PredictionSamp
         accuracy=0.0,
         loss=7.0,
         stop_targets=1,
+        first=first,
+        last=last,
+    )
+
+
+def _predicted(sample: PredictionSample, step: int, numbers: random.Random) -> PredictionSample:
+    """Give a sample the predictions of a step, and a count of right ones that the shown slots allow."""
+    first, last = (replace(window, predictions=_tokens(numbers)) for window in (sample.first, sample.last))
+    right = sum(
+        label == token
+        for window in (first, last)
+        for label, token in zip(window.labels, window.predictions, strict=True)
+    )
+    right += numbers.randrange(sample.num_targets - 2 * WINDOW + 1)
+    return replace(
+        sample,
+        step=step,
+        epoch=float(step),
+        num_correct=right,
+        accuracy=right / sample.num_targets,
+        loss=numbers.random() * 7,
         first=first,
         last=last,
     )

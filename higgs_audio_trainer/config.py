@@ -80,7 +80,7 @@ class TrainSettings:
     lora_targets: str = _flag(
         LORA_TARGETS,
         "lora",
-        "modules that get an adapter: names or their ends; mlp.* is text, audio_mlp.* audio",
+        "modules with an adapter: names or ends; mlp.* is text, audio_mlp.* audio [attention, MLPs]",
         aliases=("lora_target_modules",),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from sinks.escape import encodable, known_encoding
+from sinks.fold import folded
 from sinks.null import discard
 from sinks.protocol import Record, Sink, SinkContext
 from sinks.render import render
@@ -29,6 +30,19 @@ def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
     if environment.get("FORCE_COLOR"):
         return True
     return environment.get("TERM") != "dumb" and is_terminal(stream)
+
+
+def text_of(record: Record, *, color: bool, encoding: str, width: int | None = None) -> str:
+    """Make the text of a record that the console shows, during a training and after it.
+
+    Args:
+        record: what a sink is given, or a line of a log.
+        color: mark by colour instead of by characters.
+        encoding: a codec that exists; what it lacks is escaped.
+        width: columns in which lines are folded; None: none is.
+    """
+    text = encodable(render(_short(record), color=color, width=width), encoding)
+    return text if width is None else folded(text, width)  # what was escaped for the encoding is longer
 
 
 class ConsoleSink:
@@ -59,7 +73,7 @@ class ConsoleSink:
 
     def __call__(self, record: Record) -> None:
         """Render one record, here, so that an error of it is the caller's; and have it shown, without waiting."""
-        self._screen.show(encodable(render(_short(record), color=self._color), self._encoding))
+        self._screen.show(text_of(record, color=self._color, encoding=self._encoding))
 
     def close(self) -> None:
         """Wait a moment for what is still to be shown, if the screen is this sink's own."""

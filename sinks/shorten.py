@@ -82,7 +82,11 @@ def _cut_record(record: Record, limits: _Limits) -> Record:
         for key, value in record.items()
         if key != MARK
     }
-    marks = dict(record.get(MARK, {})) | marks
+    earlier = record.get(MARK)
+    if isinstance(earlier, dict):
+        marks |= earlier  # of what is cut again, how long it was at first
+    elif earlier is not None and not marks:  # a third party's
+        return short | {MARK: earlier}
     return short | {MARK: marks} if marks else short
 
 

@@ -136,7 +136,7 @@ class TestStream:
             screen.close()
         assert terminal.lines() == [
             "saved checkpoint-20",
-            "Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right",
+            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right",
             "  First 1 - Predictions: [1]",
             "  First 1 - Labels:      [1]",
             "",

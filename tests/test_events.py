@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from higgs_audio_trainer import events
+from higgs_audio_trainer.config import flags
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope, Event, Window, to_mapping
 from tests.builders import all_events, random_events, window
 
@@ -83,8 +84,9 @@ def test_no_payload_hides_the_envelope():
 
 
 def test_volatile_fields_exist():
-    """Each volatile field is a field of the envelope or of an event."""
+    """Each volatile field is a field of the envelope, of an event, or a setting."""
     known = {item.name for cls in (Envelope, *EVENTS.values()) for item in fields(cls)}
+    known |= {f"config.{item.name}" for item in flags()}
     assert known >= VOLATILE_FIELDS
 
 

@@ -40,7 +40,7 @@ class TestPredictionSample:
     def test_text(self):
         """A text is shown in the original wording, in columns, with its mismatches marked."""
         assert shown(text_sample()) == golden("""
-            Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
               First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
               First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
               Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
@@ -50,7 +50,7 @@ class TestPredictionSample:
     def test_audio(self):
         """Audio is shown by codebook, with the shapes that the loss saw."""
         assert shown(audio_sample(codebook=3, first=window([7, 8, 9, 10, 11]), last=window([1024, 1025]))) == golden("""
-            Audio Prediction vs Label Comparison (Codebook 3):  10 of 12 right
+            Audio Prediction vs Label Comparison (Codebook 3):  en-1 at step 20, 10 of 12 right
               First 5 - Predictions: [   7,    8,    9,   10,   11]
               First 5 - Labels:      [   7,    8,    9,   10,   11]
               Last 2  - Predictions: [1024, 1025]
@@ -66,7 +66,7 @@ class TestPredictionSample:
             first=window([5, 60], [4, 60], predicted_text="a", label_text="b"), last=window([]), num_correct=1
         )
         assert shown(sample, color=True) == golden(f"""
-            {bold}Sample 1 Prediction vs Label Comparison:{reset}  {dim}en-1, 1 of 12 right{reset}
+            {bold}Sample 1 Prediction vs Label Comparison:{reset}  {dim}en-1 at step 20, 1 of 12 right{reset}
               First 2 - Predictions: [{red} 4{reset}, 60]  {dim}"a"{reset}
               First 2 - Labels:      [ 5, 60]  {dim}"b"{reset}
         """)
@@ -78,7 +78,7 @@ class TestPredictionSample:
             last=window([128009], [7], predicted_text="", label_text="<|eot_id|>"),
         )
         assert shown(sample) == golden(r"""
-            Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
               First 2 - Predictions: [    10,    *12]  " hello\n"
               First 2 - Labels:      [    10,     11]  " hello there"
               Last 1  - Predictions: [    *7]  ""
@@ -89,7 +89,7 @@ class TestPredictionSample:
         """The titles of windows of ten and of fewer slots are aligned with each other."""
         sample = text_sample(first=window(range(10)), last=window([7, 8]))
         assert shown(sample) == golden("""
-            Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
               First 10 - Predictions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
               First 10 - Labels:      [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
               Last 2   - Predictions: [7, 8]
@@ -100,7 +100,7 @@ class TestPredictionSample:
         """A masked slot has no prediction and is no mismatch."""
         sample = text_sample(first=window([4, -100, 6], [4, None, 5]), last=window([]), num_targets=2, num_correct=1)
         assert shown(sample) == golden("""
-            Sample 1 Prediction vs Label Comparison:  en-1, 1 of 2 right
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 1 of 2 right
               First 3 - Predictions: [   4,    -,   *5]
               First 3 - Labels:      [   4, -100,    6]
         """)
@@ -109,7 +109,7 @@ class TestPredictionSample:
         """A sample without targets says so; its shapes still stand."""
         sample = audio_sample(first=window([]), last=window([]), num_targets=0, num_correct=0, accuracy=None, loss=None)
         assert shown(sample) == golden("""
-            Audio Prediction vs Label Comparison (Codebook 0):  0 of 0 right
+            Audio Prediction vs Label Comparison (Codebook 0):  en-1 at step 20, 0 of 0 right
               no slot of this sample is supervised
               Logits shape: torch.Size([123, 8, 1026])
               Labels shape: torch.Size([8, 123])
@@ -336,7 +336,7 @@ class TestEscapes:
         assert (
             shown(sample)
             == golden(r"""
-            Sample 1 Prediction vs Label Comparison:  \x1b]0;owned\x07, 10 of 12 right
+            Sample 1 Prediction vs Label Comparison:  \x1b]0;owned\x07 at step 20, 10 of 12 right
               First 2 - Predictions: [1, 2]  "\x1b[31m\u202e"
               First 2 - Labels:      [1, 2]  "%s"
         """)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -22,7 +23,7 @@ from sinks.screen import say_on_stderr
 COMMANDS = {
     "train": "LoRA fine-tuning with logged predictions (the default)",
     "prepare": "encode a manifest's audio to codes once, resumable",
-    "demo": "train a tiny model on bundled clips: CPU, no network, under a minute",
+    "demo": "train a tiny model on bundled clips: no network, under a minute",
     "tiny": "write a tiny base checkpoint and codec, for tests and CI",
     "show": "print a log as the console shows it; filters, --follow, --summary",
     "diff": "compare the logs of two runs; bless a golden",
@@ -82,11 +83,10 @@ def _abandon_stdout() -> None:
 def _dispatch(arguments: list[str]) -> int:
     if arguments in (["--help"], ["-h"], []):
         print(_overview())
+        return 0 if arguments else EXIT_BAD_INPUT
     if arguments == ["--version"]:
         print(import_module("higgs_audio_trainer").__version__)
         return 0
-    if not arguments:
-        return EXIT_BAD_INPUT
     if arguments[0].startswith("-"):
         arguments = ["train", *arguments]
     command, *rest = arguments
@@ -100,7 +100,16 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
+    flags = " ".join(f"--{item.name}" for item in import_module("higgs_audio_trainer.config").flags())
     return "\n".join(
-        ["usage: higgs-audio-trainer [COMMAND] [flags]", "", "commands (COMMAND --help for more):", *lines, ""]
+        [
+            "usage: higgs-audio-trainer [COMMAND] [flags]",
+            "",
+            "commands (COMMAND --help says more):",
+            *(f"  {name:<12}{text}" for name, text in COMMANDS.items()),
+            "",
+            *textwrap.wrap(f"flags alone mean train: {flags}", 79, subsequent_indent="  ", break_on_hyphens=False),
+            "",
+            "example: higgs-audio-trainer --train_manifest train.jsonl --output_dir out",
+        ]
     )

@@ -13,19 +13,24 @@ from higgs_audio_trainer.signals import exit_status
 _MAX_STEPS, _LOG_STEPS = 60, 20
 
 
-def run(arguments: Sequence[str], prog: str) -> int:
-    """Run the demo and say what to try next."""
-    parser = ArgumentParser(
+def parser(prog: str) -> ArgumentParser:
+    """Make the parser of the command."""
+    made = ArgumentParser(
         prog=prog,
         description="Train a tiny model on eight bundled clips (English and Arabic) and watch its predictions get "
         "right: CPU, no network, under a minute.",
         epilog=f"example: {prog} --output_dir my-demo",
     )
-    parser.add_argument("--output_dir", metavar="DIR", default="higgs-demo", help="where everything goes [%(default)s]")
-    parser.add_argument("--max_steps", metavar="N", type=int, default=_MAX_STEPS, help="optimizer steps [%(default)s]")
-    parser.add_argument("--log_steps", metavar="N", type=int, default=_LOG_STEPS, help="log interval [%(default)s]")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of model and training [%(default)s]")
-    given = parser.parse_args(arguments)
+    made.add_argument("--output_dir", metavar="DIR", default="higgs-demo", help="where everything goes [%(default)s]")
+    made.add_argument("--max_steps", metavar="N", type=int, default=_MAX_STEPS, help="optimizer steps [%(default)s]")
+    made.add_argument("--log_steps", metavar="N", type=int, default=_LOG_STEPS, help="log interval [%(default)s]")
+    made.add_argument("--seed", metavar="N", type=int, default=0, help="seed of model and training [%(default)s]")
+    return made
+
+
+def run(arguments: Sequence[str], prog: str) -> int:
+    """Run the demo and say what to try next."""
+    given = parser(prog).parse_args(arguments)
     for name, value in (("max_steps", given.max_steps), ("log_steps", given.log_steps)):
         if value < 1:
             raise UserError(f"--{name}: expected at least 1, got {value}")

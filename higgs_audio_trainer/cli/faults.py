@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from higgs_audio_trainer.errors import Fault
 from sinks.escape import printable
 from sinks.screen import say_on_stderr
@@ -18,12 +21,30 @@ class Faults:
 
     def __init__(self) -> None:
         self.count = 0
+        self._held: list[str] | None = None
 
     def __call__(self, fault: Fault) -> None:
         """Take a fault."""
         self.count += 1
         if self.count <= _MOST:
-            say_on_stderr(printable(str(fault)))
+            self._say(printable(str(fault)))
+
+    @contextmanager
+    def held(self, *, wanted: bool) -> Iterator[None]:
+        """Say those that are found meanwhile afterwards: a pager has the screen."""
+        self._held = [] if wanted else None
+        try:
+            yield
+        finally:
+            held, self._held = self._held or [], None
+            for text in held:
+                self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._held is None:
+            say_on_stderr(text)
+        else:
+            self._held.append(text)
 
     def close(self) -> None:
         """Say how many were passed over in all, if there were any."""

@@ -49,7 +49,7 @@ def train_parser(prog: str) -> ArgumentParser:
         usage=f"{prog} --train_manifest FILE --output_dir DIR [flags]",
         description="Fine-tune Higgs Audio v2 with LoRA and read what it predicts while it trains.",
         epilog="example: torchrun --nproc_per_node=8 -m higgs_audio_trainer --train_manifest train.jsonl "
-        "--output_dir out --log_steps 50\n"
+        "--output_dir out\n"
         f"Every other argument of transformers.TrainingArguments works too: {prog} --help_all",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,

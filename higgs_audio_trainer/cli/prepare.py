@@ -9,25 +9,37 @@ from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
 from higgs_audio_trainer.errors import UserError
 
 
-def run(arguments: Sequence[str], prog: str) -> int:
-    """Check manifests and encode what has no codes yet."""
-    parser = ArgumentParser(
+def parser(prog: str) -> ArgumentParser:
+    """Make the parser of the command."""
+    made = ArgumentParser(
         prog=prog,
+        usage=f"{prog} --train_manifest FILE [flags]",
         description="Check manifests and encode their audio to codes, once; train finds them. Stop it and start it "
         "again as you like: what is done stays done.",
-        epilog=f"example: {prog} --train_manifest train.jsonl --eval_manifest eval.jsonl",
+        epilog=f"example: {prog} --train_manifest train.jsonl --max_seconds 30",
     )
-    parser.add_argument("--train_manifest", metavar="FILE", required=True, help="JSON Lines of samples")
-    parser.add_argument("--eval_manifest", metavar="FILE", help="another manifest")
-    parser.add_argument("--base_ckpt", metavar="NAME", default=DEFAULT_BASE_CKPT, help="base checkpoint [%(default)s]")
-    parser.add_argument("--audio_tokenizer", metavar="NAME", help="codec [the one that base_ckpt names]")
-    parser.add_argument("--codes_dir", metavar="DIR", help="cache of codes [~/.cache/higgs-audio-trainer/codes]")
-    parser.add_argument("--max_seconds", metavar="X", type=float, default=60.0, help="longest clip [%(default)s]")
-    parser.add_argument("--device", metavar="NAME", help="where to encode [a GPU if there is one, else cpu]")
-    parser.add_argument(
-        "--skip_bad_samples", type=parse_boolean, nargs="?", const=True, default=False, help="leave out faulty samples"
+    made.add_argument("--train_manifest", metavar="FILE", required=True, help="JSON Lines of samples")
+    made.add_argument("--eval_manifest", metavar="FILE", help="another manifest")
+    made.add_argument("--base_ckpt", metavar="NAME", default=DEFAULT_BASE_CKPT, help="base checkpoint [%(default)s]")
+    made.add_argument("--audio_tokenizer", metavar="NAME", help="codec [the one that base_ckpt names]")
+    made.add_argument("--codes_dir", metavar="DIR", help="cache of codes [~/.cache/higgs-audio-trainer/codes]")
+    made.add_argument("--max_seconds", metavar="X", type=float, default=60.0, help="longest clip [%(default)s]")
+    made.add_argument("--device", metavar="NAME", help="where to encode [a GPU if there is one, else cpu]")
+    made.add_argument(
+        "--skip_bad_samples",
+        metavar="true|false",
+        type=parse_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="leave out faulty samples",
     )
-    given = parser.parse_args(arguments)
+    return made
+
+
+def run(arguments: Sequence[str], prog: str) -> int:
+    """Check manifests and encode what has no codes yet."""
+    given = parser(prog).parse_args(arguments)
     if not given.max_seconds > 0:
         raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")
     from higgs_audio_trainer.checkpoint import codec_of, open_checkpoint

@@ -14,16 +14,21 @@ from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.schema import encode, schema_of, schema_of_any
 
 
-def run(arguments: Sequence[str], prog: str) -> int:
-    """Print or write schemas."""
-    parser = ArgumentParser(
+def parser(prog: str) -> ArgumentParser:
+    """Make the parser of the command."""
+    made = ArgumentParser(
         prog=prog,
         description="Print the JSON Schema (2020-12) of one event, or that of a line of the log, whatever its event.",
-        epilog=f"events: {', '.join(EVENTS)}",
+        epilog=f"example: {prog} prediction_sample",
     )
-    parser.add_argument("event", metavar="EVENT", nargs="?", help="name of an event")
-    parser.add_argument("--write", action="store_true", help="write the files in schemas/ anew from the types")
-    given = parser.parse_args(arguments)
+    made.add_argument("event", metavar="EVENT", nargs="?", help=f"one of {', '.join(EVENTS)}")
+    made.add_argument("--write", action="store_true", help="write the files in schemas/ anew from the types")
+    return made
+
+
+def run(arguments: Sequence[str], prog: str) -> int:
+    """Print or write schemas."""
+    given = parser(prog).parse_args(arguments)
     if given.write:
         _write_all(Path(schemas.__file__).parent)
     elif given.event is None:

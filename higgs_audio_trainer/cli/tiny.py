@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,23 +13,30 @@ _DEFAULT = {"hidden_size": 128, "layers": 4, "codebooks": 8, "vocab_size": 512, 
 _SEEDS = 2**32  # as many as transformers.set_seed takes
 
 
+def parser(prog: str) -> ArgumentParser:
+    """Make the parser of the command."""
+    made = ArgumentParser(
+        prog=prog,
+        description="Write a tiny base checkpoint (DIR/model) and codec (DIR/codec).\n"
+        "The weights are random, the format on the disk is the real one.",
+        epilog=f"example: {prog} tiny && higgs-audio-trainer train \\\n"
+        "  --base_ckpt tiny/model --audio_tokenizer tiny/codec --train_manifest m.jsonl \\\n"
+        "  --output_dir out --max_steps 30 --log_steps 5 --seed 0",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("dir", metavar="DIR", help="folder to write to; DIR/model and DIR/codec must not be there yet")
+    made.add_argument("--hidden_size", metavar="N", type=int, help="width, a multiple of 64 [%(default)s]")
+    made.add_argument("--layers", metavar="N", type=int, help="decoder layers [%(default)s]")
+    made.add_argument("--codebooks", metavar="N", type=int, help="codebooks [%(default)s]")
+    made.add_argument("--vocab_size", metavar="N", type=int, help="rows of the text vocabulary [%(default)s]")
+    made.add_argument("--seed", metavar="N", type=int, help="decides the weights [%(default)s]")
+    made.set_defaults(**_DEFAULT)
+    return made
+
+
 def run(arguments: Sequence[str], prog: str) -> int:
     """Write the checkpoint."""
-    parser = ArgumentParser(
-        prog=prog,
-        description="Write a tiny base checkpoint (DIR/model) and codec (DIR/codec): random weights, real on-disk "
-        "format.",
-        epilog=f"example: {prog} tiny && higgs-audio-trainer train --base_ckpt tiny/model --audio_tokenizer tiny/codec "
-        "--train_manifest m.jsonl --output_dir out --max_steps 30 --log_steps 5 --seed 0",
-    )
-    parser.add_argument("dir", metavar="DIR", help="folder to write to; DIR/model and DIR/codec must not be there yet")
-    parser.add_argument("--hidden_size", type=int, help="width, a multiple of 64 [%(default)s]")
-    parser.add_argument("--layers", type=int, help="decoder layers [%(default)s]")
-    parser.add_argument("--codebooks", type=int, help="codebooks [%(default)s]")
-    parser.add_argument("--vocab_size", type=int, help="rows of the text vocabulary [%(default)s]")
-    parser.add_argument("--seed", type=int, help="decides the weights [%(default)s]")
-    parser.set_defaults(**_DEFAULT)
-    given = parser.parse_args(arguments)
+    given = parser(prog).parse_args(arguments)
     if not 0 <= given.seed < _SEEDS:
         raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {given.seed}")
     from higgs_audio_trainer.demo.tiny import TinySize, write_tiny

@@ -7,8 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from higgs_audio_trainer.cli.options import parse_train
+from higgs_audio_trainer.cli.options import parse_train, train_parser
+from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.signals import exit_status, under_torchrun
+
+
+def parser(prog: str) -> ArgumentParser:
+    """Make the parser of the command."""
+    return train_parser(prog)
 
 
 def run(arguments: Sequence[str], prog: str) -> int:

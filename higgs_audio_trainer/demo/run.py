@@ -52,18 +52,12 @@ class DemoOutcome:
             f"Adapter: {folder}/{_RUN}  Log: {log} ({self.num_events} events)",
             f"All codebooks: {config} --output_dir {folder}/{_ALL} --log_codebooks all --log_samples 1 --max_steps 20",
             f"Go on:         {config} --output_dir {folder}/{_RUN} --resume --max_steps {2 * self.steps}",
-            f"Read the log:  {_reader(log)}",
+            f"Read the log:  higgs-audio-trainer show --summary {folder}/{_RUN}",
         ]
 
 
 def _right(record: dict[str, Any]) -> str:
     return f"{record['audio_accuracy_per_codebook'][0]:.0%}"
-
-
-def _reader(log: str) -> str:
-    if shutil.which("jq"):
-        return f"jq -c 'select(.event==\"train_step\")|[.step,.loss,.audio_accuracy_per_codebook[0]]' {log}"
-    return f"python3 -m json.tool --json-lines {log}"
 
 
 def run_demo(

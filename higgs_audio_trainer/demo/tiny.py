@@ -27,6 +27,7 @@ CODES_PER_CODEBOOK = 1024
 # Encoder strides of the Higgs codec: 960 samples a frame, 25 frames a second.
 _STRIDES = [3, 5, 8, 8]
 _HEAD_DIM = 32
+_SILENCE_STD = 1e-6  # a hundredth of what speech makes of the latent, and far above its rounding
 
 #: Special tokens that the prompt, the labels or users' texts may hold.
 SPECIAL_TOKENS = (
@@ -194,7 +195,7 @@ def build_model(size: TinySize, tokenizer: PreTrainedTokenizerFast) -> HiggsAudi
 
 def build_codec(codebooks: int) -> DacModel:
     """Build a small DAC with random weights: deterministic, well-spread codes, 25 frames a second at 24 kHz."""
-    return DacModel(
+    codec = DacModel(
         DacConfig(
             encoder_hidden_size=16,
             decoder_hidden_size=64,
@@ -204,3 +205,9 @@ def build_codec(codebooks: int) -> DacModel:
             sampling_rate=SAMPLING_RATE_HZ,
         )
     )
+    # DAC begins without biases. Silence would be a zero latent, which the codebooks compare by its direction alone:
+    # the codes of a silent frame would hang on rounding, and differ from one processor to another.
+    bias = codec.encoder.conv2.bias
+    assert bias is not None
+    torch.nn.init.normal_(bias, std=_SILENCE_STD)
+    return codec

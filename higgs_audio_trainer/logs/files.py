@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ def find(paths: Iterable[Path]) -> list[list[Stream]]:
     for path in paths:
         for folder, name, file in _found(path):
             logs.setdefault(folder, {})[name] = file
-    return [_streams(files) for files in logs.values()]
+    return [streams(files) for files in logs.values()]
 
 
 def files_in(path: Path) -> dict[Name, Path]:
@@ -60,11 +60,16 @@ def files_in(path: Path) -> dict[Name, Path]:
     Raises:
         OSError: it cannot be listed.
     """
-    for folder in (path / "events", path):
-        found = {name: file for file in folder.glob("*.jsonl*") if (name := named(file)) and file.is_file()}
-        if found:
-            return found
-    return {}
+    return next((found for folder in (path / "events", path) if (found := files_of(folder))), {})
+
+
+def files_of(folder: Path) -> dict[Name, Path]:
+    """Find the files of the log in a folder.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    return {name: file for file in folder.glob("*.jsonl*") if (name := named(file)) and file.is_file()}
 
 
 def _found(path: Path) -> list[tuple[Path, Name, Path]]:
@@ -86,8 +91,9 @@ def _found(path: Path) -> list[tuple[Path, Name, Path]]:
     return [(file.parent, name, file) for name, file in found.items()]
 
 
-def _streams(files: dict[Name, Path]) -> list[Stream]:
-    streams: dict[tuple[int, int], dict[int, Path]] = {}
+def streams(files: Mapping[Name, Path]) -> list[Stream]:
+    """Put the files of one log in order. Of one that is there twice, the one that is not compressed is taken."""
+    found: dict[tuple[int, int], dict[int, Path]] = {}
     for name in sorted(files, key=lambda name: (*name[:3], _SUFFIXES.index(name.suffix))):
-        streams.setdefault((name.rank, name.attempt), {}).setdefault(name.segment, files[name])
-    return [Stream(rank, attempt, list(segments.values())) for (rank, attempt), segments in streams.items()]
+        found.setdefault((name.rank, name.attempt), {}).setdefault(name.segment, files[name])
+    return [Stream(rank, attempt, list(segments.values())) for (rank, attempt), segments in found.items()]

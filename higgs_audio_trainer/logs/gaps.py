@@ -6,11 +6,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from higgs_audio_trainer.logs.lines import whole
 from higgs_audio_trainer.logs.reader import read_lines
 from higgs_audio_trainer.logs.typed import Record
+
+_first = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,26 +56,60 @@ def gaps(log: str | Path | Iterable[Record], *, sink: str = "jsonl") -> list[Gap
     """
     if isinstance(log, (str, Path)):
         log = (line.record for line in read_lines(log, all_attempts=True))
-    ledgers: dict[tuple[int, int], _Ledger] = {}
+    ledgers: dict[tuple[int, int], Ledger] = {}
     for record in log:
         rank, attempt, seq = whole(record, "rank"), whole(record, "attempt"), whole(record, "seq")
         if rank is not None and attempt is not None and seq is not None and seq >= 0:
-            ledgers.setdefault((rank, attempt), _Ledger()).enter(record, seq, sink)
+            ledgers.setdefault((rank, attempt), Ledger()).enter(record, seq, sink)
     return [
-        Gap(rank, attempt, *found) for (rank, attempt), ledger in sorted(ledgers.items()) for found in ledger.gaps()
+        Gap(rank, attempt, first, last, _name(reason))
+        for (rank, attempt), ledger in sorted(ledgers.items())
+        for first, last, reason in ledger.gaps()
     ]
 
 
+class Outage(NamedTuple):
+    """What a `sink_recovered` says.
+
+    Attributes:
+        first_seq: the first lost event.
+        last_seq: the last one.
+        lost: how many of them.
+        said_at: seq of the event that says it.
+        errno: of the last error, if it was the operating system's.
+    """
+
+    first_seq: int
+    last_seq: int
+    lost: int
+    said_at: int
+    errno: int | None
+
+
 @dataclass(slots=True)
-class _Ledger:
-    """The numbers of one rank and attempt. Grows with the gaps, not with the log."""
+class Ledger:
+    """The numbers of one rank and attempt. Grows with the gaps, not with the log.
+
+    Attributes:
+        expected: the next number, if none is missing.
+        missing: first and last number of each range, in order.
+        outages: what each `sink_recovered` says.
+        capped_at: seq of `cap_reached`, if there is one.
+    """
 
     expected: int = 0
-    missing: list[tuple[int, int]] = field(default_factory=list)  # first and last of each range, in order
-    outages: list[tuple[int, int, int]] = field(default_factory=list)  # first, last, lost
+    missing: list[tuple[int, int]] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
     capped_at: int | None = None
 
     def enter(self, record: Record, seq: int, sink: str) -> None:
+        """Take in a record.
+
+        Args:
+            record: a line.
+            seq: its number, at least 0.
+            sink: what other sinks say of themselves counts for nothing.
+        """
         if seq >= self.expected:
             if seq > self.expected:
                 self.missing.append((self.expected, seq - 1))
@@ -95,20 +133,30 @@ class _Ledger:
             self.capped_at = seq
         first, last, lost = (whole(record, name) for name in ("first_seq", "last_seq", "lost"))
         if record["event"] == "sink_recovered" and first is not None and last is not None and lost is not None:
-            self.outages.append((first, last, lost))
+            self.outages.append(Outage(first, last, lost, seq, whole(record, "errno")))
 
-    def gaps(self) -> Iterator[tuple[int, int, str | None]]:
-        """Cut the missing ranges where their explanation changes."""
-        believed = [(first, last) for first, last, lost in self.outages if self._missing_within(first, last) <= lost]
-        cuts = {cut for first, last in believed for cut in (first, last + 1)}
+    def gaps(self, *, known_from: int = 0) -> Iterator[tuple[int, int, Outage | str | None]]:
+        """Yield first and last number of each gap and what explains it: an outage, `cap_reached` or nothing.
+
+        A missing range is cut where its explanation changes.
+
+        Args:
+            known_from: what is missing before counts against no outage: the files that may have held it are gone.
+        """
+        believed = _Believed(
+            item
+            for item in self.outages
+            if self._missing_within(max(item.first_seq, known_from), item.last_seq) <= item.lost
+        )
+        cuts = {cut for item in believed.outages for cut in (item.first_seq, item.last_seq + 1)}
         cuts |= set() if self.capped_at is None else {self.capped_at + 1}
         ordered = sorted(cuts)
         for first, last in self.missing:
             inner = ordered[bisect_right(ordered, first) : bisect_right(ordered, last)]
-            changes: list[tuple[int, str | None]] = []
+            changes: list[tuple[int, Outage | str | None]] = []
             for seq in (first, *inner):
-                reason = self._reason(seq, believed)
-                if not changes or changes[-1][1] != reason:
+                reason = believed.at(seq) or self._cap(seq)
+                if not changes or _name(changes[-1][1]) != _name(reason):
                     changes.append((seq, reason))
             for (start, reason), (stop, _) in pairwise([*changes, (last + 1, None)]):
                 yield start, stop - 1, reason
@@ -119,11 +167,24 @@ class _Ledger:
         overlaps = (min(last, end) - max(first, start) + 1 for start, end in ranges)
         return sum(size for size in overlaps if size > 0)
 
-    def _reason(self, seq: int, believed: list[tuple[int, int]]) -> str | None:
-        if any(first <= seq <= last for first, last in believed):
-            return "sink_recovered"
+    def _cap(self, seq: int) -> str | None:
         return "cap_reached" if self.capped_at is not None and seq > self.capped_at else None
 
 
-def _first(missing: tuple[int, int]) -> int:
-    return missing[0]
+class _Believed:
+    """Outages that add up, to be asked for the one that a number was lost in."""
+
+    def __init__(self, outages: Iterable[Outage]) -> None:
+        self.outages = sorted(outages)
+        self._furthest: list[Outage] = []  # of the outages up to each, that which ends last
+        for item in self.outages:
+            before = self._furthest[-1] if self._furthest else item
+            self._furthest.append(item if item.last_seq >= before.last_seq else before)
+
+    def at(self, seq: int) -> Outage | None:
+        index = bisect_right(self.outages, seq, key=_first) - 1
+        return self._furthest[index] if index >= 0 and self._furthest[index].last_seq >= seq else None
+
+
+def _name(reason: Outage | str | None) -> str | None:
+    return "sink_recovered" if isinstance(reason, Outage) else reason

@@ -84,11 +84,12 @@ class LogFile:
         """
         with opened(self.path, self.offset) as file:
             while line := self._read(file, LONGEST_LINE):
-                size = len(line)
-                if not line.endswith(_NEWLINE):
-                    size += self._skip(file) if size == LONGEST_LINE else 0
-                    if growing and size == len(line):
-                        return
+                size, is_ended = len(line), line.endswith(_NEWLINE)
+                if size == LONGEST_LINE and not is_ended:
+                    rest, is_ended = self._skip(file)
+                    size += rest
+                if growing and not is_ended:
+                    return
                 self.number += 1
                 place, self.offset = self.offset, self.offset + size
                 found = parsed(line) if size == len(line) else _too_long(size)
@@ -107,14 +108,14 @@ class LogFile:
         except OSError as error:
             raise unreadable(self.path, error) from error
 
-    def _skip(self, file: BinaryIO) -> int:
-        """Pass over the rest of a line, part by part; return its size in bytes."""
+    def _skip(self, file: BinaryIO) -> tuple[int, bool]:
+        """Pass over the rest of a line, part by part; return its size in bytes, and whether it has an end."""
         size = 0
         while part := self._read(file, LONGEST_LINE):
             size += len(part)
             if part.endswith(_NEWLINE):
-                break
-        return size
+                return size, True
+        return size, False
 
 
 def parsed(line: bytes) -> tuple[Record, Any] | Misfit:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from higgs_audio_trainer.errors import Fault
@@ -21,7 +20,8 @@ from higgs_audio_trainer.logs.typed import Logged, Record
 
 _REMEMBERED = 64  # lines among which a repeated one is recognised
 _BEFORE_ALL = -1  # the place of `run_start`
-_Item = tuple[tuple[int, int, int], Line]  # place, rank and attempt; the place is the step that it is sorted by
+_Key = tuple[int, int, int]  # place, rank and attempt; the place is the step that a line is sorted by
+_Item = tuple[_Key, Line]
 
 
 def read(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | None = None) -> Iterator[Logged]:
@@ -47,27 +47,72 @@ def read(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | Non
 def read_lines(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | None = None) -> Iterator[Line]:
     """Read logs as `read` does, line by line: with the JSON object, the bytes and the place of each event."""
     logs = find(map(Path, paths))
-    return chain.from_iterable(_lines_of(log, all_attempts, on_fault or _ignore) for log in logs)
+    return (line for log in logs for line in _lines_of(log, all_attempts, on_fault or _ignore))
 
 
 def _lines_of(log: Sequence[Stream], all_attempts: bool, on_fault: OnFault) -> Iterator[Line]:
-    attempts = {stream.attempt: Attempt(stream.attempt) for stream in log}
-    if len(attempts) > 1 and not all_attempts:
+    if not all_attempts:
+        return (line for line, is_of_run in marked_lines(log, on_fault) if is_of_run)
+    return (line for _, line in Merger().merged((stream, whole_lines(stream, on_fault)) for stream in log))
+
+
+def marked_lines(log: Sequence[Stream], on_fault: OnFault) -> Iterator[tuple[Line, bool]]:
+    """Yield the lines of all attempts of a log, and whether each is one of those that `read` shows."""
+    merger = Merger()
+    merger.look_ahead(log)
+    for key, line in merger.merged((stream, whole_lines(stream, on_fault)) for stream in log):
+        yield line, merger.shows(key, line.record)
+
+
+def whole_lines(stream: Stream, on_fault: OnFault) -> Iterator[Line]:
+    """Yield the lines of all segments of a rank and attempt."""
+    return (line for path in stream.files for line in LogFile(path, on_fault).lines())
+
+
+class Merger:
+    """Puts the lines of the ranks and attempts of one log in order, and knows which of them are the run's.
+
+    May be given what is there, and later what came since.
+    """
+
+    def __init__(self) -> None:
+        self._attempts: dict[int, Attempt] = {}
+        self._streams: dict[tuple[int, int], _Stream] = {}
+
+    def look_ahead(self, log: Sequence[Stream]) -> None:
+        """See how far each attempt came, which decides on what is shown of those before it."""
         for stream in log:
-            for record in _last_records(stream.files):
-                attempts[stream.attempt].reach(record)
-    streams = [_Stream(stream, attempts[stream.attempt], on_fault).items() for stream in log]
-    merged = heapq.merge(*streams, key=_key)  # has the first line of every stream before it yields one
-    return (line for key, line in merged if all_attempts or _is_shown(key, line.record, attempts))
+            self._attempts.setdefault(stream.attempt, Attempt(stream.attempt))
+        if len(self._attempts) > 1:
+            for stream in log:
+                for record in _last_records(stream.files):
+                    self._attempts[stream.attempt].reach(record)
+
+    def merged(self, log: Iterable[tuple[Stream, Iterable[Line]]]) -> Iterator[_Item]:
+        """Yield lines in the order of `read`, each with its key.
+
+        Args:
+            log: the lines of each rank and attempt, in the order that they were written.
+        """
+        parts = [self._stream(stream).placed(lines) for stream, lines in log]
+        return heapq.merge(*parts, key=_key)  # has the first line of every stream before it yields one
+
+    def shows(self, key: _Key, record: Record) -> bool:
+        """Tell whether a line that was just merged is one of the run's."""
+        place, _, attempt = key
+        return len(self._attempts) == 1 or shows(self._attempts[attempt], record, place, self._attempts.values())
+
+    def forget(self, rank: int, attempt: int) -> None:
+        """Forget the lines of a rank and attempt: its files were written anew."""
+        self._streams.pop((rank, attempt), None)
+
+    def _stream(self, stream: Stream) -> _Stream:
+        attempt = self._attempts.setdefault(stream.attempt, Attempt(stream.attempt))
+        return self._streams.setdefault((stream.rank, stream.attempt), _Stream(stream.rank, attempt))
 
 
-def _key(item: _Item) -> tuple[int, int, int]:
+def _key(item: _Item) -> _Key:
     return item[0]
-
-
-def _is_shown(key: tuple[int, int, int], record: Record, attempts: Mapping[int, Attempt]) -> bool:
-    place, _, attempt = key
-    return shows(attempts[attempt], record, place, attempts.values())
 
 
 def _last_records(files: Sequence[Path]) -> Iterator[Record]:
@@ -79,45 +124,43 @@ def _last_records(files: Sequence[Path]) -> Iterator[Record]:
 
 
 class _Stream:
-    """The lines of one rank and attempt.
+    """What is known of the lines of one rank and attempt while they are read.
 
     Args:
-        stream: its files.
+        rank: the rank.
         attempt: is told what the records say of it.
-        on_fault: is told of lines that cannot be used.
     """
 
-    def __init__(self, stream: Stream, attempt: Attempt, on_fault: OnFault) -> None:
-        self._stream = stream
+    def __init__(self, rank: int, attempt: Attempt) -> None:
+        self._rank = rank
         self._attempt = attempt
-        self._on_fault = on_fault
+        self._place = _BEFORE_ALL
+        self._start: int | None = None
+        self._recent: deque[int] = deque(maxlen=_REMEMBERED)
 
-    def items(self) -> Iterator[_Item]:
+    def placed(self, lines: Iterable[Line]) -> Iterator[_Item]:
         """Yield each line with its place, which never goes back: within a file, its order holds."""
-        place = _BEFORE_ALL
-        for line in self._lines():
+        for line in lines:
+            if self._is_repeated(line):
+                continue
             self._attempt.learn(line.record)
             step = whole(line.record, "step")
             if line.record["event"] != "run_start":
-                place = max(place, self._attempt.start if step is None else step)
-            yield (place, self._stream.rank, self._stream.attempt), line
+                self._place = max(self._place, self._attempt.start if step is None else step)
+            yield (self._place, self._rank, self._attempt.number), line
 
-    def _lines(self) -> Iterator[Line]:
-        """Yield the lines of all segments, passing over one that was there before.
+    def _is_repeated(self, line: Line) -> bool:
+        """Tell whether a line was there before.
 
         A segment begins with the `run_start` of the first one, and with the line whose fate there is not known.
         """
-        start: int | None = None
-        recent: deque[int] = deque(maxlen=_REMEMBERED)
-        for path in self._stream.files:
-            for line in LogFile(path, self._on_fault).lines():
-                digest = hash(line.raw.rstrip())
-                if digest == start or digest in recent:
-                    continue
-                recent.append(digest)
-                if start is None and line.record["event"] == "run_start":
-                    start = digest
-                yield line
+        digest = hash(line.raw.rstrip())
+        if "seq" in line.record and (digest == self._start or digest in self._recent):  # a golden may say a thing twice
+            return True
+        self._recent.append(digest)
+        if self._start is None and line.record["event"] == "run_start":
+            self._start = digest
+        return False
 
 
 def _ignore(_fault: Fault) -> None:

@@ -32,7 +32,7 @@ def opened(path: Path, offset: int = 0) -> Iterator[BinaryIO]:
 
     Args:
         path: of the file.
-        offset: where to begin; for a file that is not compressed.
+        offset: where to begin, after decompression; a compressed file is decompressed up to there.
 
     Raises:
         UserError: it cannot be opened.
@@ -47,16 +47,17 @@ def opened(path: Path, offset: int = 0) -> Iterator[BinaryIO]:
 
 def _decompressed(file: io.BufferedReader, path: Path, offset: int) -> BinaryIO:
     try:
+        start = file.peek(len(_ZSTD))
+        if start.startswith(_GZIP):
+            file = io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER_BYTES)
+        elif start.startswith(_ZSTD):
+            file = io.BufferedReader(zstd.ZstdFile(file), _BUFFER_BYTES)
         if offset:
             file.seek(offset)
-            return file
-        start = file.peek(len(_ZSTD))
+    except DAMAGED:  # met again where it is read, and said there
+        return file
     except OSError as error:
         raise unreadable(path, error) from error
-    if start.startswith(_GZIP):
-        return io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER_BYTES)
-    if start.startswith(_ZSTD):
-        return io.BufferedReader(zstd.ZstdFile(file), _BUFFER_BYTES)
     return file
 
 

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields, make_dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING as ABSENT
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args, get_origin, get_type_hints
+from itertools import chain
+from types import NoneType
+from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope
 
 Record = dict[str, Any]
+MARKS = frozenset({"nonfinite", "replaced", "shortened"})  # what says which values are not those that were emitted
+MORE = "..."  # among them: there were more than they list
+MISSING = ("this field", "none")  # what is expected and found where a field is not there
 _LONGEST_VALUE = 80  # of a value in a message
 
 
@@ -61,21 +67,19 @@ def typed(record: Record) -> Any:
         return _converted(record, Unknown)
     event = _converted(_with_nan(record) if "nonfinite" in record else record, cls)
     if isinstance(event, Misfit):
-        if marked(record, event.field):
+        if excused(record, event):
             return _converted(record, Unknown)
         if event.got == "null":
-            return _converted(_without_null(record), cls)
+            return _converted(without_null(record, math.nan), cls)
     return event
 
 
-def misfit(record: Record) -> Misfit | None:
-    """Say what in a record of a known event is not as its schema says, if anything is: types, bounds and patterns."""
-    event = _converted(record, _schema_class(record["event"]))
-    if not isinstance(event, Misfit) or marked(record, event.field):
-        return None
-    if event.got == "null":
-        event = _converted(_without_null(record), _schema_class(record["event"]))
-    return event if isinstance(event, Misfit) else None
+def excused(record: Record, found: Misfit) -> bool:
+    """Tell whether a record itself accounts for what is wrong in it. Whatever cuts a line cuts no field of it off."""
+    if found[1:] == MISSING:
+        parent = found.field.rpartition(".")[0]
+        return parent != "$" and marked(record, parent)
+    return marked(record, found.field)
 
 
 def marked(record: Record, path: str) -> bool:
@@ -85,9 +89,16 @@ def marked(record: Record, path: str) -> bool:
         record: a line.
         path: of the value, as in `Misfit`: `$.first.labels[3]`.
     """
-    marks = [*_texts(record.get("nonfinite")), *_texts(record.get("replaced")), *_texts(record.get("shortened"))]
     place = path.removeprefix("$.")
-    return "..." in marks or any(place == mark or re.match(rf"{re.escape(mark)}[.\[]", place) for mark in marks)
+    return any(mark in (MORE, place) or place.startswith((f"{mark}.", f"{mark}[")) for mark in marks(record))
+
+
+def marks(record: Record) -> Collection[str]:
+    """List the paths of values that a record says are not the ones that were emitted; `MORE` for more than it lists."""
+    if MARKS.isdisjoint(record):  # as nearly every line
+        return ()
+    found = list(chain.from_iterable(_texts(record.get(name)) for name in MARKS))
+    return found if MARKS.isdisjoint(found) else [*found, MORE]  # a list of marks was cut itself
 
 
 def _texts(marks: Any) -> Iterable[str]:
@@ -97,15 +108,16 @@ def _texts(marks: Any) -> Iterable[str]:
 def _converted(record: Record, cls: Any) -> Any:
     known = _names(cls)
     if "extra" in record:  # a field of the line, and not ours
-        event = _convert({name: value for name, value in record.items() if name != "extra"}, cls)
+        event = convert({name: value for name, value in record.items() if name != "extra"}, cls)
     else:
-        event = _convert(record, cls)
+        event = convert(record, cls)
     if not isinstance(event, Misfit) and not record.keys() <= known:
         event.extra.update((name, value) for name, value in record.items() if name not in known)
     return event
 
 
-def _convert(record: Record, cls: Any) -> Any:
+def convert(record: Record, cls: Any) -> Any:
+    """Make an instance of a class of `as_read`, or a `Misfit`."""
     try:
         return msgspec.convert(record, cls)
     except msgspec.ValidationError as error:
@@ -114,14 +126,18 @@ def _convert(record: Record, cls: Any) -> Any:
 
 _EXPECTED = re.compile(r"Expected (?P<expected>.*?)(?:, got (?P<got>.*?))?(?: - at `(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*?)`(?: - at `(?P<path>.*)`)?", re.DOTALL)
+_SOME_KEY = "[...]"  # how msgspec names a key of a mapping, whichever it is
+_NAMES = {str: "str", int: "int", float: "float", bool: "bool", NoneType: "null", list: "array", dict: "object"}
 _PLACE = re.compile(r"[^.\[\]$]+|\[\d+\]")
 
 
 def _misfit_of(message: str, record: Record, cls: Any) -> Misfit:
     """Put what msgspec says into the form of a fault."""
     if missing := _MISSING.fullmatch(message):
-        return Misfit(f"{missing['path'] or '$'}.{missing['name']}", "this field", "none")
+        return Misfit(f"{missing['path'] or '$'}.{missing['name']}", *MISSING)
     path = message.rpartition(" - at `")[2].removesuffix("`")
+    if path.endswith(_SOME_KEY):
+        path = _with_key(path, message, record)
     if wrong := _EXPECTED.fullmatch(message):
         expected = wrong["expected"].replace("`", "")
         return Misfit(path, expected, wrong["got"].strip("`") if wrong["got"] else _shown(_value_at(record, path)))
@@ -139,6 +155,17 @@ def _value_at(record: Any, path: str) -> Any:
     return record
 
 
+def _with_key(path: str, message: str, record: Record) -> str:
+    """Name the key of a mapping, which msgspec does not: that of the first value of the type that it found."""
+    parent = path.removesuffix(_SOME_KEY)
+    mapping, wrong = _value_at(record, parent), _EXPECTED.fullmatch(message)
+    if isinstance(mapping, dict) and wrong and wrong["got"]:
+        for key, value in mapping.items():
+            if _NAMES.get(type(value)) == wrong["got"].strip("`"):
+                return f"{parent}.{key}"
+    return path
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
@@ -147,30 +174,34 @@ def _shown(value: Any) -> str:
 def _with_nan(record: Record) -> Record:
     """Put NaN where a record says that there was a NaN or an infinity; it does not say which."""
     copy = dict(record)
+    items: dict[str, set[str]] = {}
     for path in _texts(record["nonfinite"]):
         name, _, index = path.partition("[")
+        if index:
+            items.setdefault(name, set()).add(index.removesuffix("]"))
+        elif name in copy and copy[name] is None:
+            copy[name] = math.nan
+    for name, indices in items.items():
         value = copy.get(name)
-        if not index:
-            copy[name] = math.nan if value is None and name in copy else value
-        elif isinstance(value, list) and index[:-1].isdecimal() and int(index[:-1]) < len(value):
-            copy[name] = [math.nan if i == int(index[:-1]) else item for i, item in enumerate(value)]
+        if isinstance(value, list):
+            copy[name] = [math.nan if str(i) in indices else item for i, item in enumerate(value)]
     return copy
 
 
-def _without_null(record: Record) -> Record:
-    """Put NaN for each null that stands where a number must."""
-    scalars, lists = _numbers(record["event"])
+def without_null(record: Record, number: float) -> Record:
+    """Put a number for each null that stands where one must."""
+    scalars, lists = numbers(record["event"])
     copy = dict(record)
-    copy.update((name, math.nan) for name in scalars if name in copy and copy[name] is None)
+    copy.update((name, number) for name in scalars if name in copy and copy[name] is None)
     for name in lists:
         value = copy.get(name)
         if isinstance(value, list):
-            copy[name] = [math.nan if item is None else item for item in value]
+            copy[name] = [number if item is None else item for item in value]
     return copy
 
 
 @cache
-def _numbers(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def numbers(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Name the fields of an event that hold a number, and those that hold a list of numbers, never null."""
     hints = get_type_hints(EVENTS[name])
     return (
@@ -190,34 +221,21 @@ def _choices(cls: Any) -> Mapping[str, tuple[str, ...]]:
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
-def _as_read(payload: type[Any], *, strict: bool) -> Any:
+def _as_read(payload: type[Any]) -> Any:
     """Make the class of a line: a payload's class, with the envelope and what is unknown beside it.
 
-    Args:
-        payload: class of the event.
-        strict: take each field as its schema does, with bounds and pattern. Else its type alone counts, and what two
-            runs may differ in may be missing.
+    What two runs may differ in may be missing, and so may what was added after the first logs were written.
     """
     members: list[tuple[str, Any, Any]] = []
     for cls in (Envelope, payload):
         hints = get_type_hints(cls)
         for item in fields(cls):
             hint, default = hints[item.name], item.default
-            if strict:
-                hint = _bounded(item, hint)
-            elif item.name in VOLATILE_FIELDS:
-                hint, default = hint | None, None
+            if item.name in VOLATILE_FIELDS:
+                hint, default = hint | None, None if default is ABSENT else default
             members.append((item.name, hint, field(default=default)))
     members.append(("extra", dict[str, Any], field(default_factory=dict, init=False)))
     return make_dataclass(payload.__name__, members, bases=(payload,), frozen=True, slots=True, kw_only=True)
-
-
-def _bounded(item: Field[Any], hint: Any) -> Any:
-    bounds = {ours: item.metadata[theirs] for theirs, ours in _BOUNDS.items() if theirs in item.metadata}
-    return Annotated[hint, msgspec.Meta(**bounds)] if bounds else hint
-
-
-_BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # JSON Schema's words, and msgspec's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,5 +254,4 @@ class Unknown:
 
 
 #: The class of each event as `typed` makes it.
-LOGGED: Mapping[str, Any] = {name: _as_read(cls, strict=False) for name, cls in EVENTS.items()}
-_schema_class = cache(lambda name: _as_read(EVENTS[name], strict=True))  # a reader has no need of them
+LOGGED: Mapping[str, Any] = {name: _as_read(cls) for name, cls in EVENTS.items()}

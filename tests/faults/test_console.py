@@ -160,7 +160,7 @@ class TestGone:
         )
         train.stdout.close()
         _, err = train.communicate(timeout=60)
-        assert head.stdout == "Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 right\n"
+        assert head.stdout == "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right\n"
         assert train.returncode == 0
         gone, dropped = err.splitlines()
         assert gone == "higgs-audio-trainer: nobody reads stdout any more (Broken pipe); training goes on"
@@ -402,7 +402,7 @@ class TestSlow:
         screen.close()
         out.close()
         text = reading.text()
-        assert re.findall(r"id-(\d+),", text) == list(map(str, range(400)))
+        assert re.findall(r"id-(\d+) at", text) == list(map(str, range(400)))
         assert (text.count("\n"), screen.dropped) == (2_000, 0)
 
 

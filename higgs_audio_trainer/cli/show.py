@@ -1,0 +1,229 @@
+"""`show FILE|DIR...`: prints a log as the console sink shows it while the model trains."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from higgs_audio_trainer.cli.faults import Faults
+from higgs_audio_trainer.cli.pager import Output, paged
+from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.logs import filter as filters
+from higgs_audio_trainer.logs.filter import Filter
+from higgs_audio_trainer.logs.lines import Line
+from sinks.console import text_of, wants_color
+from sinks.escape import encodable, printable
+from sinks.fold import NARROWEST
+from sinks.screen import say_on_stderr
+from sinks.stream import descriptor_of, encoding_of, is_terminal
+
+_PERIOD_S = 0.2  # how often --follow looks for more
+_SUMMARY_WIDTH, _NARROWEST_SUMMARY = 80, 40  # columns
+_WIDEST = 10_000
+
+
+def parser(prog: str) -> ArgumentParser:
+    """Make the parser of the command."""
+    made = ArgumentParser(
+        prog=prog,
+        usage="%(prog)s FILE|DIR... [flags]",
+        description="Print logs as the console shows them; of the events, only those that all flags ask for. "
+        "- is standard input; .gz and .zst are read too.",
+        epilog=f"example: {prog} higgs-demo/run --step 20:60 --mismatches-only",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=26),
+        add_help=False,
+    )
+    made.add_argument("paths", metavar="FILE|DIR", nargs="+", help=argparse.SUPPRESS)
+    flag = made.add_argument_group("flags").add_argument
+    flag(
+        "--event", metavar="NAMES", action="append", default=[], help="train_step, prediction_sample, eval_result, ..."
+    )
+    flag("--step", metavar="A:B", help="steps from A to B; A:, :B and A work too")
+    flag("--rank", metavar="LIST", action="append", default=[], help="ranks, as in 0,3")
+    flag("--modality", metavar="NAME", help="samples of text, or of audio")
+    flag("--codebook", metavar="LIST", action="append", default=[], help="samples of these codebooks, as in 0,7")
+    flag("--split", metavar="NAME", help="samples of train, or of eval")
+    flag("--sample-id", metavar="ID", action="append", default=[], help="samples of an id or a fingerprint; repeatable")
+    flag("--mismatches-only", action="store_true", help="samples with a wrong prediction")
+    flag("--all-attempts", action="store_true", help="steps that a resume made anew, too")
+    flag("--raw", action="store_true", help="the lines as they are, JSON for jq; nothing is escaped")
+    flag("-f", "--follow", action="store_true", help="go on with what a running training adds")
+    flag("--width", metavar="N", help="fold lines in N columns")
+    flag("--no-pager", action="store_true", help="print at once; else $PAGER or less, on a terminal")
+    flag("--summary", action="store_true", help="one screen: losses, accuracies, alarms, gaps, cost")
+    flag("-h", "--help", action="help", help="print this")
+    return made
+
+
+def run(arguments: Sequence[str], prog: str) -> int:
+    """Print logs.
+
+    Raises:
+        UserError: a flag is wrong, or no log can be read.
+    """
+    given = parser(prog).parse_args(arguments)
+    chosen = _filter_of(given)
+    width = _width(given.width)
+    if given.summary:
+        return _summarize(given, chosen, width)
+    for text in filters.unknown_events(chosen.events):
+        say_on_stderr(text)
+    show = _Show(_standard_output(), chosen, raw=given.raw, width=width)
+    if given.follow:
+        return show.follow(given.paths, all_attempts=given.all_attempts)
+    return show.all(given.paths, all_attempts=given.all_attempts, pager=not given.no_pager)
+
+
+def _filter_of(given: argparse.Namespace) -> Filter:
+    return Filter(
+        events=filters.events_of(given.event),
+        steps=None if given.step is None else filters.steps_of(given.step),
+        ranks=filters.numbers_of("--rank", given.rank),
+        codebooks=filters.numbers_of("--codebook", given.codebook),
+        modality=filters.choice_of("--modality", given.modality, filters.MODALITIES),
+        split=filters.choice_of("--split", given.split, filters.SPLITS),
+        samples=frozenset(given.sample_id),
+        mismatches_only=given.mismatches_only,
+    )
+
+
+def _width(text: str | None) -> int | None:
+    if text is None:
+        return None
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < len(str(_WIDEST)) else 0
+    if number < NARROWEST:
+        raise UserError(f"--width: expected columns from {NARROWEST} to {_WIDEST - 1:,}, got {text!r}")
+    return number
+
+
+def _standard_output() -> TextIO:
+    # A closed one has its descriptor pointed at nothing, see `main`; there is no object for it.
+    return sys.stdout if sys.stdout is not None else Path(os.devnull).open("w", encoding="utf-8")
+
+
+class _Show:
+    """Prints lines, and counts them.
+
+    Args:
+        stdout: where to.
+        chosen: which.
+        raw: as they are.
+        width: columns in which the text is folded.
+    """
+
+    def __init__(self, stdout: TextIO, chosen: Filter, *, raw: bool, width: int | None) -> None:
+        self._stdout = stdout
+        self._chosen = chosen
+        self._raw = raw
+        self._text = partial(text_of, color=wants_color(stdout, os.environ), encoding=encoding_of(stdout), width=width)
+        self._read = self._shown = 0
+
+    def all(self, paths: Sequence[str], *, all_attempts: bool, pager: bool) -> int:
+        """Print what there is."""
+        from higgs_audio_trainer.logs.reader import read_lines
+
+        faults = Faults()
+        lines = read_lines(*paths, all_attempts=all_attempts, on_fault=faults)
+        pages = pager and is_terminal(self._stdout)
+        with faults.held(wanted=pages), paged(self._stdout, os.environ, wanted=pages) as out:
+            for line in lines:
+                out.check()
+                self._print(line, out)
+        faults.close()
+        if not self._read and faults.count:
+            raise _no_log(paths)
+        if not self._shown:
+            say_on_stderr(f"no event matches ({self._read:,} read)")
+        return 0
+
+    def follow(self, paths: Sequence[str], *, all_attempts: bool) -> int:
+        """Print what there is and what comes, until it is interrupted or nobody reads."""
+        from higgs_audio_trainer.logs.follow import Follower
+
+        faults = Faults()
+        out, pause = Output(self._stdout), _pause_before(self._stdout)
+        follower = Follower(*paths, all_attempts=all_attempts, on_fault=faults)
+        said: set[Path] = set()
+        try:
+            while True:
+                for line in follower.lines():
+                    if self._print(line, out):
+                        out.flush()
+                if follower.has_ended:
+                    return 0
+                for folder in (folder for folder in follower.waiting if folder not in said):
+                    say_on_stderr(printable(f"waiting for events in {folder}"))
+                    said.add(folder)
+                pause()
+        finally:
+            faults.close()
+
+    def _print(self, line: Line, out: Output) -> bool:
+        """Print a line if it is one of those that are asked for; tell whether it is."""
+        self._read += 1
+        if not self._chosen.matches(line.record):
+            return False
+        self._shown += 1
+        if self._raw:
+            out.write_bytes(line.raw if line.raw.endswith(b"\n") else line.raw + b"\n")
+        else:
+            out.write(self._text(line.record) + "\n")
+        return True
+
+
+def _no_log(paths: Sequence[str]) -> UserError:
+    return UserError(f"{', '.join(paths)}: expected a log, got no line that holds an event. Name a run's folder")
+
+
+def _pause_before(stdout: TextIO) -> Callable[[], None]:
+    """Make what waits until it is time for another look, and notices where nobody reads any more."""
+    descriptor = descriptor_of(stdout)
+    if descriptor is None:
+        return partial(time.sleep, _PERIOD_S)
+    poll = select.poll()
+    poll.register(descriptor, 0)  # what is always told: its reader is gone
+
+    def pause() -> None:
+        if poll.poll(_PERIOD_S * 1000):
+            raise BrokenPipeError
+
+    return pause
+
+
+def _summarize(given: argparse.Namespace, chosen: Filter, width: int | None) -> int:
+    for flag in ("raw", "follow", "all_attempts"):
+        if getattr(given, flag):
+            raise UserError(f"--summary: expected no --{flag.replace('_', '-')} beside it. Leave one of them out")
+    if not chosen.takes_all:
+        raise UserError("--summary: expected no flag that chooses events, for it is of the whole log. Leave them out")
+    from higgs_audio_trainer.logs.summary import summaries
+    from higgs_audio_trainer.logs.summary_text import render_summary
+
+    if width is not None and width < _NARROWEST_SUMMARY:
+        raise UserError(f"--width: expected at least {_NARROWEST_SUMMARY} columns with --summary, got {width}")
+    stdout = _standard_output()
+    faults = Faults()
+    encoding = encoding_of(stdout)
+    for index, summary in enumerate(summaries(*given.paths, on_fault=faults)):
+        if not summary.events and faults.count:
+            raise _no_log(given.paths)
+        text = render_summary(summary, width=width or _columns(stdout), encoding=encoding)
+        stdout.write(encodable("\n" * (index > 0) + text + "\n", encoding))
+    faults.close()
+    return 0
+
+
+def _columns(stdout: TextIO) -> int:
+    if not is_terminal(stdout):
+        return _SUMMARY_WIDTH
+    columns = shutil.get_terminal_size((_SUMMARY_WIDTH, _SUMMARY_WIDTH)).columns
+    return max(min(columns, _SUMMARY_WIDTH), _NARROWEST_SUMMARY)

@@ -1,0 +1,139 @@
+"""Two records compared, field by field: what differs, and how far floats are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.logs.comparison import MISSING
+from higgs_audio_trainer.logs.tolerance import Tolerances, float_fields, residual, same_bits
+from higgs_audio_trainer.logs.typed import Record
+
+_Path = tuple[str | int, ...]
+Measure = Callable[[str, str, float], None]  # event, field, residual
+
+_WINDOWS = ("first", "last")
+_SLOTS = ("positions", "inputs", "labels", "predictions")
+_SHAPES = ("logits_shape", "labels_shape")
+_OF_VERSIONS = ("versions", "v")
+
+
+class Difference(NamedTuple):
+    """A value that differs.
+
+    Attributes:
+        kind: one of `comparison.KINDS`.
+        path: names and indices that lead to it.
+        expected: A's value, or `MISSING`.
+        got: B's.
+        residual: how many tolerances a float is off; None for what is no float.
+    """
+
+    kind: str
+    path: _Path
+    expected: Any
+    got: Any
+    residual: float | None = None
+
+    @property
+    def place(self) -> str:
+        """Its field, with indices."""
+        parts = (f".{part}" if isinstance(part, str) else f"[{part}]" for part in self.path)
+        return "".join(parts).removeprefix(".")
+
+
+@lru_cache(maxsize=4096)
+def field_of(path: _Path) -> str:
+    """Name the field of a path, without indices."""
+    return ".".join(part for part in path if isinstance(part, str))
+
+
+class Comparer:
+    """Compares records.
+
+    Args:
+        tolerances: of floats.
+        measure: is told of each pair of floats that has a residual, also of those that agree.
+    """
+
+    def __init__(self, tolerances: Tolerances, measure: Measure) -> None:
+        self._tolerances = tolerances
+        self._measure = measure
+
+    def differences(self, event: str, expected: Record, got: Record) -> Iterator[Difference]:
+        """Yield what differs between two events of one name, in the order of A's fields."""
+        floats = float_fields(event)
+        for name in expected | got:
+            a, b = expected.get(name, MISSING), got.get(name, MISSING)
+            if name in floats:
+                yield from self._floats(event, (name,), a, b)
+            else:
+                yield from self._values(event, (name,), a, b)
+
+    def _floats(self, event: str, path: _Path, a: Any, b: Any) -> Iterator[Difference]:
+        """Compare what holds floats by its type: an integer there is a float without a fraction."""
+        if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            for index, (x, y) in enumerate(zip(a, b, strict=True)):
+                yield from self._floats(event, (*path, index), x, y)
+        elif _is_number(a) and _is_number(b):
+            yield from self._float(event, path, a, b)
+        else:
+            yield from self._values(event, path, a, b)
+
+    def _values(self, event: str, path: _Path, a: Any, b: Any) -> Iterator[Difference]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for name in a | b:
+                yield from self._values(event, (*path, name), a.get(name, MISSING), b.get(name, MISSING))
+        elif isinstance(a, list) and isinstance(b, list):
+            yield from self._lists(event, path, a, b)
+        elif _is_number(a) and _is_number(b) and (isinstance(a, float) or isinstance(b, float)):
+            if event == "run_start":  # settings are what they are
+                if not same_bits(a, b):
+                    yield Difference(_kind(event, path, a, b), path, a, b)
+            else:
+                yield from self._float(event, path, a, b)
+        elif type(a) is not type(b) or a != b:
+            yield Difference(_kind(event, path, a, b), path, a, b)
+
+    def _lists(self, event: str, path: _Path, a: list[Any], b: list[Any]) -> Iterator[Difference]:
+        if len(a) != len(b):
+            yield Difference(_kind(event, path, a, b, "shapes"), path, a, b)
+            return
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            if type(x) is int is type(y):  # as most are
+                if x != y:
+                    yield Difference(_kind(event, path, x, y), (*path, index), x, y)
+            else:
+                yield from self._values(event, (*path, index), x, y)
+
+    def _float(self, event: str, path: _Path, a: float, b: float) -> Iterator[Difference]:
+        name = str(path[0])
+        if self._tolerances.exact:
+            if not same_bits(a, b):
+                yield Difference("floats", path, a, b, residual(a, b, self._tolerances.of(name)))
+            return
+        off = residual(a, b, self._tolerances.of(name))
+        self._measure(event, field_of(path), off)
+        if not abs(off) <= 1:
+            yield Difference("floats", path, a, b, off)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _kind(event: str, path: _Path, a: Any, b: Any, usual: str = "other") -> str:
+    """Name the kind of a difference in an exact value, or between a float and what is none."""
+    head, field = path[0], path[1] if len(path) > 1 else None
+    if event == "run_start":
+        return "versions" if head in _OF_VERSIONS else "configuration"
+    if head in _SHAPES or usual == "shapes":
+        return "shapes"
+    if head in _WINDOWS and field in _SLOTS and a is not MISSING and b is not MISSING:
+        masked = None if field != "labels" else IGNORE_INDEX
+        return "masks" if (a == masked) != (b == masked) else "tokens"
+    if head in float_fields(event):
+        return "floats"
+    return usual

@@ -1,0 +1,52 @@
+"""Where two events part: which event it is, what in it comes first, and at which position."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from higgs_audio_trainer.logs.comparison import Place
+from higgs_audio_trainer.logs.typed import Record
+
+Path = tuple[str | int, ...]
+
+WINDOWS = ("first", "last")
+_SLOT_LISTS = ("positions", "inputs", "labels", "predictions")
+_OTHER = (1,)
+
+
+def place_of(record: Record) -> Place:
+    """Return which event a record is."""
+    return Place(
+        event=record["event"],
+        step=record.get("step"),
+        rank=record.get("rank"),
+        split=record.get("split"),
+        modality=record.get("modality"),
+        sample_id=record.get("sample_id"),
+        fingerprint=record.get("fingerprint"),
+        codebook=record.get("codebook"),
+    )
+
+
+@lru_cache(maxsize=4096)
+def rank_of(path: Path) -> tuple[int, ...]:
+    """Return what comes first in an event: its slots, one after the other, then its fields in their order."""
+    if len(path) == 3 and path[0] in WINDOWS and path[1] in _SLOT_LISTS:  # noqa: PLR2004
+        window, name, index = path
+        return 0, WINDOWS.index(str(window)), int(index), _SLOT_LISTS.index(str(name))
+    return _OTHER
+
+
+def position_of(path: Path, *records: Record) -> int | None:
+    """Return the position of a slot in the token sequence, from the first record that has it; None for no slot."""
+    if rank_of(path) == _OTHER:
+        return None
+    window, _, index = path
+    for record in records:
+        try:
+            position = record[str(window)]["positions"][int(index)]
+        except (KeyError, IndexError, TypeError):
+            continue
+        if isinstance(position, int):
+            return position
+    return None

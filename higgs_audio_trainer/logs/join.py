@@ -1,0 +1,258 @@
+"""The events of two logs, joined by key: (event, split, step, rank, modality, fingerprint, codebook), never by order.
+
+Logs come sorted by step, and the events of a step are held at a time. Where a log turns out not to be sorted, or a step
+holds too many, both are sorted on disk and joined anew. `run_start` and `run_end` are joined by rank alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import orjson
+
+from higgs_audio_trainer.events import EVENTS
+from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.sorter import Sorter
+from higgs_audio_trainer.logs.typed import Record
+
+_MOST_OF_A_STEP = 20_000  # events
+OF_A_RUN = ("run_start", "run_end")  # one of each, at whatever step
+_SPLITS_OF_A_STEP = {"train": 0, "eval": 1}
+_MODALITIES = {"text": 0, "audio": 1}
+_EVENTS = {name: place for place, name in enumerate(EVENTS)}
+_START, _STEP, _NO_STEP, _END = range(4)
+
+
+class Entry(NamedTuple):
+    """An event as it is compared.
+
+    Attributes:
+        step: its step; None where it has none.
+        record: the event without volatile fields.
+        encoded: the same as JSON.
+    """
+
+    step: int | None
+    record: Record
+    encoded: bytes
+
+
+Key = tuple[Any, ...]
+Pair = tuple[Entry | None, Entry | None]  # expected and got; None where the other side alone has it
+
+
+class UnsortedError(Exception):
+    """A log is not sorted by step, or a step of it does not fit into memory."""
+
+
+def key_of(record: Record) -> Key:
+    """Return what an event is joined by."""
+    return order_of(record)[:-1]
+
+
+def order_of(record: Record) -> Key:
+    """Return what events are sorted by: the key they are joined by, in the order in which a run makes them.
+
+    `run_start` comes first, then step by step and rank by rank; events without a step, and `run_end` last. The last
+    part tells events of one key apart: their place in the batch.
+    """
+    event, step = record["event"], whole(record, "step")
+    if event in OF_A_RUN:
+        phase = _START if event == "run_start" else _END
+        return phase, sortable(record.get("rank")), event, sortable(None)
+    split, modality = record.get("split"), record.get("modality")
+    return (
+        _NO_STEP if step is None else _STEP,
+        sortable(record.get("step")),
+        sortable(record.get("rank")),
+        _EVENTS.get(event, len(_EVENTS)),
+        event,
+        sortable(_SPLITS_OF_A_STEP.get(split, split) if isinstance(split, str) else split),
+        sortable(_MODALITIES.get(modality, modality) if isinstance(modality, str) else modality),
+        sortable(record.get("fingerprint")),
+        sortable(record.get("codebook")),
+        sortable(record.get("sample_index")),
+    )
+
+
+def canonical_order_of(record: Record) -> Key:
+    """Return what the lines of a golden are sorted by: as `order_of`, but sample by sample of the batch."""
+    order = order_of(record)
+    return order if record["event"] in OF_A_RUN else (*order[:7], order[9], order[7], order[8])
+
+
+def sortable(value: Any) -> Key:
+    """Return a key that sorts any JSON value: null, numbers by value, texts, lists, objects."""
+    if value is None:
+        return (0,)
+    if isinstance(value, (int, float)):
+        return 1, value
+    if isinstance(value, str):
+        return 2, value
+    if isinstance(value, list):
+        return 3, *map(sortable, value)
+    return 4, *((2, name, sortable(item)) for name, item in sorted(value.items()))
+
+
+class Half:
+    """One side of a join. Close it.
+
+    Args:
+        entries: its events.
+    """
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = entries
+        self.others = Sorter(order_of)
+
+    def close(self) -> None:
+        """Drop temporary files."""
+        self.others.close()
+
+    def steps(self) -> Iterator[tuple[int, list[Entry]]]:
+        """Yield the events of each step, in order; `others` gets those that belong to no step.
+
+        Raises:
+            UnsortedError: the order of the log does not allow it.
+        """
+        step: int | None = None
+        group: list[Entry] = []
+        for entry in self._entries:
+            if entry.step is None or entry.record["event"] in OF_A_RUN:
+                self.others.add(entry.record, entry.encoded)
+                continue
+            if entry.step != step:
+                if step is not None:
+                    if entry.step < step:
+                        raise UnsortedError
+                    yield step, group
+                step, group = entry.step, []
+            group.append(entry)
+            if len(group) > _MOST_OF_A_STEP:
+                raise UnsortedError
+        if step is not None:
+            yield step, group
+
+    def rest(self) -> Iterator[tuple[Key, list[Entry]]]:
+        """Yield the other events, key by key, in order."""
+        for key, items in groupby(self.others, key=_join_key):
+            yield key, [_decoded(encoded) for _, encoded in items]
+
+    def sort(self) -> None:
+        """Put all events to the others, which are sorted."""
+        for entry in self._entries:
+            self.others.add(entry.record, entry.encoded)
+
+
+def _join_key(item: tuple[Key, bytes]) -> Key:
+    return item[0][:-1]
+
+
+def _decoded(encoded: bytes) -> Entry:
+    record = orjson.loads(encoded)
+    return Entry(whole(record, "step"), record, encoded)
+
+
+def joined(expected: Iterable[Entry], got: Iterable[Entry]) -> Iterator[Pair]:
+    """Join two logs that are sorted by step.
+
+    Raises:
+        UnsortedError: one of them is not; what was yielded before counts for nothing.
+    """
+    with ExitStack() as stack:
+        left, right = (stack.enter_context(closing(Half(entries))) for entries in (expected, got))
+        for ours, theirs in _merged(left.steps(), right.steps()):
+            yield from _paired(ours, theirs)
+        for ours, theirs in _merged(left.rest(), right.rest()):
+            yield from _matched(ours, theirs)
+
+
+def joined_unsorted(expected: Iterable[Entry], got: Iterable[Entry]) -> Iterator[Pair]:
+    """Join two logs of any order, by temporary files."""
+    with ExitStack() as stack:
+        left, right = (stack.enter_context(closing(Half(entries))) for entries in (expected, got))
+        left.sort()
+        right.sort()
+        for ours, theirs in _merged(left.rest(), right.rest()):
+            yield from _matched(ours, theirs)
+
+
+def _merged(
+    left: Iterator[tuple[Any, list[Entry]]], right: Iterator[tuple[Any, list[Entry]]]
+) -> Iterator[tuple[list[Entry], list[Entry]]]:
+    ours, theirs = next(left, None), next(right, None)
+    while ours is not None or theirs is not None:
+        if theirs is None or (ours is not None and ours[0] < theirs[0]):
+            assert ours is not None
+            yield ours[1], []
+            ours = next(left, None)
+        elif ours is None or theirs[0] < ours[0]:
+            yield [], theirs[1]
+            theirs = next(right, None)
+        else:
+            yield ours[1], theirs[1]
+            ours, theirs = next(left, None), next(right, None)
+
+
+def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
+    """Pair the events of one step."""
+    if len(ours) == len(theirs) and all(a.encoded == b.encoded for a, b in zip(ours, theirs, strict=True)):
+        yield from zip(ours, theirs, strict=True)
+        return
+    left, right = _by_key(ours), _by_key(theirs)
+    for key in left | right:
+        yield from _matched(left.get(key, []), right.get(key, []))
+
+
+def _by_key(entries: Iterable[Entry]) -> dict[Key, list[Entry]]:
+    groups: dict[Key, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[key_of(entry.record)].append(entry)
+    return dict(groups)
+
+
+def _matched(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
+    """Pair events of one key: the equal ones, then those that say the same of where they are, then what is left."""
+    if len(ours) <= 1 and len(theirs) <= 1:
+        yield (ours[0] if ours else None), (theirs[0] if theirs else None)
+        return
+    left, right = sorted(ours, key=_content), sorted(theirs, key=_content)
+    for tell_apart in (_exact, _place):
+        pairs, left, right = _matched_by(tell_apart, left, right)
+        yield from pairs
+    for index in range(max(len(left), len(right))):
+        yield (left[index] if index < len(left) else None), (right[index] if index < len(right) else None)
+
+
+def _matched_by(
+    key: Callable[[Entry], Any], left: Sequence[Entry], right: Sequence[Entry]
+) -> tuple[list[Pair], list[Entry], list[Entry]]:
+    waiting: dict[Any, list[Entry]] = defaultdict(list)
+    for entry in reversed(right):
+        waiting[key(entry)].append(entry)
+    pairs: list[Pair] = []
+    unmatched = []
+    for entry in left:
+        found = waiting.get(key(entry))
+        if found:
+            pairs.append((entry, found.pop()))
+        else:
+            unmatched.append(entry)
+    taken = {id(pair[1]) for pair in pairs}
+    return pairs, unmatched, [entry for entry in right if id(entry) not in taken]
+
+
+def _content(entry: Entry) -> Key:
+    return sortable(entry.record), _exact(entry)  # numbers by value, so that small changes keep their order
+
+
+def _exact(entry: Entry) -> bytes:
+    return orjson.dumps(entry.record, option=orjson.OPT_SORT_KEYS)
+
+
+def _place(entry: Entry) -> Key:
+    return tuple(sortable(entry.record.get(name)) for name in ("sample_index", "code", "path", "sink"))

@@ -1,0 +1,59 @@
+"""A comparison as annotations of GitHub Actions, and the text as it is.
+
+GitHub shows 10 annotations a step. How they are escaped is actions/toolkit's `command.ts`; what else the runner obeys
+is a line that begins with `::`, blanks aside, and `##[` anywhere in a line: `ActionCommand.cs` of actions/runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from higgs_audio_trainer.logs.comparison import KINDS, Comparison
+from higgs_audio_trainer.logs.reports import text_report, wording
+
+_MOST_ANNOTATIONS = 9
+_DATA = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"))
+_PROPERTY = (*_DATA, (":", "%3A"), (",", "%2C"))
+
+
+def render(comparison: Comparison, *, width: int) -> str:
+    """Render a comparison.
+
+    Args:
+        comparison: what was found.
+        width: of the text below the annotations, in columns.
+    """
+    annotations = [_annotation(*said) for said in islice(_said(comparison), _MOST_ANNOTATIONS)]
+    lines = text_report.render(comparison, width=width).splitlines()
+    return "".join(f"{line}\n" for line in [*annotations, *map(_plain, lines)])
+
+
+def _said(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Yield titles and messages, the most telling first."""
+    if comparison.first is not None:
+        where, what = wording.divergence(comparison.first)
+        yield f"First divergence: {where}", what
+    for kind, number in comparison.counts.items():
+        details = [wording.setting(item) for item in comparison.settings if item.kind == kind]
+        details += [wording.name(field.path) for field in comparison.worst if field.kind == kind]
+        if kind == "drift":
+            details = [wording.drift(field) for field in comparison.drifts]
+        yield f"{KINDS[kind]}: {number:,}", ", ".join(details[:5]) or wording.verdict(comparison)
+
+
+def _annotation(title: str, message: str) -> str:
+    return f"::error title={_escaped(title, _PROPERTY)}::{_escaped(message, _DATA)}"
+
+
+def _escaped(text: str, replacements: tuple[tuple[str, str], ...]) -> str:
+    for character, code in replacements:
+        text = text.replace(character, code)
+    return text
+
+
+def _plain(line: str) -> str:
+    """Take away what would make a line a command."""
+    indent = line[: len(line) - len(line.lstrip())]
+    line = line.replace("##[", "# #[")
+    return f"{indent}: {line.lstrip()[1:]}" if line.lstrip().startswith("::") else line

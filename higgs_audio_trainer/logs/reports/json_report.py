@@ -1,0 +1,32 @@
+"""A comparison for programs: one JSON object, its keys those of `Comparison` and of what it holds.
+
+`same`, `exact`; `expected` and `got` (`name`, `run_id`, `events`, `faults`, `first_step`, `last_step`); `joined` and
+`differing` events; `settings` (`kind`, `rank`, `field`, `expected`, `got`); `uncounted` names; `first` or null (`kind`,
+`place`, `field`, `position`, `expected`, `got`, `rtol`, `atol`, `only_predictions`); `counts` by kind; `worst` and
+`drifts` (`event`, `name`, `kind`, `differing`, `values`, `step`, `expected`, `got`, `residual`, `mean_residual`,
+`rms_residual`, `drifts`). A log that lacks a field or an event has no `expected`, or no `got`, there. A residual that
+is infinite, for there is no tolerance, is null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from higgs_audio_trainer.logs.comparison import MISSING, Comparison
+
+
+def render(comparison: Comparison) -> str:
+    """Render a comparison, in ASCII: no terminal obeys what JSON escapes, and no encoding lacks it."""
+    return json.dumps(_plain(comparison), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        named = ((item.name, getattr(value, item.name)) for item in fields(value))
+        return {name: _plain(item) for name, item in named if item is not MISSING}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,217 @@
+"""Rules among the values of a `prediction_sample`: what `extraction` makes of a batch can be no other way.
+
+Each rule takes a line and its `run_start`, and yields what in the line cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from math import isclose
+from typing import Any
+
+from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.logs.typed import Misfit, Record
+
+Rule = Callable[[Record, Record], Iterable[Misfit]]  # of a line and its `run_start`, which is empty if there is none
+
+_SHIFT = 1  # the only one that version 1 of the schema knows
+_LEAST_LOSS = -1e-3  # a cross-entropy is at least 0, but for rounding
+_LISTS = ("positions", "inputs", "labels", "predictions")
+_TEXTS = ("predicted_text", "label_text")
+
+
+def _modality(record: Record, start: Record) -> Iterator[Misfit]:
+    codebook, count = record["codebook"], record["num_codebooks"]
+    if record["modality"] == "text":
+        for name, value in (("codebook", codebook), ("num_codebooks", count)):
+            if value is not None:
+                yield Misfit(f"$.{name}", "null, for the modality is text", str(value))
+        return
+    if count is None or count < 1:
+        yield Misfit("$.num_codebooks", "at least 1, for the modality is audio", _shown(count))
+    elif start.get("num_codebooks") not in (None, count):
+        yield Misfit("$.num_codebooks", f"{start['num_codebooks']}, as run_start says", str(count))
+    if codebook is None or codebook < 0 or (count is not None and codebook >= count):
+        yield Misfit(
+            "$.codebook", "a number from 0, less than num_codebooks, for the modality is audio", _shown(codebook)
+        )
+
+
+def _shapes(record: Record, _start: Record) -> Iterator[Misfit]:
+    logits, labels = record["logits_shape"], record["labels_shape"]
+    is_text = record["modality"] == "text"
+    form = "[N, V]" if is_text else "[N, K, C]"
+    if len(logits) != form.count(",") + 1 or min(logits) < 0:
+        yield Misfit("$.logits_shape", f"{form}, for the modality is {record['modality']}", str(logits))
+        return
+    expected = logits[:1] if is_text else [logits[1], logits[0]]
+    if labels != expected:
+        yield Misfit("$.labels_shape", f"{expected}, for logits_shape is {logits}", str(labels))
+    if record["num_targets"] > logits[0]:
+        yield Misfit("$.num_targets", f"at most {logits[0]}, the rows of logits_shape", str(record["num_targets"]))
+
+
+def _shape_of_codebooks(record: Record, _start: Record) -> Iterator[Misfit]:
+    logits, count = record["logits_shape"], record["num_codebooks"]
+    if record["modality"] == "audio" and logits[1:-1] not in ([], [count]):
+        yield Misfit("$.logits_shape[1]", f"num_codebooks, {_shown(count)}", str(logits[1]))
+
+
+def _shift(record: Record, _start: Record) -> Iterator[Misfit]:
+    if record["shift"] != _SHIFT:
+        yield Misfit("$.shift", str(_SHIFT), str(record["shift"]))
+
+
+def _step(record: Record, _start: Record) -> Iterator[Misfit]:
+    if record["split"] == "train" and record["step"] < 1:
+        yield Misfit("$.step", "at least 1, for the split is train", str(record["step"]))
+
+
+def _counts(record: Record, _start: Record) -> Iterator[Misfit]:
+    targets = record["num_targets"]
+    for name in ("num_correct", "stop_targets"):
+        if record[name] > targets:
+            yield Misfit(f"$.{name}", f"at most num_targets, {targets}", str(record[name]))
+
+
+def _accuracy(record: Record, _start: Record) -> Iterator[Misfit]:
+    accuracy, correct, targets = record["accuracy"], record["num_correct"], record["num_targets"]
+    if not targets:
+        if accuracy is not None:
+            yield Misfit("$.accuracy", "null, for num_targets is 0", repr(accuracy))
+    elif accuracy is None or not isclose(accuracy, correct / targets, rel_tol=1e-6):
+        yield Misfit("$.accuracy", f"num_correct / num_targets, {correct / targets:.6g}", _shown(accuracy))
+
+
+def _loss(record: Record, _start: Record) -> Iterator[Misfit]:
+    loss, targets = record["loss"], record["num_targets"]
+    if loss is None and targets:
+        yield Misfit("$.loss", f"a number, for num_targets is {targets}", "null")
+    elif loss is not None and not targets:
+        yield Misfit("$.loss", "null, for num_targets is 0", repr(loss))
+    elif loss is not None and loss < _LEAST_LOSS:
+        yield Misfit("$.loss", "a cross-entropy, at least 0", repr(loss))
+
+
+def _epoch(record: Record, _start: Record) -> Iterator[Misfit]:
+    if record["epoch"] < 0:
+        yield Misfit("$.epoch", "at least 0", repr(record["epoch"]))
+
+
+def _windows(record: Record, _start: Record) -> Iterator[Misfit]:
+    found = [*_of_window(record, "first"), *_of_window(record, "last")]
+    yield from found
+    if not found:
+        yield from _of_both_windows(record)
+
+
+def _of_window(record: Record, name: str) -> Iterator[Misfit]:
+    window = record[name]
+    size = len(window["positions"])
+    for part in _LISTS:
+        if len(window[part]) != size:
+            yield Misfit(f"$.{name}.{part}", f"{size} items, as positions has", str(len(window[part])))
+            return
+    yield from _of_positions(record, name)
+    for index, slot in enumerate(zip(*(window[part] for part in _LISTS), strict=True)):
+        yield from _of_slot(f"$.{name}", index, *slot)
+    texts = [window[part] for part in _TEXTS]
+    if texts.count(None) == 1:
+        yield Misfit(f"$.{name}.{_TEXTS[texts.index(None)]}", "a text, for the other one is decoded", "null")
+    elif texts[0] is not None and record["modality"] == "audio":
+        yield Misfit(f"$.{name}.{_TEXTS[0]}", "null, for the modality is audio", repr(texts[0]))
+
+
+def _of_positions(record: Record, name: str) -> Iterator[Misfit]:
+    positions = record[name]["positions"]
+    is_text = record["modality"] == "text"  # an audio codebook's slots may be those of several clips
+    for index, (one, other) in enumerate(pairwise(positions), start=1):
+        if other <= one or (is_text and other != one + 1):
+            expected = f"{one + 1}, the next position" if is_text else f"more than {one}, the position before"
+            yield Misfit(f"$.{name}.positions[{index}]", expected, str(other))
+    if positions and positions[0] < 0:
+        yield Misfit(f"$.{name}.positions[0]", "at least 0", str(positions[0]))
+
+
+def _of_slot(
+    window: str, index: int, _position: int, token: int | None, label: int, prediction: int | None
+) -> Iterator[Misfit]:
+    if token is not None and token < 0:
+        yield Misfit(f"{window}.inputs[{index}]", "a token or null", str(token))
+    if label < 0 and label != IGNORE_INDEX:
+        yield Misfit(f"{window}.labels[{index}]", f"a token or {IGNORE_INDEX}", str(label))
+    elif label == IGNORE_INDEX and prediction is not None:
+        yield Misfit(f"{window}.predictions[{index}]", f"null, for the label is {IGNORE_INDEX}", str(prediction))
+    elif label != IGNORE_INDEX and (prediction is None or prediction < 0):
+        yield Misfit(f"{window}.predictions[{index}]", f"a token, for the label is {label}", _shown(prediction))
+
+
+def _of_both_windows(record: Record) -> Iterator[Misfit]:
+    first, last, targets = record["first"]["positions"], record["last"]["positions"], record["num_targets"]
+    if bool(first) != bool(targets):
+        yield Misfit("$.first.positions", f"{'slots' if targets else 'none'}, for num_targets is {targets}", str(first))
+    elif len(last) > len(first):
+        yield Misfit("$.last.positions", f"at most {len(first)} slots, for `first` is filled before", str(len(last)))
+    elif first:
+        yield from _between_windows(record, first, last)
+        yield from _ends_of_span(record)
+        yield from _counted(record, is_whole=len(last) < len(first))
+
+
+def _between_windows(record: Record, first: list[int], last: list[int]) -> Iterator[Misfit]:
+    if not last:
+        return
+    if last[0] <= first[-1]:
+        yield Misfit("$.last.positions[0]", f"more than {first[-1]}, where `first` ends", str(last[0]))
+    elif record["modality"] == "text" and len(last) < len(first) and last[0] != first[-1] + 1:
+        yield Misfit("$.last.positions[0]", f"{first[-1] + 1}, for the windows hold the whole span", str(last[0]))
+
+
+def _ends_of_span(record: Record) -> Iterator[Misfit]:
+    name = "last" if record["last"]["labels"] else "first"
+    end = len(record[name]["labels"]) - 1
+    for window, index in (("first", 0), (name, end)):
+        if record[window]["labels"][index] == IGNORE_INDEX:
+            yield Misfit(
+                f"$.{window}.labels[{index}]", "a token, for the span ends in supervised slots", str(IGNORE_INDEX)
+            )
+
+
+def _counted(record: Record, *, is_whole: bool) -> Iterator[Misfit]:
+    targets, correct = record["num_targets"], record["num_correct"]
+    shown = [
+        (label, prediction)
+        for name in ("first", "last")
+        for label, prediction in zip(record[name]["labels"], record[name]["predictions"], strict=True)
+        if label != IGNORE_INDEX
+    ]
+    right = sum(label == prediction for label, prediction in shown)
+    hidden = targets - len(shown)
+    if hidden < 0 or (is_whole and hidden):
+        expected = f"{'' if is_whole else 'at least '}{len(shown)}, as the windows show"
+        yield Misfit("$.num_targets", expected, str(targets))
+    elif not right <= correct <= right + hidden:
+        expected = f"{right} to {right + hidden}" if hidden else str(right)
+        yield Misfit("$.num_correct", f"{expected}, as the windows show", str(correct))
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
+
+
+_SHAPES = ("modality", "logits_shape")
+_WINDOWS = ("modality", "first", "last", "num_targets", "num_correct")
+#: Rules, and the fields that each looks at.
+SAMPLE_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("modality", "codebook", "num_codebooks"), _modality),
+    ((*_SHAPES, "labels_shape", "num_targets"), _shapes),
+    ((*_SHAPES, "num_codebooks"), _shape_of_codebooks),
+    (("shift",), _shift),
+    (("split", "step"), _step),
+    (("num_targets", "num_correct", "stop_targets"), _counts),
+    (("accuracy", "num_correct", "num_targets"), _accuracy),
+    (("loss", "num_targets"), _loss),
+    (("epoch",), _epoch),
+    (_WINDOWS, _windows),
+)

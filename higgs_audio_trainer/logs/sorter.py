@@ -1,0 +1,96 @@
+"""Records in any order, put into one: in memory while they are few, in a temporary file when they are many."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, BinaryIO
+
+import orjson
+
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.logs.typed import Record
+
+_CHUNK_BYTES = 2**23  # held in memory; then they go to the file, sorted
+_BLOCK_BYTES = 2**16  # read at once of each chunk
+_BYTES_A_RECORD = 1_500  # beside its own: objects, key
+_Key = tuple[Any, ...]
+_Item = tuple[_Key, bytes]
+
+
+class Sorter:
+    """Takes records, yields them sorted. Close it.
+
+    Args:
+        key: what they are sorted by; records of equal keys come in the order of their bytes.
+    """
+
+    def __init__(self, key: Callable[[Record], _Key], *, chunk_bytes: int = _CHUNK_BYTES) -> None:
+        self._key = key
+        self._chunk_bytes = chunk_bytes
+        self._held: list[_Item] = []
+        self._held_bytes = 0
+        self._file: BinaryIO | None = None
+        self._cuts = [0]  # where in the file a chunk ends and the next begins
+
+    def add(self, record: Record, encoded: bytes) -> None:
+        """Take a record.
+
+        Args:
+            record: the record.
+            encoded: the same as JSON.
+
+        Raises:
+            UserError: there is no room for the temporary file.
+        """
+        self._held.append((self._key(record), encoded))
+        self._held_bytes += len(encoded) + _BYTES_A_RECORD
+        if self._held_bytes >= self._chunk_bytes:
+            self._spill()
+
+    def __iter__(self) -> Iterator[tuple[_Key, bytes]]:
+        """Yield keys and encoded records, sorted. Take no more once this began."""
+        self._held.sort()
+        if self._file is None:
+            return iter(self._held)
+        chunks = [self._chunk(self._file.fileno(), *bounds) for bounds in pairwise(self._cuts)]
+        return heapq.merge(*chunks, self._held)
+
+    def close(self) -> None:
+        """Drop the temporary file."""
+        self._held = []
+        if self._file is not None:
+            self._file.close()
+
+    def _spill(self) -> None:
+        self._held.sort()
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+            self._file.writelines(encoded + b"\n" for _, encoded in self._held)
+            self._file.flush()
+            self._cuts.append(self._file.tell())
+        except OSError as error:
+            raise no_room(error) from error
+        self._held, self._held_bytes = [], 0
+
+    def _chunk(self, descriptor: int, start: int, end: int) -> Iterator[_Item]:
+        rest = b""
+        while start < end:
+            block = os.pread(descriptor, min(_BLOCK_BYTES, end - start), start)
+            assert block, "the temporary file was cut"
+            start += len(block)
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                yield self._key(orjson.loads(line)), line
+
+
+def no_room(error: OSError) -> UserError:
+    """Say that a temporary file cannot be written, and why."""
+    return UserError(
+        f"{tempfile.gettempdir()}: expected room for a temporary file, got: {error.strerror or error}. "
+        "Make room there, or name another folder in TMPDIR"
+    )

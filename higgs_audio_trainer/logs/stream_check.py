@@ -1,0 +1,217 @@
+"""The lines of one rank and attempt held against each other: their numbers, their steps, their beginning and end."""
+
+from __future__ import annotations
+
+import errno
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from enum import Enum, auto
+from operator import itemgetter
+
+from higgs_audio_trainer.logs.finding import Finding, Kind, Severity
+from higgs_audio_trainer.logs.gaps import Ledger, Outage
+from higgs_audio_trainer.logs.lines import Line, whole
+from higgs_audio_trainer.logs.step_check import StepCheck
+from higgs_audio_trainer.logs.typed import Record
+
+_SINK = "jsonl"
+_MOST_TORN = 100  # lines whose fate is looked into at the end; further ones are errors
+
+
+class _Head(Enum):
+    """Where in a further file a line stands: first comes `run_start` again, then perhaps the last line before it."""
+
+    AHEAD = auto()
+    BEGUN = auto()
+    PASSED = auto()
+
+
+class StreamCheck:
+    """What is known of one rank and attempt. Grows with the gaps and with what a step holds, not with the log.
+
+    Args:
+        is_golden: the lines have no field that two runs may differ in: no numbers, no beginning, no end.
+        is_joined: one file holds what was several: of ranks, attempts or segments.
+        is_later_segment: its first file is not its first segment.
+
+    Attributes:
+        start: the `run_start`; empty before there is one.
+    """
+
+    def __init__(self, *, is_golden: bool = False, is_joined: bool = False, is_later_segment: bool = False) -> None:
+        self.start: Record = {}
+        self._is_golden = is_golden
+        self._is_joined = is_joined
+        self._begins_late = is_later_segment
+        self._ledger = Ledger()
+        self._steps = StepCheck()
+        self._jumps: list[tuple[int, str]] = []  # first missing number, and the place where that showed
+        self._torn: list[tuple[int, Finding]] = []  # the number that was to come, and what came
+        self._faulty: dict[int, int] = {}  # the number that was to come, and how many lines without an event came
+        self._start_raw = self._last_raw = b""
+        self._last: Line | None = None
+        self._seq: int | None = None
+        self._head = _Head.PASSED
+        self._ended = self._is_capped = self._late_is_said = False
+        self._without_start: str | None = None  # the place of the first line, if it is no `run_start`
+
+    def begin_file(self) -> None:
+        """Take note that the lines of another file follow."""
+        self._head = _Head.PASSED if self._last is None else _Head.AHEAD
+
+    def is_repeated(self, line: Line) -> bool:
+        """Tell whether a line is one that a segment begins with and that was there before."""
+        raw = line.raw.rstrip()
+        if raw == self._start_raw and (self._head is _Head.AHEAD or (self._is_joined and raw != self._last_raw)):
+            self._head = _Head.BEGUN
+            return True
+        if raw == self._last_raw and self._head is (_Head.BEGUN if self.start else _Head.AHEAD):
+            self._head = _Head.PASSED
+            return True
+        return False
+
+    def faulty(self, finding: Finding) -> Iterator[Finding]:
+        """Take a line that holds no event. One that is no JSON a failing sink may have left, and told of it later."""
+        expected = self._ledger.expected
+        if expected in self._faulty or len(self._faulty) < _MOST_TORN:
+            self._faulty[expected] = self._faulty.get(expected, 0) + 1
+        if finding.kind == "line" and len(self._torn) < _MOST_TORN:
+            self._torn.append((expected, finding))
+        else:
+            yield finding
+
+    def take(self, line: Line, *, is_sound: bool, after_fault: bool) -> Iterator[Finding]:
+        """Take a line.
+
+        Args:
+            line: the line.
+            is_sound: it fits the schema.
+            after_fault: in its file, nothing but lines without an event come before it.
+        """
+        if not self._is_golden:
+            yield from self._place_in_file(line, after_fault=after_fault)
+            yield from self._number(line)
+        if is_sound:
+            yield from self._steps.take(line)
+        if line.record["event"] == "run_start" and not self.start and is_sound:
+            self.start, self._start_raw = line.record, line.raw.rstrip()
+            self._steps.begin_at(whole(line.record, "resumed_from_step"))
+        self._last, self._last_raw, self._head = line, line.raw.rstrip(), _Head.PASSED
+
+    def _place_in_file(self, line: Line, *, after_fault: bool) -> Iterator[Finding]:
+        event, last = line.record["event"], self._last
+        if self._head is _Head.AHEAD and self.start and not after_fault:
+            yield _finding(line, "$.event", "run_start, with which each segment begins", event, "run_start")
+        elif last is None and event != "run_start" and not after_fault:
+            self._without_start = line.where
+        elif last is not None and event == "run_start":
+            yield _finding(line, "$.event", "run_start as the first line alone", "another one", "run_start")
+        if self._ended and not self._late_is_said:
+            self._late_is_said = True
+            yield _finding(line, "$.event", "nothing after run_end", event, "run_end")
+        elif self._is_capped and not self._ended and event != "run_end" and not self._late_is_said:
+            self._late_is_said = True
+            yield _finding(line, "$.event", "run_end alone after cap_reached", event, "run_end")
+        self._ended = self._ended or event == "run_end"
+        self._is_capped = self._is_capped or (event == "cap_reached" and line.record.get("sink") == _SINK)
+
+    def _number(self, line: Line) -> Iterator[Finding]:
+        seq = whole(line.record, "seq")
+        if seq is None or seq < 0:
+            return  # the schema's finding
+        if self._seq is not None and seq <= self._seq:
+            got = f"{seq}, a repeated line" if line.raw.rstrip() == self._last_raw else str(seq)
+            yield _finding(line, "$.seq", f"more than {self._seq}, the seq before", got, "seq")
+        if seq > self._ledger.expected:
+            self._jumps.append((self._ledger.expected, line.where))
+        self._seq = seq
+        self._ledger.enter(line.record, seq, _SINK)
+
+    def end(self, *, is_last: bool, may_be_part: bool = False) -> Iterator[Finding]:
+        """Say what can be said once all lines were taken.
+
+        Args:
+            is_last: there is no higher attempt.
+            may_be_part: without a `run_start`, it is what `merge` leaves of an attempt that a later one made anew.
+        """
+        if self._is_golden or self._last is None or (may_be_part and not self.start):
+            for _, finding in self._torn:
+                yield finding
+            return
+        explained: list[tuple[int, int]] = []
+        first_gap_is_old = self._begins_late or "keep=" in str(_config(self.start, "sinks"))
+        missing = self._ledger.missing
+        known_from = missing[0][1] + 1 if first_gap_is_old and missing and missing[0][0] == 1 else 0
+        for first, last, reason in self._ledger.gaps(known_from=known_from):
+            is_old = reason is None and first_gap_is_old and bool(self.start) and self._is_first_gap(first)
+            if reason is not None or is_old:
+                explained.append((first, last))
+            elif last - first < self._faulty.get(first, 0):
+                continue  # the lines are there, and are findings themselves
+            yield self._gap(first, last, reason, is_old=is_old)
+        yield from self._torn_lines(explained)
+        yield from self._ends(explained, is_last=is_last)
+
+    def _is_first_gap(self, seq: int) -> bool:
+        return bool(self._jumps) and self._jumps[0][0] == 1 and (len(self._jumps) == 1 or seq < self._jumps[1][0])
+
+    def _gap(self, first: int, last: int, reason: Outage | str | None, *, is_old: bool) -> Finding:
+        place = self._jumps[bisect_right(self._jumps, first, key=itemgetter(0)) - 1][1]
+        numbers = f"seq {first:,}" if first == last else f"seq {first:,} to {last:,}"
+        if is_old:
+            got = "none: earlier segments are gone, as keep has it"
+        elif isinstance(reason, Outage):
+            cause = f" ({_cause(reason.errno)})" if reason.errno is not None else ""
+            got = f"none: lost by sink {_SINK}{cause}, said by sink_recovered at seq {reason.said_at:,}"
+        elif reason:
+            got = f"none: the log is full, said by cap_reached at seq {self._ledger.capped_at:,}"
+        else:
+            got = "none, and nothing that explains it"
+        return Finding(place, "$.seq", numbers, got, "gap", "error" if reason is None and not is_old else "note")
+
+    def _torn_lines(self, explained: list[tuple[int, int]]) -> Iterator[Finding]:
+        for expected, finding in self._torn:
+            index = bisect_right(explained, expected, key=itemgetter(0)) - 1
+            if index >= 0 and explained[index][1] >= expected:
+                got = f"{finding.got}: what a failed write left of an event that is said to be lost"
+                yield Finding(finding.where, finding.path, finding.expected, got, finding.kind, "note")
+            else:
+                yield finding
+
+    def _ends(self, explained: list[tuple[int, int]], *, is_last: bool) -> Iterator[Finding]:
+        if self._without_start is not None:
+            is_lost = bool(explained) and explained[0][0] == 0
+            got = "another event: it was lost, as is said" if is_lost else "another event"
+            yield Finding(
+                self._without_start, "$.event", "run_start as the first line", got, "run_start", _note_if(is_lost)
+            )
+        if not self._ended and self._last is not None:
+            ending = (
+                "the process was killed, or is still running" if is_last else "the process was killed, then resumed"
+            )
+            yield Finding(
+                self._last.where,
+                "$.event",
+                "run_end as the last line",
+                f"{self._last.record['event']}: {ending}",
+                "run_end",
+                _note_if(not is_last),
+            )
+
+
+def _finding(line: Line, path: str, expected: str, got: str, kind: Kind) -> Finding:
+    return Finding(line.where, path, expected, got, kind)
+
+
+def _note_if(is_accounted_for: bool) -> Severity:
+    return "note" if is_accounted_for else "error"
+
+
+def _config(start: Record, name: str) -> object:
+    config = start.get("config")
+    return config.get(name) if isinstance(config, dict) else None
+
+
+def _cause(number: int) -> str:
+    return f"{errno.errorcode[number]}, {os.strerror(number)}" if number in errno.errorcode else f"errno {number}"

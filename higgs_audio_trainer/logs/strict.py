@@ -1,0 +1,92 @@
+"""Lines held against their schema: types, bounds and patterns, as the files in `schemas/` have them.
+
+The same verdict as that of a JSON Schema library, in a small part of its time, but for two things: a whole number is
+written without a fraction (JSON Schema takes 5.0 for an integer), and what a line says of its own values is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, field, fields, make_dataclass
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope, Window
+from higgs_audio_trainer.logs.typed import Misfit, Record, convert, excused, without_null
+
+_BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # JSON Schema's words, and msgspec's
+_MARKS = (
+    ("nonfinite", list[str]),
+    ("replaced", dict[str, str]),
+    ("shortened", dict[str, Annotated[int, msgspec.Meta(ge=0)]]),
+)
+
+
+def misfit(record: Record, *, golden: bool = False) -> Misfit | None:
+    """Say what in a record is not as its schema says, if anything is.
+
+    Args:
+        record: a line of an event and a version that this package knows.
+        golden: fields that two runs may differ in may be missing.
+    """
+    name = record["event"]
+    fillers = _fillers(name)
+    candidate = without_null(record, 0.0)  # a null stands for a number that no line can hold
+    if golden:
+        candidate = {key: fillers[key] for key in fillers.keys() & VOLATILE_FIELDS} | candidate
+    for _ in range(len(fillers) + 1):
+        found = convert(candidate, _schema_class(name))
+        if not isinstance(found, Misfit):
+            return None
+        key = _top(found.field)
+        if key not in fillers or not excused(record, found):
+            return found
+        candidate[key] = fillers[key]
+    return None
+
+
+def _top(path: str) -> str:
+    return path.removeprefix("$.").partition(".")[0].partition("[")[0]
+
+
+@cache
+def _schema_class(name: str) -> Any:
+    members: list[tuple[str, Any, Any]] = []
+    for cls in (Envelope, EVENTS[name]):
+        hints = get_type_hints(cls)
+        members += [(item.name, _bounded(item, hints[item.name]), field(default=item.default)) for item in fields(cls)]
+    members += [(mark, hint, field(default=None)) for mark, hint in _MARKS]
+    return make_dataclass(name, members, frozen=True, slots=True, kw_only=True)
+
+
+def _bounded(item: Field[Any], hint: Any) -> Any:
+    bounds = {ours: item.metadata[theirs] for theirs, ours in _BOUNDS.items() if theirs in item.metadata}
+    return Annotated[hint, msgspec.Meta(**bounds)] if bounds else hint
+
+
+@cache
+def _fillers(name: str) -> Mapping[str, Any]:
+    """Give a value to each field of an event that fits its schema."""
+    made: dict[str, Any] = {}
+    for cls in (Envelope, EVENTS[name]):
+        hints = get_type_hints(cls)
+        made |= {item.name: _filler(hints[item.name], item) for item in fields(cls)}
+    return made
+
+
+def _filler(hint: Any, item: Field[Any]) -> Any:
+    if isinstance(hint, UnionType):
+        return None
+    if get_origin(hint) is Literal:
+        return get_args(hint)[0]
+    if get_origin(hint) is tuple:
+        return []
+    if hint is Window:
+        hints = get_type_hints(Window)
+        return {inner.name: _filler(hints[inner.name], inner) for inner in fields(Window)}
+    if "pattern" in item.metadata:
+        return "1970-01-01T00:00:00.000000Z"
+    return item.metadata.get("minimum", (get_origin(hint) or hint)())

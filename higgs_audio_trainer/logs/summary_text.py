@@ -1,0 +1,216 @@
+"""A summary as one screen of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from higgs_audio_trainer.logs.bars import Glyphs, glyphs
+from higgs_audio_trainer.logs.gaps import Gap
+from higgs_audio_trainer.logs.summary import Alarm, Figures, Summary
+from higgs_audio_trainer.logs.summary_table import Row, grid, table
+from sinks.escape import printable
+from sinks.fold import folded
+
+_MOST_ROWS = 12  # codebooks with a line each; more stand side by side
+_SCREEN = 40  # lines
+_AROUND_GRID = 2  # lines: its heading, and how many more there are
+_MOST_ALARMS, _MOST_GAPS = 5, 2
+_LONGEST = 60  # characters of a text that a log gives
+_LABEL = 9  # columns of what stands before a line
+
+
+class _Entry(NamedTuple):
+    """Facts and the label before them."""
+
+    label: str
+    text: str
+
+    def lines(self, width: int) -> list[str]:
+        """Fold the facts beside their label."""
+        lines = folded(self.text, width - _LABEL).split("\n")
+        return [f"{'' if index else self.label:<{_LABEL}}{line}" for index, line in enumerate(lines)]
+
+
+def render_summary(summary: Summary, *, width: int, encoding: str) -> str:
+    """Render a summary, in at most 40 lines where it has 60 columns, without the newline at the end.
+
+    Args:
+        summary: the figures.
+        width: columns in which lines are folded.
+        encoding: a codec that exists; bars are drawn in ASCII where it has no blocks.
+    """
+    before = [line for entry in (*_run(summary), _state(summary), _steps(summary)) for line in entry.lines(width)]
+    ends = (*_alarms(summary.alarms), *_gaps(summary.gaps), *_cost(summary))
+    after = [line for entry in ends for line in entry.lines(width)]
+    room = _SCREEN - len(before) - len(after) - len(["", ""])
+    figures = _figures(summary, width, room, glyphs(encoding))
+    return "\n\n".join("\n".join(block) for block in (before, figures, after) if block)
+
+
+def _line(label: str, *facts: str | None) -> _Entry:
+    return _Entry(label, "; ".join(fact for fact in facts if fact))
+
+
+def _text(value: Any) -> str:
+    return printable(value if isinstance(value, str) else str(value), longest=_LONGEST)
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _run(summary: Summary) -> Iterator[_Entry]:
+    start: Any = summary.start
+    if start is None:
+        yield _line("log", printable(str(summary.path)), _count(summary.events, "event"), "no run_start")
+        return
+    resumed = start.resumed_from_step
+    yield _line(
+        "run",
+        None if start.run_id is None else _text(start.run_id),
+        f"attempt {summary.attempt}, resumed from step {resumed}" if summary.attempt and resumed is not None else None,
+        f"{_count(start.world_size, 'process', 'processes')} on {_text(start.device)}",
+        f"seed {start.seed}",
+    )
+    yield _line("log", printable(str(summary.path)), _count(summary.events, "event"))
+    yield _line(
+        "data",
+        f"{_count(start.num_train_samples, 'training sample')}, {start.num_eval_samples:,} for evaluation",
+        _count(start.num_codebooks, "codebook"),
+    )
+    settings = _settings(start.config)
+    if settings:
+        yield _line("settings", *settings)
+
+
+def _settings(config: Mapping[str, Any]) -> Iterator[str]:
+    """Say the settings that one asks for first."""
+    known = {
+        name: f"{value:g}" if isinstance(value, float) else _text(value)
+        for name, value in config.items()
+        if isinstance(value, (int, float, str))
+    }
+    if "lr" in known:
+        yield f"lr {known['lr']}"
+    if "batch_size" in known:
+        yield f"batch {known['batch_size']}" + (f" x {known['grad_accum']}" if "grad_accum" in known else "")
+    if known.get("max_steps", "-1") != "-1":
+        yield f"at most {known['max_steps']} steps"
+    elif "epochs" in known:
+        yield f"{known['epochs']} epochs"
+    if "lora_r" in known:
+        yield f"LoRA rank {known['lora_r']}"
+    if "dtype" in known:
+        yield known["dtype"]
+
+
+def _state(summary: Summary) -> _Entry:
+    end: Any = summary.end
+    if end is None:
+        last = "" if summary.last_ts is None else f"; last event at {_text(summary.last_ts)}"
+        return _line("state", f"no run_end: killed, or still running{last}")
+    if end.reason == "completed":
+        return _line("state", f"completed at step {end.step:,}")
+    if end.reason.startswith("SIG"):
+        return _line("state", f"stopped by {_text(end.reason)} at step {end.step:,}")
+    return _line("state", f"ended at step {end.step:,}: {_text(end.reason)}")
+
+
+def _steps(summary: Summary) -> _Entry:
+    training, evaluation = summary.training, summary.evaluation
+    logged = f"{training.count:,} logged" + _span(training)
+    evaluated = f"{_count(evaluation.count, 'evaluation')}{_span(evaluation)}" if evaluation.count else None
+    return _line("steps", logged, evaluated)
+
+
+def _span(figures: Figures) -> str:
+    if figures.first_step is None or figures.last_step is None:
+        return ""
+    if figures.first_step == figures.last_step:
+        return f", step {figures.first_step:,}"
+    return f", {figures.first_step:,} to {figures.last_step:,}"
+
+
+def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str]:
+    """Lay out losses and accuracies in as many lines as there is room for, if that can be."""
+    training, evaluation = summary.training, summary.evaluation
+    rows = list(_rows(training, "total", "text", "audio"))
+    codebooks = list(_rows(training, *(name for name in training.losses if name.startswith("codebook "))))
+    evaluations = [Row(f"eval {name}", *figures) for name, *figures in _rows(evaluation, "total", "text", "audio")]
+    if not rows and not evaluations:
+        return []
+    whole = table([*rows, *codebooks, *evaluations], width, drawn)
+    if not codebooks or (len(codebooks) <= _MOST_ROWS and len(whole) <= room):
+        return whole
+    upper = [*table([*rows, *evaluations], width, drawn), "codebooks: loss, then right"]
+    numbered = [row._replace(name=row.name.removeprefix("codebook ")) for row in codebooks]
+    return [*upper, *grid(numbered, width, max(1, room - len(upper) - _AROUND_GRID), drawn)]
+
+
+def _rows(figures: Figures, *names: str) -> Iterator[Row]:
+    for name in names:
+        if name in figures.losses:
+            yield Row(name, figures.losses[name], figures.accuracies.get(name))
+
+
+def _alarms(alarms: Sequence[Alarm]) -> Iterator[_Entry]:
+    if not alarms:
+        yield _line("alarms", "none")
+    label = "alarms"
+    for alarm in alarms[:_MOST_ALARMS]:
+        place = "" if alarm.first_step is None else f", first at step {alarm.first_step:,}"
+        yield _line(label, f"{alarm.severity}: {_text(alarm.name)}, {_count(alarm.count, 'time')}{place}")
+        label = ""
+    if len(alarms) > _MOST_ALARMS:
+        yield _line("", f"... and {len(alarms) - _MOST_ALARMS:,} more kinds")
+
+
+def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_Entry]:
+    if gaps is None:
+        yield _line("gaps", "n/a: the events have no seq")
+        return
+    unexplained = [gap for gap in gaps if gap.explained_by is None]
+    explained = sum(gap.count for gap in gaps) - sum(gap.count for gap in unexplained)
+    if not gaps:
+        yield _line("gaps", "none")
+    if explained:
+        reasons = " and ".join(sorted({gap.explained_by for gap in gaps if gap.explained_by}))
+        yield _line("gaps", f"{_count(explained, 'lost event')}, explained by {reasons}")
+    if unexplained:
+        places = [_place(gap) for gap in unexplained[:_MOST_GAPS]]
+        more = f" and {_count(len(unexplained) - _MOST_GAPS, 'more gap')}" if len(unexplained) > _MOST_GAPS else ""
+        missing = _count(sum(gap.count for gap in unexplained), "missing event")
+        yield _line("" if explained else "gaps", f"{missing} that nothing explains: {', '.join(places)}{more}")
+
+
+def _place(gap: Gap) -> str:
+    numbers = f"{gap.first_seq:,}" if gap.count == 1 else f"{gap.first_seq:,} to {gap.last_seq:,}"
+    return f"seq {numbers} of rank {gap.rank}, attempt {gap.attempt}"
+
+
+def _cost(summary: Summary) -> Iterator[_Entry]:
+    cost, end = summary.cost, summary.end
+    label = "logging"
+    if cost.step_ms is not None and cost.logging_ms is not None:
+        share = f" ({cost.logging_ms / cost.step_ms:.2%})" if cost.step_ms > 0 else ""
+        yield _line(label, f"{_ms(cost.logging_ms)} of {_ms(cost.step_ms)} in the logged steps{share}")
+        label = ""
+    ended: Any = end
+    facts = []
+    if ended is not None:
+        if ended.logging_ms_total is not None and math.isfinite(ended.logging_ms_total):
+            facts.append(f"{_ms(ended.logging_ms_total)} in all")
+        if ended.events_written is not None and ended.events_lost is not None:
+            facts.append(f"{_count(ended.events_written, 'event')} written, {ended.events_lost:,} lost")
+    if facts:
+        yield _line(label, *facts)
+    elif label:
+        yield _line(label, "n/a: the log has no times")
+
+
+def _ms(milliseconds: float) -> str:
+    if milliseconds < 10_000:  # noqa: PLR2004 - ten seconds
+        return f"{milliseconds:,.0f} ms"
+    return f"{milliseconds / 1000:,.1f} s"

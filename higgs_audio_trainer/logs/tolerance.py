@@ -1,0 +1,103 @@
+"""How far two floats may be apart, field by field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import NamedTuple, get_args, get_type_hints
+
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
+
+
+class Tolerance(NamedTuple):
+    """Floats agree where |got - expected| <= atol + rtol x |expected|."""
+
+    rtol: float
+    atol: float
+
+
+EXACT = Tolerance(0.0, 0.0)
+USUAL = Tolerance(1e-4, 0.0)  # of fields that this version does not know, and of a diagnosis' evidence
+_LOSS = Tolerance(1e-4, 1e-6)
+_COUNTED = Tolerance(1e-6, 0.0)  # quotients of counts, and what the schedule says: the same arithmetic each time
+DEFAULTS: Mapping[str, Tolerance] = {
+    "loss": _LOSS,
+    "text_loss": _LOSS,
+    "audio_loss": _LOSS,
+    "audio_loss_per_codebook": _LOSS,
+    "grad_norm": _LOSS,
+    "learning_rate": _COUNTED,
+    "epoch": _COUNTED,
+    "accuracy": _COUNTED,
+    "text_accuracy": _COUNTED,
+    "audio_accuracy_per_codebook": _COUNTED,
+}
+
+
+class Tolerances:
+    """The tolerance of every field.
+
+    Args:
+        rtol: relative, for all fields (key "") or for one; what is not given is as in `DEFAULTS`.
+        atol: absolute, likewise.
+        exact: floats must be the same, bit for bit.
+
+    Raises:
+        UserError: a field is none that holds floats, or a tolerance is negative or no number.
+    """
+
+    def __init__(self, rtol: Mapping[str, float], atol: Mapping[str, float], *, exact: bool) -> None:
+        for flag, given in (("--rtol", rtol), ("--atol", atol)):
+            for field, value in given.items():
+                _check(flag, field, value)
+        if exact and (rtol or atol):
+            raise UserError("--exact: expected no --rtol or --atol beside it, got both. Leave one of them out")
+        self.exact = exact
+        self._rtol, self._atol = rtol, atol
+
+    def of(self, field: str) -> Tolerance:
+        """Return the tolerance of a field."""
+        if self.exact:
+            return EXACT
+        usual = DEFAULTS.get(field, USUAL)
+        rtol = self._rtol.get(field, self._rtol.get("", usual.rtol))
+        return Tolerance(rtol, self._atol.get(field, self._atol.get("", usual.atol)))
+
+
+def residual(expected: float, got: float, tolerance: Tolerance) -> float:
+    """Return how many tolerances a float is off, with its sign; infinite where there is no tolerance."""
+    off = got - expected
+    if off == 0:
+        return 0.0
+    scale = tolerance.atol + tolerance.rtol * abs(expected)
+    return off / scale if scale else math.copysign(math.inf, off)
+
+
+def same_bits(expected: float, got: float) -> bool:
+    """Tell whether two floats are the same, the sign of zero included; 1 and 1.0 are."""
+    return expected == got and math.copysign(1.0, expected) == math.copysign(1.0, got)
+
+
+@cache
+def float_fields(event: str) -> frozenset[str]:
+    """Name the fields of an event that hold a float or a list of floats; none of an event that is not known."""
+    hints = get_type_hints(EVENTS[event]) if event in EVENTS else {}
+    return frozenset(name for name, hint in hints.items() if name not in VOLATILE_FIELDS and _holds_floats(hint))
+
+
+def _holds_floats(hint: object) -> bool:
+    parts = [part for part in get_args(hint) if part not in (type(None), ...)]
+    return hint is float or (bool(parts) and all(map(_holds_floats, parts)))
+
+
+def _check(flag: str, field: str, value: float) -> None:
+    known = {name for event in EVENTS for name in float_fields(event)} | {"evidence"}
+    if field and field not in known:
+        nearest = get_close_matches(field, known, n=1)
+        hint = f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(sorted(known))}"
+        raise UserError(f"{flag}: expected a field that holds floats, got {field!r}. {hint}")
+    if not (value >= 0 and math.isfinite(value)):
+        raise UserError(f"{flag}: expected a number of at least 0, got {value}")

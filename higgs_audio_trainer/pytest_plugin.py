@@ -1,0 +1,138 @@
+"""The pytest plugin: a log that is kept in memory, and a log held against a golden one.
+
+pytest finds it by its entry point. Where no test asks for a fixture it costs the import of this file: the fixtures
+import everything else.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from higgs_audio_trainer.logs.diff import Options
+    from sinks import MemorySink
+
+    Log = MemorySink | Iterable[Mapping[str, Any]] | str | Path
+
+_UPDATE = "--update-golden"
+_USUAL: Mapping[str, float] = {}  # the tolerances of `diff`
+_WRITTEN = "golden_written"  # the property of a test that names a golden; a worker of xdist sends it with its report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our option."""
+    group = parser.getgroup("higgs-audio-trainer")
+    group.addoption(_UPDATE, action="store_true", help="write the goldens of assert_matches_golden anew")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which goldens were written."""
+    if not config.getoption(_UPDATE):
+        return
+    reports = (report for found in terminalreporter.stats.values() for report in found)
+    properties = (item for report in reports for item in getattr(report, "user_properties", ()))
+    for golden in sorted({value for name, value in properties if name == _WRITTEN}):
+        terminalreporter.write_line(f"golden written: {golden}")
+
+
+@pytest.fixture
+def event_log() -> MemorySink:
+    """A sink that keeps a run's events in `records`: `run_training(settings, more_sinks=[("log", event_log)])`."""
+    from sinks import MemorySink
+
+    return MemorySink()
+
+
+@pytest.fixture
+def assert_matches_golden(request: pytest.FixtureRequest) -> AssertMatchesGolden:
+    """`assert_matches_golden(log, path)` fails the test where a log is not as its golden; see `--update-golden`."""
+    return AssertMatchesGolden(request)
+
+
+class AssertMatchesGolden:
+    """What the fixture `assert_matches_golden` is.
+
+    Args:
+        request: of the test.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+
+    def __call__(
+        self,
+        log: Log,
+        path: str | Path,
+        *,
+        ignore: str | Iterable[str] = (),
+        only: str | Iterable[str] = (),
+        rtol: float | Mapping[str, float] = _USUAL,
+        atol: float | Mapping[str, float] = _USUAL,
+        exact: bool = False,
+    ) -> None:
+        """Fail the test where a log is not as its golden, with the text of `higgs-audio-trainer diff`.
+
+        With `--update-golden` the golden is written anew instead.
+
+        Args:
+            log: the fixture `event_log`, or records; or the path of a log, such as a run's output directory.
+            path: of the golden. A relative one begins at the folder of the test's file.
+            ignore: names of fields and events that are not compared, as for `diff --ignore`.
+            only: names of those that alone are compared.
+            rtol: relative tolerance of floats: one for all, or field by field; what is not named is as in `diff`.
+            atol: absolute tolerance, likewise.
+            exact: floats must be the same bit by bit.
+        """
+        from higgs_audio_trainer.errors import UserError
+        from higgs_audio_trainer.logs.diff import Options
+        from sinks.escape import printable_lines
+
+        golden = self._request.path.parent / path
+        try:
+            options = Options(rtol=rtol, atol=atol, exact=exact, ignore=_names(ignore), only=_names(only))
+            if self._request.config.getoption(_UPDATE):
+                self._write(log, golden)
+                return
+            text = self._difference(golden, log, options)
+        except UserError as error:
+            text = printable_lines(str(error))
+        if text:
+            pytest.fail(text, pytrace=False)
+
+    def _write(self, log: Log, golden: Path) -> None:
+        from higgs_audio_trainer.logs.golden import write_golden
+
+        write_golden(_readable(log), golden)
+        self._request.node.user_properties.append((_WRITTEN, str(golden)))
+
+    def _difference(self, golden: Path, log: Log, options: Options) -> str:
+        """Say what differs and what to do about it; nothing where nothing does."""
+        from higgs_audio_trainer.logs.diff import compare
+        from higgs_audio_trainer.logs.reports import render
+
+        if not golden.exists():
+            return f"{golden}: expected a golden, got no such file.\nTo write it: {self._update()}"
+        comparison = compare(golden, _readable(log), options=options)
+        if comparison.same:
+            return ""
+        return f"{render(comparison, 'text').rstrip()}\nTo accept it: {self._update()}"
+
+    def _update(self) -> str:
+        test = self._request.config.cwd_relative_nodeid(self._request.node.nodeid)
+        return f"pytest {_UPDATE} {shlex.quote(str(test))}"
+
+
+def _names(names: str | Iterable[str]) -> frozenset[str]:
+    return frozenset((names,) if isinstance(names, str) else names)
+
+
+def _readable(log: Log) -> str | Path | Iterable[Mapping[str, Any]]:
+    """Return a path or records."""
+    from sinks import MemorySink
+
+    return log.records if isinstance(log, MemorySink) else log

@@ -1,0 +1,152 @@
+"""Logs of older versions are read today, and mean what they meant.
+
+`fixtures/logs` holds logs that older versions wrote, `fixtures/schemas/vN` the schemas as they were when version N of
+the schema was last added to. A field may be added; what a field means may change only with a new version.
+"""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+import schemas
+from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
+from higgs_audio_trainer.logs.reader import read
+from higgs_audio_trainer.logs.typed import Unknown
+from tests.logs import read as records
+
+FIXTURES = Path(__file__).parent / "fixtures"
+LOGS = sorted(path.name for path in (FIXTURES / "logs").iterdir())
+FROZEN = {path.stem: json.loads(path.read_bytes()) for path in (FIXTURES / "schemas" / "v1").glob("*.json")}
+WHAT_TO_DO = (
+    "Logs of older versions would be misread. Undo it; or declare a new field with `_added`; or raise SCHEMA_VERSION "
+    "in events.py, freeze the schemas as tests/fixtures/schemas/vN and teach the reader the old version."
+)
+
+
+def breaches(frozen, today, path="$"):
+    """List what an older log would be misread by: all changes but added fields that may be missing."""
+    if not isinstance(frozen, dict) or not isinstance(today, dict):
+        return [] if frozen == today else [f"{path}: was {frozen!r}, is {today!r}. {WHAT_TO_DO}"]
+    found = []
+    for key, was in frozen.items():
+        if key == "required":
+            continue
+        found += breaches(was, today.get(key, "nothing"), f"{path}.{key}")
+    is_properties = path.endswith(("properties", "$defs"))
+    for key in today.keys() - frozen.keys() - {"required"}:
+        if not is_properties:
+            found.append(f"{path}.{key}: was nothing, is {today[key]!r}. {WHAT_TO_DO}")
+    found += [
+        f"{path}.required: was without {name!r}, is with it. {WHAT_TO_DO}"
+        for name in sorted(set(today.get("required", ())) - set(frozen.get("required", ())))
+    ]
+    return found
+
+
+@pytest.mark.skipif(SCHEMA_VERSION != 1, reason="another version of the schema may say otherwise")
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_field_means_what_it_meant(name):
+    """No field of version 1 is gone, renamed, of another type, unit or description, or bound more tightly."""
+    assert breaches(FROZEN[name], json.loads(schemas.load(name))) == []
+
+
+def test_a_version_is_frozen():
+    """Whoever raises the version freezes its schemas here."""
+    assert (FIXTURES / "schemas" / f"v{SCHEMA_VERSION}").is_dir()
+    assert FROZEN.keys() <= EVENTS.keys() or SCHEMA_VERSION > 1
+
+
+def change(path, value):
+    """Make a function that changes a schema at a path; ... removes."""
+
+    def apply(schema):
+        *way, last = path
+        for key in way:
+            schema = schema[key]
+        if value is ...:
+            del schema[last]
+        else:
+            schema[last] = value
+
+    return apply
+
+
+BREACHES = [
+    change(("properties", "loss"), ...),
+    change(("properties", "loss", "description"), "Sum of cross-entropies; bits."),
+    change(("properties", "shift", "type"), "number"),
+    change(("properties", "shift", "minimum"), 1),
+    change(("properties", "step", "minimum"), 1),
+    change(("properties", "split", "enum"), ["train"]),
+    change(("properties", "codebook", "anyOf"), [{"type": "integer"}]),
+    change(("properties", "logits_shape", "items", "type"), "string"),
+    change(("$defs", "Window", "properties", "inputs"), ...),
+    change(("$defs", "Window", "required"), ["positions", "novel"]),
+    change(("required",), [*FROZEN["prediction_sample"]["required"], "novel"]),
+    change(("properties", "event", "const"), "sample"),
+    change(("$id",), "urn:other"),
+]
+ADDITIONS = [
+    change(("properties", "novel"), {"type": "integer", "description": "Added."}),
+    change(("$defs", "Window", "properties", "novel"), {"type": "integer"}),
+    change(("$defs", "Novel"), {"type": "object"}),
+    change(("required",), FROZEN["prediction_sample"]["required"][:-1]),
+]
+
+
+@pytest.mark.parametrize("apply", BREACHES)
+def test_a_changed_meaning_is_found(apply):
+    """The test above fails for each way to change what a field means, and says what to do."""
+    today = copy.deepcopy(FROZEN["prediction_sample"])
+    apply(today)
+    (found,) = breaches(FROZEN["prediction_sample"], today)
+    assert found.startswith("$.")
+    assert "raise SCHEMA_VERSION" in found
+
+
+@pytest.mark.parametrize("apply", ADDITIONS)
+def test_an_added_field_is_none(apply):
+    """A field may be added that older logs lack."""
+    today = copy.deepcopy(FROZEN["prediction_sample"])
+    apply(today)
+    assert breaches(FROZEN["prediction_sample"], today) == []
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_an_older_log_is_read_whole(name):
+    """Every line becomes the event that it was, with every field of it, and nothing is unknown."""
+    folder, faults = FIXTURES / "logs" / name, []
+    events = list(read(folder, all_attempts=True, on_fault=faults.append))
+    assert faults == []
+    assert {event.event for event in events} >= {
+        "run_start",
+        "train_step",
+        "prediction_sample",
+        "eval_result",
+        "run_end",
+    }
+    for event, record in zip(events, records(folder, all_attempts=True), strict=True):
+        assert isinstance(event, EVENTS[record["event"]])
+        assert not isinstance(event, Unknown)
+        assert event.extra == {}
+        for field, value in record.items():
+            read_as = getattr(event, field)
+            if isinstance(value, dict) and not isinstance(read_as, dict):
+                read_as = {key: getattr(read_as, key) for key in value}
+                read_as = {key: list(item) if isinstance(item, tuple) else item for key, item in read_as.items()}
+            assert (list(read_as) if isinstance(read_as, tuple) else read_as) == value
+
+
+def test_what_older_logs_say():
+    """Figures that were read when the logs were made; `first_light` does not count replaced values: it had none."""
+    first_light = list(read(FIXTURES / "logs" / "first_light"))
+    assert [event.values_replaced for event in first_light if event.event == "run_end"] == [0]
+    steps = [(event.step, round(event.loss, 3)) for event in first_light if event.event == "train_step"]
+    assert steps[0] == (1, 14.37)
+    text = next(event for event in first_light if event.event == "prediction_sample")
+    assert (text.sample_id, text.num_targets, text.stop_targets, text.shift) == ("en-5", 3, 1, 1)
+    trust = list(read(FIXTURES / "logs" / "trust"))
+    assert [event.step for event in trust if event.event == "train_step"] == [1, 2, 4]
+    assert [event.attempt for event in trust if event.event == "train_step"] == [0, 0, 1]

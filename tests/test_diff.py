@@ -1,0 +1,548 @@
+"""Two logs are the same or they differ, and what differs is found: against an oracle that loads everything."""
+
+import copy
+import math
+import random
+from collections import defaultdict
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import VOLATILE_FIELDS
+from higgs_audio_trainer.logs.comparison import MISSING
+from higgs_audio_trainer.logs.diff import Options, compare
+from tests.builders import (
+    all_events,
+    audio_sample,
+    checkpoint,
+    diagnosis,
+    eval_result,
+    random_events,
+    record_of,
+    run_end,
+    run_start,
+    sink_recovered,
+    text_sample,
+    train_step,
+    window,
+)
+
+VOLATILE_TOP = {name for name in VOLATILE_FIELDS if "." not in name}
+KEY = ("event", "split", "step", "rank", "modality", "fingerprint", "codebook")
+
+
+def records_of(events):
+    """Make the records of events, as a reader has them."""
+    return [orjson.loads(orjson.dumps(record_of(event))) | {"seq": seq} for seq, event in enumerate(events)]
+
+
+def run_of(steps=4, *, factor=1.0):
+    """Make the events of a run, its losses multiplied."""
+    events = [run_start()]
+    for step in range(1, steps + 1):
+        events += [
+            train_step(step=step, loss=4.0 / step * factor, grad_norm=1.0 + step),
+            text_sample(step=step),
+            audio_sample(step=step),
+            audio_sample(step=step, codebook=1),
+        ]
+    return [*events, eval_result(step=steps), checkpoint(step=steps), run_end(step=steps)]
+
+
+RUN = records_of(run_of())
+
+
+def leaves(value, path=()):
+    """Yield the path of every value that holds no other."""
+    if isinstance(value, (dict, list)) and value:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, (*path, key))
+    else:
+        yield path
+
+
+def changed(value):
+    """Return another value of the same type, as far as there is one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value * 1.01 if isinstance(value, float) and value else value + 1
+    return f"{value}x" if isinstance(value, str) else "new"
+
+
+def planted(record, path, change=changed):
+    """Copy a record with one value changed."""
+    record = copy.deepcopy(record)
+    holder = record
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = change(holder[path[-1]])
+    return record
+
+
+def is_volatile(path):
+    """Tell whether two runs may differ in a value."""
+    return path[0] in VOLATILE_TOP or ".".join(map(str, path[:2])) in VOLATILE_FIELDS
+
+
+# The proof: any log is the same as itself; any planted change is found.
+
+
+@settings(deadline=None)
+@given(st.lists(random_events(), min_size=1, max_size=8))
+def test_a_log_is_the_same_as_itself(events):
+    """`diff(x, x)` finds nothing, whatever is in x."""
+    records = records_of(events)
+    for options in (Options(), Options(exact=True)):
+        assert compare(records, records, options=options).same
+
+
+@pytest.mark.parametrize("index", range(len(all_events())), ids=lambda index: all_events()[index].name + f"-{index}")
+def test_a_change_in_any_field_of_any_event_is_found(index):
+    """Every value of every event is changed, one at a time: what is volatile counts for nothing, all else does."""
+    records = records_of([*all_events(), train_step(step=1)])
+    for path in leaves(records[index]):
+        other = [*records]
+        other[index] = planted(records[index], path)
+        comparison = compare(records, other)
+        assert comparison.same == is_volatile(path), path
+        assert compare(other, records).same == is_volatile(path), path
+        assert (sum(comparison.counts.values()) > 0) == (not is_volatile(path)), path
+
+
+@pytest.mark.parametrize("index", range(len(all_events())))
+def test_a_field_that_is_missing_or_new_is_found(index):
+    """A field that one side lacks is a difference, unless it is volatile; so is one that this version does not know."""
+    records = records_of([*all_events(), train_step(step=1)])
+    for name in records[index]:
+        if name == "event":
+            continue
+        other = copy.deepcopy(records)
+        del other[index][name]
+        assert compare(records, other).same == (name in VOLATILE_TOP), name
+    other = copy.deepcopy(records)
+    other[index]["unheard_of"] = None
+    assert not compare(records, other).same
+
+
+@pytest.mark.parametrize("index", range(len(all_events())))
+def test_an_event_that_is_missing_is_found(index):
+    """An event that one side lacks is told, with the side that has it."""
+    records = records_of([*all_events(), train_step(step=1)])
+    other = records[:index] + records[index + 1 :]
+    assert compare(records, other).counts == {"only_in_expected": 1}
+    assert compare(other, records).counts == {"only_in_got": 1}
+    assert compare(records, [*records, records[index]]).counts == {"only_in_got": 1}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(True, 1), (0, False), (1, 1.5), (None, 0), ("1", 1), ([], {}), ([], None)]
+)
+def test_values_of_another_type_differ(ours, theirs):
+    """True is not 1, whatever Python says."""
+    records = records_of([diagnosis(evidence={"x": ours})])
+    assert not compare(records, records_of([diagnosis(evidence={"x": theirs})])).same
+
+
+def test_a_float_without_a_fraction_may_be_written_as_an_integer():
+    """1 and 1.0 are one value of a float field, also bit for bit."""
+    ours, theirs = records_of([train_step(epoch=1.0)]), records_of([train_step(epoch=1.0)])
+    theirs[0]["epoch"] = 1
+    assert compare(ours, theirs, options=Options(exact=True)).same
+
+
+# The oracle
+
+
+def oracle(expected, got):
+    """Join by brute force; return what differs as `(key, field)`, and keys that one side lacks. Keys are unique."""
+    sides = []
+    for records in (expected, got):
+        by_key = {}
+        for record in records:
+            is_run = record["event"] in ("run_start", "run_end")
+            key = (record["event"], record["rank"]) if is_run else tuple(record.get(name) for name in KEY)
+            assert key not in by_key
+            by_key[key] = {name: value for name, value in record.items() if name not in VOLATILE_TOP}
+        sides.append(by_key)
+    ours, theirs = sides
+    missing = object()
+    differing = {
+        (key, name)
+        for key in ours.keys() & theirs.keys()
+        for name in ours[key] | theirs[key]
+        if not alike(ours[key].get(name, missing), theirs[key].get(name, missing))
+    }
+    return differing, ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
+
+
+def alike(a, b):
+    """Compare values, floats within the tolerance that all fields are given here."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(alike, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(alike(a[name], b[name]) for name in a)
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(b - a) <= 1e-6 + 1e-3 * abs(a)
+    return type(a) is type(b) and a == b
+
+
+def some_floats(value):
+    """Return a float that is near, far, or none."""
+    return st.sampled_from([value, value * 1.0005, value * 0.9, value + 1e-7, None, -value])
+
+
+@st.composite
+def mutated(draw):
+    """Draw a run with values changed, events dropped and moved."""
+    records = copy.deepcopy(RUN)
+    for _ in range(draw(st.integers(0, 4))):
+        index = draw(st.integers(1, len(records) - 1))
+        paths = [path for path in leaves(records[index]) if path[0] not in KEY and not is_volatile(path)]
+        path = draw(st.sampled_from(paths))
+        holder = records[index]
+        for key in path[:-1]:
+            holder = holder[key]
+        value = holder[path[-1]]
+        if isinstance(value, float):
+            holder[path[-1]] = draw(some_floats(value))
+        elif isinstance(value, int):
+            holder[path[-1]] = value + draw(st.integers(-1, 1))
+        else:
+            holder[path[-1]] = draw(st.sampled_from([value, "other", None]))
+    for _ in range(draw(st.integers(0, 3))):
+        del records[draw(st.integers(1, len(records) - 1))]
+    return draw(st.permutations(records)) if draw(st.booleans()) else records
+
+
+@settings(deadline=None, max_examples=200)
+@given(mutated(), mutated())
+def test_it_agrees_with_an_oracle(ours, theirs):
+    """Verdict, joined and differing events, and what one side lacks are as brute force finds them."""
+    differing, only_ours, only_theirs = oracle(ours, theirs)
+    comparison = compare(ours, theirs, options=Options(rtol=1e-3, atol=1e-6))
+    counts = dict(comparison.counts)
+    drift = counts.pop("drift", 0)
+    assert comparison.same == (not (differing or only_ours or only_theirs or drift))
+    assert comparison.differing == len({key for key, _ in differing})
+    assert counts.pop("only_in_expected", 0) == len(only_ours)
+    assert counts.pop("only_in_got", 0) == len(only_theirs)
+    assert bool(counts) == bool(differing)
+    found = {(field.event, field.name.split(".")[0]) for field in comparison.worst}
+    assert found == {(key[0], name) for key, name in differing}
+    steps = [key[2] for key in {key for key, _ in differing} | only_ours | only_theirs if len(key) == len(KEY)]
+    if steps:
+        assert comparison.first.place.step == min(steps)
+
+
+@settings(deadline=None)
+@given(mutated(), mutated(), st.randoms())
+def test_the_order_of_lines_means_nothing(ours, theirs, shuffle):
+    """Whatever order the lines of either side are in, the same is found."""
+    ours, theirs = [*ours, *ours[3:5]], [*theirs, *theirs[3:6]]  # with samples that are there twice
+    before = compare(ours, theirs)
+    shuffle.shuffle(ours)
+    shuffle.shuffle(theirs)
+    after = compare(ours, theirs)
+    assert (after.same, after.counts, after.first, after.settings) == (
+        before.same,
+        before.counts,
+        before.first,
+        before.settings,
+    )
+
+
+# What is said of it
+
+
+def first_of(ours, theirs, **options):
+    """Return the first divergence of two lists of events."""
+    return compare(records_of(ours), records_of(theirs), options=Options(**options)).first
+
+
+def test_the_first_divergence_is_the_first_step_whatever_comes_later():
+    """Step, sample, codebook and position are named, with what was expected and got."""
+    theirs = run_of()
+    wrong = window([2345, 6789, 123, 4567, 8902], [2345, 6789, 7, 4567, 8901], start=17)
+    theirs[7] = audio_sample(step=2, last=wrong)
+    theirs[11] = audio_sample(step=3, first=window([1]))
+    first = first_of(run_of(), theirs)
+    assert (first.place.step, first.place.sample_id, first.place.codebook, first.position) == (2, "en-1", 0, 19)
+    assert (first.field, first.expected, first.got, first.kind) == ("last.predictions[2]", 123, 7, "tokens")
+    assert first.only_predictions
+
+
+def test_text_comes_before_audio_and_a_codebook_before_the_next():
+    """Within a step the order is that of the events, not that of the lines."""
+    ours = [train_step(step=1), audio_sample(step=1, codebook=1), audio_sample(step=1), text_sample(step=1)]
+    for number in range(1, len(ours)):
+        theirs = [event if index < 1 or index > number else dict_changed(event) for index, event in enumerate(ours)]
+        place = first_of(ours, theirs).place
+        assert (place.modality, place.codebook) == [("audio", 1), ("audio", 0), ("text", None)][number - 1]
+
+
+def dict_changed(event):
+    """Copy a sample with another loss."""
+    return type(event)(**{name: getattr(event, name) for name in event.__slots__} | {"loss": 9.0})
+
+
+def test_kinds_of_differences_are_told_apart():
+    """Each value is counted as what it is."""
+    first = window([1, 2, 3], start=5)
+    ours = [text_sample(first=first), train_step(), run_start()]
+    cases = {
+        "masks": [text_sample(first=window([1, -100, 3], [1, 2, 3], start=5)), *ours[1:]],
+        "tokens": [text_sample(first=window([1, 9, 3], [1, 2, 3], start=5)), *ours[1:]],
+        "shapes": [text_sample(first=first, logits_shape=(25, 128256)), *ours[1:]],
+        "floats": [ours[0], train_step(loss=4.2), ours[2]],
+        "other": [text_sample(first=first, num_correct=1), *ours[1:]],
+        "configuration": [*ours[:2], run_start(seed=1)],
+        "versions": [*ours[:2], run_start(versions={"python": "3.11.7", "torch": "2.12.0"})],
+    }
+    for kind, theirs in cases.items():
+        counts = compare(records_of(ours), records_of(theirs)).counts
+        assert kind in counts, kind
+        assert len(counts) == 1 or kind == "masks", kind  # a masked label has no input to follow
+    nulled = [text_sample(first=window([1, 2, 3], [1, None, 3], start=5)), *ours[1:]]
+    assert compare(records_of(ours), records_of(nulled)).counts == {"masks": 1}
+
+
+def test_settings_and_versions_are_said_by_name():
+    """What was set up differently is data of its own, nested settings included; folders are only noted."""
+    theirs = run_of()
+    theirs[0] = run_start(
+        config={"lr": 2e-4, "extra": {"bf16": False}, "output_dir": "b"},
+        versions={"python": "3.12.1", "torch": "2.13.0"},
+        seed=43,
+    )
+    ours = [run_start(config={"lr": 1e-4, "extra": {"bf16": True}, "output_dir": "a"}), *run_of()[1:]]
+    comparison = compare(records_of(ours), records_of(theirs))
+    assert {(item.kind, item.field, item.expected, item.got) for item in comparison.settings} == {
+        ("configuration", "config.lr", 1e-4, 2e-4),
+        ("configuration", "config.extra.bf16", True, False),
+        ("versions", "versions.python", "3.11.7", "3.12.1"),
+        ("configuration", "seed", 42, 43),
+    }
+    assert comparison.uncounted == ("config.output_dir",)
+    assert comparison.first is None
+    assert comparison.counts == {"configuration": 3, "versions": 1}
+
+
+def test_a_setting_may_not_be_a_little_off():
+    """A learning rate within the tolerance of losses is still another learning rate."""
+    ours, theirs = (records_of([run_start(config={"lr": lr}), train_step()]) for lr in (1e-4, 1.000001e-4))
+    assert compare(ours, theirs).counts == {"configuration": 1}
+
+
+def test_a_run_that_ended_at_another_step_says_so():
+    """The end is joined by rank alone, and its step compared."""
+    first = first_of(run_of(), [*run_of()[:-1], run_end(step=3)])
+    assert (first.place.event, first.field, first.expected, first.got) == ("run_end", "step", 4, 3)
+
+
+# Floats
+
+
+def test_floats_within_their_tolerance_agree():
+    """Each field has its own tolerance, and one may be given."""
+    near = [train_step(step=step, loss=1 + 5e-5 * (-1) ** step) for step in range(1, 5)]
+    ours = [train_step(step=step, loss=1.0) for step in range(1, 5)]
+    assert compare(records_of(ours), records_of(near)).same
+    assert not compare(records_of(ours), records_of(near), options=Options(exact=True)).same
+    assert not compare(records_of(ours), records_of(near), options=Options(rtol={"loss": 1e-6}, atol=0.0)).same
+    far = [train_step(step=1, loss=1.5)]
+    assert not compare(records_of(ours[:1]), records_of(far)).same
+    assert compare(records_of(ours[:1]), records_of(far), options=Options(rtol={"loss": 0.6})).same
+    assert compare(records_of(ours[:1]), records_of(far), options=Options(atol={"loss": 0.6})).same
+    assert compare(records_of(ours[:1]), records_of(far), options=Options(rtol=0.6)).same
+
+
+def test_a_learning_rate_is_compared_relatively():
+    """No absolute tolerance swallows what is small by nature."""
+    ours, theirs = (records_of([train_step(learning_rate=rate)]) for rate in (1e-9, 1.01e-9))
+    assert not compare(ours, theirs).same
+
+
+@pytest.mark.parametrize("value", [math.nan, None, math.inf])
+def test_null_is_no_number(value):
+    """A loss that is not finite is null in the record, and differs from every number."""
+    ours = records_of([train_step(grad_norm=1.0)])
+    theirs = records_of([train_step(grad_norm=value)])
+    assert "floats" in compare(ours, theirs, options=Options(rtol=1e9)).counts
+    assert compare(theirs, theirs).same
+
+
+def test_zero_has_a_sign_bit_for_bit_only():
+    """-0.0 is 0.0, but not with --exact."""
+    ours, theirs = (records_of([train_step(loss=loss)]) for loss in (0.0, -0.0))
+    assert compare(ours, theirs).same
+    assert not compare(ours, theirs, options=Options(exact=True)).same
+
+
+def test_a_shift_to_one_side_is_found_where_every_value_passes():
+    """Sixty values that are each within tolerance, but all too high."""
+    ours = [train_step(step=step, grad_norm=1 + step / 7) for step in range(1, 61)]
+    theirs = [train_step(step=step, grad_norm=(1 + step / 7) * (1 + 4e-5)) for step in range(1, 61)]
+    comparison = compare(records_of(ours), records_of(theirs))
+    assert comparison.counts == {"drift": 1}
+    (drift,) = comparison.drifts
+    assert (drift.path, drift.values, drift.differing) == ("train_step.grad_norm", 60, 0)
+    assert drift.mean_residual == pytest.approx(0.4, abs=0.01)
+    assert compare(records_of(ours), records_of(theirs), options=Options(rtol=1e-2)).same
+
+
+def test_noise_to_both_sides_is_no_drift():
+    """Values that are off at random agree, however many there are."""
+    noise = random.Random(0)
+    ours = [train_step(step=step) for step in range(1, 301)]
+    theirs = [train_step(step=step, grad_norm=1.23456 * (1 + noise.uniform(-9e-5, 9e-5))) for step in range(1, 301)]
+    assert compare(records_of(ours), records_of(theirs)).same
+
+
+def test_mean_residuals_are_those_of_all_values():
+    """The mean is over every joined value, those that agree too."""
+    ours = records_of([train_step(step=step, loss=1.0) for step in range(1, 5)])
+    theirs = copy.deepcopy(ours)
+    theirs[2]["loss"] = 2.0
+    (field,) = compare(ours, theirs, options=Options(rtol=0.1, atol=0.0)).worst
+    assert (field.path, field.values, field.differing, field.step) == ("train_step.loss", 4, 1, 3)
+    assert (field.residual, field.mean_residual) == (pytest.approx(10), pytest.approx(2.5))
+
+
+# What is left out
+
+
+def test_fields_and_events_can_be_left_out():
+    """--ignore and --only take fields, events, fields of an event, and what a field holds."""
+    theirs = run_of()
+    theirs[0] = run_start(config={"lr": 9.0, "extra": {"bf16": True}})
+    theirs[1] = train_step(step=1, loss=9.0, grad_norm=2.0)
+    theirs[2] = text_sample(step=1, loss=9.0)
+    ours = records_of(run_of())
+    cases = {
+        (("config.lr", "loss"), ()): True,
+        (("config", "loss"), ()): True,
+        (("run_start", "train_step", "prediction_sample"), ()): True,
+        (("run_start", "train_step.loss", "prediction_sample.loss"), ()): True,
+        (("config.lr", "train_step.loss"), ()): False,
+        (("loss",), ()): False,
+        ((), ("grad_norm",)): True,
+        ((), ("loss",)): False,
+        ((), ("eval_result",)): True,
+        ((), ("train_step",)): False,
+        ((), ("first.predictions", "text_loss")): True,
+        ((), ("config.extra",)): True,
+        ((), ("config.lr",)): False,
+        (("train_step",), ("eval_result.loss",)): True,
+    }
+    for (ignore, only), same in cases.items():
+        options = Options(ignore=frozenset(ignore), only=frozenset(only))
+        assert compare(ours, records_of(theirs), options=options).same == same, (ignore, only)
+
+
+def test_what_this_version_does_not_know_can_be_left_out():
+    """`extra.x` names a field or an event that is not of this version."""
+    ours = records_of(run_of())
+    theirs = copy.deepcopy(ours)
+    theirs[1]["novel"] = 3
+    theirs.append({"event": "news", "v": 1, "rank": 0})
+    assert compare(ours, theirs, options=Options(ignore=frozenset({"extra.novel", "extra.news"}))).same
+    assert not compare(ours, theirs, options=Options(ignore=frozenset({"extra.novel"}))).same
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"ignore": frozenset({"grad_nrom"})}, "Did you mean grad_norm?"),
+        ({"only": frozenset({"step_ms"})}, "differs from run to run"),
+        ({"rtol": {"grad_nrom": 1.0}}, "Did you mean grad_norm?"),
+        ({"rtol": -1.0}, "at least 0"),
+        ({"atol": math.nan}, "at least 0"),
+        ({"rtol": 1.0, "exact": True}, "--exact"),
+    ],
+)
+def test_a_mistaken_option_is_refused(options, says):
+    """Names that are none are refused with the one that is meant."""
+    with pytest.raises(UserError, match=says.replace("?", r"\?")):
+        Options(**options)
+
+
+# What cannot be compared
+
+
+def test_logs_without_a_common_event_cannot_be_compared():
+    """Nothing in common is not the same: the steps of both sides are said."""
+    ours, theirs = records_of([run_start(), train_step(step=1)]), records_of([run_start(), train_step(step=2)])
+    with pytest.raises(UserError, match=r"2 events, step 1\..*2 events, step 2\."):
+        compare(ours, theirs)
+    for side in (ours, []):
+        with pytest.raises(UserError, match="no event"):
+            compare(side, [])
+    assert compare(ours[:1], theirs[:1]).same  # runs that were over before the first due step
+
+
+def test_nothing_left_to_compare_is_not_the_same():
+    """A field that no event has compares nothing."""
+    records = records_of([train_step()])
+    with pytest.raises(UserError, match="something to compare"):
+        compare(records, records, options=Options(only=frozenset({"first.labels"})))
+
+
+@pytest.mark.parametrize("record", [{"event": 3}, {"event": "x", "value": object()}, {}])
+def test_what_is_no_record_is_refused(record):
+    """Records are builtins with the name of their event."""
+    with pytest.raises(UserError, match=r"records\[0\]"):
+        compare([record], [])
+
+
+def test_records_are_left_as_they_are():
+    """A sink's records are compared, not changed."""
+    records = [record_of(event) for event in run_of()]
+    before = copy.deepcopy(records)
+    assert compare(iter(records), records).same
+    assert records == before
+
+
+def test_hostile_events_are_compared_as_well():
+    """Unknown events, keys of any type, deep nesting, other versions."""
+    deep = orjson.loads("[" * 200 + "]" * 200)
+    strange = [
+        {"event": "x", "step": [1], "rank": {"a": None}, "codebook": True, "value": deep},
+        {"event": "train_step", "v": 2, "rank": 0, "step": -1, "loss": "none"},
+        {"event": "", "nonfinite": ["x"]},
+    ]
+    assert compare(strange, strange[::-1]).same
+    for index in range(len(strange)):
+        other = copy.deepcopy(strange)
+        other[index]["new"] = 1
+        assert not compare(strange, other).same
+
+
+def test_a_field_that_one_side_lacks_is_told_from_null():
+    """Missing is not null."""
+    ours = records_of([train_step()])
+    theirs = [{name: value for name, value in ours[0].items() if name != "grad_norm"}]
+    first = compare(ours, theirs).first
+    assert (first.field, first.got) == ("grad_norm", MISSING)
+
+
+def test_sink_outages_at_another_place_are_the_same():
+    """An event without a step is joined by what it is."""
+    ours, theirs = run_of(), run_of()
+    ours.insert(3, sink_recovered())
+    theirs.insert(9, sink_recovered())
+    assert compare(records_of(ours), records_of(theirs)).same
+
+
+def test_names_of_fields_may_be_endless():
+    """A log with a new field in every line does not fill the memory."""
+    ours = [{"event": "x", "rank": 0, "step": step} for step in range(3_000)]
+    theirs = [record | {f"field{record['step']}": 1} for record in ours]
+    comparison = compare(ours, theirs)
+    assert comparison.counts == {"other": 3_000}
+    assert len(comparison.worst) == 100
+    by_path = defaultdict(int, {field.path: field.differing for field in comparison.worst})
+    assert by_path["....other fields"] == 1_000

@@ -1,0 +1,198 @@
+"""`diff A B` as a person and a CI job meet it: what it prints and how it ends."""
+
+import gzip
+import os
+import random
+import subprocess
+import sys
+import threading
+
+import orjson
+import pytest
+
+from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.logs import sorter
+from tests.builders import audio_sample, record_of, run_end, run_start, text_sample, train_step
+
+EVENTS = [
+    run_start(),
+    *(make(step=step) for step in (1, 2, 3) for make in (train_step, text_sample, audio_sample)),
+    run_end(step=3),
+]
+
+
+def lines_of(events):
+    """Encode events as the lines of a log."""
+    return [orjson.dumps(record_of(event) | {"seq": seq}) + b"\n" for seq, event in enumerate(events)]
+
+
+@pytest.fixture
+def logs(tmp_path, monkeypatch):
+    """Write two logs, of which b has another loss in step 2."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    other = [*EVENTS]
+    other[4] = train_step(step=2, loss=9.0)
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines_of(EVENTS)))
+    (tmp_path / "b.jsonl").write_bytes(b"".join(lines_of(other)))
+    return tmp_path
+
+
+def ended(*arguments):
+    """Run the command; return its exit status."""
+    return main(["diff", *map(str, arguments)])
+
+
+def test_the_exit_status_tells_the_verdict(logs, capsys):
+    """0 the same, 1 differs, 2 could not compare."""
+    (logs / "empty.jsonl").write_bytes(b"")
+    assert ended("a.jsonl", "a.jsonl") == 0
+    assert capsys.readouterr().out.endswith("Same: 11 events agree (floats within tolerance).\n")
+    assert ended("a.jsonl", "b.jsonl") == 1
+    assert "First divergence: step 2, train_step" in capsys.readouterr().out
+    assert ended("a.jsonl", "empty.jsonl") == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "expected events that both logs have" in output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("a.jsonl",), "B"),
+        (("a.jsonl", "none.jsonl"), "none.jsonl"),
+        (("none.jsonl", "a.jsonl"), "--bless makes one of B"),
+        (("-", "-"), "standard input (-) twice"),
+        (("a.jsonl", "b.jsonl", "--rtol", "loss=much"), "expected a number"),
+        (("a.jsonl", "b.jsonl", "--rtol", "los=1"), "Did you mean loss?"),
+        (("a.jsonl", "b.jsonl", "--ignore", "grad_nrom"), "Did you mean grad_norm?"),
+        (("a.jsonl", "b.jsonl", "--format", "html"), "text"),
+        (("a.jsonl", "b.jsonl", "--bless", "--only", "loss"), "Leave them out"),
+        ((".", "a.jsonl"), "rank00000-attempt000.jsonl"),
+    ],
+)
+def test_bad_input_is_said_in_a_line(logs, capsys, arguments, says):
+    """What is wrong is said on stderr, without a traceback."""
+    assert ended(*arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert says in output.err
+    assert "Traceback" not in output.err
+
+
+def test_tolerances_and_names_are_taken_in_every_spelling(logs):
+    """One for all, one by one, repeated, as a list."""
+    for flags in (
+        ["--rtol", "2"],
+        ["--rtol=loss=2"],
+        ["--atol", "1e-9", "--atol", "loss=5"],
+        ["--ignore", "loss"],
+        ["--ignore", "config.lr, loss"],
+        ["--ignore", "seed", "--ignore", "train_step.loss"],
+        ["--only", "prediction_sample"],
+        ["--only=grad_norm,text_loss"],
+    ):
+        assert ended("a.jsonl", "b.jsonl", *flags) == 0, flags
+    for flags in (["--rtol", "grad_norm=2"], ["--exact"], ["--only", "loss"]):
+        assert ended("a.jsonl", "b.jsonl", *flags) == 1, flags
+
+
+def test_a_log_in_disorder_is_sorted_on_disk(logs, capsys, monkeypatch):
+    """Shuffled lines give the same report, from chunks in a temporary file; no file is left."""
+    monkeypatch.setenv("TMPDIR", str(logs / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(sorter.Sorter.__init__, "__kwdefaults__", {"chunk_bytes": 2_000})
+    (logs / "tmp").mkdir()
+    ended("a.jsonl", "b.jsonl")
+    expected = capsys.readouterr().out
+    for name in ("a.jsonl", "b.jsonl"):
+        lines = (logs / name).read_bytes().splitlines(keepends=True)
+        random.Random(1).shuffle(lines)
+        (logs / name).write_bytes(b"".join(lines))
+    assert ended("a.jsonl", "b.jsonl") == 1
+    assert capsys.readouterr().out == expected
+    assert list((logs / "tmp").iterdir()) == []
+
+
+def test_what_can_be_read_once_is_compared_as_well(logs):
+    """Standard input, compressed or not, and a pipe with a name; in disorder too."""
+    lines = lines_of(EVENTS)
+    command = [sys.executable, "-m", "higgs_audio_trainer", "diff"]
+    for data in (b"".join(lines), gzip.compress(b"".join(lines)), b"".join(reversed(lines))):
+        done = subprocess.run([*command, "a.jsonl", "-"], input=data, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"B: - (run" in done.stdout
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: (logs / "pipe").write_bytes(b"".join(reversed(lines))))
+    writer.start()
+    assert ended("pipe", "a.jsonl") == 0
+    writer.join()
+
+
+def test_lines_that_hold_no_event_are_said_once(logs, capsys):
+    """They are told with their place, also where the log is read twice or was piped; the others are compared."""
+    lines = lines_of(EVENTS)
+    (logs / "torn.jsonl").write_bytes(b"".join([*reversed(lines), b'{"event"\n', b"\x00\xff\n"]))
+    assert ended("a.jsonl", "torn.jsonl") == 0
+    output = capsys.readouterr()
+    assert output.err.count("torn.jsonl:12 ") == output.err.count("torn.jsonl:13 ") == 1
+    assert "2 lines of B hold no event and were passed over." in output.out
+    done = subprocess.run(
+        [sys.executable, "-m", "higgs_audio_trainer", "diff", "a.jsonl", "-"],
+        input=b"".join([*lines, b"junk\n"]),
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr.startswith(b"-:12 (byte ")
+
+
+def test_bless_writes_the_golden_that_then_agrees(logs, capsys):
+    """B's events become A; then both are the same; a run that was killed is refused and A stays."""
+    assert ended("golden.jsonl", "b.jsonl", "--bless") == 0
+    assert capsys.readouterr().out == "golden.jsonl: golden of 11 events written\n"
+    assert ended("golden.jsonl", "b.jsonl", "--exact") == 0
+    assert ended("golden.jsonl", "a.jsonl") == 1
+    before = (logs / "golden.jsonl").read_bytes()
+    (logs / "killed.jsonl").write_bytes(b"".join(lines_of(EVENTS)[:-1]))
+    assert ended("golden.jsonl", "killed.jsonl", "--bless") == 2
+    assert "no run_end of rank 0" in capsys.readouterr().err
+    assert (logs / "golden.jsonl").read_bytes() == before
+
+
+def test_github_gets_a_summary_where_it_asks_for_one(logs, capsys, monkeypatch):
+    """The Markdown report is added to the job's summary; a summary that cannot be written changes no verdict."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    (logs / "summary.md").write_text("before\n")
+    assert ended("a.jsonl", "b.jsonl", "--format", "github") == 1
+    assert (logs / "summary.md").read_text().startswith("before\n### ")
+    assert capsys.readouterr().out.startswith("::error title=First divergence%3A step 2")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "none/summary.md")
+    assert ended("a.jsonl", "a.jsonl", "--format", "github") == 0
+    assert "GITHUB_STEP_SUMMARY" in capsys.readouterr().err
+
+
+def test_a_folder_without_room_is_said(logs, capsys, monkeypatch):
+    """Where standard input cannot be kept, the folder is named."""
+    monkeypatch.setattr("tempfile.tempdir", str(logs / "missing"))
+    assert ended("a.jsonl", "-") == 2
+    assert "missing: expected room for a temporary file" in capsys.readouterr().err
+
+
+def test_the_help_fits_a_screen(capsys):
+    """24 lines of 80 columns, with an example."""
+    with pytest.raises(SystemExit):
+        main(["diff", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert any("example:" in line for line in lines)
+
+
+def test_a_closed_pipe_keeps_the_verdict(logs):
+    """`diff a b | head -1` ends with 1 where they differ."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "higgs_audio_trainer", "diff", "a.jsonl", "b.jsonl", "--format", "json"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

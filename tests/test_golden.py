@@ -1,0 +1,156 @@
+"""Goldens are the same bytes for the same run, whatever order and files its log came in."""
+
+import os
+import random
+import stat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import VOLATILE_FIELDS
+from higgs_audio_trainer.logs.diff import compare
+from higgs_audio_trainer.logs.golden import write_golden
+from tests.builders import (
+    audio_sample,
+    checkpoint,
+    diagnosis,
+    random_events,
+    record_of,
+    run_end,
+    run_start,
+    sink_recovered,
+    text_sample,
+    train_step,
+)
+from tests.logs import read
+
+EVENTS = [
+    run_start(config={"lr": 1e-4, "output_dir": "here", "batch_size": 8}),
+    sink_recovered(),
+    *(make(step=step) for step in (1, 2) for make in (train_step, text_sample, audio_sample)),
+    audio_sample(step=2, sample_index=1, codebook=1),
+    diagnosis(step=2),
+    diagnosis(step=2),
+    checkpoint(step=2),
+    run_end(step=2),
+]
+
+
+def records_of(events, *, run="r"):
+    """Make the records of a run; its times and numbers are its own."""
+    return [record_of(event) | {"run_id": run, "seq": seq, "ts": f"{run}{seq}"} for seq, event in enumerate(events)]
+
+
+def golden_of(log, path):
+    """Write a golden and return its bytes."""
+    write_golden(log, path)
+    return path.read_bytes()
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path):
+    """Times, places, the order of lines and that of fields leave no trace."""
+    first = golden_of(records_of(EVENTS), tmp_path / "a.jsonl")
+    again = records_of([run_start(config={"batch_size": 8, "output_dir": "there", "lr": 1e-4}), *EVENTS[1:]], run="s")
+    random.Random(0).shuffle(again)
+    again = [dict(reversed(record.items())) for record in again]
+    assert golden_of(again, tmp_path / "b.jsonl") == first
+
+
+def test_a_golden_of_a_golden_is_that_golden(tmp_path):
+    """Writing it again changes nothing, in its own place too."""
+    first = golden_of(records_of(EVENTS), tmp_path / "a.jsonl")
+    assert golden_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl") == first
+    assert golden_of(tmp_path / "a.jsonl", tmp_path / "a.jsonl") == first
+
+
+def test_a_golden_holds_every_event_in_order(tmp_path):
+    """Start, steps, what has no step, end; event by event and sample by sample; fields as their types have them."""
+    golden_of(records_of(EVENTS), tmp_path / "a.jsonl")
+    records = list(read(tmp_path / "a.jsonl"))
+    step = ["train_step", "prediction_sample", "prediction_sample"]
+    names = ["run_start", *step, *step, "prediction_sample", "checkpoint", "diagnosis", "diagnosis"]
+    assert [record["event"] for record in records] == [*names, "sink_recovered", "run_end"]
+    assert list(records[1])[:6] == ["event", "v", "rank", "level", "step", "epoch"]
+    assert list(records[0]["config"]) == ["batch_size", "lr"]
+    volatile = {name for name in VOLATILE_FIELDS if "." not in name}
+    assert not any(volatile & record.keys() for record in records)
+
+
+def test_a_run_is_the_same_as_its_golden(tmp_path):
+    """Blessed, then compared: no difference, in both directions; another run differs."""
+    golden = tmp_path / "golden.jsonl"
+    write_golden(records_of(EVENTS), golden)
+    assert compare(golden, records_of(EVENTS, run="s")).same
+    assert compare(records_of(EVENTS, run="s"), golden).same
+    assert not compare(golden, records_of([*EVENTS[:3], *EVENTS[4:]])).same
+
+
+@settings(deadline=None)
+@given(st.lists(random_events(), min_size=1, max_size=6))
+def test_any_log_is_the_same_as_its_golden(events):
+    """Whatever is in a log: its golden is stable, and the same."""
+    with TemporaryDirectory() as folder:
+        golden, again = Path(folder, "golden.jsonl"), Path(folder, "again.jsonl")
+        write_golden(records_of(events), golden)
+        assert golden_of(golden, again) == golden.read_bytes()
+        assert compare(golden, records_of(events, run="s")).same
+
+
+def refused(log, golden, **options):
+    """Return why a golden is refused; the one that was there stays."""
+    golden.write_bytes(b"as it was")
+    with pytest.raises(UserError) as caught:
+        write_golden(log, golden, **options)
+    assert golden.read_bytes() == b"as it was"
+    assert [path.name for path in golden.parent.iterdir()] == ["golden.jsonl"]
+    return str(caught.value)
+
+
+def test_a_log_that_is_no_model_is_refused(tmp_path):
+    """Faulty lines, no events, a run without its end: the golden stays as it was."""
+    (tmp_path / "g").mkdir()
+    golden, log = tmp_path / "g" / "golden.jsonl", tmp_path / "log.jsonl"
+    lines = [orjson.dumps(record) for record in records_of(EVENTS)]
+    log.write_bytes(b"\n".join([*lines, b'{"event": "run_e']))
+    assert "log.jsonl:14 (byte" in refused(log, golden)
+    assert "expected events" in refused([], golden)
+    assert "run_end of rank 0" in refused(records_of(EVENTS[:-1]), golden, finished=True)
+    killed = [*records_of(EVENTS), record_of(train_step()) | {"rank": 1}]
+    assert "run_end of rank 1" in refused(killed, golden, finished=True)
+    assert "no such file" in refused(tmp_path / "none.jsonl", golden).lower()
+
+
+def test_a_place_where_no_golden_can_be_is_refused(tmp_path):
+    """A folder, a pipe, standard input, a compressed file, a folder that is a file."""
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    for place, says in [
+        (tmp_path, "a folder"),
+        (tmp_path / "pipe", "a device or a pipe"),
+        ("-", "standard input"),
+        (tmp_path / "a.jsonl.gz", "not compressed"),
+        (tmp_path / "file" / "a.jsonl", "can be written"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            write_golden(records_of(EVENTS), place)
+
+
+def test_folders_are_made_and_modes_and_links_kept(tmp_path):
+    """A new golden is as readable as any file of a repository; an old one keeps its mode, and a link stays a link."""
+    golden = tmp_path / "new" / "golden.jsonl"
+    write_golden(records_of(EVENTS), golden)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(golden.stat().st_mode) == 0o666 & ~umask
+    golden.chmod(0o640)
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(golden)
+    write_golden(records_of(EVENTS[:3]), link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(golden.stat().st_mode) == 0o640
+    assert golden.read_bytes().count(b"\n") == 3

@@ -1,0 +1,78 @@
+"""The help of every command: one screen, with an example, in no time."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from higgs_audio_trainer.cli import COMMANDS
+
+SCREEN = (24, 80)  # lines, columns
+# Every setting of a training has a line there.
+SCREEN_OF_TRAIN = (60, 120)
+#: Commands whose exit status says more than done (0) and bad input (2).
+WITH_FINDINGS = ("diff", "validate")
+
+PROGRAM = """
+import sys
+from higgs_audio_trainer.cli import main
+try:
+    sys.exit(main())
+finally:
+    print(*sorted({"torch", "transformers", "numpy"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """Print the help of each command in a terminal of 80 columns; return its text and what was imported for it."""
+    environment = os.environ | {"COLUMNS": "80"}
+    return {
+        name: subprocess.run(
+            [sys.executable, "-c", PROGRAM, name, "--help"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        for name in COMMANDS
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_fits_a_screen(helps, command):
+    """A terminal of the usual size shows all of it; only train has more settings than that."""
+    lines, columns = SCREEN_OF_TRAIN if command == "train" else SCREEN
+    shown = helps[command].stdout.splitlines()
+    assert len(shown) <= lines
+    assert max(map(len, shown)) <= columns
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_has_an_example_that_names_the_command(helps, command):
+    """The example is a line to paste."""
+    (example,) = (line for line in helps[command].stdout.splitlines() if line.startswith("example:"))
+    program = "higgs_audio_trainer" if command == "train" else f"higgs-audio-trainer {command} "
+    assert program in example
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_exits_with_0_and_imports_nothing_heavy(helps, command):
+    """Asking for help waits for no library that computes."""
+    assert (helps[command].returncode, helps[command].stderr.strip()) == (0, "")
+
+
+@pytest.mark.parametrize("command", WITH_FINDINGS)
+def test_names_its_exit_codes(helps, command):
+    """A CI job that runs the command can be written from its help."""
+    text = " ".join(helps[command].stdout.lower().split())
+    assert all(code in text.partition("exit")[2] for code in ("0", "1", "2"))
+
+
+def test_the_overview_lists_every_command():
+    """Each with what it does."""
+    overview = [sys.executable, "-m", "higgs_audio_trainer", "--help"]
+    shown = subprocess.run(overview, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert all(f"\n  {name:<12}{text}\n" in shown for name, text in COMMANDS.items())

@@ -1,0 +1,343 @@
+"""`show` prints what the console sink printed, of what is asked for, and survives whatever it is given."""
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.cli.show import parser
+from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.events import VOLATILE_FIELDS
+from sinks import ConsoleSink, JsonlSink, Screen
+from tests.builders import (
+    RUN_ID,
+    all_events,
+    audio_sample,
+    checkpoint,
+    diagnosis,
+    fixed_clock,
+    random_events,
+    record_of,
+    run_end,
+    run_start,
+    text_sample,
+    train_step,
+    window,
+)
+from tests.test_reader import attempt_of, dump, file_of, records_of
+from tests.test_render import golden
+
+ARABIC = text_sample(
+    sample_id="عينة",
+    first=window([1, 2], [1, 3], predicted_text="مرحبا بالعالم", label_text="مرحبا بكم"),
+    last=window([5], predicted_text="\x1b[2J", label_text="é"),
+)
+
+
+def show(capsys, *arguments):
+    """Run `show`; return its exit code, output and messages."""
+    code = main(["show", *map(str, arguments)])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A log of every kind of event."""
+    file_of(tmp_path).write_bytes(dump(records_of(all_events())))
+    return tmp_path
+
+
+class TestAsTheConsole:
+    @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252", "utf-16"])
+    @pytest.mark.parametrize("color", [False, True])
+    def test_byte_for_byte(self, tmp_path, monkeypatch, encoding, color):
+        """What is shown of a log is what the console sink showed while it was written."""
+        (tmp_path / "events").mkdir()
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        screen = Screen(out, None)
+        console = ConsoleSink(screen, color=color, encoding=encoding, close_screen=True)
+        jsonl = JsonlSink(file_of(tmp_path / "events"))
+        emit = Pipeline([("console", console), ("jsonl", jsonl)], run_id=RUN_ID, clock=fixed_clock)
+        for event in [*all_events(), ARABIC, train_step(loss=float("nan")), audio_sample(first=window(range(30_000)))]:
+            emit(event)
+        console.close()
+        jsonl.close()
+        monkeypatch.setenv("FORCE_COLOR" if color else "NO_COLOR", "1")
+        monkeypatch.delenv("NO_COLOR" if color else "FORCE_COLOR", raising=False)
+        shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.stdout", shown)
+        assert main(["show", str(file_of(tmp_path / "events"))]) == 0
+        out.flush()
+        assert shown.buffer.getvalue() == out.buffer.getvalue()
+
+    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(event=random_events())
+    def test_any_event(self, tmp_path, capsys, event):
+        """Whatever an event holds, it is shown as the console shows it, and controls nothing."""
+        record = record_of(event)
+        file_of(tmp_path).write_bytes(dump([record]))
+        out = io.StringIO()
+        console = ConsoleSink(Screen(out, None), color=False, encoding="utf-8", close_screen=True)
+        console(record)
+        console.close()
+        assert show(capsys, tmp_path)[:2] == (0, out.getvalue())
+
+
+class TestGolden:
+    def test_every_event(self, log, capsys):
+        """All events of a log, as they are shown in 80 columns."""
+        code, out, err = show(capsys, log, "--width", 80)
+        assert (code, err) == (0, "")
+        assert (
+            out
+            == golden("""
+            run r: 1,234 training samples, 0 for evaluation; 8 codebooks; 5,678,901
+              trainable parameters; 1 process on cpu; seed 42
+            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right
+              audio 3.301, 33.1% right (codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
+              First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
+              First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
+              Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
+              Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
+            Audio Prediction vs Label Comparison (Codebook 0):
+              en-1 at step 20, 10 of 12 right
+              First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
+              First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
+              Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
+              Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
+              Logits shape: torch.Size([123, 8, 1026])
+              Labels shape: torch.Size([8, 123])
+            evaluation at step 20  loss 4.500  text 1.000, 75.0% right
+              audio 3.500, 37.5% right (codebook 0: 50.0%)  3 samples
+            saved checkpoint-20
+            warning (no_stop_label): No stop token is supervised.
+            sink jsonl works again; 3 events lost, seq 4 to 6
+            sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; what
+              follows is not written
+            run ended: completed at step 30; 1,234 events written, 0 lost; logging took 57
+              ms
+        """).replace("\n\n", "\n")
+            + "\n"
+        )
+
+    def test_arabic(self, tmp_path, capsys):
+        """Arabic text is whole, isolated and folded; controls that came from data are escaped."""
+        file_of(tmp_path).write_bytes(dump(records_of([ARABIC])))
+        assert (
+            show(capsys, tmp_path, "--width", 48)[1]
+            == golden(r"""
+            Sample 1 Prediction vs Label Comparison:
+              <عينة> at step 20, 10 of 12 right
+              First 2 - Predictions: [ 1, *3]
+              First 2 - Labels:      [ 1,  2]
+              First 2 - Predicted text: "<مرحبا بالعالم>"
+              First 2 - Label text:     "<مرحبا بكم>"
+              Last 1  - Predictions: [ 5]
+              Last 1  - Labels:      [ 5]
+              Last 1  - Predicted text: "\x1b[2J"
+              Last 1  - Label text:     "é"
+        """)
+            .replace("<", "\u2068")
+            .replace(">", "\u2069")
+            + "\n"
+        )
+
+    def test_a_golden(self, tmp_path, capsys):
+        """A log without what two runs may differ in is shown in the same form, without that."""
+        events = [run_start(resumed_from_step=3), train_step(), text_sample(), checkpoint(), run_end()]
+        kept = [{k: v for k, v in record.items() if k not in VOLATILE_FIELDS} for record in records_of(events)]
+        (tmp_path / "golden.jsonl").write_bytes(dump(kept))
+        lines = show(capsys, tmp_path / "golden.jsonl")[1].splitlines()
+        assert [line for line in lines if not line.startswith(" ")] == [
+            (
+                "run: 1,234 training samples, 0 for evaluation; 8 codebooks; 5,678,901 trainable parameters; "
+                "1 process on cpu; seed 42"
+            ),
+            (
+                "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right  audio 3.301, 33.1% right "
+                "(codebook 0: 41.2%)  lr 0.0001  grad 1.23"
+            ),
+            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right",
+            "saved checkpoint-20",
+            "run ended: completed at step 30",
+        ]
+
+
+class TestFlags:
+    @pytest.mark.parametrize(
+        ("arguments", "events"),
+        [
+            (["--event", "checkpoint,diagnosis"], ["checkpoint", "diagnosis"]),
+            (["--step", "25:"], ["run_end"]),
+            (["--modality", "text"], ["prediction_sample"]),
+            (["--codebook", "0,5", "--step", "20"], ["prediction_sample"]),
+            (["--sample-id", "x", "--sample_id", "0123456789abcdef"], ["prediction_sample"] * 2),
+            (["--mismatches-only", "--split", "train", "--rank", "0"], ["prediction_sample"] * 2),
+        ],
+    )
+    def test_choose(self, log, capsys, arguments, events):
+        """Flags choose events; --raw prints their lines as they are in the file."""
+        code, out, err = show(capsys, log, "--raw", *arguments)
+        assert (code, err) == (0, "")
+        lines = file_of(log).read_text().splitlines(keepends=True)
+        assert [json.loads(line)["event"] for line in out.splitlines()] == events
+        assert all(line in lines for line in out.splitlines(keepends=True))
+
+    def test_raw_is_verbatim(self, tmp_path, capsysbinary):
+        """Raw lines keep every byte: escapes, blanks, key order, unknown fields; an owed newline is added."""
+        lines = [b'{ "v": 9, "event":"new", "x": "\\u001b \xd9\x85"}\n', b'{"event": "newer"}']
+        (tmp_path / "log.jsonl").write_bytes(b"".join(lines))
+        assert main(["show", "--raw", str(tmp_path / "log.jsonl")]) == 0
+        assert capsysbinary.readouterr().out == b"".join(lines) + b"\n"
+
+    def test_nothing_matches(self, log, capsys):
+        """An empty result says so, on stderr, and is no error."""
+        assert show(capsys, log, "--step", "5") == (0, "", "no event matches (10 read)\n")
+
+    def test_a_name_that_may_be_a_slip(self, log, capsys):
+        """An event that this version does not know is asked for all the same, and a slip is said."""
+        assert show(capsys, log, "--event", "train_stp") == (
+            0,
+            "",
+            "--event: this version knows no event train_stp. Did you mean train_step?\nno event matches (10 read)\n",
+        )
+
+    def test_attempts(self, tmp_path, capsys):
+        """What a resume made anew is shown once, and with --all-attempts as often as it was made."""
+        for attempt, events in enumerate([attempt_of(), attempt_of(resumed=4)]):
+            file_of(tmp_path, attempt=attempt).write_bytes(dump(records_of(events, attempt=attempt)))
+        for flags, count in (([], 1), (["--all-attempts"], 2)):
+            out = show(capsys, tmp_path, "--event", "train_step", "--step", "6", *flags)[1]
+            assert out.count("step 6 ") == count
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--width", "19"], "--width: expected columns from 20 to 9,999, got '19'"),
+            (["--width", "x"], "--width: expected columns from 20 to 9,999, got 'x'"),
+            (["--step", "2:1"], "--step: expected the first step before the last, got '2:1'"),
+            (["--rank", "x"], "--rank: expected whole numbers from 0 on, like 0,3, got 'x'"),
+            (["--modality", "video"], "--modality: expected text or audio, got 'video'"),
+            (["--split", "x\x1b"], "--split: expected train or eval, got 'x\\x1b'"),
+            (["--summary", "--raw"], "--summary: expected no --raw beside it. Leave one of them out"),
+            (["--wdth"], "unrecognized arguments: --wdth. See higgs-audio-trainer show --help."),
+        ],
+    )
+    def test_bad_values(self, log, capsys, arguments, message):
+        """A bad value is said in one line, with exit code 2."""
+        assert show(capsys, log, *arguments) == (2, "", f"higgs-audio-trainer: {message}\n")
+
+    def test_no_path(self, capsys):
+        """Without a log there is nothing to show."""
+        code, _, err = show(capsys)
+        assert code == 2
+        assert "FILE|DIR" in err
+
+    def test_help(self):
+        """The help fits a terminal of 24 lines of 80 columns."""
+        text = parser("higgs-audio-trainer show").format_help()
+        assert len(text.splitlines()) <= 24
+
+
+class TestInput:
+    def test_not_there(self, tmp_path, capsys):
+        """A path without a log is bad input."""
+        code, out, err = show(capsys, tmp_path / "nowhere")
+        assert (code, out) == (2, "")
+        assert "nowhere: expected a log that can be read, got: No such file or directory" in err
+
+    def test_faults(self, log, capsys):
+        """A line that holds no event is said on stderr, with its place; the others are shown."""
+        with file_of(log).open("ab") as file:
+            file.write(b'{"event": "tra')
+        code, out, err = show(capsys, log, "--event", "checkpoint")
+        assert (code, out) == (0, "saved checkpoint-20\n")
+        assert f"{file_of(log)}:11 (byte " in err
+        assert "a torn last line" in err
+
+    @pytest.mark.parametrize("flags", [[], ["--summary"]])
+    @pytest.mark.parametrize("junk", [b"\x00\xff\n" * 3, b"[1]\n", b"plain text\n", b"\x1f\x8b\x08junk"])
+    def test_no_log_at_all(self, tmp_path, capsys, junk, flags):
+        """A file without one event is no log: exit code 2, without a traceback."""
+        (tmp_path / "x").write_bytes(junk)
+        code, out, err = show(capsys, tmp_path / "x", *flags)
+        assert (code, out) == (2, "")
+        assert "x: expected a log, got no line that holds an event" in err
+        assert "Traceback" not in err
+
+    def test_empty(self, tmp_path, capsys):
+        """An empty log shows nothing."""
+        file_of(tmp_path).touch()
+        assert show(capsys, tmp_path) == (0, "", "no event matches (0 read)\n")
+
+    def test_compressed(self, tmp_path, capsys):
+        """Compressed files are read like others."""
+        (tmp_path / "log.gz").write_bytes(gzip.compress(dump(records_of([checkpoint()]))))
+        assert show(capsys, tmp_path / "log.gz") == (0, "saved checkpoint-20\n", "")
+
+    def test_unknown_events(self, tmp_path, capsys):
+        """Events of newer versions are shown field by field, escaped."""
+        (tmp_path / "log").write_bytes(b'{"event": "new", "text": "\\u001b[2J"}\n')
+        assert show(capsys, tmp_path / "log") == (0, "event=new  text=\\x1b[2J\n", "")
+
+    @pytest.mark.parametrize("mark", [["abc"], 5, {"a": {}}, "x", [None], {"a": -1}])
+    def test_odd_marks(self, tmp_path, capsys, mark):
+        """What a third party writes in the place of our marks is shown as it is."""
+        (tmp_path / "log").write_bytes(dump([record_of(checkpoint()) | {"shortened": mark, "nonfinite": mark}]))
+        code, out, _ = show(capsys, tmp_path / "log")
+        assert code == 0
+        assert out.startswith("saved checkpoint-20  (not finite: ")
+
+    @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.data())
+    def test_mutated(self, tmp_path, capsys, data):
+        """No damage to a log makes a traceback or lets a control through, in any form of the output."""
+        log = bytearray(dump(records_of([*all_events(), diagnosis(severity="error")])))
+        for _ in range(data.draw(st.integers(1, 8))):
+            log[data.draw(st.integers(0, len(log) - 1))] = data.draw(st.integers(0, 255))
+        file_of(tmp_path).write_bytes(log)
+        for flags in ([], ["--width", "30", "--mismatches-only"], ["--summary"]):
+            code, out, err = show(capsys, tmp_path, *flags)
+            assert code in (0, 2)
+            assert "Traceback" not in err
+            assert "\x1b" not in out + err
+
+
+class TestProcess:
+    def test_a_reader_that_left(self, tmp_path):
+        """`| head -1` ends the command with 0 and without noise."""
+        file_of(tmp_path).write_bytes(dump(records_of([run_start(), *[text_sample()] * 5_000])))
+        command = [sys.executable, "-m", "higgs_audio_trainer", "show", str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
+            assert shown.stdout.readline().startswith(b"run r:")
+            shown.stdout.close()
+            assert (shown.wait(60), shown.stderr.read()) == (0, b"")
+
+    def test_standard_input(self):
+        """A log may come by standard input."""
+        command = [sys.executable, "-m", "higgs_audio_trainer", "show", "-"]
+        log = dump(records_of([checkpoint()]))
+        shown = subprocess.run(command, input=log, capture_output=True, check=True, timeout=60)
+        assert (shown.stdout, shown.stderr) == (b"saved checkpoint-20\n", b"")
+
+    def test_a_closed_standard_output(self, tmp_path):
+        """Where there is no standard output there is nobody to show anything to."""
+        file_of(tmp_path).write_bytes(dump(records_of([checkpoint()])))
+        command = 'exec "$1" -m higgs_audio_trainer show "$2" >&-'
+        shown = subprocess.run(
+            ["sh", "-c", command, "sh", sys.executable, str(tmp_path)],
+            capture_output=True,
+            check=False,
+            timeout=60,
+            env=os.environ,
+        )
+        assert (shown.returncode, shown.stderr) == (0, b"")

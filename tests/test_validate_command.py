@@ -1,0 +1,131 @@
+"""`validate` as users run it: its text, its JSON, its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from higgs_audio_trainer.cli import main
+from tests.builders import checkpoint, run_end, run_start
+from tests.test_reader import dump, file_of
+from tests.test_validate import a_run
+
+
+def run_of(tmp_path, monkeypatch, *events):
+    """Write a run and go to its folder, so that messages name files as short as can be."""
+    monkeypatch.chdir(tmp_path)
+    Path("events").mkdir()
+    records = a_run(*events)
+    file_of("events").write_bytes(dump(records))
+    return records
+
+
+def test_a_clean_log(tmp_path, monkeypatch, capsys):
+    """One line, and exit status 0."""
+    run_of(tmp_path, monkeypatch)
+    assert main(["validate", "."]) == 0
+    assert capsys.readouterr() == (".: clean: 6 events, 1 rank, 1 attempt, seq without gaps\n", "")
+
+
+def test_findings_as_text(tmp_path, monkeypatch, capsys):
+    """A line each, what is data escaped; at last the verdict; exit status 1."""
+    records = run_of(tmp_path, monkeypatch)
+    records[2]["split"] = "\x1b[2J"
+    del records[4]
+    file_of("events").write_bytes(dump(records))
+    assert main(["validate", "."]) == 1
+    place = "events/rank00000-attempt000.jsonl"
+    size = [sum(len(line) for line in dump(records).splitlines(keepends=True)[:count]) for count in (2, 4)]
+    assert capsys.readouterr().out == (
+        f"{place}:3 (byte {size[0]}): $.split: expected train or eval, got '\\x1b[2J'\n"
+        f"{place}:5 (byte {size[1]}): $.seq: expected seq 4, got none, and nothing that explains it\n"
+        ".: 2 findings: 4 events, 1 rank, 1 attempt\n"
+    )
+
+
+def test_notes_leave_the_exit_status_alone(tmp_path, monkeypatch, capsys):
+    """They are told apart from findings."""
+    records = run_of(tmp_path, monkeypatch)
+    records[4]["novel"] = 1
+    file_of("events").write_bytes(dump(records))
+    assert main(["validate", "."]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("note: events/rank00000-attempt000.jsonl:5 (byte ")
+    assert last == ".: clean and 1 note: 6 events, 1 rank, 1 attempt, seq without gaps"
+
+
+def test_many_findings_are_counted(tmp_path, monkeypatch, capsys):
+    """A hundred are shown, then the counts by kind."""
+    run_of(tmp_path, monkeypatch, run_start(), *[checkpoint(step=-1)] * 150, run_end(events_written=151))
+    assert main(["validate", "."]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 102
+    assert lines[-2:] == [
+        "150 errors, of which 100 are shown. By kind: 150 schema",
+        ".: 150 findings: 152 events, 1 rank, 1 attempt",
+    ]
+
+
+def test_json(tmp_path, monkeypatch, capsys):
+    """One object, with counts and findings."""
+    records = run_of(tmp_path, monkeypatch)
+    file_of("events").write_bytes(dump(records[:-1]))
+    assert main(["validate", ".", "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    (finding,) = report.pop("findings")
+    assert report == {
+        "clean": False,
+        "events": 5,
+        "ranks": [0],
+        "attempts": [0],
+        "errors": 1,
+        "notes": 0,
+        "kinds": {"run_end": 1},
+    }
+    assert finding.pop("where").startswith("events/rank00000-attempt000.jsonl:5 (byte ")
+    assert finding == {
+        "path": "$.event",
+        "expected": "run_end as the last line",
+        "got": "checkpoint: the process was killed, or is still running",
+        "kind": "run_end",
+        "severity": "error",
+    }
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_name_that_is_no_text(output, tmp_path, capsys):
+    """Bytes in a file's name that are no UTF-8 are escaped."""
+    path = os.fsencode(tmp_path) + b"/a\xff.jsonl"
+    Path(os.fsdecode(path)).write_bytes(b"[]\n")
+    assert main(["validate", os.fsdecode(path), "--format", output]) == 1
+    assert "a\\udcff.jsonl" in capsys.readouterr().out.replace("\\\\", "\\")
+
+
+def test_what_cannot_be_read(tmp_path, capsys):
+    """Exit status 2, and what was expected."""
+    assert main(["validate", str(tmp_path / "none")]) == 2
+    assert "expected" in capsys.readouterr().err
+    assert main(["validate"]) == 2
+
+
+def test_help_fits_a_screen(capsys):
+    """24 lines of 80 columns, with an example."""
+    for command in ("validate", "merge"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) <= 24
+        assert max(map(len, lines)) <= 80
+        assert any(line.startswith("example: ") for line in lines)
+
+
+def test_merged_to_standard_input(tmp_path):
+    """What `merge` writes of a clean log is clean, at the end of a pipe."""
+    file_of(tmp_path).write_bytes(dump(a_run()))
+    command = [sys.executable, "-m", "higgs_audio_trainer"]
+    merged = subprocess.run([*command, "merge", str(tmp_path)], capture_output=True, check=True).stdout
+    done = subprocess.run([*command, "validate", "-"], input=merged, capture_output=True, check=True)
+    assert done.stdout == b"-: clean: 6 events, 1 rank, 1 attempt, seq without gaps\n"
