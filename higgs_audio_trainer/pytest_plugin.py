@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from higgs_audio_trainer.logs.diff import Options
+    from higgs_audio_trainer.logs.diff.compare import Options
     from sinks import MemorySink
 
     Log = MemorySink | Iterable[Mapping[str, Any]] | str | Path
@@ -89,7 +89,7 @@ class AssertMatchesGolden:
             exact: floats must be the same bit by bit.
         """
         from higgs_audio_trainer.errors import UserError
-        from higgs_audio_trainer.logs.diff import Options
+        from higgs_audio_trainer.logs.diff.compare import Options
         from sinks.escape import printable_lines
 
         golden = self._request.path.parent / path
@@ -105,15 +105,15 @@ class AssertMatchesGolden:
             pytest.fail(text, pytrace=False)
 
     def _write(self, log: Log, golden: Path) -> None:
-        from higgs_audio_trainer.logs.golden import write_golden
+        from higgs_audio_trainer.logs.diff.golden import write_golden
 
         write_golden(_readable(log), golden)
         self._request.node.user_properties.append((_WRITTEN, str(golden)))
 
     def _difference(self, golden: Path, log: Log, options: Options) -> str:
         """Say what differs and what to do about it; nothing where nothing does."""
-        from higgs_audio_trainer.logs.diff import compare
-        from higgs_audio_trainer.logs.reports import render
+        from higgs_audio_trainer.logs.diff.compare import compare
+        from higgs_audio_trainer.logs.diff.reports import render
 
         if not golden.exists():
             return f"{golden}: expected a golden, got no such file.\nTo write it: {self._update()}"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS
-from higgs_audio_trainer.logs.comparison import MISSING
-from higgs_audio_trainer.logs.diff import Options, compare
+from higgs_audio_trainer.logs.diff.compare import Options, compare
+from higgs_audio_trainer.logs.diff.comparison import MISSING
 from tests.builders import (
     all_events,
     audio_sample,

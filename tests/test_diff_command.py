@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.logs import sorter
+from higgs_audio_trainer.logs.diff import sorter
 from tests.builders import audio_sample, record_of, run_end, run_start, text_sample, train_step
 
 EVENTS = [

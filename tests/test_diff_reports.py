@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.logs.diff import Options, compare
-from higgs_audio_trainer.logs.reports import FORMATS, render
+from higgs_audio_trainer.logs.diff.compare import Options, compare
+from higgs_audio_trainer.logs.diff.reports import FORMATS, render
 from tests.builders import audio_sample, record_of, run_end, run_start, text_sample, train_step
 
 HOSTILE = "\x1b[2J::error::x\n::set-env name=A::b ##[add-mask] ]]> <script>|`*_ \u202e\x9b\uffff مرحبا %0A"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS
-from higgs_audio_trainer.logs.diff import compare
-from higgs_audio_trainer.logs.golden import write_golden
+from higgs_audio_trainer.logs.diff.compare import compare
+from higgs_audio_trainer.logs.diff.golden import write_golden
 from tests.builders import (
     audio_sample,
     checkpoint,

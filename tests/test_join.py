@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higgs_audio_trainer.logs import join
-from higgs_audio_trainer.logs.join import Entry, UnsortedError, joined, joined_unsorted, key_of, order_of, sortable
+from higgs_audio_trainer.logs.diff import join
+from higgs_audio_trainer.logs.diff.join import Entry, UnsortedError, joined, joined_unsorted, key_of, order_of, sortable
+from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.lines import whole
-from higgs_audio_trainer.logs.sorter import Sorter
 from tests.builders import (
     audio_sample,
     checkpoint,

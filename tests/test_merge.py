@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.logs.reader import read_lines
-from higgs_audio_trainer.logs.validate import validate
+from higgs_audio_trainer.logs.validation.validate import validate
 from tests.builders import run_end, run_start, train_step
 from tests.test_reader import dump, file_of, interrupted_runs, records_of, write
 from tests.test_validate import FIXTURES, a_run

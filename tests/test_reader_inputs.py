@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.logs.gaps import gaps
 from higgs_audio_trainer.logs.source import zstd
-from higgs_audio_trainer.logs.validate import validate
+from higgs_audio_trainer.logs.validation.validate import validate
 from tests.logs import read
 from tests.test_reader import dump, file_of, seqs
 from tests.test_validate import a_run

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.events import VOLATILE_FIELDS
-from higgs_audio_trainer.logs.bars import ASCII, BLOCKS, glyphs
-from higgs_audio_trainer.logs.curve import MOST_POINTS, Curve
-from higgs_audio_trainer.logs.summary import Alarm, summaries
-from higgs_audio_trainer.logs.summary_text import render_summary
+from higgs_audio_trainer.logs.summary.bars import ASCII, BLOCKS, glyphs
+from higgs_audio_trainer.logs.summary.curve import MOST_POINTS, Curve
+from higgs_audio_trainer.logs.summary.figures import Alarm, summaries
+from higgs_audio_trainer.logs.summary.text import render_summary
 from sinks.fold import columns
 from tests.builders import (
     cap_reached,

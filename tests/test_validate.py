@@ -23,8 +23,8 @@ import sinks.jsonl
 from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
-from higgs_audio_trainer.logs.strict import misfit
-from higgs_audio_trainer.logs.validate import repeated_member, validate
+from higgs_audio_trainer.logs.validation.strict import misfit
+from higgs_audio_trainer.logs.validation.validate import repeated_member, validate
 from sinks.jsonl import JsonlSink
 from tests.builders import (
     RUN_ID,

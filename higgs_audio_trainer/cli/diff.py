@@ -13,8 +13,8 @@ from pathlib import Path
 from higgs_audio_trainer.cli.faults import Faults
 from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.logs.comparison import Comparison
-from higgs_audio_trainer.logs.reports import FORMATS, WIDTH
+from higgs_audio_trainer.logs.diff.comparison import Comparison
+from higgs_audio_trainer.logs.diff.reports import FORMATS, WIDTH
 from sinks.escape import encodable, known_encoding, printable
 from sinks.screen import say_on_stderr
 
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         if ignore or only:
             raise UserError("--bless: expected no --ignore or --only beside it, for a golden is whole. Leave them out")
         return _bless(given.expected, given.got)
-    from higgs_audio_trainer.logs.diff import Options, compare
+    from higgs_audio_trainer.logs.diff.compare import Options, compare
 
     options = Options(rtol=rtol, atol=atol, exact=given.exact, ignore=ignore, only=only)
     if given.expected != "-" and not Path(given.expected).exists():
@@ -92,7 +92,7 @@ def _names(lists: Sequence[str]) -> frozenset[str]:
 
 
 def _bless(expected: str, got: str) -> int:
-    from higgs_audio_trainer.logs.golden import write_golden
+    from higgs_audio_trainer.logs.diff.golden import write_golden
 
     count = write_golden(got, expected, finished=True)
     _print(f"{printable(expected)}: golden of {count:,} event{'' if count == 1 else 's'} written\n")
@@ -100,7 +100,7 @@ def _bless(expected: str, got: str) -> int:
 
 
 def _report(comparison: Comparison, form: str) -> int:
-    from higgs_audio_trainer.logs.reports import render
+    from higgs_audio_trainer.logs.diff.reports import render
 
     _print(render(comparison, form, width=_width()))
     summary = os.environ.get(_SUMMARY)

@@ -205,8 +205,8 @@ def _summarize(given: argparse.Namespace, chosen: Filter, width: int | None) -> 
             raise UserError(f"--summary: expected no --{flag.replace('_', '-')} beside it. Leave one of them out")
     if not chosen.takes_all:
         raise UserError("--summary: expected no flag that chooses events, for it is of the whole log. Leave them out")
-    from higgs_audio_trainer.logs.summary import summaries
-    from higgs_audio_trainer.logs.summary_text import render_summary
+    from higgs_audio_trainer.logs.summary.figures import summaries
+    from higgs_audio_trainer.logs.summary.text import render_summary
 
     if width is not None and width < _NARROWEST_SUMMARY:
         raise UserError(f"--width: expected at least {_NARROWEST_SUMMARY} columns with --summary, got {width}")

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from higgs_audio_trainer.cli.parser import ArgumentParser
-from higgs_audio_trainer.logs.finding import Finding
-from higgs_audio_trainer.logs.validate import Validation, validate
+from higgs_audio_trainer.logs.validation.finding import Finding
+from higgs_audio_trainer.logs.validation.validate import Validation, validate
 from sinks.escape import printable
 
 _FOUND = 1

@@ -15,7 +15,7 @@ import math
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from higgs_audio_trainer.logs.comparison import MISSING, Comparison
+from higgs_audio_trainer.logs.diff.comparison import MISSING, Comparison
 
 
 def render(comparison: Comparison) -> str:

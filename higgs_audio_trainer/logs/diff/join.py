@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from higgs_audio_trainer.events import EVENTS
+from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.lines import whole
-from higgs_audio_trainer.logs.sorter import Sorter
 from higgs_audio_trainer.logs.typed import Record
 
 _MOST_OF_A_STEP = 20_000  # events

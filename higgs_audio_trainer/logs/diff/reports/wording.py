@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from higgs_audio_trainer.logs.comparison import KINDS, MISSING, Comparison, Divergence, Field, Place, Setting, Side
+from higgs_audio_trainer.logs.diff.comparison import KINDS, MISSING, Comparison, Divergence, Field, Place, Setting, Side
 from sinks.escape import printable
 
 _LONGEST_VALUE = 80  # characters

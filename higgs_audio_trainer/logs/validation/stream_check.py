@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from operator import itemgetter
 
-from higgs_audio_trainer.logs.finding import Finding, Kind, Severity
 from higgs_audio_trainer.logs.gaps import Ledger, Outage
 from higgs_audio_trainer.logs.lines import Line, whole
-from higgs_audio_trainer.logs.step_check import StepCheck
 from higgs_audio_trainer.logs.typed import Record
+from higgs_audio_trainer.logs.validation.finding import Finding, Kind, Severity
+from higgs_audio_trainer.logs.validation.step_check import StepCheck
 
 _SINK = "jsonl"
 _MOST_TORN = 100  # lines whose fate is looked into at the end; further ones are errors

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from higgs_audio_trainer.errors import Fault, UserError
-from higgs_audio_trainer.logs.comparison import MISSING, Comparison, Divergence, Setting, Side
-from higgs_audio_trainer.logs.difference import Comparer, Difference
-from higgs_audio_trainer.logs.divergence import WINDOWS, place_of, position_of, rank_of
-from higgs_audio_trainer.logs.join import (
+from higgs_audio_trainer.logs.diff.comparison import MISSING, Comparison, Divergence, Setting, Side
+from higgs_audio_trainer.logs.diff.difference import Comparer, Difference
+from higgs_audio_trainer.logs.diff.divergence import WINDOWS, place_of, position_of, rank_of
+from higgs_audio_trainer.logs.diff.join import (
     OF_A_RUN,
     Entry,
     Key,
@@ -19,12 +19,12 @@ from higgs_audio_trainer.logs.join import (
     joined,
     joined_unsorted,
 )
+from higgs_audio_trainer.logs.diff.selection import Selection
+from higgs_audio_trainer.logs.diff.sides import Log, Source
+from higgs_audio_trainer.logs.diff.tally import Tally
+from higgs_audio_trainer.logs.diff.tolerance import Tolerances
 from higgs_audio_trainer.logs.lines import OnFault
-from higgs_audio_trainer.logs.selection import Selection
-from higgs_audio_trainer.logs.sides import Log, Source
 from higgs_audio_trainer.logs.source import STDIN
-from higgs_audio_trainer.logs.tally import Tally
-from higgs_audio_trainer.logs.tolerance import Tolerances
 from higgs_audio_trainer.logs.typed import Record
 
 _MOST_SETTINGS = 1_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from higgs_audio_trainer.logs.bars import Glyphs
-from higgs_audio_trainer.logs.curve import Series
+from higgs_audio_trainer.logs.summary.bars import Glyphs
+from higgs_audio_trainer.logs.summary.curve import Series
 
 _NUMBERS = ("first", "last", "best")
 _LEAST_BAR, _MOST_BAR = 4, 12

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.logs.comparison import MISSING
-from higgs_audio_trainer.logs.tolerance import Tolerances, float_fields, residual, same_bits
+from higgs_audio_trainer.logs.diff.comparison import MISSING
+from higgs_audio_trainer.logs.diff.tolerance import Tolerances, float_fields, residual, same_bits
 from higgs_audio_trainer.logs.typed import Record
 
 _Path = tuple[str | int, ...]

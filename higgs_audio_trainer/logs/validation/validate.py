@@ -16,13 +16,13 @@ import orjson
 
 from higgs_audio_trainer.errors import Fault
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
-from higgs_audio_trainer.logs.consistency import inconsistencies
 from higgs_audio_trainer.logs.files import Stream, find, named
-from higgs_audio_trainer.logs.finding import Finding, Kind
 from higgs_audio_trainer.logs.lines import Line, LogFile, whole
-from higgs_audio_trainer.logs.stream_check import StreamCheck
-from higgs_audio_trainer.logs.strict import misfit
 from higgs_audio_trainer.logs.typed import LOGGED, MARKS, Record, excused
+from higgs_audio_trainer.logs.validation.consistency import inconsistencies
+from higgs_audio_trainer.logs.validation.finding import Finding, Kind
+from higgs_audio_trainer.logs.validation.stream_check import StreamCheck
+from higgs_audio_trainer.logs.validation.strict import misfit
 
 _MOST_FAULTS = 100  # between two lines that hold an event; further ones are counted
 _MOST_NAMES = 100  # of unknown fields

@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from typing import Any
 
-from higgs_audio_trainer.logs.comparison import KINDS, Field
-from higgs_audio_trainer.logs.difference import Difference, field_of
-from higgs_audio_trainer.logs.tolerance import float_fields
+from higgs_audio_trainer.logs.diff.comparison import KINDS, Field
+from higgs_audio_trainer.logs.diff.difference import Difference, field_of
+from higgs_audio_trainer.logs.diff.tolerance import float_fields
 from higgs_audio_trainer.logs.typed import Record
 
 _MOST_FIELDS = 2_000  # of which one log may have any number; all others count as one

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from higgs_audio_trainer.logs.finding import Finding
 from higgs_audio_trainer.logs.lines import Line, whole
 from higgs_audio_trainer.logs.typed import Record, marked
+from higgs_audio_trainer.logs.validation.finding import Finding
 
 _ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample"})
 _KEY = ("event", "split", "modality", "sample_index", "codebook")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.events import CapReached, Diagnosis, EvalResult, RunEnd, RunStart, SinkRecovered, TrainStep
-from higgs_audio_trainer.logs.curve import Curve, Series
 from higgs_audio_trainer.logs.files import find
 from higgs_audio_trainer.logs.gaps import Gap, gaps
 from higgs_audio_trainer.logs.lines import Line, OnFault
 from higgs_audio_trainer.logs.reader import marked_lines
+from higgs_audio_trainer.logs.summary.curve import Curve, Series
 from higgs_audio_trainer.logs.typed import Record
 
 _MOST_CODEBOOKS = 256

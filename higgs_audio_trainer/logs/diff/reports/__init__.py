@@ -8,7 +8,7 @@ from functools import partial
 from importlib import import_module
 
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.logs.comparison import Comparison
+from higgs_audio_trainer.logs.diff.comparison import Comparison
 
 FORMATS = ("text", "json", "markdown", "junit", "github")
 WIDTH = 100  # columns

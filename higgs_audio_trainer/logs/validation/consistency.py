@@ -13,8 +13,8 @@ from typing import Any
 
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.lines import whole
-from higgs_audio_trainer.logs.sample_rules import SAMPLE_RULES, Rule
 from higgs_audio_trainer.logs.typed import MORE, Misfit, Record, marks, numbers
+from higgs_audio_trainer.logs.validation.sample_rules import SAMPLE_RULES, Rule
 
 _TOLERANCE = 1e-4  # relative: losses may be summed in float32
 _LEAST_LOSS = -1e-3  # a cross-entropy is at least 0, but for rounding

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from higgs_audio_trainer.logs.comparison import Comparison
-from higgs_audio_trainer.logs.reports import wording
+from higgs_audio_trainer.logs.diff.comparison import Comparison
+from higgs_audio_trainer.logs.diff.reports import wording
 
 _MOST_SETTINGS = 10
 _MOST_FIELDS = 10

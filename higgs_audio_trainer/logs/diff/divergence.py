@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from higgs_audio_trainer.logs.comparison import Place
+from higgs_audio_trainer.logs.diff.comparison import Place
 from higgs_audio_trainer.logs.typed import Record
 
 Path = tuple[str | int, ...]

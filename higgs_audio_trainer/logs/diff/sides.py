@@ -15,12 +15,12 @@ from typing import Any, Self
 import orjson
 
 from higgs_audio_trainer.errors import Fault, UserError
-from higgs_audio_trainer.logs.comparison import Side
-from higgs_audio_trainer.logs.join import Entry
+from higgs_audio_trainer.logs.diff.comparison import Side
+from higgs_audio_trainer.logs.diff.join import Entry
+from higgs_audio_trainer.logs.diff.selection import strip, volatile_settings
+from higgs_audio_trainer.logs.diff.sorter import no_room
 from higgs_audio_trainer.logs.lines import Line, OnFault, whole
 from higgs_audio_trainer.logs.reader import read_lines
-from higgs_audio_trainer.logs.selection import strip, volatile_settings
-from higgs_audio_trainer.logs.sorter import no_room
 from higgs_audio_trainer.logs.source import STDIN, unreadable
 from higgs_audio_trainer.logs.typed import Record
 

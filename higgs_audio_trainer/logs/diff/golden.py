@@ -16,9 +16,9 @@ import orjson
 
 from higgs_audio_trainer.errors import Fault, UserError
 from higgs_audio_trainer.events import EVENTS, Envelope, Window
-from higgs_audio_trainer.logs.join import canonical_order_of, sortable
-from higgs_audio_trainer.logs.sides import Log, Source
-from higgs_audio_trainer.logs.sorter import Sorter
+from higgs_audio_trainer.logs.diff.join import canonical_order_of, sortable
+from higgs_audio_trainer.logs.diff.sides import Log, Source
+from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
 

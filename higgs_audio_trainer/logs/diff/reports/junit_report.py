@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET  # only written here; what is read is our own
 
-from higgs_audio_trainer.logs.comparison import KINDS, Comparison
-from higgs_audio_trainer.logs.reports import wording
+from higgs_audio_trainer.logs.diff.comparison import KINDS, Comparison
+from higgs_audio_trainer.logs.diff.reports import wording
 
 _SUITE = "higgs-audio-trainer diff"
 _MOST_LINES = 50

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from higgs_audio_trainer.logs.comparison import KINDS, Comparison
-from higgs_audio_trainer.logs.reports import text_report, wording
+from higgs_audio_trainer.logs.diff.comparison import KINDS, Comparison
+from higgs_audio_trainer.logs.diff.reports import text_report, wording
 
 _MOST_ANNOTATIONS = 9
 _DATA = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"))

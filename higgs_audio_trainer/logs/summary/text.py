@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from higgs_audio_trainer.logs.bars import Glyphs, glyphs
 from higgs_audio_trainer.logs.gaps import Gap
-from higgs_audio_trainer.logs.summary import Alarm, Figures, Summary
-from higgs_audio_trainer.logs.summary_table import Row, grid, table
+from higgs_audio_trainer.logs.summary.bars import Glyphs, glyphs
+from higgs_audio_trainer.logs.summary.figures import Alarm, Figures, Summary
+from higgs_audio_trainer.logs.summary.table import Row, grid, table
 from sinks.escape import printable
 from sinks.fold import folded
 

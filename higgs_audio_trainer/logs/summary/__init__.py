@@ -1,0 +1,1 @@
+"""A log on one screen: its figures, and their rendering."""
