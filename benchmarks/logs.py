@@ -30,9 +30,8 @@ _JSON = "import json, sys\nfor line in open(sys.argv[1], 'rb'): json.loads(line)
 _ORJSON = "import orjson, sys\nfor line in open(sys.argv[1], 'rb'): orjson.loads(line)"
 _READ = "import sys\nfrom higgs_audio_trainer.logs.reader import read\nfor event in read(sys.argv[1]): pass"
 _DUCKDB = (
-    "import duckdb, sys\nduckdb.sql('SET threads = 1')\n"
-    "duckdb.sql(f\"SELECT event, count(*), avg(loss), max(len(first.labels)) FROM read_json('{sys.argv[1]}', "
-    "format = 'newline_delimited') GROUP BY event\").fetchall()"
+    "SET threads = 1; SELECT event, count(*), avg(loss), max(len(first.labels)) "
+    "FROM read_ndjson('{log}') GROUP BY event"
 )
 
 
@@ -57,7 +56,7 @@ def commands(expected: Path, got: Path) -> Mapping[str, Command]:
         PEER: Command(["jq", "-c", ".", str(expected)]),
         "json.loads": Command([*python, _JSON, str(expected)]),
         "orjson.loads": Command([*python, _ORJSON, str(expected)]),
-        "DuckDB, one thread": Command([*python, _DUCKDB, str(expected)]),
+        "DuckDB, one thread": Command(["duckdb", "-c", _DUCKDB.format(log=expected)]),
         "read": Command([*python, _READ, str(expected)]),
         "merge": Command([*ours, "merge", str(expected)]),
         "show --raw --event train_step": Command([*ours, "show", "--raw", "--event", "train_step", str(expected)]),

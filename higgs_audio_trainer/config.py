@@ -105,7 +105,7 @@ class TrainSettings:
     resume: str | None = _flag(
         None,
         "run",
-        "go on with the run in output_dir, from its last or the named checkpoint",
+        "go on with a run, from its last or the named checkpoint",
         aliases=("resume_from_checkpoint",),
     )
     val_steps: int = _flag(500, "run", "evaluate every so many steps", aliases=("eval_steps",), minimum=1)
@@ -120,7 +120,7 @@ class TrainSettings:
         minimum=1,
         hint="to turn logging off: --sinks none",
     )
-    sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl, none or package.module:factory")
+    sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl, none, or MODULE:FACTORY")
     log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1, maximum=1000)
     log_window: int = _flag(5, "log", "slots to show at each end", minimum=1, maximum=1000)
     log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")

@@ -6,6 +6,7 @@ import everything else.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -80,10 +81,12 @@ class AssertMatchesGolden:
         With `--update-golden` the golden is written anew instead.
 
         Args:
-            log: the fixture `event_log`, or records; or the path of a log, such as a run's output directory.
+            log: the fixture `event_log`, or records, which are mappings and not typed events; or the path of a log,
+                such as a run's output directory. A relative one begins at the current folder.
             path: of the golden. A relative one begins at the folder of the test's file.
-            ignore: names of fields and events that are not compared, as for `diff --ignore`.
-            only: names of those that alone are compared.
+            ignore: names of fields and events that are not compared, as for `diff --ignore`: several, or a text of
+                several with commas between them.
+            only: names of those that alone are compared, likewise.
             rtol: relative tolerance of floats: one for all, or field by field; what is not named is as in `diff`.
             atol: absolute tolerance, likewise.
             exact: floats must be the same bit by bit.
@@ -94,6 +97,7 @@ class AssertMatchesGolden:
 
         golden = self._request.path.parent / path
         try:
+            rtol, atol = _checked("rtol", rtol), _checked("atol", atol)
             options = Options(rtol=rtol, atol=atol, exact=exact, ignore=_names(ignore), only=_names(only))
             if self._request.config.getoption(_UPDATE):
                 self._write(log, golden)
@@ -123,16 +127,36 @@ class AssertMatchesGolden:
         return f"{render(comparison, 'text').rstrip()}\nTo accept it: {self._update()}"
 
     def _update(self) -> str:
-        test = self._request.config.cwd_relative_nodeid(self._request.node.nodeid)
-        return f"pytest {_UPDATE} {shlex.quote(str(test))}"
+        _, separator, name = self._request.node.nodeid.partition("::")
+        file = os.path.relpath(self._request.path, self._request.config.invocation_params.dir)
+        return f"pytest {_UPDATE} {shlex.quote(f'{file}{separator}{name}')}"
 
 
 def _names(names: str | Iterable[str]) -> frozenset[str]:
-    return frozenset((names,) if isinstance(names, str) else names)
+    lists = (names,) if isinstance(names, str) else names
+    return frozenset(name.strip() for text in lists for name in text.split(",") if name.strip())
+
+
+def _checked(name: str, given: float | Mapping[str, float]) -> float | Mapping[str, float]:
+    from higgs_audio_trainer.errors import UserError
+
+    for value in given.values() if isinstance(given, Mapping) else (given,):
+        if not isinstance(value, (int, float)):
+            raise UserError(f"{name}: expected a number, or one for each field that is named, got {value!r}")
+    return given
 
 
 def _readable(log: Log) -> str | Path | Iterable[Mapping[str, Any]]:
     """Return a path or records."""
+    from higgs_audio_trainer.errors import UserError
     from sinks import MemorySink
 
-    return log.records if isinstance(log, MemorySink) else log
+    if isinstance(log, MemorySink):
+        return log.records
+    if isinstance(log, (str, Path)):
+        return log
+    records = list(log) if isinstance(log, Iterable) and not isinstance(log, (Mapping, bytes)) else None
+    if records is None or not all(isinstance(record, Mapping) for record in records):
+        got = type(log).__name__ if records is None else f"{type(log).__name__} of other things"
+        raise UserError(f"expected a log: event_log, a path, or records that are mappings; got {got}")
+    return records

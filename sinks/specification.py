@@ -83,6 +83,8 @@ def _unknown(name: str, known: Iterable[str]) -> str:
         return f"--sinks: expected options of {head} as {head}:option=value, got {rest!r}"
     nearest = get_close_matches(name, known, n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    if "=" in name:
+        hint = " A colon stands before each option: jsonl:max_bytes=1M:keep=3."
     return f"--sinks: expected one of {', '.join(known)} or package.module:factory, got {name!r}.{hint}"
 
 

@@ -161,7 +161,8 @@ def eval_result(**changes: Any) -> EvalResult:
 
 def checkpoint(**changes: Any) -> Checkpoint:
     """Make a `checkpoint`."""
-    return replace(Checkpoint(step=20, path="checkpoint-20"), **changes)
+    step = changes.get("step", 20)
+    return replace(Checkpoint(step=step, path=f"checkpoint-{step}"), **changes)
 
 
 def diagnosis(**changes: Any) -> Diagnosis:

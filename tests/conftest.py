@@ -1,6 +1,8 @@
 """What all tests share: a tiny checkpoint written once, the bundled clips, and no network."""
 
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 import higgs_audio_trainer.demo
@@ -53,8 +56,22 @@ def clips() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
-    """Run the demo once, as a user does; return the folder it was run in and what it printed."""
-    folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "higgs_audio_trainer", "demo"]
-    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    """Run the demo once, as a user does; return the folder it was run in and what it printed.
+
+    Each worker of a parallel run gets a copy of its own.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "demo-of-all"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            folder = tmp_path_factory.mktemp("demo-run")
+            command = [sys.executable, "-m", "higgs_audio_trainer", "demo"]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+            (folder / "done.pickle").write_bytes(pickle.dumps(done))
+            folder.rename(shared)
+    copy = tmp_path_factory.mktemp("demo") / "copy"
+    shutil.copytree(shared, copy)
+    done = pickle.loads((copy / "done.pickle").read_bytes())
+    (copy / "done.pickle").unlink()
+    return copy, done

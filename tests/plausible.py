@@ -79,9 +79,9 @@ def figures(random):
     }
 
 
-def run(random):
+def run(random, sinks="jsonl"):
     """Make the events of a run, but for its `run_end`."""
-    config = {"text_loss_weight": WEIGHT, "sinks": "jsonl", "note": random.choice(TEXTS)}
+    config = {"text_loss_weight": WEIGHT, "sinks": sinks, "note": random.choice(TEXTS)}
     events = [run_start(num_codebooks=2, config=config | {"huge": 10**30, "odd": object()})]
     for step in sorted(random.sample(range(1, 30), random.randrange(7))):
         names = {"sample_id": random.choice(TEXTS), "fingerprint": f"{step:016x}", "step": step}

@@ -3,6 +3,7 @@
 import pytest
 from transformers import HiggsAudioV2Config
 
+from benchmarks import logs
 from benchmarks.full_size_step import measure
 
 
@@ -22,3 +23,12 @@ def test_the_step_of_the_full_size_architecture(gradient_checkpointing):
     assert len(cost["step_ms"]) == len(cost["loss"]) == 2
     assert cost["trainable_parameters"] > 0
     assert cost["peak_memory_gib"] is None
+
+
+def test_reading_checking_and_comparing_logs(tmp_path):
+    """Every command runs over the synthetic logs, which are clean and the same, and has a row."""
+    rows = logs.measure(tmp_path, 50, 1)
+    ours = {"read", "merge", "show --raw --event train_step", "show --summary", "validate", "diff"}
+    assert ours <= {row["name"] for row in rows}
+    assert all(row["us_per_event"] > 0 and row["peak_mib"] > 0 for row in rows)
+    assert len(logs.table(rows).splitlines()) == len(rows) + 2

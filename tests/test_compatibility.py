@@ -1,7 +1,8 @@
 """Logs of older versions are read today, and mean what they meant.
 
 `fixtures/logs` holds logs that older versions wrote, `fixtures/schemas/vN` the schemas as they were when version N of
-the schema was last added to. A field may be added; what a field means may change only with a new version.
+the schema was last added to. A field may be added; what a field means may change only with a new version. Once added,
+it is frozen too: `python -c "from tests.test_compatibility import freeze; freeze()"`.
 """
 
 import copy
@@ -23,6 +24,32 @@ WHAT_TO_DO = (
     "Logs of older versions would be misread. Undo it; or declare a new field with `_added`; or raise SCHEMA_VERSION "
     "in events.py, freeze the schemas as tests/fixtures/schemas/vN and teach the reader the old version."
 )
+
+
+HOW_TO_FREEZE = (
+    'is added and not frozen. Run: python -c "from tests.test_compatibility import freeze; freeze()" '
+    "and commit tests/fixtures/schemas/v1"
+)
+
+
+def unfrozen(frozen, today, path="$"):
+    """List what today's schema says and the frozen one does not: it could change its meaning unseen."""
+    if not isinstance(frozen, dict) or not isinstance(today, dict):
+        return []
+    found = [f"{path}.{key} {HOW_TO_FREEZE}" for key in today if key not in frozen]
+    return found + [
+        text for key in frozen if key in today for text in unfrozen(frozen[key], today[key], f"{path}.{key}")
+    ]
+
+
+def freeze(folder=FIXTURES / "schemas" / "v1"):
+    """Freeze what was added to version 1; refuse where what is frozen has changed."""
+    today = {name: schemas.load(name) for name in EVENTS}
+    changed = [text for name, was in FROZEN.items() for text in breaches(was, json.loads(today[name]))]
+    if changed or SCHEMA_VERSION != 1:
+        raise SystemExit("\n".join(changed) or f"expected version 1 of the schema, got {SCHEMA_VERSION}")
+    for name, data in today.items():
+        (folder / f"{name}.json").write_bytes(data)
 
 
 def breaches(frozen, today, path="$"):
@@ -50,6 +77,24 @@ def breaches(frozen, today, path="$"):
 def test_a_field_means_what_it_meant(name):
     """No field of version 1 is gone, renamed, of another type, unit or description, or bound more tightly."""
     assert breaches(FROZEN[name], json.loads(schemas.load(name))) == []
+
+
+@pytest.mark.skipif(SCHEMA_VERSION != 1, reason="another version is frozen in another folder")
+@pytest.mark.parametrize("name", EVENTS)
+def test_what_was_added_is_frozen(name):
+    """Each event and each field is, so that the test above looks after it from the day it is added."""
+    assert unfrozen(FROZEN, {name: json.loads(schemas.load(name))}) == []
+
+
+def test_freeze_writes_what_is_there_today(tmp_path, monkeypatch):
+    """It refuses where a meaning has changed."""
+    freeze(tmp_path)
+    assert {path.stem: json.loads(path.read_bytes()) for path in tmp_path.iterdir()}.keys() == EVENTS.keys()
+    spoiled = copy.deepcopy(FROZEN["train_step"])
+    spoiled["properties"]["loss"]["description"] = "Bits."
+    monkeypatch.setitem(FROZEN, "train_step", spoiled)
+    with pytest.raises(SystemExit, match="raise SCHEMA_VERSION"):
+        freeze(tmp_path)
 
 
 def test_a_version_is_frozen():

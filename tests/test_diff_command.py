@@ -68,6 +68,11 @@ def test_the_exit_status_tells_the_verdict(logs, capsys):
         (("a.jsonl", "b.jsonl", "--ignore", "grad_nrom"), "Did you mean grad_norm?"),
         (("a.jsonl", "b.jsonl", "--format", "html"), "text"),
         (("a.jsonl", "b.jsonl", "--bless", "--only", "loss"), "Leave them out"),
+        (("new.jsonl", "a.jsonl", "--bless", "--exact"), "no --exact beside it"),
+        (("new.jsonl", "a.jsonl", "--bless", "--rtol", "1"), "no --rtol beside it"),
+        (("new.jsonl", "a.jsonl", "--bless", "--atol", "1"), "no --atol beside it"),
+        (("new.jsonl", "a.jsonl", "--bless", "--format", "text"), "no --format beside it"),
+        (("b.jsonl", "a.jsonl", "--bless"), "expected a golden or no file, got a log"),
         ((".", "a.jsonl"), "rank00000-attempt000.jsonl"),
     ],
 )
@@ -136,7 +141,7 @@ def test_lines_that_hold_no_event_are_said_once(logs, capsys):
     assert ended("a.jsonl", "torn.jsonl") == 0
     output = capsys.readouterr()
     assert output.err.count("torn.jsonl:12 ") == output.err.count("torn.jsonl:13 ") == 1
-    assert "2 lines of B hold no event and were passed over." in output.out
+    assert "2 lines of B are faulty: compared as they are where they name an event, else passed over." in output.out
     done = subprocess.run(
         [sys.executable, "-m", "higgs_audio_trainer", "diff", "a.jsonl", "-"],
         input=b"".join([*lines, b"junk\n"]),
@@ -144,6 +149,28 @@ def test_lines_that_hold_no_event_are_said_once(logs, capsys):
         check=False,
     )
     assert done.stderr.startswith(b"-:12 (byte ")
+
+
+def test_lines_that_are_not_as_their_type_says_are_compared_as_they_are(logs, capsys):
+    """A difference in them is found; their fault is told and counted, and shows in every format."""
+    misfit = record_of(train_step(step=2)) | {"seq": 99, "loss": "much"}
+    for name, record in (("c", misfit), ("d", misfit | {"grad_norm": 9.0}), ("e", misfit | {"loss": "little"})):
+        lines = [*lines_of(EVENTS[:-1]), orjson.dumps(record) + b"\n", *lines_of(EVENTS)[-1:], b'{"event": "run_']
+        (logs / f"{name}.jsonl").write_bytes(b"".join(lines))
+    assert ended("c.jsonl", "c.jsonl") == 0
+    assert "c.jsonl:11 (byte" in capsys.readouterr().err
+    for other in ("d", "e"):
+        assert ended("c.jsonl", f"{other}.jsonl") == 1
+        assert "First divergence: step 2, train_step" in capsys.readouterr().out
+    for form, says in (
+        ("text", "2 lines of A are faulty"),
+        ("markdown", "2 lines of B are faulty"),
+        ("json", '"faults": 2'),
+        ("junit", '<property name="faulty lines of B" value="2" />'),
+        ("github", "::warning title=Faulty lines::2 lines of A are faulty"),
+    ):
+        assert ended("c.jsonl", "c.jsonl", "--format", form) == 0
+        assert says in capsys.readouterr().out, form
 
 
 def test_bless_writes_the_golden_that_then_agrees(logs, capsys):

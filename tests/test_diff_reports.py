@@ -70,7 +70,7 @@ First divergence: step 2, train_step
 Differences by kind:
   configuration            1
   versions                 1
-  events only in A         1
+  events only in A         1  1 train_step
   shapes and lengths       1
   masks                    1
   token ids and positions  1
@@ -106,7 +106,7 @@ First divergence: step 2, train_step
 Differences by kind:
   configuration            1
   versions                 1
-  events only in A         1
+  events only in A         1  1 train_step
   shapes and lengths       1
   masks                    1
   token ids and positions  1
@@ -151,6 +151,8 @@ Also different, but not compared: host
 | <code>floats beyond tolerance</code> | <code>2</code> |
 | <code>other fields</code> | <code>1</code> |
 
+- events only in A: <code>1 train&#95;step</code>
+
 | worst fields (off: in tolerances) | differ | step | expected | got | off | mean off |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 | <code>train&#95;step.loss</code> | <code>1 of 2</code> | <code>2</code> | <code>4.132</code> | <code>5.165</code> | <code>+2,494</code> | <code>+1,247</code> |
@@ -176,7 +178,7 @@ JUNIT = """\
       <failure type="versions" message="1: versions">versions.torch: expected "2.13.0", got "2.12.0"</failure>
     </testcase>
     <testcase classname="higgs_audio_trainer.diff" name="events only in A" time="0">
-      <failure type="only_in_expected" message="1: events only in A" />
+      <failure type="only_in_expected" message="1: events only in A">1 train_step</failure>
     </testcase>
     <testcase classname="higgs_audio_trainer.diff" name="events only in B" time="0" />
     <testcase classname="higgs_audio_trainer.diff" name="shapes and lengths" time="0">
@@ -203,10 +205,10 @@ train_step.audio_accuracy_per_codebook: 1 of 3 differ at step 2: expected 0.25, 
 """
 
 GITHUB = """\
-::error title=First divergence%3A step 2%2C train_step::loss: expected 4.13217, got 5.16521 (off by +0.25 relative; tolerance 0.0001 relative, 1e-06 absolute)
 ::error title=configuration%3A 1::config.lr: expected 0.0001, got 0.0002
 ::error title=versions%3A 1::versions.torch: expected "2.13.0", got "2.12.0"
-::error title=events only in A%3A 1::Differs: 5 of 10 joined events, 1 only in A; first at step 2.
+::error title=First divergence%3A step 2%2C train_step::loss: expected 4.13217, got 5.16521 (off by +0.25 relative; tolerance 0.0001 relative, 1e-06 absolute)
+::error title=events only in A%3A 1::1 train_step
 ::error title=shapes and lengths%3A 1::prediction_sample.logits_shape
 ::error title=masks%3A 1::prediction_sample.last.labels
 ::error title=token ids and positions%3A 1::prediction_sample.first.predictions
@@ -227,7 +229,7 @@ First divergence: step 2, train_step
 Differences by kind:
   configuration            1
   versions                 1
-  events only in A         1
+  events only in A         1  1 train_step
   shapes and lengths       1
   masks                    1
   token ids and positions  1
@@ -249,7 +251,13 @@ DRIFT = """\
 A: records (run 20260102-030405-abcd, 10 events, steps 1 to 10)
 B: records (run 20260102-030405-abcd, 10 events, steps 1 to 10)
 
-Same: 10 events agree (floats within tolerance).
+Differences by kind:
+  one-sided drifts  1
+
+Drift: train_step.grad_norm: 10 values, all within tolerance, but on average +0.40 tolerances off:
+    one-sided
+
+Differs: 0 of 10 joined events, 1 one-sided drift.
 """
 
 SAME = """\
@@ -314,6 +322,7 @@ def test_json_is_one_object_with_stable_keys():
         "uncounted",
         "first",
         "counts",
+        "lone",
         "worst",
         "drifts",
         "exact",
@@ -389,8 +398,70 @@ def test_markdown_shows_a_text_as_it_is(text):
 
 
 def test_annotations_are_few_however_much_differs():
-    """At most nine, the first divergence before all."""
+    """At most nine: what was set up differently, the first divergence, then the rest."""
     report = render(hostile("x"), "github")
     annotations = [line for line in report.split("\n") if line.startswith("::")]
     assert len(annotations) <= 9
-    assert annotations[0].startswith("::error title=First divergence%3A step 1")
+    assert annotations[2].startswith("::error title=First divergence%3A step 1")
+    assert not any("Differs:" in line for line in annotations)
+
+
+def test_events_of_one_side_are_counted_by_name():
+    """In every format; each JUnit failure has a body."""
+    comparison = compare(run_of(), [record for record in run_of() if record.get("step") != 2])
+    assert comparison.lone == {"only_in_expected": {"prediction_sample": 2, "train_step": 1}}
+    for form in ("text", "markdown", "junit", "github"):
+        assert "2 prediction_sample, 1 train_step" in render(comparison, form).replace("&#95;", "_"), form
+    assert orjson.loads(render(comparison, "json"))["lone"] == comparison.lone
+    for seen in (comparison, differing(), drifting(), hostile("x"), many_fields()):
+        failures = ET.fromstring(render(seen, "junit")).findall(".//failure")
+        assert failures
+        assert all(failure.text for failure in failures)
+
+
+def many_fields():
+    """Compare two runs in which one kind of difference is in more fields than are shown."""
+    ours = run_of()
+    ours[1] |= {f"field{number}": 1 for number in range(200)}
+    theirs = copy.deepcopy(ours)
+    theirs[1] |= {f"field{number}": 2 for number in range(200)}
+    theirs[2]["logits_shape"][0] += 1
+    theirs[1]["zeta"] = 1
+    return compare(ours, theirs)
+
+
+def test_kinds_of_differences_in_one_field_are_told_apart():
+    """A masked label and another one in the same field are two rows, each with its own number."""
+    theirs = run_of()
+    theirs[2]["last"]["labels"] = [-100, 6788, 122, 4567, 8902]
+    worst = compare(run_of(), theirs).worst
+    assert [(field.name, field.kind, field.differing) for field in worst] == [
+        ("last.labels", "tokens", 2),
+        ("last.labels", "masks", 1),
+    ]
+
+
+def test_long_values_are_shown_where_they_differ():
+    """What is equal at the beginning is left out, so that the difference is seen."""
+    ours, theirs = run_of(), run_of()
+    ours[1]["note"], theirs[1]["note"] = "a" * 300 + "one" + "b" * 100, "a" * 300 + "two" + "b" * 100
+    ours[2]["note"], theirs[2]["note"] = list(range(100)), list(range(99))
+    report = render(compare(ours, theirs), "text", width=300)
+    assert f"note: expected ...{'a' * 18}one{'b' * 53}..., got ...{'a' * 18}two{'b' * 53}..." in report
+    assert "...aaone" in report.split("worst fields")[1]
+    (shapes,) = compare(ours[2:], theirs[2:]).worst
+    assert "94, 95" not in render(compare(ours[2:], theirs[2:]))
+    assert re.search(
+        r"expected 100 values \.\.\..*98,99\], got 99 \.\.\..*98\]", render(compare(ours[2:], theirs[2:]), width=300)
+    )
+    assert shapes.kind == "shapes"
+
+
+@pytest.mark.parametrize("character", ["x", "\u202e", "م", "ñ"])
+def test_a_long_name_does_not_push_the_columns_out(character):
+    """A field's name is cut in the table of a terminal, escapes included."""
+    ours, theirs = run_of(), run_of()
+    ours[1][character * 300], theirs[1][character * 300] = 1, 2
+    table = render(compare(ours, theirs), width=100).split("worst fields")[1]
+    assert re.search(r"\.\.\. +1 +1 +1 +2\n", table)
+    assert all(len(line) <= 100 for line in table.splitlines())

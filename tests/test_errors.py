@@ -1,5 +1,11 @@
 """Errors that are the user's to mend: what they say."""
 
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from higgs_audio_trainer.errors import Fault, ManifestError
@@ -15,3 +21,47 @@ def test_manifest_error_lists_every_fault(count, counted):
     assert lines == [f"m.jsonl:{line}: audio: expected a file, got nothing" for line in range(1, count + 1)]
     assert last.startswith(counted)
     assert "--skip_bad_samples" in last
+
+
+COMMAND = f"{shlex.quote(sys.executable)} -m higgs_audio_trainer"
+LOG = shlex.quote(str(Path(__file__).parent / "fixtures" / "logs" / "trust"))
+
+
+def run_in_shell(arguments, **environment):
+    """Run the command with a shell's redirections."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f"{COMMAND} {arguments}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", ["schema", f"merge {LOG}", "--help", "merge --help", f"show {LOG}"])
+def test_a_full_device(arguments, unbuffered):
+    """One line says so, and the status that of bad input, whether Python buffers or not."""
+    done = run_in_shell(f"{arguments} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 2
+    said = "higgs-audio-trainer: stdout: expected room for the output, got No space left on device."
+    assert done.stderr == f"{said} Write it to another place\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [("validate - <&-", 1), ("merge - <&-", 0), (f"merge {LOG} >&-", 0), ("schema >&-", 0), ("schema <&- >&- 2>&-", 0)],
+)
+def test_closed_standard_streams(arguments, status):
+    """Nothing can be read or written there, and that is no error of ours."""
+    done = run_in_shell(arguments)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_text_that_the_encoding_of_stdout_lacks(tmp_path):
+    """It is escaped."""
+    path = tmp_path / "\N{SNOWMAN}.jsonl"
+    path.write_text("")
+    done = run_in_shell(f"validate {shlex.quote(str(path))}", PYTHONIOENCODING="ascii")
+    assert done.returncode == 1
+    assert "\\u2603.jsonl: 1 finding" in done.stdout

@@ -62,10 +62,10 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
 
 
 def test_a_golden_of_a_golden_is_that_golden(tmp_path):
-    """Writing it again changes nothing, in its own place too."""
+    """Writing it again, over another one too, changes nothing."""
     first = golden_of(records_of(EVENTS), tmp_path / "a.jsonl")
     assert golden_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl") == first
-    assert golden_of(tmp_path / "a.jsonl", tmp_path / "a.jsonl") == first
+    assert golden_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl") == first
 
 
 def test_a_golden_holds_every_event_in_order(tmp_path):
@@ -101,12 +101,15 @@ def test_any_log_is_the_same_as_its_golden(events):
         assert compare(golden, records_of(events, run="s")).same
 
 
+AS_IT_WAS = b'{"event":"run_start","v":1}\n'
+
+
 def refused(log, golden, **options):
     """Return why a golden is refused; the one that was there stays."""
-    golden.write_bytes(b"as it was")
+    golden.write_bytes(AS_IT_WAS)
     with pytest.raises(UserError) as caught:
         write_golden(log, golden, **options)
-    assert golden.read_bytes() == b"as it was"
+    assert golden.read_bytes() == AS_IT_WAS
     assert [path.name for path in golden.parent.iterdir()] == ["golden.jsonl"]
     return str(caught.value)
 
@@ -122,6 +125,8 @@ def test_a_log_that_is_no_model_is_refused(tmp_path):
     assert "run_end of rank 0" in refused(records_of(EVENTS[:-1]), golden, finished=True)
     killed = [*records_of(EVENTS), record_of(train_step()) | {"rank": 1}]
     assert "run_end of rank 1" in refused(killed, golden, finished=True)
+    stopped = records_of([*EVENTS[:-1], run_end(step=2, reason="interrupted")])
+    assert "run_end of rank 0 whose reason is interrupted" in refused(stopped, golden, finished=True)
     assert "no such file" in refused(tmp_path / "none.jsonl", golden).lower()
 
 
@@ -138,6 +143,59 @@ def test_a_place_where_no_golden_can_be_is_refused(tmp_path):
     ]:
         with pytest.raises(UserError, match=says):
             write_golden(records_of(EVENTS), place)
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [
+        (b"# My notes\n", "a line that is no event"),
+        (b"\x1f\x8b\x08\x00", "a line that is no event"),
+        (b"[1]\n", "a line that is no event"),
+        (b'{"step": 1}\n', "a line that is no event"),
+        (b"\n" + AS_IT_WAS, "a line that is no event"),
+        (b'{"event": "x", "seq": 0}\n', "a log, whose events have seq"),
+        (b'{"event": "x", "ts": "2026"}\n', "a log, whose events have ts"),
+    ],
+)
+def test_a_file_that_is_no_golden_is_not_written_over(tmp_path, first, says):
+    """Notes, a log, anything else stays as it is, through a link too; an empty file holds nothing."""
+    other = tmp_path / "other"
+    other.write_bytes(first)
+    (tmp_path / "link").symlink_to(other)
+    for place in (other, tmp_path / "link"):
+        with pytest.raises(UserError, match=f"expected a golden or no file, got {says}; remove it first"):
+            write_golden(records_of(EVENTS), place)
+        assert other.read_bytes() == first
+    other.write_bytes(b"")
+    assert write_golden(records_of(EVENTS), other) == len(EVENTS)
+
+
+def test_a_log_is_not_written_over_by_its_golden(tmp_path):
+    """The same file under any name is refused."""
+    golden = tmp_path / "a.jsonl"
+    write_golden(records_of(EVENTS), golden)
+    (tmp_path / "link.jsonl").symlink_to(golden)
+    (tmp_path / "hard.jsonl").hardlink_to(golden)
+    for name in ("a", "link", "hard"):
+        with pytest.raises(UserError, match="expected another file than the log"):
+            write_golden(golden, tmp_path / f"{name}.jsonl")
+
+
+def test_a_path_that_leads_nowhere_is_refused(tmp_path):
+    """Links in a circle, a name that is too long: said in a line."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for place in (tmp_path / "a", tmp_path / "a" / "c.jsonl", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match=r"expected a .*golden.*, got: .*Name a"):
+            write_golden(records_of(EVENTS), place)
+
+
+def test_a_place_that_cannot_be_written_is_as_it_was_only_where_it_was(tmp_path):
+    """What is said of a golden that was not there does not claim that it was."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Name another file") as caught:
+        write_golden(records_of(EVENTS), tmp_path / "file" / "a.jsonl")
+    assert "as it was" not in str(caught.value)
 
 
 def test_folders_are_made_and_modes_and_links_kept(tmp_path):

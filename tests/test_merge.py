@@ -1,6 +1,8 @@
 """`merge` writes a log as one file: every line as it is, in order, fit for every other command."""
 
+import gzip
 import os
+import resource
 import subprocess
 import sys
 from itertools import product
@@ -16,6 +18,7 @@ from tests.builders import run_end, run_start, train_step
 from tests.test_reader import dump, file_of, interrupted_runs, records_of, write
 from tests.test_validate import FIXTURES, a_run
 
+HARD_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 COMMAND = [sys.executable, "-m", "higgs_audio_trainer", "merge"]
 
 
@@ -87,3 +90,25 @@ def test_a_reader_that_goes_away(tmp_path):
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 0
+
+
+def test_a_damaged_compressed_log(tmp_path, capfdbinary):
+    """All lines before the damage are written, and what is said of the rest is true."""
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(dump(a_run()), mtime=0)[:-9])
+    out, err = merged(capfdbinary, path)
+    assert out.splitlines() == dump(a_run()).splitlines()
+    fault, total = err.decode().splitlines()
+    assert "compressed bytes that are whole" in fault
+    assert total == "1 fault. What else could be read was; `validate` says more."
+
+
+def test_more_files_than_may_be_open_at_first(tmp_path):
+    """The limit that the system sets for a process is raised as far as it lets us."""
+    for rank in range(150):
+        write(tmp_path, a_run(rank=rank), rank)
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, {HARD_LIMIT}))\n"
+    command = f"import sys\n{limit}from higgs_audio_trainer.cli import main\nsys.exit(main(['merge', sys.argv[1]]))"
+    done = subprocess.run([sys.executable, "-c", command, tmp_path], capture_output=True, check=True)
+    assert done.stderr == b""
+    assert len(done.stdout.splitlines()) == 150 * len(a_run())

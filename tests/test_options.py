@@ -226,14 +226,15 @@ def test_missing_yaml_is_an_error(tmp_path):
 
 
 def test_help_shows_our_flags_in_groups_and_the_rest_on_request(capsys):
-    """`--help` fits a screen and has every flag of ours; `--help_all` adds those of transformers that are not ours."""
+    """`--help` fits a screen and names every flag of ours; `--help_all` explains them and those of transformers."""
     assert main(["train", "--help"]) == 0
     short = capsys.readouterr().out
-    assert all(f"--{item.name} " in short for item in flags())
-    assert all(f"\n{title}:\n" in short for title in ("data", "model", "LoRA", "optimisation", "run", "log"))
-    assert len(short.splitlines()) < 60
+    assert all(f"--{item.name}" in short.split() for item in flags())
+    assert len(short.splitlines()) <= 24
     assert main(["--help_all"]) == 0
     whole = capsys.readouterr().out
+    assert all(f"\n  --{item.name} " in whole for item in flags())
+    assert all(f"\n{title}:\n" in whole for title in ("data", "model", "LoRA", "optimisation", "run", "log"))
     assert "--max_grad_norm" in whole
     assert "--per_device_train_batch_size" not in whole
 

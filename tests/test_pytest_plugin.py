@@ -134,6 +134,23 @@ def test_a_difference_fails_with_the_text_of_diff(session, golden, capsys):
     assert said == f"{printed.rstrip()}\nTo accept it: pytest --update-golden test_golden.py::test_it"
 
 
+@pytest.mark.parametrize(
+    ("folder", "flags"), [("tests/inner", []), ("tests", []), (".", []), ("tests", ["--rootdir=.."])]
+)
+def test_how_to_write_it_from_another_folder(session, monkeypatch, folder, flags):
+    """The command that a failure names works in the folder that pytest was started in."""
+    inner = session.mkpydir("tests") / "inner"
+    inner.mkdir()
+    (session.path / "pytest.ini").write_text("[pytest]\n")
+    (inner / "test_first.py").write_text(HOLDS)
+    monkeypatch.chdir(session.path / folder)
+    said = failure_of(session.runpytest_inprocess(*flags))
+    command, *arguments = said.partition("To write it: ")[2].split()
+    assert command == "pytest"
+    session.runpytest_inprocess(*flags, *arguments).assert_outcomes(passed=1)
+    session.runpytest_inprocess(*flags).assert_outcomes(passed=1)
+
+
 def test_a_log_in_memory_is_compared_like_its_file(session, golden):
     """The failure of the same events in memory names the records, and the token that differs."""
     session.makepyfile(
@@ -152,7 +169,7 @@ def test_a_log_in_memory_is_compared_like_its_file(session, golden):
 
 
 def test_what_is_compared_can_be_chosen(session, golden):
-    """Names and tolerances are those of `diff`; a text is one name."""
+    """Names and tolerances are those of `diff`; a text may hold several names."""
     session.makepyfile(
         test_golden="""
         import pytest
@@ -168,7 +185,7 @@ def test_what_is_compared_can_be_chosen(session, golden):
             assert_matches_golden(records, "goldens/run.jsonl", ignore=["train_step", "first.predictions"], exact=True)
 
         def test_only(records, assert_matches_golden):
-            assert_matches_golden(iter(records), "goldens/run.jsonl", only="config")
+            assert_matches_golden(iter(records), "goldens/run.jsonl", only="config, world_size,")
 
         def test_rtol(records, assert_matches_golden):
             assert_matches_golden(records, "goldens/run.jsonl", ignore=["first.predictions"], rtol={"loss": 0.02})
@@ -188,6 +205,11 @@ def test_what_is_compared_can_be_chosen(session, golden):
         ("assert_matches_golden(event_log, 'goldens/run.jsonl')", "events that both logs have, got none"),
         ("assert_matches_golden('nowhere', 'goldens/run.jsonl')", "nowhere: expected a log"),
         ("assert_matches_golden([{}], 'goldens/run.jsonl')", "expected a record with the name of its event"),
+        ("assert_matches_golden(None, 'goldens/run.jsonl')", "expected a log: event_log, a path, or records"),
+        ("assert_matches_golden({}, 'goldens/run.jsonl')", "got dict"),
+        ("assert_matches_golden([3], 'goldens/run.jsonl')", "got list of other things"),
+        ("assert_matches_golden(event_log, 'goldens/run.jsonl', rtol='1e-3')", "rtol: expected a number"),
+        ("assert_matches_golden(event_log, 'goldens/run.jsonl', atol={'loss': None})", "got None"),
         ("assert_matches_golden('goldens/run.jsonl', 'goldens/run.jsonl', ignore='lss')", "Did you mean loss?"),
     ],
 )

@@ -249,3 +249,9 @@ def test_memory_sink():
     record.clear()
     memory({"event": "other"})
     assert [kept["step"] for kept in memory.named("train_step")] == [20]
+
+
+def test_options_after_a_comma_are_explained():
+    """The comma is between sinks; who puts it between options is told."""
+    with pytest.raises(SinkError, match="A colon stands before each option"):
+        sinks.load("jsonl:max_bytes=1M,keep=3")

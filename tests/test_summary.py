@@ -291,7 +291,7 @@ class TestText:
         assert lines[0] == "run      r; attempt 3, resumed from step 7; 1 process on cpu; seed 42"
         assert "state    no run_end: killed, or still running; last event at 3-19" in lines
         assert lines[-3:] == [
-            "gaps     3 lost events, explained by sink_recovered",
+            "gaps     3 missing events, explained by sink_recovered",
             (
                 "         4 missing events that nothing explains: seq 8 of rank 0, attempt 3, "
                 "seq 10 to 11 of rank 0, attempt 3 and 1 more gap"

@@ -94,6 +94,29 @@ def test_unknown_events_and_fields_are_kept():
     assert later.extra["loss"] == 4.13217
 
 
+def test_unknown_fields_of_windows_are_kept():
+    """Under the name of the window."""
+    line = record(text_sample())
+    assert typed(line).extra == {}
+    line["first"] |= {"probabilities": [0.5], "extra": 1}
+    line["last"] |= {"probabilities": []}
+    event = typed(line | {"novel": 2})
+    assert isinstance(event, PredictionSample)
+    kept = {"first.probabilities": [0.5], "first.extra": 1, "last.probabilities": [], "novel": 2}
+    assert event.extra == kept
+
+
+def test_an_envelope_of_another_version_may_have_other_types():
+    """What is of another type is in `extra`, and the rest where it belongs."""
+    whole = record(train_step())
+    event = typed(whole | {"v": 2, "ts": 1.7e9, "rank": "node0:3"})
+    assert isinstance(event, Unknown)
+    assert (event.v, event.ts, event.rank, event.seq) == (2, None, None, whole["seq"])
+    assert (event.extra["ts"], event.extra["rank"], event.extra["loss"]) == (1.7e9, "node0:3", whole["loss"])
+    later = typed({"event": "later", "v": "2.1", "attempt": {}, "extra": []})
+    assert (later.event, later.v, later.extra) == ("later", None, {"v": "2.1", "attempt": {}, "extra": []})
+
+
 def test_null_is_nan_where_a_number_was():
     """As `nonfinite` says, or as the field's type does; where null has a meaning of its own it stays."""
     event = typed(record(train_step(loss=math.nan, audio_loss_per_codebook=(1.0, math.inf), grad_norm=None)))

@@ -23,12 +23,15 @@ import sinks.jsonl
 from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
+from higgs_audio_trainer.logs.gaps import gaps
+from higgs_audio_trainer.logs.validation.members import repeated_member
 from higgs_audio_trainer.logs.validation.strict import misfit
-from higgs_audio_trainer.logs.validation.validate import repeated_member, validate
+from higgs_audio_trainer.logs.validation.validate import validate
 from sinks.jsonl import JsonlSink
 from tests.builders import (
     RUN_ID,
     all_events,
+    audio_sample,
     cap_reached,
     checkpoint,
     eval_result,
@@ -40,6 +43,7 @@ from tests.builders import (
     sink_recovered,
     text_sample,
     train_step,
+    window,
 )
 from tests.plausible import end_of, run
 from tests.test_reader import dump, file_of
@@ -87,7 +91,7 @@ def test_whatever_the_sink_writes_is_clean(seed, options, failing, longest):
     """
     failing = {} if "max_total_bytes" in options else failing
     failing = {call: size for call, size in failing.items() if call > 1} if "keep" in options else failing
-    events = run(Random(seed))
+    events = run(Random(seed), ":".join(["jsonl", *(f"{name}={value}" for name, value in options.items())]))
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sinks.jsonl, "MAX_LINE_BYTES", longest)
         sink = JsonlSink(file_of(folder), say=lambda text: None, **options)
@@ -195,6 +199,10 @@ def changed(record, path, value):
 
 
 TEXT = json.loads(orjson.dumps(record_of(text_sample())))
+AUDIO = json.loads(
+    orjson.dumps(record_of(audio_sample(first=window([1, 2, 3, 4, 1025]), last=window([5], [6], start=20))))
+)
+AUDIO |= {"num_targets": 6, "num_correct": 5, "accuracy": 5 / 6}
 STEP = json.loads(orjson.dumps(record_of(train_step())))
 VALUES = [
     (
@@ -236,6 +244,34 @@ VALUES = [
     ),
     (TEXT, ("first", "predictions", 1), -3, "$.first.predictions[1]: expected a token, for the label is 5678, got -3"),
     (TEXT, ("first", "inputs", 1), -3, "$.first.inputs[1]: expected a token or null, got -3"),
+    (
+        TEXT,
+        ("first", "labels", 1),
+        128256,
+        "$.first.labels[1]: expected a token, less than 128256, or -100, got 128256",
+    ),
+    (
+        TEXT,
+        ("last", "predictions", 0),
+        128256,
+        "$.last.predictions[0]: expected a token less than 128256, for the label is 2345, got 128256",
+    ),
+    (AUDIO, ("first", "inputs", 1), 1026, "$.first.inputs[1]: expected a token less than 1026 or null, got 1026"),
+    (AUDIO, ("first", "labels", 1), 1026, "$.first.labels[1]: expected a token, less than 1026, or -100, got 1026"),
+    (
+        AUDIO,
+        ("first", "positions", 0),
+        0,
+        "$.first.positions[0]: expected at least 1, for no row comes before position 0, got 0",
+    ),
+    (
+        record_of(run_end(events_written=0)),
+        ("reason",),
+        "done",
+        "$.reason: expected one of completed, SIGTERM, SIGINT, SIGHUP, ",
+    ),
+    (record_of(checkpoint()), ("path",), "checkpoint-9", "$.path: expected checkpoint-20, as step has it, got "),
+    (record_of(run_start()), ("versions",), {}, "$.versions: expected at least that of Python, got none"),
     (TEXT, ("first", "inputs"), [None], "$.first.inputs: expected 5 items, as positions has, got 1"),
     (
         TEXT,
@@ -276,10 +312,18 @@ VALUES = [
         record_of(run_start()),
         ("resumed_from_step",),
         -1,
-        "$.resumed_from_step: expected an optimizer step or null, got -1",
+        "$.resumed_from_step: expected at least 0, got -1",
     ),
     (record_of(run_start()), ("versions", "torch"), 2, "$.versions.torch: expected str, got int"),
 ]
+
+
+@pytest.mark.parametrize("record", [TEXT, AUDIO, STEP], ids=["text", "audio", "step"])
+def test_the_lines_that_are_spoiled_are_sound(record, tmp_path):
+    """So that each finding below is the change's. A text may be predicted from a token that it never predicts."""
+    assert found_alone(tmp_path, record) == []
+    if record is TEXT:
+        assert found_alone(tmp_path, changed(record, ("first", "inputs", 1), 128256)) == []
 
 
 @pytest.mark.parametrize(("record", "path", "value", "message"), VALUES, ids=lambda item: str(item)[:30])
@@ -298,9 +342,13 @@ def spoiled(change):
 
 def drop(*indices):
     def change(records):
-        records[:] = [record for index, record in enumerate(records) if index not in indices]
+        records[:] = drop_of(records, *indices)
 
     return change
+
+
+def drop_of(records, *indices):
+    return [record for index, record in enumerate(records) if index not in indices]
 
 
 def put(index, **values):
@@ -407,6 +455,63 @@ def test_a_killed_attempt_that_was_resumed_is_a_note(tmp_path):
         "expected run_end as the last line, got prediction_sample: the process was killed, then resumed"
     )
     assert errors_of(tmp_path) == []
+
+
+KEEPING = {"text_loss_weight": 1.0, "sinks": "jsonl:max_bytes=1M:keep=2"}
+
+
+@pytest.mark.parametrize(
+    ("config", "segment", "severity"),
+    [(KEEPING, 2, "note"), (KEEPING, 0, "error"), (KEEPING | {"sinks": "jsonl:max_bytes=1M"}, 1, "error")],
+)
+def test_keep_explains_the_segments_it_removed_alone(config, segment, severity, tmp_path):
+    """Not lines that are gone from a first segment, nor a first segment that somebody else removed."""
+    records = a_run(run_start(config=config), *[checkpoint(step=n) for n in range(8)], run_end(events_written=9))
+    path = file_of(tmp_path, segment=segment)
+    path.write_bytes(dump(drop_of(records, 1, 2, 3)))
+    (found,) = validate(tmp_path)
+    assert (found.expected, found.severity) == ("seq 1 to 3", severity)
+    assert [gap.explained_by for gap in gaps(tmp_path)] == ["keep" if severity == "note" else None]
+    joined = tmp_path / "joined.jsonl"
+    path.rename(joined)
+    (found,) = validate(joined)
+    assert found.severity == ("note" if config is KEEPING else "error")
+
+
+def test_an_attempt_without_files_is_a_note(tmp_path):
+    """Nobody can tell whether it wrote any."""
+    for attempt in (0, 3):
+        file_of(tmp_path, attempt=attempt).write_bytes(dump(a_run(attempt=attempt)))
+    assert found_in(tmp_path, a_run(attempt=4), attempt=4) == [
+        "rank00000-attempt003.jsonl:1: $.attempt: expected files of attempts 1 to 2 before it, got none"
+    ]
+    assert errors_of(tmp_path) == []
+
+
+def test_counts_are_of_the_last_iteration(tmp_path):
+    """Whoever iterates twice sees the same findings twice, and counts them once."""
+    file_of(tmp_path).write_bytes(dump(a_run()[:-1]))
+    found = validate(tmp_path)
+    assert list(found) == list(found)
+    assert (found.events, found.errors) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ([0, 1, 0, 2, 3, 4, 5], []),  # as segments that were put together
+        ([0, 1, 0, 1, 2, 3, 4, 5], []),  # the line whose fate was not known is there twice
+        ([0, 1, 2, 3, 4, 5, 0], [":7: $.event: expected run_start before lines that go on, got the last line"]),
+        ([0, 1, 0, 0, 2, 3, 4, 5], [":3: $.event: expected run_start before lines that go on, got one before seq 0"]),
+        ([0, 1, 2, 0, 1, 3, 4, 5], [":4: $.event: expected run_start before lines that go on, got one before seq 1"]),
+    ],
+)
+def test_run_start_again_in_a_joined_file(order, expected, tmp_path):
+    """Segments begin with it: it may stand where the numbers go on."""
+    records, path = a_run(), tmp_path / "joined.jsonl"
+    path.write_bytes(dump([records[index] for index in order]))
+    found = [re.sub(r" \(byte \d+\)", "", str(finding)) for finding in errors_of(path)]
+    assert found[:1] == [f"{path}{text}" for text in expected]
 
 
 def test_a_golden_is_clean(tmp_path):

@@ -104,6 +104,41 @@ def test_a_name_that_is_no_text(output, tmp_path, capsys):
     assert "a\\udcff.jsonl" in capsys.readouterr().out.replace("\\\\", "\\")
 
 
+def command(*arguments, encoding="utf-8", **settings):
+    """Run a command as a process."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    return subprocess.Popen(
+        [sys.executable, "-m", "higgs_audio_trainer", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_terminal_that_lacks_a_script(output, tmp_path):
+    """What it lacks is escaped."""
+    folder = tmp_path / "سجل"
+    folder.mkdir()
+    file_of(folder).write_bytes(b"[]\n")
+    with command("validate", folder, "--format", output, encoding="ascii") as process:
+        out, err = process.communicate()
+    assert (process.returncode, err) == (1, b"")
+    assert rb"\u0633\u062c\u0644" in out
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_reader_that_goes_away_leaves_the_status(output, tmp_path):
+    """`| head -1` of a log with errors is no success."""
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"[]\n" * 3000)
+    with command("validate", path, "--format", output) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 def test_what_cannot_be_read(tmp_path, capsys):
     """Exit status 2, and what was expected."""
     assert main(["validate", str(tmp_path / "none")]) == 2

@@ -5,11 +5,14 @@ Flags without a command mean `train`. Commands are imported when they are run, s
 
 from __future__ import annotations
 
+import io
 import os
+import resource
 import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from signal import Signals
@@ -32,6 +35,9 @@ COMMANDS = {
     "schema": "print the JSON Schema of an event",
     "completion": "print a completion script for your shell",
 }
+#: Commands whose errors without the name of a file are those of standard output.
+_ONLY_PRINT = {"show", "diff", "validate", "merge", "schema", "completion", "--help", "-h", "--version"}
+_READ_LOGS = {"show", "diff", "validate", "merge"}
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 
@@ -44,16 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _occupy_standard_descriptors()
+    _let_stdout_take_any_text()
     redact = Redactor(environment=os.environ)
     status = 0
     try:
-        status = _dispatch(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        status = _finished(arguments)
     except UserError as error:
         # Every rank meets the same bad input and one says it; a log fails on one rank alone.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, LoggingError):
             say_on_stderr(printable_lines(redact(f"higgs-audio-trainer: {error}")))
+        if _error_of_stdout() is not None:
+            _abandon_stdout()
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return exit_status(Signals.SIGINT)
@@ -65,13 +72,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _finished(arguments: list[str]) -> int:
+    """Run a command until all that it prints is written.
+
+    Raises:
+        UserError: standard output takes no more: its device is full.
+    """
+    try:
+        try:
+            return _dispatch(arguments)
+        finally:  # also where argparse ends it, after --help
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        failed = _error_of_stdout()
+        if failed is None and (error.filename is not None or not _ONLY_PRINT.issuperset(arguments[:1])):
+            raise
+        _abandon_stdout()
+        reason = (failed or error).strerror or str(failed or error)
+        raise UserError(f"stdout: expected room for the output, got {reason}. Write it to another place") from error
+
+
+def _error_of_stdout() -> OSError | None:
+    """Return what keeps standard output from taking what was printed."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
+
+
 def _occupy_standard_descriptors() -> None:
     """Point closed standard descriptors at nothing: the next file would get their numbers, and whatever is printed."""
-    for descriptor in range(3):
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _let_stdout_take_any_text() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _abandon_stdout() -> None:
@@ -94,9 +139,18 @@ def _dispatch(arguments: list[str]) -> int:
         nearest = get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise UserError(f"expected a command ({', '.join(COMMANDS)}) or flags of train, got {command!r}.{hint}")
+    if command in _READ_LOGS:
+        _allow_many_files()
     run = import_module(f"higgs_audio_trainer.cli.{command}").run
     code: int = run(rest, f"higgs-audio-trainer {command}")
     return code
+
+
+def _allow_many_files() -> None:
+    """Raise the number of open files as far as the system allows: of a log, each rank and attempt has one open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError):  # a system that names no limit, and has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _overview() -> str:

@@ -40,7 +40,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--exact", action="store_true", help="floats must be equal bit for bit")
     made.add_argument("--ignore", metavar="NAMES", action="append", default=[], help="leave out fields or events")
     made.add_argument("--only", metavar="NAMES", action="append", default=[], help="compare these alone")
-    made.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="form of the report (text)")
+    made.add_argument("--format", choices=FORMATS, help="form of the report (text)")
     made.add_argument("--bless", action="store_true", help="write B's events to golden A instead of comparing")
     return made
 
@@ -58,8 +58,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     rtol, atol = _by_field("--rtol", given.rtol), _by_field("--atol", given.atol)
     ignore, only = _names(given.ignore), _names(given.only)
     if given.bless:
-        if ignore or only:
-            raise UserError("--bless: expected no --ignore or --only beside it, for a golden is whole. Leave them out")
+        _refuse_beside_bless(given)
         return _bless(given.expected, given.got)
     from higgs_audio_trainer.logs.diff.compare import Options, compare
 
@@ -71,7 +70,16 @@ def run(arguments: Sequence[str], prog: str) -> int:
         comparison = compare(given.expected, given.got, options=options, on_fault=faults)
     finally:
         faults.close()
-    return _report(comparison, given.format)
+    return _report(comparison, given.format or FORMATS[0])
+
+
+def _refuse_beside_bless(given: argparse.Namespace) -> None:
+    if given.ignore or given.only:
+        raise UserError("--bless: expected no --ignore or --only beside it, for a golden is whole. Leave them out")
+    beside = {"--rtol": given.rtol, "--atol": given.atol, "--exact": given.exact, "--format": given.format}
+    for flag, value in beside.items():
+        if value:
+            raise UserError(f"--bless: expected no {flag} beside it, for nothing is compared. Leave it out")
 
 
 def _by_field(flag: str, given: Sequence[str]) -> dict[str, float]:

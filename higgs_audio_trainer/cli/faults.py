@@ -49,6 +49,6 @@ class Faults:
     def close(self) -> None:
         """Say how many were passed over in all, if there were any."""
         if self.count:
-            lines = "1 line holds" if self.count == 1 else f"{self.count:,} lines hold"
+            faults = "1 fault" if self.count == 1 else f"{self.count:,} faults"
             more = f", of which {_MOST} are shown" if self.count > _MOST else ""
-            say_on_stderr(f"{lines} no event{more}. The other lines were read; `validate` says more.")
+            say_on_stderr(f"{faults}{more}. What else could be read was; `validate` says more.")

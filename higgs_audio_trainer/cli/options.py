@@ -17,6 +17,13 @@ from higgs_audio_trainer.cli.parser import ArgumentParser, parse_boolean
 from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, flags
 from higgs_audio_trainer.errors import UserError
 
+_SCREEN_COLUMNS = 79
+_COMMON = frozenset(
+    (
+        *("train_manifest", "eval_manifest", "output_dir", "base_ckpt", "epochs", "batch_size", "lr"),
+        *("resume", "log_steps", "sinks", "log_codebooks"),
+    )
+)
 _GROUP_TITLES = {
     "data": "data",
     "model": "model",
@@ -48,9 +55,7 @@ def train_parser(prog: str) -> ArgumentParser:
         prog=prog,
         usage=f"{prog} --train_manifest FILE --output_dir DIR [flags]",
         description="Fine-tune Higgs Audio v2 with LoRA and read what it predicts while it trains.",
-        epilog="example: torchrun --nproc_per_node=8 -m higgs_audio_trainer --train_manifest train.jsonl "
-        "--output_dir out\n"
-        f"Every other argument of transformers.TrainingArguments works too: {prog} --help_all",
+        epilog="example: torchrun --nproc_per_node=8 -m higgs_audio_trainer --config run.yaml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         add_help=False,
@@ -112,9 +117,9 @@ def parse_train(arguments: Sequence[str], prog: str) -> TrainSettings | str:
     given = vars(known)
     given.pop("_given_as", None)
     if given.pop("help", False):
-        return compact_help(parser)
+        return short_help(parser)
     if given.pop("help_all", False):
-        return compact_help(parser) + _rest_of_help()
+        return full_help(parser)
     settings, extra = _from_yaml(given.pop("config", None))
     settings.update(given)
     if rest:
@@ -128,21 +133,37 @@ def _with_underscores(argument: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if argument.startswith("--") else argument
 
 
-def compact_help(parser: argparse.ArgumentParser) -> str:
-    """Format the help with one line a flag; the other names of a flag are left to `--help_all` and the README."""
+def short_help(parser: argparse.ArgumentParser) -> str:
+    """Format the help that fits a screen: the flags that most runs need, and the names of the others."""
+    lines = [f"usage: {parser.usage}", "", str(parser.description), ""]
+    lines += [_short_line_of(item) for item in flags() if item.name in _COMMON]
+    others = " ".join(f"--{item.name}" for item in flags() if item.name not in _COMMON)
+    more = f"--config (a YAML file; flags win) {others} --help_all (explains all of these)"
+    lines += ["", *textwrap.wrap(f"more: {more}", _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)]
+    return "\n".join([*lines, "", str(parser.epilog)])
+
+
+def full_help(parser: argparse.ArgumentParser) -> str:
+    """Format the help of all flags, one line each, and of the arguments that transformers takes."""
     lines = [f"usage: {parser.usage}", "", str(parser.description), ""]
     for name in GROUPS:
         lines.append(f"{_GROUP_TITLES[name]}:")
-        lines += [
-            f"  --{item.name:<22} {_argument(item)['help']}" for item in flags() if item.metadata["group"] == name
-        ]
-    lines += [
-        "other:",
-        "  --config FILE            YAML with any of these; flags win",
-        "  --help, --help_all       this; and the rest",
-        "",
-    ]
-    return "\n".join([*lines, str(parser.epilog), ""])
+        lines += [_line_of(item) for item in flags() if item.metadata["group"] == name]
+    lines += ["other:", "  --config FILE            YAML with any of these; flags win", "", str(parser.epilog)]
+    return "\n".join([*lines, *_rest_of_help(), ""])
+
+
+def _line_of(item: Field[Any]) -> str:
+    return f"  --{item.name:<22} {_argument(item)['help']}"
+
+
+def _short_line_of(item: Field[Any]) -> str:
+    name = f"  --{item.name:<14} "
+    helps: tuple[str, str] = (
+        _argument(item)["help"],
+        item.metadata["help"],
+    )  # with the default, where there is room for it
+    return next((name + text for text in helps if len(name + text) <= _SCREEN_COLUMNS), name + helps[-1])
 
 
 def _from_yaml(path: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -230,7 +251,7 @@ def _training_argument_names() -> set[str]:
     return {item.name for item in dataclasses.fields(TrainingArguments)}
 
 
-def _rest_of_help() -> str:
+def _rest_of_help() -> list[str]:
     from transformers import TrainingArguments
 
     lines = ["", "transformers.TrainingArguments:"]
@@ -238,7 +259,7 @@ def _rest_of_help() -> str:
         if item.name not in _canonical():
             text = " ".join(str(item.metadata.get("help", "")).split())
             lines.append(f"  --{item.name:<34} " + textwrap.shorten(text, 100, placeholder=" ..."))
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def _suggestion(name: str) -> str:

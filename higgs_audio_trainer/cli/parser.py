@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -25,6 +26,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, with the way to the help."""
         raise UserError(f"{message}. See {self.prog} --help.")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:  # argparse itself would say nothing where it cannot be written
+            (file or sys.stderr).write(message)
 
     def _spelt(self, argument: str) -> str:
         name, equals, value = argument.partition("=")

@@ -38,7 +38,7 @@ def parser(prog: str) -> ArgumentParser:
         usage="%(prog)s FILE|DIR... [flags]",
         description="Print logs as the console shows them; of the events, only those that all flags ask for. "
         "- is standard input; .gz and .zst are read too.",
-        epilog=f"example: {prog} higgs-demo/run --step 20:60 --mismatches-only",
+        epilog=f"example: {prog} higgs-demo/run --step 20:60 --codebook 0",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=26),
         add_help=False,
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
-
-import orjson
 
 from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.logs.validation.finding import Finding
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
-from sinks.escape import printable
+from sinks.escape import encodable, known_encoding, printable
 
 _FOUND = 1
 _SHOWN = 100  # errors, and as many notes
@@ -35,25 +35,30 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Check logs and print what was found."""
     given = parser(prog).parse_args(arguments)
     found = validate(*given.paths)
-    if given.format == "json":
-        sys.stdout.write(orjson.dumps(_report(found), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
-    else:
-        _print(found, ", ".join(given.paths))
+    with suppress(BrokenPipeError):  # who closed the pipe has read enough; the exit status is of what was found so far
+        if given.format == "json":
+            sys.stdout.write(json.dumps(_report(found), indent=2) + "\n")
+        else:
+            _print(found, ", ".join(given.paths))
     return _FOUND if found.errors else 0
 
 
 def _print(found: Validation, name: str) -> None:
     for finding in found:
         if finding.severity == "note" and found.notes <= _SHOWN:
-            print(f"note: {printable(str(finding))}")
+            _say(f"note: {printable(str(finding))}")
         elif finding.severity == "error" and found.errors <= _SHOWN:
-            print(printable(str(finding)))
+            _say(printable(str(finding)))
     if found.errors > _SHOWN:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.kinds.most_common())
-        print(f"{found.errors:,} errors, of which {_SHOWN} are shown. By kind: {kinds}")
+        _say(f"{found.errors:,} errors, of which {_SHOWN} are shown. By kind: {kinds}")
     if found.notes > _SHOWN:
-        print(f"{found.notes:,} notes, of which {_SHOWN} are shown")
-    print(f"{printable(name)}: {_verdict(found)}")
+        _say(f"{found.notes:,} notes, of which {_SHOWN} are shown")
+    _say(f"{printable(name)}: {_verdict(found)}")
+
+
+def _say(text: str) -> None:
+    print(encodable(text, known_encoding(sys.stdout.encoding)))
 
 
 def _verdict(found: Validation) -> str:

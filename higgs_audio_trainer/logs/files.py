@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.logs.source import STDIN, unreadable
+from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 
 # As the sink names them, and as they are compressed later. Of a file that is there twice, the first of these is read.
 _SUFFIXES = ("", ".gz", ".zst")
@@ -38,19 +38,19 @@ def named(path: Path) -> Name | None:
     return Name(int(match[1]), int(match[2]), int(match[3] or 0), match[4]) if match else None
 
 
-def find(paths: Iterable[Path]) -> list[list[Stream]]:
+def find(paths: Iterable[str | Path]) -> list[list[Stream]]:
     """Find the logs that paths name: files of one folder are one log, and a file of another name is one by itself.
 
     Args:
         paths: output directories, folders of logs, files; `-` is standard input.
 
     Raises:
-        UserError: one of them is not there, or holds no log.
+        UserError: one of them is not there, or holds no log; or two files say that they are the same one.
     """
     logs: dict[Path, dict[Name, Path]] = {}
     for path in paths:
-        for folder, name, file in _found(path):
-            logs.setdefault(folder, {})[name] = file
+        for folder, name, file in _found(path_of(path)):
+            _add(logs.setdefault(folder, {}), name, file)
     return [streams(files) for files in logs.values()]
 
 
@@ -59,6 +59,7 @@ def files_in(path: Path) -> dict[Name, Path]:
 
     Raises:
         OSError: it cannot be listed.
+        UserError: two files say that they are the same one.
     """
     return next((found for folder in (path / "events", path) if (found := files_of(folder))), {})
 
@@ -68,8 +69,24 @@ def files_of(folder: Path) -> dict[Name, Path]:
 
     Raises:
         OSError: it cannot be listed.
+        UserError: two files say that they are the same one.
     """
-    return {name: file for file in folder.glob("*.jsonl*") if (name := named(file)) and file.is_file()}
+    files: dict[Name, Path] = {}
+    for file in folder.glob("*.jsonl*"):
+        name = named(file)
+        if name and file.is_file():
+            _add(files, name, file)
+    return files
+
+
+def _add(files: dict[Name, Path], name: Name, file: Path) -> None:
+    """Add a file of a log; `rank0-attempt0.jsonl` and `rank00000-attempt000.jsonl` cannot both be the same one."""
+    other = files.setdefault(name, file)
+    if other != file:
+        raise UserError(
+            f"{max(other, file)}: expected one file of rank {name.rank}, attempt {name.attempt} and segment "
+            f"{name.segment}, got {min(other, file).name} too. Move one of them to another folder"
+        )
 
 
 def _found(path: Path) -> list[tuple[Path, Name, Path]]:

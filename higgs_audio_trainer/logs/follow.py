@@ -16,7 +16,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.files import Name, Stream, files_in, files_of, named, streams
 from higgs_audio_trainer.logs.lines import Line, LogFile, OnFault
 from higgs_audio_trainer.logs.reader import Merger
-from higgs_audio_trainer.logs.source import STDIN, unreadable
+from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 
 _PartKey = tuple[int, int, int]  # rank, attempt, segment
 
@@ -38,7 +38,7 @@ class Follower:
     """
 
     def __init__(self, *paths: str | Path, all_attempts: bool, on_fault: OnFault) -> None:
-        self._paths = [Path(path) for path in paths]
+        self._paths = [path_of(path) for path in paths]
         self._all_attempts = all_attempts
         self._on_fault = on_fault
         self._logs: dict[Path, _FollowedLog] = {}

@@ -10,7 +10,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.files import named
+from higgs_audio_trainer.logs.lines import Line, whole
 from higgs_audio_trainer.logs.reader import read_lines
 from higgs_audio_trainer.logs.typed import Record
 
@@ -26,7 +27,8 @@ class Gap:
         attempt: the attempt.
         first_seq: the first missing `seq`.
         last_seq: the last one.
-        explained_by: `sink_recovered` or `cap_reached`, the event that accounts for them; None if nothing does.
+        explained_by: `sink_recovered` or `cap_reached`, the event that accounts for them; `keep`, the option of the
+            sink by which it removed the segments that held them; None if nothing does.
     """
 
     rank: int
@@ -48,19 +50,41 @@ def gaps(log: str | Path | Iterable[Record], *, sink: str = "jsonl") -> list[Gap
     number than it says was lost, none of it is explained.
 
     Args:
-        log: a path, as for `read`, or records of all attempts in the order that `read_lines` gives them.
+        log: a path, as for `read`, or records of all attempts in the order that `read_lines` gives them. Records do not
+            say which segments are there: where the run had `keep`, the first ones may be gone.
         sink: name of the sink that wrote the log; what other sinks lost explains nothing here.
 
     Raises:
         UserError: as `read`.
     """
     if isinstance(log, (str, Path)):
-        log = (line.record for line in read_lines(log, all_attempts=True))
+        return gaps_in(read_lines(log, all_attempts=True), sink=sink)
+    return _found(((record, None) for record in log), sink)
+
+
+def gaps_in(lines: Iterable[Line], *, sink: str = "jsonl") -> list[Gap]:
+    """Find the gaps as `gaps` does, in lines of all attempts in the order that `read_lines` gives them."""
+    return _found(((line.record, line.path) for line in lines), sink)
+
+
+def may_begin_late(first: Path | None) -> bool:
+    """Tell whether the first segments may be gone, from the first file there is; None if that is not known.
+
+    A file that is not named as the sink names them may hold any segments.
+    """
+    name = named(first) if first is not None else None
+    return name is None or name.segment > 0
+
+
+def _found(items: Iterable[tuple[Record, Path | None]], sink: str) -> list[Gap]:
+    """Find the gaps in records, each with its file."""
     ledgers: dict[tuple[int, int], Ledger] = {}
-    for record in log:
+    for record, path in items:
         rank, attempt, seq = whole(record, "rank"), whole(record, "attempt"), whole(record, "seq")
         if rank is not None and attempt is not None and seq is not None and seq >= 0:
-            ledgers.setdefault((rank, attempt), Ledger()).enter(record, seq, sink)
+            if (rank, attempt) not in ledgers:
+                ledgers[rank, attempt] = Ledger(may_begin_late(path))
+            ledgers[rank, attempt].enter(record, seq, sink)
     return [
         Gap(rank, attempt, first, last, _name(reason))
         for (rank, attempt), ledger in sorted(ledgers.items())
@@ -91,12 +115,16 @@ class Ledger:
     """The numbers of one rank and attempt. Grows with the gaps, not with the log.
 
     Attributes:
+        begins_late: the files that are there may lack the first segments: see `may_begin_late`.
+        keeps: the run's sinks keep the last segments alone.
         expected: the next number, if none is missing.
         missing: first and last number of each range, in order.
         outages: what each `sink_recovered` says.
         capped_at: seq of `cap_reached`, if there is one.
     """
 
+    begins_late: bool = True
+    keeps: bool = False
     expected: int = 0
     missing: list[tuple[int, int]] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
@@ -110,6 +138,9 @@ class Ledger:
             seq: its number, at least 0.
             sink: what other sinks say of themselves counts for nothing.
         """
+        if record["event"] == "run_start":
+            config = record.get("config")
+            self.keeps = self.keeps or (isinstance(config, dict) and "keep=" in str(config.get("sinks")))
         if seq >= self.expected:
             if seq > self.expected:
                 self.missing.append((self.expected, seq - 1))
@@ -135,14 +166,12 @@ class Ledger:
         if record["event"] == "sink_recovered" and first is not None and last is not None and lost is not None:
             self.outages.append(Outage(first, last, lost, seq, whole(record, "errno")))
 
-    def gaps(self, *, known_from: int = 0) -> Iterator[tuple[int, int, Outage | str | None]]:
-        """Yield first and last number of each gap and what explains it: an outage, `cap_reached` or nothing.
+    def gaps(self) -> Iterator[tuple[int, int, Outage | str | None]]:
+        """Yield first and last number of each gap and what explains it: an outage, `cap_reached`, `keep` or nothing.
 
-        A missing range is cut where its explanation changes.
-
-        Args:
-            known_from: what is missing before counts against no outage: the files that may have held it are gone.
+        A missing range is cut where its explanation changes. What is gone with `keep` counts against no outage.
         """
+        known_from = self._known_from()
         believed = _Believed(
             item
             for item in self.outages
@@ -155,11 +184,16 @@ class Ledger:
             inner = ordered[bisect_right(ordered, first) : bisect_right(ordered, last)]
             changes: list[tuple[int, Outage | str | None]] = []
             for seq in (first, *inner):
-                reason = believed.at(seq) or self._cap(seq)
+                reason = believed.at(seq) or self._cap(seq) or ("keep" if seq < known_from else None)
                 if not changes or _name(changes[-1][1]) != _name(reason):
                     changes.append((seq, reason))
             for (start, reason), (stop, _) in pairwise([*changes, (last + 1, None)]):
                 yield start, stop - 1, reason
+
+    def _known_from(self) -> int:
+        """Find the first number whose segment is not gone with `keep`: each segment begins with `run_start`, seq 0."""
+        is_late = self.begins_late and self.keeps and bool(self.missing) and self.missing[0][0] == 1
+        return self.missing[0][1] + 1 if is_late else 0
 
     def _missing_within(self, first: int, last: int) -> int:
         begin = max(bisect_left(self.missing, first, key=_first) - 1, 0)

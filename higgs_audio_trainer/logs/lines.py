@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from higgs_audio_trainer.errors import Fault
-from higgs_audio_trainer.logs.source import DAMAGED, opened, unreadable
+from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
 from higgs_audio_trainer.logs.typed import Misfit, Record, typed
 
 OnFault = Callable[[Fault], None]
@@ -24,7 +23,7 @@ class Line(NamedTuple):
 
     Attributes:
         record: the JSON object.
-        event: the same as a typed event, a `Logged`.
+        event: the same as a typed event, a `Logged`; None where it is as no type says, if such lines are asked for.
         raw: its bytes, newline included.
         path: its file.
         number: of the line in its file, counted from 1.
@@ -61,17 +60,19 @@ class LogFile:
     Args:
         path: the file; `-` is standard input.
         on_fault: is told of lines that hold no event.
+        misfits: yield those of them, too, that are objects with the name of an event.
 
     Attributes:
         number: lines read.
         offset: bytes read, after decompression.
     """
 
-    def __init__(self, path: Path, on_fault: OnFault) -> None:
+    def __init__(self, path: Path, on_fault: OnFault, *, misfits: bool = False) -> None:
         self.path = path
         self.number = 0
         self.offset = 0
         self._on_fault = on_fault
+        self._misfits = misfits
 
     def lines(self, *, growing: bool = False) -> Iterator[Line]:
         """Yield the lines from where the last call ended. Split at the newline byte alone.
@@ -95,6 +96,9 @@ class LogFile:
                 found = parsed(line) if size == len(line) else _too_long(size)
                 if isinstance(found, Misfit):
                     self._on_fault(Fault(where(self.path, self.number, place), *found))
+                    record = object_of(line) if self._misfits and size == len(line) else found
+                    if not isinstance(record, Misfit):
+                        yield Line(record, None, line, self.path, self.number, place)
                 else:
                     yield Line(*found, line, self.path, self.number, place)
 
@@ -120,6 +124,15 @@ class LogFile:
 
 def parsed(line: bytes) -> tuple[Record, Any] | Misfit:
     """Parse a line: its record and typed event, or what is wrong with it."""
+    record = object_of(line)
+    if isinstance(record, Misfit):
+        return record
+    event = typed(record)
+    return event if isinstance(event, Misfit) else (record, event)
+
+
+def object_of(line: bytes) -> Record | Misfit:
+    """Parse a line as an object with the name of an event, whatever else it holds; or say why it is none."""
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -129,8 +142,7 @@ def parsed(line: bytes) -> tuple[Record, Any] | Misfit:
         return Misfit("$", "a JSON object", type(record).__name__)
     if not isinstance(record.get("event"), str):
         return Misfit("$.event", "the name of an event", type(record.get("event")).__name__)
-    event = typed(record)
-    return event if isinstance(event, Misfit) else (record, event)
+    return record
 
 
 def _too_long(size: int) -> Misfit:
@@ -143,13 +155,5 @@ def tail(path: Path) -> Iterator[Record]:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with opened(path) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
-            data = file.read(LONGEST_LINE)
-    except DAMAGED:  # compressed bytes whose end is missing
-        return
-    except OSError as error:
-        raise unreadable(path, error) from error
-    found = (parsed(line) for line in reversed(data.split(_NEWLINE)))
+    found = (parsed(line) for line in reversed(end_of(path, LONGEST_LINE).split(_NEWLINE)))
     yield from (outcome[0] for outcome in found if not isinstance(outcome, Misfit))

@@ -29,7 +29,7 @@ def read(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | Non
 
     By default each step is shown as the highest attempt made it, `run_start` and `run_end` are those of the highest
     attempt, and of an evaluation that was made again at a resume the later one is shown. So a run that was interrupted
-    and resumed reads as one that was not.
+    and resumed reads as one that was not, but for the checkpoint that a stop saved.
 
     Args:
         paths: a run's output directory, or the folder of its files; or files, of which those that lie in one folder
@@ -44,29 +44,37 @@ def read(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | Non
     return (line.event for line in read_lines(*paths, all_attempts=all_attempts, on_fault=on_fault))
 
 
-def read_lines(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | None = None) -> Iterator[Line]:
-    """Read logs as `read` does, line by line: with the JSON object, the bytes and the place of each event."""
-    logs = find(map(Path, paths))
-    return (line for log in logs for line in _lines_of(log, all_attempts, on_fault or _ignore))
+def read_lines(
+    *paths: str | Path, all_attempts: bool = False, on_fault: OnFault | None = None, misfits: bool = False
+) -> Iterator[Line]:
+    """Read logs as `read` does, line by line: with the JSON object, the bytes and the place of each event.
+
+    With `misfits`, a line that is an object with the name of an event, but not as its type says, is yielded, too, after
+    its fault was told. Its `event` is None.
+    """
+    logs = find(paths)
+    return (line for log in logs for line in _lines_of(log, all_attempts, on_fault or _ignore, misfits))
 
 
-def _lines_of(log: Sequence[Stream], all_attempts: bool, on_fault: OnFault) -> Iterator[Line]:
+def _lines_of(log: Sequence[Stream], all_attempts: bool, on_fault: OnFault, misfits: bool) -> Iterator[Line]:
     if not all_attempts:
-        return (line for line, is_of_run in marked_lines(log, on_fault) if is_of_run)
-    return (line for _, line in Merger().merged((stream, whole_lines(stream, on_fault)) for stream in log))
+        return (line for line, is_of_run in marked_lines(log, on_fault, misfits=misfits) if is_of_run)
+    return (
+        line for _, line in Merger().merged((stream, whole_lines(stream, on_fault, misfits=misfits)) for stream in log)
+    )
 
 
-def marked_lines(log: Sequence[Stream], on_fault: OnFault) -> Iterator[tuple[Line, bool]]:
+def marked_lines(log: Sequence[Stream], on_fault: OnFault, *, misfits: bool = False) -> Iterator[tuple[Line, bool]]:
     """Yield the lines of all attempts of a log, and whether each is one of those that `read` shows."""
     merger = Merger()
     merger.look_ahead(log)
-    for key, line in merger.merged((stream, whole_lines(stream, on_fault)) for stream in log):
+    for key, line in merger.merged((stream, whole_lines(stream, on_fault, misfits=misfits)) for stream in log):
         yield line, merger.shows(key, line.record)
 
 
-def whole_lines(stream: Stream, on_fault: OnFault) -> Iterator[Line]:
+def whole_lines(stream: Stream, on_fault: OnFault, *, misfits: bool = False) -> Iterator[Line]:
     """Yield the lines of all segments of a rank and attempt."""
-    return (line for path in stream.files for line in LogFile(path, on_fault).lines())
+    return (line for path in stream.files for line in LogFile(path, on_fault, misfits=misfits).lines())
 
 
 class Merger:

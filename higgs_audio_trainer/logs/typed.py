@@ -18,12 +18,14 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin, get
 
 import msgspec
 
-from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope
+from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, PredictionSample, Window
 
 Record = dict[str, Any]
 MARKS = frozenset({"nonfinite", "replaced", "shortened"})  # what says which values are not those that were emitted
 MORE = "..."  # among them: there were more than they list
 MISSING = ("this field", "none")  # what is expected and found where a field is not there
+_WINDOWS = ("first", "last")
+_WINDOW_SIZE = len(fields(Window))
 _LONGEST_VALUE = 80  # of a value in a message
 
 
@@ -35,6 +37,7 @@ class Logged(Protocol):
         v: version of its schema.
         ts, run_id, attempt, seq: None in a golden, which has no field that two runs may differ in.
         extra: fields of the line that this version does not know, and the marks `nonfinite`, `replaced`, `shortened`.
+            Of a window they have its name before them: `first.probabilities`.
     """
 
     event: str
@@ -64,13 +67,26 @@ def typed(record: Record) -> Any:
     """
     cls = LOGGED.get(record["event"]) if record.get("v") == SCHEMA_VERSION else None
     if cls is None:
-        return _converted(record, Unknown)
+        return _unknown(record)
     event = _converted(_with_nan(record) if "nonfinite" in record else record, cls)
     if isinstance(event, Misfit):
         if excused(record, event):
             return _converted(record, Unknown)
         if event.got == "null":
             return _converted(without_null(record, math.nan), cls)
+    return event
+
+
+def _unknown(record: Record) -> Any:
+    """Make an `Unknown`. What is in its envelope, and not of the type that we know, is kept in `extra`."""
+    known, others = record, {}
+    while isinstance(event := _converted(known, Unknown), Misfit):
+        name = event.field.removeprefix("$.")
+        if name not in known:
+            return event
+        others[name] = known[name]
+        known = {key: value for key, value in known.items() if key != name}
+    event.extra.update(others)
     return event
 
 
@@ -113,6 +129,11 @@ def _converted(record: Record, cls: Any) -> Any:
         event = convert(record, cls)
     if not isinstance(event, Misfit) and not record.keys() <= known:
         event.extra.update((name, value) for name, value in record.items() if name not in known)
+    if cls is LOGGED[PredictionSample.name] and not isinstance(event, Misfit):
+        for window in _WINDOWS:
+            if len(record[window]) > _WINDOW_SIZE:  # none of the fields that are known can be missing
+                items = record[window].items()
+                event.extra.update((f"{window}.{name}", value) for name, value in items if name not in _names(Window))
     return event
 
 
@@ -240,7 +261,10 @@ def _as_read(payload: type[Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """An event, or a version of one, that this package does not know; or one whose values no line could hold."""
+    """An event, or a version of one, that this package does not know; or one whose values no line could hold.
+
+    A field of the envelope that is of another type than here is None, and in `extra`.
+    """
 
     event: str
     v: int | None = None

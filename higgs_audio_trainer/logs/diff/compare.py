@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from higgs_audio_trainer.errors import Fault, UserError
 from higgs_audio_trainer.logs.diff.comparison import MISSING, Comparison, Divergence, Setting, Side
 from higgs_audio_trainer.logs.diff.difference import Comparer, Difference
-from higgs_audio_trainer.logs.diff.divergence import WINDOWS, place_of, position_of, rank_of
+from higgs_audio_trainer.logs.diff.divergence import place_of, position_of, rank_of
 from higgs_audio_trainer.logs.diff.join import (
     OF_A_RUN,
     Entry,
@@ -23,6 +23,7 @@ from higgs_audio_trainer.logs.diff.selection import Selection
 from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.tally import Tally
 from higgs_audio_trainer.logs.diff.tolerance import Tolerances
+from higgs_audio_trainer.logs.diff.windows import WINDOWS
 from higgs_audio_trainer.logs.lines import OnFault
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
@@ -35,7 +36,8 @@ class Options:
     """How logs are compared.
 
     Attributes:
-        rtol: relative tolerance of floats: a number for all fields, or field by field ("" is all others).
+        rtol: relative tolerance of floats: a number for all fields, or by field (`loss`) or field of an event
+            (`train_step.loss`), which goes first; "" is all others.
         atol: absolute tolerance, likewise.
         exact: floats must be equal bit for bit.
         ignore: events and fields that are left out; see `Selection` for how they are named.
@@ -82,7 +84,8 @@ def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_fault: O
         expected: A, a path as for `read`, or records.
         got: B.
         options: tolerances, and what is left out.
-        on_fault: is told of each line that holds no event; without it such lines are only counted.
+        on_fault: is told of each line that holds no event; without it such lines are only counted. Those that are an
+            object with the name of an event, but not as its type says, are compared all the same.
 
     Returns:
         what differs; `same` if nothing does.
@@ -139,7 +142,8 @@ class _Comparison:
         self._settings: list[Setting] = []
         self._uncounted: set[str] = set()
         self._first: tuple[Key, Divergence] | None = None
-        self._joined = self._differing = self._compared = 0
+        self._joined = self._differing = 0
+        self._any_joined = False
         self._joined_of_steps = False
         self._any_of_steps = False
 
@@ -150,23 +154,23 @@ class _Comparison:
         event = entry.record["event"]
         self._any_of_steps |= event not in OF_A_RUN
         if expected is None or got is None:
-            if self._selection.takes(event):
+            if self._selection.takes(event) and self._selection.of(entry.record):
                 self._lacks(entry, "only_in_expected" if got is None else "only_in_got")
             return
-        self._joined += self._selection.takes(event)
+        self._any_joined |= self._selection.takes(event)
         self._joined_of_steps |= event not in OF_A_RUN
         if event == "run_start":
             self._differing += self._take_settings(expected.record, got.record)
         elif expected.encoded == got.encoded:
             record = self._selection.of(expected.record)
-            self._compared += bool(record)
+            self._joined += bool(record)
             self._tally.agree(event, record)
         else:
             self._differing += self._take_records(expected.record, got.record)
 
     def _lacks(self, entry: Entry, kind: str) -> None:
-        self._tally.kinds[kind] += 1
         there = entry.record["event"]
+        self._tally.lacks(kind, there)
         expected, got = (there, MISSING) if kind == "only_in_expected" else (MISSING, there)
         self._diverges(entry.record, Difference(kind, (), expected, got), only_predictions=False)
 
@@ -174,7 +178,7 @@ class _Comparison:
         """Compare two `run_start`; return whether they differ in what counts."""
         takes = self._selection.takes("run_start")
         ours, theirs = (self._selection.of(record) if takes else {} for record in (expected, got))
-        self._compared += bool(ours or theirs)
+        self._joined += bool(ours or theirs)
         counted = set()
         for found in self._comparer.differences("run_start", ours, theirs):
             self._tally.kinds[found.kind] += 1
@@ -191,7 +195,7 @@ class _Comparison:
         """Compare two events; return whether they differ."""
         event = expected["event"]
         ours, theirs = self._selection.of(expected), self._selection.of(got)
-        self._compared += bool(ours or theirs)
+        self._joined += bool(ours or theirs)
         first: Difference | None = None
         slots = set()
         for found in self._comparer.differences(event, ours, theirs):
@@ -200,6 +204,7 @@ class _Comparison:
                 slots.add(found.path[1])
             if first is None or rank_of(found.path) < rank_of(first.path):
                 first = found
+        self._tally.end_event()
         if first is None:
             return False
         self._diverges(expected, first, got=got, only_predictions=slots == {"predictions"})
@@ -211,7 +216,7 @@ class _Comparison:
         order = canonical_order_of(record)
         if self._first is not None and self._first[0] <= order:
             return
-        tolerance = self._tolerances.of(str(found.path[0])) if found.residual is not None else None
+        tolerance = self._tolerances.of(record["event"], str(found.path[0])) if found.residual is not None else None
         divergence = Divergence(
             kind=found.kind,
             place=place_of(record),
@@ -248,19 +253,20 @@ class _Comparison:
             uncounted=tuple(sorted(self._uncounted | (moved if known else set()))),
             first=self._first[1] if self._first else None,
             counts=counts,
+            lone={kind: dict(events.most_common()) for kind, events in self._tally.lone.items()},
             worst=self._tally.worst(),
             drifts=drifts,
             exact=self._tolerances.exact,
         )
 
     def _refuse_if_nothing_was_compared(self, expected: Side, got: Side) -> None:
-        if not (self._joined or self._joined_of_steps) or (self._any_of_steps and not self._joined_of_steps):
+        if not (self._any_joined or self._joined_of_steps) or (self._any_of_steps and not self._joined_of_steps):
             raise UserError(
                 f"diff: expected events that both logs have, got none. A, {expected.name}: {_extent(expected)}. "
                 f"B, {got.name}: {_extent(got)}. Events are joined by event, split, step, rank, modality, fingerprint "
                 "and codebook: name two runs with the same data and --log_steps"
             )
-        if not self._compared:
+        if not (self._joined or self._tally.kinds):
             raise UserError(
                 "diff: expected something to compare, got no event that has what --only and --ignore leave. "
                 "Name other fields"

@@ -39,7 +39,7 @@ class Side:
         name: its path, or what it is.
         run_id: of its first event; None in a golden.
         events: how many were read.
-        faults: lines that hold no event and were passed over.
+        faults: lines that hold no event, or one that is not as its type says; the latter are compared all the same.
         first_step: lowest step of its events; None if none has one.
         last_step: highest step.
     """
@@ -119,8 +119,8 @@ class Field:
     Attributes:
         event: name of the event.
         name: of the field, without indices: `first.predictions`.
-        kind: the kind of its first difference; `floats` for a float that agrees everywhere.
-        differing: values that differ.
+        kind: the kind of its differences; `floats` for a float that agrees everywhere.
+        differing: values that differ in this kind.
         values: floats that were compared; None for other fields, which are not counted where they agree.
         step: where it differs most; for what is no float, where it differs first.
         expected: A's value there.
@@ -158,14 +158,15 @@ class Comparison:
         same: nothing differs.
         expected: side A.
         got: side B.
-        joined: events that are in both.
+        joined: events that are in both, and of which something is compared.
         differing: how many of them differ, within what is compared.
         settings: fields of `run_start` that differ, the first 1,000.
         uncounted: names of settings that differ and are not compared, such as folders.
         first: the first divergence, by step, rank and event; None where nothing but settings or a drift differs.
         counts: how many differences there are of each kind that there is, in the order of `KINDS`: values; events where
             one side lacks them; fields that drift.
-        worst: fields that differ, the worst first, at most 100.
+        lone: events that one side lacks, by `only_in_expected` or `only_in_got` and by name, the most frequent first.
+        worst: fields that differ, one for each kind of difference in it, the worst first, at most 100.
         drifts: fields with a one-sided shift, those that drift most first.
         exact: floats were compared bit for bit.
     """
@@ -179,6 +180,7 @@ class Comparison:
     uncounted: tuple[str, ...]
     first: Divergence | None
     counts: Mapping[str, int]
+    lone: Mapping[str, Mapping[str, int]]
     worst: tuple[Field, ...]
     drifts: tuple[Field, ...]
     exact: bool

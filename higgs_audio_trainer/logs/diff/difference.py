@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.logs.diff.comparison import MISSING
 from higgs_audio_trainer.logs.diff.tolerance import Tolerances, float_fields, residual, same_bits
+from higgs_audio_trainer.logs.diff.windows import SLOT_LISTS, WINDOWS
 from higgs_audio_trainer.logs.typed import Record
 
 _Path = tuple[str | int, ...]
 Measure = Callable[[str, str, float], None]  # event, field, residual
 
-_WINDOWS = ("first", "last")
-_SLOTS = ("positions", "inputs", "labels", "predictions")
 _SHAPES = ("logits_shape", "labels_shape")
 _OF_VERSIONS = ("versions", "v")
 
@@ -99,7 +98,7 @@ class Comparer:
 
     def _lists(self, event: str, path: _Path, a: list[Any], b: list[Any]) -> Iterator[Difference]:
         if len(a) != len(b):
-            yield Difference(_kind(event, path, a, b, "shapes"), path, a, b)
+            yield Difference(_kind(event, path, a, b), path, a, b)
             return
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
             if type(x) is int is type(y):  # as most are
@@ -112,9 +111,9 @@ class Comparer:
         name = str(path[0])
         if self._tolerances.exact:
             if not same_bits(a, b):
-                yield Difference("floats", path, a, b, residual(a, b, self._tolerances.of(name)))
+                yield Difference("floats", path, a, b, residual(a, b, self._tolerances.of(event, name)))
             return
-        off = residual(a, b, self._tolerances.of(name))
+        off = residual(a, b, self._tolerances.of(event, name))
         self._measure(event, field_of(path), off)
         if not abs(off) <= 1:
             yield Difference("floats", path, a, b, off)
@@ -124,16 +123,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _kind(event: str, path: _Path, a: Any, b: Any, usual: str = "other") -> str:
+def _kind(event: str, path: _Path, a: Any, b: Any) -> str:
     """Name the kind of a difference in an exact value, or between a float and what is none."""
     head, field = path[0], path[1] if len(path) > 1 else None
     if event == "run_start":
         return "versions" if head in _OF_VERSIONS else "configuration"
-    if head in _SHAPES or usual == "shapes":
+    if head in _SHAPES or (isinstance(a, list) and isinstance(b, list)):  # lists that differ as such differ in length
         return "shapes"
-    if head in _WINDOWS and field in _SLOTS and a is not MISSING and b is not MISSING:
+    if head in WINDOWS and field in SLOT_LISTS and a is not MISSING and b is not MISSING:
         masked = None if field != "labels" else IGNORE_INDEX
         return "masks" if (a == masked) != (b == masked) else "tokens"
     if head in float_fields(event):
         return "floats"
-    return usual
+    return "other"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 from higgs_audio_trainer.logs.diff.comparison import Place
+from higgs_audio_trainer.logs.diff.windows import SLOT_LISTS, WINDOWS
 from higgs_audio_trainer.logs.typed import Record
 
 Path = tuple[str | int, ...]
 
-WINDOWS = ("first", "last")
-_SLOT_LISTS = ("positions", "inputs", "labels", "predictions")
 _OTHER = (1,)
 
 
@@ -31,9 +30,9 @@ def place_of(record: Record) -> Place:
 @lru_cache(maxsize=4096)
 def rank_of(path: Path) -> tuple[int, ...]:
     """Return what comes first in an event: its slots, one after the other, then its fields in their order."""
-    if len(path) == 3 and path[0] in WINDOWS and path[1] in _SLOT_LISTS:  # noqa: PLR2004
+    if len(path) == 3 and path[0] in WINDOWS and path[1] in SLOT_LISTS:  # noqa: PLR2004
         window, name, index = path
-        return 0, WINDOWS.index(str(window)), int(index), _SLOT_LISTS.index(str(name))
+        return 0, WINDOWS.index(str(window)), int(index), SLOT_LISTS.index(str(name))
     return _OTHER
 
 

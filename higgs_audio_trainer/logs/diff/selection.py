@@ -9,11 +9,13 @@ from functools import cache
 from typing import Any
 
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope, Window
+from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope
+from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
 from higgs_audio_trainer.logs.typed import MARKS, Record
 
 UNKNOWN = "extra"  # `extra.x` is the field or event x, which this version does not know
 _FREE = ("config", "versions", "evidence", UNKNOWN)  # what they hold is not known beforehand
+_JOINED_BY = ("event", "split", "rank", "modality", "fingerprint", "codebook")  # and step, but for `run_end`
 _MOST_EVENTS = 1_000  # whose names are remembered
 
 
@@ -70,7 +72,6 @@ class Selection:
         self._only_events = bool(self._only) and all(self._is_event(name) for name in self._only)
         self._paths: dict[str, tuple[frozenset[str], frozenset[str] | None]] = {}
         self.takes_all = not ignore and not only
-        self.is_narrow = bool(self._only)
 
     def _is_event(self, name: str) -> bool:
         return name.partition(".")[0] in EVENTS
@@ -128,6 +129,11 @@ def _check(flag: str, name: str) -> None:
     if name in names() or (dot and rest and (head in _FREE or (head in EVENTS and rest.split(".")[0] in _FREE))):
         if flag == "--only" and (name in VOLATILE_FIELDS or (head in EVENTS and rest in VOLATILE_FIELDS)):
             raise UserError(f"{flag}: expected a field that is compared, got {name!r}, which differs from run to run")
+        if flag == "--ignore" and (rest if head in EVENTS else name) in _JOINED_BY:
+            raise UserError(
+                f"{flag}: expected a field that is compared, got {name!r}, which events are joined by: without it "
+                "nothing tells what belongs together. Ignore the events that differ in it, by name"
+            )
         return
     nearest = get_close_matches(name, names(), n=1)
     hint = f"Did you mean {nearest[0]}?" if nearest else "`higgs-audio-trainer schema` has the names."
@@ -150,7 +156,7 @@ def _names() -> Iterator[str]:
     yield from envelope
     for event, cls in EVENTS.items():
         yield event
-        inner = [f"{item.name}.{part.name}" for item in fields(cls) if item.type == "Window" for part in fields(Window)]
+        inner = [f"{item.name}.{part}" for item in fields(cls) if item.name in WINDOWS for part in WINDOW_FIELDS]
         for name in (*envelope, *MARKS, *(item.name for item in fields(cls)), *inner):
             yield name
             yield f"{event}.{name}"

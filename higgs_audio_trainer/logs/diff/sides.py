@@ -21,7 +21,7 @@ from higgs_audio_trainer.logs.diff.selection import strip, volatile_settings
 from higgs_audio_trainer.logs.diff.sorter import no_room
 from higgs_audio_trainer.logs.lines import Line, OnFault, whole
 from higgs_audio_trainer.logs.reader import read_lines
-from higgs_audio_trainer.logs.source import STDIN, unreadable
+from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 from higgs_audio_trainer.logs.typed import Record
 
 Log = str | Path | Iterable[Mapping[str, Any]]
@@ -35,7 +35,7 @@ class Source:
     Args:
         log: a path as for `read`, or records. What can be read once, such as standard input, is copied to a temporary
             file; records are copied, too.
-        on_fault: is told once of each line that holds no event.
+        on_fault: is told once of each line that holds no event. What is an event by its name alone is an entry as well.
 
     Attributes:
         name: its path.
@@ -52,7 +52,7 @@ class Source:
         self._path = Path()
         if isinstance(log, (str, Path)):
             self.name = str(log)
-            self._path = Path(log)
+            self._path = path_of(log)
             if _can_be_read_once(self._path):
                 self._copy = self._path = _copied(self._path)
         else:
@@ -120,7 +120,7 @@ class Source:
 
     def _read(self) -> Iterator[tuple[Record, Line | int]]:
         if self._records is None:
-            return ((line.record, line) for line in read_lines(self._path, on_fault=self._fault))
+            return ((line.record, line) for line in read_lines(self._path, on_fault=self._fault, misfits=True))
         return ((dict(record), index) for index, record in enumerate(self._records))
 
     def _fault(self, fault: Fault) -> None:

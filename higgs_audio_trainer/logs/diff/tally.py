@@ -13,63 +13,93 @@ from higgs_audio_trainer.logs.typed import Record
 
 _MOST_FIELDS = 2_000  # of which one log may have any number; all others count as one
 _OTHERS = ("...", "other fields")
+_OTHER_EVENTS = "other events"
 _WORST = 100
-# A drift, where every value is within its tolerance: so many, so far off on average, and so many standard errors away
-# from no shift at all. Where values are beyond, their mean tells little, and they are differences anyway.
+_FLOATS = "floats"
+# A drift, where every value is within its tolerance: so many events, so far off on average, and so many standard errors
+# away from no shift at all. Where values are beyond, their mean tells little, and they are differences anyway.
 _FEWEST, _LEAST_MEAN, _STANDARD_ERRORS = 8, 0.05, 4.0
 
 
-class _Sums:
-    """One field of one event."""
+class _Found:
+    """The differences of one kind in one field of one event."""
 
-    __slots__ = ("differing", "expected", "got", "kind", "residual", "squares", "step", "total", "values")
+    __slots__ = ("differing", "expected", "got", "residual", "step")
 
     def __init__(self) -> None:
-        self.values = self.differing = 0
-        self.total = self.squares = 0.0
-        self.kind = "floats"
+        self.differing = 0
         self.step: Any = None
         self.expected: Any = None
         self.got: Any = None
         self.residual: float | None = None
 
-    def differs(self, found: Difference, step: Any) -> None:
+    def add(self, found: Difference, step: Any) -> None:
         worst = found.residual is not None and (self.residual is None or abs(found.residual) > abs(self.residual))
-        if not self.differing:
-            self.kind = found.kind
         if not self.differing or worst:
             self.step, self.expected, self.got = step, found.expected, found.got
             self.residual = found.residual
         self.differing += 1
 
-    def report(self, event: str, name: str) -> Field:
-        mean = self.total / self.values if self.values else None
-        rms = math.sqrt(self.squares / self.values) if self.values else None
+
+class _Sums:
+    """One field of one event."""
+
+    __slots__ = (
+        "event_total",
+        "event_values",
+        "events",
+        "kinds",
+        "means",
+        "means_squares",
+        "squares",
+        "total",
+        "values",
+    )
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, _Found] = {}
+        self.values = 0
+        self.total = self.squares = 0.0
+        # The values of one event, such as its codebooks, share its error: together they are one piece of evidence.
+        self.events = 0
+        self.means = self.means_squares = 0.0  # sums of the events' means and of their squares
+        self.event_values = 0  # of the event that is being compared
+        self.event_total = 0.0
+
+    def end_event(self) -> None:
+        """Add the mean of the event that was compared."""
+        mean = self.event_total / self.event_values
+        self.event_values, self.event_total = 0, 0.0
+        self.events += 1
+        self.means += mean
+        self.means_squares += mean * mean
+
+    def drifts(self) -> bool:
+        """Tell whether the events' means are too far to one side for chance: a t-test."""
+        if self.kinds or self.events < _FEWEST:
+            return False
+        mean = self.means / self.events
+        variance = max(0.0, self.means_squares - self.events * mean * mean) / (self.events - 1)
+        return abs(mean) >= _LEAST_MEAN and abs(mean) * math.sqrt(self.events) >= _STANDARD_ERRORS * math.sqrt(variance)
+
+    def report(self, event: str, name: str, kind: str = _FLOATS) -> Field:
+        """Say what was found in one kind of differences; all figures of floats belong to that of floats."""
+        found = self.kinds.get(kind) or _Found()
+        values = self.values if kind == _FLOATS else 0
         return Field(
             event=event,
             name=name,
-            kind=self.kind,
-            differing=self.differing,
-            values=self.values or None,
-            step=self.step,
-            expected=self.expected,
-            got=self.got,
-            residual=self.residual,
-            mean_residual=mean,
-            rms_residual=rms,
-            drifts=not self.differing and _is_drift(self.values, mean, rms),
+            kind=kind,
+            differing=found.differing,
+            values=values or None,
+            step=found.step,
+            expected=found.expected,
+            got=found.got,
+            residual=found.residual,
+            mean_residual=self.total / values if values else None,
+            rms_residual=math.sqrt(self.squares / values) if values else None,
+            drifts=self.drifts(),
         )
-
-
-def _is_drift(values: int, mean: float | None, rms: float | None) -> bool:
-    return (
-        mean is not None
-        and rms is not None
-        and values >= _FEWEST
-        and math.isfinite(rms)
-        and abs(mean) >= _LEAST_MEAN
-        and abs(mean) * math.sqrt(values) >= _STANDARD_ERRORS * rms
-    )
 
 
 class Tally:
@@ -77,11 +107,14 @@ class Tally:
 
     Attributes:
         kinds: how many differences there are of each kind, drifts aside.
+        lone: events that one side lacks, by kind and name.
     """
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
+        self.lone: dict[str, Counter[str]] = {}
         self._fields: dict[tuple[str, str], _Sums] = {}
+        self._compared: list[_Sums] = []  # of the event that is being compared
 
     def agree(self, event: str, record: Record) -> None:
         """Take note of two events that are equal: each of their floats has the residual 0."""
@@ -89,7 +122,9 @@ class Tally:
             value = record.get(name)
             if value is not None:
                 number = len(value) - value.count(None) if isinstance(value, list) else 1
-                self._sums(event, name).values += number
+                sums = self._sums(event, name)
+                sums.values += number
+                sums.events += number > 0
 
     def measure(self, event: str, field: str, residual: float) -> None:
         """Take note of two floats that were compared."""
@@ -99,21 +134,37 @@ class Tally:
         if math.isfinite(square):  # else it is far beyond, and would hide what all others say
             sums.total += residual
             sums.squares += square
+            if not sums.event_values:
+                self._compared.append(sums)
+            sums.event_values += 1
+            sums.event_total += residual
+
+    def end_event(self) -> None:
+        """Take note that all floats of two events were compared."""
+        for sums in self._compared:
+            sums.end_event()
+        self._compared.clear()
 
     def differs(self, event: str, found: Difference, step: Any) -> None:
         """Take note of a difference."""
         self.kinds[found.kind] += 1
-        self._sums(event, field_of(found.path)).differs(found, step)
+        self._sums(event, field_of(found.path)).kinds.setdefault(found.kind, _Found()).add(found, step)
+
+    def lacks(self, kind: str, event: str) -> None:
+        """Take note of an event that one side lacks."""
+        self.kinds[kind] += 1
+        names = self.lone.setdefault(kind, Counter())
+        names[event if event in names or len(names) < _MOST_FIELDS else _OTHER_EVENTS] += 1
 
     def worst(self) -> tuple[Field, ...]:
         """Return the fields that differ, those with the most differing values first."""
-        fields = [sums.report(*key) for key, sums in self._fields.items() if sums.differing]
+        fields = [sums.report(*key, kind) for key, sums in self._fields.items() for kind in sums.kinds]
         return tuple(sorted(fields, key=_badness)[:_WORST])
 
     def drifts(self) -> tuple[Field, ...]:
         """Return the fields that are shifted to one side, the one that is shifted most first."""
-        fields = (sums.report(*key) for key, sums in self._fields.items())
-        return tuple(sorted((field for field in fields if field.drifts), key=_shift))
+        fields = [sums.report(*key) for key, sums in self._fields.items() if sums.drifts()]
+        return tuple(sorted(fields, key=_shift))
 
     def counts(self, drifts: int) -> dict[str, int]:
         """Return how many differences there are of each kind that there is."""

@@ -41,7 +41,8 @@ class Tolerances:
     """The tolerance of every field.
 
     Args:
-        rtol: relative, for all fields (key "") or for one; what is not given is as in `DEFAULTS`.
+        rtol: relative, for all fields (key ""), for one, or for one of an event, which goes first;
+            what is not given is as in `DEFAULTS`.
         atol: absolute, likewise.
         exact: floats must be the same, bit for bit.
 
@@ -58,13 +59,22 @@ class Tolerances:
         self.exact = exact
         self._rtol, self._atol = rtol, atol
 
-    def of(self, field: str) -> Tolerance:
-        """Return the tolerance of a field."""
+    def of(self, event: str, field: str) -> Tolerance:
+        """Return the tolerance of a field of an event."""
         if self.exact:
             return EXACT
         usual = DEFAULTS.get(field, USUAL)
-        rtol = self._rtol.get(field, self._rtol.get("", usual.rtol))
-        return Tolerance(rtol, self._atol.get(field, self._atol.get("", usual.atol)))
+        return Tolerance(
+            _given(self._rtol, event, field, usual.rtol),
+            _given(self._atol, event, field, usual.atol),
+        )
+
+
+def _given(tolerances: Mapping[str, float], event: str, field: str, usual: float) -> float:
+    if not tolerances:
+        return usual
+    names = (f"{event}.{field}", field, "")
+    return next((tolerances[name] for name in names if name in tolerances), usual)
 
 
 def residual(expected: float, got: float, tolerance: Tolerance) -> float:
@@ -95,8 +105,9 @@ def _holds_floats(hint: object) -> bool:
 
 def _check(flag: str, field: str, value: float) -> None:
     known = {name for event in EVENTS for name in float_fields(event)} | {"evidence"}
-    if field and field not in known:
-        nearest = get_close_matches(field, known, n=1)
+    of_events = {f"{event}.{name}" for event in EVENTS for name in float_fields(event)} | {"diagnosis.evidence"}
+    if field and field not in known | of_events:
+        nearest = get_close_matches(field, known | of_events, n=1)
         hint = f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(sorted(known))}"
         raise UserError(f"{flag}: expected a field that holds floats, got {field!r}. {hint}")
     if not (value >= 0 and math.isfinite(value)):

@@ -10,11 +10,10 @@ from typing import Any
 
 from higgs_audio_trainer.events import CapReached, Diagnosis, EvalResult, RunEnd, RunStart, SinkRecovered, TrainStep
 from higgs_audio_trainer.logs.files import find
-from higgs_audio_trainer.logs.gaps import Gap, gaps
+from higgs_audio_trainer.logs.gaps import Gap, gaps_in
 from higgs_audio_trainer.logs.lines import Line, OnFault
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.summary.curve import Curve, Series
-from higgs_audio_trainer.logs.typed import Record
 
 _MOST_CODEBOOKS = 256
 _MOST_ALARMS = 100  # of different names
@@ -112,11 +111,11 @@ def summaries(*paths: str | Path, on_fault: OnFault) -> Iterator[Summary]:
     Raises:
         UserError: as `read`.
     """
-    for log in find(map(Path, paths)):
+    for log in find(paths):
         path = log[0].files[0]
         count = sum(len(stream.files) for stream in log)
         summing = _Summing()
-        found = gaps(summing.records(marked_lines(log, on_fault)))
+        found = gaps_in(summing.lines(marked_lines(log, on_fault)))
         yield summing.summary(path if count == 1 else path.parent, found)
 
 
@@ -178,8 +177,8 @@ class _Summing:
         self._alarms: dict[tuple[str, str], Alarm] = {}
         self._cost = Cost()
 
-    def records(self, lines: Iterable[tuple[Line, bool]]) -> Iterator[Record]:
-        """Pass on the records of all attempts; count what is the run's."""
+    def lines(self, lines: Iterable[tuple[Line, bool]]) -> Iterator[Line]:
+        """Pass on the lines of all attempts; count what is the run's."""
         for line, is_of_run in lines:
             event = line.event
             self._events += 1
@@ -193,7 +192,7 @@ class _Summing:
                 self._alarm(f"sink {event.sink} reached its cap", "warning", None)
             elif is_of_run:
                 self._take(event)
-            yield line.record
+            yield line
 
     def _take(self, event: Any) -> None:
         if isinstance(event, RunStart):

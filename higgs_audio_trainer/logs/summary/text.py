@@ -177,7 +177,7 @@ def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_Entry]:
         yield _line("gaps", "none")
     if explained:
         reasons = " and ".join(sorted({gap.explained_by for gap in gaps if gap.explained_by}))
-        yield _line("gaps", f"{_count(explained, 'lost event')}, explained by {reasons}")
+        yield _line("gaps", f"{_count(explained, 'missing event')}, explained by {reasons}")
     if unexplained:
         places = [_place(gap) for gap in unexplained[:_MOST_GAPS]]
         more = f" and {_count(len(unexplained) - _MOST_GAPS, 'more gap')}" if len(unexplained) > _MOST_GAPS else ""

@@ -6,7 +6,8 @@ asked where the line marks one of its fields as not the value that was emitted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from math import isclose
 from typing import Any
@@ -14,14 +15,15 @@ from typing import Any
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.lines import whole
 from higgs_audio_trainer.logs.typed import MORE, Misfit, Record, marks, numbers
-from higgs_audio_trainer.logs.validation.sample_rules import SAMPLE_RULES, Rule
+from higgs_audio_trainer.logs.validation.sample_rules import LEAST_LOSS, SAMPLE_RULES, Rule, at_least_0
 
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,19})")
+_REASONS = ("completed", "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "interrupted", "error")  # of the end of a run
 _TOLERANCE = 1e-4  # relative: losses may be summed in float32
-_LEAST_LOSS = -1e-3  # a cross-entropy is at least 0, but for rounding
 
 
-def inconsistencies(record: Record, start: Record) -> Iterator[Misfit]:
-    """Yield what in a line cannot be.
+def inconsistencies(record: Record, start: Record) -> list[Misfit]:
+    """List what in a line cannot be.
 
     Args:
         record: a line that fits its schema; one of a golden may lack what two runs may differ in.
@@ -29,14 +31,21 @@ def inconsistencies(record: Record, start: Record) -> Iterator[Misfit]:
     """
     spoiled = {mark.partition(".")[0].partition("[")[0] for mark in marks(record)}
     if MORE in spoiled:
-        return
-    unsaid = [found for found in _nulls(record) if found.field.partition("[")[0].removeprefix("$.") not in spoiled]
-    yield from unsaid
-    if unsaid:
-        return
-    for needed, rule in _RULES_OF[record["event"]]:
-        if spoiled.isdisjoint(needed) and needed <= record.keys():
-            yield from rule(record, start)
+        return []
+    found = [null for null in _nulls(record) if null.field.partition("[")[0].removeprefix("$.") not in spoiled]
+    if found:
+        return found
+    for rule in _rules_for(record, spoiled):
+        found.extend(rule(record, start))
+    return found
+
+
+def _rules_for(record: Record, spoiled: set[str]) -> Sequence[Rule]:
+    """Choose the rules whose fields are all there and none of them spoiled."""
+    name = record["event"]
+    if not spoiled and _FIELDS_OF[name] <= record.keys():  # as nearly every line
+        return _ALL_RULES_OF[name]
+    return [rule for needed, rule in _RULES_OF[name] if spoiled.isdisjoint(needed) and needed <= record.keys()]
 
 
 def _nulls(record: Record) -> Iterator[Misfit]:
@@ -78,10 +87,18 @@ def _rank(record: Record, start: Record) -> Iterator[Misfit]:
 # run_start (`run_log`)
 
 
-def _resumed(record: Record, _start: Record) -> Iterator[Misfit]:
-    step = record["resumed_from_step"]
-    if step is not None and step < 0:
-        yield Misfit("$.resumed_from_step", "an optimizer step or null", str(step))
+def _versions(record: Record, _start: Record) -> Iterator[Misfit]:
+    if not record["versions"]:
+        yield Misfit("$.versions", "at least that of Python", "none")
+
+
+# checkpoint (`telemetry`)
+
+
+def _folder(record: Record, _start: Record) -> Iterator[Misfit]:
+    numbered = _CHECKPOINT.fullmatch(record["path"])
+    if numbered and int(numbered[1]) != record["step"]:
+        yield Misfit("$.path", f"checkpoint-{record['step']}, as step has it", repr(record["path"]))
 
 
 # train_step and eval_result (`Figures.payload`)
@@ -123,7 +140,7 @@ def _losses(record: Record, _start: Record) -> Iterator[Misfit]:
     yield from (
         Misfit(place, "a cross-entropy, at least 0", repr(value))
         for place, value in places.items()
-        if value < _LEAST_LOSS
+        if value < LEAST_LOSS
     )
 
 
@@ -165,15 +182,6 @@ def _null_without(name: str, value: float | None, targets: int, count: str) -> I
         yield Misfit(f"$.{name}", f"null, for {count} is 0", repr(value))
 
 
-def _at_least_0(*names: str) -> Rule:
-    def rule(record: Record, _start: Record) -> Iterator[Misfit]:
-        for name in names:
-            if record[name] is not None and record[name] < 0:
-                yield Misfit(f"$.{name}", "at least 0", repr(record[name]))
-
-    return rule
-
-
 # sinks (`outlet`, `sinks.jsonl`)
 
 
@@ -202,6 +210,11 @@ def _written(record: Record, _start: Record) -> Iterator[Misfit]:
         yield Misfit("$.events_written", f"at most the line's own seq, {record['seq']}", str(record["events_written"]))
 
 
+def _reason(record: Record, _start: Record) -> Iterator[Misfit]:
+    if record["reason"] not in _REASONS:
+        yield Misfit("$.reason", f"one of {', '.join(_REASONS)}", repr(record["reason"]))
+
+
 _Rules = tuple[tuple[tuple[str, ...], Rule], ...]  # fields that a rule looks at, and the rule
 
 _ENVELOPE_RULES: _Rules = ((("ts",), _time), (("run_id",), _run_id), (("rank",), _rank))
@@ -213,22 +226,25 @@ _FIGURES: _Rules = (
     (("text_accuracy", "audio_accuracy_per_codebook"), _shares),
     (("text_accuracy", "text_targets", "text_loss"), _text_targets),
     (("audio_accuracy_per_codebook", "audio_targets", "audio_loss_per_codebook"), _audio_targets),
-    (("epoch",), _at_least_0("epoch")),
+    (("epoch",), at_least_0("epoch")),
 )
 _RULES: dict[str, _Rules] = {
-    "run_start": ((("resumed_from_step",), _resumed),),
+    "run_start": ((("resumed_from_step",), at_least_0("resumed_from_step")), (("versions",), _versions)),
     "train_step": (
         *_FIGURES,
-        (("learning_rate",), _at_least_0("learning_rate")),
-        (("grad_norm",), _at_least_0("grad_norm")),
+        (("learning_rate",), at_least_0("learning_rate")),
+        (("grad_norm",), at_least_0("grad_norm")),
     ),
     "prediction_sample": SAMPLE_RULES,
     "eval_result": _FIGURES,
     "sink_recovered": ((("first_seq", "last_seq", "lost"), _outage), (("last_seq", "seq"), _outage_before)),
     "cap_reached": ((("max_total_bytes", "total_bytes"), _cap),),
-    "run_end": ((("events_written", "seq"), _written),),
+    "checkpoint": ((("path", "step"), _folder),),
+    "run_end": ((("events_written", "seq"), _written), (("reason",), _reason)),
 }
 _RULES_OF = {
     name: tuple((frozenset(needed), rule) for needed, rule in (*_ENVELOPE_RULES, *_RULES.get(name, ())))
     for name in EVENTS
 }
+_ALL_RULES_OF = {name: tuple(rule for _, rule in rules) for name, rules in _RULES_OF.items()}
+_FIELDS_OF = {name: frozenset().union(*(needed for needed, _ in rules)) for name, rules in _RULES_OF.items()}

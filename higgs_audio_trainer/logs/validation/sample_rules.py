@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from math import isclose
+from math import inf, isclose
 from typing import Any
 
 from higgs_audio_trainer.events import IGNORE_INDEX
@@ -16,7 +16,7 @@ from higgs_audio_trainer.logs.typed import Misfit, Record
 Rule = Callable[[Record, Record], Iterable[Misfit]]  # of a line and its `run_start`, which is empty if there is none
 
 _SHIFT = 1  # the only one that version 1 of the schema knows
-_LEAST_LOSS = -1e-3  # a cross-entropy is at least 0, but for rounding
+LEAST_LOSS = -1e-3  # a cross-entropy is at least 0, but for rounding
 _LISTS = ("positions", "inputs", "labels", "predictions")
 _TEXTS = ("predicted_text", "label_text")
 
@@ -90,32 +90,41 @@ def _loss(record: Record, _start: Record) -> Iterator[Misfit]:
         yield Misfit("$.loss", f"a number, for num_targets is {targets}", "null")
     elif loss is not None and not targets:
         yield Misfit("$.loss", "null, for num_targets is 0", repr(loss))
-    elif loss is not None and loss < _LEAST_LOSS:
+    elif loss is not None and loss < LEAST_LOSS:
         yield Misfit("$.loss", "a cross-entropy, at least 0", repr(loss))
 
 
-def _epoch(record: Record, _start: Record) -> Iterator[Misfit]:
-    if record["epoch"] < 0:
-        yield Misfit("$.epoch", "at least 0", repr(record["epoch"]))
+def at_least_0(*names: str) -> Rule:
+    """Make a rule for numbers that are at least 0 where they are not null."""
+
+    def rule(record: Record, _start: Record) -> Iterator[Misfit]:
+        for name in names:
+            if record[name] is not None and record[name] < 0:
+                yield Misfit(f"$.{name}", "at least 0", repr(record[name]))
+
+    return rule
 
 
-def _windows(record: Record, _start: Record) -> Iterator[Misfit]:
-    found = [*_of_window(record, "first"), *_of_window(record, "last")]
-    yield from found
-    if not found:
-        yield from _of_both_windows(record)
+def _windows(record: Record, _start: Record) -> Iterable[Misfit]:
+    if not record["logits_shape"]:
+        return []  # another rule's finding
+    return [*_of_window(record, "first"), *_of_window(record, "last")] or _of_both_windows(record)
 
 
-def _of_window(record: Record, name: str) -> Iterator[Misfit]:
+def _of_window(record: Record, name: str) -> list[Misfit]:
     window = record[name]
     size = len(window["positions"])
     for part in _LISTS:
         if len(window[part]) != size:
-            yield Misfit(f"$.{name}.{part}", f"{size} items, as positions has", str(len(window[part])))
-            return
-    yield from _of_positions(record, name)
-    for index, slot in enumerate(zip(*(window[part] for part in _LISTS), strict=True)):
-        yield from _of_slot(f"$.{name}", index, *slot)
+            return [Misfit(f"$.{name}.{part}", f"{size} items, as positions has", str(len(window[part])))]
+    found = [*_of_positions(record, name), *_of_tokens(record, name)]
+    if window["predicted_text"] is not None or window["label_text"] is not None:
+        found.extend(_of_texts(record, name))
+    return found
+
+
+def _of_texts(record: Record, name: str) -> Iterator[Misfit]:
+    window = record[name]
     texts = [window[part] for part in _TEXTS]
     if texts.count(None) == 1:
         yield Misfit(f"$.{name}.{_TEXTS[texts.index(None)]}", "a text, for the other one is decoded", "null")
@@ -130,21 +139,32 @@ def _of_positions(record: Record, name: str) -> Iterator[Misfit]:
         if other <= one or (is_text and other != one + 1):
             expected = f"{one + 1}, the next position" if is_text else f"more than {one}, the position before"
             yield Misfit(f"$.{name}.positions[{index}]", expected, str(other))
-    if positions and positions[0] < 0:
-        yield Misfit(f"$.{name}.positions[0]", "at least 0", str(positions[0]))
+    if positions and positions[0] < _SHIFT:
+        expected = f"at least {_SHIFT}, for no row comes before position 0"
+        yield Misfit(f"$.{name}.positions[0]", expected, str(positions[0]))
 
 
-def _of_slot(
-    window: str, index: int, _position: int, token: int | None, label: int, prediction: int | None
-) -> Iterator[Misfit]:
-    if token is not None and token < 0:
-        yield Misfit(f"{window}.inputs[{index}]", "a token or null", str(token))
-    if label < 0 and label != IGNORE_INDEX:
-        yield Misfit(f"{window}.labels[{index}]", f"a token or {IGNORE_INDEX}", str(label))
-    elif label == IGNORE_INDEX and prediction is not None:
-        yield Misfit(f"{window}.predictions[{index}]", f"null, for the label is {IGNORE_INDEX}", str(prediction))
-    elif label != IGNORE_INDEX and (prediction is None or prediction < 0):
-        yield Misfit(f"{window}.predictions[{index}]", f"a token, for the label is {label}", _shown(prediction))
+def _of_tokens(record: Record, name: str) -> list[Misfit]:
+    """Look at each slot of a window. No generator: these are most of a log's values."""
+    window, found, size = record[name], [], record["logits_shape"][-1]
+    # What a text is predicted from may be more than can be predicted, as the placeholders of audio are.
+    inputs_end = size if record["modality"] == "audio" else inf
+    for index, (token, label, prediction) in enumerate(zip(*(window[part] for part in _LISTS[1:]), strict=True)):
+        if token is not None and not 0 <= token < inputs_end:
+            known = f" less than {size}" if token >= 0 else ""
+            found.append(Misfit(f"$.{name}.inputs[{index}]", f"a token{known} or null", str(token)))
+        if label == IGNORE_INDEX:
+            if prediction is not None:
+                expected = f"null, for the label is {IGNORE_INDEX}"
+                found.append(Misfit(f"$.{name}.predictions[{index}]", expected, str(prediction)))
+        elif not 0 <= label < size:
+            expected = f"a token, less than {size}," if label >= 0 else "a token"
+            found.append(Misfit(f"$.{name}.labels[{index}]", f"{expected} or {IGNORE_INDEX}", str(label)))
+        elif prediction is None or not 0 <= prediction < size:
+            known = f" less than {size}" if prediction is not None and prediction >= 0 else ""
+            expected = f"a token{known}, for the label is {label}"
+            found.append(Misfit(f"$.{name}.predictions[{index}]", expected, _shown(prediction)))
+    return found
 
 
 def _of_both_windows(record: Record) -> Iterator[Misfit]:
@@ -186,7 +206,7 @@ def _counted(record: Record, *, is_whole: bool) -> Iterator[Misfit]:
         for label, prediction in zip(record[name]["labels"], record[name]["predictions"], strict=True)
         if label != IGNORE_INDEX
     ]
-    right = sum(label == prediction for label, prediction in shown)
+    right = [label == prediction for label, prediction in shown].count(True)
     hidden = targets - len(shown)
     if hidden < 0 or (is_whole and hidden):
         expected = f"{'' if is_whole else 'at least '}{len(shown)}, as the windows show"
@@ -201,7 +221,7 @@ def _shown(value: Any) -> str:
 
 
 _SHAPES = ("modality", "logits_shape")
-_WINDOWS = ("modality", "first", "last", "num_targets", "num_correct")
+_WINDOWS = (*_SHAPES, "first", "last", "num_targets", "num_correct")
 #: Rules, and the fields that each looks at.
 SAMPLE_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("modality", "codebook", "num_codebooks"), _modality),
@@ -212,6 +232,6 @@ SAMPLE_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("num_targets", "num_correct", "stop_targets"), _counts),
     (("accuracy", "num_correct", "num_targets"), _accuracy),
     (("loss", "num_targets"), _loss),
-    (("epoch",), _epoch),
+    (("epoch",), at_least_0("epoch")),
     (_WINDOWS, _windows),
 )

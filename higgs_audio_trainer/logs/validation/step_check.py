@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.logs.lines import Line, whole
-from higgs_audio_trainer.logs.typed import Record, marked
+from higgs_audio_trainer.logs.lines import Line, where, whole
+from higgs_audio_trainer.logs.typed import MARKS, Record, marked
 from higgs_audio_trainer.logs.validation.finding import Finding
 
 _ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample"})
@@ -14,13 +15,16 @@ _KEY = ("event", "split", "modality", "sample_index", "codebook")
 _NAMES = ("sample_id", "fingerprint")
 
 
+_Place = tuple[Path, int, int]  # of a line; put into words for a finding alone
+
+
 class StepCheck:
     """What is known of the present step."""
 
     def __init__(self) -> None:
         self._step: int | None = None
-        self._keys: dict[tuple[Any, ...], str] = {}  # place of each
-        self._samples: dict[tuple[Any, ...], tuple[Any, str]] = {}  # names of each, and where they were read
+        self._keys: dict[tuple[Any, ...], _Place] = {}
+        self._samples: dict[tuple[Any, ...], tuple[Any, _Place]] = {}  # names of each, and where they were read
 
     def begin_at(self, step: int | None) -> None:
         """Take note of the step of the checkpoint that was resumed."""
@@ -45,25 +49,26 @@ class StepCheck:
         event = line.record["event"]
         if event not in _ONCE_A_STEP:
             return
-        key = tuple(line.record.get(name) for name in _KEY)
+        key = tuple(map(line.record.get, _KEY))
         if key in self._keys:
-            got = f"another one than at {self._keys[key]}"
+            got = f"another one than at {where(*self._keys[key])}"
             yield Finding(line.where, "$", f"one {_described(line.record)} of step {self._step}", got, "duplicate")
         else:
-            self._keys[key] = line.where
+            self._keys[key] = line.path, line.number, line.offset
 
     def _renames(self, line: Line) -> Iterator[Finding]:
-        record = line.record
+        record, has_marks = line.record, not MARKS.isdisjoint(line.record)
         sample = (record["split"], record["sample_index"])
         for name in _NAMES:
-            if marked(record, f"$.{name}"):
+            if has_marks and marked(record, f"$.{name}"):
                 continue
-            before, place = self._samples.setdefault((*sample, name), (record[name], line.where))
+            own = (record[name], (line.path, line.number, line.offset))
+            before, place = self._samples.setdefault((*sample, name), own)
             if before != record[name]:
                 yield Finding(
                     line.where,
                     f"$.{name}",
-                    f"{before!r}, as sample {sample[1]} has at {place}",
+                    f"{before!r}, as sample {sample[1]} has at {where(*place)}",
                     repr(record[name]),
                     "value",
                 )

@@ -33,23 +33,23 @@ class StreamCheck:
     Args:
         is_golden: the lines have no field that two runs may differ in: no numbers, no beginning, no end.
         is_joined: one file holds what was several: of ranks, attempts or segments.
-        is_later_segment: its first file is not its first segment.
+        begins_late: its first file may not be its first segment.
 
     Attributes:
         start: the `run_start`; empty before there is one.
     """
 
-    def __init__(self, *, is_golden: bool = False, is_joined: bool = False, is_later_segment: bool = False) -> None:
+    def __init__(self, *, is_golden: bool = False, is_joined: bool = False, begins_late: bool = True) -> None:
         self.start: Record = {}
         self._is_golden = is_golden
         self._is_joined = is_joined
-        self._begins_late = is_later_segment
-        self._ledger = Ledger()
+        self._ledger = Ledger(begins_late)
         self._steps = StepCheck()
         self._jumps: list[tuple[int, str]] = []  # first missing number, and the place where that showed
         self._torn: list[tuple[int, Finding]] = []  # the number that was to come, and what came
         self._faulty: dict[int, int] = {}  # the number that was to come, and how many lines without an event came
         self._start_raw = self._last_raw = b""
+        self._again: Line | None = None  # `run_start` once more in a joined file, until the next line
         self._last: Line | None = None
         self._seq: int | None = None
         self._head = _Head.PASSED
@@ -63,8 +63,11 @@ class StreamCheck:
     def is_repeated(self, line: Line) -> bool:
         """Tell whether a line is one that a segment begins with and that was there before."""
         raw = line.raw.rstrip()
-        if raw == self._start_raw and (self._head is _Head.AHEAD or (self._is_joined and raw != self._last_raw)):
+        if raw == self._start_raw and self._head is _Head.AHEAD:
             self._head = _Head.BEGUN
+            return True
+        if raw == self._start_raw and self._is_joined and self._again is None and raw != self._last_raw:
+            self._head, self._again = _Head.BEGUN, line
             return True
         if raw == self._last_raw and self._head is (_Head.BEGUN if self.start else _Head.AHEAD):
             self._head = _Head.PASSED
@@ -101,6 +104,9 @@ class StreamCheck:
 
     def _place_in_file(self, line: Line, *, after_fault: bool) -> Iterator[Finding]:
         event, last = line.record["event"], self._last
+        if self._again is not None:
+            yield from self._begun_again(self._again, whole(line.record, "seq"))
+            self._again = None
         if self._head is _Head.AHEAD and self.start and not after_fault:
             yield _finding(line, "$.event", "run_start, with which each segment begins", event, "run_start")
         elif last is None and event != "run_start" and not after_fault:
@@ -115,6 +121,12 @@ class StreamCheck:
             yield _finding(line, "$.event", "run_end alone after cap_reached", event, "run_end")
         self._ended = self._ended or event == "run_end"
         self._is_capped = self._is_capped or (event == "cap_reached" and line.record.get("sink") == _SINK)
+
+    def _begun_again(self, start: Line, seq: int | None) -> Iterator[Finding]:
+        """Say so where `run_start` stood once more, and no later segment follows, whose numbers go on."""
+        if seq is None or self._seq is None or seq <= self._seq:
+            got = "the last line" if seq is None else f"one before seq {seq:,}"
+            yield _finding(start, "$.event", "run_start before lines that go on", got, "run_start")
 
     def _number(self, line: Line) -> Iterator[Finding]:
         seq = whole(line.record, "seq")
@@ -139,27 +151,22 @@ class StreamCheck:
             for _, finding in self._torn:
                 yield finding
             return
+        if self._again is not None:
+            yield from self._begun_again(self._again, None)
         explained: list[tuple[int, int]] = []
-        first_gap_is_old = self._begins_late or "keep=" in str(_config(self.start, "sinks"))
-        missing = self._ledger.missing
-        known_from = missing[0][1] + 1 if first_gap_is_old and missing and missing[0][0] == 1 else 0
-        for first, last, reason in self._ledger.gaps(known_from=known_from):
-            is_old = reason is None and first_gap_is_old and bool(self.start) and self._is_first_gap(first)
-            if reason is not None or is_old:
+        for first, last, reason in self._ledger.gaps():
+            if reason is not None:
                 explained.append((first, last))
             elif last - first < self._faulty.get(first, 0):
                 continue  # the lines are there, and are findings themselves
-            yield self._gap(first, last, reason, is_old=is_old)
+            yield self._gap(first, last, reason)
         yield from self._torn_lines(explained)
         yield from self._ends(explained, is_last=is_last)
 
-    def _is_first_gap(self, seq: int) -> bool:
-        return bool(self._jumps) and self._jumps[0][0] == 1 and (len(self._jumps) == 1 or seq < self._jumps[1][0])
-
-    def _gap(self, first: int, last: int, reason: Outage | str | None, *, is_old: bool) -> Finding:
+    def _gap(self, first: int, last: int, reason: Outage | str | None) -> Finding:
         place = self._jumps[bisect_right(self._jumps, first, key=itemgetter(0)) - 1][1]
         numbers = f"seq {first:,}" if first == last else f"seq {first:,} to {last:,}"
-        if is_old:
+        if reason == "keep":
             got = "none: earlier segments are gone, as keep has it"
         elif isinstance(reason, Outage):
             cause = f" ({_cause(reason.errno)})" if reason.errno is not None else ""
@@ -168,7 +175,7 @@ class StreamCheck:
             got = f"none: the log is full, said by cap_reached at seq {self._ledger.capped_at:,}"
         else:
             got = "none, and nothing that explains it"
-        return Finding(place, "$.seq", numbers, got, "gap", "error" if reason is None and not is_old else "note")
+        return Finding(place, "$.seq", numbers, got, "gap", _note_if(reason is not None))
 
     def _torn_lines(self, explained: list[tuple[int, int]]) -> Iterator[Finding]:
         for expected, finding in self._torn:
@@ -206,11 +213,6 @@ def _finding(line: Line, path: str, expected: str, got: str, kind: Kind) -> Find
 
 def _note_if(is_accounted_for: bool) -> Severity:
     return "note" if is_accounted_for else "error"
-
-
-def _config(start: Record, name: str) -> object:
-    config = start.get("config")
-    return config.get(name) if isinstance(config, dict) else None
 
 
 def _cause(number: int) -> str:

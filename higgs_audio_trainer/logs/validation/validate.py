@@ -5,22 +5,20 @@ All attempts are looked at, each file in its own order, line by line: memory doe
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from higgs_audio_trainer.errors import Fault
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
 from higgs_audio_trainer.logs.files import Stream, find, named
-from higgs_audio_trainer.logs.lines import Line, LogFile, whole
+from higgs_audio_trainer.logs.gaps import may_begin_late
+from higgs_audio_trainer.logs.lines import Line, LogFile, where, whole
 from higgs_audio_trainer.logs.typed import LOGGED, MARKS, Record, excused
 from higgs_audio_trainer.logs.validation.consistency import inconsistencies
 from higgs_audio_trainer.logs.validation.finding import Finding, Kind
+from higgs_audio_trainer.logs.validation.members import repeated_member
 from higgs_audio_trainer.logs.validation.stream_check import StreamCheck
 from higgs_audio_trainer.logs.validation.strict import misfit
 
@@ -39,7 +37,7 @@ def validate(*paths: str | Path) -> Validation:
     Raises:
         UserError: there is no log at a path; or, while it is iterated, a file cannot be read.
     """
-    return Validation(find(map(Path, paths)))
+    return Validation(find(paths))
 
 
 class Validation:
@@ -60,6 +58,9 @@ class Validation:
 
     def __init__(self, logs: Sequence[Sequence[Stream]]) -> None:
         self._logs = logs
+        self._reset()
+
+    def _reset(self) -> None:
         self.events = self.notes = 0
         self.ranks: set[int] = set()
         self.attempts: set[int] = set()
@@ -72,6 +73,7 @@ class Validation:
         return self.kinds.total()
 
     def __iter__(self) -> Iterator[Finding]:
+        self._reset()  # whoever iterates once more counts anew
         for finding in chain.from_iterable(_Log(log, self).findings() for log in self._logs):
             if finding.severity == "note":
                 self.notes += 1
@@ -93,6 +95,7 @@ class _Log:
 
     def findings(self) -> Iterator[Finding]:
         last = max(stream.attempt for stream in self._log)
+        yield from _missing_attempts(self._log)
         for stream in self._log:
             if named(stream.files[0]) is None:
                 yield from self._joined(stream.files[0])
@@ -101,15 +104,15 @@ class _Log:
 
     def _named(self, stream: Stream, *, is_last: bool) -> Iterator[Finding]:
         """Check files whose names say of which rank and attempt they are."""
-        name = named(stream.files[0])
-        check = StreamCheck(is_later_segment=name is not None and name.segment > 0)
+        check = StreamCheck(begins_late=may_begin_late(stream.files[0]))
         said: _Key | None = None
         size = 0
         for path in stream.files:
             check.begin_file()
             faults = _Faults()
             for line in LogFile(path, faults).lines():
-                yield from self._faults(faults, check)
+                if faults.count:
+                    yield from self._faults(faults, check)
                 size += 1
                 if self._begins_golden(line.record, is_first=size == 1):
                     check = StreamCheck(is_golden=True)
@@ -133,7 +136,8 @@ class _Log:
         check = StreamCheck(is_joined=True)  # of the lines before the first that says whose it is
         faults = _Faults()
         for line in LogFile(path, faults).lines():
-            yield from self._faults(faults, check)
+            if faults.count:
+                yield from self._faults(faults, check)
             is_golden = self._begins_golden(line.record, is_first=not checks)
             key = _key_of(line.record, (0, 0))
             if key not in checks:
@@ -201,10 +205,11 @@ class _Log:
             if self._run_id is not None and run_id != self._run_id:
                 yield Finding(line.where, "$.run_id", f"{self._run_id!r}, as the line before", repr(run_id), "run_id")
             self._run_id = run_id
-        yield from self._unknown_fields(line)
+        if line.event.extra:
+            yield from self._unknown_fields(line)
 
     def _unknown_fields(self, line: Line) -> Iterator[Finding]:
-        if line.record["event"] not in LOGGED or not line.event.extra:
+        if line.record["event"] not in LOGGED:
             return
         for name in line.event.extra:
             key = (line.record["event"], name)
@@ -251,35 +256,18 @@ class _Faults:
         return more
 
 
-def repeated_member(raw: bytes, record: Record) -> str | None:
-    """Name a member that a JSON object has twice; a reader sees one of them alone.
-
-    Args:
-        raw: a line.
-        record: what is read from it.
-    """
-    try:
-        if orjson.dumps(record) == raw.rstrip():
-            return None
-    except orjson.JSONEncodeError:  # nested deeper than it writes
-        pass
-    found: list[str] = []
-
-    def pairs(members: list[tuple[str, Any]]) -> None:
-        names = {name for name, _ in members}
-        if not found and len(names) < len(members):
-            found.append(next(name for name, count in Counter(name for name, _ in members).items() if count > 1))
-
-    try:
-        json.loads(raw, object_pairs_hook=pairs, parse_int=str, parse_float=str)
-    except RecursionError:
-        return "a member nested too deep to be looked at"
-    return found[0] if found else None
-
-
 def _key_of(record: Record, default: _Key) -> _Key:
     rank, attempt = whole(record, "rank"), whole(record, "attempt")
     return default[0] if rank is None else rank, default[1] if attempt is None else attempt
+
+
+def _missing_attempts(log: Sequence[Stream]) -> Iterator[Finding]:
+    first_files = {stream.attempt: stream.files[0] for stream in reversed(log)}
+    for one, other in pairwise(sorted(first_files)):
+        if other > one + 1:
+            missing = f"attempt {one + 1}" if other == one + 2 else f"attempts {one + 1} to {other - 1}"
+            place = where(first_files[other], 1, 0)
+            yield Finding(place, "$.attempt", f"files of {missing} before it", "none", "name", "note")
 
 
 def _misnamed(line: Line, stream: Stream, key: _Key) -> Finding:
@@ -297,5 +285,5 @@ def _unknown_event(line: Line) -> Finding:
 
 def _empty(path: Path, *, is_last: bool) -> Finding:
     return Finding(
-        f"{path}:1 (byte 0)", "$", "run_start as the first line", "no line", "run_start", "error" if is_last else "note"
+        where(path, 1, 0), "$", "run_start as the first line", "no line", "run_start", "error" if is_last else "note"
     )

@@ -6,13 +6,15 @@ is a line that begins with `::`, blanks aside, and `##[` anywhere in a line: `Ac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from higgs_audio_trainer.logs.diff.comparison import KINDS, Comparison
 from higgs_audio_trainer.logs.diff.reports import text_report, wording
 
 _MOST_ANNOTATIONS = 9
+_MOST_DETAILS = 5
+_SETTINGS = ("configuration", "versions")
 _DATA = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"))
 _PROPERTY = (*_DATA, (":", "%3A"), (",", "%2C"))
 
@@ -24,26 +26,41 @@ def render(comparison: Comparison, *, width: int) -> str:
         comparison: what was found.
         width: of the text below the annotations, in columns.
     """
-    annotations = [_annotation(*said) for said in islice(_said(comparison), _MOST_ANNOTATIONS)]
+    annotations = [_annotation("error", *said) for said in islice(_said(comparison), _MOST_ANNOTATIONS)]
+    if faults := wording.faults(comparison):
+        annotations.append(_annotation("warning", "Faulty lines", " ".join(faults)))
     lines = text_report.render(comparison, width=width).splitlines()
     return "".join(f"{line}\n" for line in [*annotations, *map(_plain, lines)])
 
 
 def _said(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    """Yield titles and messages, the most telling first."""
+    """Yield titles and messages, the most telling first: what is set up differently explains all else."""
+    for kind in _SETTINGS:
+        details = [wording.setting(item) for item in comparison.settings if item.kind == kind]
+        if details:
+            yield _titled(comparison, kind), _listed(details)
     if comparison.first is not None:
         where, what = wording.divergence(comparison.first)
         yield f"First divergence: {where}", what
-    for kind, number in comparison.counts.items():
-        details = [wording.setting(item) for item in comparison.settings if item.kind == kind]
-        details += [wording.name(field.path) for field in comparison.worst if field.kind == kind]
+    for kind in comparison.counts:
+        if kind in _SETTINGS:
+            continue
+        details = [wording.name(field.path) for field in comparison.worst if field.kind == kind]
         if kind == "drift":
             details = [wording.drift(field) for field in comparison.drifts]
-        yield f"{KINDS[kind]}: {number:,}", ", ".join(details[:5]) or wording.verdict(comparison)
+        yield _titled(comparison, kind), wording.lone(comparison, kind) or _listed(details) or wording.NO_DETAILS
 
 
-def _annotation(title: str, message: str) -> str:
-    return f"::error title={_escaped(title, _PROPERTY)}::{_escaped(message, _DATA)}"
+def _titled(comparison: Comparison, kind: str) -> str:
+    return f"{KINDS[kind]}: {comparison.counts[kind]:,}"
+
+
+def _listed(details: Sequence[str]) -> str:
+    return ", ".join(details[:_MOST_DETAILS])
+
+
+def _annotation(level: str, title: str, message: str) -> str:
+    return f"::{level} title={_escaped(title, _PROPERTY)}::{_escaped(message, _DATA)}"
 
 
 def _escaped(text: str, replacements: tuple[tuple[str, str], ...]) -> str:

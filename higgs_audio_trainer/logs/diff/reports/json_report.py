@@ -2,10 +2,10 @@
 
 `same`, `exact`; `expected` and `got` (`name`, `run_id`, `events`, `faults`, `first_step`, `last_step`); `joined` and
 `differing` events; `settings` (`kind`, `rank`, `field`, `expected`, `got`); `uncounted` names; `first` or null (`kind`,
-`place`, `field`, `position`, `expected`, `got`, `rtol`, `atol`, `only_predictions`); `counts` by kind; `worst` and
-`drifts` (`event`, `name`, `kind`, `differing`, `values`, `step`, `expected`, `got`, `residual`, `mean_residual`,
-`rms_residual`, `drifts`). A log that lacks a field or an event has no `expected`, or no `got`, there. A residual that
-is infinite, for there is no tolerance, is null.
+`place`, `field`, `position`, `expected`, `got`, `rtol`, `atol`, `only_predictions`); `counts` by kind; `lone` events by
+kind and name; `worst` and `drifts` (`event`, `name`, `kind`, `differing`, `values`, `step`, `expected`, `got`,
+`residual`, `mean_residual`, `rms_residual`, `drifts`). A log that lacks a field or an event has no `expected`, or no
+`got`, there. A residual that is infinite, for there is no tolerance, is null.
 """
 
 from __future__ import annotations

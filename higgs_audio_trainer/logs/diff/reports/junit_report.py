@@ -23,6 +23,8 @@ def render(comparison: Comparison) -> str:
     properties = ET.SubElement(suite, "properties")
     for key, side in (("A", comparison.expected), ("B", comparison.got)):
         ET.SubElement(properties, "property", {"name": key, "value": _clean(wording.side(side))})
+        if side.faults:
+            ET.SubElement(properties, "property", {"name": f"faulty lines of {key}", "value": str(side.faults)})
     for kind, words in KINDS.items():
         case = ET.SubElement(suite, "testcase", {"classname": "higgs_audio_trainer.diff", "name": words, "time": "0"})
         if kind in comparison.counts:
@@ -40,10 +42,13 @@ def _lines(comparison: Comparison, kind: str) -> list[str]:
     lines = [wording.setting(item) for item in comparison.settings if item.kind == kind]
     if comparison.first is not None and comparison.first.kind == kind:
         lines.append(f"First divergence: {': '.join(wording.divergence(comparison.first))}")
+    lines += [text] if (text := wording.lone(comparison, kind)) else []
     lines += [_field(wording.field_cells(field)) for field in comparison.worst if field.kind == kind]
     if kind == "drift":
         lines += [wording.drift(field) for field in comparison.drifts]
     more = len(lines) - _MOST_LINES
+    if not lines:
+        return [wording.NO_DETAILS]
     return [*lines[:_MOST_LINES], *([f"and {more:,} more"] if more > 0 else [])]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from higgs_audio_trainer.logs.diff.comparison import Comparison
+from higgs_audio_trainer.logs.diff.comparison import KINDS, Comparison
 from higgs_audio_trainer.logs.diff.reports import wording
 
 _MOST_SETTINGS = 50
@@ -28,6 +28,7 @@ def _blocks(comparison: Comparison) -> Iterator[list[str]]:
         yield [f"**First divergence:** {_code(where)}: {_code(what)}" + (f". {_text(remark)}" if remark else "")]
     if comparison.counts:
         yield _table(("differences by kind", "number"), wording.kind_counts(comparison))
+        yield [f"- {KINDS[kind]}: {_code(wording.lone(comparison, kind))}" for kind in comparison.lone]
     if comparison.worst:
         yield _table(wording.FIELD_TITLES, [wording.field_cells(field) for field in comparison.worst[:_MOST_FIELDS]])
         yield _more(len(comparison.worst) - _MOST_FIELDS)

@@ -13,6 +13,7 @@ _MOST_FIELDS = 10
 _MOST_DRIFTS = 5
 _NARROWEST = 40
 _FEWEST_COLUMNS = 2
+_LONGEST_NAME = 40  # of a field in the table: the longest of our own has 39
 
 
 def render(comparison: Comparison, *, width: int) -> str:
@@ -62,7 +63,8 @@ def _first(comparison: Comparison) -> list[str]:
 
 
 def _counts(comparison: Comparison) -> list[str]:
-    counts = wording.kind_counts(comparison)
+    details = [wording.lone(comparison, kind) for kind in comparison.counts]
+    counts = [(*row, detail) for row, detail in zip(wording.kind_counts(comparison), details, strict=True)]
     return ["Differences by kind:", *_columns(counts, right=(1,))] if counts else []
 
 
@@ -70,7 +72,9 @@ def _worst(comparison: Comparison, width: int) -> list[str]:
     """Write the table of fields, with as many columns as fit."""
     if not comparison.worst:
         return []
-    rows = [wording.FIELD_TITLES, *map(wording.field_cells, comparison.worst[:_MOST_FIELDS])]
+    fields = comparison.worst[:_MOST_FIELDS]
+    cells = ((wording.short_name(field.path, _LONGEST_NAME), *wording.field_cells(field)[1:]) for field in fields)
+    rows = [wording.FIELD_TITLES, *cells]
     kept = [index for index, column in enumerate(zip(*rows[1:], strict=True)) if any(column)]
     while True:
         lines = _columns([[row[index] for index in kept] for row in rows], right=range(1, len(kept)))

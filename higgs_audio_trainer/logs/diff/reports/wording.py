@@ -14,6 +14,7 @@ _LONGEST_VALUE = 80  # characters
 _LONGEST_CELL = 14
 _DIGITS_OF_CELL = 4
 _DIGITS = 6
+_CUT = "..."
 _MOST_NAMES = 10
 
 
@@ -22,7 +23,7 @@ def value(given: Any, *, longest: int = _LONGEST_VALUE) -> str:
     if given is MISSING:
         return "none"
     text = orjson.dumps(given).decode()
-    return printable(text) if len(text) <= longest else f"{printable(text[: longest - 3])}..."
+    return printable(text) if len(text) <= longest else f"{printable(text[: longest - len(_CUT)])}{_CUT}"
 
 
 def name(given: Any) -> str:
@@ -32,9 +33,9 @@ def name(given: Any) -> str:
 
 def pair(expected: Any, got: Any) -> str:
     """Write what was expected and got; floats with as many digits as it takes to tell them apart."""
-    if isinstance(expected, list) and isinstance(got, list) and len(expected) != len(got):
-        return f"expected {count(len(expected), 'value')} {value(expected)}, got {len(got):,} {value(got)}"
     ours, theirs = both(expected, got)
+    if isinstance(expected, list) and isinstance(got, list) and len(expected) != len(got):
+        return f"expected {count(len(expected), 'value')} {ours}, got {len(got):,} {theirs}"
     return f"expected {ours}, got {theirs}"
 
 
@@ -45,7 +46,20 @@ def both(expected: Any, got: Any, *, longest: int = _LONGEST_VALUE, digits: int 
             texts = f"{expected:.{shown}g}", f"{got:.{shown}g}"
             if texts[0] != texts[1]:
                 return texts
-    return value(expected, longest=longest), value(got, longest=longest)
+    texts = value(expected, longest=longest), value(got, longest=longest)
+    cut_alike = texts[0] == texts[1] and texts[0].endswith(_CUT)
+    return _around_difference(expected, got, longest) if cut_alike else texts
+
+
+def _around_difference(expected: Any, got: Any, longest: int) -> tuple[str, str]:
+    """Write two values whose beginnings are equal from shortly before they differ."""
+    ours, theirs = (orjson.dumps(given).decode() for given in (expected, got))
+    same = next(index for index, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
+    shown = longest - 2 * len(_CUT)
+    start = max(0, same - shown // 4)
+    parts = [(text[start : start + shown], len(text) > start + shown) for text in (ours, theirs)]
+    first, second = (f"{_CUT}{printable(part)}{_CUT if more else ''}" for part, more in parts)
+    return first, second
 
 
 def count(number: int, noun: str) -> str:
@@ -77,11 +91,11 @@ def uncounted(comparison: Comparison) -> str:
 
 
 def faults(comparison: Comparison) -> list[str]:
-    """Write how many lines of each side were passed over."""
+    """Write how many lines of each side are faulty, and what became of them."""
     sides = (("A", comparison.expected.faults), ("B", comparison.got.faults))
     return [
-        f"{count(number, 'line')} of {letter} {'holds' if number == 1 else 'hold'} no event and "
-        f"{'was' if number == 1 else 'were'} passed over."
+        f"{count(number, 'line')} of {letter} {'is' if number == 1 else 'are'} faulty: compared as they are where they "
+        "name an event, else passed over."
         for letter, number in sides
         if number
     ]
@@ -138,6 +152,26 @@ def remark(given: Divergence) -> str:
 def kind_counts(comparison: Comparison) -> list[tuple[str, str]]:
     """Write how many differences there are of each kind."""
     return [(KINDS[kind], f"{number:,}") for kind, number in comparison.counts.items()]
+
+
+#: What stands for details where a kind of difference has none to show.
+NO_DETAILS = "in none of the worst fields; --only shows others"
+
+
+def lone(comparison: Comparison, kind: str) -> str:
+    """Write which events one side lacks: `12 prediction_sample, 4 train_step`; "" for other kinds."""
+    events = [f"{number:,} {name(event)}" for event, number in comparison.lone.get(kind, {}).items()]
+    more = [f"and {len(events) - _MOST_NAMES:,} more names"] if len(events) > _MOST_NAMES else []
+    return ", ".join([*events[:_MOST_NAMES], *more])
+
+
+def short_name(given: str, longest: int) -> str:
+    """Write a name without quotes, cut so that it takes so many columns at most, escapes included."""
+    if len(name(given)) <= longest:
+        return name(given)
+    lengths = range(longest, 0, -1)
+    cut = (f"{printable(given[:length])}{_CUT}" for length in lengths)
+    return next((text for text in cut if len(text) <= longest), _CUT)
 
 
 def differing(field: Field) -> str:
