@@ -43,9 +43,10 @@ def is_secret_name(name: str) -> bool:
 
 
 # Shapes of texts. Repetitions are possessive, bounded or disjoint, so that no text takes more than linear time.
+# Alternatives are repeated in an atomic group: Python before 3.11.5 takes too much by `(?:a|b)*+` (gh-106052).
 
 _SHAPES = re.compile(
-    r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----(?:[^-]|-(?!----))*+"
+    r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----(?>(?:[^-]|-(?!----))*)"
     r"|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+(?:\.[\w-]*+)?"
     r"|(?<![A-Za-z0-9])(?:"
     r"hf_[A-Za-z0-9]{16,}+|gh[opsur]_[A-Za-z0-9]{16,}+|github_pat_\w{16,}+|glpat-[\w-]{16,}+|xox[a-z]-[\w-]{10,}+"
@@ -63,7 +64,7 @@ _NAMED = re.compile(
 )
 _VALUE = re.compile(
     r"\\{1,4}[\"'](?P<escaped>[^\"'\\\n]*+)"
-    r"|[bru]{0,2}(?P<quote>[\"'])(?P<quoted>(?:\\.|(?!(?P=quote))[^\\\n])*+)"
+    r"|[bru]{0,2}(?P<quote>[\"'])(?P<quoted>(?>(?:\\.|(?!(?P=quote))[^\\\n])*))"
     r"|(?P<plain>(?:(?:bearer|basic|token|digest|negotiate)[ \t]{1,8})?[^\s,;&\"'<>]++)",
     re.IGNORECASE,
 )

@@ -64,8 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return exit_status(Signals.SIGINT)
-    except BrokenPipeError:  # `| head -1`: who asked has read enough
-        _abandon_stdout()
     except Exception:  # noqa: BLE001 - what Python would print, without the secrets that a message may quote
         say_on_stderr(printable_lines(redact(traceback.format_exc())))
         return EXIT_FAILED
@@ -73,18 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _finished(arguments: list[str]) -> int:
-    """Run a command until all that it prints is written.
+    """Run a command until all that it prints is written, or nobody reads it any more.
 
     Raises:
         UserError: standard output takes no more: its device is full.
     """
+    status = 0
     try:
         try:
-            return _dispatch(arguments)
+            status = _dispatch(arguments)
         finally:  # also where argparse ends it, after --help
             sys.stdout.flush()
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # `| head -1`: who asked has read enough
+        _abandon_stdout()
     except OSError as error:
         failed = _error_of_stdout()
         if failed is None and (error.filename is not None or not _ONLY_PRINT.issuperset(arguments[:1])):
@@ -92,6 +91,7 @@ def _finished(arguments: list[str]) -> int:
         _abandon_stdout()
         reason = (failed or error).strerror or str(failed or error)
         raise UserError(f"stdout: expected room for the output, got {reason}. Write it to another place") from error
+    return status
 
 
 def _error_of_stdout() -> OSError | None:
