@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -12,6 +13,18 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # torch raises the error of a data loader's worker anew, with the worker's traceback in front of the message.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
+
+
+def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Ask whether the name that is most like a wrong one was meant; empty if none is like it enough.
+
+    Args:
+        name: the wrong one.
+        known: those that there are.
+        cutoff: how alike they must be, from 0 to 1, as for `difflib.get_close_matches`.
+    """
+    found = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {found[0]}?" if found else ""
 
 
 class LoggingError(UserError):

@@ -13,11 +13,10 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from importlib import import_module
 from signal import Signals
 
-from higgs_audio_trainer.errors import LoggingError, UserError
+from higgs_audio_trainer.errors import LoggingError, UserError, suggestion
 from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.signals import exit_status
 from sinks.escape import printable_lines
@@ -136,8 +135,7 @@ def _dispatch(arguments: list[str]) -> int:
         arguments = ["train", *arguments]
     command, *rest = arguments
     if command not in COMMANDS:
-        nearest = get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        hint = suggestion(command, COMMANDS)
         raise UserError(f"expected a command ({', '.join(COMMANDS)}) or flags of train, got {command!r}.{hint}")
     if command in _READ_LOGS:
         _allow_many_files()

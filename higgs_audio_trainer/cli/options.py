@@ -9,13 +9,12 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import Field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 from higgs_audio_trainer.cli.parser import ArgumentParser, parse_boolean
 from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, flags
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, suggestion
 
 _SCREEN_COLUMNS = 79
 _COMMON = frozenset(
@@ -264,5 +263,4 @@ def _rest_of_help() -> list[str]:
 
 def _suggestion(name: str) -> str:
     known = [*_canonical(), *_training_argument_names(), "config"]
-    nearest = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {nearest[0]}?" if nearest else ""
+    return suggestion(name, known, cutoff=0.5)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import schemas
 from higgs_audio_trainer.cli.parser import ArgumentParser
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.schema import encode, schema_of, schema_of_any
 
@@ -41,9 +40,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
 
 
 def _unknown(name: str) -> str:
-    nearest = get_close_matches(name, EVENTS, n=1)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    return f"schema: expected one of {', '.join(EVENTS)}, got {name!r}.{hint}"
+    return f"schema: expected one of {', '.join(EVENTS)}, got {name!r}.{suggestion(name, EVENTS)}"
 
 
 def _write_all(folder: Path) -> None:

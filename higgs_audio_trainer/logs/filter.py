@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.events import EVENTS, Modality, Split
 from higgs_audio_trainer.logs.lines import whole
 from higgs_audio_trainer.logs.typed import Record
@@ -94,18 +93,17 @@ def events_of(texts: Iterable[str]) -> frozenset[str]:
 
 def _event_name(name: str) -> str:
     if not name.isidentifier():
-        raise UserError(f"--event: expected names of events ({', '.join(EVENTS)}), got {name!r}.{_meant(name)}")
+        hint = suggestion(name, EVENTS)
+        raise UserError(f"--event: expected names of events ({', '.join(EVENTS)}), got {name!r}.{hint}")
     return name
 
 
 def unknown_events(names: Iterable[str]) -> list[str]:
     """Say of each name that this version does not know what may be meant. A newer version may know it."""
-    return [f"--event: this version knows no event {name}.{_meant(name)}" for name in sorted(names - EVENTS.keys())]
-
-
-def _meant(name: str) -> str:
-    nearest = get_close_matches(name, EVENTS, n=1)
-    return f" Did you mean {nearest[0]}?" if nearest else ""
+    return [
+        f"--event: this version knows no event {name}.{suggestion(name, EVENTS)}"
+        for name in sorted(names - EVENTS.keys())
+    ]
 
 
 def steps_of(text: str) -> Steps:

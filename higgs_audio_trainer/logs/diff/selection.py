@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope
 from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
 from higgs_audio_trainer.logs.typed import MARKS, Record
@@ -135,10 +134,9 @@ def _check(flag: str, name: str) -> None:
                 "nothing tells what belongs together. Ignore the events that differ in it, by name"
             )
         return
-    nearest = get_close_matches(name, names(), n=1)
-    hint = f"Did you mean {nearest[0]}?" if nearest else "`higgs-audio-trainer schema` has the names."
+    hint = suggestion(name, names()) or " `higgs-audio-trainer schema` has the names."
     raise UserError(
-        f"{flag}: expected the name of an event or a field, got {name!r}. {hint} "
+        f"{flag}: expected the name of an event or a field, got {name!r}.{hint} "
         f"What this version does not know is named {UNKNOWN}.NAME"
     )
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 from typing import NamedTuple, get_args, get_type_hints
 
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
 
 
@@ -107,8 +106,7 @@ def _check(flag: str, field: str, value: float) -> None:
     known = {name for event in EVENTS for name in float_fields(event)} | {"evidence"}
     of_events = {f"{event}.{name}" for event in EVENTS for name in float_fields(event)} | {"diagnosis.evidence"}
     if field and field not in known | of_events:
-        nearest = get_close_matches(field, known | of_events, n=1)
-        hint = f"Did you mean {nearest[0]}?" if nearest else f"There are {', '.join(sorted(known))}"
-        raise UserError(f"{flag}: expected a field that holds floats, got {field!r}. {hint}")
+        hint = suggestion(field, known | of_events) or f" There are {', '.join(sorted(known))}"
+        raise UserError(f"{flag}: expected a field that holds floats, got {field!r}.{hint}")
     if not (value >= 0 and math.isfinite(value)):
         raise UserError(f"{flag}: expected a number of at least 0, got {value}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.logs.diff.comparison import Comparison
 
 FORMATS = ("text", "json", "markdown", "junit", "github")
@@ -30,9 +29,7 @@ def render(comparison: Comparison, format: str = "text", *, width: int = WIDTH) 
         UserError: there is no such format.
     """
     if format not in FORMATS:
-        nearest = get_close_matches(format, FORMATS, n=1)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        raise UserError(f"--format: expected one of {', '.join(FORMATS)}, got {format!r}.{hint}")
+        raise UserError(f"--format: expected one of {', '.join(FORMATS)}, got {format!r}.{suggestion(format, FORMATS)}")
     renderer: Callable[..., str] = import_module(f"{__name__}.{format}_report").render
     settings: Mapping[str, int] = {"width": width} if format in _WITH_WIDTH else {}
     return partial(renderer, **settings)(comparison)
