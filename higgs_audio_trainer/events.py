@@ -60,6 +60,11 @@ def _added(text: str, default: Any, **constraints: Any) -> Any:
     return field(default=default, metadata={"description": text, **constraints})
 
 
+def _added_mapping(text: str) -> Any:
+    """Declare a mapping that was added after the first logs were written; those that lack it mean an empty one."""
+    return field(default_factory=dict, metadata={"description": text})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """What every line carries beside its payload."""
@@ -97,6 +102,11 @@ class RunStart:
     num_codebooks: int = _doc("Codebooks of the audio codec, K.", minimum=1)
     trainable_parameters: int = _doc("Parameters that the optimizer updates.", minimum=0)
     host: str = _doc("Name of the machine.")
+    base_is_random: bool | None = _added(
+        "Whether the base checkpoint declares that its weights are random, as `tiny` does; null where it is not known.",
+        None,
+    )
+    max_length: int | None = _added("Positions that the base model was made for; null where it is not known.", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +139,14 @@ class TrainStep(_Figures):
     grad_norm: float | None = _doc("Norm of the gradients before clipping; null where it is not computed.")
     step_ms: float = _doc("Wall time of the step on this rank, logging included; milliseconds.", minimum=0)
     logging_ms: float = _doc("Part of step_ms spent on extraction; milliseconds.", minimum=0)
+    sequence_length: int | None = _added(
+        "Longest token sequence of the step on this rank, audio placeholders included; null where it is not known.",
+        None,
+        minimum=0,
+    )
+    samples: dict[str, str] = _added_mapping(
+        "Samples of the step on this rank, up to 64: the manifest's id and the fingerprint of each."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +163,14 @@ class Window:
     )
     predicted_text: str | None = _doc("Decoded predictions (text only, with --log_text).")
     label_text: str | None = _doc("Decoded labels (text only, with --log_text).")
+    label_ranks: tuple[int | None, ...] | None = _added(
+        "Rank of each label among the logits of its row, 1 for the most likely; null where the slot is masked "
+        "(with --log_ranks, else null).",
+        None,
+    )
+    label_probabilities: tuple[float | None, ...] | None = _added(
+        "Probability of each label; null where the slot is masked (with --log_ranks, else null).", None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +199,76 @@ class PredictionSample:
     )
     first: Window = _doc("First slots of the target span (first to last supervised slot).")
     last: Window = _doc("Last slots of the target span; never overlaps `first`.")
+    stop_rank: int | None = _added(
+        "Rank of the stop token at the last label that is one, 1 for the most likely; null without such a label.",
+        None,
+        minimum=1,
+    )
+    stop_probability: float | None = _added(
+        "Probability of the stop token there; null without such a label.", None, minimum=0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """What labels, inputs and predictions of a step have to do with each other, in text or in one codebook.
+
+    Over all its micro-batches and ranks, where nothing else is said. A slot is a label, the row that predicts it, and
+    the token of the sequence that follows that row's input: its place.
+    """
+
+    name: ClassVar[str] = "token_counts"
+    step: int = _doc("Optimizer step, counted from 1.", minimum=1)
+    modality: Modality = _doc("text or audio.")
+    codebook: int | None = _doc("Codebook, counted from 0; null for text.")
+    num_codebooks: int | None = _doc("Codebooks of the codec, K; null for text.")
+    num_targets: int = _doc("Supervised slots.", minimum=0)
+    num_correct: int = _doc("How many of them were predicted right.", minimum=0)
+    divisor: float | None = _doc(
+        "What the loss of these slots was divided by; null where there is none, or a loss is 0 or not finite."
+    )
+    masked: dict[str, int] = _doc(
+        "Masked slots by reason: prompt, placeholder, reference_audio, stream_bos, delay_prefix, eos_fill, padding; "
+        "response, codes and stop are masked though they are to be learned."
+    )
+    supervised: dict[str, int] = _doc(
+        "Supervised slots by place: response in text, codes and stop in audio; any other is to be masked."
+    )
+    label_matches: tuple[int, ...] = _doc(
+        "Labels equal to the token of the sequence at offset -2, -1, 0, +1, +2 from their place; all are so at 0 where "
+        "each row predicts the token that follows it."
+    )
+    offset_contested: tuple[int, ...] = _doc(
+        "Slots whose label differs from the label at offset -2, -1, +1, +2 and, in the fifth place, from the row's "
+        "input; a slot where there is no such other token is not counted."
+    )
+    offset_matches: tuple[int, ...] = _doc("How many of these predictions equal that other token.")
+    offset_correct: tuple[int, ...] = _doc("How many of these predictions equal their label.")
+    offset_surplus: tuple[float, ...] = _doc(
+        "Probability given to that other token, summed over all slots that have one, less the number of slots whose "
+        "label it is: about 0 for a model that expects as much repetition as there is."
+    )
+    stop_targets: int = _doc("Labels that are a stop token.", minimum=0)
+    stop_correct: int = _doc("How many of them were predicted right.", minimum=0)
+    stop_rank: float | None = _doc(
+        "Mean rank of the stop token at each sample's last label that is one, 1 for the most likely; null without.",
+        minimum=1,
+    )
+    stop_probability: float | None = _doc("Mean probability of the stop token there; null without.", minimum=0)
+    unigram_accuracy: float | None = _doc(
+        "Share of the most frequent label, which is what always predicting it would get right; of this rank's slots."
+    )
+    unigram_loss: float | None = _doc("Entropy of the labels' frequencies; nats; of this rank's slots.")
+    top_prediction: int | None = _doc("Most frequent prediction, of this rank's slots; null without targets.")
+    top_prediction_share: float | None = _doc("Its share of the predictions; of this rank's slots.")
+    constant_samples: tuple[str, ...] = _doc(
+        "Samples of this rank, up to 8, whose labels are nearly all equal to the label before them."
+    )
+    strip: str | None = _doc(
+        "At step 1, the slots of the first sample from position 0 on, as runs of a count and a sign: p prompt, _ "
+        "placeholder, # supervised, E supervised stop, r reference audio, B stream BOS, d delay prefix, e EOS fill, "
+        "- no slot of this codebook, ? masked though it is to be learned, ! supervised though it is to be masked."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +299,13 @@ class Diagnosis:
     severity: Literal["note", "warning", "error"] = _doc("How bad it is.")
     message: str = _doc("What was found, the usual cause, what to do; one line.")
     evidence: dict[str, Any] = _doc("The figures behind it.")
+    modality: Modality | None = _added("text or audio; null where it is about both.", None)
+    codebook: int | None = _added("Codebook, counted from 0; null where it is not about one.", None)
+    repeats: int = _added(
+        "How often the same was found, less severe, since it was last said. What is found again and again is said once.",
+        0,
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +341,7 @@ class RunEnd:
     name: ClassVar[str] = "run_end"
     reason: str = _doc(
         "completed; SIGTERM, SIGINT, SIGHUP or SIGUSR1 for a run that a signal stopped, with a checkpoint if it could; "
-        "interrupted for one that was stopped at once; error."
+        "interrupted for one that was stopped at once; diagnosis for one that --diagnose fail ended; error."
     )
     step: int = _doc("Optimizer steps done.", minimum=0)
     events_written: int = _doc("Events that every sink took, this one not counted.", minimum=0)
@@ -249,10 +352,22 @@ class RunEnd:
         "Values that no line can hold and that were replaced; see `nonfinite` and `replaced`.", 0, minimum=0
     )
     logging_ms_total: float = _doc("Time spent on logging in this attempt; milliseconds.", minimum=0)
+    diagnoses: dict[str, int] = _added_mapping(
+        "At how many logged steps or evaluations each warning and error was found, by code."
+    )
 
 
 Event = (
-    RunStart | TrainStep | PredictionSample | EvalResult | Checkpoint | Diagnosis | SinkRecovered | CapReached | RunEnd
+    RunStart
+    | TrainStep
+    | PredictionSample
+    | TokenCounts
+    | EvalResult
+    | Checkpoint
+    | Diagnosis
+    | SinkRecovered
+    | CapReached
+    | RunEnd
 )
 
 #: Every event's name and class.
@@ -262,6 +377,7 @@ EVENTS: Mapping[str, type[Event]] = {
         RunStart,
         TrainStep,
         PredictionSample,
+        TokenCounts,
         EvalResult,
         Checkpoint,
         Diagnosis,

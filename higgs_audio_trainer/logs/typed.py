@@ -251,10 +251,11 @@ def _as_read(payload: type[Any]) -> Any:
     for cls in (Envelope, payload):
         hints = get_type_hints(cls)
         for item in fields(cls):
-            hint, default = hints[item.name], item.default
+            hint, default, factory = hints[item.name], item.default, item.default_factory
             if item.name in VOLATILE_FIELDS:
                 hint, default = hint | None, None if default is ABSENT else default
-            members.append((item.name, hint, field(default=default)))
+            declared = field(default=default) if factory is ABSENT else field(default_factory=factory)
+            members.append((item.name, hint, declared))
     members.append(("extra", dict[str, Any], field(default_factory=dict, init=False)))
     return make_dataclass(payload.__name__, members, bases=(payload,), frozen=True, slots=True, kw_only=True)
 

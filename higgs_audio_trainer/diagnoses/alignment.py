@@ -1,0 +1,5 @@
+"""TODO."""
+
+from higgs_audio_trainer.diagnoses.finding import Check
+
+CHECKS: tuple[Check, ...] = ()
