@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
-from higgs_audio_trainer.data.batch import TokenIds
+from higgs_audio_trainer.data.batch import TokenIds, Vocabulary
 from higgs_audio_trainer.data.prompt import (
     AUDIO_PLACEHOLDER,
     OPTIONAL_TOKENS,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import HiggsAudioV2Config, PreTrainedTokenizerBase
 
 NATIVE_MODEL_TYPE, BOSON_MODEL_TYPE = "higgs_audio_v2", "higgs_audio"
+RANDOM_WEIGHTS = "random_weights"  # in config.json: nothing was learned yet, and a loss at chance is no fault
 DELAY_TOKEN = "<|reserved_special_token_6|>"  # noqa: S105 - the name of a token, no secret
 
 
@@ -40,9 +41,10 @@ class BaseCheckpoint:
     text_stop_ids: tuple[int, ...]
 
     @property
-    def audio_token_ids(self) -> tuple[int, int]:
-        """Ids of both placeholders of the audio stream."""
-        return self.ids.audio, self.ids.audio_delay
+    def vocabulary(self) -> Vocabulary:
+        """Token ids that have a meaning of their own."""
+        placeholders = (self.ids.audio, self.ids.audio_delay)
+        return Vocabulary(self.text_stop_ids, self.ids.stream_bos, self.ids.stream_eos, placeholders)
 
 
 def open_checkpoint(name: str) -> BaseCheckpoint:

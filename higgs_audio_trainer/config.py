@@ -125,6 +125,13 @@ class TrainSettings:
     log_window: int = _flag(5, "log", "slots to show at each end", minimum=1, maximum=1000)
     log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
     log_text: bool = _flag(True, "log", "decode text tokens beside their ids")
+    log_ranks: bool = _flag(False, "log", "rank and probability of each label that is shown")
+    diagnose: str = _flag(
+        "warn",
+        "log",
+        "checks of the record; fail: an error ends the run, saved, with exit status 3",
+        choices=("off", "warn", "fail"),
+    )
     log_all_ranks: bool = _flag(False, "log", "write a file on every rank, not on rank 0 alone")
     strict_logging: bool = _flag(False, "log", "let an error in logging end the run")
 

@@ -302,7 +302,7 @@ class Diagnosis:
     modality: Modality | None = _added("text or audio; null where it is about both.", None)
     codebook: int | None = _added("Codebook, counted from 0; null where it is not about one.", None)
     repeats: int = _added(
-        "How often the same was found, less severe, since it was last said. What is found again and again is said once.",
+        "How often the same was found, less severe, since it was last said. What is found again is not said again.",
         0,
         minimum=0,
     )

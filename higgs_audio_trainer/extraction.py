@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from higgs_audio_trainer.data.batch import SampleRef
-from higgs_audio_trainer.events import IGNORE_INDEX, PredictionSample, Split, Window
+from higgs_audio_trainer.counts import NUM_SUMS, TokenCounter
+from higgs_audio_trainer.data.batch import SampleRef, Vocabulary
+from higgs_audio_trainer.events import IGNORE_INDEX, PredictionSample, Split, TokenCounts, Window
 from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
-from higgs_audio_trainer.series import ABSENT, HEAD, Decode, Series, Shown, audio_series, text_series, to_host
+from higgs_audio_trainer.series import HEAD, LISTS, Series, Shown, audio_series, text_series, to_host
+from higgs_audio_trainer.slots import ABSENT
 
-SHIFT = 1  # the row at p - 1 predicts p
+_MOST_SAMPLES = 64  # names of a step's samples
+_NUM_FIGURES = 3  # rows of sums that every step has: nll, correct, targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Figures:
     nll: tuple[float, ...]
     correct: tuple[int, ...]
     targets: tuple[int, ...]
-    grad_norm: float | None
+    grad_norm: float | None = None
 
     def payload(self, text_loss_weight: float) -> dict[str, Any]:
         """Fields that `TrainStep` and `EvalResult` have in common."""
@@ -55,15 +58,38 @@ class Figures:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What a due step or an evaluation becomes.
+
+    Attributes:
+        figures: losses and counts.
+        samples: the samples shown.
+        counts: of text and of each codebook; empty where nothing is counted.
+        names: id and fingerprint of the samples of this rank, up to 64.
+        sequence_length: of the longest micro-batch of this rank.
+    """
+
+    figures: Figures
+    samples: tuple[PredictionSample, ...]
+    counts: tuple[TokenCounts, ...]
+    names: dict[str, str]
+    sequence_length: int
+
+
 class Extraction:
     """Gathers one due step, or one evaluation.
 
     Args:
         split: train or eval.
         shown: what to show; None on a rank that writes nothing and only adds its sums.
+        vocabulary: what to count tokens by; None to count none. The same on every rank.
+        with_strip: keep the places of the first sample's slots, to draw them.
     """
 
-    def __init__(self, split: Split, shown: Shown | None) -> None:
+    def __init__(
+        self, split: Split, shown: Shown | None, vocabulary: Vocabulary | None = None, *, with_strip: bool = False
+    ) -> None:
         self.seconds = 0.0  # host time spent here
         self.failed = False  # an error cost this extraction; its sums still take part in the collective
         self._split = split
@@ -71,6 +97,9 @@ class Extraction:
         self._sums: Tensor | None = None
         self._refs: tuple[SampleRef, ...] = ()
         self._series: tuple[Series, ...] = ()
+        self._counter = None if vocabulary is None else TokenCounter(vocabulary, with_strip=with_strip)
+        self._names: dict[str, str] = {}
+        self._sequence_length = 0
 
     @torch.no_grad()
     def observe(self, outputs: TrainingOutput, batch: Mapping[str, Tensor], refs: Sequence[SampleRef]) -> None:
@@ -78,7 +107,7 @@ class Extraction:
 
         Args:
             outputs: what the model returned.
-            batch: the tensors that it was given.
+            batch: the tensors that it was given, and `regions` where tokens are counted.
             refs: names of the batch's samples.
         """
         started = time.perf_counter()
@@ -88,6 +117,11 @@ class Extraction:
         text_predictions_1N = text.logits.argmax(dim=-1)[None]
         audio_predictions_KM = audio.logits.argmax(dim=-1).T
         sums = torch.cat([_sums(text, text_predictions_1N), _sums(audio, audio_predictions_KM)], dim=1)
+        if self._counter is not None:
+            counted = self._counter.observe(outputs, batch, text_predictions_1N, audio_predictions_KM, refs)
+            sums = torch.cat([sums, counted])
+        self._names.update((ref.id, ref.fingerprint) for ref in refs[: _MOST_SAMPLES - len(self._names)])
+        self._sequence_length = max(self._sequence_length, batch["input_ids"].shape[1])
         first = self._sums is None
         self._sums = sums if self._sums is None else self._sums + sums
         if first and self._shown is not None:
@@ -100,14 +134,18 @@ class Extraction:
         self.seconds += time.perf_counter() - started
 
     def sums(self, num_codebooks: int, device: torch.device) -> Tensor:
-        """Return nll, correct and targets so far, [3, 1 + K]; NaN after a failure, so that no rank waits in vain."""
+        """Return nll, correct, targets and what is counted besides, so far: [R, 1 + K].
+
+        NaN after a failure, so that no rank waits in vain.
+        """
         if self._sums is None or self.failed:
-            return torch.full((3, 1 + num_codebooks), float("nan"), dtype=exact_dtype(device), device=device)
+            num_sums = _NUM_FIGURES + (0 if self._counter is None else NUM_SUMS)
+            return torch.full((num_sums, 1 + num_codebooks), float("nan"), dtype=exact_dtype(device), device=device)
         return self._sums
 
     def finish(
         self, sums: Tensor, *, step: int, epoch: float, grad_norm: Tensor | float | None = None
-    ) -> tuple[Figures, list[PredictionSample]] | None:
+    ) -> Extracted | None:
         """Bring everything to the host in one transfer and make the samples' events.
 
         Args:
@@ -117,24 +155,31 @@ class Extraction:
             grad_norm: norm of this step's gradients.
 
         Returns:
-            The figures and the samples; None where there is nothing to write.
+            None where there is nothing to write.
         """
         if self._shown is None or self.failed:
             return None
         started = time.perf_counter()
         norms = [grad_norm.to(sums.device, torch.float32)] if isinstance(grad_norm, Tensor) else []
+        counted = [] if self._counter is None else self._counter.gathered()
         ints, floats = to_host(
-            [series.ints_QX for series in self._series], [sums, *(series.nll_Q for series in self._series), *norms]
+            [*(series.ints_QX for series in self._series), *counted[:-1]],
+            [sums, *(series.floats_QY for series in self._series), *counted[-1:], *norms],
         )
-        nll, correct, targets = floats[0]
+        base = floats[0][:_NUM_FIGURES]
         norm = float(floats[-1]) if isinstance(grad_norm, Tensor) else grad_norm
+        nll, correct, targets = base
         figures = Figures(tuple(map(float, nll)), tuple(map(_count, correct)), tuple(map(_count, targets)), norm)
-        samples = list(self._events(ints, floats[1:], step, epoch))
+        shown = len(self._series)
+        own = [*ints[shown:], floats[1 + shown]] if self._counter else []
+        counts = self._counter.events(step, base, floats[0][_NUM_FIGURES:], own) if self._counter else ()
+        samples = tuple(self._events(ints[:shown], floats[1 : 1 + shown], step, epoch))
+        extracted = Extracted(figures, samples, tuple(counts), dict(self._names), self._sequence_length)
         self.seconds += time.perf_counter() - started
-        return figures, samples
+        return extracted
 
     def _events(
-        self, ints: Sequence[npt.NDArray[Any]], nll: Sequence[npt.NDArray[Any]], step: int, epoch: float
+        self, ints: Sequence[npt.NDArray[Any]], floats: Sequence[npt.NDArray[Any]], step: int, epoch: float
     ) -> Iterator[PredictionSample]:
         shown = self._shown
         assert shown is not None
@@ -146,7 +191,6 @@ class Extraction:
                 "step": step,
                 "epoch": epoch,
                 "split": self._split,
-                "shift": SHIFT,
                 "sample_index": index,
             }
             common |= {"sample_id": ref.id, "fingerprint": ref.fingerprint}
@@ -155,7 +199,7 @@ class Extraction:
                 modality="text",
                 codebook=None,
                 num_codebooks=None,
-                **_series_fields(text, ints[0][index], float(nll[0][index]), shown.window, shown.decode),
+                **_series_fields(text, ints[0][index], floats[0][index], shown),
             )
             for number, codebook in enumerate(shown.codebooks, start=index * per_sample):
                 yield PredictionSample(
@@ -163,7 +207,7 @@ class Extraction:
                     modality="audio",
                     codebook=codebook,
                     num_codebooks=num_codebooks,
-                    **_series_fields(audio, ints[1][number], float(nll[1][number]), shown.window, None),
+                    **_series_fields(audio, ints[1][number], floats[1][number], replace(shown, decode=None)),
                 )
 
 
@@ -183,13 +227,16 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 
 
 def _series_fields(
-    series: Series, row: npt.NDArray[np.int32], nll: float, window: int, decode: Decode | None
+    series: Series, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], shown: Shown
 ) -> dict[str, Any]:
-    num_targets, num_correct, stop_targets, length = map(int, row[:HEAD])
-    slots = row[HEAD:].reshape(4, 2 * window)
-    first = min(window, length)
-    last = min(window, length - first)
+    num_targets, num_correct, stop_targets, length, shift, stop_rank = map(int, ints[:HEAD])
+    nll, stop_probability, *probabilities = map(float, floats)
+    slots = ints[HEAD:].reshape(LISTS, 2 * shown.window)
+    first = min(shown.window, length)
+    last = min(shown.window, length - first)
+    begin = 2 * shown.window - last
     return {
+        "shift": shift,
         "logits_shape": series.logits_shape,
         "labels_shape": series.labels_shape,
         "num_targets": num_targets,
@@ -197,23 +244,32 @@ def _series_fields(
         "accuracy": _ratio(num_correct, num_targets),
         "loss": nll / num_targets if num_targets else None,
         "stop_targets": stop_targets,
-        "first": _window(slots[:, :first], decode),
-        "last": _window(slots[:, 2 * window - last :], decode),
+        "first": _window(slots[:, :first], probabilities[:first], shown),
+        "last": _window(slots[:, begin:], probabilities[begin:], shown),
+        "stop_rank": stop_rank or None,
+        "stop_probability": stop_probability if stop_rank else None,
     }
 
 
-def _window(slots: npt.NDArray[np.int32], decode: Decode | None) -> Window:
-    positions, inputs, labels, predictions = (tuple(map(int, row)) for row in slots)
-    shown = [label != IGNORE_INDEX for label in labels]
+def _window(slots: npt.NDArray[np.int32], probabilities: Sequence[float], shown: Shown) -> Window:
+    positions, inputs, labels, predictions, ranks = (tuple(map(int, row)) for row in slots)
+    seen = [label != IGNORE_INDEX for label in labels]
+
+    def at_targets(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(value if is_target else None for value, is_target in zip(values, seen, strict=True))
+
+    def text(tokens: Sequence[int]) -> str | None:
+        return shown.decode([token for token in at_targets(tokens) if token is not None]) if shown.decode else None
+
     return Window(
         positions=positions,
         inputs=tuple(None if token == ABSENT else token for token in inputs),
         labels=labels,
-        predictions=tuple(token if seen else None for token, seen in zip(predictions, shown, strict=True)),
-        predicted_text=decode([token for token, seen in zip(predictions, shown, strict=True) if seen])
-        if decode
-        else None,
-        label_text=decode([token for token, seen in zip(labels, shown, strict=True) if seen]) if decode else None,
+        predictions=at_targets(predictions),
+        predicted_text=text(predictions),
+        label_text=text(labels),
+        label_ranks=at_targets(ranks) if shown.ranks else None,
+        label_probabilities=at_targets(probabilities) if shown.ranks else None,
     )
 
 

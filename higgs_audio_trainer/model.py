@@ -37,7 +37,9 @@ class SupervisedRows:
         labels: text [N], audio [K, M]; int64; in audio -100 where a codebook has no target in a row.
         nll: cross-entropy of each label, float32, shaped as `labels`, detached; 0 where masked.
         batch_index: row of the batch that each logits row belongs to, int64 [N] or [M].
-        position: position p that the row predicts; the row itself is at p - 1; int64 [N] or [M].
+        position: position p of the label; int64 [N] or [M].
+        row: position of the row that the logits are of, p - 1; int64 [N] or [M]. The log takes it from here and assumes
+            nothing: a row that is compared with the wrong label is what it is to show.
     """
 
     logits: Tensor
@@ -45,6 +47,7 @@ class SupervisedRows:
     nll: Tensor
     batch_index: Tensor
     position: Tensor
+    row: Tensor
 
 
 @dataclass
@@ -151,7 +154,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         logits_NV = self.text_lm_head(hidden_BSH[batch_index, row])
         labels_N = labels[batch_index, row + 1]
         nll_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-        return SupervisedRows(logits_NV, labels_N, nll_N.detach(), batch_index, row + 1), nll_N.sum()
+        return SupervisedRows(logits_NV, labels_N, nll_N.detach(), batch_index, row + 1, row), nll_N.sum()
 
     def _audio_rows(
         self, hidden_BSH: Tensor, input_ids: Tensor, frame_mask: Tensor, audio_labels: Tensor
@@ -163,7 +166,8 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         labels_LK = audio_labels[frame_mask]
         supervised = (labels_LK != IGNORE_INDEX).any(dim=-1) & (position > 0)
         batch_index, position, labels_MK = batch_index[supervised], position[supervised], labels_LK[supervised]
-        logits_MKC = self.audio_lm_head(hidden_BSH[batch_index, position - 1]).view(-1, K, C)
+        row = position - 1
+        logits_MKC = self.audio_lm_head(hidden_BSH[batch_index, row]).view(-1, K, C)
         labels_KM = labels_MK.T
         nll_KM = torch.stack(
             [
@@ -171,7 +175,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
                 for k in range(K)
             ]
         )
-        return SupervisedRows(logits_MKC, labels_KM, nll_KM.detach(), batch_index, position), nll_KM.sum(dim=-1)
+        return SupervisedRows(logits_MKC, labels_KM, nll_KM.detach(), batch_index, position, row), nll_KM.sum(dim=-1)
 
 
 def count_targets(labels: Tensor, audio_labels: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.errors import LoggingError, UserError
-from higgs_audio_trainer.events import RunStart
+from higgs_audio_trainer.events import Diagnosis, RunStart
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.outputs import Attempt, check_adapter, claim, plan_attempt
 from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
@@ -36,10 +36,11 @@ from higgs_audio_trainer.progress import TrainingBar
 from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.run_log import RunLog, run_start
 from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.signals import StopSignals, exit_status, under_torchrun
+from higgs_audio_trainer.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.stopping import Stopping
 from higgs_audio_trainer.telemetry import Telemetry, due_every, never_due
 from higgs_audio_trainer.trainer import HiggsAudioTrainer
+from higgs_audio_trainer.watch import Watch
 from sinks.escape import printable_lines
 
 T = TypeVar("T")
@@ -71,13 +72,15 @@ class RunResult:
         run_id: identifies the run.
         step: optimizer steps done.
         attempt: number of the attempt.
-        stopped_by: the signal that stopped it, after a checkpoint was saved; None where it came to its own end.
+        stopped_by: what stopped it, after a checkpoint was saved; None where it came to its own end.
+        failed_by: the diagnosis that ended it, or was found at its last step, with `--diagnose fail`; on rank 0.
     """
 
     run_id: str
     step: int
     attempt: int
-    stopped_by: Signals | None = None
+    stopped_by: StopReason | None = None
+    failed_by: Diagnosis | None = None
 
 
 def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (), say: Say | None = None) -> RunResult:
@@ -94,6 +97,10 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     quiet_third_parties()
     with _sink_errors():  # a wrong name is said before anything is loaded
         sinks.load(settings.sinks)
+    if settings.diagnose == "fail" and not _logs(settings, more_sinks):
+        raise UserError(
+            "--diagnose fail: expected a sink, for what is logged is checked, got --sinks none. Name one: --sinks jsonl"
+        )
     screen = sinks.Screen(sys.stdout, sys.stderr)
     redact = Redactor(settings.as_mapping(), os.environ)
     console = _Console(
@@ -118,26 +125,41 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
     model = _load_model(settings, checkpoint)
     built = _on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
     emit = _build_emit(settings, arguments, attempt, built, console)
-    log = RunLog(emit, built)
+    watch = Watch(emit, fails=settings.diagnose == "fail") if _watches(settings, arguments, built) else None
+    log = RunLog(emit, built, watch)
     bar = TrainingBar(console.screen.status_stream())
     with ExitStack() as cleanup:
         cleanup.callback(log.close)
         cleanup.callback(bar.close)
         stop = StopSignals(partial(_give_up, log, console.screen), **under_torchrun(os.environ))
-        stopping = Stopping(lambda: stop.received)
+        stopping = Stopping(lambda: stop.received or _verdict(watch))
         telemetry = Telemetry(
             emit=emit,
             is_due=due_every(settings.log_steps) if _logs(settings, more_sinks) else never_due,
             evaluations=_logs(settings, more_sinks),
             shown=_shown(settings, checkpoint, codebooks) if built else None,
             strict=settings.strict_logging,
+            vocabulary=checkpoint.vocabulary if settings.diagnose != "off" else None,
+            watch=watch,
         )
         trainer = _build_trainer(settings, arguments, checkpoint, model, data, telemetry, [bar], stopping)
         _on_rank_0(arguments, lambda: cleanup.enter_context(claim(settings.output_dir, attempt)))
         cleanup.enter_context(stop)
         first = run_start(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation))
         _train(trainer, attempt, log, first, stopping)
-    return RunResult(attempt.run_id, trainer.state.global_step, attempt.number, stopping.stopped_by)
+    stopped_by = stopping.stopped_by or _verdict(watch)
+    return RunResult(
+        attempt.run_id, trainer.state.global_step, attempt.number, stopped_by, watch.failed_by if watch else None
+    )
+
+
+def _watches(settings: TrainSettings, arguments: TrainingArguments, built: Sequence[NamedSink]) -> bool:
+    """Whether this rank has its record checked: rank 0 does, with the figures of all."""
+    return settings.diagnose != "off" and arguments.process_index == 0 and bool(built)
+
+
+def _verdict(watch: Watch | None) -> Diagnosed | None:
+    return Diagnosed.diagnosis if watch is not None and watch.failed_by is not None else None
 
 
 def _plan(settings: TrainSettings, say: Say) -> Attempt:
@@ -166,7 +188,7 @@ def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
 
 def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, first: RunStart, stopping: Stopping) -> None:
     try:
-        log.start(first, trainer)
+        log.start(first, trainer, attempt.checkpoint)
         trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
         if stopping.stopped_by is None:
             trainer.save_model()
@@ -336,8 +358,7 @@ def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple
         samples=settings.log_samples,
         window=settings.log_window,
         codebooks=codebooks,
-        text_stop_ids=checkpoint.text_stop_ids,
-        audio_stop_id=checkpoint.ids.stream_eos,
-        audio_token_ids=checkpoint.audio_token_ids,
+        vocabulary=checkpoint.vocabulary,
+        ranks=settings.log_ranks,
         decode=(lambda ids: str(checkpoint.tokenizer.decode(list(ids)))) if settings.log_text else None,
     )

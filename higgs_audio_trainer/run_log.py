@@ -7,17 +7,19 @@ import socket
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
 
-from higgs_audio_trainer.checkpoint import BaseCheckpoint, codec_of
+from higgs_audio_trainer.checkpoint import RANDOM_WEIGHTS, BaseCheckpoint, codec_of
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.emit import Emit, Sink
 from higgs_audio_trainer.events import RunEnd, RunStart
 from higgs_audio_trainer.outputs import Attempt
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.trainer import HiggsAudioTrainer
+from higgs_audio_trainer.watch import Watch
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "structlog", "numpy")
 
@@ -53,6 +55,8 @@ def run_start(
         num_codebooks=checkpoint.ids.num_codebooks,
         trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         host=socket.gethostname(),
+        base_is_random=bool(getattr(checkpoint.config, RANDOM_WEIGHTS, False)),
+        max_length=checkpoint.config.max_position_embeddings,
     )
 
 
@@ -62,22 +66,27 @@ class RunLog:
     Args:
         emit: takes events.
         built: the sinks behind it, closed at the end.
+        watch: checks the record; None if nobody does.
     """
 
-    def __init__(self, emit: Emit, built: Sequence[tuple[str, Sink]]) -> None:
+    def __init__(self, emit: Emit, built: Sequence[tuple[str, Sink]], watch: Watch | None = None) -> None:
         self._emit = emit
+        self._watch = watch
         self._built = built
         self._trainer: HiggsAudioTrainer | None = None
         self._ending = threading.Lock()
         self._is_open = False
 
-    def start(self, event: RunStart, trainer: HiggsAudioTrainer) -> None:
+    def start(self, event: RunStart, trainer: HiggsAudioTrainer, checkpoint: Path | None = None) -> None:
         """Write the first line.
 
         Args:
             event: the line.
             trainer: knows, at the end, how far the run has come.
+            checkpoint: what the run is resumed from.
         """
+        if self._watch is not None:
+            self._watch.start(event, checkpoint)
         self._trainer = trainer
         self._is_open = True
         self._emit(event)
@@ -98,6 +107,7 @@ class RunLog:
                     events_lost=emit.lost,
                     values_replaced=emit.replaced,
                     logging_ms_total=(emit.seconds + trainer.extraction_seconds) * 1000,
+                    diagnoses=self._watch.counted if self._watch is not None else {},
                 )
             )
 

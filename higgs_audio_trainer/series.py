@@ -19,11 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.model import SupervisedRows
+from higgs_audio_trainer.ranks import standing
+from higgs_audio_trainer.slots import ABSENT, is_placeholder
 
-ABSENT = -1  # in a packed tensor: there is no token here
-HEAD = 4  # num_targets, num_correct, stop_targets, span length; then the windows
+HEAD = 6  # num_targets, num_correct, stop_targets, span length, shift, stop_rank; then the windows
+LISTS = 5  # of a window: positions, inputs, labels, predictions, ranks of the labels
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -36,19 +39,17 @@ class Shown:
         samples: how many samples of the micro-batch, from its first.
         window: slots at each end of the target span.
         codebooks: codebooks of the audio, counted from 0.
-        text_stop_ids: text tokens that end a turn or the text.
-        audio_stop_id: the stream EOS.
-        audio_token_ids: placeholders of the audio stream in `input_ids`.
+        vocabulary: token ids that have a meaning of their own.
         decode: text token ids to text; None for no decoding.
+        ranks: rank and probability of each label that is shown.
     """
 
     samples: int
     window: int
     codebooks: tuple[int, ...]
-    text_stop_ids: tuple[int, ...]
-    audio_stop_id: int
-    audio_token_ids: tuple[int, ...]
+    vocabulary: Vocabulary
     decode: Decode | None
+    ranks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,16 @@ class Series:
     """The slots shown of one modality, on the device.
 
     Attributes:
-        ints_QX: int64 [Q, 4 + 4 W]: num_targets, num_correct, stop_targets and span length; then W positions, W
-            inputs, W labels and W predictions.
-        nll_Q: sum over the series' targets, float32 [Q].
+        ints_QX: int64 [Q, HEAD + LISTS * W]: num_targets, num_correct, stop_targets, span length, shift and stop_rank;
+            then W positions, W inputs, W labels, W predictions and W ranks.
+        floats_QY: float32 [Q, 2 + W]: sum of the cross-entropies of the series' targets, probability of the stop token,
+            then W probabilities of labels.
         logits_shape: of the logits that the loss saw.
         labels_shape: of the labels that the loss saw.
     """
 
     ints_QX: Tensor
-    nll_Q: Tensor
+    floats_QY: Tensor
     logits_shape: tuple[int, ...]
     labels_shape: tuple[int, ...]
 
@@ -80,6 +82,33 @@ def _row_map(rows: SupervisedRows, shape: torch.Size, count: int) -> Tensor:
 def _padded(values_KN: Tensor, padding: int) -> Tensor:
     """Append one column, which is what `_row_map` points to where there is no row."""
     return F.pad(values_KN, (0, 1), value=padding)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """All slots of the series of one modality.
+
+    Attributes:
+        positions, inputs, labels, predictions: int64 [Q, L].
+        sources: positions of the rows that the predictions are of, int64 [Q, L].
+        rows: numbers of those rows among the supervised ones, int64 [Q, L].
+        nll_Q: sum over each series' targets, float32 [Q].
+        codebook_Q: codebook of each series, int64 [Q]; None for text.
+    """
+
+    positions: Tensor
+    inputs: Tensor
+    labels: Tensor
+    predictions: Tensor
+    sources: Tensor
+    rows: Tensor
+    nll_Q: Tensor
+    codebook_Q: Tensor | None
+
+
+def _sources(rows: SupervisedRows, row_PL: Tensor, positions_PL: Tensor) -> Tensor:
+    """Find the position of the row of each slot; of a masked slot, that of the row that would predict it."""
+    return torch.where(row_PL < len(rows.row), _padded(rows.row, 0)[row_PL], positions_PL - 1)
 
 
 def text_series(
@@ -98,18 +127,12 @@ def text_series(
     labels_PS[:, 0] = IGNORE_INDEX  # no row comes before position 0
     row_PS = _row_map(rows, input_ids.shape, count)
     positions_PS = torch.arange(labels_PS.shape[1], device=labels_PS.device).expand_as(labels_PS)
-    inputs_PS = F.pad(input_ids[:count, :-1], (1, 0), value=ABSENT)
+    sources_PS = _sources(rows, row_PS, positions_PS)
+    inputs_PS = input_ids[:count].gather(1, sources_PS.clamp(min=0)).masked_fill(sources_PS < 0, ABSENT)
     predictions_PS = _padded(predictions_1N, ABSENT)[0, row_PS]
     nll_P = _padded(rows.nll[None], 0)[0, row_PS].sum(-1)
-    ints = _pack(
-        positions_PS,
-        inputs_PS,
-        labels_PS,
-        predictions_PS,
-        stop_ids=shown.text_stop_ids,
-        window=shown.window,
-    )
-    return Series(ints, nll_P, tuple(rows.logits.shape), tuple(rows.labels.shape))
+    slots = _Slots(positions_PS, inputs_PS, labels_PS, predictions_PS, sources_PS, row_PS, nll_P, None)
+    return _pack(rows, slots, shown.vocabulary.text_stops, shown)
 
 
 def audio_series(
@@ -128,55 +151,79 @@ def audio_series(
     labels_PFK = batch["audio_labels"][:count]
     num_frames = codes_PFK.shape[1]
     row_PS = _row_map(rows, input_ids.shape, count)
-    is_audio_PS = torch.zeros_like(row_PS, dtype=torch.bool)
-    for token in shown.audio_token_ids:
-        is_audio_PS |= input_ids[:count] == token
+    is_audio_PS = is_placeholder(input_ids[:count], shown.vocabulary)
     # Placeholders first, in their order: the f-th of them holds frame f.
     positions_PF = torch.argsort((~is_audio_PS).to(torch.uint8), dim=-1, stable=True)[:, :num_frames]
-    # A frame follows another only inside one clip; elsewhere the row before it holds a text token.
-    follows_PF = F.pad(positions_PF[:, 1:] - positions_PF[:, :-1] == 1, (1, 0), value=False)
-    before_PFK = F.pad(codes_PFK[:, :-1], (0, 0, 1, 0), value=ABSENT)
     row_PF = row_PS.gather(1, positions_PF)
+    sources_PF = _sources(rows, row_PF, positions_PF)
+    # The row of a clip's first frame is a text token's: it was fed none of this codebook.
+    is_fed_PF = (sources_PF >= 0) & is_audio_PS.gather(1, sources_PF.clamp(min=0))
+    frame_PF = (is_audio_PS.cumsum(dim=1) - 1).clamp(min=0).gather(1, sources_PF.clamp(min=0))
     predictions, nll = _padded(predictions_KM, ABSENT), _padded(rows.nll, 0)
     chosen = []
     for k in shown.codebooks:
-        inputs_PF = before_PFK[..., k].masked_fill(~follows_PF, ABSENT)
+        inputs_PF = codes_PFK[..., k].gather(1, frame_PF).masked_fill(~is_fed_PF, ABSENT)
         chosen.append((inputs_PF, labels_PFK[..., k], predictions[k, row_PF], nll[k, row_PS].sum(-1)))
     inputs, labels, predicted, nll_PC = (torch.stack(list(parts), dim=1) for parts in zip(*chosen, strict=True))
-    positions = positions_PF[:, None].expand_as(labels)
-    slots = [part.flatten(0, 1) for part in (positions, inputs, labels, predicted)]
-    ints = _pack(*slots, stop_ids=(shown.audio_stop_id,), window=shown.window)
-    return Series(ints, nll_PC.flatten(), tuple(rows.logits.shape), tuple(rows.labels.shape))
+    everywhere = [part[:, None].expand_as(labels) for part in (positions_PF, sources_PF, row_PF)]
+    positions, sources, row = (part.flatten(0, 1) for part in everywhere)
+    inputs, labels, predicted = (part.flatten(0, 1) for part in (inputs, labels, predicted))
+    codebook_Q = torch.tensor(shown.codebooks).to(labels.device, non_blocking=True).repeat(count)
+    slots = _Slots(positions, inputs, labels, predicted, sources, row, nll_PC.flatten(), codebook_Q)
+    return _pack(rows, slots, (shown.vocabulary.stream_eos,), shown)
 
 
-def _pack(
-    positions_QL: Tensor,
-    inputs_QL: Tensor,
-    labels_QL: Tensor,
-    predictions_QL: Tensor,
-    *,
-    stop_ids: Sequence[int],
-    window: int,
-) -> Tensor:
-    """Cut both windows out of every series; see `Series.ints_QX`."""
-    supervised = labels_QL != IGNORE_INDEX
-    correct = supervised & (predictions_QL == labels_QL)
+def _pack(rows: SupervisedRows, slots: _Slots, stop_ids: Sequence[int], shown: Shown) -> Series:
+    """Cut both windows out of every series; see `Series`."""
+    supervised = slots.labels != IGNORE_INDEX
+    correct = supervised & (slots.predictions == slots.labels)
     is_stop = torch.zeros_like(supervised)
     for stop_id in stop_ids:
-        is_stop |= labels_QL == stop_id
-    slots, length_Q = _window_slots(supervised, window)
-    head = torch.stack([supervised.sum(-1), correct.sum(-1), is_stop.sum(-1), length_Q], dim=-1)
-    if labels_QL.shape[1] == 0:
-        return F.pad(head, (0, 4 * slots.shape[1]))
-    windows = [values.gather(1, slots) for values in (positions_QL, inputs_QL, labels_QL, predictions_QL)]
-    return torch.cat([head, *windows], dim=-1)
+        is_stop |= slots.labels == stop_id
+    window, length_Q = _window_slots(supervised, shown.window)
+    counts = [supervised.sum(-1), correct.sum(-1), is_stop.sum(-1), length_Q]
+    if slots.labels.shape[1] == 0:
+        head = torch.stack([*counts, torch.ones_like(length_Q), torch.zeros_like(length_Q)], dim=-1)
+        nothing = slots.nll_Q.new_zeros(len(slots.nll_Q), 1 + window.shape[1])
+        ints = F.pad(head, (0, LISTS * window.shape[1]))
+        return _series(rows, ints, torch.cat([slots.nll_Q[:, None], nothing], dim=-1))
+    first_Q1 = window[:, :1]  # the first slot of the span; of an empty one, any masked slot: its shift is 1
+    shift_Q = (slots.positions - slots.sources).gather(1, first_Q1)[:, 0]
+    stop_rank_Q, stop_probability_Q = standing(rows, _row_of_last_stop(slots, is_stop, rows), slots.codebook_Q)
+    head = torch.stack([*counts, shift_Q, stop_rank_Q], dim=-1)
+    ranks, probabilities = _standing_of_labels(rows, slots, window, shown)
+    lists = [part.gather(1, window) for part in (slots.positions, slots.inputs, slots.labels, slots.predictions)]
+    return _series(
+        rows,
+        torch.cat([head, *lists, ranks], dim=-1),
+        torch.cat([slots.nll_Q[:, None], stop_probability_Q[:, None], probabilities], dim=-1),
+    )
+
+
+def _series(rows: SupervisedRows, ints: Tensor, floats: Tensor) -> Series:
+    return Series(ints, floats, tuple(rows.logits.shape), tuple(rows.labels.shape))
+
+
+def _row_of_last_stop(slots: _Slots, is_stop_QL: Tensor, rows: SupervisedRows) -> Tensor:
+    index_L = torch.arange(is_stop_QL.shape[1], device=is_stop_QL.device)
+    last_Q1 = torch.where(is_stop_QL, index_L, 0).amax(-1, keepdim=True)
+    return torch.where(is_stop_QL.any(-1), slots.rows.gather(1, last_Q1)[:, 0], len(rows.row))
+
+
+def _standing_of_labels(rows: SupervisedRows, slots: _Slots, window: Tensor, shown: Shown) -> tuple[Tensor, Tensor]:
+    """Find rank and probability of the labels of both windows: [Q, W] each; zeros without `shown.ranks`."""
+    if not shown.ranks:
+        return torch.zeros_like(window), torch.zeros(window.shape, device=window.device)
+    codebooks = None if slots.codebook_Q is None else slots.codebook_Q[:, None].expand_as(window).flatten()
+    ranks, probabilities = standing(rows, slots.rows.gather(1, window).flatten(), codebooks)
+    return ranks.view_as(window), probabilities.view_as(window)
 
 
 def _window_slots(supervised_QL: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Choose the slots of both windows: indices [Q, 2 * window], and the length of each target span [Q].
 
     The first window is filled from its left, the last one from its right; what is beyond the span is clamped and
-    left out by `_windows`.
+    left out where the events are made.
     """
     device, size = supervised_QL.device, supervised_QL.shape[1]
     index_L = torch.arange(size, device=device)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from multiprocessing import forkserver
 from signal import Signals
 from types import FrameType, TracebackType
@@ -149,8 +150,19 @@ def under_torchrun(environment: Mapping[str, str]) -> dict[str, float]:
     return {"grace_s": _TORCHRUN_GRACE_S, "echo_s": _TORCHRUN_ECHO_S}
 
 
-def exit_status(stopped_by: Signals | None) -> int:
-    """Return the exit status of a run: 0, or what shells give for a process that a signal ended."""
+class Diagnosed(Enum):
+    """What stops a run beside a signal: a check found an error, and --diagnose fail was given. With its exit status."""
+
+    diagnosis = 3
+
+
+StopReason = Signals | Diagnosed
+
+
+def exit_status(stopped_by: StopReason | None) -> int:
+    """Return the exit status of a run: 0, 3 after a diagnosis, what shells give for a process that a signal ended."""
+    if isinstance(stopped_by, Diagnosed):
+        return stopped_by.value
     return 0 if stopped_by is None else _EXIT_OF_SIGNAL + stopped_by
 
 

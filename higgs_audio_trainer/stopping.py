@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from signal import Signals
 from typing import Any
 
 import torch
@@ -11,9 +10,10 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from higgs_audio_trainer.signals import STOP_SIGNALS
+from higgs_audio_trainer.signals import STOP_SIGNALS, Diagnosed, StopReason
 
 _EVAL_LOSS = "eval_loss"
+_REASONS: tuple[StopReason, ...] = (*STOP_SIGNALS, *Diagnosed)
 
 
 class EvaluationStoppedError(Exception):
@@ -21,29 +21,29 @@ class EvaluationStoppedError(Exception):
 
 
 class Stopping(TrainerCallback):
-    """Ends the training at the step boundary after a stop signal.
+    """Ends the training at the step boundary after a stop signal, or after a diagnosis that is to end it.
 
     With several ranks, each says at the beginning of a step what it received. That travels with the target counts of
     the step, which are summed over the ranks anyhow, so it costs neither a collective nor a wait; at the end of the
     step every rank knows.
 
     Args:
-        received: the stop signal that this process received, if any.
+        received: why this process is to stop, if it is.
 
     Attributes:
-        stopped_by: the signal that ended the training; None while it goes on, and where it came to its own end.
+        stopped_by: what ended the training; None while it goes on, and where it came to its own end.
     """
 
-    def __init__(self, received: Callable[[], Signals | None] = lambda: None) -> None:
-        self.stopped_by: Signals | None = None
+    def __init__(self, received: Callable[[], StopReason | None] = lambda: None) -> None:
+        self.stopped_by: StopReason | None = None
         self._received = received
-        self._votes: Tensor | None = None  # int64 [len(STOP_SIGNALS)] on the host: how many ranks received each
+        self._votes: Tensor | None = None  # int64 [len(_REASONS)] on the host: how many ranks received each
         self._copied: torch.cuda.Event | None = None
 
     def ballot(self) -> Tensor:
-        """Return what this rank received: int64 [len(STOP_SIGNALS)], one-hot or zeros."""
+        """Return what this rank received: int64 [len(_REASONS)], one-hot or zeros."""
         received = self._received()
-        return torch.tensor([int(number is received) for number in STOP_SIGNALS])
+        return torch.tensor([int(reason is received) for reason in _REASONS])
 
     def count(self, votes: Tensor) -> None:
         """Take the ballots summed over the ranks. Does not wait for the device."""
@@ -55,15 +55,15 @@ class Stopping(TrainerCallback):
         else:
             self._votes = votes.cpu()
 
-    def voted(self) -> Signals | None:
-        """Return the signal that some rank said it received; the same on every rank."""
+    def voted(self) -> StopReason | None:
+        """Return why some rank said that it is to stop; the same on every rank."""
         if self._votes is None:
             return None
         if self._copied is not None:
             self._copied.synchronize()  # the step that followed it is under way: this waits for the step before
-        return next((number for number, votes in zip(STOP_SIGNALS, self._votes.tolist(), strict=True) if votes), None)
+        return next((reason for reason, votes in zip(_REASONS, self._votes.tolist(), strict=True) if votes), None)
 
-    def _agreed(self, args: TrainingArguments) -> Signals | None:
+    def _agreed(self, args: TrainingArguments) -> StopReason | None:
         return self._received() if args.world_size == 1 else self.voted()
 
     def on_train_begin(
@@ -82,7 +82,7 @@ class Stopping(TrainerCallback):
         if asked is not None and (state.global_step < state.max_steps or control.should_evaluate):
             self.stop(asked, control)
 
-    def stop(self, asked: Signals, control: TrainerControl) -> None:
+    def stop(self, asked: StopReason, control: TrainerControl) -> None:
         """Have a checkpoint saved and the training ended. An evaluation that is due is left to the next attempt."""
         self.stopped_by = asked
         control.should_evaluate = False

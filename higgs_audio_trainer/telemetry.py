@@ -9,9 +9,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.emit import Emit
 from higgs_audio_trainer.events import Checkpoint
 from higgs_audio_trainer.series import Shown
+from higgs_audio_trainer.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Telemetry:
         evaluations: whether evaluations are logged; the same on every rank.
         shown: what samples to show; None on a rank that writes nothing.
         strict: let an error in logging end the run.
+        vocabulary: what to count tokens by, for the checks; None to count none; the same on every rank.
+        watch: checks what is emitted; None on a rank that does not.
     """
 
     emit: Emit
@@ -31,6 +35,8 @@ class Telemetry:
     evaluations: bool
     shown: Shown | None
     strict: bool = False
+    vocabulary: Vocabulary | None = None
+    watch: Watch | None = None
 
 
 def due_every(log_steps: int) -> Callable[[int], bool]:

@@ -20,7 +20,9 @@ from torch.distributed.tensor import DTensor
 from transformers import HiggsAudioV2ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from higgs_audio_trainer.data.batch import SampleRef
+from higgs_audio_trainer.data.batch import FOR_THE_LOG
+from higgs_audio_trainer.data.regions import Region
+from higgs_audio_trainer.diagnoses.history import Due
 from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, TrainStep
 from higgs_audio_trainer.extraction import Extraction, exact_dtype
@@ -56,6 +58,8 @@ class HiggsAudioTrainer(Trainer):
         self._num_codebooks = int(kwargs["model"].config.num_codebooks)
         self.add_callback(self._stopping)
         self.add_callback(ReportCheckpoints(telemetry.emit))
+        if telemetry.watch is not None:
+            self.add_callback(telemetry.watch)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; a stop signal while a resumed run makes up for an evaluation ends it as it was."""
@@ -87,8 +91,10 @@ class HiggsAudioTrainer(Trainer):
             batches.append(batch)
         if batches:
             self._step_started = started
-            if self._telemetry.is_due(self.state.global_step + 1):
-                self._extraction = Extraction("train", self._telemetry.shown)
+            step = self.state.global_step + 1
+            if self._telemetry.is_due(step):
+                vocabulary = self._telemetry.vocabulary
+                self._extraction = Extraction("train", self._telemetry.shown, vocabulary, with_strip=step == 1)
         return batches, self._count_targets(batches, device)
 
     def _next_batch(self, epoch_iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
@@ -125,6 +131,7 @@ class HiggsAudioTrainer(Trainer):
         keep = min(max(in_last_batch - self.args.process_index * size, 0), size)
         batch["labels"][keep:] = IGNORE_INDEX
         batch["audio_labels"][keep:] = IGNORE_INDEX
+        batch["regions"][keep:] = Region.PADDING
         batch["samples"] = batch["samples"][:keep]
 
     def compute_loss(
@@ -135,10 +142,9 @@ class HiggsAudioTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Compute the loss of one micro-batch as its share of the optimizer step's loss."""
-        tensors, refs = _split(inputs)
-        outputs: TrainingOutput = model(**tensors, num_targets=num_items_in_batch)
+        outputs: TrainingOutput = model(**_for_model(inputs), num_targets=num_items_in_batch)
         if self._extraction is not None and not self._extraction.failed:
-            self._guard(self._extraction, self._extraction.observe, outputs, tensors, refs)
+            self._guard(self._extraction, self._extraction.observe, outputs, inputs, inputs["samples"])
         # DDP and FSDP average gradients over ranks; each rank's loss is a share of a sum.
         loss = outputs.loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -154,6 +160,7 @@ class HiggsAudioTrainer(Trainer):
             norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
             self._guard(extraction, self._emit_step, extraction, sums, norm, kwargs.get("learning_rate"))
             self.extraction_seconds += extraction.seconds
+            self._stopping.on_step_end(self.args, self.state, self.control)  # for what the checks found at this step
         try:
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         except EvaluationStoppedError:
@@ -165,23 +172,31 @@ class HiggsAudioTrainer(Trainer):
         self, extraction: Extraction, sums: Tensor, grad_norm: Tensor | float | None, learning_rate: float | None
     ) -> None:
         step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
-        finished = extraction.finish(sums, step=step, epoch=epoch, grad_norm=grad_norm)
-        if finished is None:
+        extracted = extraction.finish(sums, step=step, epoch=epoch, grad_norm=grad_norm)
+        if extracted is None:
             return
-        figures, samples = finished
-        self._telemetry.emit(
-            TrainStep(
-                step=step,
-                epoch=epoch,
-                **figures.payload(self._text_loss_weight),
-                learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
-                grad_norm=figures.grad_norm,
-                step_ms=(time.perf_counter() - self._step_started) * 1000,
-                logging_ms=extraction.seconds * 1000,
-            )
+        train = TrainStep(
+            step=step,
+            epoch=epoch,
+            **extracted.figures.payload(self._text_loss_weight),
+            learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
+            grad_norm=extracted.figures.grad_norm,
+            step_ms=(time.perf_counter() - self._step_started) * 1000,
+            logging_ms=extraction.seconds * 1000,
+            sequence_length=extracted.sequence_length,
+            samples=extracted.names,
         )
-        for sample in samples:
-            self._telemetry.emit(sample)
+        self._log(Due(step, train, extracted.counts, extracted.samples))
+
+    def _log(self, due: Due) -> None:
+        """Emit the events of a due step or an evaluation, and what the checks find in them."""
+        for event in (due.train, due.evaluation, *due.samples, *due.counts):
+            if event is not None:
+                self._telemetry.emit(event)
+        if self._telemetry.watch is not None:
+            started = time.perf_counter()
+            self._telemetry.watch.check(due)
+            self.extraction_seconds += time.perf_counter() - started
 
     def _guard(self, extraction: Extraction, call: Callable[..., None], *args: Any) -> None:
         """Call something of the log; an error there costs this extraction, not the training."""
@@ -245,21 +260,17 @@ class HiggsAudioTrainer(Trainer):
 
     def _emit_evaluation(self, extraction: Extraction, sums: Tensor, num_samples: int, duration_s: float) -> None:
         step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
-        finished = extraction.finish(sums, step=step, epoch=epoch)
-        if finished is None:
+        extracted = extraction.finish(sums, step=step, epoch=epoch)
+        if extracted is None:
             return
-        figures, samples = finished
-        self._telemetry.emit(
-            EvalResult(
-                step=step,
-                epoch=epoch,
-                **figures.payload(self._text_loss_weight),
-                num_samples=num_samples,
-                duration_s=duration_s,
-            )
+        result = EvalResult(
+            step=step,
+            epoch=epoch,
+            **extracted.figures.payload(self._text_loss_weight),
+            num_samples=num_samples,
+            duration_s=duration_s,
         )
-        for sample in samples:
-            self._telemetry.emit(sample)
+        self._log(Due(step, samples=extracted.samples, evaluation=result))
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -272,12 +283,11 @@ class HiggsAudioTrainer(Trainer):
         self._stopping.check_evaluation(self.args, self._sum_over_ranks)
         inputs = self._prepare_inputs(inputs)
         self._mask_repeated_samples(inputs)
-        tensors, refs = _split(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs: TrainingOutput = model(**tensors)
+            outputs: TrainingOutput = model(**_for_model(inputs))
         self._eval_sums += outputs.sums()
         if self._extraction is not None:
-            self._guard(self._extraction, self._extraction.observe, outputs, tensors, refs)
+            self._guard(self._extraction, self._extraction.observe, outputs, inputs, inputs["samples"])
         assert outputs.loss is not None
         return outputs.loss.detach(), None, None
 
@@ -321,6 +331,6 @@ def _start_worker(then: Callable[[int], None] | None, worker: int) -> None:
         then(worker)
 
 
-def _split(inputs: dict[str, Any]) -> tuple[dict[str, Tensor], list[SampleRef]]:
-    """Part what the model is given from what only the log needs."""
-    return {name: value for name, value in inputs.items() if name != "samples"}, inputs["samples"]
+def _for_model(inputs: dict[str, Any]) -> dict[str, Tensor]:
+    """Leave out what only the log needs."""
+    return {name: value for name, value in inputs.items() if name not in FOR_THE_LOG}

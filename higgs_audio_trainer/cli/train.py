@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 from higgs_audio_trainer.cli.options import parse_train, train_parser
 from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.events import Diagnosis
 from higgs_audio_trainer.signals import exit_status, under_torchrun
+from sinks.escape import printable_lines
+from sinks.screen import say_on_stderr
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -25,10 +28,23 @@ def run(arguments: Sequence[str], prog: str) -> int:
         return 0
     from higgs_audio_trainer.run import run_training
 
-    status = exit_status(run_training(settings).stopped_by)
+    result = run_training(settings)
+    if result.failed_by is not None:
+        say_failure(result.failed_by)
+    status = exit_status(result.stopped_by)
     if under_torchrun(os.environ):
         _leave(status)
     return status
+
+
+def say_failure(found: Diagnosis) -> None:
+    """Say which diagnosis ended a run."""
+    say_on_stderr(
+        printable_lines(
+            f"higgs-audio-trainer: --diagnose fail: expected no error in the record, got {found.code} at step "
+            f"{found.step}, as said above. The run was saved. To train on all the same: --resume --diagnose warn"
+        )
+    )
 
 
 def _leave(status: int) -> None:

@@ -17,10 +17,12 @@ from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.codes import load_codes
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
 from higgs_audio_trainer.data.prompt import TokenSegment, expand
+from higgs_audio_trainer.data.regions import Region, regions_of
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 
 Ints = npt.NDArray[np.int64]
+FOR_THE_LOG = frozenset({"samples", "regions"})  # entries of a batch that a model is not given
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,22 @@ class TokenIds:
     stream_bos: int
     stream_eos: int
     num_codebooks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The token ids that an audit of the labels must know.
+
+    Attributes:
+        text_stops: text tokens that end a turn or the text.
+        stream_bos, stream_eos: of the audio.
+        placeholders: of the audio stream in `input_ids`.
+    """
+
+    text_stops: tuple[int, ...]
+    stream_bos: int
+    stream_eos: int
+    placeholders: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,7 @@ class Example:
         labels: int64 [S], -100 where masked.
         audio_ids_FK: audio stream of all clips, int64 [F, K].
         audio_labels_FK: int64 [F, K], -100 where masked.
+        regions: what each position is for, int8 [S]; see `Region`.
     """
 
     ref: SampleRef
@@ -77,6 +96,7 @@ class Example:
     labels: Ints
     audio_ids_FK: Ints
     audio_labels_FK: Ints
+    regions: npt.NDArray[np.int8]
 
 
 def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenIds) -> Example:
@@ -109,6 +129,7 @@ def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenId
         text_labels,
         audio_ids_FK,
         np.concatenate([empty, *labels]),
+        regions_of(sample.segments, map(len, streams)),
     )
 
 
@@ -140,7 +161,8 @@ class Collator:
     """Pads examples on the right and stacks them.
 
     The batch holds `input_ids`, `attention_mask` and `labels` [B, S]; `audio_input_ids` and `audio_labels`
-    [B, F, K]; `audio_input_ids_mask` bool [B, F]; and `samples`, a list of `SampleRef` that stays on the host.
+    [B, F, K]; `audio_input_ids_mask` bool [B, F]; and for the log alone `regions` int8 [B, S], and `samples`, a list of
+    `SampleRef` that stays on the host.
     """
 
     def __init__(self, ids: TokenIds) -> None:
@@ -157,6 +179,7 @@ class Collator:
                 [np.ones(len(example.audio_ids_FK), dtype=np.bool_) for example in examples], 0
             ),
             "audio_labels": _stack([example.audio_labels_FK for example in examples], IGNORE_INDEX),
+            "regions": _stack([example.regions for example in examples], Region.PADDING),
             "samples": [example.ref for example in examples],
         }
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from signal import Signals
 from typing import Any
 
 from higgs_audio_trainer.config import TrainSettings
@@ -17,6 +16,7 @@ from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.preparation import quiet_third_parties
 from higgs_audio_trainer.run import run_training
+from higgs_audio_trainer.signals import StopReason
 from sinks import MemorySink
 
 CLIPS = Path(__file__).parent / "clips"
@@ -36,7 +36,7 @@ class DemoOutcome:
     first: dict[str, Any]
     last: dict[str, Any]
     num_events: int
-    stopped_by: Signals | None
+    stopped_by: StopReason | None
 
     def summary(self) -> list[str]:
         """Say what was learned, where things lie, and what to try next."""

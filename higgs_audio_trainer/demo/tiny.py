@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from higgs_audio_trainer.checkpoint import RANDOM_WEIGHTS
 from higgs_audio_trainer.errors import UserError
 
 SAMPLING_RATE_HZ = 24_000
@@ -190,6 +191,7 @@ def build_model(size: TinySize, tokenizer: PreTrainedTokenizerFast) -> HiggsAudi
         audio_bos_token_id=ids["<|audio_out_bos|>"],
         audio_delay_token_id=ids["<|reserved_special_token_6|>"],
     )
+    setattr(config, RANDOM_WEIGHTS, True)
     return HiggsAudioV2ForConditionalGeneration(config, use_text_head=True)
 
 

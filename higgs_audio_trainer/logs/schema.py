@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ def schema_of(name: str) -> dict[str, Any]:
         "description": _summary(event),
         "type": "object",
         "properties": properties | _MARKS,
-        "required": [item.name for item in (*fields(Envelope), *fields(event)) if item.default is MISSING],
+        "required": [item.name for item in (*fields(Envelope), *fields(event)) if _is_required(item)],
     }
     if Window.__name__ in components:
         schema["$defs"] = {Window.__name__: _schema_of_window(components)}
@@ -77,8 +77,12 @@ def _schema_of_window(components: dict[str, Any]) -> dict[str, Any]:
         "description": _summary(Window),
         "type": "object",
         "properties": _described(components, Window),
-        "required": [item.name for item in fields(Window)],
+        "required": [item.name for item in fields(Window) if _is_required(item)],
     }
+
+
+def _is_required(item: Field[Any]) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
 
 
 def encode(schema: dict[str, Any]) -> bytes:

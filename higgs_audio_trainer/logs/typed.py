@@ -25,7 +25,6 @@ MARKS = frozenset({"nonfinite", "replaced", "shortened"})  # what says which val
 MORE = "..."  # among them: there were more than they list
 MISSING = ("this field", "none")  # what is expected and found where a field is not there
 _WINDOWS = ("first", "last")
-_WINDOW_SIZE = len(fields(Window))
 _LONGEST_VALUE = 80  # of a value in a message
 
 
@@ -68,7 +67,7 @@ def typed(record: Record) -> Any:
     cls = LOGGED.get(record["event"]) if record.get("v") == SCHEMA_VERSION else None
     if cls is None:
         return _unknown(record)
-    event = _converted(_with_nan(record) if "nonfinite" in record else record, cls)
+    event = _converted(_with_nan(record, list(_texts(record["nonfinite"]))) if "nonfinite" in record else record, cls)
     if isinstance(event, Misfit):
         if excused(record, event):
             return _converted(record, Unknown)
@@ -131,7 +130,7 @@ def _converted(record: Record, cls: Any) -> Any:
         event.extra.update((name, value) for name, value in record.items() if name not in known)
     if cls is LOGGED[PredictionSample.name] and not isinstance(event, Misfit):
         for window in _WINDOWS:
-            if len(record[window]) > _WINDOW_SIZE:  # none of the fields that are known can be missing
+            if not record[window].keys() <= _names(Window):
                 items = record[window].items()
                 event.extra.update((f"{window}.{name}", value) for name, value in items if name not in _names(Window))
     return event
@@ -192,11 +191,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
-def _with_nan(record: Record) -> Record:
-    """Put NaN where a record says that there was a NaN or an infinity; it does not say which."""
+def _with_nan(record: Record, paths: Iterable[str]) -> Record:
+    """Put NaN where paths say that there was a NaN or an infinity; they do not say which."""
     copy = dict(record)
     items: dict[str, set[str]] = {}
-    for path in _texts(record["nonfinite"]):
+    within: dict[str, list[str]] = {}
+    for path in paths:
+        head, dot, rest = path.partition(".")
+        if dot:
+            within.setdefault(head, []).append(rest)
+            continue
         name, _, index = path.partition("[")
         if index:
             items.setdefault(name, set()).add(index.removesuffix("]"))
@@ -206,6 +210,9 @@ def _with_nan(record: Record) -> Record:
         value = copy.get(name)
         if isinstance(value, list):
             copy[name] = [math.nan if str(i) in indices else item for i, item in enumerate(value)]
+    for name in _WINDOWS:
+        if name in within and isinstance(value := copy.get(name), dict):
+            copy[name] = _with_nan(value, within[name])
     return copy
 
 

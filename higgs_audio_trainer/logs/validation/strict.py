@@ -7,7 +7,7 @@ written without a fraction (JSON Schema takes 5.0 for an integer), and what a li
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, field, fields, make_dataclass
+from dataclasses import MISSING, Field, field, fields, make_dataclass
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -57,9 +57,15 @@ def _schema_class(name: str) -> Any:
     members: list[tuple[str, Any, Any]] = []
     for cls in (Envelope, EVENTS[name]):
         hints = get_type_hints(cls)
-        members += [(item.name, _bounded(item, hints[item.name]), field(default=item.default)) for item in fields(cls)]
+        members += [(item.name, _bounded(item, hints[item.name]), _declared(item)) for item in fields(cls)]
     members += [(mark, hint, field(default=None)) for mark, hint in _MARKS]
     return make_dataclass(name, members, frozen=True, slots=True, kw_only=True)
+
+
+def _declared(item: Field[Any]) -> Any:
+    if item.default_factory is not MISSING:
+        return field(default_factory=item.default_factory)
+    return field(default=item.default)
 
 
 def _bounded(item: Field[Any], hint: Any) -> Any:
