@@ -12,7 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from higgs_audio_trainer.checkpoint import BaseCheckpoint
-from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, build_example
+from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, build_example
 from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
 from higgs_audio_trainer.data.prompt import tokenize
 from higgs_audio_trainer.emit import NullPipeline
@@ -58,7 +58,7 @@ def collate(checkpoint: BaseCheckpoint, examples: Sequence[Example]) -> dict[str
 
 def tensors(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Take what a model is given."""
-    return {name: value for name, value in batch.items() if name != "samples"}
+    return {name: value for name, value in batch.items() if name not in FOR_THE_LOG}
 
 
 def lora_model(model_dir: Path, *, dropout: float = 0.0, seed: int = 0) -> Any:

@@ -47,16 +47,17 @@ def record(model_dir, *, batch_size, grad_accum, samples, steps):
         emit = Pipeline([("memory", memory)], run_id="r") if trainer.args.process_index == 0 else NullPipeline()
         from higgs_audio_trainer.series import Shown
 
-        shown = (
-            Shown(1, 5, (0,), (), 1025, checkpoint.audio_token_ids, None) if trainer.args.process_index == 0 else None
+        shown = Shown(1, 5, (0,), checkpoint.vocabulary, None) if trainer.args.process_index == 0 else None
+        trainer._telemetry = Telemetry(
+            emit=emit, is_due=lambda step: True, evaluations=True, shown=shown, vocabulary=checkpoint.vocabulary
         )
-        trainer._telemetry = Telemetry(emit=emit, is_due=lambda step: True, evaluations=True, shown=shown)
         trainer.add_callback(gradients)
         trainer.train()
         metrics = trainer.evaluate()
     return {
         "gradients": gradients.gradients,
         "steps": memory.named("train_step"),
+        "counts": memory.named("token_counts"),
         "samples": memory.named("prediction_sample"),
         "eval": memory.named("eval_result"),
         "metrics": metrics,

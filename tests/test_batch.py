@@ -12,6 +12,7 @@ from higgs_audio_trainer.checkpoint import open_checkpoint
 from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, SpeechDataset, TokenIds, build_example
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
 from higgs_audio_trainer.data.prompt import TokenSegment, tokenize
+from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
@@ -73,7 +74,12 @@ def test_a_batch_is_padded_on_the_right_and_masked():
     assert batch["audio_labels"][0].eq(-100).all()
     assert batch["audio_input_ids_mask"].tolist() == [[False] * 6, [True] * 6]
     assert batch["samples"] == [short.ref, long.ref]
-    assert {t.dtype for t in batch.values() if isinstance(t, torch.Tensor)} == {torch.int64, torch.bool}
+    prompt, response, speech = Region.PROMPT, Region.RESPONSE, Region.SPEECH
+    assert batch["regions"].tolist() == [
+        [prompt, prompt, response, *[Region.PADDING] * 6],
+        [prompt, *[speech] * 6, response, response],
+    ]
+    assert {t.dtype for t in batch.values() if isinstance(t, torch.Tensor)} == {torch.int64, torch.int8, torch.bool}
     assert batch["audio_input_ids_mask"].dtype == torch.bool
 
 
@@ -174,8 +180,8 @@ def test_the_native_model_takes_the_batch(tiny, model, samples):
         for sample in samples
     ]
     batch = Collator(checkpoint.ids)(examples)
-    del batch["samples"]
-    is_audio = torch.isin(batch["input_ids"], torch.tensor(checkpoint.audio_token_ids))
+    del batch["samples"], batch["regions"]
+    is_audio = torch.isin(batch["input_ids"], torch.tensor(checkpoint.vocabulary.placeholders))
     assert is_audio.sum(dim=1).tolist() == batch["audio_input_ids_mask"].sum(dim=1).tolist()
     has_audio = bool(is_audio.any())
     if not has_audio:

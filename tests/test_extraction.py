@@ -1,7 +1,6 @@
 """Extraction against a slow reference in plain Python, and on logits whose true answer is known."""
 
 import math
-import random
 
 import numpy as np
 import pytest
@@ -12,10 +11,22 @@ from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction import Extraction
 from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
 from higgs_audio_trainer.series import Shown
-
-AUDIO, DELAY, STOP, PAD = 90, 91, 92, 93  # text tokens with a meaning; the vocabulary has 100
-V, K, C = 100, 3, 20
-EOS = 19
+from tests.ragged import (
+    EOS,
+    PAD,
+    STOP,
+    VOCABULARY,
+    C,
+    K,
+    V,
+    clip_batch,
+    frame_positions,
+    one_hot,
+    outputs_of,
+    pad,
+    predicting,
+    ragged_batch,
+)
 
 
 def shown(**changes):
@@ -24,95 +35,10 @@ def shown(**changes):
         "samples": 2,
         "window": 5,
         "codebooks": tuple(range(K)),
-        "text_stop_ids": (STOP,),
-        "audio_stop_id": EOS,
-        "audio_token_ids": (AUDIO, DELAY),
+        "vocabulary": VOCABULARY,
         "decode": lambda ids: " ".join(map(str, ids)),
     }
     return Shown(**(defaults | changes))
-
-
-def ragged_batch(seed, size=3):
-    """Make a batch of random sequences: text with holes in its labels, clips at random places, some masked."""
-    rng = random.Random(seed)
-    rows = []
-    for _ in range(size):
-        ids, labels, codes, code_labels = [1], [IGNORE_INDEX], [], []
-        for _ in range(rng.randint(1, 3)):
-            for _ in range(rng.randint(1, 6)):
-                token = rng.choice([*range(2, 80), STOP])
-                ids.append(token)
-                labels.append(token if rng.random() < 0.6 else IGNORE_INDEX)
-            frames = rng.randint(0, 7)
-            ids += [AUDIO] * max(frames - 2, 0) + [DELAY] * min(frames, 2)
-            labels += [IGNORE_INDEX] * frames
-            learned = rng.random() < 0.8
-            for frame in range(frames):
-                column = [rng.randrange(C) for _ in range(K)]
-                codes.append(column)
-                seen = [learned and frame > 0 and rng.random() < 0.8 for _ in range(K)]
-                code_labels.append([code if see else IGNORE_INDEX for code, see in zip(column, seen, strict=True)])
-            ids.append(rng.randrange(2, 80))
-            labels.append(IGNORE_INDEX)
-        rows.append((ids, labels, codes, code_labels))
-    return pad(rows)
-
-
-def pad(rows):
-    """Stack rows as the collator does."""
-    S, F = max(len(row[0]) for row in rows), max(len(row[2]) for row in rows)
-    ids = torch.full((len(rows), S), PAD)
-    labels = torch.full((len(rows), S), IGNORE_INDEX)
-    codes = torch.full((len(rows), F, K), EOS)
-    code_labels = torch.full((len(rows), F, K), IGNORE_INDEX)
-    mask = torch.zeros(len(rows), F, dtype=torch.bool)
-    for b, (i, t, c, a) in enumerate(rows):
-        ids[b, : len(i)], labels[b, : len(t)] = torch.tensor(i), torch.tensor(t)
-        if c:
-            codes[b, : len(c)], code_labels[b, : len(a)], mask[b, : len(c)] = torch.tensor(c), torch.tensor(a), True
-    return {
-        "input_ids": ids,
-        "labels": labels,
-        "audio_input_ids": codes,
-        "audio_labels": code_labels,
-        "audio_input_ids_mask": mask,
-    }
-
-
-def frame_positions(batch, b):
-    """Positions of the frames of one sample, in order."""
-    return [p for p, token in enumerate(batch["input_ids"][b].tolist()) if token in (AUDIO, DELAY)]
-
-
-def outputs_of(batch, text_logits_BSV, audio_logits_BSKC):
-    """Pick supervised rows by loops, as `TrainingOutput` describes them."""
-    text, audio = [], []
-    for b, labels in enumerate(batch["labels"].tolist()):
-        text += [(b, p, label) for p, label in enumerate(labels) if p > 0 and label != IGNORE_INDEX]
-        for frame, p in enumerate(frame_positions(batch, b)):
-            column = batch["audio_labels"][b, frame].tolist()
-            if any(label != IGNORE_INDEX for label in column):
-                audio.append((b, p, column))
-
-    def rows(found, logits):
-        return torch.stack([logits[b, p - 1] for b, p, _ in found]) if found else logits[:0, 0]
-
-    def index(found, which):
-        return torch.tensor([row[which] for row in found], dtype=torch.long)
-
-    text_logits, audio_logits = rows(text, text_logits_BSV), rows(audio, audio_logits_BSKC)
-    text_labels, audio_labels = (
-        index(text, 2),
-        torch.tensor([row[2] for row in audio], dtype=torch.long).reshape(-1, K).T,
-    )
-    text_nll = torch.nn.functional.cross_entropy(text_logits, text_labels, reduction="none")
-    audio_nll = torch.stack(
-        [torch.nn.functional.cross_entropy(audio_logits[:, k], audio_labels[k], reduction="none") for k in range(K)]
-    )
-    return TrainingOutput(
-        text=SupervisedRows(text_logits, text_labels, text_nll, index(text, 0), index(text, 1)),
-        audio=SupervisedRows(audio_logits, audio_labels, audio_nll, index(audio, 0), index(audio, 1)),
-    )
 
 
 def extract(batch, outputs, show=None):
@@ -120,12 +46,17 @@ def extract(batch, outputs, show=None):
     extraction = Extraction("train", show or shown())
     refs = [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]
     extraction.observe(outputs, batch, refs)
-    sums = extraction.sums(K, torch.device("cpu"))
-    return extraction.finish(sums, step=3, epoch=0.5, grad_norm=torch.tensor(2.5))
+    return finished(extraction, grad_norm=torch.tensor(2.5))
+
+
+def finished(extraction, grad_norm=None):
+    """Finish, and return figures and samples."""
+    extracted = extraction.finish(extraction.sums(K, torch.device("cpu")), step=3, epoch=0.5, grad_norm=grad_norm)
+    return extracted.figures, extracted.samples
 
 
 def reference_series(batch, b, codebook, text_logits, audio_logits):
-    """List the slots of one series, one by one: (position, input, label, prediction, nll)."""
+    """List the slots of one series, one by one: (position, input, label, prediction, nll, rank of the label)."""
     slots = []
     if codebook is None:
         length = int((batch["input_ids"][b] != PAD).sum())
@@ -143,10 +74,11 @@ def reference_series(batch, b, codebook, text_logits, audio_logits):
             candidates.append((p, fed, label, audio_logits[b, p - 1, codebook]))
     for p, fed, label, logits in candidates:
         if label == IGNORE_INDEX:
-            slots.append((p, fed, label, None, 0.0))
+            slots.append((p, fed, label, None, 0.0, None))
         else:
             probabilities = torch.log_softmax(logits, -1)
-            slots.append((p, fed, label, int(np.argmax(logits.numpy())), -probabilities[label].item()))
+            rank = 1 + sum(other > logits[label].item() for other in logits.tolist())
+            slots.append((p, fed, label, int(np.argmax(logits.numpy())), -probabilities[label].item(), rank))
     supervised = [i for i, slot in enumerate(slots) if slot[2] != IGNORE_INDEX]
     return slots[supervised[0] : supervised[-1] + 1] if supervised else []
 
@@ -159,12 +91,19 @@ def assert_sample_equals(sample, span, window=5):
         assert list(got.inputs) == [slot[1] for slot in expected]
         assert list(got.labels) == [slot[2] for slot in expected]
         assert list(got.predictions) == [slot[3] for slot in expected]
+        if got.label_ranks is not None:
+            assert list(got.label_ranks) == [slot[5] for slot in expected]
+            seen = [None if slot[3] is None else pytest.approx(math.exp(-slot[4]), rel=1e-4) for slot in expected]
+            assert list(got.label_probabilities) == seen
     targets = [slot for slot in span if slot[2] != IGNORE_INDEX]
     assert sample.num_targets == len(targets)
     assert sample.num_correct == sum(slot[2] == slot[3] for slot in targets)
     assert sample.accuracy == (sample.num_correct / len(targets) if targets else None)
     stop = STOP if sample.modality == "text" else EOS
     assert sample.stop_targets == sum(slot[2] == stop for slot in targets)
+    stops = [slot for slot in targets if slot[2] == stop]
+    assert sample.stop_rank == (stops[-1][5] if stops else None)
+    assert sample.stop_probability == (pytest.approx(math.exp(-stops[-1][4]), rel=1e-4) if stops else None)
     if targets:
         assert sample.loss == pytest.approx(sum(slot[4] for slot in targets) / len(targets), rel=1e-4)
     else:
@@ -178,14 +117,17 @@ def test_equals_a_slow_reference(seed):
     torch.manual_seed(seed)
     B, S = batch["input_ids"].shape
     text_logits, audio_logits = torch.randn(B, S, V), torch.randn(B, S, K, C)
-    window, codebooks = 1 + seed % 6, ((0,), (2, 0), (0, 1, 2))[seed % 3]
+    window, codebooks, with_ranks = 1 + seed % 6, ((0,), (2, 0), (0, 1, 2))[seed % 3], seed % 2 == 0
     figures, samples = extract(
-        batch, outputs_of(batch, text_logits, audio_logits), shown(window=window, codebooks=codebooks)
+        batch,
+        outputs_of(batch, text_logits, audio_logits),
+        shown(window=window, codebooks=codebooks, ranks=with_ranks),
     )
     wanted = [(b, k) for b in range(2) for k in (None, *codebooks)]
     assert [(sample.sample_index, sample.codebook) for sample in samples] == wanted
     for sample, (b, k) in zip(samples, wanted, strict=True):
         assert_sample_equals(sample, reference_series(batch, b, k, text_logits, audio_logits), window)
+        assert (sample.first.label_ranks is not None) == with_ranks
         assert (sample.sample_id, sample.fingerprint) == (f"id{b}", f"f{b}")
         assert (sample.step, sample.epoch, sample.split, sample.shift) == (3, 0.5, "train", 1)
         assert sample.num_codebooks == (None if k is None else K)
@@ -209,33 +151,6 @@ def test_equals_a_slow_reference(seed):
     assert payload["text_accuracy"] == right[None]
     assert list(payload["audio_accuracy_per_codebook"]) == [right[k] for k in range(K)]
     assert figures.grad_norm == 2.5
-
-
-def one_hot(predictions, size):
-    """Make logits that predict these tokens."""
-    return torch.nn.functional.one_hot(predictions, size).float() * 10
-
-
-def clip_batch(targets):
-    """Make one sample: three prompt tokens, then a clip whose first frame is a BOS and all others are targets."""
-    frames = targets + 1
-    codes = [[(3 * f + k) % (C - 1) for k in range(K)] for f in range(frames)]
-    codes[-1] = [EOS] * K
-    labels = [[IGNORE_INDEX] * K, *codes[1:]]
-    ids = [1, 5, 6, *[AUDIO] * frames, STOP]
-    text = [IGNORE_INDEX] * (len(ids) - 1) + [STOP]
-    return pad([(ids, text, codes, labels)])
-
-
-def predicting(batch, shift):
-    """Make outputs whose audio rows predict, at p, the token `shift` frames away from p."""
-    B, S = batch["input_ids"].shape
-    audio = torch.zeros(B, S, K, dtype=torch.long)
-    places = frame_positions(batch, 0)
-    for frame, p in enumerate(places):
-        source = min(max(frame + shift, 0), len(places) - 1)
-        audio[0, p - 1] = batch["audio_input_ids"][0, source]
-    return outputs_of(batch, one_hot(torch.roll(batch["input_ids"], -1, 1), V), one_hot(audio, C))
 
 
 @pytest.mark.parametrize("targets", range(1, 13))
@@ -362,7 +277,7 @@ def test_micro_batches_add_up_and_the_first_is_shown():
         outputs = outputs_of(batch, torch.randn(B, S, V), torch.randn(B, S, K, C))
         alone.append(extract(batch, outputs))
         extraction.observe(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(B)])
-    figures, samples = extraction.finish(extraction.sums(K, torch.device("cpu")), step=3, epoch=0.5, grad_norm=None)
+    figures, samples = finished(extraction)
     assert samples == alone[0][1]
     assert figures.targets == tuple(a + b for a, b in zip(alone[0][0].targets, alone[1][0].targets, strict=True))
     assert figures.grad_norm is None
@@ -422,9 +337,9 @@ def predicting_without_transfers(batch):
         positions = torch.arange(4, 4 + count)
         zeros = torch.zeros(count, dtype=torch.long)
         end = torch.full((1,), batch["input_ids"].shape[1] - 1)
-        text = SupervisedRows(torch.zeros(1, V), batch["labels"][0, -1:], torch.zeros(1), zeros[:1], end)
-        audio = SupervisedRows(one_hot(rows, C), rows.T, torch.zeros(K, count), zeros, positions)
-        return TrainingOutput(text=text, audio=audio)
+        text = SupervisedRows(torch.zeros(1, V), batch["labels"][0, -1:], torch.zeros(1), zeros[:1], end, end - 1)
+        audio = SupervisedRows(one_hot(rows, C), rows.T, torch.zeros(K, count), zeros, positions, positions - 1)
+        return TrainingOutput(text_loss=torch.zeros(()), audio_loss_K=torch.zeros(K), text=text, audio=audio)
 
 
 def test_a_batch_of_repeated_samples_shows_none():
@@ -436,6 +351,6 @@ def test_a_batch_of_repeated_samples_shows_none():
     outputs = outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))
     extraction = Extraction("eval", shown())
     extraction.observe(outputs, batch, [])
-    figures, samples = extraction.finish(extraction.sums(K, torch.device("cpu")), step=1, epoch=0.0)
-    assert samples == []
+    figures, samples = finished(extraction)
+    assert samples == ()
     assert figures.targets == (0, 0, 0, 0)

@@ -15,6 +15,7 @@ from higgs_audio_trainer.extraction import Extraction
 from higgs_audio_trainer.model import TrainingOutput
 from higgs_audio_trainer.series import Shown
 from higgs_audio_trainer.telemetry import Telemetry, due_every
+from higgs_audio_trainer.watch import Watch
 from sinks import MemorySink
 from tests.batches import SILENT, lora_model, make_trainer, random_examples
 from tests.record_training import record
@@ -46,12 +47,26 @@ def checkpoint(tiny):
 
 
 def test_micro_batches_give_the_gradients_of_one_batch(tiny):
-    """Four micro-batches of one sample give the gradients and the loss of one batch of four."""
+    """Four micro-batches of one sample give the gradients, the loss and the counts of one batch of four."""
     whole = record(tiny.model_dir, batch_size=4, grad_accum=1, samples=4, steps=1)
     parts = record(tiny.model_dir, batch_size=1, grad_accum=4, samples=4, steps=1)
     assert distance(whole["gradients"], parts["gradients"]) < 1e-5
     assert parts["steps"][0]["loss"] == pytest.approx(whole["steps"][0]["loss"], rel=1e-5)
     assert parts["steps"][0]["audio_targets"] == whole["steps"][0]["audio_targets"]
+    assert_same_counts(parts["counts"], whole["counts"])
+    for name in ("unigram_accuracy", "unigram_loss", "top_prediction_share"):
+        assert [part[name] for part in parts["counts"]] == pytest.approx([part[name] for part in whole["counts"]])
+
+
+def assert_same_counts(got, expected):
+    """Compare token counts, but for what each rank counts for itself, and for padding."""
+    assert len(got) == len(expected) > 0
+    for one, other in zip(got, expected, strict=True):
+        for name in ("step", "codebook", "num_targets", "supervised", "label_matches", "offset_contested"):
+            assert one[name] == other[name]
+        assert {**one["masked"], "padding": 0} == {**other["masked"], "padding": 0}
+        for name in ("offset_surplus", "stop_rank", "stop_probability", "divisor"):
+            assert one[name] == (None if other[name] is None else pytest.approx(other[name], rel=1e-3, abs=1e-3))
 
 
 @pytest.mark.parametrize("samples", [12, 7])
@@ -70,6 +85,7 @@ def test_two_ranks_train_as_one(tiny, tmp_path, samples):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert (other["text_targets"], other["audio_targets"]) == (one["text_targets"], one["audio_targets"])
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    assert_same_counts(two["counts"][:9], alone["counts"][:9])
     assert two["eval"][0]["loss"] == pytest.approx(alone["eval"][0]["loss"], rel=1e-4)
     assert two["eval"][0]["audio_targets"] == alone["eval"][0]["audio_targets"]
     assert two["metrics"]["eval_loss"] == pytest.approx(alone["metrics"]["eval_loss"], rel=1e-4)
@@ -78,7 +94,7 @@ def test_two_ranks_train_as_one(tiny, tmp_path, samples):
 def logged(checkpoint, tiny, folder, *, log_steps=1, samples=4, shown_samples=2, **arguments):
     """Train with a memory sink."""
     memory = MemorySink()
-    shown = Shown(shown_samples, 5, (0, 3), checkpoint.text_stop_ids, 1025, checkpoint.audio_token_ids, None)
+    shown = Shown(shown_samples, 5, (0, 3), checkpoint.vocabulary, None)
     telemetry = Telemetry(
         emit=Pipeline([("memory", memory)], run_id="r"), is_due=due_every(log_steps), evaluations=True, shown=shown
     )
@@ -168,8 +184,16 @@ def test_logging_changes_no_bit(checkpoint, tiny, tmp_path):
 
 def every_step(checkpoint, sink):
     """Log every step to a sink, all codebooks."""
-    shown = Shown(2, 5, tuple(range(8)), (), 1025, checkpoint.audio_token_ids, str)
-    return Telemetry(emit=Pipeline([("sink", sink)], run_id="r"), is_due=lambda _: True, evaluations=True, shown=shown)
+    shown = Shown(2, 5, tuple(range(8)), checkpoint.vocabulary, str, ranks=True)
+    emit = Pipeline([("sink", sink)], run_id="r")
+    return Telemetry(
+        emit=emit,
+        is_due=lambda _: True,
+        evaluations=True,
+        shown=shown,
+        vocabulary=checkpoint.vocabulary,
+        watch=Watch(emit, fails=False),
+    )
 
 
 class Untouchable(torch.Tensor):
@@ -190,7 +214,7 @@ def test_without_sinks_no_tensor_is_touched(checkpoint, tiny, tmp_path, monkeypa
     def returning_untouchables(self, *args, **kwargs):
         outputs = forward(self, *args, **kwargs)
         for rows in (outputs.text, outputs.audio):
-            for name in ("logits", "labels", "nll", "batch_index", "position"):
+            for name in ("logits", "labels", "nll", "batch_index", "position", "row"):
                 setattr(rows, name, torch.zeros(1).as_subclass(Untouchable))
         for name in ("text_loss", "audio_loss", "audio_loss_K"):
             outputs[name] = torch.zeros(1).as_subclass(Untouchable)
@@ -205,7 +229,7 @@ def test_untouchable_tensors_do_catch_extraction(checkpoint):
     """The tensor of the test above raises where extraction would use it."""
     from higgs_audio_trainer.model import SupervisedRows
 
-    rows = SupervisedRows(*(torch.zeros(1).as_subclass(Untouchable) for _ in range(5)))
+    rows = SupervisedRows(*(torch.zeros(1).as_subclass(Untouchable) for _ in range(6)))
     with pytest.raises(AssertionError, match="a tensor was touched"):
         Extraction("train", None).observe(TrainingOutput(text=rows, audio=rows), {}, [])
 
@@ -241,7 +265,7 @@ def broken_decode(ids):
 def test_an_error_in_extraction_costs_the_step_not_the_training(checkpoint, tiny, tmp_path, capsys, strict):
     """Without strict logging the error is counted and training ends as ever; with it, it ends the run."""
     memory = MemorySink()
-    shown = Shown(2, 5, (0,), (), 1025, checkpoint.audio_token_ids, broken_decode)
+    shown = Shown(2, 5, (0,), checkpoint.vocabulary, broken_decode)
     pipeline = Pipeline([("memory", memory)], run_id="r", strict=strict)
     telemetry = Telemetry(emit=pipeline, is_due=lambda _: True, evaluations=True, shown=shown, strict=strict)
     trainer = make_trainer(

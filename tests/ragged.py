@@ -1,0 +1,131 @@
+"""Batches of random sequences, and the outputs of a model on them, made by loops."""
+
+import random
+
+import torch
+
+from higgs_audio_trainer.data.batch import Vocabulary
+from higgs_audio_trainer.data.regions import Region
+from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
+
+AUDIO, DELAY, STOP, PAD = 90, 91, 92, 93  # text tokens with a meaning; the vocabulary has 100
+V, K, C = 100, 3, 20
+BOS, EOS = 18, 19
+VOCABULARY = Vocabulary((STOP,), BOS, EOS, (AUDIO, DELAY))
+
+
+def ragged_batch(seed, size=3):
+    """Make a batch of random sequences: text with holes in its labels, clips at random places, some masked."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(size):
+        ids, labels, codes, code_labels = [1], [IGNORE_INDEX], [], []
+        for _ in range(rng.randint(1, 3)):
+            for _ in range(rng.randint(1, 6)):
+                token = rng.choice([*range(2, 80), STOP])
+                ids.append(token)
+                labels.append(token if rng.random() < 0.6 else IGNORE_INDEX)
+            frames = rng.randint(0, 7)
+            ids += [AUDIO] * max(frames - 2, 0) + [DELAY] * min(frames, 2)
+            labels += [IGNORE_INDEX] * frames
+            learned = rng.random() < 0.8
+            for frame in range(frames):
+                column = [rng.randrange(C) for _ in range(K)]
+                codes.append(column)
+                seen = [learned and frame > 0 and rng.random() < 0.8 for _ in range(K)]
+                code_labels.append([code if see else IGNORE_INDEX for code, see in zip(column, seen, strict=True)])
+            ids.append(rng.randrange(2, 80))
+            labels.append(IGNORE_INDEX)
+        rows.append((ids, labels, codes, code_labels))
+    return pad(rows)
+
+
+def pad(rows):
+    """Stack rows as the collator does."""
+    S, F = max(len(row[0]) for row in rows), max(len(row[2]) for row in rows)
+    ids = torch.full((len(rows), S), PAD)
+    labels = torch.full((len(rows), S), IGNORE_INDEX)
+    codes = torch.full((len(rows), F, K), EOS)
+    code_labels = torch.full((len(rows), F, K), IGNORE_INDEX)
+    mask = torch.zeros(len(rows), F, dtype=torch.bool)
+    for b, (i, t, c, a) in enumerate(rows):
+        ids[b, : len(i)], labels[b, : len(t)] = torch.tensor(i), torch.tensor(t)
+        if c:
+            codes[b, : len(c)], code_labels[b, : len(a)], mask[b, : len(c)] = torch.tensor(c), torch.tensor(a), True
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "audio_input_ids": codes,
+        "audio_labels": code_labels,
+        "audio_input_ids_mask": mask,
+        "regions": torch.where(ids == PAD, Region.PADDING, Region.RESPONSE).to(torch.int8),
+    }
+
+
+def frame_positions(batch, b):
+    """Positions of the frames of one sample, in order."""
+    return [p for p, token in enumerate(batch["input_ids"][b].tolist()) if token in (AUDIO, DELAY)]
+
+
+def outputs_of(batch, text_logits_BSV, audio_logits_BSKC):
+    """Pick supervised rows by loops, as `TrainingOutput` describes them."""
+    text, audio = [], []
+    for b, labels in enumerate(batch["labels"].tolist()):
+        text += [(b, p, label) for p, label in enumerate(labels) if p > 0 and label != IGNORE_INDEX]
+        for frame, p in enumerate(frame_positions(batch, b)):
+            column = batch["audio_labels"][b, frame].tolist()
+            if any(label != IGNORE_INDEX for label in column):
+                audio.append((b, p, column))
+
+    def rows(found, logits):
+        return torch.stack([logits[b, p - 1] for b, p, _ in found]) if found else logits[:0, 0]
+
+    def index(found, which):
+        return torch.tensor([row[which] for row in found], dtype=torch.long)
+
+    text_logits, audio_logits = rows(text, text_logits_BSV), rows(audio, audio_logits_BSKC)
+    text_labels, audio_labels = (
+        index(text, 2),
+        torch.tensor([row[2] for row in audio], dtype=torch.long).reshape(-1, K).T,
+    )
+    text_nll = torch.nn.functional.cross_entropy(text_logits, text_labels, reduction="none")
+    audio_nll = torch.stack(
+        [torch.nn.functional.cross_entropy(audio_logits[:, k], audio_labels[k], reduction="none") for k in range(K)]
+    )
+    text_position, audio_position = index(text, 1), index(audio, 1)
+    return TrainingOutput(
+        text_loss=text_nll.sum() / max(len(text), 1),
+        audio_loss_K=audio_nll.sum(-1) / (audio_labels != IGNORE_INDEX).sum(-1).clamp(min=1),
+        text=SupervisedRows(text_logits, text_labels, text_nll, index(text, 0), text_position, text_position - 1),
+        audio=SupervisedRows(
+            audio_logits, audio_labels, audio_nll, index(audio, 0), audio_position, audio_position - 1
+        ),
+    )
+
+
+def one_hot(predictions, size):
+    """Make logits that predict these tokens."""
+    return torch.nn.functional.one_hot(predictions, size).float() * 10
+
+
+def clip_batch(targets):
+    """Make one sample: three prompt tokens, then a clip whose first frame is a BOS and all others are targets."""
+    frames = targets + 1
+    codes = [[(3 * f + k) % (C - 1) for k in range(K)] for f in range(frames)]
+    codes[-1] = [EOS] * K
+    labels = [[IGNORE_INDEX] * K, *codes[1:]]
+    ids = [1, 5, 6, *[AUDIO] * frames, STOP]
+    text = [IGNORE_INDEX] * (len(ids) - 1) + [STOP]
+    return pad([(ids, text, codes, labels)])
+
+
+def predicting(batch, shift):
+    """Make outputs whose audio rows predict, at p, the token `shift` frames away from p."""
+    B, S = batch["input_ids"].shape
+    audio = torch.zeros(B, S, K, dtype=torch.long)
+    places = frame_positions(batch, 0)
+    for frame, p in enumerate(places):
+        source = min(max(frame + shift, 0), len(places) - 1)
+        audio[0, p - 1] = batch["audio_input_ids"][0, source]
+    return outputs_of(batch, one_hot(torch.roll(batch["input_ids"], -1, 1), V), one_hot(audio, C))
