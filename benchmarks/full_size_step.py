@@ -16,18 +16,20 @@ import numpy as np
 import torch
 from transformers import HiggsAudioV2Config, TrainingArguments
 
-from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, TokenIds, build_example
+from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, TokenIds, Vocabulary, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.series import Shown
 from higgs_audio_trainer.telemetry import Telemetry, due_every
 from higgs_audio_trainer.trainer import HiggsAudioTrainer
+from higgs_audio_trainer.watch import Watch
 from sinks import MemorySink
 
 FRAMES_PER_SECOND = 25
 PROMPT_TOKENS = 60
 TEXT_TOKENS = 128_000  # below the special tokens
+END_OF_TURN = 128_009
 
 
 def random_example(ids: TokenIds, seconds: float, seed: int) -> Example:
@@ -37,10 +39,15 @@ def random_example(ids: TokenIds, seconds: float, seed: int) -> Example:
         TokenSegment(numbers.integers(0, TEXT_TOKENS, PROMPT_TOKENS), supervised=False),
         TokenSegment(np.array([128_013]), supervised=True),
         TokenSegment(None, supervised=True),
-        TokenSegment(np.array([128_012, 128_009]), supervised=True),
+        TokenSegment(np.array([128_012, END_OF_TURN]), supervised=True),
     )
     codes = numbers.integers(0, ids.stream_bos, (ids.num_codebooks, round(seconds * FRAMES_PER_SECOND)))
     return build_example(PreparedSample(f"random-{seed}", segments, ()), [codes], ids)
+
+
+def vocabulary_of(ids: TokenIds) -> Vocabulary:
+    """Name the tokens that end a turn, begin and end a stream, and stand for audio."""
+    return Vocabulary((END_OF_TURN,), ids.stream_bos, ids.stream_eos, (ids.audio, ids.audio_delay))
 
 
 def random_model(config: HiggsAudioV2Config, device: str) -> HiggsAudioForTraining:
@@ -63,14 +70,20 @@ def measure(
     model = add_lora(base, r=32, alpha=64, dropout=0.05)
     ids = TokenIds(128_001, config.audio_token_id, config.audio_delay_token_id, 1024, 1025, config.num_codebooks)
     memory = MemorySink()
-    shown = Shown(2, 5, (0,), (128_009,), 1025, (ids.audio, ids.audio_delay), None)
+    vocabulary = vocabulary_of(ids)
+    emit = Pipeline([("memory", memory)], run_id="r")
     on_cuda = device == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         trainer = HiggsAudioTrainer(
             telemetry=Telemetry(
-                Pipeline([("memory", memory)], run_id="r"), is_due=due_every(1), evaluations=False, shown=shown
+                emit,
+                is_due=due_every(1),
+                evaluations=False,
+                shown=Shown(2, 5, (0,), vocabulary, None),
+                vocabulary=vocabulary,
+                watch=Watch(emit, fails=False),
             ),
             text_loss_weight=1.0,
             model=model,

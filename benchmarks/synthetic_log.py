@@ -11,10 +11,20 @@ from typing import Any
 
 import orjson
 
-from higgs_audio_trainer.events import Event, PredictionSample, RunEnd, RunStart, TrainStep, Window, to_mapping
+from higgs_audio_trainer.events import (
+    Event,
+    PredictionSample,
+    RunEnd,
+    RunStart,
+    TokenCounts,
+    TrainStep,
+    Window,
+    to_mapping,
+)
 
 CODEBOOKS, FRAMES, WINDOW = 8, 120, 5
-EVENTS_A_STEP = 5
+TEXT_TARGETS = 40
+EVENTS_A_STEP = 1 + 4 + 1 + CODEBOOKS  # figures, samples, counts
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -61,10 +71,11 @@ def _events(steps: int, numbers: random.Random) -> Iterator[Event]:
     for step in range(1, steps + 1):
         yield _train_step(step, numbers)
         yield from (_predicted(sample, step, numbers) for sample in samples)
+        yield from (_counts(step, codebook, numbers) for codebook in (None, *range(CODEBOOKS)))
     yield RunEnd(
         reason="completed",
         step=steps,
-        events_written=5 * steps + 1,
+        events_written=EVENTS_A_STEP * steps + 1,
         events_lost=0,
         values_replaced=0,
         logging_ms_total=1.0,
@@ -83,7 +94,7 @@ def _train_step(step: int, numbers: random.Random) -> TrainStep:
         audio_loss_per_codebook=losses,
         text_accuracy=numbers.random(),
         audio_accuracy_per_codebook=tuple(numbers.random() for _ in range(CODEBOOKS)),
-        text_targets=40,
+        text_targets=TEXT_TARGETS,
         audio_targets=CODEBOOKS * FRAMES,
         learning_rate=1e-4,
         grad_norm=numbers.random(),
@@ -116,6 +127,41 @@ def _sample(index: int, modality: Any, numbers: random.Random) -> PredictionSamp
         stop_targets=1,
         first=first,
         last=last,
+        stop_rank=1,
+        stop_probability=0.5,
+    )
+
+
+def _counts(step: int, codebook: int | None, numbers: random.Random) -> TokenCounts:
+    is_text = codebook is None
+    targets = TEXT_TARGETS if is_text else FRAMES
+    correct = numbers.randrange(2, targets)
+    rivals = tuple(numbers.randrange(targets - correct) for _ in range(5))
+    return TokenCounts(
+        step=step,
+        modality="text" if is_text else "audio",
+        codebook=codebook,
+        num_codebooks=None if is_text else CODEBOOKS,
+        num_targets=targets,
+        num_correct=correct,
+        divisor=float(targets),
+        masked={"prompt": 57, "placeholder": FRAMES} if is_text else {"stream_bos": 2, "eos_fill": 7},
+        supervised={"response": targets} if is_text else {"codes": targets - 2, "stop": 2},
+        label_matches=(1, 2, targets, 2, 1),
+        offset_contested=(targets,) * 5,
+        offset_matches=rivals,
+        offset_correct=(correct,) * 5,
+        offset_surplus=tuple(numbers.random() for _ in range(5)),
+        stop_targets=2,
+        stop_correct=1,
+        stop_rank=1.0 + numbers.random(),
+        stop_probability=numbers.random(),
+        unigram_accuracy=0.1,
+        unigram_loss=6.0,
+        top_prediction=numbers.randrange(1024),
+        top_prediction_share=numbers.random(),
+        constant_samples=(),
+        strip="57p 1# 72_ 2#" if step == 1 else None,
     )
 
 

@@ -25,8 +25,8 @@ def per_codebook(findings: Iterable[Finding], num_codebooks: int | None) -> Iter
         own = index if finding.codebook is None else None  # never shared
         groups.setdefault((finding.code, finding.severity, own), []).append(finding)
     for group in groups.values():
-        everywhere = {finding.codebook for finding in group} == set(range(num_codebooks or 0))
-        if everywhere and len(group) > 1:
+        codebooks = sorted(finding.codebook for finding in group if finding.codebook is not None)
+        if len(group) > 1 and len(group) == num_codebooks and codebooks == list(range(num_codebooks)):
             yield _folded(group)
         else:
             yield from group

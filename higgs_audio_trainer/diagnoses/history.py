@@ -142,5 +142,7 @@ class History:
             self.evaluations = [*self.evaluations, due.evaluation][-_MOST_EVALUATIONS:]
 
     def _remember(self, samples: dict[str, str]) -> None:
-        new = {print_: id_ for print_, id_ in samples.items() if print_ not in self.fingerprints}
-        self.fingerprints = dict([*self.fingerprints.items(), *new.items()][-_MOST_SAMPLES:])
+        for print_, id_ in samples.items():
+            self.fingerprints.setdefault(print_, id_)
+        while len(self.fingerprints) > _MOST_SAMPLES:
+            del self.fingerprints[next(iter(self.fingerprints))]

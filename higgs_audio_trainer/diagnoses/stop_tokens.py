@@ -1,5 +1,115 @@
-"""TODO."""
+"""Checks of the stop tokens: are they among the labels, and does the model learn them."""
 
-from higgs_audio_trainer.diagnoses.finding import Check
+from __future__ import annotations
 
-CHECKS: tuple[Check, ...] = ()
+import math
+from collections.abc import Iterator
+
+from higgs_audio_trainer.diagnoses.finding import Check, Finding
+from higgs_audio_trainer.diagnoses.grouping import per_codebook
+from higgs_audio_trainer.diagnoses.history import Due, History, series_of
+from higgs_audio_trainer.diagnoses.statistics import significantly_above
+from higgs_audio_trainer.events import Modality, PredictionSample, TokenCounts
+
+_LEAST_STOPS = 2
+_LEAST_ACCURACY = 0.3
+_UNLIKELY = 1e-4  # chance of missing every stop, for a model that gets stops right as often as the rest
+_LEAST_PROBABILITY = 0.1
+
+
+def no_stop_target(due: Due, history: History) -> Iterator[Finding]:
+    """Find labels without a stop token: in the counts of a series or, where there are none, in its samples."""
+    if due.train is None:
+        return
+    findings = [
+        _no_stop(counts.modality, counts.codebook, counts.num_targets, counts.masked.get("stop", 0))
+        for counts in due.counts
+        if counts.num_targets and not counts.stop_targets
+    ]
+    counted = {series_of(counts) for counts in due.counts}
+    uncounted: dict[str, list[PredictionSample]] = {}
+    for sample in due.samples:
+        if series_of(sample) not in counted:
+            uncounted.setdefault(series_of(sample), []).append(sample)
+    for samples in uncounted.values():
+        targets = sum(sample.num_targets for sample in samples)
+        if targets and not any(sample.stop_targets for sample in samples):
+            findings.append(_no_stop(samples[0].modality, samples[0].codebook, targets, 0))
+    yield from per_codebook(findings, history.run.num_codebooks)
+
+
+def _no_stop(modality: Modality, codebook: int | None, targets: int, masked: int) -> Finding:
+    series, consequence = "text", "the text does not end"
+    if codebook is not None:
+        series, consequence = f"codebook {codebook}", "the voice never ends"
+    hidden = f"; {masked:,} are masked, as by the stock processor" if masked else ""
+    message = (
+        f"{series}: none of {targets:,} labels is a stop token{hidden}. What is never a label is never learned: "
+        f"{consequence}. Supervise one stop token at the end of each sequence."
+    )
+    return Finding(
+        code="no_stop_target",
+        severity="error",
+        message=message,
+        evidence={"targets": targets, "stop_targets": 0, "masked_stops": masked},
+        modality=modality,
+        codebook=codebook,
+    )
+
+
+def stop_never_predicted(due: Due, history: History) -> Iterator[Finding]:
+    """Find a series that has learned the rest, and never says its stop token, at this due step and the one before."""
+    before = {series_of(counts): counts for counts in history.counts}
+    findings = []
+    for counts in due.counts:
+        earlier = before.get(series_of(counts))
+        if earlier is not None and _misses_stops(counts) and _has_no_stop(earlier):
+            findings.append(_never(counts))
+    yield from per_codebook(findings, history.run.num_codebooks)
+
+
+def _has_no_stop(counts: TokenCounts) -> bool:
+    return counts.stop_targets >= _LEAST_STOPS and counts.stop_correct == 0
+
+
+def _misses_stops(counts: TokenCounts) -> bool:
+    """Tell whether the rest is learned, and missing every stop is no accident.
+
+    Were each of m stops right as often as the rest, with accuracy q, all would be missed with a chance of (1-q)^m.
+    """
+    if not _has_no_stop(counts) or counts.stop_targets > counts.num_targets:
+        return False
+    baseline, probability = counts.unigram_accuracy, counts.stop_probability
+    if baseline is None or probability is None or not probability < _LEAST_PROBABILITY:
+        return False
+    accuracy = counts.num_correct / counts.num_targets
+    learned = accuracy >= _LEAST_ACCURACY and significantly_above(counts.num_correct, counts.num_targets, baseline)
+    return learned and (1 - min(1.0, accuracy)) ** counts.stop_targets <= _UNLIKELY
+
+
+def _never(counts: TokenCounts) -> Finding:
+    series = "text" if counts.codebook is None else f"codebook {counts.codebook}"
+    accuracy, probability = counts.num_correct / counts.num_targets, counts.stop_probability or 0.0
+    known = counts.stop_rank is not None and math.isfinite(counts.stop_rank)
+    rank = f"its mean rank at the true end is {counts.stop_rank:.1f} and " if known else ""
+    message = (
+        f"{series}: none of {counts.stop_targets:,} stop tokens is predicted, while {accuracy:.0%} of the labels are; "
+        f"{rank}its probability there {probability:.1%}. Usually clips are cut before their end, or stops weigh too "
+        "little. Listen to the ends of the clips, and train on."
+    )
+    return Finding(
+        code="stop_never_predicted",
+        severity="warning",
+        message=message,
+        evidence={
+            "stop_targets": counts.stop_targets,
+            "stop_rank": counts.stop_rank,
+            "stop_probability": counts.stop_probability,
+            "accuracy": accuracy,
+        },
+        modality=counts.modality,
+        codebook=counts.codebook,
+    )
+
+
+CHECKS: tuple[Check, ...] = (no_stop_target, stop_never_predicted)

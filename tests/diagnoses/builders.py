@@ -1,0 +1,124 @@
+"""What checks look at, of a run that is in order: text, and two codebooks where nothing else is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from higgs_audio_trainer.diagnoses.history import Due, History, Run
+from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep, Window
+from tests.builders import audio_sample, text_sample, train_step, window
+
+TARGETS = 400  # supervised slots of a series
+
+
+def step(number: int = 20, *, num_codebooks: int = 2, **changes: Any) -> TrainStep:
+    """Make the figures of a step that goes well: half of the audio slots are right, and most of the text's."""
+    losses = tuple(3.0 + 0.1 * codebook for codebook in range(num_codebooks))
+    audio_loss = sum(losses) / max(1, num_codebooks)
+    event = train_step(
+        step=number,
+        epoch=number / 4,
+        loss=0.8 + audio_loss,
+        text_loss=0.8,
+        audio_loss=audio_loss,
+        audio_loss_per_codebook=losses,
+        text_accuracy=0.8,
+        audio_accuracy_per_codebook=(0.5,) * num_codebooks,
+        text_targets=TARGETS,
+        audio_targets=TARGETS * num_codebooks,
+        learning_rate=1e-4,
+        grad_norm=1.2,
+    )
+    return replace(event, **changes)
+
+
+def counts(codebook: int | None = None, *, number: int = 20, num_codebooks: int = 2, **changes: Any) -> TokenCounts:
+    """Make the counts of text, or of a codebook, of the same step: 400 slots of 4 samples in their places."""
+    is_text = codebook is None
+    supervised = {"response": TARGETS} if is_text else {"codes": TARGETS - 4, "stop": 4}
+    masked = {"prompt": 120, "placeholder": 420, "padding": 16}
+    if codebook is not None:
+        prefix = {"delay_prefix": 4 * codebook, "eos_fill": 4 * (num_codebooks - 1 - codebook)}
+        masked = {"stream_bos": 4} | {name: number for name, number in prefix.items() if number}
+    event = TokenCounts(
+        step=number,
+        modality="text" if is_text else "audio",
+        codebook=codebook,
+        num_codebooks=None if is_text else num_codebooks,
+        num_targets=TARGETS,
+        num_correct=320 if is_text else 200,
+        divisor=float(TARGETS),
+        masked=masked,
+        supervised=supervised,
+        label_matches=(20, 24, TARGETS, 24, 20),
+        offset_contested=(372, 372, 372, 372, 376),
+        offset_matches=(6, 8, 8, 6, 8),
+        offset_correct=(298, 296, 296, 298, 300) if is_text else (190, 186, 186, 190, 188),
+        offset_surplus=(1.5, -2.0, 0.5, 1.0, -2.5),
+        stop_targets=4,
+        stop_correct=3,
+        stop_rank=1.5,
+        stop_probability=0.6,
+        unigram_accuracy=0.05,
+        unigram_loss=5.0,
+        top_prediction=706,
+        top_prediction_share=0.06,
+        constant_samples=(),
+        strip=None,
+    )
+    return replace(event, **changes)
+
+
+def sample(
+    codebook: int | None = None, *, number: int = 20, num_codebooks: int = 2, **changes: Any
+) -> PredictionSample:
+    """Make what one sample shows of its text, or of a codebook: ten labels, all different, eight of them right."""
+    windows = {"first": shown([1234, 567, 901, 345, 789], [1234, 567, 901, 345, 12])}
+    windows["last"] = shown([234, 678, 123, 456, 1025], [234, 678, 123, 99, 1025], start=17)
+    if codebook is None:
+        return text_sample(**({"step": number} | windows | changes))
+    shape = {"logits_shape": (123, num_codebooks, 1026), "labels_shape": (num_codebooks, 123)}
+    return audio_sample(
+        **({"step": number, "codebook": codebook, "num_codebooks": num_codebooks} | shape | windows | changes)
+    )
+
+
+def shown(labels: list[int], predictions: list[int | None], inputs: list[int] | None = None, **more: Any) -> Window:
+    """Make a window in whose slots the input is the label before, where nothing else is said."""
+    return replace(window(labels, predictions, **more), inputs=tuple(inputs or [1, *labels[:-1]]))
+
+
+def due(
+    train: TrainStep | None = None,
+    counted: tuple[TokenCounts, ...] | None = None,
+    samples: tuple[PredictionSample, ...] | None = None,
+    evaluation: EvalResult | None = None,
+) -> Due:
+    """Make a due step of training: figures, and the counts and a sample of each series.
+
+    Args:
+        train: the figures; those of `step()` where nothing is said.
+        counted: the counts, if others than healthy ones.
+        samples: the samples, if others than one of each series.
+        evaluation: makes it an evaluation: it has neither figures nor counts of training.
+    """
+    if evaluation is not None:
+        return Due(step=evaluation.step, evaluation=evaluation, samples=samples or ())
+    train = train or step()
+    series = (None, *range(len(train.audio_loss_per_codebook)))
+    fixed = {"number": train.step, "num_codebooks": len(series) - 1}
+    return Due(
+        step=train.step,
+        train=train,
+        counts=tuple(counts(codebook, **fixed) for codebook in series) if counted is None else counted,
+        samples=tuple(sample(codebook, **fixed) for codebook in series) if samples is None else samples,
+    )
+
+
+def history(*dues: Due, **run: Any) -> History:
+    """Make the history of a run in which these were checked; `run` are fields of `Run`, K is 2 if nothing is said."""
+    made = History(run=Run(**({"num_codebooks": 2} | run)))
+    for one in dues:
+        made.add(one)
+    return made

@@ -1,0 +1,151 @@
+import math
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from higgs_audio_trainer.diagnoses import codebooks, dynamics, masking, samples
+from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser
+from higgs_audio_trainer.diagnoses.history import Due, History, Run
+from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep
+from tests.builders import eval_result, random_events, run_start
+from tests.diagnoses.builders import counts, due, sample, step
+
+OURS = (*masking.CHECKS, *codebooks.CHECKS, *dynamics.CHECKS, *samples.CHECKS)
+
+
+def infinite(number):
+    """Make a due step whose gradient is infinite, and nothing else is known."""
+    return due(step(number, grad_norm=math.inf), counted=(), samples=())
+
+
+def broken(number):
+    """Make a due step whose losses are NaN."""
+    return due(step(number, loss=math.nan), counted=(), samples=())
+
+
+def started(**changes):
+    """Make a diagnoser that was told of a run."""
+    diagnoser = Diagnoser()
+    diagnoser.start(run_start(num_codebooks=2, **changes))
+    return diagnoser
+
+
+def test_a_finding_is_said_once_and_counted():
+    """What is found at every due step is one event; `counted` and `said` tell how often it was found."""
+    diagnoser = started()
+    said = [event.step for number in (1, 2, 3) for event in diagnoser.check(broken(number))]
+    assert said == [1]
+    assert diagnoser.counted == {"non_finite": 3}
+    known = diagnoser.said["non_finite", None, None]
+    assert (known.times, known.repeats, known.first_step, known.last_step) == (3, 2, 1, 3)
+
+
+def test_a_finding_that_becomes_worse_is_said_again_with_its_repeats():
+    """A note is said, then counted; the error of the same code is said again, and what is milder is not."""
+    diagnoser = started(config={"mixed_precision": "fp16"})
+    order = [infinite(1), infinite(2), infinite(3), broken(4), infinite(5), broken(6)]
+    events = [event for one in order for event in diagnoser.check(one)]
+    assert [(event.step, event.severity, event.repeats) for event in events] == [(1, "note", 0), (4, "error", 2)]
+    assert diagnoser.counted == {"non_finite": 2}
+
+
+def test_modalities_and_codebooks_are_said_apart():
+    """One code of text, of one codebook and of another is three findings."""
+    wrong = {"divisor": 131.0}
+    diagnoser = started(num_train_samples=4)
+    first = (counts(None, **wrong), counts(0, **wrong), counts(1))
+    second = (counts(None, **wrong), counts(0), counts(1, **wrong))
+    said = [
+        (event.modality, event.codebook)
+        for one in (due(counted=first, samples=()), due(step(30), counted=second, samples=()))
+        for event in diagnoser.check(one)
+        if event.code == "wrong_denominator"
+    ]
+    assert said == [("text", None), ("audio", 0), ("audio", 1)]
+
+
+def test_the_worst_of_one_code_at_one_step_is_said():
+    """A loss and a gradient that explode at once are one finding, the error."""
+    diagnoser = started()
+    for number in range(1, 6):
+        diagnoser.check(due(step(number), counted=(), samples=()))
+    (event,) = diagnoser.check(due(step(6, loss=90.0, grad_norm=500.0), counted=(), samples=()))
+    assert (event.code, event.severity) == ("exploding", "error")
+
+
+@pytest.mark.parametrize("cut", range(7))
+def test_a_run_that_was_interrupted_says_what_one_that_was_not_says(cut):
+    """Saving and restoring at any due step, NaN losses among them, changes no event and no count."""
+    dues = [
+        due(step(1)),
+        infinite(2),
+        due(step(3), counted=(counts(0, divisor=7.0),), samples=(sample(sample_id="twin"),)),
+        broken(4),
+        due(evaluation=eval_result(step=4, audio_loss=math.nan)),
+        due(step(5, loss=90.0, samples={"a": "1", "b": "1"})),
+    ]
+    whole, first, second = (started(config={"mixed_precision": "fp16"}) for _ in range(3))
+    expected = [whole.check(one) for one in dues]
+    events = [first.check(one) for one in dues[:cut]]
+    second.restore(first.save())
+    events += [second.check(one) for one in dues[cut:]]
+    assert events == expected
+    assert sum(map(len, expected)) >= 4
+    assert (second.counted, second.said) == (whole.counted, whole.said)
+
+
+def test_what_is_not_saved_state_is_refused():
+    """A damaged state is an error that can be caught."""
+    with pytest.raises(msgspec.DecodeError):
+        started().restore(b"\xc1 not a state")
+
+
+def test_memory_does_not_grow_with_the_run():
+    """10,000 due steps of ever new samples are remembered in no more space than 5,000."""
+    history, sizes = History(run=Run(num_codebooks=2)), []
+    figures, shown = step(), sample()
+    for number in range(10_000):
+        new = replace(figures, step=number + 1, samples={f"{number:06}": f"{number:06}"})
+        history.add(Due(number + 1, new, samples=(replace(shown, fingerprint=f"x{number:06}"),)))
+        history.add(Due(number + 1, evaluation=eval_result(step=number + 1)))
+        if number in {4_999, 9_999}:
+            sizes.append(len(msgspec.msgpack.encode(history)))
+    assert sizes[1] <= sizes[0] * 1.01
+    assert (len(history.steps), len(history.evaluations), len(history.fingerprints)) == (64, 64, 4096)
+
+
+def dues_of(events):
+    """Gather random events into due steps: each figure with the counts and samples drawn so far."""
+    made, counted, shown = [], [], []
+    for event in events:
+        if isinstance(event, TokenCounts):
+            counted.append(event)
+        elif isinstance(event, PredictionSample):
+            shown.append(event)
+        elif isinstance(event, TrainStep):
+            made.append(Due(event.step, event, tuple(counted), tuple(shown)))
+            counted, shown = [], []
+        elif isinstance(event, EvalResult):
+            made.append(Due(event.step, samples=tuple(shown), evaluation=event))
+            shown = []
+    return made
+
+
+RANDOM = random_events().filter(lambda event: isinstance(event, (TokenCounts, PredictionSample, TrainStep, EvalResult)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(RANDOM, max_size=12), st.integers(0, 3), st.sampled_from([None, "fp16"]))
+def test_no_check_raises_and_each_answers_alike_when_asked_again(events, num_codebooks, precision):
+    """Whatever the events hold, checks give one-line messages, twice the same, and change nothing."""
+    history = History(run=Run(num_codebooks=num_codebooks or None, max_length=100, mixed_precision=precision))
+    for one in dues_of(events):
+        before = msgspec.msgpack.encode(history)
+        found = [list(check(one, history)) for check in OURS]
+        assert repr(found) == repr([list(check(one, history)) for check in OURS])
+        assert msgspec.msgpack.encode(history) == before
+        assert all("\n" not in finding.message for answers in found for finding in answers)
+        history.add(one)
