@@ -202,12 +202,12 @@ def mask_audit(due: Due, history: History) -> Iterator[Finding]:
 def _audited(modality: Modality, group: Sequence[TokenCounts], sample: Mapping[str, object]) -> Finding:
     supervised, masked = _summed([c.supervised for c in group]), _summed([c.masked for c in group])
     total = sum(supervised.values()) + sum(masked.values())
-    where = f" in {len(group)} codebooks" if modality == "audio" else ""
+    slots = "text slots are" if modality == "text" else f"slots of {len(group)} codebooks are"
     reasons = f"; masked: {_listed(masked)}" if masked else ""
     return Finding(
         code="mask_audit",
         severity="note",
-        message=f"{modality}: {sum(supervised.values()):,} of {total:,} slots supervised{where}{reasons}",
+        message=f"{sum(supervised.values()):,} of {total:,} {slots} supervised{reasons}",
         evidence={"supervised": supervised, "masked": masked, **sample},
         modality=modality,
     )

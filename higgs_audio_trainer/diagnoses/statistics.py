@@ -18,8 +18,8 @@ def binomial_tail(least: int, draws: int, rate: float) -> float:
 
     The terms C(n, i) p^i (1-p)^(n-i) are summed outwards from `least`, each from the one before by the ratio
     (n-i) p / ((i+1) (1-p)); the first comes from the logarithms of the factorials. Below the mean the lower tail is
-    summed instead, and beyond a million draws the normal approximation with its continuity correction is taken. See Clopper and Pearson, Biometrika 26 (1934), and Feller, An Introduction to Probability Theory,
-    vol. 1, VI.3.
+    summed instead, and beyond a million draws the normal approximation with its continuity correction is taken. See
+    Clopper and Pearson, Biometrika 26 (1934), and Feller, An Introduction to Probability Theory, vol. 1, VI.3.
 
     Args:
         least: k.

@@ -119,9 +119,9 @@ def test_the_audit_at_step_1_notes_what_is_trained():
     series = (counts(strip="3p#"), counts(0, strip="Bd2#E"), counts(1, strip="2B#E"))
     text, audio = found(due(step(1), counted=series, samples=(sample(sample_id="a"),)))
     assert {text.severity, audio.severity} == {"note"}
-    assert text.message == "text: 400 of 956 slots supervised; masked: prompt 120, placeholder 420, padding 16"
+    assert text.message == "400 of 956 text slots are supervised; masked: prompt 120, placeholder 420, padding 16"
     assert audio.message == (
-        "audio: 800 of 816 slots supervised in 2 codebooks; masked: stream BOS 8, delay prefix 4, EOS fill 4"
+        "800 of 816 slots of 2 codebooks are supervised; masked: stream BOS 8, delay prefix 4, EOS fill 4"
     )
     assert "strip" not in text.evidence
     assert audio.evidence["sample"] == "a"
