@@ -16,6 +16,8 @@ from sinks.screen import Screen
 from sinks.shorten import shortened
 from sinks.stream import encoding_of, is_terminal
 
+#: Events that no person reads while a model trains: the files have them, and `show` prints them when they are named.
+FOR_FILES = ("token_counts",)
 _LONGEST_RECORD_BYTES = 64 * 1024  # as a line of JSON; ten million tokens are for a file
 
 
@@ -73,6 +75,8 @@ class ConsoleSink:
 
     def __call__(self, record: Record) -> None:
         """Render one record, here, so that an error of it is the caller's; and have it shown, without waiting."""
+        if record.get("event") in FOR_FILES:
+            return
         self._screen.show(text_of(record, color=self._color, encoding=self._encoding))
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sinks.escape import escaped
 from sinks.fold import folded
 from sinks.protocol import Record
-from sinks.style import BOLD, DIM, RED, styled
+from sinks.strip import render_strip
+from sinks.style import BOLD, DIM, RED, YELLOW, styled
 from sinks.windows import render_windows
 
 
@@ -47,6 +48,7 @@ def render(record: Record, *, color: bool = False, width: int | None = None) -> 
 # What a line may carry beside its payload, in words.
 _MARKS = {"nonfinite": "not finite", "replaced": "replaced", "shortened": "shortened"}
 _MOST_PATHS = 5
+_SEVERITIES = {"note": DIM, "warning": YELLOW, "error": RED}
 
 
 def _paths(marked: Any) -> str:
@@ -136,8 +138,39 @@ def _render_checkpoint(record: Record, _look: _Look) -> str:
 
 
 def _render_diagnosis(record: Record, look: _Look) -> str:
-    head = look.style(f"{record['severity']} ({record['code']})", RED)
-    return f"{head}: {record['message']}"
+    severity, about = record["severity"], _series(record)
+    head = look.style(f"{severity} ({record['code']}{about and ', '}{about})", _SEVERITIES.get(severity, BOLD))
+    found = f" {record['found']}" if "found" in record else ""  # where, in a log that was looked through
+    repeats = record.get("repeats")
+    before = f"  ({_count(repeats, 'more time', 'more times')} before)" if repeats else ""
+    return "\n".join([f"{head}{found}: {record['message']}{before}", *_strip(record["evidence"], look)])
+
+
+def _strip(evidence: Any, look: _Look) -> list[str]:
+    """Draw the sample that a `mask_audit` shows."""
+    strips = evidence.get("strip") if isinstance(evidence, dict) else None
+    drawn = render_strip(strips, color=look.color, width=look.width)
+    return [f"  Sample {evidence['sample']}:", *drawn] if drawn and "sample" in evidence else drawn
+
+
+def _series(record: Record) -> str:
+    """Name what an event is about: text, audio, audio codebook 0, or nothing."""
+    modality, codebook = record.get("modality"), record.get("codebook")
+    return f"{modality or ''}{'' if codebook is None else f' codebook {codebook}'}".strip()
+
+
+def _render_token_counts(record: Record, look: _Look) -> str:
+    head = look.style(f"token counts of step {record['step']}, {_series(record)}", BOLD)
+    facts = [
+        f"{head}: {record['num_correct']:,} of {record['num_targets']:,} right",
+        f"labels in the sequence at -2 to +2: {_value(record['label_matches'])}",
+    ]
+    if record["unigram_accuracy"] is not None:
+        facts.append(f"the most frequent label alone {_percent(record['unigram_accuracy'])}")
+    if record["stop_targets"]:
+        stop = f"stop token {record['stop_correct']:,} of {record['stop_targets']:,} right"
+        facts.append(f"{stop}, rank {_number(record['stop_rank'], '.1f')}")
+    return "; ".join(facts)
 
 
 def _render_sink_recovered(record: Record, _look: _Look) -> str:
@@ -157,6 +190,9 @@ def _render_run_end(record: Record, look: _Look) -> str:
         facts.append(f"{_count(record['events_written'], 'event')} written, {record['events_lost']:,} lost")
     if record.get("values_replaced"):
         facts.append(f"{_count(record['values_replaced'], 'value')} replaced")
+    if record.get("diagnoses"):
+        found = (f"{code} {_count(count, 'time')}" for code, count in record["diagnoses"].items())
+        facts.append(f"diagnoses: {', '.join(found)}")
     if "logging_ms_total" in record:
         facts.append(f"logging took {_number(record['logging_ms_total'], '.0f')} ms")
     return "; ".join(facts)
@@ -179,6 +215,7 @@ _RENDERERS: Mapping[str, Callable[[Record, _Look], str]] = {
     "run_start": _render_run_start,
     "train_step": _render_train_step,
     "prediction_sample": _render_prediction_sample,
+    "token_counts": _render_token_counts,
     "eval_result": _render_eval_result,
     "checkpoint": _render_checkpoint,
     "diagnosis": _render_diagnosis,

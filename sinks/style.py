@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RED, BOLD, DIM, RESET = "\x1b[1;31m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
+RED, YELLOW, BOLD, DIM, RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 def styled(text: str, code: str, color: bool) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
@@ -25,6 +25,7 @@ from higgs_audio_trainer.events import (
     RunEnd,
     RunStart,
     SinkRecovered,
+    TokenCounts,
     TrainStep,
     Window,
 )
@@ -124,6 +125,8 @@ def text_sample(**changes: Any) -> PredictionSample:
         stop_targets=1,
         first=window([1234, 5678, 9012, 3456, 7891], [1234, 5678, 9012, 3456, 7890]),
         last=window([2345, 6789, 123, 4567, 8902], [2345, 6789, 123, 4567, 8901], start=17),
+        stop_rank=3,
+        stop_probability=0.125,
     )
     return replace(event, **changes)
 
@@ -138,6 +141,39 @@ def audio_sample(**changes: Any) -> PredictionSample:
         "labels_shape": (8, 123),
     }
     return replace(text_sample(), **(audio | changes))
+
+
+def token_counts(**changes: Any) -> TokenCounts:
+    """Make the `token_counts` of the text of `train_step`; of codebook 0 with `codebook=0`."""
+    if changes.get("codebook") is not None:
+        changes = {"modality": "audio", "num_codebooks": 8, "supervised": {"codes": 15, "stop": 1}} | changes
+    event = TokenCounts(
+        step=20,
+        modality="text",
+        codebook=None,
+        num_codebooks=None,
+        num_targets=16,
+        num_correct=13,
+        divisor=16.0,
+        masked={"prompt": 57, "placeholder": 72},
+        supervised={"response": 16},
+        label_matches=(1, 2, 16, 2, 1),
+        offset_contested=(12, 13, 13, 12, 14),
+        offset_matches=(0, 1, 2, 0, 1),
+        offset_correct=(10, 11, 11, 9, 12),
+        offset_surplus=(-0.25, 0.5, 1.25, 0.0, -0.125),
+        stop_targets=1,
+        stop_correct=1,
+        stop_rank=1.0,
+        stop_probability=0.75,
+        unigram_accuracy=0.125,
+        unigram_loss=2.5,
+        top_prediction=1234,
+        top_prediction_share=0.1875,
+        constant_samples=(),
+        strip=None,
+    )
+    return replace(event, **changes)
 
 
 def eval_result(**changes: Any) -> EvalResult:
@@ -192,12 +228,14 @@ def run_end(**changes: Any) -> RunEnd:
 
 
 def all_events() -> list[Event]:
-    """Make one event of each kind, and a `prediction_sample` of each modality."""
+    """Make one event of each kind, and a `prediction_sample` and `token_counts` of each modality."""
     return [
         run_start(),
         train_step(),
         text_sample(),
         audio_sample(),
+        token_counts(),
+        token_counts(codebook=0),
         eval_result(),
         checkpoint(),
         diagnosis(),
@@ -254,7 +292,7 @@ def _of(cls: type[Any]) -> st.SearchStrategy[Any]:
 
 
 def _values(hint: Any, bounds: Mapping[str, Any]) -> st.SearchStrategy[Any]:
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in (Union, UnionType):  # a Literal or None is the former
         return st.one_of([_values(part, bounds) for part in get_args(hint)])
     if get_origin(hint) is tuple:
         return st.lists(_values(get_args(hint)[0], {}), max_size=3).map(tuple)
@@ -266,6 +304,7 @@ def _values(hint: Any, bounds: Mapping[str, Any]) -> st.SearchStrategy[Any]:
         return st.lists(st.tuples(_TOKEN, st.none() | _TOKEN), max_size=5).map(_window_of)
     simple: dict[Any, st.SearchStrategy[Any]] = {
         str: st.text(max_size=8),
+        bool: st.booleans(),
         int: st.integers(bounds.get("minimum"), 2**53),
         float: st.floats(bounds.get("minimum")) | st.sampled_from([math.nan, math.inf]),
         type(None): st.none(),
@@ -278,4 +317,6 @@ _TOKEN = st.integers(0, 128256) | st.just(IGNORE_INDEX)
 
 
 def _window_of(slots: list[tuple[int, int | None]]) -> Window:
-    return window([label for label, _ in slots], [predicted for _, predicted in slots], predicted_text="\u202e")
+    made = window([label for label, _ in slots], [predicted for _, predicted in slots], predicted_text="\u202e")
+    probabilities = tuple(math.nan if predicted is None else 0.5 for predicted in made.predictions)
+    return replace(made, label_ranks=made.predictions, label_probabilities=probabilities)

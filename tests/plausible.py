@@ -4,7 +4,17 @@ import math
 from dataclasses import replace
 
 from higgs_audio_trainer.events import IGNORE_INDEX, Window
-from tests.builders import audio_sample, checkpoint, diagnosis, eval_result, run_end, run_start, text_sample, train_step
+from tests.builders import (
+    audio_sample,
+    checkpoint,
+    diagnosis,
+    eval_result,
+    run_end,
+    run_start,
+    text_sample,
+    token_counts,
+    train_step,
+)
 
 WEIGHT = 0.5
 TEXTS = ["", "en-1", "السلام", "x" * 900, "\ud800", "\u202e\x1b[2J\n\u2028"]
@@ -28,6 +38,19 @@ def window(slots, texts):
     return Window(**dict(zip(("positions", "inputs", "labels", "predictions"), columns, strict=True)), **texts)
 
 
+def with_ranks(random, shown):
+    """Give the labels of a window ranks and probabilities, of which some are no number."""
+    probabilities = [random.choice([random.random(), math.nan]) for _ in shown.labels]
+    is_masked = [label == IGNORE_INDEX for label in shown.labels]
+    return replace(
+        shown,
+        label_ranks=tuple(None if masked else random.randint(1, 2000) for masked in is_masked),
+        label_probabilities=tuple(
+            None if masked else value for masked, value in zip(is_masked, probabilities, strict=True)
+        ),
+    )
+
+
 def loss(random):
     """Make a loss: finite, or not."""
     return random.choice([random.uniform(0, 20), random.uniform(0, 20), math.nan, math.inf])
@@ -44,6 +67,10 @@ def sample(random, codebook, **fixed):
     texts = {"predicted_text": text, "label_text": text}
     rows = targets + random.randrange(5)
     shapes = [(rows, 2001), (rows,)] if is_text else [(rows, 2, 2001), (2, rows)]
+    stops = random.randint(0, targets)
+    windows = window(slots[:size], texts), window(slots[size:][-size:], texts)
+    if random.random() < 0.5:
+        windows = tuple(with_ranks(random, shown) for shown in windows)
     return replace(
         text_sample() if is_text else audio_sample(),
         num_codebooks=None if is_text else 2,
@@ -54,10 +81,46 @@ def sample(random, codebook, **fixed):
         num_correct=correct,
         accuracy=correct / targets if targets else None,
         loss=loss(random) if targets else None,
-        stop_targets=random.randint(0, targets),
-        first=window(slots[:size], texts),
-        last=window(slots[size:][-size:], texts),
+        stop_targets=stops,
+        stop_rank=random.randint(1, 2000) if stops else None,
+        stop_probability=random.choice([random.random(), math.nan]) if stops else None,
+        first=windows[0],
+        last=windows[1],
         **fixed,
+    )
+
+
+def counts(random, codebook, step):
+    """Make the `token_counts` of text, or of a codebook of 2."""
+    masked = random.choice([{}, {"prompt": 3, "padding": 1}])
+    supervised = {name: random.randrange(9) for name in ("response", "stop")}
+    targets = sum(supervised.values())
+    correct = random.randint(0, targets)
+    stops = random.randint(0, targets)
+    contested = [random.randint(0, targets) for _ in range(5)]
+    right = [random.randint(0, min(correct, count)) for count in contested]
+    known = {"unigram_accuracy": 0.5, "unigram_loss": loss(random), "top_prediction": 7, "top_prediction_share": 1.0}
+    return token_counts(
+        step=step,
+        codebook=codebook,
+        num_codebooks=None if codebook is None else 2,
+        num_targets=targets,
+        num_correct=correct,
+        divisor=float(targets) if targets else None,
+        masked=masked,
+        supervised={name: count for name, count in supervised.items() if count},
+        label_matches=tuple(random.randint(0, targets) for _ in range(5)),
+        offset_contested=tuple(contested),
+        offset_matches=tuple(random.randint(0, n - r) for n, r in zip(contested, right, strict=True)),
+        offset_correct=tuple(right),
+        offset_surplus=tuple(random.choice([random.uniform(-9, 9), math.nan]) for _ in range(5)),
+        stop_targets=stops,
+        stop_correct=random.randint(0, min(stops, correct)),
+        stop_rank=random.uniform(1, 2000) if stops else None,
+        stop_probability=random.choice([random.random(), math.nan]) if stops else None,
+        constant_samples=tuple(random.sample(TEXTS, random.randrange(3))),
+        strip=random.choice(["57p 1# 72_ 2#", "1!"]) if step == 1 else None,
+        **(known if targets else dict.fromkeys(known)),
     )
 
 
@@ -87,6 +150,7 @@ def run(random, sinks="jsonl"):
         names = {"sample_id": random.choice(TEXTS), "fingerprint": f"{step:016x}", "step": step}
         events.append(train_step(step=step, grad_norm=random.choice([None, 1.0, math.nan]), **figures(random)))
         events += [sample(random, codebook, **names) for codebook in (None, 0, 1)]
+        events += [counts(random, codebook, step) for codebook in (None, 0, 1)]
         if random.random() < 0.5:
             events += [eval_result(step=step, **figures(random)), sample(random, None, split="eval", **names)]
             events.append(checkpoint(step=step))

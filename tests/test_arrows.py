@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import higgs_audio_trainer.cli
+import higgs_audio_trainer.diagnoses
 import higgs_audio_trainer.logs
 import sinks
 
@@ -39,6 +40,7 @@ LIGHT = [
     "higgs_audio_trainer.signals",
     "higgs_audio_trainer.outputs",
     "higgs_audio_trainer.redaction",
+    *modules_of(higgs_audio_trainer.diagnoses),
     *modules_of(higgs_audio_trainer.logs),
     *(name for name in modules_of(higgs_audio_trainer.cli) if name not in WITH_TORCH),
 ]

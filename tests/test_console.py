@@ -14,7 +14,7 @@ from sinks.console import console_sink, wants_color
 from sinks.null import discard
 from sinks.screen import Screen
 from tests.builders import Screen as Terminal
-from tests.builders import audio_sample, checkpoint, context, record_of, text_sample, window
+from tests.builders import audio_sample, checkpoint, context, record_of, text_sample, token_counts, window
 
 
 def shown_by(sink, *records):
@@ -58,6 +58,12 @@ class TestColor:
         monkeypatch.setenv("NO_COLOR", "1")
         shown_by(sink, record_of(text_sample()))
         assert marked in capsys.readouterr().out
+
+    def test_counts_are_for_files(self):
+        """A person at the console does not read them."""
+        out = io.StringIO()
+        shown_by(console_on(out), record_of(token_counts()), record_of(checkpoint()))
+        assert out.getvalue() == "saved checkpoint-20\n"
 
     def test_other_ranks_are_silent(self):
         """Rank 0 alone speaks."""

@@ -4,6 +4,8 @@ import copy
 import math
 import random
 from collections import defaultdict
+from dataclasses import MISSING as ABSENT
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.events import VOLATILE_FIELDS
+from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
 from higgs_audio_trainer.logs.diff.compare import Options, compare
 from higgs_audio_trainer.logs.diff.comparison import MISSING
 from tests.builders import (
@@ -28,12 +30,13 @@ from tests.builders import (
     run_start,
     sink_recovered,
     text_sample,
+    token_counts,
     train_step,
     window,
 )
 
 VOLATILE_TOP = {name for name in VOLATILE_FIELDS if "." not in name}
-KEY = ("event", "split", "step", "rank", "modality", "fingerprint", "codebook")
+KEY = ("event", "split", "step", "rank", "modality", "code", "fingerprint", "codebook")
 
 
 def records_of(events):
@@ -132,26 +135,80 @@ def test_a_change_in_any_field_of_any_event_is_found(index):
     records = records_of([*all_events(), train_step(step=1)])
     for path in leaves(records[index]):
         other = [*records]
-        other[index] = planted(records[index], path)
+        # Ranks and the surplus hang on rounding, and agree where they are near.
+        far = (lambda value: value + 5) if path[0] in ("stop_rank", "offset_surplus") else changed
+        other[index] = planted(records[index], path, far)
         comparison = compare(records, other)
         assert comparison.same == is_volatile(path), path
         assert compare(other, records).same == is_volatile(path), path
         assert (sum(comparison.counts.values()) > 0) == (not is_volatile(path)), path
 
 
+def default_of(item):
+    """Return what a log means that lacks a field."""
+    return item.default if item.default_factory is ABSENT else item.default_factory()
+
+
 @pytest.mark.parametrize("index", range(len(all_events())))
 def test_a_field_that_is_missing_or_new_is_found(index):
-    """A field that one side lacks is a difference, unless it is volatile; so is one that this version does not know."""
-    records = records_of([*all_events(), train_step(step=1)])
+    """A field that one side lacks is a difference, unless it is volatile; so is one that this version does not know.
+
+    A field that was added later means its default where a log lacks it.
+    """
+    records, event = records_of([*all_events(), train_step(step=1)]), all_events()[index]
+    absent = {item.name for item in fields(EVENTS[event.name]) if getattr(event, item.name) == default_of(item)}
     for name in records[index]:
         if name == "event":
             continue
         other = copy.deepcopy(records)
         del other[index][name]
-        assert compare(records, other).same == (name in VOLATILE_TOP), name
+        assert compare(records, other).same == (name in VOLATILE_TOP | absent), name
     other = copy.deepcopy(records)
     other[index]["unheard_of"] = None
     assert not compare(records, other).same
+
+
+def test_an_older_log_lacks_what_it_did_not_know():
+    """A window without ranks is one whose ranks are null; with ranks it differs."""
+    sample = text_sample()
+    old = records_of([sample])
+    for name in ("label_ranks", "label_probabilities"):
+        del old[0]["first"][name], old[0]["last"][name]
+    assert compare(old, records_of([sample])).same
+    ranked = replace(sample, first=replace(sample.first, label_ranks=(1, 1, 1, 1, 2)))
+    assert compare(old, records_of([ranked])).counts == {"other": 1}
+
+
+def test_ranks_and_probabilities_have_a_tolerance():
+    """Ranks agree within 2 or a twentieth, on shown slots as at the stop token; `--atol` names their fields."""
+
+    def ranked(ranks, probabilities, stop_rank):
+        sample = text_sample(stop_rank=stop_rank)
+        return records_of(
+            [replace(sample, first=replace(sample.first, label_ranks=ranks, label_probabilities=probabilities))]
+        )
+
+    here = ranked((1, 1, 1, 1, 1000), (0.5, 0.5, 0.5, 0.5, 1e-9), 3)
+    there = ranked((1, 1, 1, 3, 1040), (0.50003, 0.5, 0.5, 0.5, 1e-6), 5)
+    assert compare(here, there).same
+    assert compare(here, there, options=Options(exact=True)).counts == {"floats": 5}
+    assert compare(here, there, options=Options(atol={"label_ranks": 0.0})).counts == {"floats": 1}
+    far = ranked((1, 1, 1, 9, 1000), (0.6, 0.5, 0.5, 0.5, 1e-9), 9)
+    comparison = compare(here, far)
+    assert comparison.counts == {"floats": 3}
+    assert (comparison.first.field, comparison.first.atol) == ("first.label_probabilities[0]", 1e-5)
+
+
+def test_counts_and_diagnoses_are_joined_by_what_they_are_about():
+    """Whatever the order of their lines: by codebook, and diagnoses by their code too."""
+    counts = [token_counts(), *(token_counts(codebook=codebook) for codebook in range(3))]
+    found = [diagnosis(code=code, modality="audio", codebook=k) for code in ("collapsed", "too_good") for k in (0, 1)]
+    events = records_of([*counts, *found])
+    assert compare(events, events[::-1]).same
+    lone = compare(events, [*events[:-1], *records_of([diagnosis(code="plateau", modality="audio", codebook=1)])])
+    assert lone.counts == {"only_in_expected": 1, "only_in_got": 1}
+    fewer = records_of([token_counts(codebook=2, num_correct=12)])
+    assert compare(events, [*events[:3], *fewer, *events[4:]]).first.field == "num_correct"
 
 
 @pytest.mark.parametrize("index", range(len(all_events())))

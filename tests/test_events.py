@@ -41,7 +41,15 @@ def test_is_frozen_and_slotted(event):
     assert not hasattr(event, "__dict__")
 
 
-ADDED = {"values_replaced"}  # after the first logs were written
+#: After the first logs were written.
+ADDED = {
+    events.RunStart: {"base_is_random", "max_length"},
+    events.TrainStep: {"sequence_length", "samples"},
+    events.PredictionSample: {"stop_rank", "stop_probability"},
+    events.Window: {"label_ranks", "label_probabilities"},
+    events.Diagnosis: {"modality", "codebook", "repeats"},
+    events.RunEnd: {"values_replaced", "diagnoses"},
+}
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -49,7 +57,8 @@ def test_every_field_is_required_and_described(cls):
     """Every field says what it is, ends its sentence, and must be given, unless older logs lack it."""
     for item in fields(cls):
         assert item.metadata["description"].endswith((".", ")")), item.name
-        assert item.default is dataclasses.MISSING or item.name in ADDED, item.name
+        is_required = item.default is item.default_factory is dataclasses.MISSING
+        assert is_required != (item.name in ADDED.get(cls, ())), item.name
         assert item.kw_only
 
 
@@ -68,6 +77,7 @@ def test_names_follow_the_design():
         "run_start",
         "train_step",
         "prediction_sample",
+        "token_counts",
         "eval_result",
         "checkpoint",
         "diagnosis",
@@ -115,6 +125,8 @@ def test_window_to_mapping():
         "predictions": (1, None),
         "predicted_text": None,
         "label_text": None,
+        "label_ranks": None,
+        "label_probabilities": None,
     }
 
 

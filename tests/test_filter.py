@@ -25,11 +25,11 @@ class TestMatches:
             ({}, list(EVENTS)),
             ({"events": frozenset({"train_step", "run_end"})}, ["train_step", "run_end"]),
             ({"steps": Steps(30, None)}, ["run_end"]),
-            ({"modality": "audio"}, ["prediction_sample"]),
+            ({"modality": "audio"}, ["prediction_sample", "token_counts"]),
             ({"split": "train"}, ["prediction_sample"]),
             ({"samples": frozenset({"en-1"})}, ["prediction_sample"]),
             ({"mismatches_only": True}, ["prediction_sample"]),
-            ({"codebooks": frozenset({0})}, ["prediction_sample"]),
+            ({"codebooks": frozenset({0})}, ["prediction_sample", "token_counts"]),
             ({"ranks": frozenset({1})}, []),
         ],
     )

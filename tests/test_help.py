@@ -11,7 +11,7 @@ from higgs_audio_trainer.cli import COMMANDS
 SCREEN = (24, 80)  # lines, columns
 # Every setting of a training has a line there.
 #: Commands whose exit status says more than done (0) and bad input (2).
-WITH_FINDINGS = ("diff", "validate")
+WITH_FINDINGS = ("diff", "validate", "diagnose")
 
 PROGRAM = """
 import sys

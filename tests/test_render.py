@@ -21,6 +21,7 @@ from tests.builders import (
     run_start,
     sink_recovered,
     text_sample,
+    token_counts,
     train_step,
     window,
 )
@@ -175,6 +176,32 @@ class TestOtherEvents:
             ),
             (checkpoint(), "saved checkpoint-20"),
             (diagnosis(), "warning (no_stop_label): No stop token is supervised."),
+            (
+                diagnosis(modality="audio", codebook=3, repeats=2),
+                "warning (no_stop_label, audio codebook 3): No stop token is supervised.  (2 more times before)",
+            ),
+            (
+                diagnosis(modality="text", repeats=1),
+                "warning (no_stop_label, text): No stop token is supervised.  (1 more time before)",
+            ),
+            (
+                token_counts(codebook=0),
+                (
+                    "token counts of step 20, audio codebook 0: 13 of 16 right; labels in the sequence at -2 to +2: "
+                    "[1, 2, 16, 2, 1]; the most frequent label alone 12.5%; stop token 1 of 1 right, rank 1.0"
+                ),
+            ),
+            (
+                token_counts(num_targets=0, num_correct=0, unigram_accuracy=None, stop_targets=0, stop_rank=None),
+                "token counts of step 20, text: 0 of 0 right; labels in the sequence at -2 to +2: [1, 2, 16, 2, 1]",
+            ),
+            (
+                run_end(reason="diagnosis", diagnoses={"no_stop_target": 1, "plateau": 12}),
+                (
+                    "run ended: diagnosis at step 30; 1,234 events written, 0 lost; "
+                    "diagnoses: no_stop_target 1 time, plateau 12 times; logging took 57 ms"
+                ),
+            ),
             (sink_recovered(), "sink jsonl works again; 3 events lost, seq 4 to 6"),
             (
                 run_end(events_lost=1200),
@@ -201,6 +228,8 @@ class TestOtherEvents:
         [
             (checkpoint(), "saved checkpoint-20"),
             (diagnosis(severity="error"), "\x1b[1;31merror (no_stop_label)\x1b[0m: No stop token is supervised."),
+            (diagnosis(), "\x1b[1;33mwarning (no_stop_label)\x1b[0m: No stop token is supervised."),
+            (diagnosis(severity="note"), "\x1b[2mnote (no_stop_label)\x1b[0m: No stop token is supervised."),
         ],
     )
     def test_color(self, event, expected):

@@ -178,8 +178,8 @@ class TestFlags:
         [
             (["--event", "checkpoint,diagnosis"], ["checkpoint", "diagnosis"]),
             (["--step", "25:"], ["run_end"]),
-            (["--modality", "text"], ["prediction_sample"]),
-            (["--codebook", "0,5", "--step", "20"], ["prediction_sample"]),
+            (["--modality", "text"], ["prediction_sample", "token_counts"]),
+            (["--codebook", "0,5", "--step", "20"], ["prediction_sample", "token_counts"]),
             (["--sample-id", "x", "--sample_id", "0123456789abcdef"], ["prediction_sample"] * 2),
             (["--mismatches-only", "--split", "train", "--rank", "0"], ["prediction_sample"] * 2),
         ],
@@ -192,6 +192,15 @@ class TestFlags:
         assert [json.loads(line)["event"] for line in out.splitlines()] == events
         assert all(line in lines for line in out.splitlines(keepends=True))
 
+    def test_what_is_for_files(self, log, capsys):
+        """Counts are shown where they are named, or raw; else not, as on the console."""
+        assert "token counts" not in show(capsys, log)[1]
+        assert "token counts" not in show(capsys, log, "--codebook", 0)[1]
+        assert "token_counts" in show(capsys, log, "--raw")[1]
+        counts, audio = show(capsys, log, "--event", "token_counts")[1].splitlines()
+        assert counts.startswith("token counts of step 20, text: 13 of 16 right; ")
+        assert audio.startswith("token counts of step 20, audio codebook 0: 13 of 16 right; ")
+
     def test_raw_is_verbatim(self, tmp_path, capsysbinary):
         """Raw lines keep every byte: escapes, blanks, key order, unknown fields; an owed newline is added."""
         lines = [b'{ "v": 9, "event":"new", "x": "\\u001b \xd9\x85"}\n', b'{"event": "newer"}']
@@ -201,14 +210,14 @@ class TestFlags:
 
     def test_nothing_matches(self, log, capsys):
         """An empty result says so, on stderr, and is no error."""
-        assert show(capsys, log, "--step", "5") == (0, "", "no event matches (10 read)\n")
+        assert show(capsys, log, "--step", "5") == (0, "", "no event matches (12 read)\n")
 
     def test_a_name_that_may_be_a_slip(self, log, capsys):
         """An event that this version does not know is asked for all the same, and a slip is said."""
         assert show(capsys, log, "--event", "train_stp") == (
             0,
             "",
-            "--event: this version knows no event train_stp. Did you mean train_step?\nno event matches (10 read)\n",
+            "--event: this version knows no event train_stp. Did you mean train_step?\nno event matches (12 read)\n",
         )
 
     def test_attempts(self, tmp_path, capsys):
@@ -261,7 +270,7 @@ class TestInput:
             file.write(b'{"event": "tra')
         code, out, err = show(capsys, log, "--event", "checkpoint")
         assert (code, out) == (0, "saved checkpoint-20\n")
-        assert f"{file_of(log)}:11 (byte " in err
+        assert f"{file_of(log)}:13 (byte " in err
         assert "a torn last line" in err
 
     @pytest.mark.parametrize("flags", [[], ["--summary"]])

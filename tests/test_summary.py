@@ -114,6 +114,20 @@ class TestFigures:
         assert (loss.first, loss.last, loss.best, loss.trend) == (None, None, 3.0, (None, 3.0, None))
         assert summary.alarms == [Alarm("train_step with values that are not finite", "warning", 2, 1)]
 
+    def test_diagnoses(self, tmp_path):
+        """A code is one alarm, as severe as it became, with what it is about; its count is that of the run's end."""
+        found = [diagnosis(code="collapsed", step=2, modality="audio", codebook=k, repeats=k) for k in range(5)]
+        worse = diagnosis(code="collapsed", step=9, modality="audio", codebook=0, severity="error")
+        note = diagnosis(code="mask_audit", severity="note")
+        log = [run_start(), train_step(step=2), *found, note, train_step(step=9), worse]
+        (alarm,) = summed(tmp_path, log).alarms
+        assert (alarm.name, alarm.severity, alarm.count, alarm.first_step) == ("collapsed", "error", 16, 2)
+        (alarm,) = summed(tmp_path, [*log, run_end(diagnoses={"collapsed": 7, "unheard_of": 1})]).alarms
+        assert (alarm.count, alarm.about[:2]) == (7, ["audio codebook 0", "audio codebook 1"])
+        text = render_summary(summed(tmp_path, log), width=120, encoding="utf-8")
+        about = "audio codebook 0, audio codebook 1, audio codebook 2, ..."
+        assert f"alarms   error: collapsed ({about}), 16 times, first at step 2" in text
+
     def test_alarms(self, tmp_path):
         """Alarms are counted by code and severity, the worst first; what a sink lost is among them."""
         made = summed(tmp_path, [*training(), sink_recovered(), cap_reached()]).alarms

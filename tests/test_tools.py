@@ -262,17 +262,17 @@ def test_lnav_shows_an_event_a_line(lnav, real):
 
 def test_lnav_format_has_every_field():
     """The format knows each field of each event by its type, so that SQL finds all of them."""
-    kinds = {int: "integer", float: "float", str: "string"}
+    kinds = {bool: "boolean", int: "integer", float: "float", str: "string"}
     expected = {}
     for cls in (Envelope, *EVENTS.values()):
         hints = get_type_hints(cls)
         for item in fields(cls):
             hint = hints[item.name]
             choices = get_args(hint)
+            if type(None) in choices:
+                hint = choices[0]
             if get_origin(hint) is Literal:
                 hint = str
-            elif type(None) in choices:
-                hint = choices[0]
             expected[item.name] = kinds.get(hint, "json")
     del expected["ts"]  # the time of the line
     known = json.loads(LNAV_FORMAT.read_text())["higgs_audio_trainer"]["value"]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -126,6 +126,10 @@ def test_null_is_nan_where_a_number_was():
     assert event.grad_norm is None
     assert math.isnan(typed(record(train_step(grad_norm=math.nan))).grad_norm)
     assert event.extra == {"nonfinite": ["loss", "audio_loss_per_codebook[1]"]}
+    shown = replace(text_sample().first, labels=(7, -100), label_probabilities=(math.nan, None))
+    sample = typed(record(text_sample(first=shown)))
+    assert math.isnan(sample.first.label_probabilities[0])
+    assert sample.first.label_probabilities[1] is None
     many = record(train_step()) | {"nonfinite": ["x[1]"] * 60_000, "x": [None] * 60_000}
     assert isinstance(typed(many), TrainStep)  # in no time
 

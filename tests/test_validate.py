@@ -34,6 +34,7 @@ from tests.builders import (
     audio_sample,
     cap_reached,
     checkpoint,
+    diagnosis,
     eval_result,
     fixed_clock,
     random_events,
@@ -42,6 +43,7 @@ from tests.builders import (
     run_start,
     sink_recovered,
     text_sample,
+    token_counts,
     train_step,
     window,
 )
@@ -156,16 +158,15 @@ def test_every_field_of_the_wrong_type_is_found(name, tmp_path):
         record for record in map(json.loads, map(orjson.dumps, map(record_of, all_events()))) if record["event"] == name
     )
     schema = SCHEMAS[name].schema
-    window = schema.get("$defs", {}).get("Window")
+    required = schema.get("$defs", {}).get("Window", {}).get("required")
     missed = []
     for key in record:
-        if key == "values_replaced":  # older logs lack it
-            continue
-        spoiled = [{k: v for k, v in record.items() if k != key}]
+        spoiled = [{k: v for k, v in record.items() if k != key}] if key in schema["required"] else []
         spoiled += [record | {key: value} for value in ("a text", 5, 0.5, None, [], [None], {}, True, [{}], {"a": 1})]
-        if window and key in ("first", "last"):
+        if required and key in ("first", "last"):
             for part in record[key]:
-                spoiled.append(record | {key: {k: v for k, v in record[key].items() if k != part}})
+                if part in required:
+                    spoiled.append(record | {key: {k: v for k, v in record[key].items() if k != part}})
                 spoiled += [record | {key: record[key] | {part: value}} for value in (5, {}, True, ["x"], [0.5], "a")]
         for changed in spoiled:
             if changed != record and type(changed.get(key)) is not type(record[key]):
@@ -176,7 +177,7 @@ def test_every_field_of_the_wrong_type_is_found(name, tmp_path):
 
 
 def may_be_null(name, key, changed):
-    nullable = {"resumed_from_step", "grad_norm", "errno", "codebook", "num_codebooks"}
+    nullable = {"resumed_from_step", "grad_norm", "errno", "codebook", "num_codebooks", "divisor"}
     return key in nullable and key in changed and changed[key] is None and name != "prediction_sample"
 
 
@@ -204,6 +205,9 @@ AUDIO = json.loads(
 )
 AUDIO |= {"num_targets": 6, "num_correct": 5, "accuracy": 5 / 6}
 STEP = json.loads(orjson.dumps(record_of(train_step())))
+COUNTS = json.loads(orjson.dumps(record_of(token_counts())))
+RANKED = copy.deepcopy(TEXT)
+RANKED["first"] |= {"label_ranks": [1, 1, 1, 1, 9], "label_probabilities": [0.5, 0.5, 0.5, 0.5, 1e-9]}
 VALUES = [
     (
         TEXT,
@@ -315,10 +319,65 @@ VALUES = [
         "$.resumed_from_step: expected at least 0, got -1",
     ),
     (record_of(run_start()), ("versions", "torch"), 2, "$.versions.torch: expected str, got int"),
+    (TEXT, ("stop_rank",), None, "$.stop_rank: expected a number, for stop_targets is 1, got null"),
+    (TEXT, ("stop_rank",), 0, "$.stop_rank: expected int >= 1, got 0"),
+    (TEXT, ("stop_targets",), 0, "$.stop_rank: expected null, for stop_targets is 0, got 3"),
+    (TEXT, ("stop_probability",), 1.5, "$.stop_probability: expected a probability, from 0 to 1, got 1.5"),
+    (RANKED, ("first", "label_ranks", 1), 0, "$.first.label_ranks[1]: expected a rank, at least 1, got 0"),
+    (RANKED, ("first", "label_ranks"), [1], "$.first.label_ranks: expected 5 items, as positions has, got 1"),
+    (
+        RANKED,
+        ("first", "label_ranks", 1),
+        None,
+        "$.first.label_ranks[1]: expected a number, for the label is 5678, got null",
+    ),
+    (
+        RANKED,
+        ("first", "label_probabilities", 2),
+        -0.5,
+        "$.first.label_probabilities[2]: expected a probability, from 0 to 1",
+    ),
+    (COUNTS, ("codebook",), 0, "$.codebook: expected null, for the modality is text, got 0"),
+    (COUNTS, ("num_targets",), 17, "$.num_targets: expected the sum of supervised, 16, got 17"),
+    (COUNTS, ("num_correct",), 17, "$.num_correct: expected at most num_targets, 16, got 17"),
+    (COUNTS, ("stop_targets",), 17, "$.stop_targets: expected at most num_targets, 16, got 17"),
+    (COUNTS, ("stop_correct",), 2, "$.stop_correct: expected at most stop_targets, 1, got 2"),
+    (COUNTS, ("masked", "prompt"), -1, "$.masked.prompt: expected at least 0, got -1"),
+    (COUNTS, ("label_matches",), [1, 2, 16, 2], "$.label_matches: expected 5 items, one an offset, got 4"),
+    (COUNTS, ("label_matches", 2), 17, "$.label_matches[2]: expected 0 to num_targets, 16, got 17"),
+    (
+        COUNTS,
+        ("offset_matches", 1),
+        3,
+        "$.offset_matches[1]: expected at most 2, offset_contested less offset_correct, got 3",
+    ),
+    (COUNTS, ("offset_surplus", 1), None, "$.offset_surplus[1]: expected a number, or a null that"),
+    (COUNTS, ("stop_rank",), None, "$.stop_rank: expected a number, for stop_targets is 1, got null"),
+    (COUNTS, ("stop_rank",), 0.5, "$.stop_rank: expected float >= 1.0, got 0.5"),
+    (COUNTS, ("divisor",), -1.0, "$.divisor: expected at least 0, got -1.0"),
+    (COUNTS, ("unigram_accuracy",), 1.5, "$.unigram_accuracy: expected a share, from 0 to 1, got 1.5"),
+    (COUNTS, ("unigram_loss",), -0.5, "$.unigram_loss: expected at least 0, got -0.5"),
+    (COUNTS, ("top_prediction",), None, "$.top_prediction: expected a number, for num_targets is 16, got null"),
+    (COUNTS, ("strip",), "57p", "$.strip: expected null, for the step is not 1, got '57p'"),
+    (
+        COUNTS | {"step": 1},
+        ("strip",),
+        "0p",
+        "$.strip: expected runs of a count and a sign, as in 57p 1# 72_ 2#, got '0p'",
+    ),
+    (record_of(diagnosis()), ("codebook",), 3, "$.modality: expected audio, for the codebook is 3, got null"),
+    (
+        record_of(run_end(events_written=0)),
+        ("diagnoses",),
+        {"collapsed": "x"},
+        "$.diagnoses.collapsed: expected int, got str",
+    ),
 ]
 
 
-@pytest.mark.parametrize("record", [TEXT, AUDIO, STEP], ids=["text", "audio", "step"])
+@pytest.mark.parametrize(
+    "record", [TEXT, AUDIO, STEP, COUNTS, RANKED], ids=["text", "audio", "step", "counts", "ranked"]
+)
 def test_the_lines_that_are_spoiled_are_sound(record, tmp_path):
     """So that each finding below is the change's. A text may be predicted from a token that it never predicts."""
     assert found_alone(tmp_path, record) == []
@@ -540,6 +599,16 @@ def test_nothing_there_is_said(tmp_path):
     """At the call, before anything is read."""
     with pytest.raises(UserError, match="expected"):
         validate(tmp_path / "none")
+
+
+def test_counts_are_said_once_a_step(tmp_path):
+    """Of text and of each codebook."""
+    counts = [token_counts(), *(token_counts(codebook=codebook, num_codebooks=2) for codebook in range(2))]
+    events = [run_start(num_codebooks=2), train_step(), *counts]
+    end = run_end(step=20, events_written=6)
+    assert found_in(tmp_path, a_run(*events, diagnosis(), end)) == []
+    (found,) = found_in(tmp_path, a_run(*events, counts[-1], end))
+    assert ": $: expected one token_counts of audio codebook 1 of step 20, got another one than at " in found
 
 
 # The schema

@@ -20,7 +20,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs import filter as filters
 from higgs_audio_trainer.logs.filter import Filter
 from higgs_audio_trainer.logs.lines import Line
-from sinks.console import text_of, wants_color
+from sinks.console import FOR_FILES, text_of, wants_color
 from sinks.escape import encodable, printable
 from sinks.fold import NARROWEST
 from sinks.screen import say_on_stderr
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """
     given = parser(prog).parse_args(arguments)
     chosen = _filter_of(given)
-    width = _width(given.width)
+    width = width_of(given.width)
     if given.summary:
         return _summarize(given, chosen, width)
     for text in filters.unknown_events(chosen.events):
@@ -96,7 +96,12 @@ def _filter_of(given: argparse.Namespace) -> Filter:
     )
 
 
-def _width(text: str | None) -> int | None:
+def width_of(text: str | None) -> int | None:
+    """Read `--width`.
+
+    Raises:
+        UserError: it is no number of columns that text can be folded in.
+    """
     if text is None:
         return None
     number = int(text) if text.isascii() and text.isdigit() and len(text) < len(str(_WIDEST)) else 0
@@ -170,7 +175,7 @@ class _Show:
     def _print(self, line: Line, out: Output) -> bool:
         """Print a line if it is one of those that are asked for; tell whether it is."""
         self._read += 1
-        if not self._chosen.matches(line.record):
+        if not self._chosen.matches(line.record) or self._is_for_files(line.record["event"]):
             return False
         self._shown += 1
         if self._raw:
@@ -178,6 +183,10 @@ class _Show:
         else:
             out.write(self._text(line.record) + "\n")
         return True
+
+    def _is_for_files(self, event: str) -> bool:
+        """Tell whether the console does not show an event, and nobody asked for it by name."""
+        return event in FOR_FILES and not self._raw and not self._chosen.events
 
 
 def _no_log(paths: Sequence[str]) -> UserError:

@@ -5,8 +5,10 @@ A history is plain data, so that a checkpoint can hold it: a run that was interr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from higgs_audio_trainer.diagnoses.statistics import significantly_above
 from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, PredictionSample, RunStart, TokenCounts, TrainStep
 
 _MOST_STEPS = 64  # due steps that are remembered
@@ -105,6 +107,32 @@ def series_of(event: PredictionSample | TokenCounts) -> str:
     return "text" if event.codebook is None else f"audio {event.codebook}"
 
 
+@dataclass(frozen=True, slots=True)
+class MissedStops:
+    """How long a series has learned the rest without a stop token being predicted.
+
+    Attributes:
+        since: the due step at which that began; None while it is not so.
+        surprise: how unlikely it is by accident; nats. Were each of m stops right as often as other labels, with
+            accuracy q, all would be missed with a chance of (1 - q)^m: that is -m log(1 - q) nats.
+    """
+
+    since: int | None = None
+    surprise: float = 0.0
+
+    def plus(self, counts: TokenCounts) -> MissedStops:
+        """Add a due step."""
+        if counts.stop_targets == 0 and counts.num_targets:
+            return self  # it tells nothing of stops
+        baseline = counts.unigram_accuracy
+        missed = counts.stop_correct == 0 and 0 < counts.stop_targets <= counts.num_targets
+        if not missed or baseline is None or not significantly_above(counts.num_correct, counts.num_targets, baseline):
+            return MissedStops()
+        accuracy = min(counts.num_correct / counts.num_targets, 0.99)
+        surprise = self.surprise - counts.stop_targets * math.log1p(-accuracy)
+        return MissedStops(counts.step if self.since is None else self.since, surprise)
+
+
 @dataclass(slots=True)
 class History:
     """What was before a due step.
@@ -117,6 +145,7 @@ class History:
         evaluations: figures of the last evaluations, oldest first.
         fingerprints: of the samples seen: sample id by fingerprint, the most recent ones.
         shown: of all slots that were shown so far, by series: `text`, or `audio 0`.
+        missed: of the stop tokens of each series.
     """
 
     run: Run = field(default_factory=Run)
@@ -126,6 +155,7 @@ class History:
     evaluations: list[EvalResult] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
     shown: dict[str, ShownSlots] = field(default_factory=dict)
+    missed: dict[str, MissedStops] = field(default_factory=dict)
 
     def add(self, due: Due) -> None:
         """Take in a due step that was checked."""
@@ -133,6 +163,9 @@ class History:
             self.first = self.first or due.train
             self.steps = [*self.steps, due.train][-_MOST_STEPS:]
             self.counts = list(due.counts)
+            for counts in due.counts:
+                series = series_of(counts)
+                self.missed[series] = self.missed.get(series, MissedStops()).plus(counts)
             self._remember({print_: id_ for id_, print_ in due.train.samples.items()})
             self._remember({sample.fingerprint: sample.sample_id for sample in due.samples})
             for sample in due.samples:

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
-from higgs_audio_trainer.diagnoses.history import Due, History, series_of
-from higgs_audio_trainer.diagnoses.statistics import significantly_above
+from higgs_audio_trainer.diagnoses.history import Due, History, MissedStops, series_of
 from higgs_audio_trainer.events import Modality, PredictionSample, TokenCounts
 
-_LEAST_STOPS = 2
-_LEAST_ACCURACY = 0.3
+_LEAST_STEPS = 10
 _UNLIKELY = 1e-4  # chance of missing every stop, for a model that gets stops right as often as the rest
 _LEAST_PROBABILITY = 0.1
 
@@ -58,33 +56,21 @@ def _no_stop(modality: Modality, codebook: int | None, targets: int, masked: int
 
 
 def stop_never_predicted(due: Due, history: History) -> Iterator[Finding]:
-    """Find a series that has learned the rest, and never says its stop token, at this due step and the one before."""
-    before = {series_of(counts): counts for counts in history.counts}
+    """Find a series that has learned the rest and never says its stop token.
+
+    It has had as long again to learn it as it took to learn the rest, and missed it so often that it is no accident.
+    """
     findings = []
     for counts in due.counts:
-        earlier = before.get(series_of(counts))
-        if earlier is not None and _misses_stops(counts) and _has_no_stop(earlier):
+        missed = history.missed.get(series_of(counts), MissedStops()).plus(counts)
+        late = missed.since is not None and due.step >= 2 * missed.since and due.step >= missed.since + _LEAST_STEPS
+        if late and missed.surprise >= -math.log(_UNLIKELY) and _is_unlikely(counts.stop_probability):
             findings.append(_never(counts))
     yield from per_codebook(findings, history.run.num_codebooks)
 
 
-def _has_no_stop(counts: TokenCounts) -> bool:
-    return counts.stop_targets >= _LEAST_STOPS and counts.stop_correct == 0
-
-
-def _misses_stops(counts: TokenCounts) -> bool:
-    """Tell whether the rest is learned, and missing every stop is no accident.
-
-    Were each of m stops right as often as the rest, with accuracy q, all would be missed with a chance of (1-q)^m.
-    """
-    if not _has_no_stop(counts) or counts.stop_targets > counts.num_targets:
-        return False
-    baseline, probability = counts.unigram_accuracy, counts.stop_probability
-    if baseline is None or probability is None or not probability < _LEAST_PROBABILITY:
-        return False
-    accuracy = counts.num_correct / counts.num_targets
-    learned = accuracy >= _LEAST_ACCURACY and significantly_above(counts.num_correct, counts.num_targets, baseline)
-    return learned and (1 - min(1.0, accuracy)) ** counts.stop_targets <= _UNLIKELY
+def _is_unlikely(probability: float | None) -> bool:
+    return probability is not None and probability < _LEAST_PROBABILITY
 
 
 def _never(counts: TokenCounts) -> Finding:

@@ -36,7 +36,7 @@ class Filter:
         events: its name is one of these.
         steps: its step.
         ranks: the rank that wrote it.
-        codebooks: its codebook.
+        codebooks: its codebook; of a sample, of counts, of a diagnosis.
         modality: text or audio.
         split: train or eval.
         samples: the id or the fingerprint of its sample.
@@ -79,7 +79,7 @@ def _text(record: Record, name: str) -> str | None:
 
 def _is_mismatched(record: Record) -> bool:
     correct, targets = whole(record, "num_correct"), whole(record, "num_targets")
-    return correct is not None and targets is not None and correct < targets
+    return "sample_id" in record and correct is not None and targets is not None and correct < targets
 
 
 def events_of(texts: Iterable[str]) -> frozenset[str]:

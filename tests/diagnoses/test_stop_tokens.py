@@ -80,7 +80,21 @@ def test_a_stop_token_that_is_never_predicted_is_a_warning():
 )
 def test_stops_that_may_yet_be_learned_raise_nothing(changes):
     """Each condition is needed: enough stops, all missed, of a series that knows the rest."""
-    assert found(missed(**changes), history(missed(10))) == []
+    assert found(missed(**changes), history(missed(10, **changes))) == []
+
+
+def test_few_stops_a_step_add_up():
+    """One stop a step of a codebook that is right in a quarter: not after two due steps, but after fifty."""
+    steps = [missed(number, stop_targets=1, num_correct=100) for number in range(10, 520, 10)]
+    assert found(steps[1], history(steps[0])) == []
+    assert len(found(steps[-1], history(*steps[:-1]))) == 1
+
+
+def test_stops_may_be_learned_as_long_again_as_the_rest():
+    """What learned the rest by step 100 is not blamed at step 150, however many stops it missed, but at step 200."""
+    steps = [missed(number) for number in range(100, 210, 10)]
+    assert found(steps[5], history(*steps[:5])) == []
+    assert len(found(steps[10], history(*steps[:10]))) == 1
 
 
 def test_one_step_without_is_not_enough():

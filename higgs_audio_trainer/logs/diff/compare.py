@@ -22,8 +22,8 @@ from higgs_audio_trainer.logs.diff.join import (
 from higgs_audio_trainer.logs.diff.selection import Selection
 from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.tally import Tally
-from higgs_audio_trainer.logs.diff.tolerance import Tolerances
-from higgs_audio_trainer.logs.diff.windows import WINDOWS
+from higgs_audio_trainer.logs.diff.tolerance import Tolerances, field_with_tolerance
+from higgs_audio_trainer.logs.diff.windows import OF_THE_MODEL, WINDOWS
 from higgs_audio_trainer.logs.lines import OnFault
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
@@ -207,7 +207,7 @@ class _Comparison:
         self._tally.end_event()
         if first is None:
             return False
-        self._diverges(expected, first, got=got, only_predictions=slots == {"predictions"})
+        self._diverges(expected, first, got=got, only_predictions="predictions" in slots and slots <= OF_THE_MODEL)
         return True
 
     def _diverges(
@@ -216,7 +216,8 @@ class _Comparison:
         order = canonical_order_of(record)
         if self._first is not None and self._first[0] <= order:
             return
-        tolerance = self._tolerances.of(record["event"], str(found.path[0])) if found.residual is not None else None
+        is_float = found.residual is not None
+        tolerance = self._tolerances.of(record["event"], field_with_tolerance(found.path)) if is_float else None
         divergence = Divergence(
             kind=found.kind,
             place=place_of(record),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING as ABSENT
+from dataclasses import fields
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.events import EVENTS, IGNORE_INDEX, Window
 from higgs_audio_trainer.logs.diff.comparison import MISSING
-from higgs_audio_trainer.logs.diff.tolerance import Tolerances, float_fields, residual, same_bits
+from higgs_audio_trainer.logs.diff.tolerance import (
+    Tolerances,
+    field_with_tolerance,
+    float_fields,
+    residual,
+    same_bits,
+    window_float_fields,
+)
 from higgs_audio_trainer.logs.diff.windows import SLOT_LISTS, WINDOWS
 from higgs_audio_trainer.logs.typed import Record
 
@@ -63,13 +72,19 @@ class Comparer:
 
     def differences(self, event: str, expected: Record, got: Record) -> Iterator[Difference]:
         """Yield what differs between two events of one name, in the order of A's fields."""
-        floats = float_fields(event)
+        yield from self._members(event, (), expected, got)
+
+    def _members(self, event: str, path: _Path, expected: Record, got: Record) -> Iterator[Difference]:
+        """Compare the members of an event, or of an object in it."""
+        floats, defaults = _known_of(event, path)
         for name in expected | got:
             a, b = expected.get(name, MISSING), got.get(name, MISSING)
+            if name in defaults and defaults[name] == (b if a is MISSING else a) and (a is MISSING or b is MISSING):
+                continue  # what an older log lacks means the same
             if name in floats:
-                yield from self._floats(event, (name,), a, b)
+                yield from self._floats(event, (*path, name), a, b)
             else:
-                yield from self._values(event, (name,), a, b)
+                yield from self._values(event, (*path, name), a, b)
 
     def _floats(self, event: str, path: _Path, a: Any, b: Any) -> Iterator[Difference]:
         """Compare what holds floats by its type: an integer there is a float without a fraction."""
@@ -83,8 +98,7 @@ class Comparer:
 
     def _values(self, event: str, path: _Path, a: Any, b: Any) -> Iterator[Difference]:
         if isinstance(a, dict) and isinstance(b, dict):
-            for name in a | b:
-                yield from self._values(event, (*path, name), a.get(name, MISSING), b.get(name, MISSING))
+            yield from self._members(event, path, a, b)
         elif isinstance(a, list) and isinstance(b, list):
             yield from self._lists(event, path, a, b)
         elif _is_number(a) and _is_number(b) and (isinstance(a, float) or isinstance(b, float)):
@@ -108,7 +122,7 @@ class Comparer:
                 yield from self._values(event, (*path, index), x, y)
 
     def _float(self, event: str, path: _Path, a: float, b: float) -> Iterator[Difference]:
-        name = str(path[0])
+        name = field_with_tolerance(path)
         if self._tolerances.exact:
             if not same_bits(a, b):
                 yield Difference("floats", path, a, b, residual(a, b, self._tolerances.of(event, name)))
@@ -117,6 +131,25 @@ class Comparer:
         self._measure(event, field_of(path), off)
         if not abs(off) <= 1:
             yield Difference("floats", path, a, b, off)
+
+
+def _known_of(event: str, path: _Path) -> tuple[frozenset[str], Mapping[str, Any]]:
+    """Return which members hold floats, and what absent ones mean: of an event, or of a window of it."""
+    if not path:
+        return float_fields(event), _defaults(event)
+    if len(path) == 1 and path[0] in WINDOWS:
+        return window_float_fields(), _defaults(None)
+    return frozenset(), {}
+
+
+@cache
+def _defaults(event: str | None) -> Mapping[str, Any]:
+    """Return what absent fields of an event mean; of a window for None."""
+    cls = Window if event is None else EVENTS.get(event)
+    if cls is None:
+        return {}
+    made = {item.name: item.default for item in fields(cls) if item.default is not ABSENT}
+    return made | {item.name: item.default_factory() for item in fields(cls) if item.default_factory is not ABSENT}
 
 
 def _is_number(value: Any) -> bool:
@@ -130,7 +163,7 @@ def _kind(event: str, path: _Path, a: Any, b: Any) -> str:
         return "versions" if head in _OF_VERSIONS else "configuration"
     if head in _SHAPES or (isinstance(a, list) and isinstance(b, list)):  # lists that differ as such differ in length
         return "shapes"
-    if head in WINDOWS and field in SLOT_LISTS and a is not MISSING and b is not MISSING:
+    if head in WINDOWS and field in SLOT_LISTS and not {list, type(MISSING)} & {type(a), type(b)}:
         masked = None if field != "labels" else IGNORE_INDEX
         return "masks" if (a == masked) != (b == masked) else "tokens"
     if head in float_fields(event):

@@ -1,4 +1,6 @@
-"""The events of two logs, joined by key: (event, split, step, rank, modality, fingerprint, codebook), never by order.
+"""The events of two logs, joined by key, never by order.
+
+The key is (event, split, step, rank, modality, code of a diagnosis, fingerprint, codebook).
 
 Logs come sorted by step, and the events of a step are held at a time. Where a log turns out not to be sorted, or a step
 holds too many, both are sorted on disk and joined anew. `run_start` and `run_end` are joined by rank alone.
@@ -73,6 +75,7 @@ def order_of(record: Record) -> Key:
         event,
         sortable(_SPLITS_OF_A_STEP.get(split, split) if isinstance(split, str) else split),
         sortable(_MODALITIES.get(modality, modality) if isinstance(modality, str) else modality),
+        sortable(record.get("code")),
         sortable(record.get("fingerprint")),
         sortable(record.get("codebook")),
         sortable(record.get("sample_index")),
@@ -82,7 +85,7 @@ def order_of(record: Record) -> Key:
 def canonical_order_of(record: Record) -> Key:
     """Return what the lines of a golden are sorted by: as `order_of`, but sample by sample of the batch."""
     order = order_of(record)
-    return order if record["event"] in OF_A_RUN else (*order[:7], order[9], order[7], order[8])
+    return order if record["event"] in OF_A_RUN else (*order[:8], order[10], order[8], order[9])
 
 
 def sortable(value: Any) -> Key:
@@ -255,4 +258,4 @@ def _exact(entry: Entry) -> bytes:
 
 
 def _place(entry: Entry) -> Key:
-    return tuple(sortable(entry.record.get(name)) for name in ("sample_index", "code", "path", "sink"))
+    return tuple(sortable(entry.record.get(name)) for name in ("sample_index", "path", "sink"))

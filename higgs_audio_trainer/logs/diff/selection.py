@@ -13,8 +13,9 @@ from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
 from higgs_audio_trainer.logs.typed import MARKS, Record
 
 UNKNOWN = "extra"  # `extra.x` is the field or event x, which this version does not know
-_FREE = ("config", "versions", "evidence", UNKNOWN)  # what they hold is not known beforehand
-_JOINED_BY = ("event", "split", "rank", "modality", "fingerprint", "codebook")  # and step, but for `run_end`
+#: What these hold is not known beforehand.
+_FREE = ("config", "versions", "evidence", "samples", "masked", "supervised", "diagnoses", UNKNOWN)
+_JOINED_BY = ("event", "split", "rank", "modality", "code", "fingerprint", "codebook")  # and step, but for `run_end`
 _MOST_EVENTS = 1_000  # whose names are remembered
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from higgs_audio_trainer.errors import UserError, suggestion
-from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
+from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Window
+from higgs_audio_trainer.logs.diff.windows import WINDOWS
 
 
 class Tolerance(NamedTuple):
@@ -22,6 +23,8 @@ EXACT = Tolerance(0.0, 0.0)
 USUAL = Tolerance(1e-4, 0.0)  # of fields that this version does not know, and of a diagnosis' evidence
 _LOSS = Tolerance(1e-4, 1e-6)
 _COUNTED = Tolerance(1e-6, 0.0)  # quotients of counts, and what the schedule says: the same arithmetic each time
+_PROBABILITY = Tolerance(1e-4, 1e-5)
+_RANK = Tolerance(0.05, 2.0)  # among logits that are nearly equal, rounding decides
 DEFAULTS: Mapping[str, Tolerance] = {
     "loss": _LOSS,
     "text_loss": _LOSS,
@@ -33,7 +36,16 @@ DEFAULTS: Mapping[str, Tolerance] = {
     "accuracy": _COUNTED,
     "text_accuracy": _COUNTED,
     "audio_accuracy_per_codebook": _COUNTED,
+    "unigram_accuracy": _COUNTED,
+    "unigram_loss": _COUNTED,
+    "top_prediction_share": _COUNTED,
+    "offset_surplus": Tolerance(1e-3, 1e-2),  # a sum of probabilities less a count: about 0
+    "stop_probability": _PROBABILITY,
+    "label_probabilities": _PROBABILITY,
+    "stop_rank": _RANK,
+    "label_ranks": _RANK,
 }
+_RANKS = frozenset(name for name, tolerance in DEFAULTS.items() if tolerance is _RANK)  # integers, compared as floats
 
 
 class Tolerances:
@@ -92,9 +104,27 @@ def same_bits(expected: float, got: float) -> bool:
 
 @cache
 def float_fields(event: str) -> frozenset[str]:
-    """Name the fields of an event that hold a float or a list of floats; none of an event that is not known."""
-    hints = get_type_hints(EVENTS[event]) if event in EVENTS else {}
-    return frozenset(name for name, hint in hints.items() if name not in VOLATILE_FIELDS and _holds_floats(hint))
+    """Name the fields of an event that hold floats or ranks, also in lists; none of an event that is not known."""
+    cls = EVENTS.get(event)
+    return _float_fields(cls) if cls else frozenset()
+
+
+@cache
+def window_float_fields() -> frozenset[str]:
+    """Name the fields of a window that hold floats or ranks."""
+    return _float_fields(Window)
+
+
+def _float_fields(cls: type[Any]) -> frozenset[str]:
+    hints = get_type_hints(cls)
+    return frozenset(
+        name for name, hint in hints.items() if name not in VOLATILE_FIELDS and (name in _RANKS or _holds_floats(hint))
+    )
+
+
+def field_with_tolerance(path: Sequence[str | int]) -> str:
+    """Name the field of a path whose tolerance counts: `label_ranks` of `first.label_ranks[2]`."""
+    return str(path[1] if len(path) > 1 and path[0] in WINDOWS else path[0])
 
 
 def _holds_floats(hint: object) -> bool:
@@ -103,8 +133,11 @@ def _holds_floats(hint: object) -> bool:
 
 
 def _check(flag: str, field: str, value: float) -> None:
-    known = {name for event in EVENTS for name in float_fields(event)} | {"evidence"}
-    of_events = {f"{event}.{name}" for event in EVENTS for name in float_fields(event)} | {"diagnosis.evidence"}
+    by_event = {event: float_fields(event) for event in EVENTS}
+    by_event["diagnosis"] |= {"evidence"}
+    by_event["prediction_sample"] |= window_float_fields()
+    known = frozenset().union(*by_event.values())
+    of_events = {f"{event}.{name}" for event, names in by_event.items() for name in names}
     if field and field not in known | of_events:
         hint = suggestion(field, known | of_events) or f" There are {', '.join(sorted(known))}"
         raise UserError(f"{flag}: expected a field that holds floats, got {field!r}.{hint}")

@@ -18,6 +18,7 @@ from higgs_audio_trainer.logs.summary.curve import Curve, Series
 _MOST_CODEBOOKS = 256
 _MOST_ALARMS = 100  # of different names
 _OTHER_ALARMS = "others"
+_MOST_SERIES = 3  # of an alarm that are named
 _SEVERITIES = ("note", "warning", "error")
 
 
@@ -49,12 +50,14 @@ class Alarm:
         severity: note, warning or error.
         count: how often.
         first_step: where first; None where it has no step.
+        about: what it is about, the first of them: text, audio codebook 3.
     """
 
     name: str
     severity: str
     count: int
     first_step: int | None
+    about: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -200,11 +203,22 @@ class _Summing:
         elif isinstance(event, RunEnd):
             self._end = self._end or event
         elif isinstance(event, Diagnosis):
-            self._alarm(event.code, event.severity, event.step)
+            self._take_diagnosis(event)
         elif isinstance(event, (TrainStep, EvalResult)):
             self._take_figures(event)
         if event.extra.get("nonfinite"):
             self._alarm(f"{event.event} with values that are not finite", "warning", getattr(event, "step", None))
+
+    def _take_diagnosis(self, event: Diagnosis) -> None:
+        """Take a fault, of which there may be one of each codebook; a note is none."""
+        if event.severity == "note":
+            return
+        alarm = self._alarm(event.code, event.severity, event.step, event.code)
+        alarm.count += event.repeats
+        alarm.severity = max(alarm.severity, event.severity, key=_SEVERITIES.index)
+        about = f"{event.modality or ''}{'' if event.codebook is None else f' codebook {event.codebook}'}"
+        if about and about not in alarm.about and len(alarm.about) <= _MOST_SERIES:
+            alarm.about.append(about)
 
     def _take_figures(self, event: Any) -> None:
         if self._rank is None:
@@ -223,14 +237,20 @@ class _Summing:
             self._cost.step_ms = (self._cost.step_ms or 0.0) + event.step_ms
             self._cost.logging_ms = (self._cost.logging_ms or 0.0) + event.logging_ms
 
-    def _alarm(self, name: str, severity: str, step: int | None) -> None:
-        key = (name, severity)
+    def _alarm(self, name: str, severity: str, step: int | None, code: str | None = None) -> Alarm:
+        """Count an alarm; those with a code are one, whatever their severity."""
+        key = (name, severity if code is None else "")
         if key not in self._alarms and len(self._alarms) >= _MOST_ALARMS:
-            key = (_OTHER_ALARMS, severity)
-        self._alarms.setdefault(key, Alarm(*key, count=0, first_step=step)).count += 1
+            name, key = _OTHER_ALARMS, (_OTHER_ALARMS, severity)
+        alarm = self._alarms.setdefault(key, Alarm(name, severity, count=0, first_step=step))
+        alarm.count += 1
+        return alarm
 
     def summary(self, path: Path, found: list[Gap]) -> Summary:
         """Sum up what passed by."""
+        for code, count in self._end.diagnoses.items() if self._end else ():
+            if alarm := self._alarms.get((code, "")):  # a diagnosis is said once, and counted
+                alarm.count = count
         return Summary(
             path=path,
             events=self._events,

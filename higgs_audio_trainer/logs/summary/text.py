@@ -17,6 +17,7 @@ _MOST_ROWS = 12  # codebooks with a line each; more stand side by side
 _SCREEN = 40  # lines
 _AROUND_GRID = 2  # lines: its heading, and how many more there are
 _MOST_ALARMS, _MOST_GAPS = 5, 2
+_MOST_SERIES = 3  # of an alarm
 _LONGEST = 60  # characters of a text that a log gives
 _LABEL = 9  # columns of what stands before a line
 
@@ -161,10 +162,16 @@ def _alarms(alarms: Sequence[Alarm]) -> Iterator[_Entry]:
     label = "alarms"
     for alarm in alarms[:_MOST_ALARMS]:
         place = "" if alarm.first_step is None else f", first at step {alarm.first_step:,}"
-        yield _line(label, f"{alarm.severity}: {_text(alarm.name)}, {_count(alarm.count, 'time')}{place}")
+        name = f"{_text(alarm.name)}{_about(alarm.about)}"
+        yield _line(label, f"{alarm.severity}: {name}, {_count(alarm.count, 'time')}{place}")
         label = ""
     if len(alarms) > _MOST_ALARMS:
         yield _line("", f"... and {len(alarms) - _MOST_ALARMS:,} more kinds")
+
+
+def _about(series: Sequence[str]) -> str:
+    shown = [*map(_text, series[:_MOST_SERIES]), *(["..."] if len(series) > _MOST_SERIES else [])]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_Entry]:

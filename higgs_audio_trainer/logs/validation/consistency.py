@@ -15,10 +15,12 @@ from typing import Any
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.lines import whole
 from higgs_audio_trainer.logs.typed import MORE, Misfit, Record, marks, numbers
+from higgs_audio_trainer.logs.validation.count_rules import COUNT_RULES
 from higgs_audio_trainer.logs.validation.sample_rules import LEAST_LOSS, SAMPLE_RULES, Rule, at_least_0
 
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,19})")
-_REASONS = ("completed", "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "interrupted", "error")  # of the end of a run
+#: Why a run ends.
+_REASONS = ("completed", "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "interrupted", "diagnosis", "error")
 _TOLERANCE = 1e-4  # relative: losses may be summed in float32
 
 
@@ -99,6 +101,15 @@ def _folder(record: Record, _start: Record) -> Iterator[Misfit]:
     numbered = _CHECKPOINT.fullmatch(record["path"])
     if numbered and int(numbered[1]) != record["step"]:
         yield Misfit("$.path", f"checkpoint-{record['step']}, as step has it", repr(record["path"]))
+
+
+# diagnosis (`diagnoses`)
+
+
+def _of_codebook(record: Record, _start: Record) -> Iterator[Misfit]:
+    if record["codebook"] is not None and record["modality"] != "audio":
+        expected = f"audio, for the codebook is {record['codebook']}"
+        yield Misfit("$.modality", expected, "null" if record["modality"] is None else repr(record["modality"]))
 
 
 # train_step and eval_result (`Figures.payload`)
@@ -236,10 +247,12 @@ _RULES: dict[str, _Rules] = {
         (("grad_norm",), at_least_0("grad_norm")),
     ),
     "prediction_sample": SAMPLE_RULES,
+    "token_counts": COUNT_RULES,
     "eval_result": _FIGURES,
     "sink_recovered": ((("first_seq", "last_seq", "lost"), _outage), (("last_seq", "seq"), _outage_before)),
     "cap_reached": ((("max_total_bytes", "total_bytes"), _cap),),
     "checkpoint": ((("path", "step"), _folder),),
+    "diagnosis": ((("modality", "codebook"), _of_codebook), (("codebook",), at_least_0("codebook"))),
     "run_end": ((("events_written", "seq"), _written), (("reason",), _reason)),
 }
 _RULES_OF = {

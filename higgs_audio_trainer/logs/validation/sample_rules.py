@@ -17,11 +17,14 @@ Rule = Callable[[Record, Record], Iterable[Misfit]]  # of a line and its `run_st
 
 _SHIFT = 1  # the only one that version 1 of the schema knows
 LEAST_LOSS = -1e-3  # a cross-entropy is at least 0, but for rounding
+_MOST_PROBABLE = 1 - LEAST_LOSS
 _LISTS = ("positions", "inputs", "labels", "predictions")
+_STANDING = ("label_ranks", "label_probabilities")
 _TEXTS = ("predicted_text", "label_text")
 
 
-def _modality(record: Record, start: Record) -> Iterator[Misfit]:
+def of_modality(record: Record, start: Record) -> Iterator[Misfit]:
+    """Text has no codebook; audio has one of those that there are."""
     codebook, count = record["codebook"], record["num_codebooks"]
     if record["modality"] == "text":
         for name, value in (("codebook", codebook), ("num_codebooks", count)):
@@ -94,6 +97,22 @@ def _loss(record: Record, _start: Record) -> Iterator[Misfit]:
         yield Misfit("$.loss", "a cross-entropy, at least 0", repr(loss))
 
 
+def of_stop_token(record: Record, _start: Record) -> Iterator[Misfit]:
+    """Rank and probability of the stop token are there where it is a label."""
+    stops, rank, probability = record["stop_targets"], record["stop_rank"], record["stop_probability"]
+    for name, value in (("stop_rank", rank), ("stop_probability", probability)):
+        if value is None and stops:
+            yield Misfit(f"$.{name}", f"a number, for stop_targets is {stops}", "null")
+        elif value is not None and not stops:
+            yield Misfit(f"$.{name}", "null, for stop_targets is 0", repr(value))
+    yield from _probability("$.stop_probability", probability)
+
+
+def _probability(path: str, value: float | None) -> Iterator[Misfit]:
+    if value is not None and not 0 <= value <= _MOST_PROBABLE:
+        yield Misfit(path, "a probability, from 0 to 1", repr(value))
+
+
 def at_least_0(*names: str) -> Rule:
     """Make a rule for numbers that are at least 0 where they are not null."""
 
@@ -117,7 +136,7 @@ def _of_window(record: Record, name: str) -> list[Misfit]:
     for part in _LISTS:
         if len(window[part]) != size:
             return [Misfit(f"$.{name}.{part}", f"{size} items, as positions has", str(len(window[part])))]
-    found = [*_of_positions(record, name), *_of_tokens(record, name)]
+    found = [*_of_positions(record, name), *_of_tokens(record, name), *_of_standing(record, name)]
     if window["predicted_text"] is not None or window["label_text"] is not None:
         found.extend(_of_texts(record, name))
     return found
@@ -165,6 +184,27 @@ def _of_tokens(record: Record, name: str) -> list[Misfit]:
             expected = f"a token{known}, for the label is {label}"
             found.append(Misfit(f"$.{name}.predictions[{index}]", expected, _shown(prediction)))
     return found
+
+
+def _of_standing(record: Record, name: str) -> Iterator[Misfit]:
+    """Look at the ranks and probabilities of the labels, where a log has them."""
+    labels = record[name]["labels"]
+    for part in _STANDING:
+        values = record[name].get(part)
+        if values is None:
+            continue
+        if len(values) != len(labels):
+            yield Misfit(f"$.{name}.{part}", f"{len(labels)} items, as positions has", str(len(values)))
+            continue
+        for index, (label, value) in enumerate(zip(labels, values, strict=True)):
+            path = f"$.{name}.{part}[{index}]"
+            if (value is None) != (label == IGNORE_INDEX):
+                expected = "null" if label == IGNORE_INDEX else "a number"
+                yield Misfit(path, f"{expected}, for the label is {label}", _shown(value))
+            elif part == "label_ranks" and value is not None and value < 1:
+                yield Misfit(path, "a rank, at least 1", str(value))
+            elif part == "label_probabilities":
+                yield from _probability(path, value)
 
 
 def _of_both_windows(record: Record) -> Iterator[Misfit]:
@@ -224,7 +264,7 @@ _SHAPES = ("modality", "logits_shape")
 _WINDOWS = (*_SHAPES, "first", "last", "num_targets", "num_correct")
 #: Rules, and the fields that each looks at.
 SAMPLE_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
-    (("modality", "codebook", "num_codebooks"), _modality),
+    (("modality", "codebook", "num_codebooks"), of_modality),
     ((*_SHAPES, "labels_shape", "num_targets"), _shapes),
     ((*_SHAPES, "num_codebooks"), _shape_of_codebooks),
     (("shift",), _shift),
@@ -232,6 +272,7 @@ SAMPLE_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("num_targets", "num_correct", "stop_targets"), _counts),
     (("accuracy", "num_correct", "num_targets"), _accuracy),
     (("loss", "num_targets"), _loss),
+    (("stop_targets", "stop_rank", "stop_probability"), of_stop_token),
     (("epoch",), at_least_0("epoch")),
     (_WINDOWS, _windows),
 )

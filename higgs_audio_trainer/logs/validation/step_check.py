@@ -10,7 +10,7 @@ from higgs_audio_trainer.logs.lines import Line, where, whole
 from higgs_audio_trainer.logs.typed import MARKS, Record, marked
 from higgs_audio_trainer.logs.validation.finding import Finding
 
-_ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample"})
+_ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample", "token_counts"})
 _KEY = ("event", "split", "modality", "sample_index", "codebook")
 _NAMES = ("sample_id", "fingerprint")
 
@@ -75,7 +75,9 @@ class StepCheck:
 
 
 def _described(record: Record) -> str:
-    if record["event"] != "prediction_sample":
+    if record["event"] not in ("prediction_sample", "token_counts"):
         return str(record["event"])
     which = record["modality"] if record["codebook"] is None else f"{record['modality']} codebook {record['codebook']}"
+    if record["event"] == "token_counts":
+        return f"token_counts of {which}"
     return f"{record['split']} prediction_sample of sample {record['sample_index']}, {which},"

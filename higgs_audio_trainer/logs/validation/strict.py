@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, make_dataclass
 from functools import cache
-from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -18,6 +18,7 @@ from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope, Window
 from higgs_audio_trainer.logs.typed import Misfit, Record, convert, excused, without_null
 
 _BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # JSON Schema's words, and msgspec's
+_UNIONS = (Union, UnionType)  # `Literal["a"] | None` is the former
 _MARKS = (
     ("nonfinite", list[str]),
     ("replaced", dict[str, str]),
@@ -70,7 +71,15 @@ def _declared(item: Field[Any]) -> Any:
 
 def _bounded(item: Field[Any], hint: Any) -> Any:
     bounds = {ours: item.metadata[theirs] for theirs, ours in _BOUNDS.items() if theirs in item.metadata}
-    return Annotated[hint, msgspec.Meta(**bounds)] if bounds else hint
+    if not bounds:
+        return hint
+    if get_origin(hint) in _UNIONS:
+        return Union[tuple(part if part is NoneType else _within(part, bounds) for part in get_args(hint))]  # noqa: UP007
+    return _within(hint, bounds)
+
+
+def _within(hint: Any, bounds: Mapping[str, Any]) -> Any:
+    return Annotated[hint, msgspec.Meta(**bounds)]
 
 
 @cache
@@ -84,7 +93,7 @@ def _fillers(name: str) -> Mapping[str, Any]:
 
 
 def _filler(hint: Any, item: Field[Any]) -> Any:
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in _UNIONS:
         return None
     if get_origin(hint) is Literal:
         return get_args(hint)[0]

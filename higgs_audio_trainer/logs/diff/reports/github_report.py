@@ -26,11 +26,11 @@ def render(comparison: Comparison, *, width: int) -> str:
         comparison: what was found.
         width: of the text below the annotations, in columns.
     """
-    annotations = [_annotation("error", *said) for said in islice(_said(comparison), _MOST_ANNOTATIONS)]
+    annotations = [annotation("error", *said) for said in islice(_said(comparison), _MOST_ANNOTATIONS)]
     if faults := wording.faults(comparison):
-        annotations.append(_annotation("warning", "Faulty lines", " ".join(faults)))
+        annotations.append(annotation("warning", "Faulty lines", " ".join(faults)))
     lines = text_report.render(comparison, width=width).splitlines()
-    return "".join(f"{line}\n" for line in [*annotations, *map(_plain, lines)])
+    return "".join(f"{line}\n" for line in [*annotations, *map(plain, lines)])
 
 
 def _said(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -59,7 +59,8 @@ def _listed(details: Sequence[str]) -> str:
     return ", ".join(details[:_MOST_DETAILS])
 
 
-def _annotation(level: str, title: str, message: str) -> str:
+def annotation(level: str, title: str, message: str) -> str:
+    """Make an annotation of a level: error, warning or notice."""
     return f"::{level} title={_escaped(title, _PROPERTY)}::{_escaped(message, _DATA)}"
 
 
@@ -69,7 +70,7 @@ def _escaped(text: str, replacements: tuple[tuple[str, str], ...]) -> str:
     return text
 
 
-def _plain(line: str) -> str:
+def plain(line: str) -> str:
     """Take away what would make a line a command."""
     indent = line[: len(line) - len(line.lstrip())]
     line = line.replace("##[", "# #[")

@@ -1,0 +1,108 @@
+"""Rules among the values of a `token_counts`: sums that agree, counts of parts that are no more than the whole.
+
+Each rule takes a line and its `run_start`, and yields what in the line cannot be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from higgs_audio_trainer.logs.typed import Misfit, Record
+from higgs_audio_trainer.logs.validation.sample_rules import (
+    LEAST_LOSS,
+    Rule,
+    at_least_0,
+    of_modality,
+    of_stop_token,
+)
+
+_NUM_OFFSETS = 5
+_RUNS = re.compile(r"[1-9][0-9]*\S(?: [1-9][0-9]*\S)*")  # 57p 1# 72_ 2#
+_SHARES = ("unigram_accuracy", "top_prediction_share")
+_OF_LABELS = (*_SHARES, "unigram_loss", "top_prediction")
+_LISTS = ("label_matches", "offset_contested", "offset_matches", "offset_correct", "offset_surplus")
+
+
+def _parts(record: Record, _start: Record) -> Iterator[Misfit]:
+    targets, stops = record["num_targets"], record["stop_targets"]
+    for name, whole, most in (
+        ("num_correct", "num_targets", targets),
+        ("stop_targets", "num_targets", targets),
+        ("stop_correct", "stop_targets", stops),
+        ("stop_correct", "num_correct", record["num_correct"]),
+    ):
+        if record[name] > most:
+            yield Misfit(f"$.{name}", f"at most {whole}, {most}", str(record[name]))
+
+
+def _places(record: Record, _start: Record) -> Iterator[Misfit]:
+    for name in ("masked", "supervised"):
+        yield from (
+            Misfit(f"$.{name}.{place}", "at least 0", str(count)) for place, count in record[name].items() if count < 0
+        )
+    total, targets = sum(record["supervised"].values()), record["num_targets"]
+    if total != targets:
+        yield Misfit("$.num_targets", f"the sum of supervised, {total}", str(targets))
+
+
+def _offsets(record: Record, _start: Record) -> Iterator[Misfit]:
+    for name in _LISTS:
+        if len(record[name]) != _NUM_OFFSETS:
+            yield Misfit(f"$.{name}", f"{_NUM_OFFSETS} items, one an offset", str(len(record[name])))
+            return
+    targets = record["num_targets"]
+    for name in _LISTS[:-1]:
+        for index, count in enumerate(record[name]):
+            if not 0 <= count <= targets:
+                yield Misfit(f"$.{name}[{index}]", f"0 to num_targets, {targets}", str(count))
+                return
+    yield from _rivals(record)
+
+
+def _rivals(record: Record) -> Iterator[Misfit]:
+    """A prediction equals the label, the other token or none of the two."""
+    for index in range(_NUM_OFFSETS):
+        contested, matches, correct = (
+            record[name][index] for name in ("offset_contested", "offset_matches", "offset_correct")
+        )
+        if matches + correct > contested:
+            expected = f"at most {contested - correct}, offset_contested less offset_correct"
+            yield Misfit(f"$.offset_matches[{index}]", expected, str(matches))
+        if correct > record["num_correct"]:
+            yield Misfit(f"$.offset_correct[{index}]", f"at most num_correct, {record['num_correct']}", str(correct))
+
+
+def _frequencies(record: Record, _start: Record) -> Iterator[Misfit]:
+    for name in _OF_LABELS:
+        value = record[name]
+        if value is None:
+            if record["num_targets"]:
+                yield Misfit(f"$.{name}", f"a number, for num_targets is {record['num_targets']}", "null")
+        elif name in _SHARES and not 0 <= value <= 1:
+            yield Misfit(f"$.{name}", "a share, from 0 to 1", repr(value))
+        elif value < (LEAST_LOSS if name == "unigram_loss" else 0):
+            yield Misfit(f"$.{name}", "at least 0", repr(value))
+
+
+def _strip(record: Record, _start: Record) -> Iterator[Misfit]:
+    strip = record["strip"]
+    if strip is None:
+        return
+    if record["step"] != 1:
+        yield Misfit("$.strip", "null, for the step is not 1", repr(strip))
+    elif not _RUNS.fullmatch(strip):
+        yield Misfit("$.strip", "runs of a count and a sign, as in 57p 1# 72_ 2#", repr(strip))
+
+
+#: Rules, and the fields that each looks at.
+COUNT_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("modality", "codebook", "num_codebooks"), of_modality),
+    (("num_targets", "num_correct", "stop_targets", "stop_correct"), _parts),
+    (("supervised", "masked", "num_targets"), _places),
+    ((*_LISTS, "num_targets", "num_correct"), _offsets),
+    (("stop_targets", "stop_rank", "stop_probability"), of_stop_token),
+    ((*_OF_LABELS, "num_targets"), _frequencies),
+    (("divisor",), at_least_0("divisor")),
+    (("strip", "step"), _strip),
+)
