@@ -143,7 +143,7 @@ def _render_diagnosis(record: Record, look: _Look) -> str:
     found = f" {record['found']}" if "found" in record else ""  # where, in a log that was looked through
     repeats = record.get("repeats")
     before = f"  ({_count(repeats, 'more time', 'more times')} before)" if repeats else ""
-    return "\n".join([f"{head}{found}: {record['message']}{before}", *_strip(record["evidence"], look)])
+    return "\n".join([f"{head}{found}: {record['message']}{before}", *_strip(record.get("evidence"), look)])
 
 
 def _strip(evidence: Any, look: _Look) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from higgs_audio_trainer.cli.parser import ArgumentParser
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.signals import exit_status
 
 _MAX_STEPS, _LOG_STEPS = 60, 20
@@ -25,6 +25,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--max_steps", metavar="N", type=int, default=_MAX_STEPS, help="optimizer steps [%(default)s]")
     made.add_argument("--log_steps", metavar="N", type=int, default=_LOG_STEPS, help="log interval [%(default)s]")
     made.add_argument("--seed", metavar="N", type=int, default=0, help="seed of model and training [%(default)s]")
+    made.add_argument("--fault", metavar="NAME", help="plant a mistake and see it found; list: name them")
     return made
 
 
@@ -37,9 +38,24 @@ def run(arguments: Sequence[str], prog: str) -> int:
     # For matrices this small a second thread gains a quarter on an idle machine, and on a busy one costs tenfold:
     # the threads wait for each other by spinning. Set before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from higgs_audio_trainer.demo.run import run_demo
+    from higgs_audio_trainer.demo.faults import FAULTS
+    from higgs_audio_trainer.demo.run import FAULTS_LIST, run_demo
 
-    outcome = run_demo(Path(given.output_dir), max_steps=given.max_steps, seed=given.seed, log_steps=given.log_steps)
+    if given.fault == FAULTS_LIST:
+        print("\n".join(f"{name:<22}{fault.mistake}" for name, fault in FAULTS.items()))
+        return 0
+    if given.fault is not None:
+        if given.fault not in FAULTS:
+            hint = suggestion(given.fault, FAULTS) or f" There are {', '.join(FAULTS)}."
+            raise UserError(f"--fault: expected the name of a fault, or {FAULTS_LIST}, got {given.fault!r}.{hint}")
+        print(f"Planted: {given.fault}. {FAULTS[given.fault].mistake.capitalize()}.")
+    outcome = run_demo(
+        Path(given.output_dir),
+        max_steps=given.max_steps,
+        seed=given.seed,
+        log_steps=given.log_steps,
+        fault=given.fault,
+    )
     if outcome.stopped_by is not None:
         return exit_status(outcome.stopped_by)
     print("\n" + "\n".join(outcome.summary()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.demo.faults import FAULTS, Fault
 from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.preparation import quiet_third_parties
@@ -22,15 +23,18 @@ from sinks import MemorySink
 CLIPS = Path(__file__).parent / "clips"
 _MARKER = ".made-by-the-demo.json"  # names what a later demo may replace
 _BASE, _CLIPS, _RUN, _CONFIG = "base", "clips", "run", "demo.yaml"
+FAULTS_LIST = "list"  # what names no fault, and lists them
 _ALL = "all"  # the run that the summary suggests
 _MADE = (_BASE, _CLIPS, _RUN, _CONFIG, _ALL)
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOutcome:
-    """What the demo did; `summary` gives it in five lines."""
+    """What the demo did; `summary` gives it in a few lines."""
 
     folder: Path
+    fault: str | None
+    found: tuple[dict[str, Any], ...]
     steps: int
     seconds: float
     first: dict[str, Any]
@@ -47,6 +51,12 @@ class DemoOutcome:
             f"{_right(self.last)} right, loss from {self.first['loss']:.2f} to {self.last['loss']:.2f}."
         )
         config = f"higgs-audio-trainer --config {folder}/{_CONFIG}"
+        if self.fault is not None:
+            return [
+                *_verdict(self.fault, self.found),
+                f"Look again:   higgs-audio-trainer diagnose {folder}/{_RUN}",
+                f"Other faults: higgs-audio-trainer demo --fault {FAULTS_LIST}",
+            ]
         return [
             learned,
             f"Adapter: {folder}/{_RUN}  Log: {log} ({self.num_events} events)",
@@ -56,12 +66,27 @@ class DemoOutcome:
         ]
 
 
+def _verdict(fault: str, found: Sequence[dict[str, Any]]) -> list[str]:
+    """Say when the fault that was planted was found, and what else was."""
+    code = FAULTS[fault].found_by
+    by_it = [event for event in found if event["code"] == code]
+    others = sorted({event["code"] for event in found if event["code"] != code})
+    verdict = f"found at step {by_it[0]['step']} by {code}" if by_it else f"not found: {code} said nothing"
+    return [f"Planted: {fault}, {verdict}." + (f" Also said: {', '.join(others)}." if others else "")]
+
+
 def _right(record: dict[str, Any]) -> str:
     return f"{record['audio_accuracy_per_codebook'][0]:.0%}"
 
 
 def run_demo(
-    folder: Path, *, max_steps: int, seed: int, log_steps: int, more: Sequence[tuple[str, Any]] = ()
+    folder: Path,
+    *,
+    max_steps: int,
+    seed: int,
+    log_steps: int,
+    more: Sequence[tuple[str, Any]] = (),
+    fault: str | None = None,
 ) -> DemoOutcome:
     """Train the tiny model on the bundled clips.
 
@@ -71,6 +96,7 @@ def run_demo(
         seed: seed of model and training.
         log_steps: see `TrainSettings`.
         more: other settings.
+        fault: name of a mistake to make, one of `FAULTS`.
 
     Raises:
         UserError: the folder holds something that no demo made.
@@ -95,6 +121,9 @@ def run_demo(
         "seed": seed,
         **dict(more),
     }
+    planted = Fault("", "") if fault is None else FAULTS[fault]
+    planted.files(folder / _BASE, folder / _CLIPS)
+    options |= planted.settings
     (folder / _CONFIG).write_text(
         "# What the demo trained with; give it to --config.\n"
         + "".join(f"{name}: {json.dumps(value)}\n" for name, value in options.items()),
@@ -102,10 +131,14 @@ def run_demo(
     )
     memory = MemorySink()
     settings = TrainSettings(**options, output_dir=str(folder / _RUN))
-    result = run_training(settings, more_sinks=[("summary", memory)])
+    with planted.planted():
+        result = run_training(settings, more_sinks=[("summary", memory)])
     steps = memory.named("train_step")
     seconds = time.monotonic() - started
-    return DemoOutcome(folder, result.step, seconds, steps[0], steps[-1], len(memory.records), result.stopped_by)
+    found = tuple(event for event in memory.named("diagnosis") if event["severity"] != "note")
+    return DemoOutcome(
+        folder, fault, found, result.step, seconds, steps[0], steps[-1], len(memory.records), result.stopped_by
+    )
 
 
 def _clear(folder: Path) -> None:
