@@ -138,8 +138,8 @@ def _render_checkpoint(record: Record, _look: _Look) -> str:
 
 
 def _render_diagnosis(record: Record, look: _Look) -> str:
-    severity, about = record["severity"], _series(record)
-    head = look.style(f"{severity} ({record['code']}{about and ', '}{about})", _SEVERITIES.get(severity, BOLD))
+    severity = record["severity"]
+    head = look.style(f"{severity} ({record['code']})", _SEVERITIES.get(severity, BOLD))
     found = f" {record['found']}" if "found" in record else ""  # where, in a log that was looked through
     repeats = record.get("repeats")
     before = f"  ({_count(repeats, 'more time', 'more times')} before)" if repeats else ""

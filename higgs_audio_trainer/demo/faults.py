@@ -280,7 +280,7 @@ FAULTS: Mapping[str, Fault] = {
         "wrong_denominator",
         functions=((trainer, "count_targets", _by_text_targets),),
     ),
-    "lr_x1000": Fault("the learning rate is a thousand times too high", "exploding", settings={"lr": 10.0}),
+    "lr_x1000": Fault("the learning rate is a thousand times too high", "non_finite", settings={"lr": 10.0}),
     "frozen_adapters": Fault(
         "the adapters get no gradient: nothing is trained", "plateau", functions=((run, "add_lora", _frozen),)
     ),

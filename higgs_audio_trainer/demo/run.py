@@ -46,10 +46,6 @@ class DemoOutcome:
         """Say what was learned, where things lie, and what to try next."""
         folder = shlex.quote(str(self.folder))
         log = f"{folder}/{_RUN}/events/rank00000-attempt000.jsonl"
-        learned = (
-            f"Learned in {self.steps} steps and {self.seconds:.0f} s: codebook 0 from {_right(self.first)} to "
-            f"{_right(self.last)} right, loss from {self.first['loss']:.2f} to {self.last['loss']:.2f}."
-        )
         config = f"higgs-audio-trainer --config {folder}/{_CONFIG}"
         if self.fault is not None:
             return [
@@ -57,6 +53,10 @@ class DemoOutcome:
                 f"Look again:   higgs-audio-trainer diagnose {folder}/{_RUN}",
                 f"Other faults: higgs-audio-trainer demo --fault {FAULTS_LIST}",
             ]
+        learned = (
+            f"Learned in {self.steps} steps and {self.seconds:.0f} s: codebook 0 from {_right(self.first)} to "
+            f"{_right(self.last)} right, loss from {self.first['loss']:.2f} to {self.last['loss']:.2f}."
+        )
         return [
             learned,
             f"Adapter: {folder}/{_RUN}  Log: {log} ({self.num_events} events)",

@@ -11,6 +11,7 @@ from higgs_audio_trainer.diagnoses.finding import Check, Finding
 from higgs_audio_trainer.diagnoses.history import Due, History
 from higgs_audio_trainer.events import TrainStep
 
+_MOST_NAMES = 3  # in a message; the evidence has all
 _LOSS_FACTOR, _LOSS_NATS = 1.5, 1.0  # above the first loss
 _GRAD_FACTOR, _GRAD_EARLIER = 10.0, 4  # times the median of so many earlier norms
 _GRAD_FACTOR_AT_ONCE = 100.0  # times the median of at least one
@@ -45,7 +46,7 @@ def non_finite(due: Due, history: History) -> Iterator[Finding]:
         yield Finding(
             code="non_finite",
             severity="error",
-            message=f"{', '.join(names)}: not a finite number. The adapters are of no use from here on. Usually the "
+            message=f"{_listed(names)}: not a finite number. The adapters are of no use from here on. Usually the "
             "learning rate is too high, or the base checkpoint's weights are damaged. Go back to the last checkpoint "
             "with a smaller --lr",
             evidence={"fields": [*names, *(["grad_norm"] if of_gradient else [])]},
@@ -64,6 +65,11 @@ def non_finite(due: Due, history: History) -> Iterator[Finding]:
             message=f"grad_norm is not a finite number, though the losses are. {advice}",
             evidence={"fields": ["grad_norm"]},
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def exploding(due: Due, history: History) -> Iterator[Finding]:

@@ -1,0 +1,166 @@
+"""Healthy trainings of all kinds, in which nothing worse than a note may be found.
+
+    python -m tests.zoo.healthy [--runs 54] [--seed 0] [--workers 2]
+
+Each is small and real: codes with as much repetition and silence as speech has, texts of many scripts, 1 to 12
+codebooks, other lengths, batches, rates, schedules and seeds. Evaluations are of samples that are trained on: on others
+a tiny model that learns by heart is overfit, and that is not healthy. Prints what was found; exits with 1 if anything
+was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from higgs_audio_trainer.demo.run import CLIPS
+
+CODEBOOKS = (1, 2, 4, 8, 12)
+NUM_CODES = 1024
+TEXTS = (
+    "The kettle is on, and the tea is almost ready.",
+    "القهوة جاهزة على الطاولة، والنافذة مفتوحة.",
+    "今天下午三点有一艘船开往对岸。",
+    "Семь кораблей медленно прошли мимо гавани.",
+    "आज शाम को बारिश होगी, छाता ले जाना।",
+    "お茶は熱いので、気をつけてください。",
+    "Ο ήλιος έδυσε πίσω από το βουνό.",
+    "Das Fenster bleibt heute Nacht offen!",
+)
+
+
+def plan(seed: int) -> dict[str, Any]:
+    """Draw a training: its settings, and what its samples are like."""
+    rng = random.Random(seed)
+    steps = rng.choice([10, 20, 40, 60, 90])
+    settings = {
+        "batch_size": rng.choice([1, 2, 4, 8]),
+        "grad_accum": rng.choice([1, 1, 2]),
+        "lr": 10 ** rng.uniform(-4, -2),
+        "lora_dropout": rng.choice([0.0, 0.05, 0.1]),
+        "lora_r": rng.choice([4, 16, 32]),
+        "warmup": rng.choice([0.0, 0.03, 0.1, 5.0]),
+        "max_steps": steps,
+        "log_steps": rng.choice([1, 2, 5, 10]),
+        "log_samples": rng.choice([1, 2, 4]),
+        "text_loss_weight": rng.choice([1.0, 0.1]),
+        "seed": seed,
+    }
+    if rng.random() < 0.1:
+        settings["dtype"] = "bfloat16"
+    return {
+        "codebooks": rng.choice(CODEBOOKS),
+        "settings": settings,
+        "evaluates": rng.random() < 0.3,
+        "clips": rng.random() < 0.25,
+        "samples": rng.randint(3, 12),
+        "frames": rng.choice([(4, 12), (20, 60), (40, 120), (10, 200)]),
+        "repeats": rng.choice([0.0, 0.1, 0.3, 0.6]),
+        "silence": rng.choice([0.0, 0.2, 0.5]),
+        "alphabet": rng.choice([8, 60, NUM_CODES]),
+        "form": rng.choice(["simple", "simple", "reference", "chatml"]),
+        "seed": seed,
+    }
+
+
+def codes_of(drawn: Mapping[str, Any], numbers: np.random.Generator) -> np.ndarray:
+    """Draw the codes of one clip, [K, T]: tokens that repeat, with silence at both ends."""
+    size = int(numbers.integers(drawn["frames"][0], drawn["frames"][1] + 1))
+    codes = numbers.integers(0, drawn["alphabet"], (drawn["codebooks"], size))
+    for k, frame in zip(*np.nonzero(numbers.random((drawn["codebooks"], size)) < drawn["repeats"]), strict=True):
+        if frame:
+            codes[k, frame] = codes[k, frame - 1]
+    quiet = int(drawn["silence"] * size / 2)
+    silence = (7 * np.arange(drawn["codebooks"]) + 3)[:, None]
+    codes[:, :quiet] = silence
+    codes[:, size - quiet :] = silence
+    return codes
+
+
+def write_manifest(drawn: Mapping[str, Any], folder: Path) -> Path:
+    """Write samples with their codes."""
+    numbers, rng = np.random.default_rng(drawn["seed"]), random.Random(drawn["seed"])
+    names = [f"sample-{index}" for index in range(drawn["samples"])]
+    for name in names:
+        np.save(folder / f"{name}.npy", codes_of(drawn, numbers))
+    path = folder / "train.jsonl"
+    lines = (json.dumps(_entry(drawn["form"], name, names, rng), ensure_ascii=False) for name in names)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _entry(form: str, name: str, names: Sequence[str], rng: random.Random) -> dict[str, Any]:
+    text, other = f"{rng.choice(TEXTS)} {name}", rng.choice(names)
+    simple = {"id": name, "codes": f"{name}.npy", "text": text}
+    if form == "reference":
+        return simple | {"ref_codes": f"{other}.npy", "ref_text": rng.choice(TEXTS)}
+    if form == "chatml":
+        answer = [{"type": "text", "text": rng.choice(TEXTS)}, {"type": "audio", "codes": f"{name}.npy"}]
+        turns = [("system", "Speak."), ("user", text), ("assistant", answer)]
+        return {"id": name, "messages": [{"role": role, "content": content} for role, content in turns]}
+    return simple
+
+
+def run(seed: int) -> dict[str, Any]:
+    """Train one and return what was drawn, what was learned and what was found."""
+    import torch
+
+    from tests.zoo.runs import found, train, write_base
+
+    torch.set_num_threads(1)
+    drawn = plan(seed)
+    settings = dict(drawn["settings"])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = write_base(folder / "base", drawn["codebooks"], seed=seed)
+        manifest = CLIPS / "manifest.jsonl" if drawn["clips"] else write_manifest(drawn, folder)
+        if drawn["evaluates"]:
+            settings |= {"eval_manifest": str(manifest), "val_steps": max(2, settings["max_steps"] // 4)}
+        memory = train(base, manifest, folder / "out", **settings)
+    steps = memory.named("train_step")
+    return {
+        "seed": seed,
+        "codebooks": drawn["codebooks"],
+        "steps": settings["max_steps"],
+        "lr": settings["lr"],
+        "loss": (steps[0]["loss"], steps[-1]["loss"]),
+        "dues": len(steps),
+        "notes": sorted({e["code"] for e in memory.named("diagnosis") if e["severity"] == "note"} - {"mask_audit"}),
+        "alarms": [(event["code"], event["step"], event["message"]) for event in found(memory)],
+    }
+
+
+def main() -> int:
+    """Train them all and print a line of each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=54)
+    parser.add_argument("--seed", type=int, default=0, help="of the first; the others count on from there")
+    parser.add_argument("--workers", type=int, default=2, help="processes [%(default)s]")
+    given = parser.parse_args()
+    alarms = due = 0
+    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
+        for outcome in pool.imap(run, range(given.seed, given.seed + given.runs)):
+            alarms += bool(outcome["alarms"])
+            due += outcome["dues"]
+            first, last = outcome["loss"]
+            print(
+                f"seed {outcome['seed']:<4} K {outcome['codebooks']:<3} {outcome['steps']:>3} steps "
+                f"lr {outcome['lr']:.1e}  loss {first:6.2f} to {last:6.2f}  {' '.join(outcome['notes'])}",
+                *(f"\n    {code} at step {step}: {message}" for code, step, message in outcome["alarms"]),
+                flush=True,
+            )
+    print(f"{given.runs} healthy runs, {due} due steps: {alarms} with an alarm")
+    return 1 if alarms else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Trainings of a very small model, real from the manifest to the last event, for the zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.demo.faults import Fault
+from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
+from higgs_audio_trainer.run import run_training
+from sinks import MemorySink
+
+DEFAULTS = {"batch_size": 8, "grad_accum": 1, "lora_dropout": 0.0, "lr": 1e-2, "save_steps": 1000, "sinks": "none"}
+
+
+class Base(NamedTuple):
+    """A checkpoint and its codec."""
+
+    model: Path
+    codec: Path
+
+
+def write_base(folder: Path, codebooks: int, *, seed: int = 0) -> Base:
+    """Write a base checkpoint of two narrow layers."""
+    return Base(*write_tiny(folder, TinySize(hidden_size=64, layers=2, codebooks=codebooks), seed=seed))
+
+
+def train(base: Base, manifest: Path, folder: Path, *, fault: Fault | None = None, **changes: Any) -> MemorySink:
+    """Train and return the events."""
+    memory = MemorySink()
+    settings = TrainSettings(
+        base_ckpt=str(base.model),
+        audio_tokenizer=str(base.codec),
+        train_manifest=str(manifest),
+        output_dir=str(folder),
+        codes_dir=str(base.codec / "codes"),
+        **(DEFAULTS | dict(fault.settings if fault else {}) | changes),
+    )
+    with fault.planted() if fault else nullcontext():
+        run_training(settings, more_sinks=[("memory", memory)], say=lambda text: None)
+    return memory
+
+
+def found(memory: MemorySink) -> Sequence[Mapping[str, Any]]:
+    """Return what was found at warning or above."""
+    return [event for event in memory.named("diagnosis") if event["severity"] != "note"]
