@@ -46,7 +46,7 @@ def test_a_good_checkpoint_says_what_layout_and_labels_need(tiny):
     """Ids come from its configuration and tokenizer; its weights are not read."""
     checkpoint = open_checkpoint(str(tiny.model_dir))
     ids, token = checkpoint.ids, checkpoint.tokenizer.convert_tokens_to_ids
-    assert checkpoint.audio_token_ids == (token("<|AUDIO_OUT|>"), token("<|reserved_special_token_6|>"))
+    assert checkpoint.vocabulary.placeholders == (token("<|AUDIO_OUT|>"), token("<|reserved_special_token_6|>"))
     assert (ids.stream_bos, ids.stream_eos, ids.num_codebooks) == (1024, 1025, 8)
     assert ids.pad == token("<|end_of_text|>")
     assert checkpoint.text_stop_ids == tuple(token(["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"]))

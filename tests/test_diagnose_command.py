@@ -90,7 +90,7 @@ class TestText:
         code, out, err = diagnose(capsys, tmp_path)
         assert (code, err) == (1, "")
         assert out == (
-            "error (no_stop_target, audio codebook 3) at step 1, found at 3 of 3 logged steps and 1 evaluation: No!\n"
+            "error (no_stop_target) at step 1, found at 3 of 3 logged steps and 1 evaluation: No!\n"
             "error (plateau) at step 2, found at 2 of 3 logged steps and 1 evaluation: No progress at step 3.\n"
             "note (overfit) at step 2, found at 1 of 3 logged steps and 1 evaluation: Evaluation is worse.\n"
             "2 errors, 1 note in 3 logged steps and 1 evaluation\n"

@@ -52,6 +52,7 @@ HELP = [command for command in COMMANDS if "--help" in command]
 CI_USERS = commands(section("In CI"))
 READING = commands(section("Read the log"))
 TOOLS = commands(section("The log in other tools"))  # tests/test_tools.py
+DIAGNOSES = commands(section("What the log finds by itself"))
 OWN_SINK = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples")]
 
 
@@ -74,7 +75,7 @@ def shell(command, cwd, **environment):
 
 def test_every_command_is_run_by_a_test_or_by_ci():
     """A command that nothing runs may not stand in the README."""
-    groups = [RUN_BY_CI, RUN_UNDER_TORCHRUN, HELP, CI_USERS, READING, TOOLS, OWN_SINK]
+    groups = [RUN_BY_CI, RUN_UNDER_TORCHRUN, HELP, CI_USERS, DIAGNOSES, READING, TOOLS, OWN_SINK]
     assert sorted(COMMANDS) == sorted(command for group in groups for command in group)
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert all(command in script for command in RUN_BY_CI)
@@ -121,6 +122,35 @@ def test_the_commands_for_ci_users(clips, tmp_path):
     assert [event["step"] for event in read_log(tmp_path / "out") if event["event"] == "train_step"] == [1, 5]
 
 
+def test_the_story_of_the_silent_voice(tmp_path):
+    """The demo with its mistake prints what the text shows, but for times, and the log says the same afterwards."""
+    train, diagnose = DIAGNOSES
+    printed = [without_times(line) for line in shell(train, tmp_path).splitlines()]
+    excerpt = re.search(r"```text\n(.*?)```", section("What the log finds by itself"), re.DOTALL)[1]
+    for line in excerpt.splitlines():
+        assert line == "..." or without_times(line) in printed
+    said = shell(diagnose, tmp_path)
+    assert said.endswith("2 errors, 2 notes in 4 logged steps\nstatus 1\n")
+    assert "found at 4 of 4 logged steps: in all 8 codebooks" in said
+
+
+def without_times(line):
+    """Leave out how long a step took, and the last digits, which another processor rounds otherwise."""
+    return re.sub(r"\d+ ms$", "", re.sub(r"(\d\.\d)\d+", r"\1", line))
+
+
+def test_every_diagnosis_is_in_the_table():
+    """Each code that a check can write is in the table, and no other."""
+    table = set(
+        re.findall(
+            r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.*?) \|", section("What the log finds by itself"), re.MULTILINE))
+        )
+    )
+    sources = (ROOT / "higgs_audio_trainer" / "diagnoses").glob("*.py")
+    codes = {code for path in sources for code in re.findall(r'(?:code=|_error\()"([a-z_]+)"', path.read_text("utf-8"))}
+    assert table == codes
+
+
 def test_the_commands_that_read_the_log(demo):
     """Each does what the text around it says, on the demo's log."""
     folder, _ = demo
@@ -131,7 +161,7 @@ def test_the_commands_that_read_the_log(demo):
     differs = shell(diff, folder)
     assert differs.endswith("status 1\n")
     assert "config.lr: expected 0.01, got 0.011" in differs
-    assert ": clean: 23 events" in shell(validate, folder)
+    assert ": clean: 61 events" in shell(validate, folder)
     shell(merge, folder)
     log = folder / "higgs-demo/run/events/rank00000-attempt000.jsonl"
     assert gzip.decompress((folder / "higgs-demo/run.jsonl.gz").read_bytes()) == log.read_bytes()

@@ -178,11 +178,11 @@ class TestOtherEvents:
             (diagnosis(), "warning (no_stop_label): No stop token is supervised."),
             (
                 diagnosis(modality="audio", codebook=3, repeats=2),
-                "warning (no_stop_label, audio codebook 3): No stop token is supervised.  (2 more times before)",
+                "warning (no_stop_label): No stop token is supervised.  (2 more times before)",
             ),
             (
                 diagnosis(modality="text", repeats=1),
-                "warning (no_stop_label, text): No stop token is supervised.  (1 more time before)",
+                "warning (no_stop_label): No stop token is supervised.  (1 more time before)",
             ),
             (
                 token_counts(codebook=0),

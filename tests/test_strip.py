@@ -94,7 +94,7 @@ def test_below_the_note():
         severity="note", code="mask_audit", modality="text", evidence={"sample": "en-1", "strip": {"text": "2p 1#"}}
     )
     assert render(record_of(note)).split("\n") == [
-        "note (mask_audit, text): No stop token is supervised.",
+        "note (mask_audit): No stop token is supervised.",
         "  Sample en-1:",
         "  position  0 2",
         "  text      pp#",

@@ -23,7 +23,7 @@ _NAMES = (
 )
 _MEANING = {
     -2: "each row is to say the token before its own input",
-    -1: "labels equal the row's own input, logits and labels are compared at the same index, the model learns to copy",
+    -1: "each is its row's own input, so logits and labels are compared at the same index and the model learns to copy",
     1: "each row is to say the token after the next, usually labels shifted beforehand that the loss shifts again",
     2: "each row is to say the second token after the next, usually labels shifted twice too often",
 }

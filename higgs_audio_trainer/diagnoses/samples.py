@@ -74,9 +74,9 @@ def constant_sample(due: Due, history: History) -> Iterator[Finding]:
     yield Finding(
         code="constant_sample",
         severity="warning",
-        message=f"{len(samples)} {'clip is' if len(samples) == 1 else 'clips are'} one token over and over in {len(found)} codebooks: "
-        f"{', '.join(map(repr, shown))}. Usually the clip is silence, or its encoding failed. Listen to it; remove "
-        "it, or run prepare again",
+        message=f"{len(samples)} {'clip is' if len(samples) == 1 else 'clips are'} one token over and over in "
+        f"{len(found)} codebooks: {', '.join(map(repr, shown))}. Usually the clip is silence, or its encoding failed. "
+        "Listen to it; remove it, or run prepare again",
         evidence={"samples": shown, "codebooks": [counts.codebook for counts in found]},
         modality="audio",
     )

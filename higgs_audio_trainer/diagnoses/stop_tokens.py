@@ -10,9 +10,11 @@ from higgs_audio_trainer.diagnoses.grouping import per_codebook
 from higgs_audio_trainer.diagnoses.history import Due, History, MissedStops, series_of
 from higgs_audio_trainer.events import Modality, PredictionSample, TokenCounts
 
-_LEAST_STEPS = 10
+_AS_LONG = 3  # times the steps that it took to learn the rest
+_LEAST_STEPS = 30
 _UNLIKELY = 1e-4  # chance of missing every stop, for a model that gets stops right as often as the rest
 _LEAST_PROBABILITY = 0.1
+_BEST_RANK = 10
 
 
 def no_stop_target(due: Due, history: History) -> Iterator[Finding]:
@@ -58,19 +60,22 @@ def _no_stop(modality: Modality, codebook: int | None, targets: int, masked: int
 def stop_never_predicted(due: Due, history: History) -> Iterator[Finding]:
     """Find a series that has learned the rest and never says its stop token.
 
-    It has had as long again to learn it as it took to learn the rest, and missed it so often that it is no accident.
+    It has had twice as long to learn it as it took to learn the rest, and missed it so often that it is no accident.
     """
     findings = []
     for counts in due.counts:
         missed = history.missed.get(series_of(counts), MissedStops()).plus(counts)
-        late = missed.since is not None and due.step >= 2 * missed.since and due.step >= missed.since + _LEAST_STEPS
-        if late and missed.surprise >= -math.log(_UNLIKELY) and _is_unlikely(counts.stop_probability):
+        began = due.step if missed.since is None else missed.since
+        late = due.step >= max(_AS_LONG * began, began + _LEAST_STEPS)
+        if late and missed.surprise >= -math.log(_UNLIKELY) and _is_far_off(counts):
             findings.append(_never(counts))
     yield from per_codebook(findings, history.run.num_codebooks)
 
 
-def _is_unlikely(probability: float | None) -> bool:
-    return probability is not None and probability < _LEAST_PROBABILITY
+def _is_far_off(counts: TokenCounts) -> bool:
+    """Tell whether the stop token is far from being predicted: a runner-up is on its way."""
+    rank, probability = counts.stop_rank, counts.stop_probability
+    return rank is not None and rank > _BEST_RANK and probability is not None and probability < _LEAST_PROBABILITY
 
 
 def _never(counts: TokenCounts) -> Finding:

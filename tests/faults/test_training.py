@@ -12,7 +12,7 @@ from tests.faults.runs import lines, running, training
 from tests.test_run import settings
 
 ADAPTER = "adapter_model.safetensors"
-SHORT = {"max_steps": 2, "log_steps": 1, "log_samples": 1}
+SHORT = {"max_steps": 2, "log_steps": 1, "log_samples": 1, "diagnose": "off"}  # few writes
 
 
 class FailingWrites:

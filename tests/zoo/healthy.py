@@ -26,6 +26,7 @@ from higgs_audio_trainer.demo.run import CLIPS
 
 CODEBOOKS = (1, 2, 4, 8, 12)
 NUM_CODES = 1024
+_LEAST_SILENCE = 3  # frames at the end of a clip
 TEXTS = (
     "The kettle is on, and the tea is almost ready.",
     "القهوة جاهزة على الطاولة، والنافذة مفتوحة.",
@@ -73,7 +74,10 @@ def plan(seed: int) -> dict[str, Any]:
 
 
 def codes_of(drawn: Mapping[str, Any], numbers: np.random.Generator) -> np.ndarray:
-    """Draw the codes of one clip, [K, T]: tokens that repeat, with silence at both ends."""
+    """Draw the codes of one clip, [K, T]: tokens that repeat, with silence at both ends.
+
+    A few frames of it always end the clip, as in every recording: without a cue nobody could know where it ends.
+    """
     size = int(numbers.integers(drawn["frames"][0], drawn["frames"][1] + 1))
     codes = numbers.integers(0, drawn["alphabet"], (drawn["codebooks"], size))
     for k, frame in zip(*np.nonzero(numbers.random((drawn["codebooks"], size)) < drawn["repeats"]), strict=True):
@@ -82,7 +86,7 @@ def codes_of(drawn: Mapping[str, Any], numbers: np.random.Generator) -> np.ndarr
     quiet = int(drawn["silence"] * size / 2)
     silence = (7 * np.arange(drawn["codebooks"]) + 3)[:, None]
     codes[:, :quiet] = silence
-    codes[:, size - quiet :] = silence
+    codes[:, size - max(quiet, _LEAST_SILENCE) :] = silence
     return codes
 
 

@@ -36,8 +36,7 @@ def train(base: Base, manifest: Path, folder: Path, *, fault: Fault | None = Non
         audio_tokenizer=str(base.codec),
         train_manifest=str(manifest),
         output_dir=str(folder),
-        codes_dir=str(base.codec / "codes"),
-        **(DEFAULTS | dict(fault.settings if fault else {}) | changes),
+        **(DEFAULTS | {"codes_dir": str(base.codec / "codes")} | dict(fault.settings if fault else {}) | changes),
     )
     with fault.planted() if fault else nullcontext():
         run_training(settings, more_sinks=[("memory", memory)], say=lambda text: None)

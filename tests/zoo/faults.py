@@ -1,0 +1,41 @@
+"""What is to be found in the trainings that have a mistake planted, and such a training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from higgs_audio_trainer.demo.faults import FAULTS
+from higgs_audio_trainer.demo.run import CLIPS
+from sinks import MemorySink
+from tests.zoo.runs import train, write_base
+
+#: What is found besides, and rightly so: labels one slot back hold no stop.
+ALSO = {"shifted_minus_1": {"no_stop_target"}}
+#: Faults that show only in what is learned: by which step at the latest. All others are found at step 1.
+LEARNED = {"codebook_shuffled": 60, "stop_unlearned": 60, "lr_x1000": 6}
+WARNINGS = {"duplicate_samples", "constant_sample", "dead_codebook", "stop_never_predicted", "masked_out"}
+_CODEBOOKS = 4
+
+
+def plant(name: str, folder: Path, codes_dir: Path) -> MemorySink:
+    """Make a mistake in a training on the bundled clips and return the events.
+
+    Args:
+        name: of the mistake, one of `FAULTS`.
+        folder: new; everything goes there but the codes.
+        codes_dir: where the clips' codes are kept from one training to the next.
+    """
+    base = write_base(folder / "base", _CODEBOOKS)
+    shutil.copytree(CLIPS, folder / "clips")
+    FAULTS[name].files(folder / "base", folder / "clips")
+    steps = LEARNED.get(name, 2)
+    return train(
+        base,
+        folder / "clips" / "manifest.jsonl",
+        folder / "out",
+        fault=FAULTS[name],
+        codes_dir=str(codes_dir),
+        max_steps=steps,
+        log_steps=max(1, steps // 6),
+    )
