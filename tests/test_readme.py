@@ -141,11 +141,8 @@ def without_times(line):
 
 def test_every_diagnosis_is_in_the_table():
     """Each code that a check can write is in the table, and no other."""
-    table = set(
-        re.findall(
-            r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.*?) \|", section("What the log finds by itself"), re.MULTILINE))
-        )
-    )
+    rows = re.findall(r"^\| (`.*?) \|", section("What the log finds by itself"), re.MULTILINE)
+    table = set(re.findall(r"`([a-z_]+)`", "".join(rows)))
     sources = (ROOT / "higgs_audio_trainer" / "diagnoses").glob("*.py")
     codes = {code for path in sources for code in re.findall(r'(?:code=|_error\()"([a-z_]+)"', path.read_text("utf-8"))}
     assert table == codes
