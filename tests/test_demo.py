@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.demo.faults import FAULTS
 from higgs_audio_trainer.demo.run import CLIPS, run_demo
 from higgs_audio_trainer.errors import UserError
 from tests.test_run import read_log
@@ -75,3 +76,51 @@ def test_the_clips_are_small_and_have_transcripts():
     assert {entry["id"][:2] for entry in entries} == {"en", "ar"}
     assert all((CLIPS / entry["audio"]).is_file() and entry["text"] for entry in entries)
     assert sum(path.stat().st_size for path in CLIPS.iterdir()) < 1_000_000
+
+
+def test_the_faults_are_listed(capsys):
+    """A line for each, with what the mistake is; nothing is trained."""
+    assert main(["demo", "--fault", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(FAULTS)
+    assert all(line.endswith(fault.mistake) for line, fault in zip(lines, FAULTS.values(), strict=True))
+
+
+@pytest.mark.parametrize(("name", "hint"), [("same_indx", "same_index"), ("zzz", "stop_masked")])
+def test_a_fault_that_there_is_not(tmp_path, capsys, name, hint):
+    """The nearest name is suggested, or all are named; nothing is made."""
+    assert main(["demo", "--fault", name, "--output_dir", str(tmp_path / "d")]) == 2
+    error = capsys.readouterr().err
+    assert f"got '{name}'" in error
+    assert hint in error
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_planted_fault_is_told_first_and_found_at_last(tmp_path, capfd):
+    """The demo says what mistake it makes, and what found it when; the log says so as well."""
+    folder = tmp_path / "d"
+    assert main(["demo", "--fault", "stop_masked", "--max_steps", "1", "--output_dir", str(folder)]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("Planted: stop_masked. Every stream EOS is masked, as ")
+    assert lines[-3:] == [
+        "Planted: stop_masked, found at step 1 by no_stop_target.",
+        f"Look again:   higgs-audio-trainer diagnose {folder}/run",
+        "Other faults: higgs-audio-trainer demo --fault list",
+    ]
+    assert not any(line.startswith("Learned in") for line in lines)
+    assert main(["diagnose", str(folder / "run")]) == 1
+    assert "error (no_stop_target)" in capfd.readouterr().out
+
+
+def test_what_a_fault_changed_is_not_there_in_the_next_demo(tmp_path):
+    """Files and functions are as they were."""
+    folder = tmp_path / "d"
+    for name in ("silent_clip", "stop_masked"):
+        assert run_demo(folder, max_steps=1, seed=0, log_steps=1, fault=name).found
+    assert run_demo(folder, max_steps=1, seed=0, log_steps=1).found == ()
+
+
+def test_a_fault_that_was_not_found_is_admitted(tmp_path):
+    """A fault that shows only in what is learned is not found at step 1."""
+    outcome = run_demo(tmp_path / "d", max_steps=1, seed=0, log_steps=1, fault="codebook_shuffled")
+    assert outcome.summary()[0] == "Planted: codebook_shuffled, not found: dead_codebook said nothing."

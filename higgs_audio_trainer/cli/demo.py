@@ -48,7 +48,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
         if given.fault not in FAULTS:
             hint = suggestion(given.fault, FAULTS) or f" There are {', '.join(FAULTS)}."
             raise UserError(f"--fault: expected the name of a fault, or {FAULTS_LIST}, got {given.fault!r}.{hint}")
-        print(f"Planted: {given.fault}. {FAULTS[given.fault].mistake.capitalize()}.")
+        mistake = FAULTS[given.fault].mistake
+        print(f"Planted: {given.fault}. {mistake[0].upper()}{mistake[1:]}.")
     outcome = run_demo(
         Path(given.output_dir),
         max_steps=given.max_steps,

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from higgs_audio_trainer import model, run, trainer
+from higgs_audio_trainer.checkpoint import RANDOM_WEIGHTS
 from higgs_audio_trainer.data import batch
 from higgs_audio_trainer.data.batch import Example
 from higgs_audio_trainer.data.delay import num_stream_frames
@@ -118,13 +119,13 @@ def _relabelled(change: Callable[[Example], Example]) -> Substitute:
 
 
 def _shifted(offset: int) -> Callable[[Example], Example]:
-    def shift(labels: Any, tokens: Any) -> Any:
-        return np.where(labels == IGNORE_INDEX, IGNORE_INDEX, np.roll(tokens, -offset, axis=0))
+    def shift(labels: Any) -> Any:
+        shifted = np.roll(labels, -offset, axis=0)
+        shifted[-1 if offset > 0 else 0] = IGNORE_INDEX  # what came round from the other end
+        return shifted
 
     return lambda example: replace(
-        example,
-        labels=shift(example.labels, example.input_ids),
-        audio_labels_FK=shift(example.audio_labels_FK, example.audio_ids_FK),
+        example, labels=shift(example.labels), audio_labels_FK=shift(example.audio_labels_FK)
     )
 
 
@@ -176,8 +177,7 @@ def _shuffled(load_codes: Callable[..., Any]) -> Callable[..., Any]:
 
     def load(*args: Any, **kwargs: Any) -> Any:
         codes_KT = load_codes(*args, **kwargs).copy()
-        row = codes_KT[min(SHUFFLED_CODEBOOK, len(codes_KT) - 1)]
-        np.random.default_rng(next(times)).shuffle(row)
+        np.random.default_rng(next(times)).shuffle(codes_KT[min(SHUFFLED_CODEBOOK, len(codes_KT) - 1)])
         return codes_KT
 
     return load
@@ -220,6 +220,12 @@ def _nan(base: Path, _clips: Path) -> None:
     weights = load_file(path)
     weights["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
+
+
+def _untrained(base: Path, _clips: Path) -> None:
+    path = base / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {RANDOM_WEIGHTS: False}
+    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 _ROWS = (model.HiggsAudioForTraining, "_text_rows"), (model.HiggsAudioForTraining, "_audio_rows")
@@ -285,6 +291,9 @@ FAULTS: Mapping[str, Fault] = {
         "the adapters get no gradient: nothing is trained", "plateau", functions=((run, "add_lora", _frozen),)
     ),
     "duplicated_data": Fault("each sample is in the manifest twice", "duplicate_samples", files=_twice),
+    "untrained_base": Fault(
+        "the base checkpoint was never trained: it begins at chance", "chance_level", files=_untrained
+    ),
     "nan_weights": Fault("one weight of the base checkpoint is NaN", "non_finite", files=_nan),
     "silent_clip": Fault("one clip is silence", "constant_sample", files=_silent),
 }

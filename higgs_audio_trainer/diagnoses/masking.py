@@ -68,6 +68,8 @@ def _masked_of(counts: TokenCounts, all_counts: Sequence[TokenCounts]) -> Iterat
                 codebook=counts.codebook,
             )
         return
+    if _are_another_slots(counts):
+        return
     place = _TO_LEARN[counts.modality][0]
     masked, supervised = counts.masked.get(place, 0), counts.supervised.get(place, 0)
     if masked and masked >= _LEAST_SHARE * (masked + supervised):
@@ -104,12 +106,10 @@ def prompt_supervised(due: Due, history: History) -> Iterator[Finding]:
 
 
 def _wrong_places(counts: TokenCounts) -> Iterator[Finding]:
-    if 2 * sum(counts.label_matches[_IN_PLACE : _IN_PLACE + 1]) < counts.num_targets:
-        return  # labels that are another slot's: `shifted_alignment` says so, and where they lie means nothing
     places = {
         name: number for name, number in counts.supervised.items() if number and name not in _TO_LEARN[counts.modality]
     }
-    if not places:
+    if not places or _are_another_slots(counts):
         return
     yield Finding(
         code="prompt_supervised",
@@ -218,6 +218,11 @@ def _first_sample(due: Due) -> dict[str, object]:
     strips = {"text" if c.codebook is None else f"codebook {c.codebook}": c.strip for c in drawn}
     name: dict[str, object] = {"sample": due.samples[0].sample_id} if due.samples else {}
     return {**name, "strip": strips} if strips else name
+
+
+def _are_another_slots(counts: TokenCounts) -> bool:
+    """Tell whether most labels are another slot's: where they lie means nothing, and `shifted_alignment` says so."""
+    return 2 * sum(counts.label_matches[_IN_PLACE : _IN_PLACE + 1]) < counts.num_targets
 
 
 def _series(counts: TokenCounts) -> str:

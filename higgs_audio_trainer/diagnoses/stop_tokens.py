@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from higgs_audio_trainer.diagnoses.finding import Check, Finding
+from higgs_audio_trainer.diagnoses.finding import Check, Finding, Severity
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
 from higgs_audio_trainer.diagnoses.history import Due, History, MissedStops, series_of
 from higgs_audio_trainer.events import Modality, PredictionSample, TokenCounts
 
-_AS_LONG = 3  # times the steps that it took to learn the rest
-_LEAST_STEPS = 30
+#: How severe it is after so many times the steps that it took to learn the rest, and so many steps at least.
+_PATIENCE: tuple[tuple[Severity, int, int], ...] = (("note", 3, 30), ("warning", 10, 300))
 _UNLIKELY = 1e-4  # chance of missing every stop, for a model that gets stops right as often as the rest
 _LEAST_PROBABILITY = 0.1
 _BEST_RANK = 10
@@ -58,17 +58,19 @@ def _no_stop(modality: Modality, codebook: int | None, targets: int, masked: int
 
 
 def stop_never_predicted(due: Due, history: History) -> Iterator[Finding]:
-    """Find a series that has learned the rest and never says its stop token.
+    """Find a series that has learned the rest and never says its stop token, so often that it is no accident.
 
-    It has had twice as long to learn it as it took to learn the rest, and missed it so often that it is no accident.
+    There is one stop in a clip, and it may well be learned last: it is a note after three times the steps that it took
+    to learn the rest, and a warning after ten times as many.
     """
     findings = []
     for counts in due.counts:
         missed = history.missed.get(series_of(counts), MissedStops()).plus(counts)
-        began = due.step if missed.since is None else missed.since
-        late = due.step >= max(_AS_LONG * began, began + _LEAST_STEPS)
-        if late and missed.surprise >= -math.log(_UNLIKELY) and _is_far_off(counts):
-            findings.append(_never(counts))
+        if missed.since is None or missed.surprise < -math.log(_UNLIKELY) or not _is_far_off(counts):
+            continue
+        for severity, times, least in _PATIENCE:
+            if due.step >= max(times * missed.since, missed.since + least):
+                findings.append(_never(counts, severity))
     yield from per_codebook(findings, history.run.num_codebooks)
 
 
@@ -78,7 +80,7 @@ def _is_far_off(counts: TokenCounts) -> bool:
     return rank is not None and rank > _BEST_RANK and probability is not None and probability < _LEAST_PROBABILITY
 
 
-def _never(counts: TokenCounts) -> Finding:
+def _never(counts: TokenCounts, severity: Severity) -> Finding:
     series = "text" if counts.codebook is None else f"codebook {counts.codebook}"
     accuracy, probability = counts.num_correct / counts.num_targets, counts.stop_probability or 0.0
     known = counts.stop_rank is not None and math.isfinite(counts.stop_rank)
@@ -90,7 +92,7 @@ def _never(counts: TokenCounts) -> Finding:
     )
     return Finding(
         code="stop_never_predicted",
-        severity="warning",
+        severity=severity,
         message=message,
         evidence={
             "stop_targets": counts.stop_targets,

@@ -1,12 +1,20 @@
 """What the tests of the zoo share: trainings with a mistake, on one thread."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from higgs_audio_trainer.demo.faults import FAULTS
+from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser
+from higgs_audio_trainer.events import RunStart
+from higgs_audio_trainer.logs.dues import dues
+from higgs_audio_trainer.logs.typed import typed
 from sinks import MemorySink
+from tests.zoo.faults import ALSO, MILDER
 from tests.zoo.faults import plant as plant_in
+from tests.zoo.runs import alarms, found
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -29,3 +37,32 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], MemorySin
         return trained[name]
 
     return planted
+
+
+@pytest.fixture
+def check_found() -> Callable[[str, MemorySink], int]:
+    """Check that a fault was found as it is to be, by `diagnose` too; return the step at which it was found first."""
+
+    def check(name: str, memory: MemorySink) -> int:
+        code = FAULTS[name].found_by
+        by_it = [event for event in found(memory) if event["code"] == code]
+        assert by_it, f"{name} is not found: {[event['code'] for event in found(memory)]}"
+        assert {event["severity"] for event in by_it} == {MILDER.get(code, "error")}
+        assert {event["code"] for event in alarms(memory)} - {code} <= ALSO.get(name, set())
+        assert (code in memory.named("run_end")[0]["diagnoses"]) == (MILDER.get(code) != "note")
+        told = ("step", "code", "severity", "codebook", "message")
+        assert _found_in_the_log(memory) == [tuple(event[n] for n in told) for event in memory.named("diagnosis")]
+        return int(by_it[0]["step"])
+
+    return check
+
+
+def _found_in_the_log(memory: MemorySink) -> list[tuple[Any, ...]]:
+    """Look through the events as `diagnose` does."""
+    diagnoser, events = Diagnoser(), []
+    for part in dues(map(typed, memory.records)):
+        if isinstance(part, RunStart):
+            diagnoser.start(part)
+        else:
+            events += diagnoser.check(part)
+    return [(event.step, event.code, event.severity, event.codebook, event.message) for event in events]

@@ -16,7 +16,7 @@ import multiprocessing
 import random
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,11 @@ TEXTS = (
 def plan(seed: int) -> dict[str, Any]:
     """Draw a training: its settings, and what its samples are like."""
     rng = random.Random(seed)
-    steps = rng.choice([10, 20, 40, 60, 90])
+    steps = rng.choice([10, 20, 40, 60, 90, 150])
     settings = {
         "batch_size": rng.choice([1, 2, 4, 8]),
         "grad_accum": rng.choice([1, 1, 2]),
-        "lr": 10 ** rng.uniform(-4, -2),
+        "lr": 10 ** rng.uniform(-4, -2.3),
         "lora_dropout": rng.choice([0.0, 0.05, 0.1]),
         "lora_r": rng.choice([4, 16, 32]),
         "warmup": rng.choice([0.0, 0.03, 0.1, 5.0]),
@@ -118,7 +118,7 @@ def run(seed: int) -> dict[str, Any]:
     """Train one and return what was drawn, what was learned and what was found."""
     import torch
 
-    from tests.zoo.runs import found, train, write_base
+    from tests.zoo.runs import alarms, train, write_base
 
     torch.set_num_threads(1)
     drawn = plan(seed)
@@ -139,8 +139,14 @@ def run(seed: int) -> dict[str, Any]:
         "loss": (steps[0]["loss"], steps[-1]["loss"]),
         "dues": len(steps),
         "notes": sorted({e["code"] for e in memory.named("diagnosis") if e["severity"] == "note"} - {"mask_audit"}),
-        "alarms": [(event["code"], event["step"], event["message"]) for event in found(memory)],
+        "alarms": [(event["code"], event["step"], event["message"]) for event in alarms(memory)],
     }
+
+
+def train_all(runs: int, *, seed: int = 0, workers: int = 2) -> Iterator[dict[str, Any]]:
+    """Train the runs from a seed on, in some processes, and yield what `run` returns of each."""
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(run, range(seed, seed + runs))
 
 
 def main() -> int:
@@ -151,17 +157,16 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes [%(default)s]")
     given = parser.parse_args()
     alarms = due = 0
-    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
-        for outcome in pool.imap(run, range(given.seed, given.seed + given.runs)):
-            alarms += bool(outcome["alarms"])
-            due += outcome["dues"]
-            first, last = outcome["loss"]
-            print(
-                f"seed {outcome['seed']:<4} K {outcome['codebooks']:<3} {outcome['steps']:>3} steps "
-                f"lr {outcome['lr']:.1e}  loss {first:6.2f} to {last:6.2f}  {' '.join(outcome['notes'])}",
-                *(f"\n    {code} at step {step}: {message}" for code, step, message in outcome["alarms"]),
-                flush=True,
-            )
+    for outcome in train_all(given.runs, seed=given.seed, workers=given.workers):
+        alarms += bool(outcome["alarms"])
+        due += outcome["dues"]
+        first, last = outcome["loss"]
+        print(
+            f"seed {outcome['seed']:<4} K {outcome['codebooks']:<3} {outcome['steps']:>3} steps "
+            f"lr {outcome['lr']:.1e}  loss {first:6.2f} to {last:6.2f}  {' '.join(outcome['notes'])}",
+            *(f"\n    {code} at step {step}: {message}" for code, step, message in outcome["alarms"]),
+            flush=True,
+        )
     print(f"{given.runs} healthy runs, {due} due steps: {alarms} with an alarm")
     return 1 if alarms else 0
 

@@ -1,49 +1,54 @@
 """The zoo as a table: each fault of the demo, planted in a training as small as the tests', and what found it when.
 
-python -m tests.zoo.table [--steps 60] [--log_steps 5]
+python -m tests.zoo.table [--steps 60] [--log_steps 5] [--healthy 54]
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from higgs_audio_trainer.demo.faults import FAULTS
-from higgs_audio_trainer.demo.run import CLIPS
-from tests.zoo.runs import Base, found, train, write_base
+from tests.zoo import healthy
+from tests.zoo.faults import plant
+from tests.zoo.runs import found
 
 
-def first_steps(name: str, *, steps: int, log_steps: int) -> Mapping[str, tuple[int, str]]:
+def first_steps(name: str, folder: Path, *, steps: int, log_steps: int) -> Mapping[str, tuple[int, str]]:
     """Plant a fault; return where each code was said first, and how severe it was."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        base: Base = write_base(folder / "base", 4)
-        shutil.copytree(CLIPS, folder / "clips")
-        fault = FAULTS[name]
-        fault.files(base.model.parent, folder / "clips")
-        manifest = folder / "clips" / "manifest.jsonl"
-        memory = train(base, manifest, folder / "out", fault=fault, max_steps=steps, log_steps=log_steps)
     said: dict[str, tuple[int, str]] = {}
-    for event in found(memory):
+    for event in found(plant(name, folder / name, folder / "codes", max_steps=steps, log_steps=log_steps)):
         said.setdefault(event["code"], (event["step"], event["severity"]))
     return said
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and what was found in healthy trainings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--log_steps", type=int, default=5)
+    parser.add_argument("--healthy", type=int, default=54, metavar="N", help="healthy trainings [%(default)s]")
     given = parser.parse_args()
     print("| fault | found by | at step | severity | said besides |\n|---|---|---|---|---|")
-    for name, fault in FAULTS.items():
-        said = dict(first_steps(name, steps=given.steps, log_steps=given.log_steps))
-        step, severity = said.pop(fault.found_by, ("never", ""))
-        besides = ", ".join(f"{code} ({at})" for code, (at, _) in said.items())
-        print(f"| {name} | {fault.found_by} | {step} | {severity} | {besides} |", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, fault in FAULTS.items():
+            said = dict(first_steps(name, Path(temporary), steps=given.steps, log_steps=given.log_steps))
+            step, severity = said.pop(fault.found_by, ("never", ""))
+            besides = ", ".join(f"{code} ({at})" for code, (at, _) in said.items())
+            print(f"| {name} | {fault.found_by} | {step} | {severity} | {besides} |", flush=True)
+    if given.healthy:
+        print(f"\n{_false_alarms(given.healthy)}")
+
+
+def _false_alarms(runs: int) -> str:
+    outcomes = list(healthy.train_all(runs))
+    alarms = Counter(code for outcome in outcomes for code in {code for code, *_ in outcome["alarms"]})
+    dues = sum(outcome["dues"] for outcome in outcomes)
+    told = ", ".join(f"{code} in {number}" for code, number in alarms.items()) or "none"
+    return f"False alarms in {runs} healthy trainings with {dues:,} due steps: {told}."
 
 
 if __name__ == "__main__":

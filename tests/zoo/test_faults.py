@@ -1,104 +1,82 @@
-"""The fault zoo: one tiny training for each mistake, and the diagnosis that finds it."""
-
-import shutil
+"""The fault zoo: one tiny training for each mistake that shows at step 1, and the diagnosis that finds it."""
 
 import pytest
 
 from higgs_audio_trainer.data import batch
 from higgs_audio_trainer.demo.faults import FAULTS
 from higgs_audio_trainer.demo.run import CLIPS
-from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser
-from higgs_audio_trainer.events import RunStart
-from higgs_audio_trainer.logs.dues import dues
-from higgs_audio_trainer.logs.typed import typed
 from higgs_audio_trainer.model import HiggsAudioForTraining
-from tests.zoo.runs import Base, found, train, write_base
-
-#: What is found besides, and rightly so: labels one slot back hold no stop.
-ALSO = {"shifted_minus_1": {"no_stop_target"}}
-#: Faults that show only in what is learned: by which step at the latest. All others are found at step 1.
-LEARNED = {"codebook_shuffled": 60, "stop_unlearned": 60, "lr_x1000": 6}
-WARNINGS = {"duplicate_samples", "constant_sample", "dead_codebook", "stop_never_predicted", "masked_out"}
+from tests.zoo.faults import LEARNED
+from tests.zoo.runs import found, train, write_base
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return write_base(tmp_path_factory.mktemp("zoo"), 4)
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in LEARNED])
+def test_a_fault_is_found_at_step_1(plant, check_found, name):
+    """It is found at once, as severe as it is, and nothing else is said but what follows from it."""
+    assert check_found(name, plant(name)) == 1
 
 
-@pytest.fixture
-def plant(base, tmp_path):
-    """Train with a fault and return the events."""
-
-    def trained(name):
-        fault = FAULTS[name]
-        copy = Base(tmp_path / "base" / "model", tmp_path / "base" / "codec")
-        shutil.copytree(base.model.parent, copy.model.parent)
-        shutil.copytree(CLIPS, tmp_path / "clips")
-        fault.files(copy.model.parent, tmp_path / "clips")
-        steps = LEARNED.get(name, 2)
-        log_steps = max(1, steps // 6)
-        manifest = tmp_path / "clips" / "manifest.jsonl"
-        return train(copy, manifest, tmp_path / "out", fault=fault, max_steps=steps, log_steps=log_steps)
-
-    return trained
+@pytest.mark.parametrize(("name", "offset"), [("same_index", -1), ("shifted_minus_1", -1), ("shifted_plus_1", 1)])
+def test_shifted_labels_are_named_with_their_offset(plant, name, offset):
+    """The evidence says by how much, of text and of every codebook."""
+    shifted = [event for event in found(plant(name)) if event["code"] == "shifted_alignment"]
+    assert [event["modality"] for event in shifted] == ["text", "audio"]
+    assert [event["evidence"]["offset"] for event in shifted] == [offset, [offset] * 4]
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_found(plant, name):
-    """It is found in time, as severe as it is, and nothing else is said but what follows from it."""
-    memory = plant(name)
-    code = FAULTS[name].found_by
-    by_it = [event for event in found(memory) if event["code"] == code]
-    assert by_it, f"{name} is not found: {[event['code'] for event in found(memory)]}"
-    assert by_it[0]["step"] <= LEARNED.get(name, 1)
-    assert {event["severity"] for event in by_it} == {"warning" if code in WARNINGS else "error"}
-    assert {event["code"] for event in found(memory)} - {code} <= ALSO.get(name, set())
-    assert memory.named("run_end")[0]["diagnoses"][code] >= 1
-    assert found_in_the_log(memory) == [stable(event) for event in memory.named("diagnosis")]
-
-
-def found_in_the_log(memory):
-    """Look through the events as `diagnose` does."""
-    diagnoser, events = Diagnoser(), []
-    for part in dues(map(typed, memory.records)):
-        if isinstance(part, RunStart):
-            diagnoser.start(part)
-        else:
-            events += diagnoser.check(part)
-    return [(event.step, event.code, event.severity, event.codebook, event.message) for event in events]
-
-
-def stable(event):
-    return tuple(event[name] for name in ("step", "code", "severity", "codebook", "message"))
-
-
-def test_shifted_labels_are_named_with_their_offset(plant):
-    """The evidence says by how much, and the message what it comes of."""
-    memory = plant("same_index")
-    for event in memory.named("diagnosis"):
-        if event["code"] == "shifted_alignment":
-            offsets = event["evidence"]["offset"]
-            assert set(offsets if isinstance(offsets, list) else [offsets]) == {-1}
-    assert {event["shift"] for event in memory.named("prediction_sample")} == {0}
-    shown = [window for event in memory.named("prediction_sample") for window in (event["first"], event["last"])]
+def test_labels_at_the_same_index_are_shown_as_they_are(plant):
+    """The log says that rows were not shifted, and that each label is its row's input."""
+    samples = plant("same_index").named("prediction_sample")
+    assert {event["shift"] for event in samples} == {0}
+    shown = [window for event in samples for window in (event["first"], event["last"])]
     assert all(window["inputs"] == window["labels"] for window in shown if -100 not in window["labels"])
 
 
-def test_the_dead_codebook_is_named(plant):
-    """It is the one that was shuffled, and no other."""
-    dead = [event for event in found(plant("codebook_shuffled")) if event["code"] == "dead_codebook"]
-    assert [event["codebook"] for event in dead] == [3]
+@pytest.mark.parametrize(
+    ("name", "evidence"),
+    [
+        ("prompt_supervised", {"modality": "text", "places": {"prompt"}}),
+        ("reference_supervised", {"modality": "audio", "places": {"reference_audio"}}),
+    ],
+)
+def test_the_places_that_are_to_be_masked_are_named(plant, name, evidence):
+    """The prompt is one of text, reference speech one of audio."""
+    (event,) = [event for event in found(plant(name)) if event["code"] == "prompt_supervised"]
+    places = event["evidence"]["places"]
+    named = set().union(*places) if isinstance(places, list) else set(places)
+    assert {"modality": event["modality"], "places": named} == evidence
 
 
-def test_nothing_of_a_fault_is_left(plant):
-    """After the run every function is the one that it was."""
+def test_the_samples_at_fault_are_named(plant):
+    """The clip of silence, and each pair of samples that are one."""
+    (silent,) = found(plant("silent_clip"))
+    assert silent["evidence"]["samples"] == ["en-1"]
+    pairs = found(plant("duplicated_data"))[0]["evidence"]["pairs"]
+    assert pairs
+    assert all({f"{a}-again", a} == {a, b} or {f"{b}-again", b} == {a, b} for a, b in pairs)
+
+
+def test_nothing_of_a_fault_is_left(plant, tmp_path):
+    """After a training with a fault, every function is the one that it was, and a training is what it was."""
     places = [place[:2] for fault in FAULTS.values() for place in fault.functions]
+    assert {(HiggsAudioForTraining, "_text_rows"), (batch, "build_example")} <= set(places)
     before = [getattr(owner, name) for owner, name in places]
-    plant("shifted_plus_1")
+    base, manifest = write_base(tmp_path / "base", 4), CLIPS / "manifest.jsonl"
+    sound = train(base, manifest, tmp_path / "before", max_steps=1, log_steps=1)
+    counts = [dict(event, run_id="", ts="") for event in sound.named("token_counts")]
+    plant("same_index")
     for fault in FAULTS.values():
         with fault.planted():
             assert not fault.functions or [getattr(owner, name) for owner, name in places] != before
     assert [getattr(owner, name) for owner, name in places] == before
-    assert (HiggsAudioForTraining, "_text_rows") in places
-    assert (batch, "build_example") in places
+    after = train(base, manifest, tmp_path / "after", max_steps=1, log_steps=1)
+    assert [dict(event, run_id="", ts="") for event in after.named("token_counts")] == counts
+    assert found(after) == []
+
+
+def test_nothing_is_left_of_a_training_that_failed():
+    """The functions are put back whatever ends it."""
+    before = HiggsAudioForTraining._text_rows
+    with pytest.raises(KeyboardInterrupt), FAULTS["same_index"].planted():
+        raise KeyboardInterrupt
+    assert HiggsAudioForTraining._text_rows is before
