@@ -18,6 +18,7 @@ from torch import Tensor
 
 from higgs_audio_trainer.data.batch import SampleRef, Vocabulary
 from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
+from higgs_audio_trainer.frequencies import Frequencies
 from higgs_audio_trainer.model import TrainingOutput
 from higgs_audio_trainer.ranks import standing
 from higgs_audio_trainer.slots import (
@@ -74,8 +75,7 @@ class TokenCounter:
         self._strip: Tensor | None = None  # [S, G]
         self._repeats: list[Tensor] = []  # bool [B, G] of each micro-batch: whether the sample is constant
         self._ids: list[str] = []
-        self._labels: list[Tensor] = []  # how often each token is a label: [V], then [K, C]
-        self._predictions: list[Tensor] = []
+        self._labels, self._predictions = Frequencies(), Frequencies()
 
     def observe(
         self,
@@ -103,7 +103,9 @@ class TokenCounter:
             self._strip = places_BSG[0] + 16 * seen_BSG[0] + 32 * is_stop_SG
         self._repeats.append(_is_constant(slots)[: len(refs)])  # what follows only fills up a batch
         self._ids += [ref.id for ref in refs]
-        self._add_frequencies(outputs, predictions_1N, predictions_KM)
+        text, audio = rows_of(outputs)
+        self._labels.add(outputs, text.labels[None], audio.labels)
+        self._predictions.add(outputs, predictions_1N, predictions_KM)
         shares = torch.cat([_of(outputs.text_loss).reshape(1), _of(outputs.audio_loss_K)])
         pad = (~batch["audio_input_ids_mask"]).sum()
         masked = _by_place(places_BSG, ~seen_BSG)
@@ -120,31 +122,15 @@ class TokenCounter:
         ]
         return torch.cat([part.to(_exact(part)) for part in sums])
 
-    def _add_frequencies(self, outputs: TrainingOutput, predictions_1N: Tensor, predictions_KM: Tensor) -> None:
-        text, audio = rows_of(outputs)
-        is_target_KM = audio.labels != IGNORE_INDEX
-        labels = [
-            _frequencies(text.labels[None], text.labels[None] != IGNORE_INDEX, text.logits.shape[-1]),
-            _frequencies(audio.labels, is_target_KM, audio.logits.shape[-1]),
-        ]
-        predictions = [
-            _frequencies(predictions_1N, text.labels[None] != IGNORE_INDEX, text.logits.shape[-1]),
-            _frequencies(predictions_KM, is_target_KM, audio.logits.shape[-1]),
-        ]
-        self._labels = list(map(torch.add, self._labels, labels)) if self._labels else labels
-        self._predictions = list(map(torch.add, self._predictions, predictions)) if self._predictions else predictions
-
     def gathered(self) -> list[Tensor]:
         """Return what is counted on this rank for itself, to be brought to the host: integers and floats by turns.
 
-        int64 [B, G] of all micro-batches, [G] most frequent predictions, [S, G] places; float [4, G].
+        int64 [B, G] of all micro-batches, [G] most frequent predictions, [S, G] places; float [3, G].
         """
-        tops = [_top(counts) for counts in self._predictions]
-        labels = [_top(counts) for counts in self._labels]
-        entropies = [_entropy(counts) for counts in self._labels]
-        shares = [torch.cat(parts) for parts in ([t[1] for t in tops], [t[1] for t in labels], entropies)]
+        top_G, top_share_G = self._predictions.top()
+        shares_3G = torch.stack([top_share_G, self._labels.top()[1], self._labels.entropy()])
         strip = [] if self._strip is None else [self._strip]
-        return [torch.cat(self._repeats).long(), torch.cat([t[0] for t in tops]), *strip, torch.stack(shares)]
+        return [torch.cat(self._repeats).long(), top_G, *strip, shares_3G]
 
     def events(
         self, step: int, base: npt.NDArray[Any], sums: npt.NDArray[Any], own: Sequence[npt.NDArray[Any]]
@@ -303,24 +289,6 @@ def _is_constant(slots: Slots) -> Tensor:
     pairs = (slots.labels != IGNORE_INDEX) & (before != IGNORE_INDEX)
     repeats_BG, pairs_BG = (pairs & (slots.labels == before)).sum(1), pairs.sum(1)
     return (pairs_BG >= _FEWEST_REPEATS) & (repeats_BG >= _CONSTANT * pairs_BG)
-
-
-def _frequencies(tokens_QN: Tensor, where_QN: Tensor, size: int) -> Tensor:
-    """Count how often each token occurs: int32 [Q, size]."""
-    counts = torch.zeros(len(tokens_QN), size, dtype=torch.int32, device=tokens_QN.device)
-    return counts.scatter_add_(1, tokens_QN.clamp(min=0), where_QN.to(torch.int32))
-
-
-def _top(counts_QV: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the most frequent token, [Q], and its share, [Q]."""
-    most, token = counts_QV.max(-1)
-    return token, most / counts_QV.sum(-1).clamp(min=1)
-
-
-def _entropy(counts_QV: Tensor) -> Tensor:
-    """Entropy of frequencies; nats; [Q]."""
-    share = counts_QV / counts_QV.sum(-1, keepdim=True).clamp(min=1)
-    return torch.special.entr(share).sum(-1)
 
 
 def _whole(value: float) -> int:

@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,31 +104,9 @@ def run_demo(
     started = time.monotonic()
     quiet_third_parties()
     _clear(folder)
-    model_dir, codec_dir = write_tiny(folder / _BASE, seed=seed)
-    shutil.copytree(CLIPS, folder / _CLIPS)
-    options: dict[str, Any] = {
-        "base_ckpt": str(model_dir),
-        "audio_tokenizer": str(codec_dir),
-        "train_manifest": str(folder / _CLIPS / "manifest.jsonl"),
-        "codes_dir": str(folder / _BASE / "codes"),
-        "batch_size": 8,
-        "grad_accum": 1,
-        "lora_dropout": 0.0,  # eight clips are learned by heart
-        "lr": 1e-2,
-        "max_steps": max_steps,
-        "log_steps": log_steps,
-        "save_steps": max_steps,
-        "seed": seed,
-        **dict(more),
-    }
     planted = Fault("", "") if fault is None else FAULTS[fault]
-    planted.files(folder / _BASE, folder / _CLIPS)
-    options |= planted.settings
-    (folder / _CONFIG).write_text(
-        "# What the demo trained with; give it to --config.\n"
-        + "".join(f"{name}: {json.dumps(value)}\n" for name, value in options.items()),
-        encoding="utf-8",
-    )
+    chosen = {"max_steps": max_steps, "log_steps": log_steps, "save_steps": max_steps, "seed": seed, **dict(more)}
+    options = _lay_out(folder, planted, chosen)
     memory = MemorySink()
     settings = TrainSettings(**options, output_dir=str(folder / _RUN))
     with planted.planted():
@@ -139,6 +117,30 @@ def run_demo(
     return DemoOutcome(
         folder, fault, found, result.step, seconds, steps[0], steps[-1], len(memory.records), result.stopped_by
     )
+
+
+def _lay_out(folder: Path, planted: Fault, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Write checkpoint, codec, clips and settings; return the settings."""
+    model_dir, codec_dir = write_tiny(folder / _BASE, seed=chosen["seed"])
+    shutil.copytree(CLIPS, folder / _CLIPS)
+    planted.files(folder / _BASE, folder / _CLIPS)
+    options = {
+        "base_ckpt": str(model_dir),
+        "audio_tokenizer": str(codec_dir),
+        "train_manifest": str(folder / _CLIPS / "manifest.jsonl"),
+        "codes_dir": str(folder / _BASE / "codes"),
+        "batch_size": 8,
+        "grad_accum": 1,
+        "lora_dropout": 0.0,  # eight clips are learned by heart
+        "lr": 1e-2,
+        **chosen,
+        **planted.settings,
+    }
+    lines = (f"{name}: {json.dumps(value)}\n" for name, value in options.items())
+    (folder / _CONFIG).write_text(
+        "# What the demo trained with; give it to --config.\n" + "".join(lines), encoding="utf-8"
+    )
+    return options
 
 
 def _clear(folder: Path) -> None:

@@ -147,6 +147,8 @@ def train_all(runs: int, *, seed: int = 0, workers: int = 2) -> Iterator[dict[st
     """Train the runs from a seed on, in some processes, and yield what `run` returns of each."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap(run, range(seed, seed + runs))
+        pool.close()
+        pool.join()  # else they are killed, and leave behind what they hold
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.demo.faults import Fault
 from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
+from higgs_audio_trainer.preparation import quiet_third_parties
 from higgs_audio_trainer.run import run_training
 from sinks import MemorySink
 
@@ -25,6 +26,7 @@ class Base(NamedTuple):
 
 def write_base(folder: Path, codebooks: int, *, seed: int = 0) -> Base:
     """Write a base checkpoint of two narrow layers."""
+    quiet_third_parties()  # a progress bar for each would hide what the scripts print
     return Base(*write_tiny(folder, TinySize(hidden_size=64, layers=2, codebooks=codebooks), seed=seed))
 
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from higgs_audio_trainer.demo.faults import FAULTS
 from tests.zoo import healthy
 from tests.zoo.faults import plant
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--log_steps", type=int, default=5)
     parser.add_argument("--healthy", type=int, default=54, metavar="N", help="healthy trainings [%(default)s]")
     given = parser.parse_args()
+    torch.set_num_threads(1)  # others would wait for each other and no more
     print("| fault | found by | at step | severity | said besides |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         for name, fault in FAULTS.items():
