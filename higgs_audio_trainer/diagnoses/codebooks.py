@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from higgs_audio_trainer.diagnoses.finding import Check, Finding
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
 from higgs_audio_trainer.diagnoses.history import Due, History
-from higgs_audio_trainer.diagnoses.statistics import significantly_above
+from higgs_audio_trainer.diagnoses.statistics import ALPHA, significantly_above
 from higgs_audio_trainer.events import TokenCounts, TrainStep
 
 _LEAST_TARGETS = 50
@@ -22,18 +22,22 @@ _LEAST_DUE_STEPS = 3
 _COLLAPSED_SHARE = 0.9  # of the predictions
 _VARIED = 0.5  # the labels vary where the most frequent one is at most this part of that share
 _LEARNED = 0.15  # accuracy above the baseline's
+_HARDLY = 0.05  # who is above the baseline at this level already is not dead
+_WORSE = 1.1  # times its lowest loss
 _LABELS_A_TOKEN = 1.5  # see `_entropy_is_known`
 
 
 def collapsed(due: Due, history: History) -> Iterator[Finding]:
     """Find a series that says one token nearly everywhere though its labels vary, here and at the due step before.
 
-    It is said from step 50 and the third due step on, or as soon as half of the other codebooks have learned; and
-    not while the series' loss still falls.
+    Random weights may well say one token for long before they learn more. So it is said of a base model that was
+    trained, from step 50 and the third due step on; of any as soon as half of the other codebooks have learned, or
+    where the series was clearly better before; and never while its loss still falls.
     """
     if due.train is not None and due.step > 1:
         before = {counts.codebook: counts for counts in history.counts}
         late = due.step >= _LEAST_STEP and len(history.steps) + 1 >= _LEAST_DUE_STEPS
+        late = late and history.run.base_is_random is not True
         found = [
             _collapsed_finding(counts)
             for counts in due.counts
@@ -41,7 +45,9 @@ def collapsed(due: Due, history: History) -> Iterator[Finding]:
             and counts.codebook in before
             and _says_one_token(before[counts.codebook])
             and before[counts.codebook].top_prediction == counts.top_prediction
-            and (late or _others_learned(counts.codebook, _audio(due.counts)))
+            and (
+                late or _others_learned(counts.codebook, _audio(due.counts)) or _was_better(counts, due.train, history)
+            )
             and not _still_falls(counts, due.train, history)
         ]
         yield from per_codebook(found, history.run.num_codebooks)
@@ -132,7 +138,7 @@ def _knows_only_frequencies(counts: TokenCounts, train: TrainStep) -> bool:
     loss, entropy = _loss(counts, train), counts.unigram_loss
     if counts.num_targets < _LEAST_TARGETS or loss is None or not _entropy_is_known(counts):
         return False
-    return entropy is not None and loss >= entropy and not _above_baseline(counts)
+    return entropy is not None and loss >= entropy and not _above_baseline(counts, alpha=_HARDLY)
 
 
 def _entropy_is_known(counts: TokenCounts) -> bool:
@@ -159,22 +165,32 @@ def _learned(counts: TokenCounts) -> bool:
     return counts.num_correct / counts.num_targets >= counts.unigram_accuracy + _LEARNED and _above_baseline(counts)
 
 
-def _above_baseline(counts: TokenCounts) -> bool:
+def _above_baseline(counts: TokenCounts, alpha: float = ALPHA) -> bool:
     baseline = counts.unigram_accuracy
     if baseline is None or not 0 <= baseline <= 1 or not 0 <= counts.num_correct <= counts.num_targets:
         return False
-    return significantly_above(counts.num_correct, counts.num_targets, baseline)
+    return significantly_above(counts.num_correct, counts.num_targets, baseline, alpha=alpha)
 
 
 def _still_falls(counts: TokenCounts, train: TrainStep, history: History) -> bool:
-    """Tell whether the loss fell since half of the steps ago by more than noise, or whether that is not known.
-
-    Noise is three standard errors of the difference of two means over the targets; the loss of a slot has a standard
-    deviation of about 1 nat.
-    """
+    """Tell whether the loss fell since half of the steps ago by more than noise, or whether that is not known."""
     earlier = [step for step in history.steps if step.step <= train.step / 2] or history.steps[:1]
     now, then = _loss(counts, train), _loss(counts, earlier[-1]) if earlier else None
-    return now is None or then is None or then - now > 3 * math.sqrt(2 / max(counts.num_targets, 1))
+    return now is None or then is None or then - now > _noise(counts)
+
+
+def _was_better(counts: TokenCounts, train: TrainStep, history: History) -> bool:
+    """Tell whether the loss is above its lowest so far by 10 % and by more than noise."""
+    now = _loss(counts, train)
+    past = [loss for step in history.steps if (loss := _loss(counts, step)) is not None]
+    if now is None or not past:
+        return False
+    return now > _WORSE * min(past) and now - min(past) > _noise(counts)
+
+
+def _noise(counts: TokenCounts) -> float:
+    """Three standard errors of the difference of two means over the targets; a slot's loss has a deviation of 1 nat."""
+    return 3 * math.sqrt(2 / max(counts.num_targets, 1))
 
 
 def _loss(counts: TokenCounts, train: TrainStep) -> float | None:

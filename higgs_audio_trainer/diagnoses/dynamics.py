@@ -15,6 +15,7 @@ _MOST_NAMES = 3  # in a message; the evidence has all
 _LOSS_FACTOR, _LOSS_NATS = 1.5, 1.0  # above the first loss
 _GRAD_FACTOR, _GRAD_EARLIER = 10.0, 4  # times the median of so many earlier norms
 _GRAD_FACTOR_AT_ONCE = 100.0  # times the median of at least one
+_ABOVE_ALL = 2.0  # times the largest one: norms fall, and one may be as large again as they were at first
 _SMALL_GRAD_NORM = 1.0  # smaller ones are not even clipped
 _LEARNED_BY_HEART = 0.1  # nats: a loss below has nothing left to lose
 _LARGEST_LOSS = 1e6  # nats: beyond, sums of squares may overflow, and the loss has exploded anyway
@@ -43,12 +44,16 @@ def non_finite(due: Due, history: History) -> Iterator[Finding]:
     names = [name for name, value in figures.items() if not math.isfinite(value)]
     of_gradient = train.grad_norm is not None and not math.isfinite(train.grad_norm)
     if names:
+        cause = (
+            "base checkpoint's weights are damaged, or overflow in this dtype. Check them, or try --dtype float32"
+            if due.step <= 1
+            else "learning rate is too high. Go back to the last checkpoint with a smaller --lr"
+        )
         yield Finding(
             code="non_finite",
             severity="error",
             message=f"{_listed(names)}: not a finite number. The adapters are of no use from here on. Usually the "
-            "learning rate is too high, or the base checkpoint's weights are damaged. Go back to the last checkpoint "
-            "with a smaller --lr",
+            f"{cause}",
             evidence={"fields": [*names, *(["grad_norm"] if of_gradient else [])]},
         )
     elif of_gradient:
@@ -92,7 +97,7 @@ def exploding(due: Due, history: History) -> Iterator[Finding]:
         return
     usual = median(earlier)
     factor = _GRAD_FACTOR if len(earlier) >= _GRAD_EARLIER else _GRAD_FACTOR_AT_ONCE
-    if norm >= factor * usual > 0:
+    if norm >= factor * usual > 0 and norm >= _ABOVE_ALL * max(earlier):
         yield Finding(
             code="exploding",
             severity="warning",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding, Severity
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
@@ -112,7 +113,8 @@ def _has_settled(train: TrainStep, history: History, modality: Modality) -> bool
     if not all(map(math.isfinite, [*last, begin.loss])) or begin.targets < _LEAST_TARGETS:
         return False
     falling = last[0] > last[1] > last[2]
-    return not falling and begin.loss - now.loss <= max(now.noise, begin.noise)
+    # The mean of three: one batch may be of harder samples than the first one was.
+    return not falling and begin.loss - fmean(last) <= max(now.noise, begin.noise)
 
 
 def too_good(due: Due, _: History) -> Iterator[Finding]:

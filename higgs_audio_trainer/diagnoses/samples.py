@@ -25,11 +25,15 @@ def duplicate_samples(due: Due, history: History) -> Iterator[Finding]:
         yield Finding(
             code="duplicate_samples",
             severity="warning",
-            message=f"{len(pairs)} samples have the tokens of another one, for example {pairs[0][1]!r} those of "
+            message=f"{_samples_have(len(pairs))} the tokens of another one, for example {pairs[0][1]!r} those of "
             f"{pairs[0][0]!r}. Usually a clip is in the manifest twice: it counts double, and an evaluation on it "
             "measures memory. Remove it",
             evidence={"pairs": pairs[:_MOST_SHOWN], "found": len(pairs)},
         )
+
+
+def _samples_have(number: int) -> str:
+    return "1 sample has" if number == 1 else f"{number:,} samples have"
 
 
 def sample_too_long(due: Due, history: History) -> Iterator[Finding]:

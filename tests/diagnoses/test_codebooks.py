@@ -115,6 +115,27 @@ def test_a_young_model_has_not_collapsed(steps):
     assert found(run_of(dict.fromkeys(range(K), COLLAPSED), steps)) == []
 
 
+def on_random_weights(dues):
+    """Look for what is found where the base model was never trained."""
+    past = history(*dues[:-1], num_codebooks=K, base_is_random=True)
+    return [finding for check in CHECKS for finding in check(dues[-1], past)]
+
+
+def test_random_weights_may_say_one_token_for_long():
+    """They learn how often each token occurs before they learn more; but who was better before has collapsed."""
+    everywhere = dict.fromkeys(range(K), COLLAPSED)
+    assert on_random_weights(run_of(everywhere)) == []
+    risen = [(3.0,) * K, (5.0,) * K, (5.1,) * K]
+    (finding,) = on_random_weights(run_of(everywhere, losses=risen))
+    assert (finding.code, finding.codebook) == ("collapsed", None)
+
+
+def test_a_codebook_that_is_hardly_above_its_baseline_is_not_dead():
+    """43 of 102 right, where the baseline is 28 %, is no proof of skill, and no sign of death either."""
+    some = DEAD | {"num_targets": 102, "num_correct": 43, "unigram_accuracy": 0.284, "unigram_loss": 2.5}
+    assert found(run_of({3: some}, losses=[(3.0,) * K] * 3)) == []
+
+
 def test_a_collapse_beside_learned_codebooks_is_found_early():
     """One codebook that collapsed while the others learned is not young."""
     assert keys(run_of({1: COLLAPSED}, (5, 10))) == [("collapsed", "warning", 1)]
