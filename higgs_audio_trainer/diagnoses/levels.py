@@ -18,6 +18,7 @@ _LEAST_MARGIN = 0.01  # share of ln V: who is no further below chance has learne
 _SETTLED_STEPS = 20  # optimizer steps since the first due one, for a pretrained checkpoint
 _RANDOM_STEPS = 100  # ... and for random weights, which stay near chance for long
 _SETTLED_DUES = 3
+_LATELY = 9  # due steps before this one
 _EARLY_STEPS = 10
 _TOO_GOOD = 0.05  # share of the loss of a model that knows nothing but frequencies
 _VARIED = 2.0  # nats of the labels' entropy from which they vary
@@ -65,7 +66,8 @@ def chance_level(due: Due, history: History) -> Iterator[Finding]:
             continue
         level = _Level.of(due.train, modality)
         chance = math.log(vocabulary)
-        margin = max(level.noise, _LEAST_MARGIN * chance)
+        slack = _LEAST_MARGIN * chance
+        margin = max(level.noise, slack)
         if level.targets < _LEAST_TARGETS or not math.isfinite(level.loss) or level.loss < chance - margin:
             continue
         if due.step <= 1 and not history.run.base_is_random:
@@ -74,7 +76,7 @@ def chance_level(due: Due, history: History) -> Iterator[Finding]:
                 "A pretrained model begins far below it: checkpoint, tokenizer or codec do not belong together, or "
                 "labels are misaligned. Check that they come from one release"
             )
-        elif _has_settled(due.train, history, modality):
+        elif _has_settled(due.train, history, modality) and _lately(due.train, history, modality) >= chance - slack:
             severity = "error"
             why = (
                 "Nothing was learned after the warm-up: usually labels that do not belong to the inputs, a learning "
@@ -100,6 +102,11 @@ def _at_chance(train: TrainStep, modality: Modality, chance: float, severity: Se
     )
 
 
+def _lately(train: TrainStep, history: History, modality: Modality) -> float:
+    """Mean loss of the last ten due steps: one batch may be of harder samples than others."""
+    return fmean(_Level.of(step, modality).loss for step in (*history.steps[-_LATELY:], train))
+
+
 def _has_settled(train: TrainStep, history: History, modality: Modality) -> bool:
     """Tell whether the learning rate rises no more, and the loss has not fallen since the first due step."""
     first, steps = history.first, history.steps
@@ -113,7 +120,6 @@ def _has_settled(train: TrainStep, history: History, modality: Modality) -> bool
     if not all(map(math.isfinite, [*last, begin.loss])) or begin.targets < _LEAST_TARGETS:
         return False
     falling = last[0] > last[1] > last[2]
-    # The mean of three: one batch may be of harder samples than the first one was.
     return not falling and begin.loss - fmean(last) <= max(now.noise, begin.noise)
 
 
