@@ -165,8 +165,8 @@ def _shown_labels(due: Due, history: History) -> Iterator[Finding]:
 
 
 def _shown_copies(due: Due, history: History) -> Iterator[Finding]:
-    """Find copied inputs in what the samples show, unless the counts say that the model does not expect repetition."""
-    denied = {series_of(counts) for counts in due.counts if not _expects_inputs(counts)}
+    """Find copied inputs in what the samples show, unless the counts say that the model is not sure of them."""
+    denied = {series_of(counts) for counts in due.counts if _only_expects_repetition(counts)}
     for sample, shown in _shown(due, history):
         contested = shown.slots - shown.label_is_input
         copied = contested >= _LEAST_SHOWN and shown.copied >= 0.9 * contested and shown.correct <= 0.1 * contested
@@ -180,11 +180,13 @@ def _shown_copies(due: Due, history: History) -> Iterator[Finding]:
             yield _copying(sample, found, evidence)
 
 
-def _expects_inputs(counts: TokenCounts) -> bool:
-    """Tell whether the probability of the input is well above how often it is the label; True where it is unknown."""
-    if min(len(counts.offset_surplus), len(counts.offset_contested)) <= _INPUT:
-        return True
-    return counts.offset_surplus[_INPUT] >= _LEAST_SHARE * counts.offset_contested[_INPUT]
+def _only_expects_repetition(counts: TokenCounts) -> bool:
+    """Tell whether predictions equal inputs in all slots too, at a probability no higher than labels do."""
+    if min(len(counts.offset_surplus), len(counts.offset_contested), len(counts.offset_matches)) <= _INPUT:
+        return False
+    contested = counts.offset_contested[_INPUT]
+    unsure = counts.offset_surplus[_INPUT] < _LEAST_SHARE * contested
+    return unsure and counts.offset_matches[_INPUT] >= 2 * _LEAST_SHARE * contested
 
 
 def _shown(due: Due, history: History) -> Iterator[tuple[PredictionSample, ShownSlots]]:

@@ -1,5 +1,7 @@
 """The checks of the alignment: what is shifted is named, what repeats is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -203,9 +205,14 @@ def test_copies_are_seen_in_the_samples_alone():
 
 
 def test_counts_may_deny_what_few_slots_show():
-    """Copies in the samples say nothing where the model expects no more repetition than there is."""
+    """Copies in the samples say nothing of a model that copies everywhere and expects no more repetition than there is."""
     both = (copied_sample(), copied_sample())
-    assert codes(due(samples=both)) == []
+    unsure = replace(counts(0), offset_surplus=(0.0,) * 5)
+    unsure = replace(unsure, offset_matches=unsure.offset_contested, offset_correct=(0,) * 5)
+    assert codes(due(samples=both, counted=(unsure,))) == []
+    assert codes(due(samples=both)) == [("copies_input", 0)], (
+        "counts that know of no copies do not speak of these slots"
+    )
     expects = counts(0, offset_surplus=(0.0, 0.0, 0.0, 0.0, 90.0))
     assert codes(due(samples=both, counted=(expects,))) == [("copies_input", 0)]
 
