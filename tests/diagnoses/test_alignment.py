@@ -205,7 +205,7 @@ def test_copies_are_seen_in_the_samples_alone():
 
 
 def test_counts_may_deny_what_few_slots_show():
-    """Copies in the samples say nothing of a model that copies everywhere and expects no more repetition than there is."""
+    """Copies in the samples say nothing of a model that copies everywhere and expects just the repetition there is."""
     both = (copied_sample(), copied_sample())
     unsure = replace(counts(0), offset_surplus=(0.0,) * 5)
     unsure = replace(unsure, offset_matches=unsure.offset_contested, offset_correct=(0,) * 5)
