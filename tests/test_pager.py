@@ -53,6 +53,15 @@ class Terminal:
         """Press keys."""
         os.write(self._master, keys)
 
+    def press_until(self, keys, text):
+        """Press keys until the screen has a text: an interrupted pager forgets those it had not read."""
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            self.press(keys)
+            while text not in self.shown and self._read(seconds=1):
+                pass
+
     def end(self):
         """Read what is left; return the exit code and what was said on stderr."""
         deadline = time.monotonic() + PATIENCE_S
@@ -63,8 +72,8 @@ class Terminal:
             pass
         return self.process.returncode, self.process.stderr.read()
 
-    def _read(self):
-        if not select.select([self._master], [], [], 0.05)[0]:
+    def _read(self, seconds=0.05):
+        if not select.select([self._master], [], [], seconds)[0]:
             return b""
         data = os.read(self._master, 65536)
         self.shown += data
@@ -115,8 +124,7 @@ class TestLess:
         screen.wait_for(b"8901")
         screen.press(b"\x03")
         screen.wait_for(b"\x07")
-        screen.press(b"=")
-        screen.wait_for(b"lines 1-")
+        screen.press_until(b"=", b"lines 1-")
         screen.press(b"q")
         assert screen.end() == (0, b"")
         assert termios.tcgetattr(screen.slave) == screen.modes

@@ -34,6 +34,7 @@ _NAMED = 0.9  # share of the labels that must fit at an offset for it to be name
 _NAMING_ALPHA = 0.05  # the fault is certain already; this decides only whether an offset is named
 _LEAST_SLOTS = 30
 _LEAST_SHARE = 0.1
+_LEAST_MEANT = 0.6  # surplus a win; near 1 where the model is sure of the place that it takes tokens from
 _LEAST_SURPLUS = 5.0  # standard deviations
 _LEAST_SHOWN = 20
 _VARIED_LABELS = 5  # fewer may be silence
@@ -59,9 +60,11 @@ def winner(counts: TokenCounts, *, alpha: float = ALPHA) -> int | None:
 
     Of n slots whose label differs from the token of that place, a predictions equal that token and b their label. Four
     things must hold: 30 slots; the sign test of a against b; an effect that matters, a >= 2 b and a >= n/10; and a
-    surplus of the token's probability over how often it is the label, of n/10 and five standard deviations. A 0/1
-    outcome has a variance of at most 1/4, so that of N slots has a standard deviation below sqrt(N/4). The surplus is
-    what discounts repetition: where a third of the tokens repeat, a good model may expect a repetition everywhere.
+    surplus of the token's probability over how often it is the label, of n/10, 3 a/5 and five standard deviations. A
+    0/1 outcome has a variance of at most 1/4, so that of N slots has a standard deviation below sqrt(N/4). The surplus
+    is what discounts repetition: where a third of the tokens repeat, a good model may expect a repetition everywhere. It
+    is so on the average: a batch may repeat less than the data do. But it then is as unsure as the data are uneven, and
+    its argmax wins everywhere at once: hence 3 a/5.
 
     Of a, as many are left out as the ends of the sequences explain: a constant prediction equals the token of
     offset o and the label of its slot equally often, but for up to |o| slots at the end of each sequence.
@@ -77,7 +80,7 @@ def winner(counts: TokenCounts, *, alpha: float = ALPHA) -> int | None:
     for place, (contested, matches, correct, surplus) in enumerate(zip(*columns, strict=True)):
         wins = matches - abs(_PLACES[place]) * sequences
         matters = contested >= _LEAST_SLOTS and wins >= _LEAST_SHARE * contested and wins >= 2 * correct
-        meant = math.isfinite(surplus) and surplus >= _LEAST_SHARE * contested
+        meant = math.isfinite(surplus) and surplus >= max(_LEAST_SHARE * contested, _LEAST_MEANT * wins)
         meant = meant and surplus >= _LEAST_SURPLUS * math.sqrt(0.25 * counts.num_targets)
         if matters and meant and clearly_beats(wins, correct, alpha=alpha):
             fits.append((matches, place))
@@ -184,9 +187,9 @@ def _only_expects_repetition(counts: TokenCounts) -> bool:
     """Tell whether predictions equal inputs in all slots too, at a probability no higher than labels do."""
     if min(len(counts.offset_surplus), len(counts.offset_contested), len(counts.offset_matches)) <= _INPUT:
         return False
-    contested = counts.offset_contested[_INPUT]
-    unsure = counts.offset_surplus[_INPUT] < _LEAST_SHARE * contested
-    return unsure and counts.offset_matches[_INPUT] >= 2 * _LEAST_SHARE * contested
+    contested, matches = counts.offset_contested[_INPUT], counts.offset_matches[_INPUT]
+    unsure = counts.offset_surplus[_INPUT] < max(_LEAST_SHARE * contested, _LEAST_MEANT * matches)
+    return unsure and matches >= 2 * _LEAST_SHARE * contested
 
 
 def _shown(due: Due, history: History) -> Iterator[tuple[PredictionSample, ShownSlots]]:

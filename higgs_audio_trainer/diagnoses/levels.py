@@ -62,8 +62,8 @@ def chance_level(due: Due, history: History) -> Iterator[Finding]:
     """
     for modality in _MODALITIES if due.train is not None else ():
         vocabulary = _vocabulary(due.samples, modality)
-        if due.train is None or vocabulary is None:
-            continue
+        if due.train is None or vocabulary is None or (modality == "text" and history.run.text_loss_weight == 0):
+            continue  # a text without weight is not learned on purpose
         level = _Level.of(due.train, modality)
         chance = math.log(vocabulary)
         slack = _LEAST_MARGIN * chance

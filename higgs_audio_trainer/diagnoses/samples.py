@@ -71,7 +71,8 @@ def constant_sample(due: Due, history: History) -> Iterator[Finding]:
     """Find clips whose labels are one token over and over."""
     del history
     found = [counts for counts in due.counts if counts.codebook is not None and counts.constant_samples]
-    if due.train is None or not found:
+    audio = [counts for counts in due.counts if counts.codebook is not None]
+    if due.train is None or not found or 2 * len(found) < len(audio):  # one codebook may well stand still
         return
     samples = list(dict.fromkeys(id_ for counts in found for id_ in counts.constant_samples))
     shown = samples[:_MOST_SHOWN]

@@ -188,6 +188,20 @@ def test_a_model_that_expects_repetition_never_alarms():
     assert all(one.offset_matches[4] > 2 * one.offset_correct[4] for one in drawn)  # its argmax does copy
 
 
+@pytest.mark.parametrize("most", [0.6, 0.8, 0.9, 1.0])
+@pytest.mark.parametrize("samples", [1, 2, 8])
+def test_a_batch_that_repeats_less_than_the_data_never_alarms(most, samples):
+    """Samples repeat from not at all to nearly always, and a model calibrated over all of them meets quiet batches."""
+    random = np.random.default_rng(3)
+    for rates in random.uniform(0, most, (500, samples)):
+        repeats = (random.random((samples, 60)) < rates[:, None]).sum()
+        contested = 60 * samples - int(repeats)
+        columns = {"offset_contested": contested, "offset_matches": contested, "offset_correct": 0}
+        columns["offset_surplus"] = 60 * samples * most / 2 - float(repeats)
+        only_the_input = {name: (0, 0, 0, 0, value) for name, value in columns.items()}
+        assert winner(counts(0, num_targets=60 * samples, **only_the_input)) is None
+
+
 COLUMNS = ("num_targets", "stop_targets", "offset_contested", "offset_matches", "offset_correct")
 
 

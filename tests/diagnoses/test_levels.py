@@ -35,6 +35,13 @@ def test_a_pretrained_checkpoint_does_not_begin_at_chance(random, severity):
     assert "pretrained" in one.message
 
 
+def test_a_text_without_weight_stays_at_chance():
+    """What is not trained on purpose is not judged; the audio is."""
+    untrained = due(step(1, text_loss=math.log(128256), audio_loss=CHANCE))
+    one = found(untrained, history(base_is_random=False, text_loss_weight=0.0))
+    assert [finding.modality for finding in one] == ["audio"]
+
+
 def test_random_weights_begin_at_chance():
     """Step 1 at chance, or above it, raises nothing where the checkpoint declares random weights."""
     assert found(at_chance(1, 7.6), history(base_is_random=True)) == []

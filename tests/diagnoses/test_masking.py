@@ -34,6 +34,12 @@ def test_audio_without_a_target_is_an_error():
     assert keys(due(step(audio_targets=0), counted=())) == [("masked_out", "error", "audio", None)]
 
 
+def test_a_step_may_lack_what_others_had():
+    """Samples may differ in what they teach: a modality that had targets before is not masked out."""
+    without = due(step(40, text_targets=0, audio_targets=0), counted=())
+    assert [finding for check in CHECKS for finding in check(without, history(due(step(20))))] == []
+
+
 def test_a_codebook_without_a_target_is_an_error_where_another_has_some():
     """A codebook that alone is masked is named."""
     assert keys(due(counted=(counts(0), counts(1, num_targets=0, divisor=None)))) == [

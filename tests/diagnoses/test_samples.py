@@ -73,3 +73,9 @@ def test_a_constant_clip_is_named_once_with_its_codebooks():
     assert (finding.code, finding.severity, finding.codebook) == ("constant_sample", "warning", None)
     assert finding.evidence == {"samples": ["a", "b"], "codebooks": [0, 1]}
     assert found(replace(due(counted=series), train=None)) == []
+
+
+def test_one_codebook_may_stand_still():
+    """A residual codebook that never moves is no silent clip, as long as most of the others move."""
+    series = (counts(0, num_codebooks=3), counts(1, num_codebooks=3), counts(2, constant_samples=("a",)))
+    assert found(due(counted=series)) == []
