@@ -67,6 +67,8 @@ class HiggsAudioTrainer(Trainer):
             return super().train(*args, **kwargs)
         except EvaluationStoppedError:
             return None
+        finally:
+            self._epoch_iterator = None  # ends its workers now: those that end as the process does may look like a crash
 
     # Normalisation
 
