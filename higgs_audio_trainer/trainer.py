@@ -68,7 +68,7 @@ class HiggsAudioTrainer(Trainer):
         except EvaluationStoppedError:
             return None
         finally:
-            self._epoch_iterator = None  # ends its workers now: those that end as the process does may look like a crash
+            self._epoch_iterator = None  # ends its workers: as the process ends, that may look like a crash
 
     # Normalisation
 

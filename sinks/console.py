@@ -13,7 +13,7 @@ from sinks.null import discard
 from sinks.protocol import Record, Sink, SinkContext
 from sinks.render import render
 from sinks.screen import Screen
-from sinks.shorten import shortened
+from sinks.shorten import fits, shortened
 from sinks.stream import encoding_of, is_terminal
 
 #: Events that no person reads while a model trains: the files have them, and `show` prints them when they are named.
@@ -87,7 +87,7 @@ class ConsoleSink:
 
 def _short(record: Record) -> Record:
     try:
-        return shortened(record, _LONGEST_RECORD_BYTES)
+        return record if fits(record, _LONGEST_RECORD_BYTES) else shortened(record, _LONGEST_RECORD_BYTES)
     except TypeError:  # a third party's record, with what no line can hold: it can still be shown
         return record
 

@@ -53,6 +53,7 @@ class Segment:
 
     def __init__(self, path: Path, *, create: bool, unsynced: list[Path] | None = None) -> None:
         self.path = path
+        self._name = os.fspath(path)  # it is looked at before each write
         self.spoiled = False
         self._unsynced = [] if unsynced is None else unsynced
         if not create:
@@ -78,7 +79,7 @@ class Segment:
         if not self._is_ours():
             return "was closed by other code"
         try:
-            status = os.lstat(self.path)
+            status = os.lstat(self._name)
         except OSError as error:
             # For any other reason it can't be told; the write will show.
             return "was deleted or renamed" if error.errno in _GONE else None

@@ -39,6 +39,15 @@ def encoded(record: Record, max_bytes: int) -> bytes:
     return orjson.dumps(shortened(record, max_bytes), option=orjson.OPT_APPEND_NEWLINE)
 
 
+def fits(record: Record, max_bytes: int) -> bool:
+    """Tell whether a record need not be shortened.
+
+    Raises:
+        TypeError: the record holds something that is not a builtin.
+    """
+    return _may_fit(record, max_bytes, _Limits(max_bytes)) and len(orjson.dumps(record)) < max_bytes
+
+
 def shortened(record: Record, max_bytes: int) -> Record:
     """Cut every list, text and mapping of a record to one length, the largest power of two that fits.
 
@@ -130,12 +139,15 @@ def _left(value: Any, left: int, limits: _Limits) -> int:
         inner = value.values() if len(value) <= limits.fields else islice(value.values(), limits.fields)
     else:
         return left - min(len(value), limits.characters) if isinstance(value, str) else left
+    most = limits.items
     for item in inner:  # every record passes here: nothing is called for what is small
         if left < 0:
             break
         kind = type(item)
         if kind is str:
             left -= min(len(item), limits.characters) if len(item) > _SHORTEST_TEXT else len(item)
+        elif kind is tuple and len(item) <= most and _SCALARS.issuperset(map(type, item)):
+            left -= _BYTES_AN_ITEM * len(item)
         elif kind not in _SCALARS:
             left = _left(item, left, limits)
     return left

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sinks.fold import columns
 from sinks.style import DIM, RED, styled
@@ -17,8 +16,7 @@ _DECODED = {_PREDICTIONS: "Predicted text", _LABELS: "Label text"}
 _KEY = f"P: {_PREDICTIONS}, L: {_LABELS}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One line of token ids, before its columns are as wide as those of its neighbours."""
 
     title: str
@@ -40,7 +38,7 @@ def render_windows(windows: Mapping[str, Mapping[str, Any]], *, color: bool, wid
     if not pairs:
         return ["  no slot of this sample is supervised"]
     rows = [row for pair in pairs for row in pair]
-    table = _Table(max(len(row.title) for row in rows), max(len(cell) for row in rows for cell in row.cells), color)
+    table = _Table(max(len(row.title) for row in rows), max(max(map(len, row.cells)) for row in rows), color)
     lines = [table.line(row) for row in rows]
     if width is None or all(columns(line) <= width for line in lines):
         return lines
@@ -54,18 +52,16 @@ def _pair(name: str, window: Mapping[str, Any], mark: str) -> list[_Row]:
         return []
     title = f"{name} {len(labels)}"
     wrong = [label not in (_IGNORED, predicted) for label, predicted in zip(labels, predictions, strict=True)]
-    cells = [
-        (mark if is_wrong else "") + ("-" if predicted is None else str(predicted))
-        for predicted, is_wrong in zip(predictions, wrong, strict=True)
-    ]
+    cells = ["-" if predicted is None else str(predicted) for predicted in predictions]
+    if mark:
+        cells = [mark * is_wrong + cell for cell, is_wrong in zip(cells, wrong, strict=True)]
     return [
         _Row(title, _PREDICTIONS, cells, wrong, window.get("predicted_text")),
-        _Row(title, _LABELS, [str(label) for label in labels], [False] * len(labels), window.get("label_text")),
+        _Row(title, _LABELS, list(map(str, labels)), [False] * len(labels), window.get("label_text")),
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(NamedTuple):
     """The columns that the rows of a sample share.
 
     Attributes:
@@ -109,10 +105,11 @@ class _Table:
         return (room - 1 + len(_SEPARATOR)) // (self.cell_width + len(_SEPARATOR))
 
     def _cells(self, row: _Row, start: int, stop: int) -> str:
-        return _SEPARATOR.join(
-            styled(cell.rjust(self.cell_width), RED, self.color and is_wrong)
-            for cell, is_wrong in zip(row.cells[start:stop], row.wrong[start:stop], strict=True)
-        )
+        cells = [cell.rjust(self.cell_width) for cell in row.cells[start:stop]]
+        if self.color and True in row.wrong:
+            wrong = row.wrong[start:stop]
+            cells = [styled(cell, RED, is_wrong) for cell, is_wrong in zip(cells, wrong, strict=True)]
+        return _SEPARATOR.join(cells)
 
     def _quoted(self, text: str) -> str:
         return styled(f'"{text}"', DIM, self.color)

@@ -62,9 +62,9 @@ def winner(counts: TokenCounts, *, alpha: float = ALPHA) -> int | None:
     things must hold: 30 slots; the sign test of a against b; an effect that matters, a >= 2 b and a >= n/10; and a
     surplus of the token's probability over how often it is the label, of n/10, 3 a/5 and five standard deviations. A
     0/1 outcome has a variance of at most 1/4, so that of N slots has a standard deviation below sqrt(N/4). The surplus
-    is what discounts repetition: where a third of the tokens repeat, a good model may expect a repetition everywhere. It
-    is so on the average: a batch may repeat less than the data do. But it then is as unsure as the data are uneven, and
-    its argmax wins everywhere at once: hence 3 a/5.
+    is what discounts repetition: where a third of the tokens repeat, a good model may expect a repetition everywhere.
+    It is so on the average: a batch may repeat less than the data do. But it then is as unsure as the data are uneven,
+    and its argmax wins everywhere at once: hence 3 a/5.
 
     Of a, as many are left out as the ends of the sequences explain: a constant prediction equals the token of
     offset o and the label of its slot equally often, but for up to |o| slots at the end of each sequence.
