@@ -71,25 +71,25 @@ def _plain(record: Mapping[str, Any]) -> Record | None:
     Raises:
         Exception: it holds what orjson refuses, or a key that cannot be compared.
     """
-    copied: Record = {}
-    leaves: list[Any] = []
+    copied = dict(record)
+    inner: list[Any] = []
     for key, value in record.items():
-        if type(value) is tuple:
-            leaves += value
-        elif type(value) is dict:
-            value = value.copy()  # noqa: PLW2901 - it may change; a tuple cannot
+        kind = type(value)
+        if kind is tuple:
+            inner += value
+        elif kind is dict:
+            copied[key] = value.copy()  # it may change; a tuple cannot
             for item in value.values():
                 if type(item) is tuple:
-                    leaves += item
+                    inner += item
                 else:
-                    leaves.append(item)
-        else:
-            leaves.append(value)
-        copied[key] = value
-    if not _LEAVES.issuperset(map(type, leaves)):
+                    inner.append(item)
+        elif kind not in _LEAVES:
+            return None
+    if not _LEAVES.issuperset(map(type, inner)):
         return None
-    line = orjson.dumps(copied)
-    return copied if line.count(b"null") == leaves.count(None) else None
+    nulls = orjson.dumps(copied).count(b"null")
+    return copied if nulls == inner.count(None) + [*copied.values()].count(None) else None
 
 
 def describe(value: object) -> str:

@@ -11,7 +11,7 @@ from sinks.escape import encodable, known_encoding
 from sinks.fold import folded
 from sinks.null import discard
 from sinks.protocol import Record, Sink, SinkContext
-from sinks.render import render
+from sinks.rendering import render
 from sinks.screen import Screen
 from sinks.shorten import fits, shortened
 from sinks.stream import encoding_of, is_terminal

@@ -18,6 +18,8 @@ ENVELOPE = ("event", "v", "ts", "run_id", "attempt", "rank", "seq", "level")
 _SHORTEST_TEXT = 64
 _SHORTEST_MAPPING = 16
 _SCALARS = frozenset({int, float, bool, type(None)})
+_FLAT = frozenset({str, tuple})
+_SHORT = 1_000
 _BYTES_AN_ITEM = 2  # a digit and a comma
 _BYTES_A_FIELD = 5  # an empty name in quotes, a colon, a digit and a comma
 
@@ -32,7 +34,8 @@ def encoded(record: Record, max_bytes: int) -> bytes:
     Raises:
         TypeError: the record holds something that is not a builtin.
     """
-    if _may_fit(record, max_bytes, _Limits(max_bytes)):  # else not even encoded: ten million tokens are not copied
+    if _is_short(record.values()) or _may_fit(record, max_bytes, _Limits(max_bytes)):
+        # Else it is not even encoded: ten million tokens are not copied.
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         if len(line) <= max_bytes:
             return line
@@ -119,6 +122,20 @@ def _cut(value: Any, limits: _Limits, path: str, marks: dict[str, int]) -> Any:
     if len(kept) < len(value):
         marks[path] = len(value)
     return kept
+
+
+def _is_short(values: Iterable[Any]) -> bool:
+    """Tell at a glance that no part of a record is long; nearly all records end here."""
+    for item in values:
+        kind = type(item)
+        if kind in _SCALARS:
+            continue
+        if kind is dict:
+            if len(item) > _SHORT or not _is_short(item.values()):
+                return False
+        elif kind not in _FLAT or len(item) > _SHORT or (kind is tuple and item and type(item[0]) not in _SCALARS):
+            return False
+    return True
 
 
 def _may_fit(record: Record, max_bytes: int, limits: _Limits) -> bool:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
 from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from sinks.console import console_sink
 from sinks.jsonl import jsonl_sink
 from sinks.null import null_sink
 from sinks.protocol import Factory, Sink, SinkContext, SinkError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "higgs_audio_trainer.sinks"
 NONE = "none"
@@ -70,6 +72,8 @@ def resolve(name: str) -> Factory:
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]
+    from importlib.metadata import entry_points  # noqa: PLC0415 - takes longer to import than all sinks together
+
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in installed and (":" not in name or name.partition(":")[0] in (*_BUILT_IN, *installed)):
         raise SinkError(_unknown(name, [*_BUILT_IN, NONE, *installed]))
@@ -81,6 +85,8 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     head, _, rest = name.partition(":")
     if head in known:
         return f"--sinks: expected options of {head} as {head}:option=value, got {rest!r}"
+    from difflib import get_close_matches  # noqa: PLC0415 - for a wrong name alone
+
     nearest = get_close_matches(name, known, n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     if "=" in name:
