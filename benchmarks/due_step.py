@@ -1,34 +1,42 @@
-"""What a due step costs beside one that is not due, with the checks of the record and without them.
+"""What a due step costs beside one that logs nothing, and that a step which is not due costs nothing.
 
-    python -m benchmarks.due_step [--rounds 20] [--batch_size 2] [--seconds 16]
+    python -m benchmarks.due_step [--quick] [--json FILE]
 
-One training on the CPU at the real vocabulary (128,256), 4 layers, LoRA, two threads; its steps take turns: not due,
-due without checks, due with them, each the same batch, to a console that nobody sees and a JSONL file. Prints a row of
-each: median, quartiles and the median of its ratios to the step before it that was not due; and what was spent on
-logging, which on a CPU is all that a due step costs more, free of the noise of the rest.
+One training on the CPU at the real vocabulary (128,256), 4 layers, B=2, S=512, LoRA, two threads. Its steps take turns,
+each with the same batch: without sinks, not due, due without the checks, due with them; to a console that nobody sees
+and a JSONL file. Steps are compared with that of their own round. On a CPU all that a due step costs more is what the
+trainer itself counts as spent on logging, which is free of the noise of the rest: it has a row of its own.
+
+That a step which is not due does nothing for the log is counted, not timed: the operations of torch in it, and the
+calls into code that logs.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from statistics import median
+from types import FrameType
+from typing import Any, cast
 
-import torch
-from transformers import HiggsAudioV2Config, TrainingArguments
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 import sinks
-from benchmarks.full_size_step import random_example, random_model, vocabulary_of
+from benchmarks.examples import torch_threads
+from benchmarks.full_size_step import FRAMES_PER_SECOND, PROMPT_TOKENS, random_example, random_model, vocabulary_of
+from benchmarks.rows import Row, run_alone
+from benchmarks.timing import quartiles, ratio
+from benchmarks.training_step import QUICK, THREADS, Size
 from higgs_audio_trainer.data.batch import Collator, TokenIds
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.emit import NullPipeline, Pipeline
 from higgs_audio_trainer.model import add_lora
 from higgs_audio_trainer.preparation import quiet_third_parties
 from higgs_audio_trainer.series import Shown
@@ -36,8 +44,11 @@ from higgs_audio_trainer.telemetry import Telemetry, never_due
 from higgs_audio_trainer.trainer import HiggsAudioTrainer
 from higgs_audio_trainer.watch import Watch
 
-KINDS = ("not due", "due, --diagnose off", "due, --diagnose warn")
+NO_SINKS, NOT_DUE, UNCHECKED, DUE = KINDS = ("--sinks none", "not due", "due, --diagnose off", "due")
 WARM_UP_ROUNDS = 2
+_LOGS = ("emit", "encodable", "extraction", "counts", "series", "slots", "ranks", "frequencies", "watch")
+_MARKERS = 3  # of `random_example`, beside the prompt and the frames
+_MOST = 1.01
 
 
 class TakingTurns:
@@ -46,9 +57,14 @@ class TakingTurns:
     def __init__(self, checked: Telemetry) -> None:
         self.times: list[float] = []
         self.logging: list[float] = []
+        self.operations: list[int] = []
+        self.calls: list[int] = []
         self.trainer: Any = None
-        unchecked = replace(checked, vocabulary=None, watch=None)
-        self._turns = [replace(each, is_due=self._is_due) for each in (checked, unchecked, checked)]
+        self.counting = _Operations()
+        self._emit = checked.emit
+        silent = Telemetry(NullPipeline(), never_due, evaluations=False, shown=None)
+        kinds = (silent, checked, replace(checked, vocabulary=None, watch=None), checked)
+        self._turns = [replace(telemetry, is_due=self._is_due) for telemetry in kinds]
 
     def first(self) -> Telemetry:
         """Return what the first step asks."""
@@ -56,40 +72,68 @@ class TakingTurns:
 
     def _is_due(self, _step: int) -> bool:
         self.times.append(time.perf_counter())
-        self.logging.append(self.trainer.extraction_seconds + self._turns[0].emit.seconds)
+        self.logging.append(self.trainer.extraction_seconds + self._emit.seconds)
+        self.operations.append(self.counting.operations)
+        self.calls.append(self.counting.calls)
         kind = (len(self.times) - 1) % len(KINDS)
         # The step that asks is logged by the telemetry that the trainer has afterwards.
         self.trainer._telemetry = self._turns[kind]  # noqa: SLF001 - no trainer needs to change its telemetry
-        return kind > 0
-
-    def spans(self, times: Sequence[float], rounds: int) -> list[list[float]]:
-        """Return what passed in each kind of step, in order, without the steps that warm up."""
-        spans = [end - begin for begin, end in pairwise(times)]
-        return [spans[kind :: len(KINDS)][WARM_UP_ROUNDS : WARM_UP_ROUNDS + rounds] for kind in range(len(KINDS))]
+        return KINDS[kind] in (UNCHECKED, DUE)
 
 
-def measure(config: HiggsAudioV2Config, *, batch_size: int, seconds: float, rounds: int) -> list[dict[str, Any]]:
-    """Train `rounds` steps of each kind and return a row of each."""
+class _Operations(TorchDispatchMode):
+    """Counts operations of torch, and calls into code that logs while it is installed as the profiler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
+
+    def profile(self, frame: FrameType, event: str, _argument: object) -> None:
+        """Take note of a call."""
+        if event == "call":
+            self.calls += Path(frame.f_code.co_filename).stem in _LOGS and "higgs_audio" in frame.f_code.co_filename
+
+
+def train(size: Size, *, rounds: int, counting: bool = False) -> TakingTurns:
+    """Train some rounds of a step of each kind.
+
+    Args:
+        size: of model and batch.
+        rounds: beside those that warm up.
+        counting: count what is done, which takes its time.
+    """
+    config = size.config()
     model = add_lora(random_model(config, "cpu").float(), r=16, alpha=32, dropout=0.0)
     ids = TokenIds(128_001, config.audio_token_id, config.audio_delay_token_id, 1024, 1025, config.num_codebooks)
+    seconds = (size.length - PROMPT_TOKENS - _MARKERS - config.num_codebooks - 1) / FRAMES_PER_SECOND
     vocabulary = vocabulary_of(ids)
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         screen = sinks.Screen(nowhere, nowhere)
-        context = sinks.SinkContext(folder, "r", 0, 0, screen, screen.note)
-        emit = Pipeline(sinks.build("console,jsonl", context), run_id="r")
-        shown = Shown(2, 5, (0,), vocabulary, None)
-        watch = Watch(emit, fails=False)
-        turns = TakingTurns(
-            Telemetry(emit, never_due, evaluations=False, shown=shown, vocabulary=vocabulary, watch=watch)
+        emit = Pipeline(
+            sinks.build("console,jsonl", sinks.SinkContext(folder, "r", 0, 0, screen, screen.note)), run_id="r"
         )
-        trainer = HiggsAudioTrainer(
+        turns = TakingTurns(
+            Telemetry(
+                emit,
+                never_due,
+                evaluations=False,
+                shown=Shown(2, 5, (0,), vocabulary, None),
+                vocabulary=vocabulary,
+                watch=Watch(emit, fails=False),
+            )
+        )
+        turns.trainer = trainer = HiggsAudioTrainer(
             telemetry=turns.first(),
             text_loss_weight=1.0,
             model=model,
             args=TrainingArguments(
                 folder,
                 use_cpu=True,
-                per_device_train_batch_size=batch_size,
+                per_device_train_batch_size=size.batch_size,
                 max_steps=(WARM_UP_ROUNDS + rounds) * len(KINDS) + 1,
                 remove_unused_columns=False,
                 label_names=["labels"],
@@ -100,62 +144,61 @@ def measure(config: HiggsAudioV2Config, *, batch_size: int, seconds: float, roun
                 dataloader_pin_memory=False,
             ),
             data_collator=Collator(ids),
-            train_dataset=[random_example(ids, seconds, seed) for seed in range(batch_size)],
+            train_dataset=[random_example(ids, seconds, seed) for seed in range(size.batch_size)],
         )
         trainer.remove_callback(PrinterCallback)
-        turns.trainer = trainer
-        trainer.train()
+        if counting:
+            sys.setprofile(turns.counting.profile)
+            try:
+                with turns.counting:
+                    trainer.train()
+            finally:
+                sys.setprofile(None)
+        else:
+            trainer.train()
         screen.close()
-    steps, logging = (turns.spans(times, rounds) for times in (turns.times, turns.logging))
-    return [_row(name, *kinds, steps[0]) for name, *kinds in zip(KINDS, steps, logging, strict=True)]
+    return turns
 
 
-def _row(name: str, seconds: Sequence[float], logging: Sequence[float], floor: Sequence[float]) -> dict[str, Any]:
-    lower, median, upper = (1000 * value for value in statistics.quantiles(seconds, n=4))
-    return {
-        "name": name,
-        "ms": median,
-        "lower_ms": lower,
-        "upper_ms": upper,
-        "ratio": statistics.median(one / other for one, other in zip(seconds, floor, strict=True)),
-        "logging_ms": 1000 * statistics.median(logging),
-        "logging_share": statistics.median(part / whole for part, whole in zip(logging, floor, strict=True)),
-    }
+def _of_kinds(values: Sequence[float]) -> dict[str, list[float]]:
+    """Return what was added in the steps of each kind, without those that warm up."""
+    added = [after - before for before, after in pairwise(values)]
+    return {kind: added[index :: len(KINDS)][WARM_UP_ROUNDS:] for index, kind in enumerate(KINDS)}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Lay the rows out as Markdown."""
-    lines = [
-        "| step | ms, median | quartiles | against not due | logging, ms | of a step not due |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        quartiles = f"{row['lower_ms']:.1f} to {row['upper_ms']:.1f}"
-        logging = f"{row['logging_ms']:.2f} | {row['logging_share']:.2%}"
-        lines.append(f"| {row['name']} | {row['ms']:.1f} | {quartiles} | {row['ratio']:.4f} | {logging} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20, help="steps of each kind [%(default)s]")
-    parser.add_argument("--batch_size", type=int, default=2, help="samples [%(default)s]")
-    parser.add_argument("--seconds", type=float, default=16.0, help="length of each clip [%(default)s]")
-    given = parser.parse_args()
-    torch.set_num_threads(2)
+def rows(quick: bool = False) -> list[Row]:
+    """Measure; times first, then counts."""
     quiet_third_parties()
-    config = HiggsAudioV2Config(
-        codebook_size=1026,
-        hidden_size=1024,
-        intermediate_size=2048,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=128,
+    with torch_threads(THREADS):
+        size = QUICK if quick else Size()
+        timed = train(size, rounds=2 if quick else 16)
+        counted = train(QUICK, rounds=2, counting=True)
+    seconds, logging = _of_kinds(timed.times), _of_kinds(timed.logging)
+    where = f"{size.num_layers} layers, B={size.batch_size} S={size.length}, CPU"
+    floor = 1000 * median(seconds[NO_SINKS])
+    made = [Row(f"step with {NO_SINKS}, {where}", floor, "ms")]
+    for kind in (NOT_DUE, UNCHECKED, DUE):
+        lower, upper = quartiles([one / other for one, other in zip(seconds[kind], seconds[NO_SINKS], strict=True)])
+        times = ratio(seconds[kind], seconds[NO_SINKS])
+        holds = {NOT_DUE: abs(times - 1) <= upper - lower, DUE: times <= _MOST}.get(kind)
+        target = {NOT_DUE: "1, but for the spread", DUE: f"<= {_MOST}"}.get(kind, "")
+        name = f"step, {kind}, console and jsonl (quartiles of the ratio {lower:.3f} to {upper:.3f})"
+        made.append(Row(name, 1000 * median(seconds[kind]), "ms", NO_SINKS, times, target, holds))
+    for kind in (UNCHECKED, DUE):
+        spent = 1 + median(part / whole for part, whole in zip(logging[kind], seconds[NO_SINKS], strict=True))
+        holds = spent <= _MOST if kind == DUE else None
+        target = f"<= {_MOST}" if kind == DUE else ""
+        name = f"step, {kind}: time spent on logging; ratio: 1 + its share"
+        made.append(Row(name, 1000 * median(logging[kind]), "ms", NO_SINKS, spent, target, holds))
+    operations, calls = (_of_kinds(cast("list[float]", values)) for values in (counted.operations, counted.calls))
+    more = median(operations[NOT_DUE]) / median(operations[NO_SINKS])
+    done = median(calls[NOT_DUE])
+    made.append(
+        Row("operations of torch in a step not due", median(operations[NOT_DUE]), "", NO_SINKS, more, "1", more == 1)
     )
-    print(table(measure(config, batch_size=given.batch_size, seconds=given.seconds, rounds=given.rounds)))
+    made.append(Row("calls into code that logs in a step not due", done, "", "", None, "0", done == 0))
+    return made
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(rows, __doc__ or "")

@@ -238,7 +238,7 @@ def _window_slots(supervised_QL: Tensor, window: int) -> tuple[Tensor, Tensor]:
 def to_host(ints: Sequence[Tensor], floats: Sequence[Tensor]) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
     """Bring tensors to the host in one transfer: integers as int32, floats by their bits."""
     parts = [*(tensor.to(torch.int32) for tensor in ints), *(tensor.contiguous().view(-1) for tensor in floats)]
-    packed = torch.cat([part.reshape(-1).view(torch.int32) for part in parts]).cpu().numpy()
+    packed = on_host(torch.cat([part.reshape(-1).view(torch.int32) for part in parts])).numpy()
     sizes = [part.numel() * part.element_size() // 4 for part in parts]
     pieces = np.split(packed, np.cumsum(sizes)[:-1])
     host_ints = [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, ints, strict=False)]
@@ -247,3 +247,8 @@ def to_host(ints: Sequence[Tensor], floats: Sequence[Tensor]) -> tuple[list[npt.
         for piece, tensor in zip(pieces[len(ints) :], floats, strict=True)
     ]
     return host_ints, host_floats
+
+
+def on_host(packed: Tensor) -> Tensor:
+    """Copy a tensor to the host: the one place where a due step waits for the device."""
+    return packed.cpu()
