@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from typing import NamedTuple
 
 
 class UserError(Exception):
@@ -23,6 +22,8 @@ def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
         known: those that there are.
         cutoff: how alike they must be, from 0 to 1, as for `difflib.get_close_matches`.
     """
+    from difflib import get_close_matches
+
     found = get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {found[0]}?" if found else ""
 
@@ -38,8 +39,7 @@ class LoggingError(UserError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """One fault of an input file; prints as `file:line: field: expected ..., got ...`."""
 
     where: str

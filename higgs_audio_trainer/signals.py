@@ -5,7 +5,6 @@ Knows neither torch nor events. `stopping.py` turns what was noted here into a c
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -13,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
-from multiprocessing import forkserver
 from signal import Signals
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -178,6 +176,8 @@ def leave_stop_signals_to_the_parent() -> None:
     if hasattr(signal, "sigwaitinfo"):  # tells the sender; macOS lacks it, and there SIGTERM goes on ending workers
         signal.pthread_sigmask(signal.SIG_BLOCK, {Signals.SIGTERM})
         deaf.remove(Signals.SIGTERM)
+        import multiprocessing
+
         parent = multiprocessing.parent_process()
         assert parent is not None, "a worker has a parent; with a fork server it is not the process that forked it"
         threading.Thread(target=_end_on_request, args=(parent.pid,), daemon=True).start()
@@ -193,7 +193,11 @@ def _end_on_request(parent: int | None) -> None:
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
     """Hold stop signals back while workers are started: till they are deaf, what they inherit would end them."""
+    import multiprocessing
+
     if multiprocessing.get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
         forkserver.ensure_running()  # started within, it would hold them back from all that it ever forks
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

@@ -18,6 +18,7 @@ import sinks
 HEAVY = ["torch", "transformers", "peft", "accelerate", "numpy"]
 WITH_TORCH = {f"higgs_audio_trainer.cli.{command}" for command in ("train", "prepare", "demo", "tiny")}
 PRODUCER = Path(higgs_audio_trainer.__file__).parent
+GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
 
 
 def modules_of(package):
@@ -95,6 +96,34 @@ def test_command_runs_without_torch():
         f"assert not set({HEAVY}) & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("arguments", [["show", "--help"], ["diff", str(GOLDEN), str(GOLDEN)]], ids=lambda a: a[0])
+def test_command_starts_fast(arguments):
+    """A help loads no reader of logs, a comparison nothing that only training or a rare case of it needs."""
+    slow = {"importlib.metadata", "email", "multiprocessing", "tempfile", "structlog", "tqdm", *HEAVY}
+    if "--help" in arguments:
+        slow |= {"orjson", "msgspec", "sinks", "higgs_audio_trainer.events"}
+    script = (
+        "import atexit, sys\n"
+        "before = set(sys.modules)\n"
+        f"atexit.register(lambda: print(*({slow} & set(sys.modules) - before), file=sys.stderr))\n"
+        "from higgs_audio_trainer.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True)
+    assert done.stderr == "\n"
+
+
+def test_sinks_are_imported_when_asked_for():
+    """The package alone loads none of its modules, and gives each of its names as its module has it."""
+    script = "import json, sys, sinks\nprint(json.dumps([name for name in sys.modules if name.startswith('sinks.')]))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert json.loads(done.stdout) == []
+    assert sinks.build is sinks.specification.build
+    assert sinks.render is sinks.rendering.render
+    assert all(hasattr(sinks, name) for name in sinks.__all__)
+    assert not hasattr(sinks, "no_such_name")
 
 
 @pytest.mark.parametrize("path", sorted(Path(sinks.__file__).parent.glob("*.py")), ids=lambda path: path.name)

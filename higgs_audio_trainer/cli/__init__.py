@@ -1,26 +1,19 @@
 """The command line: the only place that parses, prints and exits. One file a command.
 
-Flags without a command mean `train`. Commands are imported when they are run, so that those without torch start fast.
+Flags without a command mean `train`. Commands are imported when they are run, and what few of them need where it is
+needed, so that those without torch start fast.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import os
-import resource
 import sys
-import textwrap
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
-from signal import Signals
 
 from higgs_audio_trainer.errors import LoggingError, UserError, suggestion
-from higgs_audio_trainer.redaction import Redactor
-from higgs_audio_trainer.signals import exit_status
-from sinks.escape import printable_lines
-from sinks.screen import say_on_stderr
 
 COMMANDS = {
     "train": "LoRA fine-tuning with logged predictions (the default)",
@@ -51,23 +44,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _occupy_standard_descriptors()
     _let_stdout_take_any_text()
-    redact = Redactor(environment=os.environ)
-    status = 0
+    said = None
     try:
         status = _finished(arguments)
     except UserError as error:
         # Every rank meets the same bad input and one says it; a log fails on one rank alone.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, LoggingError):
-            say_on_stderr(printable_lines(redact(f"higgs-audio-trainer: {error}")))
+            said = f"higgs-audio-trainer: {error}"
         if _error_of_stdout() is not None:
             _abandon_stdout()
-        return EXIT_BAD_INPUT
+        status = EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        return exit_status(Signals.SIGINT)
+        status = _interrupted()
     except Exception:  # noqa: BLE001 - what Python would print, without the secrets that a message may quote
-        say_on_stderr(printable_lines(redact(traceback.format_exc())))
-        return EXIT_FAILED
+        from traceback import format_exc
+
+        said = format_exc()
+        status = EXIT_FAILED
+    if said is not None:  # here, where files that the failure left open are closed: more are opened to say it
+        _say_without_secrets(said)
+    if argv is None and _ONLY_PRINT.issuperset(arguments[:1]):
+        # The process ends here. To look for garbage among all that was imported is a tenth of what a small log takes.
+        gc.freeze()
     return status
+
+
+def _interrupted() -> int:
+    from signal import Signals
+
+    from higgs_audio_trainer.signals import exit_status
+
+    return exit_status(Signals.SIGINT)
+
+
+def _say_without_secrets(text: str) -> None:
+    from higgs_audio_trainer.redaction import Redactor
+    from sinks.escape import printable_lines
+    from sinks.screen import say_on_stderr
+
+    say_on_stderr(printable_lines(Redactor(environment=os.environ)(text)))
 
 
 def _finished(arguments: list[str]) -> int:
@@ -147,12 +162,17 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _allow_many_files() -> None:
     """Raise the number of open files as far as the system allows: of a log, each rank and attempt has one open."""
+    import resource
+    from contextlib import suppress
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError):  # a system that names no limit, and has one
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _overview() -> str:
+    import textwrap
+
     flags = " ".join(f"--{item.name}" for item in import_module("higgs_audio_trainer.config").flags())
     return "\n".join(
         [

@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any
 
 from higgs_audio_trainer.cli.faults import Faults
-from higgs_audio_trainer.cli.parser import ArgumentParser
-from higgs_audio_trainer.cli.show import width_of
+from higgs_audio_trainer.cli.parser import ArgumentParser, width_of
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, Said
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES
 from higgs_audio_trainer.diagnoses.history import Due

@@ -10,7 +10,6 @@ import schemas
 from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.events import EVENTS
-from higgs_audio_trainer.logs.schema import encode, schema_of, schema_of_any
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -31,6 +30,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if given.write:
         _write_all(Path(schemas.__file__).parent)
     elif given.event is None:
+        from higgs_audio_trainer.logs.schema import encode, schema_of_any  # the file of one event is there already
+
         sys.stdout.write(encode(schema_of_any()).decode())
     elif given.event in EVENTS:
         sys.stdout.write(schemas.load(given.event).decode())
@@ -44,6 +45,8 @@ def _unknown(name: str) -> str:
 
 
 def _write_all(folder: Path) -> None:
+    from higgs_audio_trainer.logs.schema import encode, schema_of
+
     for name in EVENTS:
         path = folder / f"{name}.json"
         path.write_bytes(encode(schema_of(name)))

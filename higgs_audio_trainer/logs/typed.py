@@ -64,9 +64,9 @@ def typed(record: Record) -> Any:
     Fields that two runs may differ in may be missing, and are None. A null that stands for NaN is NaN again; one that
     stands for another value that no line can hold makes the event `Unknown`.
     """
-    cls = LOGGED.get(record["event"]) if record.get("v") == SCHEMA_VERSION else None
-    if cls is None:
+    if record["event"] not in EVENTS or record.get("v") != SCHEMA_VERSION:
         return _unknown(record)
+    cls = _as_read(record["event"])
     event = _converted(_with_nan(record, list(_texts(record["nonfinite"]))) if "nonfinite" in record else record, cls)
     if isinstance(event, Misfit):
         if excused(record, event):
@@ -128,7 +128,7 @@ def _converted(record: Record, cls: Any) -> Any:
         event = convert(record, cls)
     if not isinstance(event, Misfit) and not record.keys() <= known:
         event.extra.update((name, value) for name, value in record.items() if name not in known)
-    if cls is LOGGED[PredictionSample.name] and not isinstance(event, Misfit):
+    if issubclass(cls, PredictionSample) and not isinstance(event, Misfit):
         for window in _WINDOWS:
             if not record[window].keys() <= _names(Window):
                 items = record[window].items()
@@ -137,7 +137,7 @@ def _converted(record: Record, cls: Any) -> Any:
 
 
 def convert(record: Record, cls: Any) -> Any:
-    """Make an instance of a class of `as_read`, or a `Misfit`."""
+    """Make an instance of a class, or a `Misfit`."""
     try:
         return msgspec.convert(record, cls)
     except msgspec.ValidationError as error:
@@ -249,11 +249,14 @@ def _choices(cls: Any) -> Mapping[str, tuple[str, ...]]:
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
-def _as_read(payload: type[Any]) -> Any:
-    """Make the class of a line: a payload's class, with the envelope and what is unknown beside it.
+@cache
+def _as_read(name: str) -> Any:
+    """Make the class of an event's line: its payload's class, with the envelope and what is unknown beside it.
 
-    What two runs may differ in may be missing, and so may what was added after the first logs were written.
+    What two runs may differ in may be missing, and so may what was added after the first logs were written. It is made
+    when the first such line is read: all of them take as long to make as Python does to start.
     """
+    payload = EVENTS[name]
     members: list[tuple[str, Any, Any]] = []
     for cls in (Envelope, payload):
         hints = get_type_hints(cls)
@@ -283,7 +286,3 @@ class Unknown:
     seq: int | None = None
     level: str | None = None
     extra: dict[str, Any] = field(default_factory=dict, init=False)
-
-
-#: The class of each event as `typed` makes it.
-LOGGED: Mapping[str, Any] = {name: _as_read(cls) for name, cls in EVENTS.items()}

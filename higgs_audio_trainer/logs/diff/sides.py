@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,7 +126,7 @@ class Source:
         if self._faults > self._told:
             self._told = self._faults
             if self._copy is not None:
-                fault = replace(fault, where=fault.where.replace(str(self._copy), self.name, 1))
+                fault = fault._replace(where=fault.where.replace(str(self._copy), self.name, 1))
             self._on_fault(fault)
 
 
@@ -155,6 +153,8 @@ def _can_be_read_once(path: Path) -> bool:
 
 def _copied(path: Path) -> Path:
     """Copy what can be read once, as it is: compressed or not."""
+    import tempfile  # slow to import, and not needed for a file
+
     try:
         descriptor, name = tempfile.mkstemp(prefix="higgs-audio-trainer-", suffix=".jsonl")
     except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, BinaryIO
@@ -66,6 +65,8 @@ class Sorter:
             self._file.close()
 
     def _spill(self) -> None:
+        import tempfile  # slow to import, and not needed for a small log
+
         self._held.sort()
         try:
             if self._file is None:
@@ -90,6 +91,8 @@ class Sorter:
 
 def no_room(error: OSError) -> UserError:
     """Say that a temporary file cannot be written, and why."""
+    import tempfile
+
     return UserError(
         f"{tempfile.gettempdir()}: expected room for a temporary file, got: {error.strerror or error}. "
         "Make room there, or name another folder in TMPDIR"

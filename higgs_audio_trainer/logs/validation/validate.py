@@ -15,7 +15,7 @@ from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
 from higgs_audio_trainer.logs.files import Stream, find, named
 from higgs_audio_trainer.logs.gaps import may_begin_late
 from higgs_audio_trainer.logs.lines import Line, LogFile, where, whole
-from higgs_audio_trainer.logs.typed import LOGGED, MARKS, Record, excused
+from higgs_audio_trainer.logs.typed import MARKS, Record, excused
 from higgs_audio_trainer.logs.validation.consistency import inconsistencies
 from higgs_audio_trainer.logs.validation.finding import Finding, Kind
 from higgs_audio_trainer.logs.validation.members import repeated_member
@@ -209,7 +209,7 @@ class _Log:
             yield from self._unknown_fields(line)
 
     def _unknown_fields(self, line: Line) -> Iterator[Finding]:
-        if line.record["event"] not in LOGGED:
+        if line.record["event"] not in EVENTS:
             return
         for name in line.event.extra:
             key = (line.record["event"], name)

@@ -1,0 +1,91 @@
+"""How long commands that need no torch take from the shell and back, beside an interpreter that does nothing.
+
+    python -m benchmarks.start_up
+
+Each is a process of its own. Bytecode is written and read as after an installation, whatever the environment says of
+it, in a folder of the benchmark's. The logs have 47 lines: what a command takes is nearly all imports. Those of other
+packages that `diff` cannot do without are a row of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from benchmarks.rows import Row, run_alone
+from benchmarks.timing import interleaved, ratio
+
+_GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
+_BARE, _JQ = "python -c pass", "jq --version"
+_MAIN = "from higgs_audio_trainer.cli import main; raise SystemExit(main())"  # what the console script is
+_AIMED = {
+    "show --help": (_MAIN, "show", "--help"),
+    "diff of two small logs": (_MAIN, "diff", "a.jsonl", "b.jsonl"),
+    "import sinks": ("import sinks",),
+}
+_MOST = 3.0
+_OTHERS = {
+    "show of a small log": (_MAIN, "show", "a.jsonl"),
+    "validate of a small log": (_MAIN, "validate", "a.jsonl"),
+    "diagnose of a small log": (_MAIN, "diagnose", "a.jsonl"),
+    "merge of a small log": (_MAIN, "merge", "a.jsonl"),
+    "schema train_step": (_MAIN, "schema", "train_step"),
+    "import sinks; sinks.build": ("import sinks; sinks.build",),
+    "import argparse, pathlib, orjson, msgspec": ("import argparse, pathlib, orjson, msgspec",),
+}
+_HEAVY = ("torch", "numpy", "transformers")
+_COUNTING = f"""
+import atexit, sys
+atexit.register(lambda: print(len({set(_HEAVY)} & sys.modules.keys()), file=sys.stderr))
+"""
+
+
+def rows(quick: bool = False) -> list[Row]:
+    """Time each by turns; then see which of the heavy packages those with a target import."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a.jsonl", "b.jsonl"):
+            shutil.copy(_GOLDEN, Path(folder, name))
+        commands = {name: _python(*given) for name, given in {_BARE: ("pass",), **_AIMED, **_OTHERS}.items()}
+        if shutil.which("jq"):
+            commands[_JQ] = ["jq", "--version"]
+        calls = {name: partial(_run, command, folder) for name, command in commands.items()}
+        seconds = interleaved(calls, rounds=3 if quick else 25)
+        imported = {
+            name: int(_run(_python(_COUNTING + code, *given), folder)) for name, (code, *given) in _AIMED.items()
+        }
+    bare = seconds[_BARE]
+    return [
+        Row(_BARE, 1e3 * median(bare), "ms"),
+        *(_timed(name, seconds[name], bare, aimed=name in _AIMED) for name in calls if name != _BARE),
+        *(
+            Row(f"{name}: of {', '.join(_HEAVY)}", count, "imported", "", None, "0", count == 0)
+            for name, count in imported.items()
+        ),
+    ]
+
+
+def _timed(name: str, seconds: list[float], bare: list[float], *, aimed: bool) -> Row:
+    times = ratio(seconds, bare)
+    target = (f"< {_MOST:g}", times < _MOST) if aimed else ("", None)
+    return Row(name, 1e3 * median(seconds), "ms", _BARE, times, *target)
+
+
+def _python(code: str, *given: str) -> list[str]:
+    return [sys.executable, "-c", code, *given]
+
+
+def _run(command: list[str], folder: str) -> str:
+    """Run a command to its end and return what it says on stderr."""
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode"))}
+    done = subprocess.run(command, cwd=folder, env=os.environ | bytecode, capture_output=True, text=True, check=True)
+    return done.stderr
+
+
+if __name__ == "__main__":
+    run_alone(rows, __doc__)
