@@ -1,17 +1,23 @@
-"""Logs of any length, as a run of one rank with 8 codebooks writes them: for benchmarks, with no training."""
+"""Logs of any length, as a run of one rank with 8 codebooks writes them: for benchmarks, with no training.
+
+`tests/goldens/demo.jsonl` is a real one. A due step has its figures, text and audio of two samples, and the counts of
+the text and of each codebook; text is decoded, and of each clip's text three slots are supervised.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from higgs_audio_trainer.events import (
+    IGNORE_INDEX,
     Event,
     PredictionSample,
     RunEnd,
@@ -22,91 +28,127 @@ from higgs_audio_trainer.events import (
     to_mapping,
 )
 
-CODEBOOKS, FRAMES, WINDOW = 8, 120, 5
-TEXT_TARGETS = 40
+BATCH, CODEBOOKS, FRAMES, WINDOW = 8, 8, 120, 5
+TEXT_SPAN, TEXT_TARGETS = 124, 3  # of a sample
+AUDIO_SIZE, TEXT_SIZE = 1026, 128_256  # of the vocabularies
 EVENTS_A_STEP = 1 + 4 + 1 + CODEBOOKS  # figures, samples, counts
+_MASKED = (
+    {"padding": 361, "placeholder": 644, "prompt": 939},
+    {"eos_fill": 56, "padding": 204, "stream_bos": 8},
+    {"delay_prefix": 8, "eos_fill": 48, "padding": 204, "stream_bos": 8},
+)  # of the text, the first codebook and any other
+_DISTINCT = 2_000  # steps; those of a longer log say the same again
+_OF_A_STEP = b'{"event":"%b","v":1,"ts":"%b","run_id":"%b","attempt":0,"rank":0,"seq":%d,"level":"info","step":%d,%b\n'
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def write_log(folder: Path, num_events: int, *, seed: int = 0, run_id: str = "synthetic") -> Path:
     """Write a log of about as many events. The same seed gives the same events but for times and the run's id.
 
+    Another seed gives other figures and predictions of the same data. Nothing in it is said at the first step alone.
+
     Args:
         folder: is made; the file in it is named as the sink names it.
         num_events: rounded up to whole steps.
-        seed: of the tokens and losses.
+        seed: of the figures and predictions.
         run_id: of the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "rank00000-attempt000.jsonl"
+    path, steps = folder / "rank00000-attempt000.jsonl", -(-num_events // EVENTS_A_STEP)
+    distinct = list(islice(_of_steps(random.Random(seed)), min(steps, _DISTINCT)))
     with path.open("wb", 2**20) as file:
-        for seq, event in enumerate(_events(-(-num_events // EVENTS_A_STEP), random.Random(seed))):
-            file.write(
-                orjson.dumps(_envelope(event, seq, run_id) | to_mapping(event), option=orjson.OPT_APPEND_NEWLINE)
-            )
+        file.write(_line(_run_start(steps), 0, 0, run_id))
+        seq = 1
+        for step in range(1, steps + 1):
+            for start, rest in distinct[(step - 1) % len(distinct)]:
+                file.write(_OF_A_STEP % (start, _ts(step), run_id.encode(), seq, step, rest))
+                seq += 1
+        file.write(_line(_run_end(steps, seq), steps, seq, run_id))
     return path
 
 
-def _envelope(event: Event, seq: int, run_id: str) -> dict[str, Any]:
-    ts = (_START + timedelta(milliseconds=seq)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _of_steps(numbers: random.Random) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield the events of steps, each as its name and what follows the step in its line."""
+    data = random.Random(0)
+    samples = [_sample(index, modality, data) for index in range(2) for modality in ("text", "audio")]
+    while True:
+        events: list[Event] = [
+            _train_step(numbers),
+            *(_predicted(sample, numbers) for sample in samples),
+            *(_counts(codebook, numbers) for codebook in (None, *range(CODEBOOKS))),
+        ]
+        encoded = [(event.name.encode(), orjson.dumps(to_mapping(event))) for event in events]
+        yield [(name, payload.partition(b",")[2]) for name, payload in encoded]
+
+
+def _ts(second: int) -> bytes:
+    return (_START + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
+
+
+def _line(event: Event, second: int, seq: int, run_id: str) -> bytes:
+    ts = _ts(second).decode()
     envelope = {"event": event.name, "v": 1, "ts": ts, "run_id": run_id, "attempt": 0, "rank": 0, "seq": seq}
-    return envelope | {"level": "info"}
+    return orjson.dumps(envelope | {"level": "info"} | to_mapping(event), option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _events(steps: int, numbers: random.Random) -> Iterator[Event]:
-    yield RunStart(
-        config={"lr": 1e-4, "text_loss_weight": 1.0, "batch_size": 8, "max_steps": steps},
+def _run_start(steps: int) -> RunStart:
+    return RunStart(
+        config={"lr": 1e-4, "text_loss_weight": 1.0, "batch_size": BATCH, "max_steps": steps},
         versions={"python": "3.11", "torch": "2.13"},
         world_size=1,
         device="cpu",
         seed=0,
         resumed_from_step=None,
-        num_train_samples=8,
+        num_train_samples=BATCH,
         num_eval_samples=0,
         num_codebooks=CODEBOOKS,
         trainable_parameters=1,
         host="bench",
     )
-    samples = [_sample(index, modality, numbers) for index in range(2) for modality in ("text", "audio")]
-    for step in range(1, steps + 1):
-        yield _train_step(step, numbers)
-        yield from (_predicted(sample, step, numbers) for sample in samples)
-        yield from (_counts(step, codebook, numbers) for codebook in (None, *range(CODEBOOKS)))
-    yield RunEnd(
+
+
+def _run_end(steps: int, events: int) -> RunEnd:
+    return RunEnd(
         reason="completed",
         step=steps,
-        events_written=EVENTS_A_STEP * steps + 1,
+        events_written=events,
         events_lost=0,
         values_replaced=0,
         logging_ms_total=1.0,
     )
 
 
-def _train_step(step: int, numbers: random.Random) -> TrainStep:
+def _train_step(numbers: random.Random) -> TrainStep:
     losses = tuple(numbers.random() * 7 for _ in range(CODEBOOKS))
     audio_loss, text_loss = sum(losses) / CODEBOOKS, numbers.random() * 11
     return TrainStep(
-        step=step,
-        epoch=float(step),
+        step=1,
+        epoch=1.0,
         loss=text_loss + audio_loss,
         text_loss=text_loss,
         audio_loss=audio_loss,
         audio_loss_per_codebook=losses,
         text_accuracy=numbers.random(),
         audio_accuracy_per_codebook=tuple(numbers.random() for _ in range(CODEBOOKS)),
-        text_targets=TEXT_TARGETS,
-        audio_targets=CODEBOOKS * FRAMES,
+        text_targets=BATCH * TEXT_TARGETS,
+        audio_targets=BATCH * CODEBOOKS * FRAMES,
         learning_rate=1e-4,
         grad_norm=numbers.random(),
         step_ms=300.0,
         logging_ms=1.0,
+        sequence_length=246,
+        samples={f"clip-{index}": f"{index:016x}" for index in range(BATCH)},
     )
 
 
 def _sample(index: int, modality: Any, numbers: random.Random) -> PredictionSample:
+    """Make what no step changes. Of a text the first slot and the last two are supervised, of audio all."""
     is_audio = modality == "audio"
-    targets = FRAMES if is_audio else 20
-    first, last = (_window(start, numbers) for start in (30, 30 + FRAMES - WINDOW))
+    span, size = (FRAMES, AUDIO_SIZE) if is_audio else (TEXT_SPAN, TEXT_SIZE)
+    ends = ((), ()) if is_audio else ((1, 2, 3, 4), (0, 1, 2))
+    first, last = (
+        _window(start, masked, size, numbers) for start, masked in zip((30, 30 + span - WINDOW), ends, strict=True)
+    )
     return PredictionSample(
         step=1,
         epoch=1.0,
@@ -118,9 +160,9 @@ def _sample(index: int, modality: Any, numbers: random.Random) -> PredictionSamp
         codebook=0 if is_audio else None,
         num_codebooks=CODEBOOKS if is_audio else None,
         shift=1,
-        logits_shape=(8 * FRAMES, CODEBOOKS, 1026) if is_audio else (160, 128_256),
-        labels_shape=(CODEBOOKS, 8 * FRAMES) if is_audio else (160,),
-        num_targets=targets,
+        logits_shape=(BATCH * FRAMES, CODEBOOKS, AUDIO_SIZE) if is_audio else (BATCH * TEXT_TARGETS, TEXT_SIZE),
+        labels_shape=(CODEBOOKS, BATCH * FRAMES) if is_audio else (BATCH * TEXT_TARGETS,),
+        num_targets=FRAMES if is_audio else TEXT_TARGETS,
         num_correct=0,
         accuracy=0.0,
         loss=7.0,
@@ -132,52 +174,57 @@ def _sample(index: int, modality: Any, numbers: random.Random) -> PredictionSamp
     )
 
 
-def _counts(step: int, codebook: int | None, numbers: random.Random) -> TokenCounts:
+def _counts(codebook: int | None, numbers: random.Random) -> TokenCounts:
     is_text = codebook is None
-    targets = TEXT_TARGETS if is_text else FRAMES
+    targets = BATCH * (TEXT_TARGETS if is_text else FRAMES)
     correct = numbers.randrange(2, targets)
     rivals = tuple(numbers.randrange(targets - correct) for _ in range(5))
     return TokenCounts(
-        step=step,
+        step=1,
         modality="text" if is_text else "audio",
         codebook=codebook,
         num_codebooks=None if is_text else CODEBOOKS,
         num_targets=targets,
         num_correct=correct,
         divisor=float(targets),
-        masked={"prompt": 57, "placeholder": FRAMES} if is_text else {"stream_bos": 2, "eos_fill": 7},
-        supervised={"response": targets} if is_text else {"codes": targets - 2, "stop": 2},
+        masked=_MASKED[0 if codebook is None else 1 + min(codebook, 1)],
+        supervised={"response": targets} if is_text else {"codes": targets - BATCH, "stop": BATCH},
         label_matches=(1, 2, targets, 2, 1),
         offset_contested=(targets,) * 5,
         offset_matches=rivals,
         offset_correct=(correct,) * 5,
-        offset_surplus=tuple(numbers.random() for _ in range(5)),
-        stop_targets=2,
+        offset_surplus=tuple(_figure(numbers) for _ in range(5)),
+        stop_targets=BATCH,
         stop_correct=1,
-        stop_rank=1.0 + numbers.random(),
-        stop_probability=numbers.random(),
-        unigram_accuracy=0.1,
-        unigram_loss=6.0,
+        stop_rank=1.0 + _figure(numbers),
+        stop_probability=_figure(numbers),
+        unigram_accuracy=0.0310345,
+        unigram_loss=5.84911,
         top_prediction=numbers.randrange(1024),
-        top_prediction_share=numbers.random(),
+        top_prediction_share=_figure(numbers),
         constant_samples=(),
-        strip="57p 1# 72_ 2#" if step == 1 else None,
+        strip=None,
     )
 
 
-def _predicted(sample: PredictionSample, step: int, numbers: random.Random) -> PredictionSample:
+def _figure(numbers: random.Random) -> float:
+    return round(numbers.random(), 6)  # the counts' figures have six digits
+
+
+def _predicted(sample: PredictionSample, numbers: random.Random) -> PredictionSample:
     """Give a sample the predictions of a step, and a count of right ones that the shown slots allow."""
-    first, last = (replace(window, predictions=_tokens(numbers)) for window in (sample.first, sample.last))
-    right = sum(
+    first, last = (
+        _with_predictions(window, sample.logits_shape[-1], numbers) for window in (sample.first, sample.last)
+    )
+    shown = [
         label == token
         for window in (first, last)
         for label, token in zip(window.labels, window.predictions, strict=True)
-    )
-    right += numbers.randrange(sample.num_targets - 2 * WINDOW + 1)
+        if label != IGNORE_INDEX
+    ]
+    right = sum(shown) + numbers.randrange(sample.num_targets - len(shown) + 1)
     return replace(
         sample,
-        step=step,
-        epoch=float(step),
         num_correct=right,
         accuracy=right / sample.num_targets,
         loss=numbers.random() * 7,
@@ -186,16 +233,26 @@ def _predicted(sample: PredictionSample, step: int, numbers: random.Random) -> P
     )
 
 
-def _window(start: int, numbers: random.Random) -> Window:
+def _window(start: int, masked: Collection[int], size: int, numbers: random.Random) -> Window:
+    is_text = size == TEXT_SIZE
     return Window(
         positions=tuple(range(start, start + WINDOW)),
-        inputs=_tokens(numbers),
-        labels=_tokens(numbers),
-        predictions=_tokens(numbers),
+        inputs=_tokens(size, numbers),
+        labels=tuple(IGNORE_INDEX if slot in masked else token for slot, token in enumerate(_tokens(size, numbers))),
+        predictions=(None,) * WINDOW,
         predicted_text=None,
-        label_text=None,
+        label_text="<|audio_eos|><|eot_id|>" if is_text else None,
     )
 
 
-def _tokens(numbers: random.Random) -> tuple[int, ...]:
-    return tuple(numbers.randrange(1024) for _ in range(WINDOW))
+def _with_predictions(window: Window, size: int, numbers: random.Random) -> Window:
+    tokens = zip(window.labels, _tokens(size, numbers), strict=True)
+    return replace(
+        window,
+        predictions=tuple(None if label == IGNORE_INDEX else token for label, token in tokens),
+        predicted_text=None if window.label_text is None else "\ufffd an",
+    )
+
+
+def _tokens(size: int, numbers: random.Random) -> tuple[int, ...]:
+    return tuple(numbers.randrange(size) for _ in range(WINDOW))

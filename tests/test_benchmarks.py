@@ -1,10 +1,10 @@
 """The benchmarks run; what they measure is nobody's assertion."""
 
-import pytest
 from transformers import HiggsAudioV2Config
 
-from benchmarks import full_size_step, logs
+from benchmarks import extraction, full_size_step, logs
 from benchmarks.full_size_step import Plan
+from benchmarks.rows import Row, table
 
 
 def test_the_step_of_the_full_size_architecture():
@@ -35,3 +35,13 @@ def test_reading_checking_and_comparing_logs(tmp_path):
     assert ours <= {row["name"] for row in rows}
     assert all(row["us_per_event"] > 0 and row["peak_mib"] > 0 for row in rows)
     assert len(logs.table(rows).splitlines()) == len(rows) + 2
+
+
+def test_a_benchmark_gives_rows():
+    """In small, it runs to its end: each row has a name of its own, and a verdict where it has a target."""
+    rows = extraction.rows(quick=True)
+    assert rows
+    assert all(isinstance(row, Row) and row.name and row.unit for row in rows)
+    assert len({row.name for row in rows}) == len(rows)
+    assert all((row.holds is not None) == bool(row.target) for row in rows)
+    assert len(table(rows).splitlines()) == len(rows) + 2

@@ -24,8 +24,9 @@ from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
 from higgs_audio_trainer.logs.gaps import gaps
+from higgs_audio_trainer.logs.typed import typed
 from higgs_audio_trainer.logs.validation.members import repeated_member
-from higgs_audio_trainer.logs.validation.strict import misfit
+from higgs_audio_trainer.logs.validation.strict import is_plain, misfit
 from higgs_audio_trainer.logs.validation.validate import validate
 from sinks.jsonl import JsonlSink
 from tests.builders import (
@@ -650,6 +651,20 @@ def test_the_verdict_is_that_of_the_json_schemas(event, choice, odd):
         assert not SCHEMAS[event.name].is_valid(record), found
     elif "nonfinite" not in record and "replaced" not in record:
         assert SCHEMAS[event.name].is_valid(record)
+    if is_plain(record):
+        assert found is None
+        assert typed(record).extra == {}
+
+
+@pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
+def test_what_nearly_every_line_is(event):
+    """An event is plain as it is emitted, and not where a line has more than its schema or says more of itself."""
+    record = json.loads(orjson.dumps(record_of(event)))
+    assert is_plain(record)
+    for more in ({"nonfinite": []}, {"extra": 1}, {"newer": 1}, {"v": 2}, {"v": True}, {"event": "newer"}, {"seq": -1}):
+        assert not is_plain(record | more)
+    if "first" in record:
+        assert not is_plain(record | {"first": record["first"] | {"newer": 1}})
 
 
 def test_repeated_members_are_seen_however_deep(tmp_path):

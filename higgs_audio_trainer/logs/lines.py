@@ -13,6 +13,7 @@ from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
 from higgs_audio_trainer.logs.typed import Misfit, Record, typed
 
 OnFault = Callable[[Fault], None]
+EventOf = Callable[[Record], Any]  # a `Logged`, what is wrong with the record, or None where no event is asked for
 
 LONGEST_LINE = 2**20  # bytes; four times the longest that the writer makes
 _NEWLINE = b"\n"
@@ -23,7 +24,8 @@ class Line(NamedTuple):
 
     Attributes:
         record: the JSON object.
-        event: the same as a typed event, a `Logged`; None where it is as no type says, if such lines are asked for.
+        event: the same as a typed event, a `Logged`; None where it is as no type says, if such lines are asked for, or
+            where none was made of it.
         raw: its bytes, newline included.
         path: its file.
         number: of the line in its file, counted from 1.
@@ -51,7 +53,7 @@ def where(path: Path, number: int, offset: int) -> str:
 def whole(record: Record, name: str) -> int | None:
     """Return a field that is a whole number; None where it is something else or not there."""
     value = record.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if type(value) is int else None  # True is none
 
 
 class LogFile:
@@ -61,18 +63,20 @@ class LogFile:
         path: the file; `-` is standard input.
         on_fault: is told of lines that hold no event.
         misfits: yield those of them, too, that are objects with the name of an event.
+        event_of: makes the event of a record.
 
     Attributes:
         number: lines read.
         offset: bytes read, after decompression.
     """
 
-    def __init__(self, path: Path, on_fault: OnFault, *, misfits: bool = False) -> None:
+    def __init__(self, path: Path, on_fault: OnFault, *, misfits: bool = False, event_of: EventOf = typed) -> None:
         self.path = path
         self.number = 0
         self.offset = 0
         self._on_fault = on_fault
         self._misfits = misfits
+        self._event_of = event_of
 
     def lines(self, *, growing: bool = False) -> Iterator[Line]:
         """Yield the lines from where the last call ended. Split at the newline byte alone.
@@ -93,14 +97,17 @@ class LogFile:
                     return
                 self.number += 1
                 place, self.offset = self.offset, self.offset + size
-                found = parsed(line) if size == len(line) else _too_long(size)
-                if isinstance(found, Misfit):
-                    self._on_fault(Fault(where(self.path, self.number, place), *found))
-                    record = object_of(line) if self._misfits and size == len(line) else found
-                    if not isinstance(record, Misfit):
-                        yield Line(record, None, line, self.path, self.number, place)
-                else:
-                    yield Line(*found, line, self.path, self.number, place)
+                record = object_of(line) if size == len(line) else _too_long(size)
+                if isinstance(record, Misfit):
+                    self._on_fault(Fault(where(self.path, self.number, place), *record))
+                    continue
+                event = self._event_of(record)
+                if isinstance(event, Misfit):
+                    self._on_fault(Fault(where(self.path, self.number, place), *event))
+                    if not self._misfits:
+                        continue
+                    event = None
+                yield Line(record, event, line, self.path, self.number, place)
 
     def _read(self, file: BinaryIO, limit: int) -> bytes:
         try:
@@ -120,15 +127,6 @@ class LogFile:
             if part.endswith(_NEWLINE):
                 return size, True
         return size, False
-
-
-def parsed(line: bytes) -> tuple[Record, Any] | Misfit:
-    """Parse a line: its record and typed event, or what is wrong with it."""
-    record = object_of(line)
-    if isinstance(record, Misfit):
-        return record
-    event = typed(record)
-    return event if isinstance(event, Misfit) else (record, event)
 
 
 def object_of(line: bytes) -> Record | Misfit:
@@ -155,5 +153,7 @@ def tail(path: Path) -> Iterator[Record]:
     Raises:
         UserError: the file cannot be read.
     """
-    found = (parsed(line) for line in reversed(end_of(path, LONGEST_LINE).split(_NEWLINE)))
-    yield from (outcome[0] for outcome in found if not isinstance(outcome, Misfit))
+    for line in reversed(end_of(path, LONGEST_LINE).split(_NEWLINE)):
+        record = object_of(line)
+        if not isinstance(record, Misfit) and not isinstance(typed(record), Misfit):
+            yield record

@@ -104,8 +104,8 @@ def marked(record: Record, path: str) -> bool:
         record: a line.
         path: of the value, as in `Misfit`: `$.first.labels[3]`.
     """
-    place = path.removeprefix("$.")
-    return any(mark in (MORE, place) or place.startswith((f"{mark}.", f"{mark}[")) for mark in marks(record))
+    found, place = marks(record), path.removeprefix("$.")
+    return bool(found) and any(mark in (MORE, place) or place.startswith((f"{mark}.", f"{mark}[")) for mark in found)
 
 
 def marks(record: Record) -> Collection[str]:

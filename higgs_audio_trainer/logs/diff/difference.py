@@ -24,6 +24,7 @@ from higgs_audio_trainer.logs.typed import Record
 _Path = tuple[str | int, ...]
 Measure = Callable[[str, str, float], None]  # event, field, residual
 
+_EXACT = frozenset({str, int, bool, type(None)})  # types of which equal values do not differ in any way
 _SHAPES = ("logits_shape", "labels_shape")
 _OF_VERSIONS = ("versions", "v")
 
@@ -72,23 +73,25 @@ class Comparer:
 
     def differences(self, event: str, expected: Record, got: Record) -> Iterator[Difference]:
         """Yield what differs between two events of one name, in the order of A's fields."""
-        yield from self._members(event, (), expected, got)
+        return self._members(event, (), expected, got)
 
     def _members(self, event: str, path: _Path, expected: Record, got: Record) -> Iterator[Difference]:
         """Compare the members of an event, or of an object in it."""
         floats, defaults = _known_of(event, path)
         for name in expected | got:
             a, b = expected.get(name, MISSING), got.get(name, MISSING)
-            if name in defaults and defaults[name] == (b if a is MISSING else a) and (a is MISSING or b is MISSING):
+            if (a is MISSING or b is MISSING) and name in defaults and defaults[name] == (b if a is MISSING else a):
                 continue  # what an older log lacks means the same
             if name in floats:
                 yield from self._floats(event, (*path, name), a, b)
-            else:
+            elif type(a) is not type(b) or type(a) not in _EXACT or a != b:  # else they are equal, as most are
                 yield from self._values(event, (*path, name), a, b)
 
     def _floats(self, event: str, path: _Path, a: Any, b: Any) -> Iterator[Difference]:
         """Compare what holds floats by its type: an integer there is a float without a fraction."""
-        if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        if type(a) is float is type(b):  # as most are
+            yield from self._float(event, path, a, b)
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
             for index, (x, y) in enumerate(zip(a, b, strict=True)):
                 yield from self._floats(event, (*path, index), x, y)
         elif _is_number(a) and _is_number(b):

@@ -148,7 +148,10 @@ class Tally:
     def differs(self, event: str, found: Difference, step: Any) -> None:
         """Take note of a difference."""
         self.kinds[found.kind] += 1
-        self._sums(event, field_of(found.path)).kinds.setdefault(found.kind, _Found()).add(found, step)
+        kinds = self._sums(event, field_of(found.path)).kinds
+        if found.kind not in kinds:
+            kinds[found.kind] = _Found()
+        kinds[found.kind].add(found, step)
 
     def lacks(self, kind: str, event: str) -> None:
         """Take note of an event that one side lacks."""

@@ -7,10 +7,9 @@ asked where the line marks one of its fields as not the value that was emitted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from math import isclose
-from typing import Any
+from math import inf, isclose
 
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.lines import whole
@@ -37,17 +36,26 @@ def inconsistencies(record: Record, start: Record) -> list[Misfit]:
     found = [null for null in _nulls(record) if null.field.partition("[")[0].removeprefix("$.") not in spoiled]
     if found:
         return found
-    for rule in _rules_for(record, spoiled):
-        found.extend(rule(record, start))
-    return found
+    return contradictions(record, start, spoiled)
 
 
-def _rules_for(record: Record, spoiled: set[str]) -> Sequence[Rule]:
+def contradictions(record: Record, start: Record, spoiled: Collection[str] = ()) -> list[Misfit]:
+    """List what in a line cannot be, for what stands elsewhere in it or in its `run_start`.
+
+    Args:
+        record: a line that fits its schema, and in which no null stands for a number but in the spoiled fields.
+        start: as in `inconsistencies`.
+        spoiled: fields whose value is not the one that was emitted.
+    """
+    return [wrong for rule in _rules_for(record, spoiled) for wrong in rule(record, start)]
+
+
+def _rules_for(record: Record, spoiled: Collection[str]) -> Sequence[Rule]:
     """Choose the rules whose fields are all there and none of them spoiled."""
     name = record["event"]
     if not spoiled and _FIELDS_OF[name] <= record.keys():  # as nearly every line
         return _ALL_RULES_OF[name]
-    return [rule for needed, rule in _RULES_OF[name] if spoiled.isdisjoint(needed) and needed <= record.keys()]
+    return [rule for needed, rule in _RULES_OF[name] if needed.isdisjoint(spoiled) and needed <= record.keys()]
 
 
 def _nulls(record: Record) -> Iterator[Misfit]:
@@ -147,21 +155,20 @@ def _not_close(record: Record, name: str, expected: float, formula: str) -> Iter
 
 
 def _losses(record: Record, _start: Record) -> Iterator[Misfit]:
-    places = {"$.text_loss": record["text_loss"]} | _places(record, "audio_loss_per_codebook")
-    yield from (
-        Misfit(place, "a cross-entropy, at least 0", repr(value))
-        for place, value in places.items()
-        if value < LEAST_LOSS
-    )
+    names = "text_loss", "audio_loss_per_codebook"
+    yield from _outside(record, *names, LEAST_LOSS, inf, "a cross-entropy, at least 0")
 
 
 def _shares(record: Record, _start: Record) -> Iterator[Misfit]:
-    places = {"$.text_accuracy": record["text_accuracy"]} | _places(record, "audio_accuracy_per_codebook")
-    yield from (
-        Misfit(place, "a share, from 0 to 1", repr(value))
-        for place, value in places.items()
-        if value is not None and not 0 <= value <= 1
-    )
+    yield from _outside(record, "text_accuracy", "audio_accuracy_per_codebook", 0, 1, "a share, from 0 to 1")
+
+
+def _outside(
+    record: Record, name: str, of_codebooks: str, least: float, most: float, expected: str
+) -> Iterator[Misfit]:
+    for index, value in enumerate((record[name], *record[of_codebooks]), start=-1):
+        if value is not None and not least <= value <= most:
+            yield Misfit(f"$.{name}" if index < 0 else f"$.{of_codebooks}[{index}]", expected, repr(value))
 
 
 def _text_targets(record: Record, _start: Record) -> Iterator[Misfit]:
@@ -173,17 +180,13 @@ def _text_targets(record: Record, _start: Record) -> Iterator[Misfit]:
 
 def _audio_targets(record: Record, _start: Record) -> Iterator[Misfit]:
     shares = record["audio_accuracy_per_codebook"]
-    supervised, targets = sum(share is not None for share in shares), record["audio_targets"]
+    supervised, targets = len(shares) - shares.count(None), record["audio_targets"]
     if targets < supervised or (targets and not supervised):
         expected = f"at least one for each of {supervised} codebooks with an accuracy" if supervised else "0"
         yield Misfit("$.audio_targets", expected, str(targets))
     for index, (loss, share) in enumerate(zip(record["audio_loss_per_codebook"], shares, strict=False)):
         if share is None and loss:
             yield Misfit(f"$.audio_loss_per_codebook[{index}]", "0, for its accuracy is null", repr(loss))
-
-
-def _places(record: Record, name: str) -> dict[str, Any]:
-    return {f"$.{name}[{index}]": value for index, value in enumerate(record[name])}
 
 
 def _null_without(name: str, value: float | None, targets: int, count: str) -> Iterator[Misfit]:

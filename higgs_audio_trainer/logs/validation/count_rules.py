@@ -21,26 +21,27 @@ _NUM_OFFSETS = 5
 _RUNS = re.compile(r"[1-9][0-9]*\S(?: [1-9][0-9]*\S)*")  # 57p 1# 72_ 2#
 _SHARES = ("unigram_accuracy", "top_prediction_share")
 _OF_LABELS = (*_SHARES, "unigram_loss", "top_prediction")
-_LISTS = ("label_matches", "offset_contested", "offset_matches", "offset_correct", "offset_surplus")
+_PARTS = (
+    ("num_correct", "num_targets"),
+    ("stop_targets", "num_targets"),
+    ("stop_correct", "stop_targets"),
+    ("stop_correct", "num_correct"),
+)
+_COUNTS = ("label_matches", "offset_contested", "offset_matches", "offset_correct")
+_LISTS = (*_COUNTS, "offset_surplus")
 
 
 def _parts(record: Record, _start: Record) -> Iterator[Misfit]:
-    targets, stops = record["num_targets"], record["stop_targets"]
-    for name, whole, most in (
-        ("num_correct", "num_targets", targets),
-        ("stop_targets", "num_targets", targets),
-        ("stop_correct", "stop_targets", stops),
-        ("stop_correct", "num_correct", record["num_correct"]),
-    ):
-        if record[name] > most:
-            yield Misfit(f"$.{name}", f"at most {whole}, {most}", str(record[name]))
+    for name, whole in _PARTS:
+        if record[name] > record[whole]:
+            yield Misfit(f"$.{name}", f"at most {whole}, {record[whole]}", str(record[name]))
 
 
 def _places(record: Record, _start: Record) -> Iterator[Misfit]:
     for name in ("masked", "supervised"):
-        yield from (
-            Misfit(f"$.{name}.{place}", "at least 0", str(count)) for place, count in record[name].items() if count < 0
-        )
+        for place, count in record[name].items():
+            if count < 0:
+                yield Misfit(f"$.{name}.{place}", "at least 0", str(count))
     total, targets = sum(record["supervised"].values()), record["num_targets"]
     if total != targets:
         yield Misfit("$.num_targets", f"the sum of supervised, {total}", str(targets))
@@ -51,26 +52,24 @@ def _offsets(record: Record, _start: Record) -> Iterator[Misfit]:
         if len(record[name]) != _NUM_OFFSETS:
             yield Misfit(f"$.{name}", f"{_NUM_OFFSETS} items, one an offset", str(len(record[name])))
             return
-    targets = record["num_targets"]
-    for name in _LISTS[:-1]:
-        for index, count in enumerate(record[name]):
-            if not 0 <= count <= targets:
-                yield Misfit(f"$.{name}[{index}]", f"0 to num_targets, {targets}", str(count))
-                return
-    yield from _rivals(record)
+    matched, contested, matches, correct = map(record.__getitem__, _COUNTS)
+    targets, counts = record["num_targets"], matched + contested + matches + correct
+    if min(counts) < 0 or max(counts) > targets:
+        place, count = next(item for item in enumerate(counts) if not 0 <= item[1] <= targets)
+        name, index = _COUNTS[place // _NUM_OFFSETS], place % _NUM_OFFSETS
+        yield Misfit(f"$.{name}[{index}]", f"0 to num_targets, {targets}", str(count))
+    else:
+        yield from _rivals(record["num_correct"], contested, matches, correct)
 
 
-def _rivals(record: Record) -> Iterator[Misfit]:
+def _rivals(num_correct: int, contested: list[int], matches: list[int], correct: list[int]) -> Iterator[Misfit]:
     """A prediction equals the label, the other token or none of the two."""
-    for index in range(_NUM_OFFSETS):
-        contested, matches, correct = (
-            record[name][index] for name in ("offset_contested", "offset_matches", "offset_correct")
-        )
-        if matches + correct > contested:
-            expected = f"at most {contested - correct}, offset_contested less offset_correct"
-            yield Misfit(f"$.offset_matches[{index}]", expected, str(matches))
-        if correct > record["num_correct"]:
-            yield Misfit(f"$.offset_correct[{index}]", f"at most num_correct, {record['num_correct']}", str(correct))
+    for index, (slots, others, right) in enumerate(zip(contested, matches, correct, strict=True)):
+        if others + right > slots:
+            expected = f"at most {slots - right}, offset_contested less offset_correct"
+            yield Misfit(f"$.offset_matches[{index}]", expected, str(others))
+        if right > num_correct:
+            yield Misfit(f"$.offset_correct[{index}]", f"at most num_correct, {num_correct}", str(right))
 
 
 def _frequencies(record: Record, _start: Record) -> Iterator[Misfit]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from math import inf, isclose
+from operator import eq
 from typing import Any
 
 from higgs_audio_trainer.events import IGNORE_INDEX
@@ -44,8 +45,8 @@ def of_modality(record: Record, start: Record) -> Iterator[Misfit]:
 def _shapes(record: Record, _start: Record) -> Iterator[Misfit]:
     logits, labels = record["logits_shape"], record["labels_shape"]
     is_text = record["modality"] == "text"
-    form = "[N, V]" if is_text else "[N, K, C]"
-    if len(logits) != form.count(",") + 1 or min(logits) < 0:
+    if len(logits) != (2 if is_text else 3) or min(logits) < 0:
+        form = "[N, V]" if is_text else "[N, K, C]"
         yield Misfit("$.logits_shape", f"{form}, for the modality is {record['modality']}", str(logits))
         return
     expected = logits[:1] if is_text else [logits[1], logits[0]]
@@ -127,19 +128,22 @@ def at_least_0(*names: str) -> Rule:
 def _windows(record: Record, _start: Record) -> Iterable[Misfit]:
     if not record["logits_shape"]:
         return []  # another rule's finding
-    return [*_of_window(record, "first"), *_of_window(record, "last")] or _of_both_windows(record)
+    found = [wrong for name in ("first", "last") for wrong in _of_window(record, name)]
+    return found or _of_both_windows(record)
 
 
-def _of_window(record: Record, name: str) -> list[Misfit]:
+def _of_window(record: Record, name: str) -> Iterator[Misfit]:
     window = record[name]
     size = len(window["positions"])
     for part in _LISTS:
         if len(window[part]) != size:
-            return [Misfit(f"$.{name}.{part}", f"{size} items, as positions has", str(len(window[part])))]
-    found = [*_of_positions(record, name), *_of_tokens(record, name), *_of_standing(record, name)]
+            yield Misfit(f"$.{name}.{part}", f"{size} items, as positions has", str(len(window[part])))
+            return
+    yield from _of_positions(record, name)
+    yield from _of_tokens(record, name)
+    yield from _of_standing(record, name)
     if window["predicted_text"] is not None or window["label_text"] is not None:
-        found.extend(_of_texts(record, name))
-    return found
+        yield from _of_texts(record, name)
 
 
 def _of_texts(record: Record, name: str) -> Iterator[Misfit]:
@@ -155,7 +159,7 @@ def _of_positions(record: Record, name: str) -> Iterator[Misfit]:
     positions = record[name]["positions"]
     is_text = record["modality"] == "text"  # an audio codebook's slots may be those of several clips
     for index, (one, other) in enumerate(pairwise(positions), start=1):
-        if other <= one or (is_text and other != one + 1):
+        if other != one + 1 and (is_text or other <= one):
             expected = f"{one + 1}, the next position" if is_text else f"more than {one}, the position before"
             yield Misfit(f"$.{name}.positions[{index}]", expected, str(other))
     if positions and positions[0] < _SHIFT:
@@ -168,7 +172,8 @@ def _of_tokens(record: Record, name: str) -> list[Misfit]:
     window, found, size = record[name], [], record["logits_shape"][-1]
     # What a text is predicted from may be more than can be predicted, as the placeholders of audio are.
     inputs_end = size if record["modality"] == "audio" else inf
-    for index, (token, label, prediction) in enumerate(zip(*(window[part] for part in _LISTS[1:]), strict=True)):
+    slots = zip(window["inputs"], window["labels"], window["predictions"], strict=True)
+    for index, (token, label, prediction) in enumerate(slots):
         if token is not None and not 0 <= token < inputs_end:
             known = f" less than {size}" if token >= 0 else ""
             found.append(Misfit(f"$.{name}.inputs[{index}]", f"a token{known} or null", str(token)))
@@ -240,16 +245,13 @@ def _ends_of_span(record: Record) -> Iterator[Misfit]:
 
 def _counted(record: Record, *, is_whole: bool) -> Iterator[Misfit]:
     targets, correct = record["num_targets"], record["num_correct"]
-    shown = [
-        (label, prediction)
-        for name in ("first", "last")
-        for label, prediction in zip(record[name]["labels"], record[name]["predictions"], strict=True)
-        if label != IGNORE_INDEX
-    ]
-    right = [label == prediction for label, prediction in shown].count(True)
-    hidden = targets - len(shown)
+    first, last = record["first"], record["last"]
+    labels, predictions = first["labels"] + last["labels"], first["predictions"] + last["predictions"]
+    shown = len(labels) - labels.count(IGNORE_INDEX)
+    right = sum(map(eq, labels, predictions))  # a masked slot has null for its prediction
+    hidden = targets - shown
     if hidden < 0 or (is_whole and hidden):
-        expected = f"{'' if is_whole else 'at least '}{len(shown)}, as the windows show"
+        expected = f"{'' if is_whole else 'at least '}{shown}, as the windows show"
         yield Misfit("$.num_targets", expected, str(targets))
     elif not right <= correct <= right + hidden:
         expected = f"{right} to {right + hidden}" if hidden else str(right)

@@ -58,17 +58,16 @@ class StepCheck:
 
     def _renames(self, line: Line) -> Iterator[Finding]:
         record, has_marks = line.record, not MARKS.isdisjoint(line.record)
-        sample = (record["split"], record["sample_index"])
+        split, index, at = record["split"], record["sample_index"], (line.path, line.number, line.offset)
         for name in _NAMES:
             if has_marks and marked(record, f"$.{name}"):
                 continue
-            own = (record[name], (line.path, line.number, line.offset))
-            before, place = self._samples.setdefault((*sample, name), own)
+            before, place = self._samples.setdefault((split, index, name), (record[name], at))
             if before != record[name]:
                 yield Finding(
                     line.where,
                     f"$.{name}",
-                    f"{before!r}, as sample {sample[1]} has at {where(*place)}",
+                    f"{before!r}, as sample {index} has at {where(*place)}",
                     repr(record[name]),
                     "value",
                 )

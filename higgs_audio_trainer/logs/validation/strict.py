@@ -6,15 +6,15 @@ written without a fraction (JSON Schema takes 5.0 for an integer), and what a li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, field, fields, make_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope, Window
+from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, Window
 from higgs_audio_trainer.logs.typed import Misfit, Record, convert, excused, without_null
 
 _BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # JSON Schema's words, and msgspec's
@@ -49,24 +49,49 @@ def misfit(record: Record, *, golden: bool = False) -> Misfit | None:
     return None
 
 
+def is_plain(record: Record) -> bool:
+    """Tell whether a record is of an event and a version that this package knows, and as plain as nearly every line.
+
+    It fits its schema, has no field that its schema does not name, no mark, and no null that stands for a number. What
+    is wrong in a record that is not plain, if anything, is for `misfit` to say.
+    """
+    name = record["event"]
+    if name not in EVENTS or record.get("v") != SCHEMA_VERSION:
+        return False
+    try:
+        msgspec.convert(record, _plain_class(name))
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 def _top(path: str) -> str:
     return path.removeprefix("$.").partition(".")[0].partition("[")[0]
 
 
 @cache
 def _schema_class(name: str) -> Any:
-    members: list[tuple[str, Any, Any]] = []
-    for cls in (Envelope, EVENTS[name]):
-        hints = get_type_hints(cls)
-        members += [(item.name, _bounded(item, hints[item.name]), _declared(item)) for item in fields(cls)]
-    members += [(mark, hint, field(default=None)) for mark, hint in _MARKS]
-    return make_dataclass(name, members, frozen=True, slots=True, kw_only=True)
+    marks = ((mark, hint, msgspec.field(default=None)) for mark, hint in _MARKS)
+    return msgspec.defstruct(name, (*_members(Envelope), *_members(EVENTS[name]), *marks), kw_only=True)
+
+
+@cache
+def _plain_class(name: str) -> Any:
+    hints = {Window: msgspec.defstruct("Window", _members(Window), kw_only=True, forbid_unknown_fields=True)}
+    members = (*_members(Envelope), *_members(EVENTS[name]))
+    known = [(member, hints.get(hint, hint), default) for member, hint, default in members]
+    return msgspec.defstruct(name, known, kw_only=True, forbid_unknown_fields=True)
+
+
+def _members(cls: type[Any]) -> Iterator[tuple[str, Any, Any]]:
+    hints = get_type_hints(cls)
+    return ((item.name, _bounded(item, hints[item.name]), _declared(item)) for item in fields(cls))
 
 
 def _declared(item: Field[Any]) -> Any:
     if item.default_factory is not MISSING:
-        return field(default_factory=item.default_factory)
-    return field(default=item.default)
+        return msgspec.field(default_factory=item.default_factory)
+    return msgspec.field() if item.default is MISSING else msgspec.field(default=item.default)
 
 
 def _bounded(item: Field[Any], hint: Any) -> Any:

@@ -9,18 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 from higgs_audio_trainer.errors import Fault
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
 from higgs_audio_trainer.logs.files import Stream, find, named
 from higgs_audio_trainer.logs.gaps import may_begin_late
 from higgs_audio_trainer.logs.lines import Line, LogFile, where, whole
-from higgs_audio_trainer.logs.typed import MARKS, Record, excused
-from higgs_audio_trainer.logs.validation.consistency import inconsistencies
+from higgs_audio_trainer.logs.typed import MARKS, Record, excused, typed
+from higgs_audio_trainer.logs.validation.consistency import contradictions, inconsistencies
 from higgs_audio_trainer.logs.validation.finding import Finding, Kind
 from higgs_audio_trainer.logs.validation.members import repeated_member
 from higgs_audio_trainer.logs.validation.stream_check import StreamCheck
-from higgs_audio_trainer.logs.validation.strict import misfit
+from higgs_audio_trainer.logs.validation.strict import is_plain, misfit
 
 _MOST_FAULTS = 100  # between two lines that hold an event; further ones are counted
 _MOST_NAMES = 100  # of unknown fields
@@ -110,18 +111,19 @@ class _Log:
         for path in stream.files:
             check.begin_file()
             faults = _Faults()
-            for line in LogFile(path, faults).lines():
+            for line in LogFile(path, faults, event_of=_event_of).lines():
                 if faults.count:
                     yield from self._faults(faults, check)
                 size += 1
-                if self._begins_golden(line.record, is_first=size == 1):
+                if size == 1 and self._begins_golden(line.record):
                     check = StreamCheck(is_golden=True)
                 key = _key_of(line.record, (stream.rank, stream.attempt))
                 if key not in (said, (stream.rank, stream.attempt)):
                     yield _misnamed(line, stream, key)
+                if said is None:
+                    self._counts.ranks.add(stream.rank)
+                    self._counts.attempts.add(stream.attempt)
                 said = key
-                self._counts.ranks.add(stream.rank)
-                self._counts.attempts.add(stream.attempt)
                 yield from self._line(line, check, after_fault=faults.count > 0 and faults.is_at_head)
                 faults.is_at_head = False
             yield from self._faults(faults, check)
@@ -135,10 +137,10 @@ class _Log:
         checks: dict[_Key, StreamCheck] = {}
         check = StreamCheck(is_joined=True)  # of the lines before the first that says whose it is
         faults = _Faults()
-        for line in LogFile(path, faults).lines():
+        for line in LogFile(path, faults, event_of=_event_of).lines():
             if faults.count:
                 yield from self._faults(faults, check)
-            is_golden = self._begins_golden(line.record, is_first=not checks)
+            is_golden = not checks and self._begins_golden(line.record)
             key = _key_of(line.record, (0, 0))
             if key not in checks:
                 checks[key] = check if not checks and not is_golden else self._new_check()
@@ -157,12 +159,10 @@ class _Log:
     def _new_check(self) -> StreamCheck:
         return StreamCheck(is_golden=self._is_golden or False, is_joined=True)
 
-    def _begins_golden(self, record: Record, *, is_first: bool) -> bool:
-        if is_first:
-            self._is_golden = not any(name in record for name in _TOLD_APART)
-            self._counts.is_golden = self._counts.is_golden or self._is_golden
-            return self._is_golden
-        return False
+    def _begins_golden(self, first: Record) -> bool:
+        self._is_golden = not any(name in first for name in _TOLD_APART)
+        self._counts.is_golden = self._counts.is_golden or self._is_golden
+        return self._is_golden
 
     def _faults(self, faults: _Faults, check: StreamCheck) -> Iterator[Finding]:
         for fault in faults.taken():
@@ -175,38 +175,38 @@ class _Log:
         if check.is_repeated(line):
             return
         self._counts.events += 1
-        found = [*self._alone(line, check)]
+        found = self._alone(line, check)
         yield from found
-        yield from self._run(line)
+        if line.record.get("run_id") != self._run_id:
+            yield from self._run(line)
+        if line.event is not None and line.event.extra:
+            yield from self._unknown_fields(line)
         yield from check.take(line, is_sound=not found, after_fault=after_fault)
 
-    def _alone(self, line: Line, check: StreamCheck) -> Iterator[Finding]:
+    def _alone(self, line: Line, check: StreamCheck) -> list[Finding]:
         """Check a line by itself."""
-        record = line.record
+        record, found = line.record, []
         repeated = repeated_member(line.raw, record)
         if repeated is not None:
-            yield Finding(line.where, "$", "each member of a JSON object once", f"{repeated!r} twice", "member")
+            found.append(Finding(line.where, "$", "each member of a JSON object once", f"{repeated!r} twice", "member"))
         event = record["event"]
-        if event not in EVENTS or record.get("v") != SCHEMA_VERSION:
-            yield _unknown_event(line)
-            return
-        found = misfit(record, golden=bool(self._is_golden))
-        if found is not None:
-            yield Finding(line.where, *found, "schema")
-            return
         start = record if event == "run_start" else check.start
-        for wrong in inconsistencies(record, start):
-            if not excused(record, wrong):
-                yield Finding(line.where, *wrong, "value")
+        if line.event is None:  # it is plain
+            wrong = contradictions(record, start)
+        elif event not in EVENTS or record.get("v") != SCHEMA_VERSION:
+            return [*found, _unknown_event(line)]
+        elif (misfitting := misfit(record, golden=bool(self._is_golden))) is not None:
+            return [*found, Finding(line.where, *misfitting, "schema")]
+        else:
+            wrong = [item for item in inconsistencies(record, start) if not excused(record, item)]
+        return [*found, *(Finding(line.where, *item, "value") for item in wrong)] if wrong else found
 
     def _run(self, line: Line) -> Iterator[Finding]:
         run_id = line.record.get("run_id")
         if isinstance(run_id, str):
-            if self._run_id is not None and run_id != self._run_id:
+            if self._run_id is not None:
                 yield Finding(line.where, "$.run_id", f"{self._run_id!r}, as the line before", repr(run_id), "run_id")
             self._run_id = run_id
-        if line.event.extra:
-            yield from self._unknown_fields(line)
 
     def _unknown_fields(self, line: Line) -> Iterator[Finding]:
         if line.record["event"] not in EVENTS:
@@ -254,6 +254,11 @@ class _Faults:
         """Return the place of the first that was not kept and how many there were."""
         more, self._more = self._more, None
         return more
+
+
+def _event_of(record: Record) -> Any:
+    """Make the event of a record; none of a plain one, of which it would say nothing more."""
+    return None if is_plain(record) else typed(record)
 
 
 def _key_of(record: Record, default: _Key) -> _Key:

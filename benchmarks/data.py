@@ -1,0 +1,234 @@
+"""What preparing a manifest and loading its samples costs, beside only reading and resampling the same clips.
+
+    python -m benchmarks.data [--quick] [--json FILE]
+
+The clips are coloured noise of 2 to 8 seconds at 44.1, 48 and 16 kHz, as WAV and FLAC; the codec is the tiny one of
+`higgs-audio-trainer tiny`, which is far quicker than the real one: what we add to it shows all the more.
+
+- `prepare` into an empty cache, against a loop of `soundfile.read`, `soxr.resample` and the codec, loaded anew each
+  time in both.
+- The same with a codec that answers at once, against that loop without a codec: what remains is ours. We do more than
+  the loop: all files are read to their ends before any is encoded, so that every fault of a manifest is known before
+  the work begins; they are hashed, so that their codes are found again; and codes are written, each file for good. The
+  row after it is what a run pays whose codes are all there.
+- A data loader over the prepared samples, collated as for training, against one whose workers read and resample the
+  clips. Training reads codes alone and never audio. An epoch includes the start of its workers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import DacModel
+
+from benchmarks.examples import torch_threads
+from benchmarks.rows import Row, run_alone
+from benchmarks.timing import interleaved, ratio
+from higgs_audio_trainer.checkpoint import BaseCheckpoint, open_checkpoint
+from higgs_audio_trainer.data.audio import Waveform
+from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
+from higgs_audio_trainer.data.codec import Codec
+from higgs_audio_trainer.demo.tiny import SAMPLING_RATE_HZ, write_tiny
+from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
+
+THREADS = 2
+BATCH_SIZE = 8
+WORKERS = (0, 1, 2, 4)
+RECORDED = ((44_100, "wav"), (44_100, "flac"), (48_000, "wav"), (48_000, "flac"), (16_000, "wav"), (16_000, "flac"))
+UNIT = "s of audio a second"
+_TARGET, _LEAST = "at least 0.9", 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        encoded: clips that go through the codec.
+        clips: all others.
+        seconds: of the shortest and the longest.
+        epochs: how often the clips come in an epoch of the data loader.
+        rounds: that count.
+    """
+
+    encoded: int = 4
+    clips: int = 30
+    seconds: tuple[float, float] = (2.0, 8.0)
+    epochs: int = 8
+    rounds: int = 3
+
+
+QUICK = Size(encoded=2, clips=6, seconds=(0.2, 0.4), epochs=1, rounds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Clips, the manifest that names them, and a checkpoint and a codec to prepare them for."""
+
+    folder: Path
+    clips: Sequence[Path]
+    manifest: Path
+    codec: Path
+    checkpoint: BaseCheckpoint
+
+    @property
+    def codes(self) -> Path:
+        """The cache."""
+        return self.folder / "codes"
+
+    @property
+    def seconds(self) -> float:
+        """How long all clips are together."""
+        return sum(float(soundfile.info(clip).duration) for clip in self.clips)
+
+    def prepare(self) -> list[PreparedSample]:
+        """Prepare the manifest; what is in the cache is found there."""
+        (samples,) = prepare_manifests(
+            [str(self.manifest)],
+            self.checkpoint,
+            codec_name=str(self.codec),
+            codes_dir=str(self.codes),
+            max_seconds=60.0,
+            skip_bad_samples=False,
+            device="cpu",
+            say=lambda _text: None,
+        )
+        return samples
+
+    def prepare_anew(self) -> list[PreparedSample]:
+        """Prepare the manifest with an empty cache."""
+        shutil.rmtree(self.codes, ignore_errors=True)
+        return self.prepare()
+
+    def encode(self) -> None:
+        """Do what cannot be avoided to have codes."""
+        codec: Any = DacModel.from_pretrained(self.codec)  # in evaluation mode
+        for clip in self.clips:
+            with torch.inference_mode():
+                codec.encode(torch.from_numpy(read(clip))[None, None])
+
+    def read(self) -> None:
+        """Do what cannot be avoided before that."""
+        for clip in self.clips:
+            read(clip)
+
+
+def read(clip: Path) -> npt.NDArray[np.float32]:
+    """Read and resample a clip, and nothing else."""
+    samples, rate = soundfile.read(clip, dtype="float32")
+    resampled: npt.NDArray[np.float32] = soxr.resample(samples, rate, SAMPLING_RATE_HZ)
+    return resampled
+
+
+class Waveforms(Dataset[npt.NDArray[np.float32]]):
+    """The clips, read and resampled when they are asked for."""
+
+    def __init__(self, clips: Sequence[Path]) -> None:
+        self._clips = clips
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.float32]:
+        return read(self._clips[index])
+
+
+@contextmanager
+def material(clips: int, seconds: tuple[float, float]) -> Iterator[Material]:
+    """Make clips, manifest, checkpoint and codec in a folder that goes away afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        numbers = np.random.default_rng(0)
+        paths = [_write_clip(folder, index, numbers, seconds) for index in range(clips)]
+        manifest = folder / "manifest.jsonl"
+        lines = [{"id": clip.stem, "text": f"This is clip {clip.stem}.", "audio": clip.name} for clip in paths]
+        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        model_dir, codec_dir = write_tiny(folder / "base")
+        yield Material(folder, paths, manifest, codec_dir, open_checkpoint(str(model_dir)))
+
+
+def _write_clip(folder: Path, index: int, numbers: np.random.Generator, seconds: tuple[float, float]) -> Path:
+    rate, kind = RECORDED[index % len(RECORDED)]
+    steps = numbers.standard_normal(round(numbers.uniform(*seconds) * rate)).astype(np.float32)
+    smooth = np.convolve(steps, np.hanning(32), mode="same")  # speech has little of the highest frequencies too
+    path = folder / f"{index:03}-{rate}.{kind}"
+    soundfile.write(path, 0.5 * smooth / np.abs(smooth).max(), rate, subtype="PCM_16")
+    return path
+
+
+class _CodecThatAnswersAtOnce(Codec):
+    """Makes codes of the right shape."""
+
+    def encode(self, waveform: Waveform) -> npt.NDArray[np.int64]:
+        frames = -(-len(waveform) // self.hop_length)
+        return np.arange(8 * frames).reshape(8, frames) % 1024
+
+
+def rows(quick: bool = False) -> list[Row]:
+    """Measure preparing and loading."""
+    quiet_third_parties()
+    size = QUICK if quick else Size()
+    with torch_threads(THREADS):
+        with material(size.encoded, size.seconds) as made:
+            measured = [_prepare_row(made, size)]
+        at_once = mock.patch("higgs_audio_trainer.preparation.Codec", _CodecThatAnswersAtOnce)
+        with at_once, material(size.clips, size.seconds) as made:
+            return [*measured, *_rows_without_codec(made, size), *_loader_rows(made, size)]
+
+
+def _prepare_row(made: Material, size: Size) -> Row:
+    calls: dict[str, Callable[[], object]] = {"floor": made.encode, "ours": made.prepare_anew}
+    taken = interleaved(calls, rounds=min(size.rounds, 2), warm_up=0)
+    share = ratio(taken["floor"], taken["ours"])
+    rate = made.seconds / median(taken["ours"])
+    return Row("prepare", rate, UNIT, "soundfile, soxr and the codec alone", share, _TARGET, share >= _LEAST)
+
+
+def _rows_without_codec(made: Material, size: Size) -> Iterator[Row]:
+    # `again` comes after `anew` has filled the cache.
+    calls: dict[str, Callable[[], object]] = {"floor": made.read, "anew": made.prepare_anew, "again": made.prepare}
+    taken = interleaved(calls, rounds=size.rounds)
+    for name, key in (("with a codec that answers at once", "anew"), ("codes there already", "again")):
+        rate = made.seconds / median(taken[key])
+        yield Row(f"prepare, {name}", rate, UNIT, "soundfile and soxr alone", ratio(taken["floor"], taken[key]))
+
+
+def _loader_rows(made: Material, size: Size) -> Iterator[Row]:
+    ids = made.checkpoint.ids
+    codes, audio = SpeechDataset(made.prepare() * size.epochs, ids), Waveforms(list(made.clips) * size.epochs)
+    calls: dict[str, Callable[[], object]] = {}
+    for workers in WORKERS:
+        calls[f"ours {workers}"] = partial(_epoch, codes, Collator(ids), workers)
+        calls[f"floor {workers}"] = partial(_epoch, audio, list, workers)
+    taken = interleaved(calls, rounds=size.rounds)
+    for workers in WORKERS:
+        ours, floor = taken[f"ours {workers}"], taken[f"floor {workers}"]
+        share = ratio(floor, ours)
+        name = f"data loader, {workers} workers"
+        against = "soundfile and soxr alone, as many workers"
+        yield Row(name, len(codes) / median(ours), "samples/s", against, share, _TARGET, share >= _LEAST)
+
+
+def _epoch(dataset: Dataset[Any], collate: Callable[[list[Any]], Any], workers: int) -> None:
+    for _ in DataLoader(dataset, BATCH_SIZE, collate_fn=collate, num_workers=workers):
+        pass
+
+
+if __name__ == "__main__":
+    run_alone(rows, __doc__)
