@@ -452,7 +452,9 @@ class TestLost:
         deeper()
         before = len(memory.records)
         emit(checkpoint())
-        assert len(memory.records) == before + 1 + len(memory.named("sink_recovered"))
+        after = [record["event"] for record in memory.records[before:]]
+        # The second, where the stack was not shallow enough to report it before.
+        assert after in (["checkpoint"], ["checkpoint", "sink_recovered"])
         seqs = {record["seq"] for record in memory.records}
         claimed = sum(claim["lost"] for claim in memory.named("sink_recovered"))
         assert len(seqs) + claimed == max(seqs) + 1
