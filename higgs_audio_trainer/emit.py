@@ -142,7 +142,7 @@ class Pipeline:
         # Everything is given, so that nothing is taken from structlog's global configuration, which is the user's.
         self._log = structlog.wrap_logger(
             structlog.ReturnLogger(),
-            processors=[self._stamp, self._make_encodable, self._deliver],
+            processors=[self._add_payload, self._stamp, self._make_encodable, self._deliver],
             wrapper_class=structlog.BoundLogger,
             context_class=dict,
             cache_logger_on_first_use=True,
@@ -237,7 +237,7 @@ class Pipeline:
         self._settle()  # what an interruption may have left undone
         try:
             # One method for all levels: `level` is data, and a wrong one must not choose what is called.
-            self._log.msg(event.name, level=level, **to_mapping(event))
+            self._log.msg(event.name, level=level, payload=event)
         except Exception as error:  # an event that is none, or a strict sink's; the training must not feel the former
             if not self._strict:
                 self._count(EMIT, error)
@@ -246,6 +246,10 @@ class Pipeline:
             else:
                 self._failures[EMIT] += 1
                 raise strict_error(EMIT, error) from error
+
+    def _add_payload(self, _logger: object, _method: str, record: EventDict) -> EventDict:
+        record.update(to_mapping(record.pop("payload")))
+        return record
 
     def _stamp(self, _logger: object, _method: str, record: EventDict) -> EventDict:
         try:

@@ -50,9 +50,12 @@ def encodable(record: Mapping[str, Any]) -> tuple[Record, int]:
 
     A tuple of numbers that fit is passed on as it is, without a loop over its elements in Python.
     """
-    with suppress(Exception):  # whatever raised, the closer look marks it
-        if (plain := _plain(record)) is not None:
-            return plain, 0
+    try:
+        plain = _plain(record)
+    except Exception:  # noqa: BLE001 - whatever raised, the closer look marks it
+        plain = None
+    if plain is not None:
+        return plain, 0
     copier = _Copier()
     copied: Record = copier.copy_dict(record, None, 0)
     if copier.nonfinite:
@@ -65,8 +68,8 @@ def encodable(record: Mapping[str, Any]) -> tuple[Record, int]:
 def _plain(record: Mapping[str, Any]) -> Record | None:
     """Copy a record in which everything fits, as in nearly all; None where a closer look is needed.
 
-    orjson looks, in C, for integers and texts that no line can hold. It writes null for what is not finite: a line with
-    as many nulls as there are Nones has no such number. (A text may say "null" too, and is looked at for nothing.)
+    Types and numbers with a fraction are looked at here; integers, texts and keys that no line can hold are refused by
+    orjson, which looks in C.
 
     Raises:
         Exception: it holds what orjson refuses, or a key that cannot be compared.
@@ -75,21 +78,25 @@ def _plain(record: Mapping[str, Any]) -> Record | None:
     inner: list[Any] = []
     for key, value in record.items():
         kind = type(value)
-        if kind is tuple:
+        if kind in _LEAVES:
+            if kind is float and not isfinite(value):
+                return None
+        elif kind is tuple:
             inner += value
         elif kind is dict:
-            copied[key] = value.copy()  # it may change; a tuple cannot
-            for item in value.values():
+            copied[key] = mapping = value.copy()  # it may change; a tuple cannot
+            for item in mapping.values():
                 if type(item) is tuple:
                     inner += item
                 else:
                     inner.append(item)
-        elif kind not in _LEAVES:
+        else:
             return None
-    if not _LEAVES.issuperset(map(type, inner)):
+    kinds = set(map(type, inner))
+    if not kinds <= _LEAVES or (float in kinds and not all(isfinite(item) for item in inner if type(item) is float)):
         return None
-    nulls = orjson.dumps(copied).count(b"null")
-    return copied if nulls == inner.count(None) + [*copied.values()].count(None) else None
+    orjson.dumps(copied)
+    return copied
 
 
 def describe(value: object) -> str:

@@ -398,7 +398,7 @@ def to_mapping(event: Event | Window) -> dict[str, Any]:
     `dataclasses.asdict` copies every list element by element and takes some twenty times longer.
     """
     cls = type(event)
-    mapping: dict[str, Any] = dict(zip(_FIELD_NAMES[cls], _FIELDS_OF[cls](event), strict=True))
+    mapping: dict[str, Any] = dict(zip(_FIELD_NAMES[cls], _FIELDS_OF[cls](event)))  # noqa: B905 - as many by their making
     if cls is PredictionSample:
         for end in ("first", "last"):
             if type(mapping[end]) is Window:

@@ -168,14 +168,13 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         batch_index, position, labels_MK = batch_index[supervised], position[supervised], labels_LK[supervised]
         row = position - 1
         logits_MKC = self.audio_lm_head(hidden_BSH[batch_index, row]).view(-1, K, C)
-        labels_KM = labels_MK.T
-        nll_KM = torch.stack(
-            [
-                F.cross_entropy(logits_MKC[:, k].float(), labels_KM[k], ignore_index=IGNORE_INDEX, reduction="none")
-                for k in range(K)
-            ]
+        # All codebooks at once: one by one, each would have a gradient as large as all logits.
+        nll_N = F.cross_entropy(
+            logits_MKC.float().flatten(0, 1), labels_MK.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         )
-        return SupervisedRows(logits_MKC, labels_KM, nll_KM.detach(), batch_index, position, row), nll_KM.sum(dim=-1)
+        nll_KM = nll_N.view(-1, K).T.contiguous()
+        rows = SupervisedRows(logits_MKC, labels_MK.T, nll_KM.detach(), batch_index, position, row)
+        return rows, nll_KM.sum(dim=-1)
 
 
 def count_targets(labels: Tensor, audio_labels: Tensor) -> Tensor:

@@ -166,8 +166,10 @@ class JsonlSink:
             self._segment = self._segment.reopened()
 
     def _is_full_for(self, line: bytes) -> bool:
+        if self._max_bytes is None:
+            return False
         size = self._segment.size
-        return self._max_bytes is not None and size > self._bare_size and size + len(line) > self._max_bytes
+        return size > self._bare_size and size + len(line) > self._max_bytes
 
     def _begin(self, why: str | None = None) -> None:
         """Go on in the next segment. `why`: what happened to the present one; None: it is full."""
@@ -233,8 +235,10 @@ class JsonlSink:
         self._is_capped = True
 
     def _has_room(self, size: int) -> bool:
+        if self._max_total is None:
+            return True
         size += 1 + len(self._run_start) * self._preface_owed  # a torn line may be owed a newline
-        return self._max_total is None or self._other_bytes + self._segment.size + size <= self._max_total
+        return self._other_bytes + self._segment.size + size <= self._max_total
 
     def _cap_reached(self, record: Record) -> bytes:
         says = {key: record[key] for key in ENVELOPE if key in record} | {"event": "cap_reached", "level": "warning"}

@@ -99,18 +99,19 @@ class Segment:
         Raises:
             OSError: the line is not in the file, or in part: a torn line, which the next one won't be fused with.
         """
-        data = memoryview(_NEWLINE + line if self._is_torn else line)
+        data = _NEWLINE + line if self._is_torn else line
         done = 0
         try:
+            done = _write_some(self._fd, data)
             while done < len(data):  # a nearly full disk takes a part
-                done += _write_some(self._fd, data[done:])
+                done += _write_some(self._fd, memoryview(data)[done:])
         except OSError:
             if done < len(data) - 1:
                 raise  # else the line is whole, and only the newline is owed
         finally:
             self.size += done
             if done:
-                self._is_torn = data[done - 1 : done] != _NEWLINE
+                self._is_torn = data[done - 1] != _NEWLINE[0]
 
     def end_line(self) -> None:
         """Write the newline that is owed, if one is.
@@ -119,7 +120,7 @@ class Segment:
             OSError: it cannot be written.
         """
         if self._is_torn:
-            self.size += _write_some(self._fd, memoryview(_NEWLINE))
+            self.size += _write_some(self._fd, _NEWLINE)
             self._is_torn = False
 
     def sync(self) -> None:
@@ -188,7 +189,7 @@ def _above_standard_streams(descriptor: int) -> int:
         os.close(descriptor)
 
 
-def _write_some(descriptor: int, data: memoryview) -> int:
+def _write_some(descriptor: int, data: bytes | memoryview) -> int:
     written = os.write(descriptor, data)
     if not written:  # no file system should; it would be tried for ever
         raise OSError(errno.EIO, "nothing was written")

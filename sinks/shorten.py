@@ -18,7 +18,6 @@ ENVELOPE = ("event", "v", "ts", "run_id", "attempt", "rank", "seq", "level")
 _SHORTEST_TEXT = 64
 _SHORTEST_MAPPING = 16
 _SCALARS = frozenset({int, float, bool, type(None)})
-_FLAT = frozenset({str, tuple})
 _SHORT = 1_000
 _BYTES_AN_ITEM = 2  # a digit and a comma
 _BYTES_A_FIELD = 5  # an empty name in quotes, a colon, a digit and a comma
@@ -130,10 +129,13 @@ def _is_short(values: Iterable[Any]) -> bool:
         kind = type(item)
         if kind in _SCALARS:
             continue
-        if kind is dict:
+        if kind is tuple:
+            if len(item) > _SHORT or (item and type(item[0]) not in _SCALARS):
+                return False
+        elif kind is dict:
             if len(item) > _SHORT or not _is_short(item.values()):
                 return False
-        elif kind not in _FLAT or len(item) > _SHORT or (kind is tuple and item and type(item[0]) not in _SCALARS):
+        elif kind is not str or len(item) > _SHORT:
             return False
     return True
 
