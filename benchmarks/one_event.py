@@ -39,7 +39,7 @@ def rows(quick: bool = False) -> list[Row]:
     """Measure ours and each peer by turns; a row of each pair."""
     rounds, calls = (3, 100) if quick else (15, 2_000)
     taken = _measure(rounds, calls)
-    made = [Row(FLOOR, 1e6 * median(taken[FLOOR]), "us")]
+    made = [Row(FLOOR, 1e6 * median(taken[FLOOR]), "µs")]
     for ours, peers in ((_FILE, [FLOOR, *_FILE_PEERS]), (_CONSOLE, list(CONSOLES))):
         for peer in peers:
             if not taken[peer]:
@@ -50,8 +50,8 @@ def rows(quick: bool = False) -> list[Row]:
                 Row(
                     name=ours,
                     figure=1e6 * median(taken[ours]),
-                    unit="us",
-                    against=f"{peer} ({1e6 * median(taken[peer]):.1f} us)",
+                    unit="µs",
+                    against=f"{peer} ({1e6 * median(taken[peer]):.1f} µs)",
                     ratio=times,
                     target="" if peer == LATER else f"<= {limit:g}" if peer == FLOOR else "< 1",
                     holds=None if peer == LATER else times <= limit,

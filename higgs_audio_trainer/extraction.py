@@ -114,8 +114,8 @@ class Extraction:
         text, audio = outputs.text, outputs.audio
         assert text is not None, "the model returns its supervised rows"
         assert audio is not None
-        text_predictions_1N = text.logits.argmax(dim=-1)[None]
-        audio_predictions_KM = audio.logits.argmax(dim=-1).T
+        text_predictions_1N = _most_likely(text.logits)[None]
+        audio_predictions_KM = _most_likely(audio.logits).T
         sums = torch.cat([_sums(text, text_predictions_1N), _sums(audio, audio_predictions_KM)], dim=1)
         if self._counter is not None:
             counted = self._counter.observe(outputs, batch, text_predictions_1N, audio_predictions_KM, refs)
@@ -209,6 +209,11 @@ class Extraction:
                     num_codebooks=num_codebooks,
                     **_series_fields(audio, ints[1][number], floats[1][number], replace(shown, decode=None)),
                 )
+
+
+def _most_likely(logits: Tensor) -> Tensor:
+    """Return what `argmax(dim=-1)` returns: on the CPU torch takes it four times as long over bfloat16 and float16."""
+    return logits.max(dim=-1).indices
 
 
 def _sums(rows: SupervisedRows, predictions_KN: Tensor) -> Tensor:
