@@ -7,7 +7,8 @@ A step is forward, loss and backward with LoRA, in float32 on the CPU, two threa
 `HiggsAudioForTraining.forward`, theirs `HiggsAudioV2ForConditionalGeneration.forward` over the very same weights,
 adapters and labels. Ours computes text and audio logits where there are targets, the native one everywhere. What is
 left, the layers, both have to do, and a row of its own says what they cost: no way to train is faster. They grow with
-the square of the width, and what ours is spared only with the width; so the ratio belongs to the width, here 1024.
+the square of the width, and what ours is spared only with the width; so the ratio belongs to the width, and two are
+measured.
 
 The native loss adds up the codebooks where ours takes their mean; else they are the same number: `text_loss + K *
 audio_loss` is held against the native loss in every run. The factor does not change what a step costs.
@@ -62,7 +63,7 @@ class Size:
         rounds: steps of each kind that count.
     """
 
-    hidden_size: int = 1024
+    hidden_size: int
     num_layers: int = 4
     batch_size: int = 2
     length: int = 512
@@ -81,6 +82,7 @@ class Size:
         )
 
 
+SIZES = (Size(hidden_size=256), Size(hidden_size=1024))
 QUICK = Size(hidden_size=128, num_layers=1, length=128, rounds=1)
 
 
@@ -123,13 +125,16 @@ def _without_heads(model: Any, **batch: Tensor) -> SimpleNamespace:
 
 
 def rows(quick: bool = False) -> list[Row]:
-    """Measure both ways.
+    """Measure both ways at each width.
 
     Raises:
         RuntimeError: the losses are not the same.
     """
     quiet_third_parties()
-    size = QUICK if quick else Size()
+    return [row for size in ((QUICK,) if quick else SIZES) for row in _rows(size)]
+
+
+def _rows(size: Size) -> list[Row]:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         peaks = dict(zip(WAYS, pool.map(partial(peak_memory, size), WAYS), strict=True))
     with torch_threads(THREADS):
@@ -137,7 +142,7 @@ def rows(quick: bool = False) -> list[Row]:
         _compare_losses(step)  # and warm up
         calls = {"ours": step.ours, "native": step.native, "layers": step.layers}
         seconds = interleaved(calls, rounds=size.rounds, warm_up=0)
-    where = f"{size.num_layers} layers, B={size.batch_size} S={size.length}, CPU"
+    where = f"{size.num_layers} layers of width {size.hidden_size}, B={size.batch_size} S={size.length}, CPU"
     ours, layers = (ratio(seconds[name], seconds["native"]) for name in ("ours", "layers"))
     milliseconds = {name: 1000 * median(taken) for name, taken in seconds.items()}
     memory = peaks["ours"] / peaks["native"]
