@@ -100,7 +100,7 @@ class RunStart:
     resumed_from_step: int | None = _doc("Optimizer step of the checkpoint that was resumed; null for a new run.")
     num_train_samples: int = _doc("Samples in the training manifest that are used.", minimum=0)
     num_eval_samples: int = _doc("Samples in the evaluation manifest that are used.", minimum=0)
-    num_codebooks: int = _doc("Codebooks of the audio codec, K.", minimum=1)
+    num_codebooks: int = _doc("Codebooks of the audio codec, K; 0 where no audio is trained.", minimum=0)
     trainable_parameters: int = _doc("Parameters that the optimizer updates.", minimum=0)
     host: str = _doc("Name of the machine.")
     base_is_random: bool | None = _added(
@@ -108,6 +108,7 @@ class RunStart:
         None,
     )
     max_length: int | None = _added("Positions that the base model was made for; null where it is not known.", None)
+    modalities: tuple[Modality, ...] = _added("What the model is trained on: text, audio or both.", ("text", "audio"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ Shape suffixes: K codebooks; N or M supervised rows.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from higgs_audio_trainer.counts import NUM_SUMS, TokenCounter
 from higgs_audio_trainer.data.batch import SampleRef, Vocabulary
-from higgs_audio_trainer.events import IGNORE_INDEX, PredictionSample, Split, TokenCounts, Window
+from higgs_audio_trainer.events import IGNORE_INDEX, Modality, PredictionSample, Split, TokenCounts, Window
 from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
 from higgs_audio_trainer.series import HEAD, LISTS, Series, Shown, audio_series, text_series, to_host
 from higgs_audio_trainer.slots import ABSENT
@@ -45,7 +46,7 @@ class Figures:
         """Fields that `TrainStep` and `EvalResult` have in common."""
         text_loss, *audio_losses = (nll / max(targets, 1) for nll, targets in zip(self.nll, self.targets, strict=True))
         accuracies = tuple(map(_ratio, self.correct, self.targets))
-        audio_loss = sum(audio_losses) / len(audio_losses)
+        audio_loss = sum(audio_losses) / max(len(audio_losses), 1)
         return {
             "loss": text_loss_weight * text_loss + audio_loss,
             "text_loss": text_loss,
@@ -77,6 +78,41 @@ class Extracted:
     sequence_length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One modality of a micro-batch.
+
+    Attributes:
+        modality: text or audio.
+        rows: the rows that have a target.
+        predictions_KN: what they predict, int64 [K, N]; K is 1 for text.
+        length: positions of a sample.
+        cut: makes the series of the first samples, given how many and what to show of each.
+    """
+
+    modality: Modality
+    rows: SupervisedRows
+    predictions_KN: Tensor
+    length: int
+    cut: Callable[[int, Shown], Series]
+
+
+Read = Callable[[Any, Mapping[str, Any]], Sequence[Stream]]
+
+
+def training_streams(outputs: TrainingOutput, batch: Mapping[str, Tensor]) -> tuple[Stream, Stream]:
+    """Read text and audio of a model for training."""
+    text, audio = outputs.text, outputs.audio
+    assert text is not None, "the model returns its supervised rows"
+    assert audio is not None
+    text_1N, audio_KM = _most_likely(text.logits)[None], _most_likely(audio.logits).T
+    length = batch["input_ids"].shape[1]
+    return (
+        Stream("text", text, text_1N, length, partial(text_series, text, text_1N, batch)),
+        Stream("audio", audio, audio_KM, length, partial(audio_series, audio, audio_KM, batch)),
+    )
+
+
 class Extraction:
     """Gathers one due step, or one evaluation.
 
@@ -85,24 +121,32 @@ class Extraction:
         shown: what to show; None on a rank that writes nothing and only adds its sums.
         vocabulary: what to count tokens by; None to count none. The same on every rank.
         with_strip: keep the places of the first sample's slots, to draw them.
+        read: reads text, if there is any, and audio, if there is any, off a micro-batch, in this order.
     """
 
     def __init__(
-        self, split: Split, shown: Shown | None, vocabulary: Vocabulary | None = None, *, with_strip: bool = False
+        self,
+        split: Split,
+        shown: Shown | None,
+        vocabulary: Vocabulary | None = None,
+        *,
+        with_strip: bool = False,
+        read: Read = training_streams,
     ) -> None:
         self.seconds = 0.0  # host time spent here
         self.failed = False  # an error cost this extraction; its sums still take part in the collective
         self._split = split
         self._shown = shown
         self._sums: Tensor | None = None
+        self._read = read
         self._refs: tuple[SampleRef, ...] = ()
-        self._series: tuple[Series, ...] = ()
+        self._series: dict[Modality, Series] = {}
         self._counter = None if vocabulary is None else TokenCounter(vocabulary, with_strip=with_strip)
         self._names: dict[str, str] = {}
         self._sequence_length = 0
 
     @torch.no_grad()
-    def observe(self, outputs: TrainingOutput, batch: Mapping[str, Tensor], refs: Sequence[SampleRef]) -> None:
+    def observe(self, outputs: Any, batch: Mapping[str, Any], refs: Sequence[SampleRef]) -> None:
         """Take in one micro-batch. Nothing is transferred, and nothing waits for the device.
 
         Args:
@@ -111,26 +155,21 @@ class Extraction:
             refs: names of the batch's samples.
         """
         started = time.perf_counter()
-        text, audio = outputs.text, outputs.audio
-        assert text is not None, "the model returns its supervised rows"
-        assert audio is not None
-        text_predictions_1N = _most_likely(text.logits)[None]
-        audio_predictions_KM = _most_likely(audio.logits).T
-        sums = torch.cat([_sums(text, text_predictions_1N), _sums(audio, audio_predictions_KM)], dim=1)
+        streams = self._read(outputs, batch)
+        parts = [_sums(stream.rows, stream.predictions_KN) for stream in streams]
+        if streams[0].modality == "audio":
+            parts.insert(0, torch.zeros_like(parts[0][:, :1]))  # the first column is that of text
+        sums = torch.cat(parts, dim=1)
         if self._counter is not None:
-            counted = self._counter.observe(outputs, batch, text_predictions_1N, audio_predictions_KM, refs)
-            sums = torch.cat([sums, counted])
+            text, audio = (stream.predictions_KN for stream in streams)
+            sums = torch.cat([sums, self._counter.observe(outputs, batch, text, audio, refs)])
         self._names.update((ref.id, ref.fingerprint) for ref in refs[: _MOST_SAMPLES - len(self._names)])
-        self._sequence_length = max(self._sequence_length, batch["input_ids"].shape[1])
+        self._sequence_length = max(self._sequence_length, *(stream.length for stream in streams))
         first = self._sums is None
         self._sums = sums if self._sums is None else self._sums + sums
         if first and self._shown is not None:
             self._refs = tuple(refs[: self._shown.samples])
-            count = len(self._refs)
-            self._series = (
-                text_series(text, text_predictions_1N, batch, count, self._shown),
-                audio_series(audio, audio_predictions_KM, batch, count, self._shown),
-            )
+            self._series = {stream.modality: stream.cut(len(self._refs), self._shown) for stream in streams}
         self.seconds += time.perf_counter() - started
 
     def sums(self, num_codebooks: int, device: torch.device) -> Tensor:
@@ -163,8 +202,8 @@ class Extraction:
         norms = [grad_norm.to(sums.device, torch.float32)] if isinstance(grad_norm, Tensor) else []
         counted = [] if self._counter is None else self._counter.gathered()
         ints, floats = to_host(
-            [*(series.ints_QX for series in self._series), *counted[:-1]],
-            [sums, *(series.floats_QY for series in self._series), *counted[-1:], *norms],
+            [*(series.ints_QX for series in self._series.values()), *counted[:-1]],
+            [sums, *(series.floats_QY for series in self._series.values()), *counted[-1:], *norms],
         )
         base = floats[0][:_NUM_FIGURES]
         norm = float(floats[-1]) if isinstance(grad_norm, Tensor) else grad_norm
@@ -183,9 +222,7 @@ class Extraction:
     ) -> Iterator[PredictionSample]:
         shown = self._shown
         assert shown is not None
-        text, audio = self._series
-        per_sample = len(shown.codebooks)
-        num_codebooks = audio.logits_shape[1]
+        no_text = replace(shown, decode=None)
         for index, ref in enumerate(self._refs):
             common: dict[str, Any] = {
                 "step": step,
@@ -194,21 +231,16 @@ class Extraction:
                 "sample_index": index,
             }
             common |= {"sample_id": ref.id, "fingerprint": ref.fingerprint}
-            yield PredictionSample(
-                **common,
-                modality="text",
-                codebook=None,
-                num_codebooks=None,
-                **_series_fields(text, ints[0][index], floats[0][index], shown),
-            )
-            for number, codebook in enumerate(shown.codebooks, start=index * per_sample):
-                yield PredictionSample(
-                    **common,
-                    modality="audio",
-                    codebook=codebook,
-                    num_codebooks=num_codebooks,
-                    **_series_fields(audio, ints[1][number], floats[1][number], replace(shown, decode=None)),
-                )
+            for (modality, series), own_ints, own_floats in zip(self._series.items(), ints, floats, strict=True):
+                is_text = modality == "text"
+                for number, codebook in enumerate(series.codebooks, start=index * len(series.codebooks)):
+                    yield PredictionSample(
+                        **common,
+                        modality=modality,
+                        codebook=codebook,
+                        num_codebooks=None if is_text else series.logits_shape[1],
+                        **_series_fields(series, own_ints[number], own_floats[number], shown if is_text else no_text),
+                    )
 
 
 def _most_likely(logits: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def standing(rows: SupervisedRows, row_X: Tensor, codebook_X: Tensor | None = No
         Rank of the label of each slot, 1 for the most likely, int64 [X], and its probability, float32 [X]; both 0 for
         a slot without a row.
     """
-    num_rows, num_entries = rows.logits.shape[0], rows.logits.shape[-1]
+    num_rows, num_entries = len(rows.row), rows.logits.shape[-1]
     if num_rows == 0:
         return torch.zeros_like(row_X), torch.zeros(row_X.shape, dtype=torch.float32, device=row_X.device)
     is_row_X = row_X < num_rows

@@ -61,14 +61,16 @@ class Series:
             then W positions, W inputs, W labels, W predictions and W ranks.
         floats_QY: float32 [Q, 2 + W]: sum of the cross-entropies of the series' targets, probability of the stop token,
             then W probabilities of labels.
-        logits_shape: of the logits that the loss saw.
-        labels_shape: of the labels that the loss saw.
+        logits_shape: of the logits that the loss saw, where there are targets.
+        labels_shape: of the labels that the loss saw, there.
+        codebooks: of each sample's series, in order; (None,) for text.
     """
 
     ints_QX: Tensor
     floats_QY: Tensor
     logits_shape: tuple[int, ...]
     labels_shape: tuple[int, ...]
+    codebooks: tuple[int | None, ...]
 
 
 def _row_map(rows: SupervisedRows, shape: torch.Size, count: int) -> Tensor:
@@ -106,9 +108,9 @@ class _Slots:
     codebook_Q: Tensor | None
 
 
-def _sources(rows: SupervisedRows, row_PL: Tensor, positions_PL: Tensor) -> Tensor:
+def _sources(rows: SupervisedRows, row_PL: Tensor, positions_PL: Tensor, shift: int = 1) -> Tensor:
     """Find the position of the row of each slot; of a masked slot, that of the row that would predict it."""
-    return torch.where(row_PL < len(rows.row), _padded(rows.row, 0)[row_PL], positions_PL - 1)
+    return torch.where(row_PL < len(rows.row), _padded(rows.row, 0)[row_PL], positions_PL - shift)
 
 
 def text_series(
@@ -123,16 +125,48 @@ def text_series(
         count: P, samples to show.
         shown: what to show of each.
     """
-    input_ids, labels_PS = batch["input_ids"], batch["labels"][:count].clone()
-    labels_PS[:, 0] = IGNORE_INDEX  # no row comes before position 0
-    row_PS = _row_map(rows, input_ids.shape, count)
-    positions_PS = torch.arange(labels_PS.shape[1], device=labels_PS.device).expand_as(labels_PS)
-    sources_PS = _sources(rows, row_PS, positions_PS)
-    inputs_PS = input_ids[:count].gather(1, sources_PS.clamp(min=0)).masked_fill(sources_PS < 0, ABSENT)
-    predictions_PS = _padded(predictions_1N, ABSENT)[0, row_PS]
-    nll_P = _padded(rows.nll[None], 0)[0, row_PS].sum(-1)
-    slots = _Slots(positions_PS, inputs_PS, labels_PS, predictions_PS, sources_PS, row_PS, nll_P, None)
-    return _pack(rows, slots, shown.vocabulary.text_stops, shown)
+    labels_BS1, inputs_BS1 = batch["labels"][..., None], batch["input_ids"][..., None]
+    stops = shown.vocabulary.text_stops
+    return stream_series(rows, predictions_1N, labels_BS1, inputs_BS1, count, shown, codebooks=None, stops=stops)
+
+
+def stream_series(
+    rows: SupervisedRows,
+    predictions_KN: Tensor,
+    labels_BSK: Tensor,
+    inputs_BSK: Tensor,
+    count: int,
+    shown: Shown,
+    *,
+    codebooks: Sequence[int] | None,
+    stops: Sequence[int],
+    shift: int = 1,
+) -> Series:
+    """Cut out the first samples of a modality whose slots are the positions of the batch, by sample, then codebook.
+
+    Args:
+        rows: supervised rows.
+        predictions_KN: their predictions, int64.
+        labels_BSK: label at each position, int64.
+        inputs_BSK: token fed in at each position, int64.
+        count: P, samples to show.
+        shown: what to show of each.
+        codebooks: to show; None for text, which has one, and no axis for it.
+        stops: labels that are stop tokens.
+        shift: the row at position p - shift predicts p.
+    """
+    row_PS = _row_map(rows, labels_BSK.shape[:2], count)
+    positions_PS = torch.arange(labels_BSK.shape[1], device=labels_BSK.device).expand_as(row_PS)
+    sources_PS = _sources(rows, row_PS, positions_PS, shift)
+    predictions = _padded(predictions_KN, ABSENT)
+    nll = _padded(rows.nll if codebooks is not None else rows.nll[None], 0)
+    chosen = []
+    for k in (0,) if codebooks is None else codebooks:
+        labels_PS = labels_BSK[:count, :, k].clone()
+        labels_PS[:, :shift] = IGNORE_INDEX  # no row comes before them
+        inputs_PS = inputs_BSK[:count, :, k].gather(1, sources_PS.clamp(min=0)).masked_fill(sources_PS < 0, ABSENT)
+        chosen.append((inputs_PS, labels_PS, predictions[k, row_PS], nll[k, row_PS].sum(-1)))
+    return _pack_codebooks(rows, (positions_PS, sources_PS, row_PS), chosen, codebooks, stops, shown)
 
 
 def audio_series(
@@ -164,16 +198,41 @@ def audio_series(
     for k in shown.codebooks:
         inputs_PF = codes_PFK[..., k].gather(1, frame_PF).masked_fill(~is_fed_PF, ABSENT)
         chosen.append((inputs_PF, labels_PFK[..., k], predictions[k, row_PF], nll[k, row_PS].sum(-1)))
+    stops = (shown.vocabulary.stream_eos,)
+    return _pack_codebooks(rows, (positions_PF, sources_PF, row_PF), chosen, shown.codebooks, stops, shown)
+
+
+def _pack_codebooks(
+    rows: SupervisedRows,
+    everywhere: tuple[Tensor, Tensor, Tensor],
+    chosen: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    codebooks: Sequence[int] | None,
+    stops: Sequence[int],
+    shown: Shown,
+) -> Series:
+    """Put the codebooks of each sample one after the other.
+
+    Args:
+        rows: supervised rows.
+        everywhere: positions, sources and rows of the slots, the same in all codebooks, int64 [P, L] each.
+        chosen: inputs, labels and predictions of each codebook, int64 [P, L] each, and its sums of nll, float32 [P].
+        codebooks: their numbers; None for text.
+        stops: labels that are stop tokens.
+        shown: what to show.
+    """
     inputs, labels, predicted, nll_PC = (torch.stack(list(parts), dim=1) for parts in zip(*chosen, strict=True))
-    everywhere = [part[:, None].expand_as(labels) for part in (positions_PF, sources_PF, row_PF)]
-    positions, sources, row = (part.flatten(0, 1) for part in everywhere)
+    positions, sources, row = (part[:, None].expand_as(labels).flatten(0, 1) for part in everywhere)
     inputs, labels, predicted = (part.flatten(0, 1) for part in (inputs, labels, predicted))
-    codebook_Q = torch.tensor(shown.codebooks).to(labels.device, non_blocking=True).repeat(count)
+    codebook_Q = None
+    if codebooks is not None:
+        codebook_Q = torch.tensor(codebooks).to(labels.device, non_blocking=True).repeat(len(nll_PC))
     slots = _Slots(positions, inputs, labels, predicted, sources, row, nll_PC.flatten(), codebook_Q)
-    return _pack(rows, slots, (shown.vocabulary.stream_eos,), shown)
+    ints, floats = _pack(rows, slots, stops, shown)
+    numbers = (None,) if codebooks is None else tuple(codebooks)
+    return Series(ints, floats, tuple(rows.logits.shape), tuple(rows.labels.shape), numbers)
 
 
-def _pack(rows: SupervisedRows, slots: _Slots, stop_ids: Sequence[int], shown: Shown) -> Series:
+def _pack(rows: SupervisedRows, slots: _Slots, stop_ids: Sequence[int], shown: Shown) -> tuple[Tensor, Tensor]:
     """Cut both windows out of every series; see `Series`."""
     supervised = slots.labels != IGNORE_INDEX
     correct = supervised & (slots.predictions == slots.labels)
@@ -186,22 +245,15 @@ def _pack(rows: SupervisedRows, slots: _Slots, stop_ids: Sequence[int], shown: S
         head = torch.stack([*counts, torch.ones_like(length_Q), torch.zeros_like(length_Q)], dim=-1)
         nothing = slots.nll_Q.new_zeros(len(slots.nll_Q), 1 + window.shape[1])
         ints = F.pad(head, (0, LISTS * window.shape[1]))
-        return _series(rows, ints, torch.cat([slots.nll_Q[:, None], nothing], dim=-1))
+        return ints, torch.cat([slots.nll_Q[:, None], nothing], dim=-1)
     first_Q1 = window[:, :1]  # the first slot of the span; of an empty one, any masked slot: its shift is 1
     shift_Q = (slots.positions - slots.sources).gather(1, first_Q1)[:, 0]
     stop_rank_Q, stop_probability_Q = standing(rows, _row_of_last_stop(slots, is_stop, rows), slots.codebook_Q)
     head = torch.stack([*counts, shift_Q, stop_rank_Q], dim=-1)
     ranks, probabilities = _standing_of_labels(rows, slots, window, shown)
     lists = [part.gather(1, window) for part in (slots.positions, slots.inputs, slots.labels, slots.predictions)]
-    return _series(
-        rows,
-        torch.cat([head, *lists, ranks], dim=-1),
-        torch.cat([slots.nll_Q[:, None], stop_probability_Q[:, None], probabilities], dim=-1),
-    )
-
-
-def _series(rows: SupervisedRows, ints: Tensor, floats: Tensor) -> Series:
-    return Series(ints, floats, tuple(rows.logits.shape), tuple(rows.labels.shape))
+    floats = [slots.nll_Q[:, None], stop_probability_Q[:, None], probabilities]
+    return torch.cat([head, *lists, ranks], dim=-1), torch.cat(floats, dim=-1)
 
 
 def _row_of_last_stop(slots: _Slots, is_stop_QL: Tensor, rows: SupervisedRows) -> Tensor:

@@ -90,11 +90,16 @@ def _render_run_start(record: Record, look: _Look) -> str:
 
 def _figures(record: Record) -> str:
     accuracies = record["audio_accuracy_per_codebook"]
+    text = (
+        f"loss {_number(record['loss'], '.3f')}"
+        f"  text {_number(record['text_loss'], '.3f')}, {_percent(record['text_accuracy'])} right"
+    )
+    if not accuracies and not record["audio_targets"]:  # a model of text
+        return text
     known = [accuracy for accuracy in accuracies if accuracy is not None]
     mean = sum(known) / len(known) if known else None
     return (
-        f"loss {_number(record['loss'], '.3f')}"
-        f"  text {_number(record['text_loss'], '.3f')}, {_percent(record['text_accuracy'])} right"
+        f"{text}"
         f"  audio {_number(record['audio_loss'], '.3f')}, {_percent(mean)} right"
         f" (codebook 0: {_percent(accuracies[0] if accuracies else None)})"
     )

@@ -9,7 +9,15 @@ import math
 from dataclasses import dataclass, field
 
 from higgs_audio_trainer.diagnoses.statistics import significantly_above
-from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, PredictionSample, RunStart, TokenCounts, TrainStep
+from higgs_audio_trainer.events import (
+    IGNORE_INDEX,
+    EvalResult,
+    Modality,
+    PredictionSample,
+    RunStart,
+    TokenCounts,
+    TrainStep,
+)
 
 _MOST_STEPS = 64  # due steps that are remembered
 _MOST_EVALUATIONS = 64
@@ -46,6 +54,7 @@ class Run:
         max_length: positions that the model was made for.
         text_loss_weight: weight of the text loss.
         mixed_precision: no, bf16 or fp16.
+        modalities: what the model is trained on.
     """
 
     num_codebooks: int | None = None
@@ -54,6 +63,7 @@ class Run:
     max_length: int | None = None
     text_loss_weight: float | None = None
     mixed_precision: str | None = None
+    modalities: tuple[Modality, ...] = ("text", "audio")
 
     @classmethod
     def of(cls, start: RunStart) -> Run:
@@ -66,6 +76,7 @@ class Run:
             start.max_length,
             float(weight) if isinstance(weight, (int, float)) else None,
             precision if isinstance(precision, str) else None,
+            start.modalities,
         )
 
 

@@ -30,7 +30,8 @@ def masked_out(due: Due, history: History) -> Iterator[Finding]:
     if due.train is None:
         return
     # Where samples differ in what they hold, a step may lack one by chance; what was there before is no fault.
-    if due.train.text_targets == 0 and not any(step.text_targets for step in history.steps):
+    text, audio = ("text" in history.run.modalities, "audio" in history.run.modalities)
+    if text and due.train.text_targets == 0 and not any(step.text_targets for step in history.steps):
         yield Finding(
             code="masked_out",
             severity="warning",
@@ -39,7 +40,7 @@ def masked_out(due: Due, history: History) -> Iterator[Finding]:
             evidence={"targets": 0},
             modality="text",
         )
-    if due.train.audio_targets == 0 and not any(step.audio_targets for step in history.steps):
+    if audio and due.train.audio_targets == 0 and not any(step.audio_targets for step in history.steps):
         yield Finding(
             code="masked_out",
             severity="error",

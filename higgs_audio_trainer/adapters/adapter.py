@@ -1,0 +1,243 @@
+"""How predictions are read off a model of one family, declared; and how they are read.
+
+Shape suffixes: B batch, S sequence, K codebooks (1 for text), V vocabulary; N supervised positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from higgs_audio_trainer.adapters.logits import Logits, LogitsAt, MadeLogits
+from higgs_audio_trainer.events import IGNORE_INDEX, Modality
+from higgs_audio_trainer.extraction import Stream
+from higgs_audio_trainer.model import SupervisedRows
+from higgs_audio_trainer.series import Series, Shown, stream_series
+
+_MOST_ENTRIES = 2**22  # logits that are looked at together: 16 MiB of float32
+
+_LOGITS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    "B S V": lambda logits, _K: logits.unsqueeze(2),
+    "B S (K V)": lambda logits, K: logits.view(*logits.shape[:2], K, -1),
+    "(B K) S V": lambda logits, K: logits.view(-1, K, *logits.shape[1:]).transpose(1, 2),
+}
+_TOKENS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    "B S": lambda tokens, _K: tokens.unsqueeze(-1),
+    "B S K": lambda tokens, _K: tokens,
+    "(B K) S": lambda tokens, K: tokens.view(-1, K, tokens.shape[1]).transpose(1, 2),
+}
+
+
+class UnreadableError(Exception):
+    """The outputs of a model cannot be read as its adapter says; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the predictions of one modality are read off a batch.
+
+    Attributes:
+        modality: text or audio.
+        logits: name of the logits among the outputs.
+        labels: name of the labels among the inputs; -100 where masked.
+        inputs: name, among the inputs, of the tokens that the rows of the logits were fed.
+        shift: the row at position p - shift predicts the label at p.
+        logits_axes: `B S V`, `B S (K V)` or `(B K) S V`.
+        labels_axes: `B S`, `B S K` or `(B K) S`; of the inputs too.
+        codebooks: name of their number in the configuration, dotted; "" for text.
+        stops: names of the stop tokens in the configuration, dotted. Names that it lacks are passed over.
+    """
+
+    modality: Modality
+    logits: str = "logits"
+    labels: str = "labels"
+    inputs: str = "input_ids"
+    shift: int = 1
+    logits_axes: str = "B S V"
+    labels_axes: str = "B S"
+    codebooks: str = ""
+    stops: Sequence[str] = ("eos_token_id",)
+
+
+def _as_given(_config: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """How a family of models is read.
+
+    Attributes:
+        name: of the family.
+        readings: of text, if any, and of audio, if any, in this order.
+        prepare: adds what the readings name to the inputs of a forward pass, given the configuration.
+        ignored: labels besides -100 that the loss passes over, as names in the configuration, dotted.
+    """
+
+    name: str
+    readings: tuple[Reading, ...]
+    prepare: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = field(default=_as_given)
+    ignored: Sequence[str] = ()
+
+    def num_codebooks(self, config: Any) -> int:
+        """Return K of the audio that is read; 0 where none is."""
+        return sum(_codebooks(reading, config) for reading in self.readings if reading.modality == "audio")
+
+    def streams(
+        self, config: Any, outputs: Any, inputs: Mapping[str, Any], head_logits: Callable[[], Logits] | None = None
+    ) -> list[Stream]:
+        """Read a batch.
+
+        Args:
+            config: of the model.
+            outputs: what the model returned.
+            inputs: what its forward pass was given, by name.
+            head_logits: makes the logits of text of a model that returned none.
+
+        Raises:
+            UnreadableError: something that a reading names is not there, or has another shape.
+        """
+        prepared = self.prepare(config, inputs)
+        return [self._stream(reading, config, outputs, prepared, head_logits) for reading in self.readings]
+
+    def arranged(
+        self,
+        reading: Reading,
+        config: Any,
+        outputs: Any,
+        prepared: Mapping[str, Any],
+        head_logits: Callable[[], Logits] | None = None,
+    ) -> tuple[Logits, Tensor, Tensor]:
+        """Bring what a reading names into one form: logits [B, S, K, V], labels and inputs [B, S, K].
+
+        Raises:
+            UnreadableError: something is not there, or has another shape.
+        """
+        K = _codebooks(reading, config)
+        given = getattr(outputs, reading.logits, None)
+        if given is None and head_logits is not None and reading.logits_axes == "B S V":
+            logits = head_logits()
+        else:
+            logits = MadeLogits(_arranged(reading, "logits", _LOGITS[reading.logits_axes], given, K))
+        arrange = _TOKENS[reading.labels_axes]
+        device = logits.device  # of the head, where the layers are spread over several
+        labels_BSK = _arranged(reading, "labels", arrange, prepared.get(reading.labels), K).to(device)
+        inputs_BSK = _arranged(reading, "inputs", arrange, prepared.get(reading.inputs), K).to(device)
+        if logits.shape[:3] != labels_BSK.shape or labels_BSK.shape != inputs_BSK.shape:
+            raise UnreadableError(
+                f"expected as many positions of logits, labels and inputs, got {list(logits.shape[:3])}, "
+                f"{list(labels_BSK.shape)} and {list(inputs_BSK.shape)} (batch, positions, codebooks)"
+            )
+        for token in ids_of(config, self.ignored):
+            labels_BSK = labels_BSK.masked_fill(labels_BSK == token, IGNORE_INDEX)
+        return logits, labels_BSK, inputs_BSK
+
+    def _stream(
+        self,
+        reading: Reading,
+        config: Any,
+        outputs: Any,
+        inputs: Mapping[str, Any],
+        head_logits: Callable[[], Logits] | None,
+    ) -> Stream:
+        logits, labels_BSK, inputs_BSK = self.arranged(reading, config, outputs, inputs, head_logits)
+        rows, predictions_KN = supervised_rows(logits, labels_BSK, reading.shift, reading.modality)
+        stops = ids_of(config, reading.stops)
+
+        def cut(count: int, shown: Shown) -> Series:
+            codebooks = None if reading.modality == "text" else [k for k in shown.codebooks if k < logits.shape[2]]
+            return stream_series(
+                rows,
+                predictions_KN,
+                labels_BSK,
+                inputs_BSK,
+                count,
+                shown,
+                codebooks=codebooks,
+                stops=stops,
+                shift=reading.shift,
+            )
+
+        return Stream(reading.modality, rows, predictions_KN, labels_BSK.shape[1], cut)
+
+
+def _codebooks(reading: Reading, config: Any) -> int:
+    return int(_lookup(config, reading.codebooks)) if reading.codebooks else 1
+
+
+def _lookup(config: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def ids_of(config: Any, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the token ids that a configuration has under some dotted names; each may be one, a list or None."""
+    ids: list[int] = []
+    for name in names:
+        found = _lookup(config, name)
+        ids += found if isinstance(found, (list, tuple)) else [] if found is None else [found]
+    return tuple(dict.fromkeys(map(int, ids)))
+
+
+def _arranged(
+    reading: Reading, what: str, arrange: Callable[[Tensor, int], Tensor], tensor: object, codebooks: int
+) -> Tensor:
+    name = getattr(reading, what)
+    if not isinstance(tensor, Tensor):
+        where = "among the outputs of the model" if what == "logits" else "among what the model was called with"
+        hint = {
+            "logits": "Is the loss fused with the head? Then no logits are made.",
+            "labels": "Is the loss computed outside of the model? Give them to the logger: step(n, labels=...).",
+            "inputs": "Is it called with embeddings? Give them to the logger: step(n, input_ids=...).",
+        }[what]
+        raise UnreadableError(f"expected a tensor {name!r} {where}, got {type(tensor).__name__}. {hint}")
+    try:
+        return arrange(tensor, codebooks)
+    except (IndexError, RuntimeError) as error:
+        axes = reading.logits_axes if what == "logits" else reading.labels_axes
+        raise UnreadableError(f"{name}: expected the axes {axes!r}, got the shape {list(tensor.shape)}") from error
+
+
+def supervised_rows(
+    logits: Logits, labels_BSK: Tensor, shift: int, modality: Modality
+) -> tuple[SupervisedRows, Tensor]:
+    """Find the rows that have a target, what they predict, and their cross-entropies.
+
+    Args:
+        logits: [B, S, K, V].
+        labels_BSK: int64, -100 where masked.
+        shift: the row at position p - shift predicts the label at p.
+        modality: text has one codebook, and no axis for it.
+
+    Returns:
+        the rows, and their predictions, int64 [K, N].
+    """
+    labels_BTK = labels_BSK[:, shift:]
+    batch_index, row = (labels_BTK != IGNORE_INDEX).any(dim=-1).nonzero(as_tuple=True)
+    labels_NK = labels_BTK[batch_index, row]
+    step = max(1, _MOST_ENTRIES // max(1, logits.shape[2] * logits.shape[3]))
+    predictions, nll = [labels_NK[:0]], [torch.zeros_like(labels_NK[:0], dtype=torch.float32)]
+    for begin in range(0, len(row), step):
+        part = slice(begin, begin + step)
+        logits_XKV = logits.at(batch_index[part], row[part]).float()
+        predictions.append(logits_XKV.max(dim=-1).indices)
+        targets_XK = labels_NK[part]
+        right_XK = logits_XKV.gather(-1, targets_XK.clamp(min=0)[..., None])[..., 0]
+        nll.append((logits_XKV.logsumexp(dim=-1) - right_XK).masked_fill(targets_XK == IGNORE_INDEX, 0.0))
+    is_text = modality == "text"
+    labels_KN, nll_KN = labels_NK.T, torch.cat(nll).T
+    looked_up: Any = LogitsAt(logits, batch_index, row, squeeze=is_text)  # of a tensor, all that is asked for
+    rows = SupervisedRows(
+        looked_up,
+        labels_KN[0] if is_text else labels_KN,
+        nll_KN[0] if is_text else nll_KN,
+        batch_index,
+        row + shift,
+        row,
+    )
+    return rows, torch.cat(predictions).T

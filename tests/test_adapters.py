@@ -1,0 +1,154 @@
+"""What adapters read off models of other families: the model's own loss is the oracle, gradients the proof."""
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from higgs_audio_trainer.adapters import (
+    Adapter,
+    MisalignedError,
+    Reading,
+    UnreadableError,
+    adapter_for,
+    check_adapter,
+)
+from higgs_audio_trainer.adapters.adapter import ids_of, supervised_rows
+from higgs_audio_trainer.adapters.families import CAUSAL_LM, HIGGS_AUDIO, MUSICGEN
+from higgs_audio_trainer.adapters.fingerprint import fingerprints
+from higgs_audio_trainer.adapters.logits import HeadLogits, MadeLogits
+from higgs_audio_trainer.events import IGNORE_INDEX
+from tests.adapted import CASES, make
+
+#: How each family makes one loss of the means of its streams' codebooks.
+LOSSES = {"higgs_audio": sum, "musicgen": lambda means: sum(means) / len(means)}
+
+
+@pytest.mark.parametrize("name", CASES)
+class TestFamilies:
+    def test_the_cross_entropies_are_the_models_loss(self, name):
+        """Mean over the targets of each codebook, put together as the model does: its own loss, so the same rows."""
+        model, batch = make(name)
+        with torch.no_grad():
+            outputs = model(**batch)
+        [stream] = adapter_for(model).streams(model.config, outputs, batch)
+        targets_K = (stream.rows.labels != IGNORE_INDEX).sum(-1).reshape(-1)
+        means = (stream.rows.nll.sum(-1).reshape(-1) / targets_K).tolist()
+        assert LOSSES.get(name, sum)(means) == pytest.approx(outputs.loss.item(), rel=1e-5)
+
+    def test_gradients_prove_the_alignment(self, name):
+        """Each row depends on what it was fed, and not on what it is to predict. The model stays as it was."""
+        model, batch = make(name)
+        before = [parameter.clone() for parameter in model.parameters()]
+        check_adapter(adapter_for(model), model, batch)
+        assert all(map(torch.equal, before, model.parameters()))
+        assert not any(parameter.grad is not None for parameter in model.parameters())
+
+    @pytest.mark.parametrize("wrong", [-1, 1])
+    def test_a_wrong_shift_is_found(self, name, wrong):
+        """An adapter that is one off, either way, is told so."""
+        model, batch = make(name)
+        adapter = adapter_for(model)
+        [reading] = adapter.readings
+        if reading.shift + wrong < 0:
+            pytest.skip("no row comes after its label")
+        fields = {key: getattr(reading, key) for key in Reading.__slots__} | {"shift": reading.shift + wrong}
+        off = Adapter(adapter.name, (Reading(**fields),), prepare=adapter.prepare, ignored=adapter.ignored)
+        with pytest.raises(MisalignedError, match=f"Is shift={reading.shift + wrong} right"):
+            check_adapter(off, model, batch)
+
+
+class TestFinding:
+    def test_by_class(self):
+        """A class of one's own that derives from a known one is read alike."""
+
+        class Mine(transformers.LlamaForCausalLM):
+            pass
+
+        model, _ = make("llama")
+        model.__class__ = Mine
+        assert adapter_for(model) is CAUSAL_LM
+        assert adapter_for(make("higgs_audio")[0]) is HIGGS_AUDIO
+        assert adapter_for(make("musicgen")[0]) is MUSICGEN
+
+    def test_unknown(self):
+        """The error shows how to write an adapter."""
+        with pytest.raises(UnreadableError, match=r"got Linear.*adapter=Adapter.*check_adapter"):
+            adapter_for(nn.Linear(1, 1))
+
+
+class TestReading:
+    def test_what_is_missing(self):
+        """Logits, labels and inputs that are not there are named, with what may have become of them."""
+        model, batch = make("llama")
+        with torch.no_grad():
+            outputs = model(**batch)
+        for name, hint in (("labels", "step\\(n, labels"), ("input_ids", "step\\(n, input_ids")):
+            lacking = {key: value for key, value in batch.items() if key != name}
+            with pytest.raises(UnreadableError, match=f"expected a tensor '{name}'.*{hint}"):
+                CAUSAL_LM.streams(model.config, outputs, lacking)
+        outputs.logits = None
+        with pytest.raises(UnreadableError, match="'logits' among the outputs"):
+            CAUSAL_LM.streams(model.config, outputs, batch)
+
+    def test_other_shapes(self):
+        """Positions that do not agree, and axes that are not there, are said with the shapes."""
+        model, batch = make("llama")
+        with torch.no_grad():
+            outputs = model(**batch)
+        with pytest.raises(UnreadableError, match=r"got \[2, 12, 1\], \[2, 11, 1\] and \[2, 12, 1\]"):
+            CAUSAL_LM.streams(model.config, outputs, batch | {"labels": batch["labels"][:, 1:]})
+        with pytest.raises(UnreadableError, match=r"logits: expected the axes '\(B K\) S V', got the shape"):
+            MUSICGEN.streams(make("musicgen")[0].config, type(outputs)(logits=torch.zeros(3, 4)), {})
+
+    def test_rows_against_loops(self):
+        """Rows, predictions and cross-entropies of random logits are those of a loop over all positions."""
+        torch.manual_seed(1)
+        logits = torch.randn(3, 7, 2, 11)
+        labels = torch.randint(0, 11, (3, 7, 2)).masked_fill(torch.rand(3, 7, 2) < 0.5, IGNORE_INDEX)
+        rows, predictions = supervised_rows(MadeLogits(logits), labels, 1, "audio")
+        expected = [
+            (b, p) for b in range(3) for p in range(1, 7) if any(labels[b, p, k] != IGNORE_INDEX for k in range(2))
+        ]
+        assert list(zip(rows.batch_index.tolist(), rows.position.tolist(), strict=True)) == expected
+        for n, (b, p) in enumerate(expected):
+            for k in range(2):
+                assert predictions[k, n] == logits[b, p - 1, k].argmax()
+                masked = labels[b, p, k] == IGNORE_INDEX
+                nll = 0.0 if masked else -logits[b, p - 1, k].log_softmax(-1)[labels[b, p, k]]
+                assert rows.nll[k, n] == pytest.approx(float(nll), abs=1e-5)
+
+    @pytest.mark.parametrize("change", [{}, {"logit_scale": 0.5}, {"final_logit_softcapping": 3.0}])
+    def test_logits_of_a_fused_head(self, change):
+        """Made of the last hidden states, they are what the model would have returned, scaled and capped as its are."""
+        torch.manual_seed(0)
+        head, hidden = nn.Linear(8, 20, bias=False), torch.randn(2, 5, 8)
+        config = transformers.LlamaConfig(**change)
+        expected = head(hidden) * change.get("logit_scale", 1.0)
+        if cap := change.get("final_logit_softcapping"):
+            expected = cap * torch.tanh(expected / cap)
+        made = HeadLogits(hidden, head, config)
+        assert made.shape == (2, 5, 1, 20)
+        index, row = torch.tensor([0, 1, 1]), torch.tensor([4, 0, 2])
+        torch.testing.assert_close(made.at(index, row)[:, 0], expected[index, row])
+
+    def test_stop_tokens(self):
+        """They may be one, several or none, and stand in a part of the configuration."""
+        config = transformers.LlamaConfig(eos_token_id=[3, 5])
+        assert ids_of(config, ("eos_token_id", "pad_token_id", "nothing.here")) == (3, 5)
+
+
+class TestFingerprints:
+    def test_padding_does_not_count(self):
+        """The same tokens have the same name, padded left, right or not at all, and however long the batch is."""
+        tokens = torch.tensor([[5, 6, 7, 0, 0], [0, 0, 5, 6, 7], [5, 6, 8, 0, 0]])
+        mask = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+        right, left, other = fingerprints(tokens, mask)
+        [alone] = fingerprints(torch.tensor([[5, 6, 7]]))
+        assert right == left == alone != other
+        assert len(right) == 16
+
+    def test_of_codebooks(self):
+        """Which codebook a code stands in counts."""
+        one, two = fingerprints(torch.tensor([[[1, 2], [3, 4]], [[2, 1], [3, 4]]]))
+        assert one != two
