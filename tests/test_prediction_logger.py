@@ -1,0 +1,359 @@
+"""The log of trainings that are not ours: real clients, and everything that must not reach them."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+from torch.utils.checkpoint import checkpoint
+
+import sinks
+from higgs_audio_trainer import PredictionLogger
+from higgs_audio_trainer.adapters import UnreadableError
+from tests.adapted import make
+from tests.test_schemas import is_valid
+
+RANDOM = partial(torch.randint, 3, 64, (2, 10))
+
+
+class Tokens(torch.utils.data.Dataset):
+    """Sixteen sequences whose first tokens are a prompt."""
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        ids = torch.randint(3, 64, (10,), generator=torch.Generator().manual_seed(index))
+        return {"input_ids": ids, "labels": ids.clone().index_fill(0, torch.arange(3), -100)}
+
+
+def batches(count=6):
+    """Batches of `Tokens`, in order."""
+    return list(torch.utils.data.DataLoader(Tokens(), batch_size=2))[:count]
+
+
+def arguments(folder, **kwargs):
+    """Settings of a short run on the CPU."""
+    settings = {"max_steps": 5, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_strategy": "no"}
+    settings |= {"use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_steps": 2}
+    return transformers.TrainingArguments(str(folder), **settings | kwargs)
+
+
+def trained(folder, *callbacks, model=None, **kwargs):
+    """Train a tiny Llama by the plain Trainer, and return it."""
+    model = model or make("llama")[0].train()
+    trainer = transformers.Trainer(
+        model=model, args=arguments(folder, **kwargs), train_dataset=Tokens(), callbacks=list(callbacks)
+    )
+    trainer.train()
+    return trainer
+
+
+def log_of(folder, attempt=0):
+    """Records of the log, each of which fits its schema."""
+    path = Path(folder) / "events" / f"rank00000-attempt{attempt:03d}.jsonl"
+    records = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert all(map(is_valid, records))
+    return records
+
+
+def named(records, name):
+    """Records of one event."""
+    return [record for record in records if record["event"] == name]
+
+
+def quiet(folder=None, **kwargs):
+    """Make a logger that writes a file alone."""
+    return PredictionLogger(folder, sinks="jsonl", **kwargs)
+
+
+class TestTrainer:
+    def test_the_log(self, tmp_path):
+        """Due steps have figures and samples; the whole log fits the schemas and is in order."""
+        trained(tmp_path, quiet())
+        records = log_of(tmp_path)
+        assert [record["seq"] for record in records] == list(range(len(records)))
+        assert [record["step"] for record in named(records, "train_step")] == [1, 2, 4]
+        assert [record["sample_index"] for record in named(records, "prediction_sample")] == [0, 1] * 3
+        [start] = named(records, "run_start")
+        assert (start["num_codebooks"], start["modalities"], start["num_train_samples"]) == (0, ["text"], 16)
+        [end] = named(records, "run_end")
+        assert (end["reason"], end["events_lost"], end["values_replaced"]) == ("completed", 0, 0)
+
+    def test_figures_are_those_of_the_step(self, tmp_path):
+        """The loss is the Trainer's, over all micro-batches; the rate is the one that the step used."""
+        trainer = trained(tmp_path, quiet(log_steps=1), gradient_accumulation_steps=2, logging_steps=1)
+        expected = [(entry["loss"], entry["learning_rate"]) for entry in trainer.state.log_history if "loss" in entry]
+        steps = named(log_of(tmp_path), "train_step")
+        assert [step["loss"] for step in steps] == pytest.approx([loss for loss, _ in expected], abs=1e-3)
+        assert [step["learning_rate"] for step in steps] == pytest.approx([rate for _, rate in expected])
+        assert {step["text_targets"] for step in steps} == {4 * 7}
+
+    def test_what_is_shown_is_what_the_model_said(self, tmp_path):
+        """Predictions, labels, inputs and positions of the first step are those of a forward pass beside it."""
+        model = make("llama")[0].train()
+        with quiet(tmp_path).attach(model).step(1):
+            batch = batches(1)[0]
+            logits = model(**batch).logits
+        sample = named(log_of(tmp_path), "prediction_sample")[1]
+        assert sample["first"]["positions"] == [3, 4, 5, 6, 7]
+        assert sample["first"]["labels"] == batch["labels"][1, 3:8].tolist()
+        assert sample["first"]["inputs"] == batch["input_ids"][1, 2:7].tolist()
+        assert sample["first"]["predictions"] == logits[1, 2:7].argmax(-1).tolist()
+        assert sample["last"]["positions"] == [8, 9]
+        assert (sample["shift"], sample["num_targets"]) == (1, 7)
+
+    @pytest.mark.parametrize("steps", [1, 100])
+    def test_training_is_not_changed(self, tmp_path, steps):
+        """Weights are equal bit by bit with and without, and no hook is left."""
+        bare = trained(tmp_path / "a").model
+        logged = trained(tmp_path / "b", quiet(log_steps=steps)).model
+        assert all(map(torch.equal, bare.parameters(), logged.parameters()))
+        assert not any(module._forward_hooks for module in logged.modules())
+
+    def test_peft_and_checkpointing(self, tmp_path):
+        """An adapted model with checkpointed layers is read once a micro-batch."""
+        model = peft.get_peft_model(make("llama")[0], peft.LoraConfig(task_type="CAUSAL_LM", r=2))
+        trained(tmp_path, quiet(), model=model, gradient_checkpointing=True, gradient_accumulation_steps=2)
+        steps = named(log_of(tmp_path), "train_step")
+        assert {step["text_targets"] for step in steps} == {4 * 7}
+        [start] = named(log_of(tmp_path), "run_start")
+        assert start["trainable_parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    def test_evaluation_is_not_read(self, tmp_path):
+        """Forward passes of an evaluation belong to no step."""
+        logger = quiet(log_steps=1)
+        trainer = transformers.Trainer(
+            model=make("llama")[0],
+            args=arguments(tmp_path, eval_strategy="steps", eval_steps=1),
+            train_dataset=Tokens(),
+            eval_dataset=Tokens(),
+            callbacks=[logger],
+        )
+        trainer.train()
+        assert {step["text_targets"] for step in named(log_of(tmp_path), "train_step")} == {2 * 7}
+
+    def test_resumed(self, tmp_path):
+        """A resumed training goes on in another file of the same run; one that begins anew is another run."""
+        trained(tmp_path, quiet(), save_strategy="steps", save_steps=3, max_steps=3)
+        trainer = transformers.Trainer(
+            model=make("llama")[0], args=arguments(tmp_path), train_dataset=Tokens(), callbacks=[quiet()]
+        )
+        trainer.train(resume_from_checkpoint=True)
+        trained(tmp_path, quiet())
+        first, second, third = (log_of(tmp_path, attempt) for attempt in range(3))
+        assert first[0]["run_id"] == second[0]["run_id"] != third[0]["run_id"]
+        assert second[0]["resumed_from_step"] == 3
+        assert [step["step"] for step in named(second, "train_step")] == [4]
+        assert [record["attempt"] for record in (first[0], second[0], third[0])] == [0, 1, 2]
+
+    def test_a_training_that_fails(self, tmp_path):
+        """Its log ends when the process does, or the next training begins."""
+
+        class Failing(transformers.TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                if state.global_step == 3:
+                    raise RuntimeError("not the log's")
+
+        logger = quiet()
+        with pytest.raises(RuntimeError, match="not the log's"):
+            trained(tmp_path / "a", logger, Failing())
+        trained(tmp_path / "b", logger)
+        [end] = named(log_of(tmp_path / "a"), "run_end")
+        assert (end["reason"], end["step"]) == ("error", 3)
+
+
+class TestSft:
+    def test_trl(self, tmp_path):
+        """Trl's SFTTrainer, which fuses the head with its loss and makes no logits: its own loss and accuracy."""
+        datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
+        items = [Tokens()[index] for index in range(16)]
+        rows = [{name: tokens.tolist() for name, tokens in item.items()} for item in items]
+        common = {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "save_strategy": "no"}
+        common |= {"use_cpu": True, "bf16": False, "report_to": [], "disable_tqdm": True, "logging_steps": 1}
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=_words(), pad_token="w0", eos_token="w2")
+        trainer = trl.SFTTrainer(
+            model=make("llama")[0],
+            args=trl.SFTConfig(str(tmp_path), **common),
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[quiet()],
+        )
+        trainer.train()
+        steps = named(log_of(tmp_path), "train_step")
+        entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+        assert [step["loss"] for step in steps] == pytest.approx([entry["loss"] for entry in entries], abs=1e-3)
+        accuracies = [entry["mean_token_accuracy"] for entry in entries]
+        assert [step["text_accuracy"] for step in steps] == pytest.approx(accuracies, abs=1e-3)
+        sample = named(log_of(tmp_path), "prediction_sample")[0]
+        assert sample["first"]["label_text"] == " ".join(f"w{token}" for token in sample["first"]["labels"])
+
+
+def _not_a_gradient():
+    raise TypeError("not the log's")
+
+
+def _words():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({f"w{number}": number for number in range(64)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def loop(folder, model, read=None, **kwargs):
+    """Train by a plain loop; `read` calls the model."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    logger = quiet(folder, log_steps=2, **kwargs).attach(model, optimizer, config={"api_key": "hush"})
+    for number, batch in enumerate(batches(4), start=1):
+        with logger.step(number):
+            (read or (lambda **inputs: model(**inputs).loss))(**batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    logger.close()
+    return logger
+
+
+class TestLoop:
+    def test_the_log(self, tmp_path):
+        """Its settings are logged without secrets; a second `close` does nothing."""
+        loop(tmp_path, make("llama")[0]).close()
+        records = log_of(tmp_path)
+        assert [step["step"] for step in named(records, "train_step")] == [1, 2, 4]
+        assert {step["learning_rate"] for step in named(records, "train_step")} == {0.1}
+        assert records[0]["config"]["api_key"] == "[redacted]"
+        assert len(named(records, "run_end")) == 1
+
+    def test_labels_that_the_model_is_not_given(self, tmp_path):
+        """A loss made outside of the model: the labels are given to the step."""
+        model = make("llama")[0]
+        logger = quiet(tmp_path).attach(model)
+        batch = batches(1)[0]
+        with logger.step(1, labels=batch["labels"]):
+            model(batch["input_ids"])
+        assert named(log_of(tmp_path), "train_step")[0]["text_targets"] == 14
+
+    @pytest.mark.parametrize("name", ["t5", "higgs_audio", "musicgen"])
+    def test_other_families(self, tmp_path, name):
+        """What is trained is logged: text or K codebooks, whose figures make the model's loss."""
+        model, batch = make(name)
+        with quiet(tmp_path, codebooks=(0, 1, 7)).attach(model).step(1):
+            outputs = model(**batch)
+        records = log_of(tmp_path)
+        [step] = named(records, "train_step")
+        codebooks = [sample["codebook"] for sample in named(records, "prediction_sample")]
+        if name == "t5":
+            assert codebooks == [None, None]
+            assert step["loss"] == pytest.approx(outputs.loss.item(), rel=1e-5)
+        else:
+            assert codebooks == [0, 1, 0, 1]
+            assert len(step["audio_loss_per_codebook"]) == records[0]["num_codebooks"]
+            whole = step["loss"] * (records[0]["num_codebooks"] if name == "higgs_audio" else 1)
+            assert whole == pytest.approx(outputs.loss.item(), rel=1e-2)  # musicgen weighs codebooks alike
+
+    def test_compiled(self, tmp_path):
+        """A compiled model is read as it is; what it computes stays compiled."""
+        model = make("llama")[0]
+        compiled = torch.compile(model, backend="eager")
+        loop(tmp_path / "a", compiled, lambda **inputs: compiled(**inputs).loss)
+        loop(tmp_path / "b", make("llama")[0])
+        figures = [[step["loss"] for step in named(log_of(tmp_path / name), "train_step")] for name in "ab"]
+        assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+
+    @pytest.mark.parametrize("reentrant", [True, False])
+    def test_a_forward_pass_that_is_done_again(self, tmp_path, reentrant):
+        """The whole model checkpointed: the pass within the backward pass emits nothing."""
+        model = make("llama")[0]
+        anchor = torch.zeros(1, requires_grad=True)  # reentrant checkpointing needs an input with a gradient
+
+        def read(**inputs):
+            def run(_anchor):
+                return model(**inputs).loss
+
+            return checkpoint(run, anchor, use_reentrant=reentrant)
+
+        loop(tmp_path, model, read)
+        steps = named(log_of(tmp_path), "train_step")
+        assert {step["text_targets"] for step in steps} <= {14}
+
+    def test_half_a_step(self, tmp_path):
+        """An error of the training's own is raised, and nothing is logged of its step."""
+        model = make("llama")[0]
+        logger = quiet(tmp_path).attach(model)
+        with pytest.raises(TypeError, match="not the log's"), logger.step(1):
+            model(**batches(1)[0]).loss.backward(_not_a_gradient())
+        logger.close("error")
+        assert [record["event"] for record in log_of(tmp_path)] == ["run_start", "run_end"]
+
+
+class TestFailures:
+    def test_a_fault_of_the_log(self, tmp_path, monkeypatch, capsys):
+        """Extraction that raises is said once and counted; the training is what it would have been."""
+        monkeypatch.setattr("higgs_audio_trainer.prediction_logger.fingerprints", lambda *_: 1 / 0)
+        bare = trained(tmp_path / "a").model
+        logged = trained(tmp_path / "b", quiet(log_steps=1)).model
+        assert all(map(torch.equal, bare.parameters(), logged.parameters()))
+        [end] = named(log_of(tmp_path / "b"), "run_end")
+        assert end["events_lost"] == 5
+        assert capsys.readouterr().err.count("ZeroDivisionError") == 1
+
+    def test_a_model_that_is_not_called(self, tmp_path, capsys):
+        """A due step without a forward pass is said."""
+        with quiet(tmp_path).attach(make("llama")[0]).step(1):
+            pass
+        assert "expected the model to be called in a due step" in capsys.readouterr().err
+
+    def test_what_is_wrong_with_the_settings_is_said_before_the_first_step(self, tmp_path):
+        """No folder, no such sink, no such model."""
+        with pytest.raises(ValueError, match="expected a folder"):
+            PredictionLogger(sinks="jsonl").attach(make("llama")[0])
+        with pytest.raises(sinks.SinkError, match="expected one of"):
+            PredictionLogger(tmp_path, sinks="jsnl").attach(make("llama")[0])
+        with pytest.raises(UnreadableError, match="got Linear"):
+            quiet(tmp_path).attach(torch.nn.Linear(1, 1))
+        assert not list(tmp_path.rglob("*.jsonl"))
+
+
+RANKS = """
+import os, sys
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from higgs_audio_trainer import PredictionLogger
+from tests.adapted import make
+from tests.test_prediction_logger import batches
+torch.distributed.init_process_group("gloo")
+model = DistributedDataParallel(make("llama")[0])
+logger = PredictionLogger(sys.argv[1], sinks="jsonl").attach(model)
+for number, batch in enumerate(batches(2), start=1):
+    with logger.step(number):
+        model(**batch).loss.backward()
+logger.close()
+print(len(model.module._forward_hooks), os.environ["RANK"])
+"""
+
+
+def test_two_ranks(tmp_path):
+    """Rank 0 writes what it saw, whatever the other does; no rank waits for another because of the log."""
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [*command, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in (tmp_path / "events").iterdir()] == ["rank00000-attempt000.jsonl"]
+    records = log_of(tmp_path)
+    assert records[0]["world_size"] == 2
+    assert [step["step"] for step in named(records, "train_step")] == [1, 2]
