@@ -88,9 +88,12 @@ class PredictionLogger(TrainerCallback):
     ) -> None:
         self.emit: Emit = NullPipeline()
         self._output_dir, self._log_steps, self._sinks = output_dir, log_steps, sinks
-        self._tokenizer, self._adapter = tokenizer, adapter
+        self._given_tokenizer, self._given_adapter = tokenizer, adapter
+        self._tokenizer = tokenizer
+        self._adapter: Adapter | None = None
         self._samples, self._window, self._codebooks = samples, window, tuple(codebooks)
         self._model: Any = None
+        self._config: Any = None
         self._optimizer: Any = None
         self._built: Sequence[tuple[str, Sink]] = ()
         self._hooks: list[Any] = []
@@ -122,8 +125,11 @@ class PredictionLogger(TrainerCallback):
             ValueError: there is no `output_dir`.
         """
         self._optimizer = optimizer
+        if self._output_dir is None:
+            raise ValueError("PredictionLogger: expected a folder for the events, got none: PredictionLogger('out')")
         if _rank() == 0:
-            self._start(model, dict(config or {}), resumed_from_step=None, num_samples=0, seed=torch.initial_seed())
+            seed = torch.initial_seed()
+            self._start(model, self._output_dir, config or {}, resumed_from_step=None, num_samples=0, seed=seed)
         return self
 
     @contextmanager
@@ -177,12 +183,12 @@ class PredictionLogger(TrainerCallback):
         """Begin the log; what is wrong with its settings is said before the first step."""
         if not state.is_world_process_zero:
             return
-        self._output_dir = self._output_dir or args.output_dir
         self._is_due = due_every(self._log_steps or max(1, int(args.logging_steps)))
-        self._tokenizer = self._tokenizer or _tokenizer_of(kwargs.get("processing_class"))
+        self._tokenizer = self._given_tokenizer or _tokenizer_of(kwargs.get("processing_class"))
         loader = kwargs.get("train_dataloader")
         self._start(
             kwargs["model"],
+            self._output_dir or str(args.output_dir),
             args.to_sanitized_dict(),
             resumed_from_step=state.global_step or None,
             num_samples=_length(getattr(loader, "dataset", None)),
@@ -217,6 +223,7 @@ class PredictionLogger(TrainerCallback):
     def _start(
         self,
         model: nn.Module,
+        output_dir: str | os.PathLike[str],
         config: Mapping[str, Any],
         *,
         resumed_from_step: int | None,
@@ -224,11 +231,10 @@ class PredictionLogger(TrainerCallback):
         seed: int,
     ) -> None:
         self.close("error")  # of a training that ended without a word
-        if self._output_dir is None:
-            raise ValueError("PredictionLogger: expected a folder for the events, got none: PredictionLogger('out')")
         core = _core(model)
-        self._adapter = self._adapter or adapter_for(core)
-        folder = Path(self._output_dir).absolute()
+        self._adapter = self._given_adapter or adapter_for(core)
+        self._config = getattr(core, "config", None)
+        folder = Path(output_dir).absolute()
         run_id, attempt = _attempt(folder / "events", resumed=resumed_from_step is not None)
         context = sinks.SinkContext(str(folder), run_id, 0, attempt)
         self._built = sinks.build(self._sinks, context)
@@ -252,10 +258,10 @@ class PredictionLogger(TrainerCallback):
                 resumed_from_step=resumed_from_step,
                 num_train_samples=num_samples,
                 num_eval_samples=0,
-                num_codebooks=self._adapter.num_codebooks(core.config),
+                num_codebooks=self._adapter.num_codebooks(self._config),
                 trainable_parameters=sum(part.numel() for part in core.parameters() if part.requires_grad),
                 host=socket.gethostname(),
-                max_length=getattr(core.config, "max_position_embeddings", None),
+                max_length=getattr(self._config, "max_position_embeddings", None),
                 modalities=tuple(reading.modality for reading in self._adapter.readings),
             )
         )
@@ -268,7 +274,7 @@ class PredictionLogger(TrainerCallback):
         if self._model is not None and self._is_due(step):
             assert self._adapter is not None
             self._given = given
-            read = partial(self._adapter.streams, self._model.config, head_logits=self._head_logits)
+            read = partial(self._adapter.streams, self._config, head_logits=self._head_logits)
             self._extraction = Extraction("train", self._shown(), read=read)
             self._note_learning_rate()
 
@@ -291,7 +297,7 @@ class PredictionLogger(TrainerCallback):
         head = self._model.get_output_embeddings()
         if self._hidden is None or head is None:
             raise UnreadableError("expected logits, or hidden states and a head to make them of, got neither")
-        return HeadLogits(self._hidden, head, self._model.config)
+        return HeadLogits(self._hidden, head, self._config)
 
     def _on_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         extraction = self._extraction
@@ -311,7 +317,7 @@ class PredictionLogger(TrainerCallback):
     def _refs(self, inputs: Mapping[str, Any]) -> list[SampleRef]:
         assert self._adapter is not None
         assert self._model is not None
-        prepared = self._adapter.prepare(self._model.config, inputs)
+        prepared = self._adapter.prepare(self._config, inputs)
         tokens = prepared[self._adapter.readings[0].inputs]
         return [SampleRef(name, name) for name in fingerprints(tokens, inputs.get("attention_mask"))]
 
@@ -336,7 +342,7 @@ class PredictionLogger(TrainerCallback):
             raise RuntimeError("expected the model to be called in a due step, with gradients, got no call")
         assert self._adapter is not None
         assert self._model is not None
-        sums = extraction.sums(self._adapter.num_codebooks(self._model.config), torch.device("cpu"))
+        sums = extraction.sums(self._adapter.num_codebooks(self._config), torch.device("cpu"))
         extracted = extraction.finish(sums, step=step, epoch=epoch)
         if extracted is None:
             return

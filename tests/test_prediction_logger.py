@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sinks
 from higgs_audio_trainer import PredictionLogger
-from higgs_audio_trainer.adapters import UnreadableError
+from higgs_audio_trainer.adapters import Adapter, Reading, UnreadableError, check_adapter
 from tests.adapted import make
 from tests.test_schemas import is_valid
 
@@ -168,6 +169,7 @@ class TestTrainer:
         trained(tmp_path / "b", logger)
         [end] = named(log_of(tmp_path / "a"), "run_end")
         assert (end["reason"], end["step"]) == ("error", 3)
+        assert named(log_of(tmp_path / "b"), "run_end")[0]["reason"] == "completed"
 
 
 class TestSft:
@@ -258,6 +260,36 @@ class TestLoop:
             assert len(step["audio_loss_per_codebook"]) == records[0]["num_codebooks"]
             whole = step["loss"] * (records[0]["num_codebooks"] if name == "higgs_audio" else 1)
             assert whole == pytest.approx(outputs.loss.item(), rel=1e-5)
+
+    def test_a_model_of_ones_own(self, tmp_path):
+        """No configuration, other names: an adapter says what they mean, and is proved."""
+
+        class Mine(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embed, self.layers = torch.nn.Embedding(30, 8), torch.nn.ModuleList([Mixer()])
+                self.head = torch.nn.Linear(8, 30)
+
+            def forward(self, tokens, targets):
+                scores = self.head(self.layers[0](self.embed(tokens)))
+                return SimpleNamespace(scores=scores, loss=scores.mean(), targets=targets)
+
+        class Mixer(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.value, self.out = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+            def forward(self, hidden):
+                return hidden + self.out(self.value(hidden).cumsum(dim=1))
+
+        adapter = Adapter("mine", (Reading("text", logits="scores", labels="targets", inputs="tokens"),))
+        model, tokens = Mine(), torch.randint(0, 30, (2, 6))
+        check_adapter(adapter, model, {"tokens": tokens, "targets": tokens})
+        with quiet(tmp_path, adapter=adapter).attach(model).step(1):
+            scores = model(tokens, tokens).scores
+        [step] = named(log_of(tmp_path), "train_step")
+        expected = torch.nn.functional.cross_entropy(scores[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        assert step["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
     def test_compiled(self, tmp_path):
         """A compiled model is read as it is; what it computes stays compiled."""

@@ -67,8 +67,9 @@ def _watch(fed: list[Tensor], _layer: nn.Module, args: tuple[Any, ...], kwargs: 
 def _check(
     adapter: Adapter, reading: Reading, model: nn.Module, outputs: Any, batch: Mapping[str, Any], fed_BSH: Tensor
 ) -> None:
-    prepared = adapter.prepare(model.config, batch)
-    logits, labels_BSK, inputs_BSK = adapter.arranged(reading, model.config, outputs, prepared)
+    config = getattr(model, "config", None)
+    prepared = adapter.prepare(config, batch)
+    logits, labels_BSK, inputs_BSK = adapter.arranged(reading, config, outputs, prepared)
     rows, _ = supervised_rows(logits, labels_BSK, reading.shift, reading.modality)
     if not len(rows.row):
         raise MisalignedError(f"{reading.modality}: expected supervised positions in the batch, got none")
