@@ -355,7 +355,7 @@ class TestFailures:
 
 
 RANKS = """
-import os, sys
+import sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from higgs_audio_trainer import PredictionLogger
@@ -368,7 +368,9 @@ for number, batch in enumerate(batches(2), start=1):
     with logger.step(number):
         model(**batch).loss.backward()
 logger.close()
-print(len(model.module._forward_hooks), os.environ["RANK"])
+assert not model.module._forward_hooks
+torch.distributed.barrier()  # gloo aborts where a peer is gone
+torch.distributed.destroy_process_group()
 """
 
 
