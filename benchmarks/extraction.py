@@ -66,7 +66,7 @@ class Size:
     rounds: int = 3
 
 
-QUICK = Size(length=256, audio_rows=400, rounds=1)
+QUICK = Size(batch_size=2, length=128, audio_rows=120, rounds=1)
 
 
 class Logits:
