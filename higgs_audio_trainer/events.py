@@ -108,7 +108,9 @@ class RunStart:
         None,
     )
     max_length: int | None = _added("Positions that the base model was made for; null where it is not known.", None)
-    modalities: tuple[Modality, ...] = _added("What the model is trained on: text, audio or both.", ("text", "audio"))
+    modalities: tuple[Modality, ...] | None = _added(
+        "What the model is trained on, text, audio or both; null where it is not known: both.", None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

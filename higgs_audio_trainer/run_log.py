@@ -57,6 +57,7 @@ def run_start(
         host=socket.gethostname(),
         base_is_random=bool(getattr(checkpoint.config, RANDOM_WEIGHTS, False)),
         max_length=checkpoint.config.max_position_embeddings,
+        modalities=("text", "audio"),
     )
 
 

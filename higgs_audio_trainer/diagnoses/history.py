@@ -76,7 +76,7 @@ class Run:
             start.max_length,
             float(weight) if isinstance(weight, (int, float)) else None,
             precision if isinstance(precision, str) else None,
-            start.modalities,
+            start.modalities or ("text", "audio"),
         )
 
 

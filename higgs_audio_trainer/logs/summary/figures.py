@@ -229,9 +229,9 @@ class _Summing:
             self._evaluation.add(event)
             return
         self._training.add(event)
-        modalities = ("text", "audio") if self._start is None else self._start.modalities
+        modalities = None if self._start is None else self._start.modalities
         for modality, targets in (("text", event.text_targets), ("audio", event.audio_targets)):
-            if targets == 0 and modality in modalities:
+            if targets == 0 and (modalities is None or modality in modalities):
                 self._alarm(f"no {modality} targets", "warning", event.step)
         if _is_time(event.step_ms) and _is_time(event.logging_ms):
             self._cost.step_ms = (self._cost.step_ms or 0.0) + event.step_ms
