@@ -9,30 +9,25 @@ was given and what it returned. Whatever fails there is counted and said once, a
 from __future__ import annotations
 
 import atexit
-import inspect
 import json
 import os
-import platform
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import sinks
-from higgs_audio_trainer.adapters import Adapter, UnreadableError, adapter_for
+from higgs_audio_trainer.adapters import Adapter, adapter_for
 from higgs_audio_trainer.adapters.fingerprint import fingerprints
-from higgs_audio_trainer.adapters.logits import HeadLogits, Logits
+from higgs_audio_trainer.adapters.hooks import ForwardHooks, unwrapped
 from higgs_audio_trainer.data.batch import SampleRef, Vocabulary
 from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline, Sink
 from higgs_audio_trainer.events import RunEnd, RunStart, TrainStep
@@ -40,8 +35,8 @@ from higgs_audio_trainer.extraction import Extraction
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.series import Shown
 from higgs_audio_trainer.telemetry import due_every
+from higgs_audio_trainer.versions import versions
 
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "structlog", "numpy")
 _NO_VOCABULARY = Vocabulary((), -1, -1, ())  # an adapter names the stop tokens itself
 
 
@@ -92,13 +87,10 @@ class PredictionLogger(TrainerCallback):
         self._tokenizer = tokenizer
         self._adapter: Adapter | None = None
         self._samples, self._window, self._codebooks = samples, window, tuple(codebooks)
-        self._model: Any = None
         self._config: Any = None
         self._optimizer: Any = None
         self._built: Sequence[tuple[str, Sink]] = ()
-        self._hooks: list[Any] = []
-        self._hidden: Tensor | None = None  # of the forward pass in progress, while a step is due
-        self._signature: inspect.Signature | None = None
+        self._hooks: ForwardHooks | None = None
         self._is_due = due_every(log_steps or 1)
         self._extraction: Extraction | None = None  # of the due step in progress
         self._given: Mapping[str, Any] = {}  # beside what the model is called with
@@ -150,12 +142,10 @@ class PredictionLogger(TrainerCallback):
 
     def close(self, reason: str = "completed") -> None:
         """End the log and leave the model as it was; a second time does nothing."""
-        if not self._hooks:
+        if self._hooks is None:
             return
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
-        self._model = self._extraction = self._optimizer = self._hidden = None
+        self._hooks.remove()
+        self._hooks = self._extraction = self._optimizer = None
         atexit.unregister(self._close_at_exit)
         self.emit.recover()
         self.emit(
@@ -231,7 +221,7 @@ class PredictionLogger(TrainerCallback):
         seed: int,
     ) -> None:
         self.close("error")  # of a training that ended without a word
-        core = _core(model)
+        core = unwrapped(model)
         self._adapter = self._given_adapter or adapter_for(core)
         self._config = getattr(core, "config", None)
         folder = Path(output_dir).absolute()
@@ -239,19 +229,13 @@ class PredictionLogger(TrainerCallback):
         context = sinks.SinkContext(str(folder), run_id, 0, attempt)
         self._built = sinks.build(self._sinks, context)
         self.emit = Pipeline(self._built, run_id=run_id, attempt=attempt)
-        self._model = core
-        self._signature = inspect.signature(core.forward)
-        disable: Any = torch.compiler.disable  # what a compiled model calls is not compiled with it
-        self._hooks.append(core.register_forward_hook(disable(self._on_forward), with_kwargs=True))
-        backbone = getattr(core, "base_model", core)
-        if backbone is not core:  # for a loss that is fused with the head, and returns no logits
-            self._hooks.append(backbone.register_forward_hook(disable(self._keep_hidden)))
+        self._hooks = ForwardHooks(core, self._is_reading, self._on_forward)
         atexit.register(self._close_at_exit)
         parameter = next(core.parameters())
         self.emit(
             RunStart(
                 config=redacted({**config, "adapter": self._adapter.name, "model": type(core).__name__}),
-                versions=_versions(),
+                versions=versions(),
                 world_size=int(os.environ.get("WORLD_SIZE", "1")),
                 device=str(parameter.device),
                 seed=seed,
@@ -271,10 +255,10 @@ class PredictionLogger(TrainerCallback):
 
     def _begin_step(self, step: int, given: Mapping[str, Any]) -> None:
         self._began = time.perf_counter()
-        if self._model is not None and self._is_due(step):
+        if self._hooks is not None and self._is_due(step):
             assert self._adapter is not None
             self._given = given
-            read = partial(self._adapter.streams, self._config, head_logits=self._head_logits)
+            read = partial(self._adapter.streams, self._config, head_logits=self._hooks.head_logits)
             self._extraction = Extraction("train", self._shown(), read=read)
             self._note_learning_rate()
 
@@ -282,41 +266,23 @@ class PredictionLogger(TrainerCallback):
         decode = None if self._tokenizer is None else lambda ids: str(self._tokenizer.decode(list(ids)))
         return Shown(self._samples, self._window, self._codebooks, _NO_VOCABULARY, decode)
 
-    def _is_watching(self) -> bool:
-        """Whether a forward pass is to be read: one of a due step, and neither an evaluation's nor a recomputed one."""
-        extraction = self._extraction
-        return extraction is not None and not extraction.failed and torch.is_grad_enabled() and not _in_backward()
+    def _is_reading(self) -> bool:
+        return self._extraction is not None and not self._extraction.failed
 
-    def _keep_hidden(self, _backbone: nn.Module, _args: tuple[Any, ...], outputs: Any) -> None:
-        if self._is_watching():
-            hidden = getattr(outputs, "last_hidden_state", None)
-            self._hidden = hidden.detach() if isinstance(hidden, Tensor) else None
-
-    def _head_logits(self) -> Logits:
-        assert self._model is not None
-        head = self._model.get_output_embeddings()
-        if self._hidden is None or head is None:
-            raise UnreadableError("expected logits, or hidden states and a head to make them of, got neither")
-        return HeadLogits(self._hidden, head, self._config)
-
-    def _on_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-        extraction = self._extraction
-        if extraction is None or not self._is_watching():
-            return
+    def _on_forward(self, outputs: Any, named: Callable[[], Mapping[str, Any]]) -> None:
         began = time.perf_counter()
+        assert self._extraction is not None
         try:
-            inputs = {**_named(self._signature, args, kwargs), **self._given}
             with torch.no_grad():
-                extraction.observe(outputs, inputs, self._refs(inputs))
+                inputs = {**named(), **self._given}
+                self._extraction.observe(outputs, inputs, self._refs(inputs))
         except Exception as error:  # noqa: BLE001 - a fault of the log is no reason to lose the training; it is counted
-            extraction.failed = True
+            self._extraction.failed = True
             self.emit.fail("extraction", error)
-        self._hidden = None
         self._seconds += time.perf_counter() - began
 
     def _refs(self, inputs: Mapping[str, Any]) -> list[SampleRef]:
         assert self._adapter is not None
-        assert self._model is not None
         prepared = self._adapter.prepare(self._config, inputs)
         tokens = prepared[self._adapter.readings[0].inputs]
         return [SampleRef(name, name) for name in fingerprints(tokens, inputs.get("attention_mask"))]
@@ -341,7 +307,6 @@ class PredictionLogger(TrainerCallback):
         if extraction.seconds == 0.0:
             raise RuntimeError("expected the model to be called in a due step, with gradients, got no call")
         assert self._adapter is not None
-        assert self._model is not None
         sums = extraction.sums(self._adapter.num_codebooks(self._config), torch.device("cpu"))
         extracted = extraction.finish(sums, step=step, epoch=epoch)
         if extracted is None:
@@ -363,35 +328,6 @@ class PredictionLogger(TrainerCallback):
             self.emit(sample)
 
 
-def _core(model: Any) -> Any:
-    """Return the model within its wrappers: its forward pass is the one whose outputs are known."""
-    while True:
-        if isinstance(model, (DistributedDataParallel, DataParallel)):
-            inner = model.module
-        elif isinstance(model, PeftModel):
-            inner = model.get_base_model()
-        else:
-            inner = getattr(model, "_orig_mod", None)  # torch.compile
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
-def _named(signature: inspect.Signature | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a call; those that a `**kwargs` took are beside the others."""
-    assert signature is not None
-    named = dict(signature.bind_partial(*args, **kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            named |= named.pop(name, {})
-    return named
-
-
-def _in_backward() -> bool:
-    """Whether a forward pass runs within a backward pass: checkpointing does it again."""
-    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - torch's own checkpointing asks the same way
-
-
 def _rank() -> int:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank()
@@ -408,14 +344,6 @@ def _attempt(folder: Path, *, resumed: bool) -> tuple[str, int]:
             with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
                 run_id = str(json.loads(file.readline())["run_id"])
     return run_id, max(numbers)
-
-
-def _versions() -> dict[str, str]:
-    found = {"higgs_audio_trainer": version("higgs-audio-trainer"), "python": platform.python_version()}
-    for library in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[library] = version(library)
-    return found
 
 
 def _tokenizer_of(processing_class: Any) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import socket
 import threading
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,8 @@ from higgs_audio_trainer.events import RunEnd, RunStart
 from higgs_audio_trainer.outputs import Attempt
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.trainer import HiggsAudioTrainer
+from higgs_audio_trainer.versions import versions
 from higgs_audio_trainer.watch import Watch
-
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "structlog", "numpy")
 
 
 def run_start(
@@ -41,11 +38,7 @@ def run_start(
     }
     return RunStart(
         config=redacted(settings.as_mapping() | resolved),
-        versions={
-            "higgs_audio_trainer": version("higgs-audio-trainer"),
-            "python": platform.python_version(),
-            **{library: version(library) for library in _LIBRARIES},
-        },
+        versions=versions(),
         world_size=arguments.world_size,
         device=str(arguments.device),
         seed=arguments.seed,
