@@ -87,6 +87,7 @@ class PredictionLogger(TrainerCallback):
         self._tokenizer = tokenizer
         self._adapter: Adapter | None = None
         self._samples, self._window, self._codebooks = samples, window, tuple(codebooks)
+        self._model: Any = None
         self._config: Any = None
         self._optimizer: Any = None
         self._built: Sequence[tuple[str, Sink]] = ()
@@ -145,7 +146,7 @@ class PredictionLogger(TrainerCallback):
         if self._hooks is None:
             return
         self._hooks.remove()
-        self._hooks = self._extraction = self._optimizer = None
+        self._hooks = self._extraction = self._optimizer = self._model = None
         atexit.unregister(self._close_at_exit)
         self.emit.recover()
         self.emit(
@@ -221,7 +222,7 @@ class PredictionLogger(TrainerCallback):
         seed: int,
     ) -> None:
         self.close("error")  # of a training that ended without a word
-        core = unwrapped(model)
+        self._model = core = unwrapped(model)
         self._adapter = self._given_adapter or adapter_for(core)
         self._config = getattr(core, "config", None)
         folder = Path(output_dir).absolute()
@@ -272,20 +273,21 @@ class PredictionLogger(TrainerCallback):
     def _on_forward(self, outputs: Any, named: Callable[[], Mapping[str, Any]]) -> None:
         began = time.perf_counter()
         assert self._extraction is not None
+        assert self._adapter is not None
         try:
             with torch.no_grad():
                 inputs = {**named(), **self._given}
-                self._extraction.observe(outputs, inputs, self._refs(inputs))
+                prepared = self._adapter.prepare(self._model, outputs, inputs)
+                self._extraction.observe(outputs, prepared, self._refs(prepared))
         except Exception as error:  # noqa: BLE001 - a fault of the log is no reason to lose the training; it is counted
             self._extraction.failed = True
             self.emit.fail("extraction", error)
         self._seconds += time.perf_counter() - began
 
-    def _refs(self, inputs: Mapping[str, Any]) -> list[SampleRef]:
+    def _refs(self, prepared: Mapping[str, Any]) -> list[SampleRef]:
         assert self._adapter is not None
-        prepared = self._adapter.prepare(self._config, inputs)
         tokens = prepared[self._adapter.readings[0].inputs]
-        return [SampleRef(name, name) for name in fingerprints(tokens, inputs.get("attention_mask"))]
+        return [SampleRef(name, name) for name in fingerprints(tokens, prepared.get("attention_mask"))]
 
     def _note_learning_rate(self) -> None:
         with suppress(AttributeError, IndexError, KeyError, TypeError):  # there is none, or another kind of optimizer

@@ -1,27 +1,60 @@
 """What adapters read off models of other families: the model's own loss is the oracle, gradients the proof."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
 from torch import nn
 
 from higgs_audio_trainer.adapters import (
-    Adapter,
     MisalignedError,
-    Reading,
     UnreadableError,
     adapter_for,
     check_adapter,
 )
 from higgs_audio_trainer.adapters.adapter import ids_of, supervised_rows
-from higgs_audio_trainer.adapters.families import CAUSAL_LM, HIGGS_AUDIO, MUSICGEN
+from higgs_audio_trainer.adapters.families import CAUSAL_LM, CSM, HIGGS_AUDIO, MOSHI, MUSICGEN
 from higgs_audio_trainer.adapters.fingerprint import fingerprints
 from higgs_audio_trainer.adapters.logits import HeadLogits, MadeLogits
 from higgs_audio_trainer.events import IGNORE_INDEX
 from tests.adapted import CASES, make
+from tests.adapted_sweep import case, hold
 
-#: How each family makes one loss of the means of its streams' codebooks.
-LOSSES = {"higgs_audio": sum, "musicgen": lambda means: sum(means) / len(means)}
+
+def mean_of_means(sums, targets):
+    """Each codebook counts alike."""
+    return sum(total / count for total, count in zip(sums, targets, strict=True)) / len(sums)
+
+
+def sum_of_means(sums, targets):
+    """The codebooks' losses are added."""
+    return len(sums) * mean_of_means(sums, targets)
+
+
+def mean_of_targets(sums, targets):
+    """Each target counts alike, of whatever codebook."""
+    return sum(sums) / sum(targets)
+
+
+def first_and_depth(sums, targets):
+    """The first codebook and the depth decoder, which has all others, are added."""
+    return sums[0] / targets[0] + mean_of_targets(sums[1:], targets[1:])
+
+
+#: How each family makes one loss of its codebooks: sums over their targets, and how many these are.
+LOSSES = {
+    "higgs_audio": sum_of_means,
+    "csm": first_and_depth,
+    "csm_of_codes": first_and_depth,
+    "dia": mean_of_targets,
+    "moshi": mean_of_targets,
+}
+
+
+def _by_codebook(stream):
+    targets_K = (stream.rows.labels != IGNORE_INDEX).sum(-1).reshape(-1)
+    return stream.rows.nll.sum(-1).reshape(-1).tolist(), targets_K.tolist()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -31,10 +64,10 @@ class TestFamilies:
         model, batch = make(name)
         with torch.no_grad():
             outputs = model(**batch)
-        [stream] = adapter_for(model).streams(model.config, outputs, batch)
-        targets_K = (stream.rows.labels != IGNORE_INDEX).sum(-1).reshape(-1)
-        means = (stream.rows.nll.sum(-1).reshape(-1) / targets_K).tolist()
-        assert LOSSES.get(name, sum)(means) == pytest.approx(outputs.loss.item(), rel=1e-5)
+        adapter = adapter_for(model)
+        streams = adapter.streams(model.config, outputs, adapter.prepare(model, outputs, batch))
+        loss = sum(LOSSES.get(name, mean_of_means)(*_by_codebook(stream)) for stream in streams)
+        assert loss == pytest.approx(outputs.loss.item(), rel=1e-5)
 
     def test_gradients_prove_the_alignment(self, name):
         """Each row depends on what it was fed, and not on what it is to predict. The model stays as it was."""
@@ -44,18 +77,37 @@ class TestFamilies:
         assert all(map(torch.equal, before, model.parameters()))
         assert not any(parameter.grad is not None for parameter in model.parameters())
 
-    @pytest.mark.parametrize("wrong", [-1, 1])
-    def test_a_wrong_shift_is_found(self, name, wrong):
+    def test_a_wrong_shift_is_found(self, name):
         """An adapter that is one off, either way, is told so."""
         model, batch = make(name)
         adapter = adapter_for(model)
-        [reading] = adapter.readings
-        if reading.shift + wrong < 0:
-            pytest.skip("no row comes after its label")
-        fields = {key: getattr(reading, key) for key in Reading.__slots__} | {"shift": reading.shift + wrong}
-        off = Adapter(adapter.name, (Reading(**fields),), prepare=adapter.prepare, ignored=adapter.ignored)
-        with pytest.raises(MisalignedError, match=f"Is shift={reading.shift + wrong} right"):
-            check_adapter(off, model, batch)
+        *others, reading = adapter.readings
+        for wrong in {reading.shift + 1, max(reading.shift - 1, 0)} - {reading.shift}:
+            off = replace(adapter, readings=(*others, replace(reading, shift=wrong)))
+            with pytest.raises(MisalignedError, match=f"Is shift={wrong} right"):
+                check_adapter(off, model, batch)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Qwen3ForCausalLM", "Gemma3ForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Phi3ForCausalLM"),
+        *("MambaForCausalLM", "OPTForCausalLM", "BloomForCausalLM", "GraniteForCausalLM", "GptOssForCausalLM"),
+        *("BartForConditionalGeneration", "WhisperForConditionalGeneration", "M2M100ForConditionalGeneration"),
+        *("LlavaForConditionalGeneration", "Qwen2AudioForConditionalGeneration"),
+    ],
+)
+def test_language_models(name):
+    """Popular ones; `python -m tests.adapted_sweep` holds all that transformers has."""
+    assert not hold(*case(name))
+
+
+def test_a_decoder_whose_loss_does_not_shift():
+    """Given its inputs as labels it learns to copy them: said so, and read as its loss has it."""
+    model, batch = case("BartForCausalLM")
+    assert "expected what is fed in next" in hold(model, batch)
+    labels = batch["labels"].roll(-1, dims=1)
+    assert not hold(model, batch | {"labels": labels.index_fill(1, torch.tensor([11]), IGNORE_INDEX)})
 
 
 class TestFinding:
@@ -70,6 +122,25 @@ class TestFinding:
         assert adapter_for(model) is CAUSAL_LM
         assert adapter_for(make("higgs_audio")[0]) is HIGGS_AUDIO
         assert adapter_for(make("musicgen")[0]) is MUSICGEN
+
+    def test_a_depth_decoder_that_is_one_off(self):
+        """Logits of the depth decoder taken for those of the codebook before or after: found."""
+        model, batch = make("csm_of_codes")
+        for order, message in (([1, 2, 2], "codebook 1 not to see itself"), ([0, 0, 1], "codebook 2 to depend on")):
+
+            def prepare(core, outputs, inputs, order=order):
+                depth = outputs.depth_decoder_logits[:, order]
+                return CSM.prepare(core, type(outputs)(logits=outputs.logits, depth_decoder_logits=depth), inputs)
+
+            with pytest.raises(MisalignedError, match=message):
+                check_adapter(replace(CSM, prepare=prepare), model, batch)
+
+    def test_moshi_as_its_documentation_has_it(self):
+        """Labels that equal what is fed in teach it to copy: its forward pass scores each row against its own input."""
+        model, batch = make("moshi")
+        copied = batch | {"audio_labels": batch["moshi_audio_codes"]}
+        with pytest.raises(MisalignedError, match=r"audio.*Is shift=0 right"):
+            check_adapter(MOSHI, model, copied)
 
     def test_unknown(self):
         """The error shows how to write an adapter."""

@@ -21,6 +21,7 @@ from higgs_audio_trainer.series import Series, Shown, stream_series
 _MOST_ENTRIES = 2**22  # logits that are looked at together: 16 MiB of float32
 
 _LOGITS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    "B S K V": lambda logits, _K: logits,
     "B S V": lambda logits, _K: logits.unsqueeze(2),
     "B S (K V)": lambda logits, K: logits.view(*logits.shape[:2], K, -1),
     "(B K) S V": lambda logits, K: logits.view(-1, K, *logits.shape[1:]).transpose(1, 2),
@@ -28,6 +29,7 @@ _LOGITS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
 _TOKENS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "B S": lambda tokens, _K: tokens.unsqueeze(-1),
     "B S K": lambda tokens, _K: tokens,
+    "B K S": lambda tokens, _K: tokens.transpose(1, 2),
     "(B K) S": lambda tokens, K: tokens.view(-1, K, tokens.shape[1]).transpose(1, 2),
 }
 
@@ -42,12 +44,12 @@ class Reading:
 
     Attributes:
         modality: text or audio.
-        logits: name of the logits among the outputs.
-        labels: name of the labels among the inputs; -100 where masked.
-        inputs: name, among the inputs, of the tokens that the rows of the logits were fed.
+        logits: name of the logits, among what the model returned.
+        labels: name of the labels, among what it was called with; -100 where masked.
+        inputs: name, among what it was called with, of the tokens that the rows of the logits were fed.
         shift: the row at position p - shift predicts the label at p.
-        logits_axes: `B S V`, `B S (K V)` or `(B K) S V`.
-        labels_axes: `B S`, `B S K` or `(B K) S`; of the inputs too.
+        logits_axes: `B S V`, `B S K V`, `B S (K V)` or `(B K) S V`.
+        labels_axes: `B S`, `B S K`, `B K S` or `(B K) S`; of the inputs too.
         codebooks: name of their number in the configuration, dotted; "" for text.
         stops: names of the stop tokens in the configuration, dotted. Names that it lacks are passed over.
     """
@@ -63,7 +65,7 @@ class Reading:
     stops: Sequence[str] = ("eos_token_id",)
 
 
-def _as_given(_config: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_given(_model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     return inputs
 
 
@@ -73,36 +75,45 @@ class Adapter:
 
     Attributes:
         name: of the family.
-        readings: of text, if any, and of audio, if any, in this order.
-        prepare: adds what the readings name to the inputs of a forward pass, given the configuration.
+        readings: of text, if any, and of audio, if any, in this order. One without labels in a batch is passed over,
+            where there is another.
+        prepare: given the model, what it returned and what it was called with, by name: the latter, and what the
+            readings name besides. Tensors, or `Logits`.
         ignored: labels besides -100 that the loss passes over, as names in the configuration, dotted.
+        layers: the part of the model, dotted, whose first layer is fed position by position; "": found.
+        depth: the part of the model, dotted, that makes the codebooks of a frame one after the other; "": none.
     """
 
     name: str
     readings: tuple[Reading, ...]
-    prepare: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = field(default=_as_given)
+    prepare: Callable[[Any, Any, Mapping[str, Any]], Mapping[str, Any]] = field(default=_as_given)
     ignored: Sequence[str] = ()
+    layers: str = ""
+    depth: str = ""
 
     def num_codebooks(self, config: Any) -> int:
         """Return K of the audio that is read; 0 where none is."""
         return sum(_codebooks(reading, config) for reading in self.readings if reading.modality == "audio")
 
+    def supervised(self, prepared: Mapping[str, Any]) -> tuple[Reading, ...]:
+        """Return the readings that have labels in a batch; all, where none has, so that it is said what is missing."""
+        return tuple(reading for reading in self.readings if prepared.get(reading.labels) is not None) or self.readings
+
     def streams(
-        self, config: Any, outputs: Any, inputs: Mapping[str, Any], head_logits: Callable[[], Logits] | None = None
+        self, config: Any, outputs: Any, prepared: Mapping[str, Any], head_logits: Callable[[], Logits] | None = None
     ) -> list[Stream]:
         """Read a batch.
 
         Args:
             config: of the model.
             outputs: what the model returned.
-            inputs: what its forward pass was given, by name.
+            prepared: what `prepare` made of what it was called with.
             head_logits: makes the logits of text of a model that returned none.
 
         Raises:
             UnreadableError: something that a reading names is not there, or has another shape.
         """
-        prepared = self.prepare(config, inputs)
-        return [self._stream(reading, config, outputs, prepared, head_logits) for reading in self.readings]
+        return [self._stream(reading, config, outputs, prepared, head_logits) for reading in self.supervised(prepared)]
 
     def arranged(
         self,
@@ -118,8 +129,10 @@ class Adapter:
             UnreadableError: something is not there, or has another shape.
         """
         K = _codebooks(reading, config)
-        given = getattr(outputs, reading.logits, None)
-        if given is None and head_logits is not None and reading.logits_axes == "B S V":
+        given = prepared.get(reading.logits, getattr(outputs, reading.logits, None))
+        if isinstance(given, Logits):
+            logits = given
+        elif given is None and head_logits is not None and reading.logits_axes == "B S V":
             logits = head_logits()
         else:
             logits = MadeLogits(_arranged(reading, "logits", _LOGITS[reading.logits_axes], given, K))
@@ -141,10 +154,10 @@ class Adapter:
         reading: Reading,
         config: Any,
         outputs: Any,
-        inputs: Mapping[str, Any],
+        prepared: Mapping[str, Any],
         head_logits: Callable[[], Logits] | None,
     ) -> Stream:
-        logits, labels_BSK, inputs_BSK = self.arranged(reading, config, outputs, inputs, head_logits)
+        logits, labels_BSK, inputs_BSK = self.arranged(reading, config, outputs, prepared, head_logits)
         rows, predictions_KN = supervised_rows(logits, labels_BSK, reading.shift, reading.modality)
         stops = ids_of(config, reading.stops)
 

@@ -10,28 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
 
 from higgs_audio_trainer.adapters.adapter import Adapter, Reading, UnreadableError
+from higgs_audio_trainer.adapters.logits import DepthLogits
 from higgs_audio_trainer.events import IGNORE_INDEX
 
 _NO_TOKEN = -1  # at a position that holds no frame of audio
+_NO_DEPTH = -101  # label of a frame of CSM whose first codebook alone is trained
 
 
-def _decoder_tokens(config: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+def _decoder_tokens(model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Add what the decoder was fed: as given, or the labels moved right by one, as the model does it."""
+    config = model.config
     tokens, labels = inputs.get("decoder_input_ids"), inputs.get("labels")
     if tokens is None and isinstance(labels, Tensor):
-        start = config.decoder_start_token_id if config.decoder_start_token_id is not None else _NO_TOKEN
-        moved = F.pad(labels[:, :-1], (1, 0), value=start)
+        start = getattr(config, "decoder_start_token_id", None)
+        moved = F.pad(labels[:, :-1], (1, 0), value=_NO_TOKEN if start is None else start)
         tokens = moved.masked_fill(moved == IGNORE_INDEX, config.pad_token_id or 0)
     return {**inputs, "decoder_tokens": tokens}
 
 
-def _codes_at_placeholders(config: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+def _codes_at_placeholders(model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Put the frames of Higgs Audio v2 at their placeholders, in order: codes and labels, [B, S, K]."""
+    config = model.config
     input_ids, codes = inputs.get("input_ids"), inputs.get("audio_input_ids")
     labels, mask = inputs.get("audio_labels"), inputs.get("audio_input_ids_mask")
     if not (isinstance(input_ids, Tensor) and isinstance(codes, Tensor) and isinstance(labels, Tensor)):
@@ -45,20 +50,73 @@ def _codes_at_placeholders(config: Any, inputs: Mapping[str, Any]) -> Mapping[st
     return {**inputs, "codes_at_positions": placed["codes"], "labels_at_positions": placed["labels"]}
 
 
-def _musicgen_tokens(config: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add the codes that MusicGen's decoder was fed, [B, S, K]: as given, or the labels moved right by one."""
-    decoder, labels = config.decoder, inputs.get("labels")
-    tokens = inputs.get("decoder_input_ids")
+def _frames(tokens: Tensor, codebooks: int) -> Tensor:
+    """Bring the tokens of a decoder from [B * K, S], or the batch and the codebooks apart, to [B, S, K]."""
+    return tokens if tokens.ndim == len("BSK") else tokens.reshape(-1, codebooks, tokens.shape[-1]).transpose(1, 2)
+
+
+def _musicgen_tokens(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add the codes that MusicGen's decoder was fed, [B, S, K]: as given, or the labels moved right by one.
+
+    The melody variant puts its condition before them: the logits of the labels are the last ones.
+    """
+    whole = hasattr(model.config, "decoder")
+    decoder, labels = model.config.decoder if whole else model.config, inputs.get("labels")
+    tokens, logits = inputs.get("decoder_input_ids" if whole else "input_ids"), getattr(outputs, "logits", None)
     if isinstance(tokens, Tensor):
-        tokens = tokens.reshape(-1, decoder.num_codebooks, tokens.shape[-1]).transpose(1, 2)
+        tokens = _frames(tokens, decoder.num_codebooks)
     elif isinstance(labels, Tensor):
         start = getattr(decoder, "decoder_start_token_id", None) or decoder.bos_token_id or decoder.pad_token_id
         moved = F.pad(labels[:, :-1], (0, 0, 1, 0), value=start)
         tokens = moved.masked_fill(moved == IGNORE_INDEX, decoder.pad_token_id)
-    return {**inputs, "decoder_tokens": tokens}
+    if isinstance(labels, Tensor) and isinstance(logits, Tensor):
+        logits = logits[:, -labels.shape[1] :]
+    return {**inputs, "decoder_tokens": tokens, "logits": logits}
+
+
+def _dia_tokens(model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add the codes that Dia's decoder was fed, and its labels, [B, S, K] both."""
+    given = {"decoder_tokens": inputs.get("decoder_input_ids"), "labels_of_frames": inputs.get("labels")}
+    K = model.config.decoder_config.num_channels
+    return {**inputs, **{name: _frames(it, K) if isinstance(it, Tensor) else it for name, it in given.items()}}
+
+
+def _csm_frames(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add codes, labels and logits of CSM by frame, [B, S, K] and [B, S, K, V].
+
+    Where it is given waves, its codec makes their codes within the model: it is asked for them once more.
+    """
+    tokens, labels = inputs.get("input_ids"), inputs.get("labels")
+    first_BSV, depth_NJV = getattr(outputs, "logits", None), getattr(outputs, "depth_decoder_logits", None)
+    if not (isinstance(tokens, Tensor) and isinstance(labels, Tensor) and isinstance(depth_NJV, Tensor)):
+        return {**inputs, "logits_of_frames": None}
+    if tokens.ndim == len("BS"):
+        waves, cutoffs = inputs.get("input_values"), inputs.get("input_values_cutoffs")
+        merge = model._merge_input_ids_with_input_values  # noqa: SLF001 - there is no other way to these codes
+        codes = merge(tokens, waves, cutoffs, torch.full_like(labels, _NO_TOKEN))["labels"]
+        expanded = torch.where(codes == _NO_TOKEN, labels[..., None], codes)
+        expanded[..., 1:].masked_fill_((labels == _NO_DEPTH)[..., None], IGNORE_INDEX)
+        tokens, labels = codes, expanded
+    is_frame = (labels[..., 1:] != IGNORE_INDEX).any(dim=-1)
+    logits = None if first_BSV is None else DepthLogits(first_BSV, depth_NJV, is_frame)
+    return {**inputs, "codes_of_frames": tokens, "labels_of_frames": labels, "logits_of_frames": logits}
+
+
+def _moshi_frames(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add codes, labels and logits of Moshi's own voice by frame; its forward pass delays the labels itself."""
+    labels, codes = inputs.get("audio_labels"), inputs.get("moshi_audio_codes")
+    logits, K = getattr(outputs, "audio_logits", None), model.config.num_codebooks
+    if codes is None and isinstance(waves := inputs.get("moshi_input_values"), Tensor):
+        codes = model.audio_encoder.encode(waves, num_quantizers=K)[0]
+    if isinstance(labels, Tensor) and isinstance(logits, Tensor):
+        none = model.config.audio_vocab_size
+        labels, _ = model.build_delay_pattern_mask(labels, none, none, max_length=labels.shape[-1] + 1)
+        logits = logits.view(len(labels), -1, *logits.shape[-2:])
+    return {**inputs, "moshi_audio_codes": codes, "labels_of_frames": labels, "audio_logits": logits}
 
 
 CAUSAL_LM = Adapter("causal language model", (Reading("text"),))
+UNSHIFTED_LM = Adapter("language model whose loss does not shift", (Reading("text", shift=0),))
 ENCODER_DECODER = Adapter(
     "encoder-decoder", (Reading("text", inputs="decoder_tokens", shift=0),), prepare=_decoder_tokens
 )
@@ -77,31 +135,108 @@ HIGGS_AUDIO = Adapter(
     ),
     prepare=_codes_at_placeholders,
 )
-MUSICGEN = Adapter(
-    "MusicGen",
+CSM = Adapter(
+    "CSM",
     (
         Reading(
             "audio",
+            logits="logits_of_frames",
+            labels="labels_of_frames",
+            inputs="codes_of_frames",
+            logits_axes="B S K V",
+            labels_axes="B S K",
+            codebooks="num_codebooks",
+            stops=("codebook_eos_token_id",),
+        ),
+    ),
+    prepare=_csm_frames,
+    layers="backbone_model",
+    depth="depth_decoder",
+)
+DIA = Adapter(
+    "Dia",
+    (
+        Reading(
+            "audio",
+            labels="labels_of_frames",
             inputs="decoder_tokens",
             shift=0,
             logits_axes="(B K) S V",
             labels_axes="B S K",
-            codebooks="decoder.num_codebooks",
-            stops=(),  # its length is given; the padding is masked
+            codebooks="decoder_config.num_channels",
+            stops=("decoder_config.eos_token_id",),
         ),
     ),
-    prepare=_musicgen_tokens,
-    ignored=("decoder.pad_token_id",),
+    prepare=_dia_tokens,
+    layers="model.decoder",
 )
+MOSHI = Adapter(
+    "Moshi",
+    (
+        Reading("text", labels="text_labels"),
+        Reading(  # its depth decoder is scored against the labels of the row's own position
+            "audio",
+            logits="audio_logits",
+            labels="labels_of_frames",
+            inputs="moshi_audio_codes",
+            shift=0,
+            logits_axes="B S K V",
+            labels_axes="B K S",
+            codebooks="num_codebooks",
+            stops=(),  # it never stops
+        ),
+    ),
+    prepare=_moshi_frames,
+    ignored=("audio_vocab_size",),
+    layers="decoder",
+    depth="depth_decoder",
+)
+
+
+def _musicgen(codebooks: str, pad: str, layers: str) -> Adapter:
+    reading = Reading(
+        "audio",
+        inputs="decoder_tokens",
+        shift=0,
+        logits_axes="(B K) S V",
+        labels_axes="B S K",
+        codebooks=codebooks,
+        stops=(),  # its length is given; the padding is masked
+    )
+    return Adapter("MusicGen", (reading,), prepare=_musicgen_tokens, ignored=(pad,), layers=layers)
+
+
+MUSICGEN = _musicgen("decoder.num_codebooks", "decoder.pad_token_id", "decoder")
+MUSICGEN_DECODER = _musicgen("num_codebooks", "pad_token_id", "model.decoder")
 _BY_CLASS = {
     "HiggsAudioV2ForConditionalGeneration": HIGGS_AUDIO,
+    "CsmForConditionalGeneration": CSM,
+    "DiaForConditionalGeneration": DIA,
+    "MoshiForConditionalGeneration": MOSHI,
     "MusicgenForConditionalGeneration": MUSICGEN,
+    "MusicgenMelodyForConditionalGeneration": MUSICGEN,
+    "MusicgenForCausalLM": MUSICGEN_DECODER,
+    "MusicgenMelodyForCausalLM": MUSICGEN_DECODER,
 }
-_ENCODER_DECODERS = frozenset(
-    {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(), *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES.values()}
+_BY_CLASS |= dict.fromkeys(  # decoders of encoder-decoders, alone: with the inputs as labels they learn to copy
+    (
+        *("BartForCausalLM", "BigBirdPegasusForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM"),
+        *("MBartForCausalLM", "MarianForCausalLM", "MvpForCausalLM", "PLBartForCausalLM", "PegasusForCausalLM"),
+        *("TrOCRForCausalLM", "WhisperForCausalLM", "XLMWithLMHeadModel", "XLNetLMHeadModel"),
+    ),
+    UNSHIFTED_LM,
 )
-_SEVERAL_CODEBOOKS = frozenset({"MusicgenForCausalLM", "MusicgenMelodyForCausalLM"})
-_CAUSAL_LMS = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) - _SEVERAL_CODEBOOKS
+_LANGUAGE_MODELS = frozenset(
+    {
+        *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values(),
+        *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
+        *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES.values(),
+    }
+)
+_UNREADABLE = frozenset(  # their losses are others
+    {"CpmAntForCausalLM", "ProphetNetForCausalLM", "ProphetNetForConditionalGeneration"}
+)
 
 
 def adapter_for(model: nn.Module) -> Adapter:
@@ -113,10 +248,8 @@ def adapter_for(model: nn.Module) -> Adapter:
     for cls in type(model).__mro__:
         if cls.__name__ in _BY_CLASS:
             return _BY_CLASS[cls.__name__]
-        if cls.__name__ in _ENCODER_DECODERS and getattr(model.config, "is_encoder_decoder", False):
-            return ENCODER_DECODER
-        if cls.__name__ in _CAUSAL_LMS:
-            return CAUSAL_LM
+        if cls.__name__ in _LANGUAGE_MODELS - _UNREADABLE:
+            return ENCODER_DECODER if getattr(model.config, "is_encoder_decoder", False) else CAUSAL_LM
     raise UnreadableError(
         f"expected a model whose outputs are known (a causal language model, an encoder-decoder, "
         f"{', '.join(_BY_CLASS)}), got {type(model).__name__}. Say what they mean: PredictionLogger(..., "

@@ -5,12 +5,13 @@ Shape suffixes: B batch, S sequence, K codebooks, V vocabulary, H hidden; X posi
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Logits(Protocol):
     """Logits [B, S, K, V], looked up."""
 
@@ -61,6 +62,30 @@ class HeadLogits:
         if self._cap:
             logits_XV = torch.tanh(logits_XV / self._cap) * self._cap
         return logits_XV.unsqueeze(1)
+
+
+class DepthLogits:
+    """Logits of a model that makes a frame's first codebook itself and has a depth decoder make the others.
+
+    Args:
+        first_BSV: of the first codebook; the row at position p - 1 predicts the frame at p.
+        depth_NJV: of the other codebooks, of some frames, in order; J is K - 1.
+        is_frame_BS: which positions hold those frames, bool, N of them.
+    """
+
+    def __init__(self, first_BSV: Tensor, depth_NJV: Tensor, is_frame_BS: Tensor) -> None:
+        self._first, self._depth = first_BSV, depth_NJV
+        self._frame_BS = (is_frame_BS.flatten().cumsum(0) - 1).view(is_frame_BS.shape)
+        sizes = (*first_BSV.shape[:2], 1 + depth_NJV.shape[1], first_BSV.shape[2])
+        self.shape, self.device = torch.Size(sizes), first_BSV.device
+
+    def at(self, batch_index: Tensor, row: Tensor) -> Tensor:
+        """Return [X, K, V]; of a frame that the depth decoder passed over, the first codebook alone means anything."""
+        first_X1V = self._first[batch_index, row][:, None]
+        if not len(self._depth):
+            return first_X1V.expand(-1, self.shape[2], -1)
+        frame_X = self._frame_BS[batch_index, (row + 1).clamp(max=self._frame_BS.shape[1] - 1)].clamp(min=0)
+        return torch.cat([first_X1V, self._depth[frame_X]], dim=1)
 
 
 class LogitsAt:
