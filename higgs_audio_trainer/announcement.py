@@ -32,7 +32,7 @@ def announcement(source: str, error: BaseException) -> str:
     """Word the failure of a sink or of another source of the log, in one line."""
     return (
         f"higgs-audio-trainer: logging to {source} failed: {_described(error)}; training goes on and run_end counts "
-        "what is lost. --strict_logging would end the run instead."
+        "what is lost."
     )
 
 

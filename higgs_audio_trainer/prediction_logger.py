@@ -12,32 +12,43 @@ import atexit
 import json
 import os
 import socket
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 import sinks
 from higgs_audio_trainer.adapters import Adapter, adapter_for
-from higgs_audio_trainer.adapters.fingerprint import fingerprints
-from higgs_audio_trainer.adapters.hooks import ForwardHooks, unwrapped
-from higgs_audio_trainer.data.batch import SampleRef, Vocabulary
-from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline, Sink
-from higgs_audio_trainer.events import RunEnd, RunStart, TrainStep
-from higgs_audio_trainer.extraction import Extraction
+from higgs_audio_trainer.adapters.hooks import unwrapped
+from higgs_audio_trainer.data.batch import Vocabulary
+from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
+from higgs_audio_trainer.events import Checkpoint, RunStart
+from higgs_audio_trainer.observation import Observation
 from higgs_audio_trainer.redaction import redacted
+from higgs_audio_trainer.run_log import RunLog
 from higgs_audio_trainer.series import Shown
 from higgs_audio_trainer.telemetry import due_every
 from higgs_audio_trainer.versions import versions
 
 _NO_VOCABULARY = Vocabulary((), -1, -1, ())  # an adapter names the stop tokens itself
+
+
+@dataclass(slots=True)
+class StepNotes:
+    """What a plain loop may say of a step.
+
+    Attributes:
+        grad_norm: norm of its gradients, before they were clipped.
+    """
+
+    grad_norm: Tensor | float | None = None
 
 
 class PredictionLogger(TrainerCallback):
@@ -83,22 +94,13 @@ class PredictionLogger(TrainerCallback):
     ) -> None:
         self.emit: Emit = NullPipeline()
         self._output_dir, self._log_steps, self._sinks = output_dir, log_steps, sinks
-        self._given_tokenizer, self._given_adapter = tokenizer, adapter
-        self._tokenizer = tokenizer
-        self._adapter: Adapter | None = None
+        self._tokenizer, self._given_adapter = tokenizer, adapter
         self._samples, self._window, self._codebooks = samples, window, tuple(codebooks)
-        self._model: Any = None
-        self._config: Any = None
         self._optimizer: Any = None
-        self._built: Sequence[tuple[str, Sink]] = ()
-        self._hooks: ForwardHooks | None = None
-        self._is_due = due_every(log_steps or 1)
-        self._extraction: Extraction | None = None  # of the due step in progress
-        self._given: Mapping[str, Any] = {}  # beside what the model is called with
-        self._began = 0.0
         self._learning_rate = float("nan")
-        self._last_step = 0
-        self._seconds = 0.0
+        self._is_due = due_every(log_steps or 1)
+        self._observation: Observation | None = None
+        self._log: RunLog | None = None
 
     # In a plain loop
 
@@ -121,50 +123,58 @@ class PredictionLogger(TrainerCallback):
         if self._output_dir is None:
             raise ValueError("PredictionLogger: expected a folder for the events, got none: PredictionLogger('out')")
         if _rank() == 0:
-            seed = torch.initial_seed()
-            self._start(model, self._output_dir, config or {}, resumed_from_step=None, num_samples=0, seed=seed)
+            self._start(model, self._output_dir, config or {}, self._tokenizer, seed=torch.initial_seed())
         return self
 
     @contextmanager
-    def step(self, number: int, **given: Tensor) -> Iterator[None]:
+    def step(self, number: int, **given: Tensor) -> Iterator[StepNotes]:
         """Take in one optimizer step.
 
         Args:
             number: of the step, counted from 1.
             **given: what the forward pass is not called with, such as `labels` where the loss is computed outside.
+
+        Yields:
+            notes, which take the norm of the gradients: `notes.grad_norm = clip_grad_norm_(...)`.
         """
-        self._begin_step(number, given)
+        notes = StepNotes()
+        self._begin(number, given)
+        try:
+            yield notes
+        except BaseException:
+            if self._observation is not None:
+                self._observation.abandon()
+            raise
+        if self._observation is not None and self._observation.end(number, 0.0, self._learning_rate):
+            self._observation.emit(None if notes.grad_norm is None else float(notes.grad_norm))
+
+    @contextmanager
+    def evaluation(self, step: int) -> Iterator[None]:
+        """Take in one evaluation: every forward pass within, of the model in evaluation mode and without gradients.
+
+        Args:
+            step: optimizer steps done.
+        """
+        if self._observation is None:
+            yield
+            return
+        self._observation.is_evaluating = True
         try:
             yield
-        except BaseException:
-            self._extraction = None  # half a step is no step
-            raise
-        self._end_step(number, 0.0)
+            self._observation.evaluated(step, 0.0)
+        finally:
+            self._observation.is_evaluating = False
+            self._observation.forget_evaluation()
 
     def close(self, reason: str = "completed") -> None:
         """End the log and leave the model as it was; a second time does nothing."""
-        if self._hooks is None:
+        if self._observation is None or self._log is None:
             return
-        self._hooks.remove()
-        self._hooks = self._extraction = self._optimizer = self._model = None
+        self._observation.close()
+        self._log.end(reason)
+        self._log.close()
+        self._observation = self._log = self._optimizer = None
         atexit.unregister(self._close_at_exit)
-        self.emit.recover()
-        self.emit(
-            RunEnd(
-                reason=reason,
-                step=self._last_step,
-                events_written=self.emit.written,
-                events_lost=self.emit.lost,
-                values_replaced=self.emit.replaced,
-                logging_ms_total=1000 * (self.emit.seconds + self._seconds),
-                diagnoses={},
-            )
-        )
-        for name, sink in self._built:
-            try:
-                getattr(sink, "close", lambda: None)()
-            except Exception as error:  # noqa: BLE001 - the training has ended well, whatever it is
-                self.emit.fail(name, error)
 
     # As a callback
 
@@ -175,22 +185,21 @@ class PredictionLogger(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._is_due = due_every(self._log_steps or max(1, int(args.logging_steps)))
-        self._tokenizer = self._given_tokenizer or _tokenizer_of(kwargs.get("processing_class"))
-        loader = kwargs.get("train_dataloader")
         self._start(
             kwargs["model"],
             self._output_dir or str(args.output_dir),
             args.to_sanitized_dict(),
-            resumed_from_step=state.global_step or None,
-            num_samples=_length(getattr(loader, "dataset", None)),
+            self._tokenizer or _tokenizer_of(kwargs.get("processing_class")),
             seed=args.seed,
-        )
+            resumed_from_step=state.global_step or None,
+            num_train_samples=_length(kwargs.get("train_dataloader")),
+        ).is_evaluating = True
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """See whether the step is due."""
-        self._begin_step(state.global_step + 1, {})
+        self._begin(state.global_step + 1, {})
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -200,8 +209,41 @@ class PredictionLogger(TrainerCallback):
         self._note_learning_rate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Emit what the step was."""
-        self._end_step(state.global_step, float(state.epoch or 0.0))
+        """Emit what the step was; where the Trainer is about to log it too, wait for the norm of the gradients."""
+        if self._observation is None:
+            return
+        is_ready = self._observation.end(state.global_step, float(state.epoch or 0.0), self._learning_rate)
+        if is_ready and not control.should_log:
+            self._observation.emit()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Emit the step that waits."""
+        if self._observation is not None:
+            self._observation.emit((logs or {}).get("grad_norm"))
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Emit what the evaluation was."""
+        if self._observation is not None:
+            self._observation.evaluated(state.global_step, float(state.epoch or 0.0))
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        """Forget what was read: it belongs to no evaluation."""
+        if self._observation is not None:
+            self._observation.forget_evaluation()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Emit that a checkpoint was saved."""
+        if self._observation is not None:
+            self.emit(Checkpoint(step=state.global_step, path=f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -216,118 +258,56 @@ class PredictionLogger(TrainerCallback):
         model: nn.Module,
         output_dir: str | os.PathLike[str],
         config: Mapping[str, Any],
+        tokenizer: Any,
         *,
-        resumed_from_step: int | None,
-        num_samples: int,
         seed: int,
-    ) -> None:
+        resumed_from_step: int | None = None,
+        num_train_samples: int = 0,
+    ) -> Observation:
         self.close("error")  # of a training that ended without a word
-        self._model = core = unwrapped(model)
-        self._adapter = self._given_adapter or adapter_for(core)
-        self._config = getattr(core, "config", None)
+        core = unwrapped(model)
+        adapter = self._given_adapter or adapter_for(core)
+        settings = getattr(core, "config", None)
         folder = Path(output_dir).absolute()
         run_id, attempt = _attempt(folder / "events", resumed=resumed_from_step is not None)
-        context = sinks.SinkContext(str(folder), run_id, 0, attempt)
-        self._built = sinks.build(self._sinks, context)
-        self.emit = Pipeline(self._built, run_id=run_id, attempt=attempt)
-        self._hooks = ForwardHooks(core, self._is_reading, self._on_forward)
-        atexit.register(self._close_at_exit)
-        parameter = next(core.parameters())
-        self.emit(
-            RunStart(
-                config=redacted({**config, "adapter": self._adapter.name, "model": type(core).__name__}),
-                versions=versions(),
-                world_size=int(os.environ.get("WORLD_SIZE", "1")),
-                device=str(parameter.device),
-                seed=seed,
-                resumed_from_step=resumed_from_step,
-                num_train_samples=num_samples,
-                num_eval_samples=0,
-                num_codebooks=self._adapter.num_codebooks(self._config),
-                trainable_parameters=sum(part.numel() for part in core.parameters() if part.requires_grad),
-                host=socket.gethostname(),
-                max_length=getattr(self._config, "max_position_embeddings", None),
-                modalities=tuple(reading.modality for reading in self._adapter.readings),
-            )
+        built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
+        self.emit = Pipeline(built, run_id=run_id, attempt=attempt)
+        decode = None if tokenizer is None else lambda ids: str(tokenizer.decode(list(ids)))
+        shown = Shown(self._samples, self._window, self._codebooks, _NO_VOCABULARY, decode)
+        self._observation = observation = Observation(core, adapter, self.emit, shown)
+        start = RunStart(
+            config=redacted({**config, "adapter": adapter.name, "model": type(core).__name__}),
+            versions=versions(),
+            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+            device=str(next(core.parameters()).device),
+            seed=seed,
+            resumed_from_step=resumed_from_step,
+            num_train_samples=num_train_samples,
+            num_eval_samples=0,  # a Trainer has not made them yet
+            num_codebooks=adapter.num_codebooks(settings),
+            trainable_parameters=sum(part.numel() for part in core.parameters() if part.requires_grad),
+            host=socket.gethostname(),
+            max_length=getattr(settings, "max_position_embeddings", None),
+            modalities=tuple(reading.modality for reading in adapter.readings),
         )
+        self._log = RunLog(self.emit, built)
+        self._log.start(start, lambda: (observation.step, observation.seconds))
+        atexit.register(self._close_at_exit)
+        return observation
 
     def _close_at_exit(self) -> None:
         self.close("error")  # the training never said that it ended
 
-    def _begin_step(self, step: int, given: Mapping[str, Any]) -> None:
-        self._began = time.perf_counter()
-        if self._hooks is not None and self._is_due(step):
-            assert self._adapter is not None
-            self._given = given
-            read = partial(self._adapter.streams, self._config, head_logits=self._hooks.head_logits)
-            self._extraction = Extraction("train", self._shown(), read=read)
-            self._note_learning_rate()
-
-    def _shown(self) -> Shown:
-        decode = None if self._tokenizer is None else lambda ids: str(self._tokenizer.decode(list(ids)))
-        return Shown(self._samples, self._window, self._codebooks, _NO_VOCABULARY, decode)
-
-    def _is_reading(self) -> bool:
-        return self._extraction is not None and not self._extraction.failed
-
-    def _on_forward(self, outputs: Any, named: Callable[[], Mapping[str, Any]]) -> None:
-        began = time.perf_counter()
-        assert self._extraction is not None
-        assert self._adapter is not None
-        try:
-            with torch.no_grad():
-                inputs = {**named(), **self._given}
-                prepared = self._adapter.prepare(self._model, outputs, inputs)
-                self._extraction.observe(outputs, prepared, self._refs(prepared))
-        except Exception as error:  # noqa: BLE001 - a fault of the log is no reason to lose the training; it is counted
-            self._extraction.failed = True
-            self.emit.fail("extraction", error)
-        self._seconds += time.perf_counter() - began
-
-    def _refs(self, prepared: Mapping[str, Any]) -> list[SampleRef]:
-        assert self._adapter is not None
-        tokens = prepared[self._adapter.readings[0].inputs]
-        return [SampleRef(name, name) for name in fingerprints(tokens, prepared.get("attention_mask"))]
+    def _begin(self, step: int, given: Mapping[str, Any]) -> None:
+        if self._observation is not None:
+            self._observation.emit()  # the step before, if nobody logged it
+            if self._is_due(step):
+                self._observation.begin(given)
+                self._note_learning_rate()
 
     def _note_learning_rate(self) -> None:
         with suppress(AttributeError, IndexError, KeyError, TypeError):  # there is none, or another kind of optimizer
             self._learning_rate = float(self._optimizer.param_groups[0]["lr"])
-
-    def _end_step(self, step: int, epoch: float) -> None:
-        self._last_step = step
-        extraction, self._extraction = self._extraction, None
-        if extraction is None:
-            return
-        try:
-            self._emit_step(extraction, step, epoch)
-        except Exception as error:  # noqa: BLE001 - as above
-            self.emit.fail("extraction", error)
-
-    def _emit_step(self, extraction: Extraction, step: int, epoch: float) -> None:
-        if extraction.failed:
-            return
-        if extraction.seconds == 0.0:
-            raise RuntimeError("expected the model to be called in a due step, with gradients, got no call")
-        assert self._adapter is not None
-        sums = extraction.sums(self._adapter.num_codebooks(self._config), torch.device("cpu"))
-        extracted = extraction.finish(sums, step=step, epoch=epoch)
-        if extracted is None:
-            return
-        self.emit(
-            TrainStep(
-                step=step,
-                epoch=epoch,
-                **extracted.figures.payload(1.0),
-                learning_rate=self._learning_rate,
-                grad_norm=None,
-                step_ms=1000 * (time.perf_counter() - self._began),
-                logging_ms=1000 * extraction.seconds,
-                sequence_length=extracted.sequence_length,
-                samples=extracted.names,
-            )
-        )
-        for sample in extracted.samples:
-            self.emit(sample)
 
 
 def _rank() -> int:
@@ -354,7 +334,7 @@ def _tokenizer_of(processing_class: Any) -> Any:
     return found if callable(getattr(found, "decode", None)) else None
 
 
-def _length(dataset: object) -> int:
-    with suppress(TypeError):  # streamed: nobody knows
-        return len(dataset)  # type: ignore[arg-type]
+def _length(loader: object) -> int:
+    with suppress(TypeError):  # there is none, or it is streamed and nobody knows
+        return len(getattr(loader, "dataset", None))  # type: ignore[arg-type]
     return 0

@@ -188,7 +188,7 @@ def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
 
 def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, first: RunStart, stopping: Stopping) -> None:
     try:
-        log.start(first, trainer, attempt.checkpoint)
+        log.start(first, lambda: (trainer.state.global_step, trainer.extraction_seconds), attempt.checkpoint)
         trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
         if stopping.stopped_by is None:
             trainer.save_model()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from higgs_audio_trainer.emit import Emit, Sink
 from higgs_audio_trainer.events import RunEnd, RunStart
 from higgs_audio_trainer.outputs import Attempt
 from higgs_audio_trainer.redaction import redacted
-from higgs_audio_trainer.trainer import HiggsAudioTrainer
 from higgs_audio_trainer.versions import versions
 from higgs_audio_trainer.watch import Watch
 
@@ -67,40 +66,41 @@ class RunLog:
         self._emit = emit
         self._watch = watch
         self._built = built
-        self._trainer: HiggsAudioTrainer | None = None
+        self._progress: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
         self._ending = threading.Lock()
         self._is_open = False
 
-    def start(self, event: RunStart, trainer: HiggsAudioTrainer, checkpoint: Path | None = None) -> None:
+    def start(self, event: RunStart, progress: Callable[[], tuple[int, float]], checkpoint: Path | None = None) -> None:
         """Write the first line.
 
         Args:
             event: the line.
-            trainer: knows, at the end, how far the run has come.
+            progress: knows, at the end, the last step and the seconds that extraction took.
             checkpoint: what the run is resumed from.
         """
         if self._watch is not None:
             self._watch.start(event, checkpoint)
-        self._trainer = trainer
+        self._progress = progress
         self._is_open = True
         self._emit(event)
 
     def end(self, reason: str) -> None:
         """Write the last line; only the first call does."""
         with self._ending:
-            if not self._is_open or self._trainer is None:
+            if not self._is_open:
                 return
             self._is_open = False
-            emit, trainer = self._emit, self._trainer
+            emit = self._emit
+            step, seconds = self._progress()
             emit.recover()
             emit(
                 RunEnd(
                     reason=reason,
-                    step=trainer.state.global_step,
+                    step=step,
                     events_written=emit.written,
                     events_lost=emit.lost,
                     values_replaced=emit.replaced,
-                    logging_ms_total=(emit.seconds + trainer.extraction_seconds) * 1000,
+                    logging_ms_total=(emit.seconds + seconds) * 1000,
                     diagnoses=self._watch.counted if self._watch is not None else {},
                 )
             )

@@ -1,5 +1,6 @@
 """The log of trainings that are not ours: real clients, and everything that must not reach them."""
 
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import accelerate
 import peft
 import pytest
 import torch
@@ -47,11 +49,11 @@ def arguments(folder, **kwargs):
     return transformers.TrainingArguments(str(folder), **settings | kwargs)
 
 
-def trained(folder, *callbacks, model=None, **kwargs):
-    """Train a tiny Llama by the plain Trainer, and return it."""
+def trained(folder, *callbacks, model=None, data=None, **kwargs):
+    """Train a model, by default a tiny Llama, by the plain Trainer, and return it."""
     model = model or make("llama")[0].train()
     trainer = transformers.Trainer(
-        model=model, args=arguments(folder, **kwargs), train_dataset=Tokens(), callbacks=list(callbacks)
+        model=model, args=arguments(folder, **kwargs), train_dataset=data or Tokens(), callbacks=list(callbacks)
     )
     trainer.train()
     return trainer
@@ -68,6 +70,16 @@ def log_of(folder, attempt=0):
 def named(records, name):
     """Records of one event."""
     return [record for record in records if record["event"] == name]
+
+
+class PredictsInBetween(transformers.TrainerCallback):
+    """Asks the Trainer for predictions after step 3, as a callback may."""
+
+    trainer: transformers.Trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            self.trainer.predict(Tokens())
 
 
 def quiet(folder=None, **kwargs):
@@ -128,18 +140,58 @@ class TestTrainer:
         [start] = named(log_of(tmp_path), "run_start")
         assert start["trainable_parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    def test_evaluation_is_not_read(self, tmp_path):
-        """Forward passes of an evaluation belong to no step."""
+    def test_evaluation(self, tmp_path):
+        """Its figures are the Trainer's; its forward passes belong to no step, and those of `predict` to nothing."""
         logger = quiet(log_steps=1)
         trainer = transformers.Trainer(
             model=make("llama")[0],
-            args=arguments(tmp_path, eval_strategy="steps", eval_steps=1),
+            args=arguments(tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=5),
             train_dataset=Tokens(),
-            eval_dataset=Tokens(),
-            callbacks=[logger],
+            eval_dataset=torch.utils.data.Subset(Tokens(), range(5)),
+            callbacks=[logger, PredictsInBetween()],
         )
+        PredictsInBetween.trainer = trainer
         trainer.train()
-        assert {step["text_targets"] for step in named(log_of(tmp_path), "train_step")} == {2 * 7}
+        records = log_of(tmp_path)
+        assert {step["text_targets"] for step in named(records, "train_step")} == {2 * 7}
+        results = named(records, "eval_result")
+        expected = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+        figures = [(result["step"], result["num_samples"], result["text_targets"]) for result in results]
+        assert figures == [(2, 5, 35), (4, 5, 35), (5, 5, 35)]
+        # The Trainer weighs its batches alike, the log each token; all samples have as many.
+        assert [result["loss"] for result in results] == pytest.approx(expected, rel=1e-5)
+        samples = [sample for sample in named(records, "prediction_sample") if sample["split"] == "eval"]
+        expected = [(step, index) for step in (2, 4, 5) for index in (0, 1)]
+        assert [(sample["step"], sample["sample_index"]) for sample in samples] == expected
+        assert [saved["path"] for saved in named(records, "checkpoint")] == ["checkpoint-5"]
+
+    def test_the_norm_of_the_gradients(self, tmp_path):
+        """Known of the steps that the Trainer logs itself: it is the norm before it was clipped. Of others, null."""
+        trainer = trained(tmp_path, quiet(log_steps=1), max_grad_norm=0.01)
+        expected = {entry["step"]: entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry}
+        norms = {step["step"]: step["grad_norm"] for step in named(log_of(tmp_path), "train_step")}
+        assert norms == {step: expected.get(step) for step in range(1, 6)}
+        assert min(expected.values()) > 0.01
+        assert [record["seq"] for record in log_of(tmp_path)] == list(range(len(log_of(tmp_path))))
+
+    @pytest.mark.parametrize("name", ["csm", "csm_of_codes", "musicgen", "higgs_audio"])
+    def test_speech_models(self, tmp_path, name):
+        """Models of speech under the plain Trainer: every codebook has its figures, and training is not changed."""
+        model, batch = make(name)
+        items = [{key: values[index] for key, values in batch.items()} for index in range(2)] * 4
+        bare = trained(tmp_path / "a", model=make(name)[0].train(), data=items).model
+        logged = trained(tmp_path / "b", quiet(codebooks=(0, 1)), model=model.train(), data=items).model
+        assert all(map(torch.equal, bare.parameters(), logged.parameters()))
+        records = log_of(tmp_path / "b")
+        steps = named(records, "train_step")
+        assert [step["step"] for step in steps] == [1, 2, 4]
+        losses = [step["audio_loss_per_codebook"] for step in steps]
+        assert {len(of_codebooks) for of_codebooks in losses} == {records[0]["num_codebooks"]}
+        assert all(loss > 0 for of_codebooks in losses for loss in of_codebooks)
+        assert losses[-1] != losses[0]
+        samples = named(records, "prediction_sample")
+        assert [sample["codebook"] for sample in samples] == [0, 1, 0, 1] * 3
+        assert named(records, "run_end")[0]["events_lost"] == 0
 
     def test_resumed(self, tmp_path):
         """A resumed training goes on in another file of the same run; one that begins anew is another run."""
@@ -243,7 +295,28 @@ class TestLoop:
             model(batch["input_ids"])
         assert named(log_of(tmp_path), "train_step")[0]["text_targets"] == 14
 
-    @pytest.mark.parametrize("name", ["t5", "higgs_audio", "musicgen"])
+    def test_what_a_loop_may_say(self, tmp_path):
+        """The norm of its gradients, and which passes are an evaluation; passes outside of one are not read."""
+        model = make("llama")[0].train()
+        logger = quiet(tmp_path).attach(model)
+        one, two, three = batches(3)
+        with logger.step(1) as notes:
+            model(**one).loss.backward()
+            notes.grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        model.eval()
+        with torch.no_grad():
+            model(**three)
+            with logger.evaluation(1):
+                losses = [model(**batch).loss.item() for batch in (one, two)]
+                model.generate(one["input_ids"], max_new_tokens=2, do_sample=False)
+        logger.close()
+        records = log_of(tmp_path)
+        assert named(records, "train_step")[0]["grad_norm"] == pytest.approx(notes.grad_norm.item())
+        [result] = named(records, "eval_result")
+        assert (result["num_samples"], result["loss"]) == (4, pytest.approx(sum(losses) / 2, rel=1e-5))
+        assert named(records, "run_end")[0]["events_lost"] == 0
+
+    @pytest.mark.parametrize("name", ["t5", "higgs_audio", "musicgen", "dia", "moshi"])
     def test_other_families(self, tmp_path, name):
         """What is trained is logged: text or K codebooks, whose figures make the model's loss."""
         model, batch = make(name)
@@ -252,12 +325,10 @@ class TestLoop:
         records = log_of(tmp_path)
         [step] = named(records, "train_step")
         codebooks = [sample["codebook"] for sample in named(records, "prediction_sample")]
-        if name == "t5":
-            assert codebooks == [None, None]
-            assert step["loss"] == pytest.approx(outputs.loss.item(), rel=1e-5)
-        else:
-            assert codebooks == [0, 1, 0, 1]
-            assert len(step["audio_loss_per_codebook"]) == records[0]["num_codebooks"]
+        text, audio = [None] if name in {"t5", "moshi"} else [], [] if name == "t5" else [0, 1]
+        assert codebooks == (text + audio) * 2
+        assert len(step["audio_loss_per_codebook"]) == records[0]["num_codebooks"]
+        if name not in {"dia", "moshi"}:  # theirs is a mean over targets, not over codebooks
             whole = step["loss"] * (records[0]["num_codebooks"] if name == "higgs_audio" else 1)
             assert whole == pytest.approx(outputs.loss.item(), rel=1e-5)
 
@@ -300,6 +371,32 @@ class TestLoop:
         figures = [[step["loss"] for step in named(log_of(tmp_path / name), "train_step")] for name in "ab"]
         assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
+    def test_accelerate(self, tmp_path):
+        """Accelerate's loop, which accumulates gradients: a step has two micro-batches, each read once."""
+        accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+        model = make("llama")[0].train()
+        loader = torch.utils.data.DataLoader(Tokens(), batch_size=2)
+        model, optimizer, loader = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.01), loader)
+        logger = quiet(tmp_path, log_steps=2).attach(model, optimizer)
+        losses = []
+        micro_batches = iter(loader)
+        for number in range(1, 5):
+            with logger.step(number) as notes:
+                for batch in itertools.islice(micro_batches, 2):
+                    with accelerator.accumulate(model):
+                        losses.append(model(**batch).loss)
+                        accelerator.backward(losses[-1])
+                        if accelerator.sync_gradients:
+                            notes.grad_norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                        optimizer.step()
+                        optimizer.zero_grad()
+        logger.close()
+        steps = named(log_of(tmp_path), "train_step")
+        assert [(step["step"], step["text_targets"]) for step in steps] == [(1, 28), (2, 28), (4, 28)]
+        means = [float(losses[2 * number - 2] + losses[2 * number - 1]) / 2 for number in (1, 2, 4)]
+        assert [step["loss"] for step in steps] == pytest.approx(means, rel=1e-5)
+        assert all(step["grad_norm"] > 0 for step in steps)
+
     @pytest.mark.parametrize("reentrant", [True, False])
     def test_a_forward_pass_that_is_done_again(self, tmp_path, reentrant):
         """The whole model checkpointed: the pass within the backward pass emits nothing."""
@@ -329,7 +426,7 @@ class TestLoop:
 class TestFailures:
     def test_a_fault_of_the_log(self, tmp_path, monkeypatch, capsys):
         """Extraction that raises is said once and counted; the training is what it would have been."""
-        monkeypatch.setattr("higgs_audio_trainer.prediction_logger.fingerprints", lambda *_: 1 / 0)
+        monkeypatch.setattr("higgs_audio_trainer.observation.fingerprints", lambda *_: 1 / 0)
         bare = trained(tmp_path / "a").model
         logged = trained(tmp_path / "b", quiet(log_steps=1)).model
         assert all(map(torch.equal, bare.parameters(), logged.parameters()))

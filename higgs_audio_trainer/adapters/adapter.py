@@ -95,6 +95,10 @@ class Adapter:
         """Return K of the audio that is read; 0 where none is."""
         return sum(_codebooks(reading, config) for reading in self.readings if reading.modality == "audio")
 
+    def has_labels(self, prepared: Mapping[str, Any]) -> bool:
+        """Tell whether a batch has labels of any reading."""
+        return any(prepared.get(reading.labels) is not None for reading in self.readings)
+
     def supervised(self, prepared: Mapping[str, Any]) -> tuple[Reading, ...]:
         """Return the readings that have labels in a batch; all, where none has, so that it is said what is missing."""
         return tuple(reading for reading in self.readings if prepared.get(reading.labels) is not None) or self.readings

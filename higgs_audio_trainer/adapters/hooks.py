@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from higgs_audio_trainer.adapters.adapter import UnreadableError
 from higgs_audio_trainer.adapters.logits import HeadLogits, Logits
 
-OnForward = Callable[[Any, Callable[[], Mapping[str, Any]]], None]
+OnForward = Callable[[Any, Callable[[], dict[str, Any]]], None]
 
 
 def unwrapped(model: Any) -> Any:
@@ -35,16 +35,15 @@ def unwrapped(model: Any) -> Any:
 class ForwardHooks:
     """Calls back after each forward pass that is to be read, until it is removed.
 
-    A pass without gradients is an evaluation's, and one within a backward pass is checkpointing's, which computes the
-    same again: neither is read.
+    One within a backward pass is checkpointing's, which computes the same again: it is not read.
 
     Args:
         model: unwrapped.
-        is_due: whether passes are to be read at present; asked at each.
+        is_due: whether passes with gradients, or those without, are to be read at present; asked at each.
         on_forward: given what the model returned, and a call that names its arguments; it raises nothing.
     """
 
-    def __init__(self, model: Any, is_due: Callable[[], bool], on_forward: OnForward) -> None:
+    def __init__(self, model: Any, is_due: Callable[[bool], bool], on_forward: OnForward) -> None:
         self._model, self._is_due, self._on_forward = model, is_due, on_forward
         self._signature = inspect.signature(model.forward)
         self._hidden: Tensor | None = None  # of the pass in progress
@@ -72,7 +71,7 @@ class ForwardHooks:
         return HeadLogits(self._hidden, head, getattr(self._model, "config", None))
 
     def _is_read(self) -> bool:
-        return self._is_due() and torch.is_grad_enabled() and not _in_backward()
+        return self._is_due(torch.is_grad_enabled()) and not _in_backward()
 
     def _after_backbone(self, _backbone: nn.Module, _args: tuple[Any, ...], outputs: Any) -> None:
         if self._is_read():
