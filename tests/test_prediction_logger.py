@@ -384,8 +384,9 @@ class TestLoop:
             with logger.step(number) as notes:
                 for batch in itertools.islice(micro_batches, 2):
                     with accelerator.accumulate(model):
-                        losses.append(model(**batch).loss)
-                        accelerator.backward(losses[-1])
+                        loss = model(**batch).loss
+                        losses.append(loss.item())
+                        accelerator.backward(loss)
                         if accelerator.sync_gradients:
                             notes.grad_norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
                         optimizer.step()
@@ -393,8 +394,8 @@ class TestLoop:
         logger.close()
         steps = named(log_of(tmp_path), "train_step")
         assert [(step["step"], step["text_targets"]) for step in steps] == [(1, 28), (2, 28), (4, 28)]
-        means = [float(losses[2 * number - 2] + losses[2 * number - 1]) / 2 for number in (1, 2, 4)]
-        assert [step["loss"] for step in steps] == pytest.approx(means, rel=1e-5)
+        means = [losses[2 * number - 2 : 2 * number] for number in (1, 2, 4)]
+        assert [step["loss"] for step in steps] == pytest.approx([sum(pair) / 2 for pair in means], rel=1e-5)
         assert all(step["grad_norm"] > 0 for step in steps)
 
     @pytest.mark.parametrize("reentrant", [True, False])
@@ -452,6 +453,7 @@ class TestFailures:
 
 
 RANKS = """
+import os
 import sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -466,8 +468,8 @@ for number, batch in enumerate(batches(2), start=1):
         model(**batch).loss.backward()
 logger.close()
 assert not model.module._forward_hooks
-torch.distributed.barrier()  # gloo aborts where a peer is gone
-torch.distributed.destroy_process_group()
+torch.distributed.barrier()
+os._exit(0)  # both at once: gloo aborts, now and then, where a peer is gone
 """
 
 
@@ -485,7 +487,7 @@ def test_two_ranks(tmp_path):
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "events").iterdir()] == ["rank00000-attempt000.jsonl"]
     records = log_of(tmp_path)
     assert records[0]["world_size"] == 2
