@@ -30,7 +30,19 @@ COMMANDS = {
     "completion": "print a completion script for your shell",
 }
 #: Commands whose errors without the name of a file are those of standard output.
-_ONLY_PRINT = {"show", "diff", "validate", "report", "diagnose", "merge", "schema", "completion", "--help", "-h", "--version"}
+_ONLY_PRINT = {
+    "show",
+    "diff",
+    "validate",
+    "report",
+    "diagnose",
+    "merge",
+    "schema",
+    "completion",
+    "--help",
+    "-h",
+    "--version",
+}
 _READ_LOGS = {"show", "diff", "validate", "report", "diagnose", "merge"}
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

@@ -99,8 +99,8 @@ def _refuse(target: Path, names: Sequence[str]) -> None:
             return
         if not target.is_file():
             raise UserError(f"{target}: expected a file for the page, got something else. Name an .html file")
-        with target.open("rb") as file:
-            start = file.read(len(BEGINNING))
+        with target.open("rb") as page:
+            start = page.read(len(BEGINNING))
     except OSError as error:
         raise _unwritable(target, error) from error
     if start not in (b"", BEGINNING.encode()):

@@ -45,7 +45,7 @@ class Size:
     height: int
     left: int = 46
     right: int = 12
-    top: int = 14
+    top: int = 22
     bottom: int = 34
 
 
@@ -99,7 +99,7 @@ class Plot:
         style = f"l{line.style % STYLES}"
         path = "".join("M" + "L".join(f"{self.x(step)} {self.y(value)}" for step, value in part) for part in segments)
         if path:
-            yield tag("path", d=path, class_=f"line {style}")
+            yield tag("path", d=Markup(path), class_=f"line {style}")
         if sum(map(len, segments)) <= _MOST_DOTS:
             for step, value in (point for part in segments for point in part):
                 yield tag("circle", cx=self.x(step), cy=self.y(value), r=2.5, class_=f"dot {style}")
@@ -113,7 +113,7 @@ class Plot:
         if mark.kind != "divergence":
             return sign(mark.kind, x, floor - 7, mark.text)
         right = x > self.size.width * 0.6
-        label = tag("text", "first difference", x=x - 4 if right else x + 4, y=top + 8, class_="end" if right else None)
+        label = tag("text", "first difference", x=x - 4 if right else x + 4, y=top - 8, class_="end" if right else None)
         return tag(
             "g",
             tag("title", mark.text),
@@ -164,7 +164,7 @@ def panel(name: str, plot: Plot, series: Thinned, style: int) -> Markup:
         "svg",
         tag("text", name, x=size.left, y=14, class_="name"),
         tag("text", label(last[1]) if last else "none", x=size.width - size.right, y=14, class_="end name"),
-        *plot.grid(ticks=3, step_ticks=3),
+        *plot.grid(ticks=4, step_ticks=3),
         *plot.curve(Line(name, series, style)),
         viewBox=f"0 0 {size.width} {size.height}",
         role="img",

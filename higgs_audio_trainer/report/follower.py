@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from higgs_audio_trainer.events import IGNORE_INDEX, PredictionSample, Window
@@ -153,10 +152,7 @@ class Follower:
             sample = samples[event.fingerprint] = Sample(event.split, event.fingerprint, event.sample_id)
         sample.add(event)
 
-    def most_seen(self, most: int) -> Sequence[Sample]:
-        """Return samples of each split, those seen most often first, at most so many a split."""
-        return [
-            sample
-            for split in sorted(self._samples, reverse=True)
-            for sample in sorted(self._samples[split].values(), key=lambda known: -known.seen)[:most]
-        ]
+    @property
+    def samples(self) -> list[Sample]:
+        """Those that are followed now."""
+        return [sample for samples in self._samples.values() for sample in samples.values()]

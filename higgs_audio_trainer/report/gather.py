@@ -10,7 +10,6 @@ from typing import Any
 
 from higgs_audio_trainer.events import (
     CapReached,
-    Checkpoint,
     Diagnosis,
     EvalResult,
     PredictionSample,
@@ -86,25 +85,24 @@ class Gathered:
     Attributes:
         name: of the log, as it was given.
         events: that were read.
-        by_name: how many of each.
         start: the first `run_start`.
+        run_id: of it.
         end: the last `run_end`.
         train: figures of the training.
         evaluation: figures of evaluations.
         learning_rate, grad_norm, step_ms, logging_ms: over steps.
         step_ms_total, logging_ms_total: sums over the logged steps.
         follower: has the samples.
-        diagnoses: the first `MOST_DIAGNOSES`, but errors go before warnings, and warnings before notes.
+        diagnoses: at most `MOST_DIAGNOSES`: errors go before warnings, warnings before notes, early before late.
         severities: how many diagnoses there are of each severity.
-        checkpoints: steps at which one was saved.
-        losses_of_events: what sinks lost, in all, and whether one was full.
+        lost: events that sinks lost, as they say.
+        full: whether a sink was full.
         first_ts, last_ts: when the first and the last event were made.
         faults: lines that hold no event, or a damaged one.
     """
 
     name: str
     events: int = 0
-    by_name: Counter[str] = field(default_factory=Counter)
     start: RunStart | None = None
     run_id: str | None = None
     end: RunEnd | None = None
@@ -119,16 +117,11 @@ class Gathered:
     follower: Follower = field(default_factory=Follower)
     diagnoses: list[Diagnosis] = field(default_factory=list)
     severities: Counter[str] = field(default_factory=Counter)
-    checkpoints: int = 0
     lost: int = 0
     full: bool = False
     first_ts: str | None = None
     last_ts: str | None = None
     faults: int = 0
-
-    def train_times(self) -> tuple[Thinned, Thinned]:
-        """Return the series that are times."""
-        return self.step_ms, self.logging_ms
 
     @property
     def last_step(self) -> int:
@@ -152,8 +145,6 @@ def gather(name: str, events: Iterable[Logged]) -> Gathered:
 
 def _take(found: Gathered, event: Any) -> None:
     found.events += 1
-    if event.event in found.by_name or len(found.by_name) < MOST_CODEBOOKS:
-        found.by_name[event.event] += 1
     if event.ts is not None:
         found.first_ts, found.last_ts = found.first_ts or event.ts, event.ts
     match event:
@@ -165,18 +156,20 @@ def _take(found: Gathered, event: Any) -> None:
             found.follower.add(event)
         case Diagnosis():
             _take_diagnosis(found, event)
+        case _:
+            _take_state(found, event)
+
+
+def _take_state(found: Gathered, event: Any) -> None:
+    match event:
         case RunStart() if found.start is None:
             found.start, found.run_id = event, getattr(event, "run_id", None)
         case RunEnd():
             found.end = event
-        case Checkpoint():
-            found.checkpoints += 1
         case SinkRecovered():
             found.lost += event.lost
         case CapReached():
             found.full = True
-        case _:
-            pass
 
 
 def _take_step(found: Gathered, event: TrainStep) -> None:

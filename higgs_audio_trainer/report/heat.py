@@ -33,7 +33,7 @@ def strip(title: str, lines: Sequence[Line], values: Axis) -> Markup:
     names = (tag("text", str(row), x=_LEFT - 6, y=row * _ROW + 13, class_="end") for row in range(len(lines)))
     drawing = tag(
         "svg",
-        *(tag("path", d="".join(paths), class_=shade) for shade, paths in sorted(cells.items())),
+        *(tag("path", d=Markup("".join(paths)), class_=shade) for shade, paths in sorted(cells.items())),
         *names,
         *_steps(buckets, width, height),
         viewBox=f"0 0 {_WIDTH} {height + _BOTTOM}",
@@ -81,4 +81,5 @@ def caption_of(buckets: Sequence[Bucket]) -> str:
     """Say what a column is."""
     if not buckets or buckets[0].first_step == buckets[0].last_step:
         return "Each column is a logged step."
-    return f"Each column is the mean of neighbouring logged steps: the first one of steps {span(buckets[0].first_step, buckets[0].last_step)}."
+    steps = span(buckets[0].first_step, buckets[0].last_step)
+    return f"Each column is the mean of neighbouring logged steps; the first one, of steps {steps}."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
 
+from higgs_audio_trainer.events import RunStart
 from higgs_audio_trainer.logs.diff.comparison import Comparison
 from higgs_audio_trainer.logs.diff.reports import wording
 from higgs_audio_trainer.report import sections
@@ -16,8 +17,19 @@ from higgs_audio_trainer.report.scale import number, share, span
 from higgs_audio_trainer.report.sections import Sheet, section
 
 #: How a report begins: by it, one is known.
-BEGINNING = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="higgs-audio-trainer report">'
+BEGINNING = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="generator" content="higgs-audio-trainer report">'
+)
 _LONGEST_NAME = 200
+_SAMPLES = (
+    "One sample through the training: its labels, and below them what the model predicted at each logged step. A star "
+    "marks what is wrong; - is a masked slot."
+)
+_CURVES = (
+    "Loss: mean cross-entropy over all targets of a step; lower is better. Predicted right: the share of supervised "
+    "slots; higher is better."
+)
 _MOST_DIFFERENCES = 20
 
 
@@ -74,21 +86,13 @@ def _sections(sheet: Sheet, comparison: Comparison | str | None) -> list[tuple[s
 
     if comparison is not None:
         add(
-            "difference", "First difference", "Where the two runs part, joined event by event.", _difference(comparison)
+            "difference",
+            "First difference",
+            "Where the two runs part, joined event by event; A is what is expected, B what was got.",
+            _difference(comparison),
         )
     if any(log.train.steps or log.evaluation.steps for log in sheet.logs):
-        add(
-            "losses",
-            "Losses",
-            "Mean cross-entropy of a whole step, over all its targets. Lower is better.",
-            sections.losses(sheet),
-        )
-        add(
-            "accuracies",
-            "Accuracies",
-            "Which share of the supervised slots was predicted right. Higher is better.",
-            sections.accuracies(sheet),
-        )
+        add("curves", "Losses and accuracies", _CURVES, sections.curves(sheet))
         add(
             "codebooks",
             "Text and each codebook",
@@ -98,7 +102,7 @@ def _sections(sheet: Sheet, comparison: Comparison | str | None) -> list[tuple[s
         add(
             "heat",
             "Heat strip",
-            "Which codebook learns when: a row a codebook, a column a logged step; darker is more.",
+            "Which codebook learns when: a row a codebook, a column a logged step.",
             sections.heat(sheet),
         )
     add(
@@ -110,7 +114,7 @@ def _sections(sheet: Sheet, comparison: Comparison | str | None) -> list[tuple[s
     add(
         "samples",
         "Samples",
-        "One sample through the training: its labels, and below them what the model predicted at each logged step. A star marks what is wrong; - is a masked slot.",
+        _SAMPLES,
         sections.samples(sheet),
     )
     if any(log.train.steps for log in sheet.logs):
@@ -141,7 +145,9 @@ def _difference(comparison: Comparison | str) -> Markup:
     if shown:
         parts += [tag("p", "The runs were set up differently:"), tag("ul", *shown)]
     if len(comparison.settings) > len(shown):
-        parts.append(tag("p", f"{len(comparison.settings) - len(shown):,} more settings differ; `diff` says all."))
+        parts.append(
+            tag("p", f"{len(comparison.settings) - len(shown):,} more settings differ; the command diff says all.")
+        )
     return joined(parts)
 
 
@@ -167,13 +173,16 @@ def _known_facts(log: Gathered) -> list[tuple[str, object]]:
     facts.append(("diagnoses", ", ".join(found) or "none"))
     if start is not None:
         facts += [("run", text(log.run_id)), *_settings(start)] if log.run_id else _settings(start)
-    if log.first_ts and log.last_ts:
-        facts.append(("time", f"{log.first_ts[:19]} to {log.last_ts[:19]} UTC"))
+    facts += [
+        (name, f"{ts[:19].replace('T', ' ')} UTC")
+        for name, ts in (("begun", log.first_ts), ("last event", log.last_ts))
+        if ts
+    ]
     return facts
 
 
-def _settings(start: object) -> list[tuple[str, object]]:
+def _settings(start: RunStart) -> list[tuple[str, object]]:
     return [
-        ("data", f"{start.num_train_samples:,} training samples, {start.num_eval_samples:,} for evaluation"),  # type: ignore[attr-defined]
-        ("device", f"{start.world_size:,} x {start.device}"),  # type: ignore[attr-defined]
+        ("data", f"{start.num_train_samples:,} training samples, {start.num_eval_samples:,} for evaluation"),
+        ("device", f"{start.world_size:,} x {start.device}"),
     ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.report.chart import folded
 from higgs_audio_trainer.report.follower import Follower, Key, Look, Sample, Series, Side
 from higgs_audio_trainer.report.markup import Markup, foreign, joined, tag, text
 from higgs_audio_trainer.report.scale import number
@@ -15,45 +15,68 @@ MOST_SHOWN = 6  # samples of each split
 _LONGEST_ID = 120
 
 
-def followed(follower: Follower) -> Markup:
-    """Write the samples that were seen most often, each to be unfolded."""
-    samples = follower.most_seen(MOST_SHOWN)
-    if not samples:
-        return tag("p", "The log holds no predictions of samples.")
-    shown = sum(series.seen for sample in samples for series in sample.series.values())
-    note = f"Shown are the {len(samples)} samples that were seen most often."
-    if shown < follower.events:
-        note += f" They have {shown:,} of {follower.events:,} events; `show --sample-id ID` has every one."
-    return joined([tag("p", note), *(_sample(sample, is_open=index == 0) for index, sample in enumerate(samples))])
+def followed(logs: Sequence[tuple[str, Follower]]) -> Markup:
+    """Write samples, each to be unfolded: those in most logs first, then those seen most often.
+
+    Args:
+        logs: the letter of each log, and its samples.
+    """
+    found: dict[tuple[str, str], list[tuple[str, Sample]]] = defaultdict(list)
+    for letter, follower in logs:
+        for sample in follower.samples:
+            found[sample.split, sample.fingerprint].append((letter, sample))
+    if not found:
+        return tag("p", "There are no predictions of samples in the log.")
+    ranked = sorted(found.values(), key=lambda same: (-len(same), -sum(sample.seen for _, sample in same)))
+    shown = [
+        same
+        for split in ("train", "eval")
+        for same in [same for same in ranked if same[0][1].split == split][:MOST_SHOWN]
+    ]
+    seen = sum(series.seen for same in shown for _, sample in same for series in sample.series.values())
+    events = sum(follower.events for _, follower in logs)
+    note = f"Shown are the {len(shown)} samples that were seen most often."
+    if seen < events:
+        note += f" They have {seen:,} of {events:,} events; show --sample-id ID has every one of a sample."
+    return joined([tag("p", note), *(_sample(same, is_open=index == 0) for index, same in enumerate(shown))])
 
 
-def _sample(sample: Sample, *, is_open: bool) -> Markup:
-    seen = "1 logged step" if sample.seen == 1 else f"{sample.seen:,} logged steps"
+def _sample(same: Sequence[tuple[str, Sample]], *, is_open: bool) -> Markup:
+    sample = same[0][1]
+    looks = sum(sample.seen for _, sample in same)
     summary = tag(
         "summary",
         foreign(sample.sample_id, longest=_LONGEST_ID),
-        f" in {seen} of {'training' if sample.split == 'train' else 'evaluation'}, fingerprint ",
+        f" in {looks:,} logged {'step' if looks == 1 else 'steps'} of ",
+        "training" if sample.split == "train" else "evaluation",
+        ", fingerprint ",
         tag("code", text(sample.fingerprint, longest=40)),
     )
-    parts = [_series(sample, key, series) for key, series in sample.series.items()]
-    if sample.left_out:
-        parts.append(tag("p", f"{sample.left_out:,} events of further codebooks are left out here."))
-    return tag("details", summary, *parts, open=is_open, class_="sample")
+    keys = dict.fromkeys(key for _, sample in same for key in sample.series)
+    parts = [
+        _series(letter, sample, key, sample.series[key])
+        for key in keys
+        for letter, sample in same
+        if key in sample.series
+    ]
+    left_out = sum(sample.left_out for _, sample in same)
+    more = tag("p", f"{left_out:,} events of further codebooks are left out here.") if left_out else None
+    return tag("details", summary, *parts, more, open=is_open, class_="sample")
 
 
-def _series(sample: Sample, key: Key, series: Series) -> Markup:
-    name = "Text" if key[0] == "text" else f"Codebook {key[1]}"
+def _series(letter: str, sample: Sample, key: Key, series: Series) -> Markup:
+    name = letter + ("text" if key[0] == "text" else f"codebook {key[1]}")
     looks = series.looks
     left_out = series.seen - len(looks)
     note = tag("p", f"{left_out:,} of {series.seen:,} steps are left out, evenly.") if left_out > 0 else None
-    label = f"{name} of {sample.sample_id}"
+    label = f"{name} of {sample.sample_id}, fingerprint {sample.fingerprint}"
     rows = [row for _, group in groupby(looks, key=_constant) for row in _group(list(group))]
     has_text = any(side.predicted_text is not None for look in looks for side in (look.first, look.last))
     heads = ["step", "first slots", "last slots", "right", "loss", *(["decoded: first", "decoded: last"] * has_text)]
     head = tag("tr", *(tag("th", item, scope="col") for item in heads))
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="slots")
     scrolling = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
-    return joined([tag("h4", name), note, scrolling])
+    return joined([tag("h3", name), note, scrolling])
 
 
 def _constant(look: Look) -> object:
@@ -96,8 +119,8 @@ def _group(looks: list[Look]) -> Iterator[Markup]:
         )
 
 
-def _slots(cells: object) -> Markup:
-    return tag("span", *(tag("i", cell) for cell in cells), class_="row")  # type: ignore[attr-defined]
+def _slots(cells: Iterable[str]) -> Markup:
+    return tag("span", *(tag("i", cell) for cell in cells), class_="row")
 
 
 def _more(side: Side) -> str | None:

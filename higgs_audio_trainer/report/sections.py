@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from higgs_audio_trainer.report.chart import SMALL, WIDE, Line, Mark, Plot, line_chart, panel, range_of, table
-from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, Gathered
+from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, Figures, Gathered
 from higgs_audio_trainer.report.heat import caption_of, strip
 from higgs_audio_trainer.report.markup import Markup, joined, tag
-from higgs_audio_trainer.report.scale import SHARES, Axis, axis_of, number, share, steps_of
-from higgs_audio_trainer.report.timeline import listed, timeline
 from higgs_audio_trainer.report.samples import followed
-from higgs_audio_trainer.report.thinning import Thinned
+from higgs_audio_trainer.report.scale import SHARES, Axis, axis_of, number, share, steps_of
+from higgs_audio_trainer.report.thinning import Bucket, Thinned
+from higgs_audio_trainer.report.timeline import listed, timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,6 @@ class Sheet:
 
     Attributes:
         logs: one or two.
-        letters: A and B of two, nothing of one.
-        steps: the axis that all share.
         divergence: the step of the first difference between two logs.
     """
 
@@ -78,53 +76,27 @@ def columns(parts: Sequence[object]) -> Markup:
     return tag("div", *parts, class_="columns")
 
 
-def losses(sheet: Sheet) -> Markup:
-    """Draw losses over steps."""
-    series = [
-        one
-        for log in sheet.logs
-        for one in (log.train.loss, log.train.text_loss, log.train.audio_loss, log.evaluation.loss)
-    ]
-    axis = axis_of(series)
-    drawn = [
-        _chart(f"{letter}Loss (nats)", sheet, log, axis, _loss_lines(log))
-        for letter, log in zip(sheet.letters, sheet.logs, strict=True)
-    ]
-    evaluated = [
-        _chart(f"{letter}Loss of evaluations (nats)", sheet, log, axis, _evaluation_lines(log))
-        for letter, log in zip(sheet.letters, sheet.logs, strict=True)
-        if log.evaluation.steps
-    ]
-    return joined(
-        [
-            columns(drawn + (evaluated if len(sheet.logs) == 1 else [])),
-            columns(evaluated) if len(sheet.logs) > 1 and evaluated else None,
-        ]
-    )
+def curves(sheet: Sheet) -> Markup:
+    """Draw losses and accuracies over steps, and those of evaluations."""
+    both = [figures for log in sheet.logs for figures in (log.train, log.evaluation)]
+    axis = axis_of(one for figures in both for one in (figures.loss, figures.text_loss, figures.audio_loss))
+    parts: list[Markup] = []
+    for of_evaluations, what in ((False, ""), (True, " of evaluations")):
+        for title, values, lines in (("Loss", axis, _loss_lines), ("Predicted right", SHARES, _accuracy_lines)):
+            for letter, log in zip(sheet.letters, sheet.logs, strict=True):
+                figures = log.evaluation if of_evaluations else log.train
+                unit = "" if values.is_share else " (nats)"
+                if figures.steps:
+                    parts.append(_chart(f"{letter}{title}{what}{unit}", sheet, log, values, lines(figures)))
+    return columns(parts)
 
 
-def _loss_lines(log: Gathered) -> list[Line]:
-    train = log.train
-    return [Line("total", train.loss, 0), Line("audio", train.audio_loss, 1), Line("text", train.text_loss, 2)]
+def _loss_lines(figures: Figures) -> list[Line]:
+    return [Line("total", figures.loss, 0), Line("audio", figures.audio_loss, 1), Line("text", figures.text_loss, 2)]
 
 
-def _evaluation_lines(log: Gathered) -> list[Line]:
-    found = log.evaluation
-    return [Line("total", found.loss, 0), Line("audio", found.audio_loss, 1), Line("text", found.text_loss, 2)]
-
-
-def _accuracy_lines(log: Gathered) -> list[Line]:
-    return [Line("audio", log.train.audio_accuracy, 1), Line("text", log.train.text_accuracy, 2)]
-
-
-def accuracies(sheet: Sheet) -> Markup:
-    """Draw the shares predicted right."""
-    return columns(
-        [
-            _chart(f"{letter}Predicted right", sheet, log, SHARES, _accuracy_lines(log))
-            for letter, log in zip(sheet.letters, sheet.logs, strict=True)
-        ]
-    )
+def _accuracy_lines(figures: Figures) -> list[Line]:
+    return [Line("audio", figures.audio_accuracy, 1), Line("text", figures.text_accuracy, 2)]
 
 
 def _chart(title: str, sheet: Sheet, log: Gathered, axis: Axis, lines: Sequence[Line]) -> Markup:
@@ -143,47 +115,45 @@ def codebooks(sheet: Sheet) -> Markup:
     """Draw each codebook by itself, all on the same axes."""
     axis = axis_of(one for log in sheet.logs for one in (*log.train.losses, log.train.text_loss))
     parts = []
-    for letter, log in zip(sheet.letters, sheet.logs, strict=True):
-        for title, values, first, series in (
-            ("loss (nats)", axis, log.train.text_loss, log.train.losses),
-            ("predicted right", SHARES, log.train.text_accuracy, log.train.accuracies),
-        ):
-            lines = [Line("text", first, 2), *_codebook_lines(series)]
-            plot = Plot(SMALL, sheet.steps, values)
+    for title, values, lines_of in (("loss (nats)", axis, _losses), ("predicted right", SHARES, _accuracies)):
+        for letter, log in zip(sheet.letters, sheet.logs, strict=True):
+            lines, plot = lines_of(log.train), Plot(SMALL, sheet.steps, values)
             panels = tag("div", *(panel(line.name, plot, line.series, line.style) for line in lines), class_="panels")
             whole = f"{letter}Text and each codebook: {title}"
-            parts.append(
-                figure(whole, panels, table(f"Numbers: {whole}", lines, range_of(share if values.is_share else number)))
-            )
+            cell = range_of(share if values.is_share else number)
+            parts.append(figure(whole, panels, table(f"Numbers: {whole}", lines, cell)))
     return columns(parts)
+
+
+def _losses(figures: Figures) -> list[Line]:
+    return [Line("text", figures.text_loss, 2), *_codebook_lines(figures.losses)]
+
+
+def _accuracies(figures: Figures) -> list[Line]:
+    return [Line("text", figures.text_accuracy, 2), *_codebook_lines(figures.accuracies)]
 
 
 def heat(sheet: Sheet) -> Markup:
     """Draw the heat strips."""
     axis = axis_of((one for log in sheet.logs for one in log.train.losses), from_zero=False)
     parts: list[Markup] = []
-    for letter, log in zip(sheet.letters, sheet.logs, strict=True):
-        if log.train.losses:
-            parts += _strips(letter, log, axis)
+    for title, values in (("predicted right", SHARES), ("loss (nats)", axis)):
+        for letter, log in zip(sheet.letters, sheet.logs, strict=True):
+            series = log.train.accuracies if values.is_share else log.train.losses
+            if series:
+                parts.append(_strip(f"{letter}Codebook by step: {title}", series, values))
     return columns(parts)
 
 
-def _strips(letter: str, log: Gathered, axis: Axis) -> list[Markup]:
-    found = []
-    for title, values, series in (
-        ("predicted right", SHARES, log.train.accuracies),
-        ("loss (nats)", axis, log.train.losses),
-    ):
-        lines, whole = _codebook_lines(series), f"{letter}Codebook by step: {title}"
-        label: Callable[[float | None], str] = share if values.is_share else number
-        cell = partial(_mean, label=label)
-        note = tag("p", caption_of(series[0].buckets), class_="note")
-        found.append(figure(whole, strip(whole, lines, values), note, table(f"Numbers: {whole}", lines, cell)))
-    return found
+def _strip(title: str, series: Sequence[Thinned], values: Axis) -> Markup:
+    lines = _codebook_lines(series)
+    cell = partial(_mean, label=share if values.is_share else number)
+    note = tag("p", caption_of(series[0].buckets), class_="note")
+    return figure(title, strip(title, lines, values), note, table(f"Numbers: {title}", lines, cell))
 
 
-def _mean(bucket: object, *, label: Callable[[float | None], str]) -> str:
-    return label(bucket.mean)  # type: ignore[attr-defined]
+def _mean(bucket: Bucket, *, label: Callable[[float | None], str]) -> str:
+    return label(bucket.mean)
 
 
 def diagnoses(sheet: Sheet) -> Markup:
@@ -198,7 +168,7 @@ def diagnoses(sheet: Sheet) -> Markup:
         if total > len(log.diagnoses):
             more = tag(
                 "p",
-                f"{total - len(log.diagnoses):,} more are left out; the worst are kept. `diagnose` says all.",
+                f"{total - len(log.diagnoses):,} more are left out; the worst are kept. the command diagnose says all.",
                 class_="note",
             )
         parts.append(
@@ -208,17 +178,13 @@ def diagnoses(sheet: Sheet) -> Markup:
 
 
 def samples(sheet: Sheet) -> Markup:
-    """Follow samples."""
-    parts = []
-    for letter, log in zip(sheet.letters, sheet.logs, strict=True):
-        title = tag("h3", f"{letter}{log.name}") if letter else None
-        parts.append(tag("div", title, followed(log.follower)))
-    return columns(parts) if len(sheet.logs) > 1 else joined(parts)
+    """Follow samples; of two logs the same sample below each other."""
+    return followed([(letter, log.follower) for letter, log in zip(sheet.letters, sheet.logs, strict=True)])
 
 
 def cost(sheet: Sheet) -> Markup:
     """Say and draw what logging cost."""
-    axis = axis_of(one for log in sheet.logs for one in (log.train_times()))
+    axis = axis_of(one for log in sheet.logs for one in (log.step_ms, log.logging_ms))
     parts = []
     for letter, log in zip(sheet.letters, sheet.logs, strict=True):
         lines = [Line("step", log.step_ms, 0), Line("of which logging", log.logging_ms, 1)]
@@ -241,14 +207,14 @@ def _cost_in_words(letter: str, log: Gathered) -> str:
 def settings(sheet: Sheet) -> Markup:
     """Draw learning rate and gradient norm."""
     parts = []
-    for name, of in (
-        ("Learning rate", lambda log: log.learning_rate),
-        ("Gradient norm before clipping", lambda log: log.grad_norm),
+    for name, series in (
+        ("Learning rate", [log.learning_rate for log in sheet.logs]),
+        ("Gradient norm before clipping", [log.grad_norm for log in sheet.logs]),
     ):
-        axis = axis_of(of(log) for log in sheet.logs)
+        axis = axis_of(series)
         parts += [
-            _chart(f"{letter}{name}", sheet, log, axis, [Line(name.lower(), of(log), 0)])
-            for letter, log in zip(sheet.letters, sheet.logs, strict=True)
+            _chart(f"{letter}{name}", sheet, log, axis, [Line(name.lower(), one, 0)])
+            for letter, log, one in zip(sheet.letters, sheet.logs, series, strict=True)
         ]
     return columns(parts)
 
@@ -264,8 +230,8 @@ def _left_out(letter: str, log: Gathered) -> list[str]:
     items = [f"{letter}{log.events:,} events were read, {log.train.steps:,} of them logged steps."]
     if each > 1:
         items.append(
-            f"{letter}Each column of a chart stands for up to {each:,} neighbouring logged steps: the lowest and the highest value of "
-            "each are drawn, so that no spike is lost; what lies between them is left out."
+            f"{letter}Each point of a chart stands for up to {each:,} neighbouring logged steps. Of these the lowest "
+            "and the highest value are drawn, so that no spike is lost; what lies between them is left out."
         )
     else:
         items.append(f"{letter}Every logged step is drawn.")
@@ -274,7 +240,8 @@ def _left_out(letter: str, log: Gathered) -> list[str]:
             f"{letter}{log.train.codebooks - MOST_CODEBOOKS:,} codebooks beyond {MOST_CODEBOOKS} are left out."
         )
     if log.faults:
-        items.append(f"{letter}{log.faults:,} damaged lines were passed over; `validate` says which.")
+        lines = "1 damaged line was" if log.faults == 1 else f"{log.faults:,} damaged lines were"
+        items.append(f"{letter}{lines} passed over; the command validate says which.")
     if log.lost:
         items.append(f"{letter}{log.lost:,} events were lost by a sink that failed, as it says itself.")
     if log.full:

@@ -110,7 +110,7 @@ class Thinned:
         self.values_each *= 2
 
     def segments(self) -> list[list[Point]]:
-        """Return what is drawn: the lowest and highest of each bucket, and the ends, by step; parted where all broke."""
+        """Return what is drawn, by step: ends, lowest and highest of each bucket; parted where all broke."""
         found: list[list[Point]] = [[]]
         for bucket in self.buckets:
             if bucket.broken and not bucket.count:

@@ -10,7 +10,7 @@ from higgs_audio_trainer.report.markup import Markup, joined, tag
 from higgs_audio_trainer.report.scale import Axis, number
 
 _MOST_ROWS = 12
-_ROW, _TOP, _BOTTOM, _LEFT = 22, 6, 24, 150
+_WIDTH, _ROW, _TOP, _BOTTOM, _LEFT = 440, 22, 6, 24, 145
 _LONGEST_CODE = 22  # characters beside the axis
 
 
@@ -18,7 +18,7 @@ def timeline(diagnoses: Sequence[Diagnosis], steps: Axis) -> Markup:
     """Draw a row a code, and a sign at each step at which it was said."""
     codes = list(dict.fromkeys(item.code for item in diagnoses))[:_MOST_ROWS]
     height = _TOP + _ROW * len(codes) + _BOTTOM
-    plot = Plot(Size(640, height, left=_LEFT, right=16, top=_TOP, bottom=_BOTTOM), steps, Axis(0, 1))
+    plot = Plot(Size(_WIDTH, height, left=_LEFT, right=16, top=_TOP, bottom=_BOTTOM), steps, Axis(0, 1))
     rows = {code: _TOP + _ROW * index + _ROW / 2 for index, code in enumerate(codes)}
     names = (
         joined(
