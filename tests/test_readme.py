@@ -151,13 +151,15 @@ def test_every_diagnosis_is_in_the_table():
 def test_the_commands_that_read_the_log(demo):
     """Each does what the text around it says, on the demo's log."""
     folder, _ = demo
-    show, summary, train, diff, validate, merge, schema = READING
+    show, summary, train, diff, report, both, validate, merge, schema = READING
     assert "Audio Prediction vs Label Comparison (Codebook 0)" in shell(show, folder)
     assert_same_summary(shell(summary, folder), section("Read the log"))
     shell(train.replace("--max_steps 20", "--max_steps 2"), folder)
     differs = shell(diff, folder)
     assert differs.endswith("status 1\n")
     assert "config.lr: expected 0.01, got 0.011" in differs
+    assert re.search(r"^report.html: 0.\d+ MB, 61 events$", shell(report, folder), re.MULTILINE)
+    assert "both.html: " in shell(both, folder)
     assert ": clean: 61 events" in shell(validate, folder)
     shell(merge, folder)
     log = folder / "higgs-demo/run/events/rank00000-attempt000.jsonl"

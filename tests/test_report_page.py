@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from importlib import resources
-from itertools import product
 
 import pytest
 
@@ -19,6 +18,7 @@ FLAGS = [
     *("--disable-component-update", "--disable-sync", "--disable-quic"),
 ]
 DESK, PHONE = 1200, 390  # pixels
+STEPS = range(1, 9)
 HTML = "</td></style><script>document.title = 'owned'</script><img src=https://evil.example/x onerror=alert(1)>"
 
 pytestmark = pytest.mark.skipif(
@@ -53,20 +53,20 @@ def pages(tmp_path_factory):
     said = [text.encode("utf-8", "replace").decode()[:500] for text in (HTML, *HOSTILE.values(), *SCRIPTS.values())]
     hostile = [
         run_start(device=HTML),
-        *(train_step(step=step, loss=9.0 / step) for step in range(1, 61)),
+        *(train_step(step=step, loss=9.0 / step) for step in STEPS),
         *(
             text_sample(step=step, sample_id=text, fingerprint="0123", first=_said(text), last=_said(text))
             for step, text in enumerate(said, 1)
         ),
-        *(audio_sample(step=step, fingerprint="0123") for step in range(1, 9)),
+        *(audio_sample(step=step, fingerprint="0123") for step in STEPS),
         *(
             diagnosis(step=step, code=text, message=text, severity=severity)
-            for step, (text, severity) in enumerate(zip(said, ("note", "warning", "error") * 40, strict=False), 1)
+            for step, (text, severity) in enumerate(zip(said[:24], ("note", "warning", "error") * 8, strict=True), 1)
         ),
-        eval_result(step=60),
-        run_end(step=60, reason=HTML),
+        eval_result(step=8),
+        run_end(step=8, reason=HTML),
     ]
-    other = [train_step(step=step, loss=9.0 / step + (step > 30)) for step in range(1, 61)]
+    other = [train_step(step=step, loss=9.0 / step + (step > 4)) for step in STEPS]
     logs = [str(write_events(folder / name, events)) for name, events in (("a.jsonl", hostile), ("b.jsonl", other))]
     made = {"one": folder / "one.html", "two": folder / "two.html"}
     assert main(["report", logs[0], "-o", str(made["one"])]) == 0
@@ -94,8 +94,9 @@ def test_nothing_fails_and_nothing_is_fetched(browser, pages, name):
     browser.get_log("browser")
     show(browser, pages[name])
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [item["params"]["request"]["url"] for item in messages if item["method"] == "Network.requestWillBeSent"]
-    assert sent == [pages[name].as_uri()]
+    requests = [item["params"] for item in messages if item["method"] == "Network.requestWillBeSent"]
+    of_page = [item for item in requests if item["documentURL"] == pages[name].as_uri()]  # not of the blank one before
+    assert [item["request"]["url"] for item in of_page] == [pages[name].as_uri()]
     assert browser.get_log("browser") == []
     assert browser.title.startswith("Training report")
     assert browser.execute_script("return document.querySelectorAll('script, img, iframe, object, link').length") == 0
@@ -115,10 +116,10 @@ def test_the_policy_holds(browser, pages):
     assert len(browser.get_log("browser")) == 2
 
 
-@pytest.mark.parametrize(("name", "scheme"), product(["one", "two"], ["light", "dark"]))
-def test_axe_finds_nothing_serious(browser, pages, name, scheme):
-    """Contrast, names, roles, headings, tables: with everything unfolded."""
-    show(browser, pages[name], scheme=scheme)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, pages, scheme):
+    """Contrast, names, roles, headings, tables: with everything unfolded. Two logs have all that one has."""
+    show(browser, pages["two"], scheme=scheme)
     browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
     browser.execute_script(resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8"))
     found = browser.execute_async_script("axe.run().then(arguments[0])")
