@@ -347,6 +347,15 @@ def test_a_log_of_one_event(report):
     assert "no end in the log" in page.text
 
 
+def test_a_model_of_text_has_no_audio(report):
+    """What it does not have is not drawn: no line, no panel, no section."""
+    step = {"audio_loss_per_codebook": (), "audio_accuracy_per_codebook": (), "audio_targets": 0, "audio_loss": 0.0}
+    page = report([run_start(num_codebooks=0, modalities=("text",)), train_step(**step), text_sample()])
+    assert "audio" not in page.text
+    assert "codebook" not in page.text
+    assert not any(attributes.get("id") == "heat" for _, attributes in page.elements)
+
+
 def test_a_golden_has_no_times(report, tmp_path, capsys):
     """A log without its volatile fields is drawn without them."""
     write_events(tmp_path / "run.jsonl", RUN)

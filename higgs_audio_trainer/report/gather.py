@@ -62,8 +62,8 @@ class Figures:
         self.last_step = step
         right = [item for item in event.audio_accuracy_per_codebook if item is not None]
         self.loss.add(step, event.loss)
-        self.text_loss.add(step, event.text_loss)
-        self.audio_loss.add(step, event.audio_loss)
+        self.text_loss.add(step, event.text_loss if event.text_targets else None)
+        self.audio_loss.add(step, event.audio_loss if event.audio_targets else None)
         self.text_accuracy.add(step, event.text_accuracy)
         self.audio_accuracy.add(step, fmean(right) if right else None)
         self.codebooks = max(self.codebooks, len(event.audio_loss_per_codebook))

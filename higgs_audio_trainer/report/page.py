@@ -93,6 +93,7 @@ def _sections(sheet: Sheet, comparison: Comparison | str | None) -> list[tuple[s
         )
     if any(log.train.steps or log.evaluation.steps for log in sheet.logs):
         add("curves", "Losses and accuracies", _CURVES, sections.curves(sheet))
+    if any(log.train.losses for log in sheet.logs):  # a model of text has no codebooks
         add(
             "codebooks",
             "Text and each codebook",

@@ -92,11 +92,13 @@ def curves(sheet: Sheet) -> Markup:
 
 
 def _loss_lines(figures: Figures) -> list[Line]:
-    return [Line("total", figures.loss, 0), Line("audio", figures.audio_loss, 1), Line("text", figures.text_loss, 2)]
+    lines = Line("total", figures.loss, 0), Line("audio", figures.audio_loss, 1), Line("text", figures.text_loss, 2)
+    return [line for line in lines if not line.series.is_empty]
 
 
 def _accuracy_lines(figures: Figures) -> list[Line]:
-    return [Line("audio", figures.audio_accuracy, 1), Line("text", figures.text_accuracy, 2)]
+    lines = Line("audio", figures.audio_accuracy, 1), Line("text", figures.text_accuracy, 2)
+    return [line for line in lines if not line.series.is_empty]
 
 
 def _chart(title: str, sheet: Sheet, log: Gathered, axis: Axis, lines: Sequence[Line]) -> Markup:
@@ -126,11 +128,13 @@ def codebooks(sheet: Sheet) -> Markup:
 
 
 def _losses(figures: Figures) -> list[Line]:
-    return [Line("text", figures.text_loss, 2), *_codebook_lines(figures.losses)]
+    text = [] if figures.text_loss.is_empty else [Line("text", figures.text_loss, 2)]
+    return [*text, *_codebook_lines(figures.losses)]
 
 
 def _accuracies(figures: Figures) -> list[Line]:
-    return [Line("text", figures.text_accuracy, 2), *_codebook_lines(figures.accuracies)]
+    text = [] if figures.text_accuracy.is_empty else [Line("text", figures.text_accuracy, 2)]
+    return [*text, *_codebook_lines(figures.accuracies)]
 
 
 def heat(sheet: Sheet) -> Markup:

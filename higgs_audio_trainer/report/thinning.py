@@ -109,6 +109,11 @@ class Thinned:
         del self.buckets[1::2]
         self.values_each *= 2
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no value was given but None."""
+        return not any(bucket.count or bucket.broken for bucket in self.buckets)
+
     def segments(self) -> list[list[Point]]:
         """Return what is drawn, by step: ends, lowest and highest of each bucket; parted where all broke."""
         found: list[list[Point]] = [[]]
