@@ -1,11 +1,12 @@
 """What all tests share: a tiny checkpoint written once, the bundled clips, and no network."""
 
+import gc
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 # Not in a fixture: these are read when a library is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers have all cores busy, and tiny models gain nothing by more
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector away from what is imported: to look through it is half of a short training.
+
+    Accelerate collects at the end of each, which takes 0.3 s of 0.65 otherwise; importing takes 3.9 s, not 4.8.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Tiny(NamedTuple):

@@ -1,12 +1,9 @@
-"""Whole runs: from a manifest of speech to an adapter and a log, stopped, resumed, and under torchrun."""
+"""Whole runs: from a manifest of speech to an adapter and a log, stopped, resumed, and on two ranks."""
 
 import json
-import os
 import pickle
 import shutil
 import stat
-import subprocess
-import sys
 
 import jsonschema
 import orjson
@@ -17,6 +14,7 @@ from transformers import HiggsAudioV2ForConditionalGeneration
 
 import schemas
 from higgs_audio_trainer.checkpoint import open_checkpoint
+from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, SpeechDataset
 from higgs_audio_trainer.errors import ManifestError, UserError
@@ -24,8 +22,8 @@ from higgs_audio_trainer.events import VOLATILE_FIELDS
 from higgs_audio_trainer.preparation import prepare_manifests
 from higgs_audio_trainer.run import run_training
 from sinks import MemorySink
+from tests import forks
 from tests.batches import tensors
-from tests.test_trainer import torchrun
 
 
 def settings(tiny, clips, folder, **changes):
@@ -279,65 +277,28 @@ def test_gradient_checkpointing_and_bf16_train(tiny, clips, tmp_path):
     assert losses == pytest.approx([event["loss"] for event in plain.named("train_step")], rel=0.02)
 
 
-def test_the_usage_line_works_under_torchrun(tiny, clips, tmp_path):
-    """Two ranks train; rank 0 alone writes, unless --log_all_ranks; the error of a rank is said once."""
-    common = ["--base_ckpt", str(tiny.model_dir), "--audio_tokenizer", str(tiny.codec_dir), "--use_cpu", "true"]
-    line = [
-        "-m",
-        "higgs_audio_trainer",
-        "--train_manifest",
-        str(clips),
-        "--output_dir",
-        str(tmp_path),
-        "--log_steps",
-        "50",
-    ]
-    finished = torchrun(*line, *common, "--max_steps", "2", "--log_all_ranks")
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    names = sorted(path.name for path in (tmp_path / "events").iterdir())
-    assert names == ["rank00000-attempt000.jsonl", "rank00001-attempt000.jsonl"]
-    one, other = read_log(tmp_path), read_log(tmp_path, rank=1)
-    assert one[0]["world_size"] == 2
-    assert one[0]["run_id"] == other[0]["run_id"]
-    assert one[1]["loss"] == other[1]["loss"], "figures are of the whole step"
-    assert finished.stdout.count("run ended: completed at step 2") == 1
-    refused = torchrun(*line, *common)
-    assert refused.returncode != 0
-    assert refused.stderr.count("expected a folder without a run") == 1
+def test_two_ranks_write_one_log(tiny, clips, tmp_path):
+    """Rank 0 alone writes, unless --log_all_ranks; the error of a rank is said once."""
+    out = tmp_path / "out"
+    paths = ("--base_ckpt", tiny.model_dir, "--audio_tokenizer", tiny.codec_dir, "--train_manifest", clips)
+    line = (*paths, "--output_dir", out, "--use_cpu", "true", "--max_steps", 1)
+    one, other = forks.ranks(tmp_path, forks.command, *line)
+    assert (one.status, other.status) == (0, 0), one.err
+    assert [path.name for path in (out / "events").iterdir()] == ["rank00000-attempt000.jsonl"]
+    assert one.out.count("run ended: completed at step 1") == 1
+    assert other.out == ""
+    refused = forks.ranks(tmp_path, forks.command, *line)
+    assert [rank.status for rank in refused] == [2, 2]
+    assert "".join(rank.err for rank in refused).count("expected a folder without a run") == 1
 
 
-def run_cli(*arguments, cwd=None, **environment):
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "higgs_audio_trainer", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def test_the_command_of_ci_users(tiny, clips, tmp_path):
-    """The line that the issue and README give trains, prints the console excerpt and exits 0, without colour or bar."""
-    finished = run_cli(
-        *("train", "--base_ckpt", tiny.model_dir, "--audio_tokenizer", tiny.codec_dir, "--train_manifest", clips),
-        *("--output_dir", tmp_path / "out", "--max_steps", 6, "--log_steps", 5, "--seed", 0),
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "Sample 1 Prediction vs Label Comparison:" in finished.stdout
-    assert "Audio Prediction vs Label Comparison (Codebook 0):" in finished.stdout
-    assert "\x1b" not in finished.stdout
-    assert finished.stderr == "", "no bar and no warnings of third parties"
-
-
-def test_bad_input_is_exit_2_without_a_traceback(tiny, clips, tmp_path):
+def test_bad_input_is_exit_2_without_a_traceback(clips, tmp_path, capsys):
     """A missing checkpoint is one line on stderr."""
-    finished = run_cli("--train_manifest", clips, "--output_dir", tmp_path, "--base_ckpt", tmp_path / "none")
-    assert finished.returncode == 2
-    assert finished.stderr.startswith("higgs-audio-trainer: --base_ckpt: expected a folder")
-    assert "Traceback" not in finished.stderr
+    paths = ("--train_manifest", clips, "--output_dir", tmp_path, "--base_ckpt", tmp_path / "none")
+    assert main(list(map(str, paths))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("higgs-audio-trainer: --base_ckpt: expected a folder")
+    assert "Traceback" not in said
 
 
 def test_a_sink_that_cannot_be_set_up_leaves_the_directory_free(tiny, clips, tmp_path):
