@@ -6,7 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 import higgs_audio_trainer.demo
+from tests.readme import call
 
 # The same examples each time. To look for new ones: HYPOTHESIS_PROFILE=explore pytest
 settings.register_profile("deterministic", derandomize=True, deadline=None)
@@ -90,3 +91,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path
     done = pickle.loads((copy / "done.pickle").read_bytes())
     (copy / "done.pickle").unlink()
     return copy, done
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str]) -> Callable[[str, Path], str]:
+    """Return what runs a line in this process, as a user does in a folder, and returns what it printed."""
+
+    def run(command: str, cwd: Path) -> str:
+        capfd.readouterr()
+        call(command, cwd)
+        return capfd.readouterr().out
+
+    return run

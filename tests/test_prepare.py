@@ -4,8 +4,6 @@ import os
 import pty
 import shutil
 import signal
-import subprocess
-import sys
 import termios
 import time
 from copy import deepcopy
@@ -27,6 +25,7 @@ from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.data.prepare import Preparer
 from higgs_audio_trainer.errors import ManifestError, UserError
 from higgs_audio_trainer.preparation import default_codes_dir, prepare_manifests
+from tests import forks
 from tests.samples import entry, write_manifest, write_tone
 
 
@@ -148,13 +147,11 @@ def test_a_killed_command_continues_where_it_was(tiny, tmp_path, capsys):
     arguments = command(tiny, manifest, tmp_path / "codes")
     screen, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
-    with subprocess.Popen(
-        [sys.executable, "-m", "higgs_audio_trainer", *arguments], stderr=terminal, start_new_session=True
-    ) as process:
-        while not stored(tmp_path / "codes") and process.poll() is None:
-            time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = forks.start(forks.command, *arguments, out=tmp_path / "out", err=Path(os.ttyname(terminal)))
+    while not stored(tmp_path / "codes") and process.is_alive():
+        time.sleep(0.001)
+    process.kill()
+    assert forks.wait(process, tmp_path / "out") == 128 + signal.SIGKILL
     os.set_blocking(screen, False)
     assert b"encoding" in os.read(screen, 10_000), "a terminal is shown a progress bar"
     os.close(terminal)
@@ -330,15 +327,14 @@ def _codec(tiny: Any) -> Any:
 
 def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
     """A real process with a faulty manifest lists the faults on stderr and shows no traceback."""
+    out, err = tmp_path / "out", tmp_path / "err"
     arguments = command(tiny, bad_manifest, tmp_path / "codes", "--max_seconds", "2")
-    done = subprocess.run(
-        [sys.executable, "-m", "higgs_audio_trainer", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith(f"higgs-audio-trainer: {bad_manifest}:2: audio: expected a file")
-    assert len(done.stderr.splitlines()) == 10
+    assert forks.wait(forks.start(forks.command, *arguments, out=out, err=err), err) == 2
+    assert out.read_text() == ""
+    said = err.read_text()
+    assert "Traceback" not in said
+    assert said.startswith(f"higgs-audio-trainer: {bad_manifest}:2: audio: expected a file")
+    assert len(said.splitlines()) == 10
 
 
 @pytest.mark.parametrize(

@@ -1,45 +1,15 @@
 """The README's commands, run as printed."""
 
 import gzip
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from higgs_audio_trainer.cli import main
+from tests.readme import README, ROOT, commands, finished, section, shell
 from tests.test_run import read_log
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def commands(text):
-    """Find the commands in the blocks of a text; one goes on over lines until its quotes are closed."""
-    found = []
-    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
-        begun = ""
-        for line in block.splitlines():
-            begun += line
-            try:
-                shlex.split(begun)
-            except ValueError:
-                begun += "\n"
-            else:
-                found.append(begun)
-                begun = ""
-        assert not begun
-    return found
-
-
-def section(title):
-    """Return the text of a section."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
 
 COMMANDS = commands(README)
 
@@ -55,49 +25,6 @@ READING = commands(section("Read the log"))
 TOOLS = commands(section("The log in other tools"))  # tests/test_tools.py
 DIAGNOSES = commands(section("What the log finds by itself"))
 OWN_SINK = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples")]
-
-
-def shell(command, cwd, **environment):
-    """Run a command as a user's shell does, with the console script and the tools of this environment."""
-    done = finished(command, cwd, **environment)
-    assert done.returncode == 0, (command, done.stderr)
-    return done.stdout
-
-
-def finished(command, cwd, **environment):
-    """Run a command as a user's shell does, to whatever end."""
-    python = shlex.quote(sys.executable)
-    command = command.replace("higgs-audio-trainer ", f"{python} -m higgs_audio_trainer ")
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        cwd=cwd,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-@pytest.fixture
-def here(monkeypatch, capfd):
-    """Return what runs a line in this process, which has imported torch already.
-
-    For lines that are a command of ours and its arguments; that a process can start with them, others show.
-    """
-
-    def run(command, cwd):
-        name, *arguments = shlex.split(command)
-        assert name == "higgs-audio-trainer"
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            patch.chdir(cwd)
-            status = main(arguments)
-        said = capfd.readouterr()
-        assert status == 0, (command, said.err)
-        return said.out
-
-    return run
 
 
 def test_every_command_is_run_by_a_test_or_by_ci():
@@ -136,7 +63,7 @@ def test_the_torchrun_line(tiny, clips, tmp_path):
         assert printed in command
         command = command.replace(printed, here)
     base = f" --base_ckpt {tiny.model_dir} --audio_tokenizer {tiny.codec_dir} --use_cpu true"
-    said = shell(command + base + " --max_steps 2 --log_all_ranks", tmp_path, OMP_NUM_THREADS="1")
+    said = shell(command + base + " --max_steps 2 --log_all_ranks", tmp_path)
     names = sorted(path.name for path in (tmp_path / "out" / "events").iterdir())
     assert names == ["rank00000-attempt000.jsonl", "rank00001-attempt000.jsonl"]
     one, other = read_log(tmp_path / "out"), read_log(tmp_path / "out", rank=1)
@@ -162,23 +89,6 @@ def test_the_commands_for_ci_users(clips, tmp_path, here):
     assert [event["step"] for event in read_log(tmp_path / "out") if event["event"] == "train_step"] == [1, 5]
     here(bless, tmp_path)
     here(diff, tmp_path)
-
-
-def test_the_story_of_the_silent_voice(tmp_path, here):
-    """The demo with its mistake prints what the text shows, but for times, and the log says the same afterwards."""
-    train, diagnose = DIAGNOSES
-    printed = [without_times(line) for line in here(train, tmp_path).splitlines()]
-    excerpt = re.search(r"```text\n(.*?)```", section("What the log finds by itself"), re.DOTALL)[1]
-    for line in excerpt.splitlines():
-        assert line == "..." or without_times(line) in printed
-    said = shell(diagnose, tmp_path)
-    assert said.endswith("2 errors, 2 notes in 4 logged steps\nstatus 1\n")
-    assert "found at 4 of 4 logged steps: in all 8 codebooks" in said
-
-
-def without_times(line):
-    """Leave out how long a step took, and the last digits, which another processor rounds otherwise."""
-    return re.sub(r"\d+ ms$", "", re.sub(r"(\d\.\d)\d+", r"\1", line))
 
 
 def test_every_diagnosis_is_in_the_table():
