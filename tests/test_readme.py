@@ -44,9 +44,9 @@ def test_the_quick_start_has_two_commands():
 
 
 @pytest.mark.parametrize("command", HELP)
-def test_help(command, tmp_path):
+def test_help(command, here, tmp_path):
     """Help is printed and exits 0."""
-    assert "--log_steps" in shell(command, tmp_path)
+    assert "--log_steps" in here(command, tmp_path)
 
 
 def test_the_torchrun_line(tiny, clips, tmp_path):
