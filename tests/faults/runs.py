@@ -25,11 +25,6 @@ def beacon(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
     return sink
 
 
-def beacon_of_rank_0(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
-    """Make a beacon on rank 0; the others say nothing."""
-    return beacon(context, path=path) if context.rank == 0 else discard
-
-
 def dies_once(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
     """Make a sink that kills its process on rank 1, at step 3, if the file is not there yet."""
 
@@ -37,6 +32,23 @@ def dies_once(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]
         if context.rank == 1 and record.get("step") == 3 and not Path(path).exists():
             Path(path).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    return sink
+
+
+def awaits_a_signal(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
+    """Make a sink that says over a FIFO, on rank 0 and at step 4, that it waits for a signal, and does."""
+    if context.rank != 0:
+        return discard
+
+    def sink(record: Mapping[str, Any]) -> None:
+        if (record["event"], record.get("step")) == ("train_step", 4):
+            came, comes = os.pipe()
+            os.set_blocking(comes, False)
+            signal.set_wakeup_fd(comes)
+            Path(path).write_text("waiting")
+            os.read(came, 1)
+            signal.set_wakeup_fd(-1)
 
     return sink
 
