@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+import os
 import random
 import re
 import subprocess
@@ -18,6 +19,7 @@ from higgs_audio_trainer.report.follower import MOST_LOOKS, MOST_SAMPLES, MOST_S
 from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, MOST_DIAGNOSES
 from higgs_audio_trainer.report.markup import tag, text
 from higgs_audio_trainer.report.scale import Axis, axis_of, number
+from higgs_audio_trainer.report.sounds import LONGEST_FILE, Sounds
 from higgs_audio_trainer.report.thinning import Thinned
 from tests.builders import (
     audio_sample,
@@ -146,7 +148,10 @@ def test_the_policy_allows_the_style_alone(report):
     (policy,) = (item["content"] for name, item in page.elements if item.get("http-equiv") == "Content-Security-Policy")
     style = re.search(r"<style>(.*?)</style>", page.source, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    assert (
+        policy
+        == f"default-src 'none'; style-src 'sha256-{digest}'; media-src data:; base-uri 'none'; form-action 'none'"
+    )
     assert "url(" not in style
     assert "@import" not in style
     names = {name for _, attributes in page.elements for name in attributes}
@@ -345,6 +350,58 @@ def test_a_log_of_one_event(report):
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert "curves" not in ids
     assert "no end in the log" in page.text
+
+
+def test_sounds_of_a_run(report, tmp_path):
+    """Files of the run are in the page; what is no file of it, or no sound, is said and not read."""
+    (tmp_path / "audio").mkdir()
+    sound = b"RIFF\x00\x00\x00\x00WAVE" + bytes(100)
+    for name in ("a.wav", "b.wav", "big.wav"):
+        (tmp_path / "audio" / name).write_bytes(sound)
+    with (tmp_path / "audio" / "big.wav").open("ab") as file:
+        file.truncate(LONGEST_FILE + 1)
+    (tmp_path / "audio" / "text.wav").write_text("no sound at all")
+    (tmp_path / "secret.wav").write_bytes(sound)
+    (tmp_path / "audio" / "link.wav").symlink_to(tmp_path / "secret.wav")
+    os.mkfifo(tmp_path / "audio" / "pipe.wav")
+    said = {
+        "audio/gone.wav": "No such file or directory",
+        "audio/big.wav": "it has 1.5 MB",
+        "audio/text.wav": "it is no WAV file",
+        "audio/pipe.wav": "it is no file",
+        "audio/link.wav": "Too many levels of symbolic links",
+        "../secret.wav": "it is not among the run's files",
+        "audio/../secret.wav": "it is not among the run's files",
+        str(tmp_path / "secret.wav"): "it is not among the run's files",
+        "audio/\0.wav": "embedded null byte",
+    }
+    looks = [
+        audio_sample(step=step, fingerprint=str(number), predicted_audio=link, label_audio="audio/a.wav")
+        for number, link in enumerate(("audio/b.wav", *said))
+        for step in (1, 2)
+    ]
+    page = report([run_start(), *looks])
+    assert "audio" not in {name for name, _ in page.elements}  # a log that lies by itself has no such files
+    (tmp_path / "events").mkdir()
+    (tmp_path / "a.jsonl").rename(tmp_path / "events" / "a.jsonl")
+    sounds = Sounds()
+    for link, why in said.items():
+        assert f"is not in this page: {why}" in sounds.player(tmp_path, link, "it")
+    assert main(["report", "events/a.jsonl", "-o", "page.html"]) == 0
+    page = Page((tmp_path / "page.html").read_text("utf-8"))
+    players = [attributes for name, attributes in page.elements if name == "audio"]
+    assert base64.b64decode(players[1]["src"].partition(",")[2]) == sound
+    assert players[1]["aria-label"] == f"{looks[0].sample_id}: predicted at step 1"
+
+
+def test_sounds_have_their_room(tmp_path):
+    """The page stays small: what has no room is said."""
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE" + bytes(LONGEST_FILE - 12))
+    sounds = Sounds()
+    players = [sounds.player(tmp_path, "audio/a.wav", "it") for _ in range(3)]
+    assert [player.startswith("<audio") for player in players] == [True, False, False]
+    assert "is not in this page: the page is full" in players[2]
 
 
 def test_a_model_of_text_has_no_audio(report):

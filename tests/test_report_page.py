@@ -5,7 +5,9 @@ import os
 import shutil
 from importlib import resources
 
+import numpy as np
 import pytest
+import soundfile
 
 from higgs_audio_trainer.cli import main
 from tests.builders import audio_sample, diagnosis, eval_result, run_end, run_start, text_sample, train_step, window
@@ -58,7 +60,7 @@ def pages(tmp_path_factory):
             text_sample(step=step, sample_id=text, fingerprint="0123", first=_said(text), last=_said(text))
             for step, text in enumerate(said, 1)
         ),
-        *(audio_sample(step=step, fingerprint="0123") for step in STEPS),
+        *(audio_sample(step=step, fingerprint="0123", **sound_of(step)) for step in STEPS),
         *(
             diagnosis(step=step, code=text, message=text, severity=severity)
             for step, (text, severity) in enumerate(zip(said[:24], ("note", "warning", "error") * 8, strict=True), 1)
@@ -67,11 +69,21 @@ def pages(tmp_path_factory):
         run_end(step=8, reason=HTML),
     ]
     other = [train_step(step=step, loss=9.0 / step + (step > 4)) for step in STEPS]
-    logs = [str(write_events(folder / name, events)) for name, events in (("a.jsonl", hostile), ("b.jsonl", other))]
+    (folder / "events").mkdir()
+    (folder / "audio").mkdir()
+    for seconds, path in enumerate(sound_of(1).values(), 1):
+        soundfile.write(folder / path, np.zeros(8_000 * seconds), 8_000)
+    names = ("events/a.jsonl", hostile), ("b.jsonl", other)
+    logs = [str(write_events(folder / name, events)) for name, events in names]
     made = {"one": folder / "one.html", "two": folder / "two.html"}
     assert main(["report", logs[0], "-o", str(made["one"])]) == 0
     assert main(["report", *logs, "-o", str(made["two"])]) == 0
     return made
+
+
+def sound_of(step):
+    """Name the files of a step; those of step 1 are there."""
+    return {f"{kind}_audio": f"audio/step-{step:06d}-sample-0-{kind}.wav" for kind in ("label", "predicted")}
 
 
 def _said(text):
@@ -95,8 +107,9 @@ def test_nothing_fails_and_nothing_is_fetched(browser, pages, name):
     show(browser, pages[name])
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = [item["params"] for item in messages if item["method"] == "Network.requestWillBeSent"]
-    of_page = [item for item in requests if item["documentURL"] == pages[name].as_uri()]  # not of the blank one before
-    assert [item["request"]["url"] for item in of_page] == [pages[name].as_uri()]
+    of_page = [item["request"]["url"] for item in requests if item["documentURL"] == pages[name].as_uri()]
+    # What the browser draws a player with is in itself, and so are the sounds in the page.
+    assert [url for url in of_page if not url.startswith("data:")] == [pages[name].as_uri()]
     assert browser.get_log("browser") == []
     assert browser.title.startswith("Training report")
     assert browser.execute_script("return document.querySelectorAll('script, img, iframe, object, link').length") == 0
@@ -172,6 +185,24 @@ def test_right_to_left_text_runs_from_right_to_left(browser, pages):
     )
     assert directions
     assert all(pair == ["rtl", "ltr"] for pair in directions)
+
+
+def test_sounds_can_be_played(browser, pages):
+    """The file of step 1 loads under the policy; files that are not there are said."""
+    show(browser, pages["one"])
+    browser.get_log("browser")
+    loaded = (
+        "const [sound, done] = [document.querySelector('audio'), arguments[0]];"
+        "sound.onloadedmetadata = () => done([sound.duration, sound.getAttribute('aria-label')]);"
+        "sound.onerror = () => done(sound.error.message); sound.preload = 'auto'; sound.load()"
+    )
+    duration, label = browser.execute_async_script(loaded)
+    assert (duration, label.endswith(": predicted at step 1")) == (2, True)
+    assert browser.get_log("browser") == []
+    said = browser.execute_script(
+        "return [...document.querySelectorAll('.sounds .note')].map(item => item.textContent)"
+    )
+    assert said[0].endswith("label.wav is not in this page: No such file or directory")
 
 
 def test_colours_follow_the_scheme(browser, pages):

@@ -64,13 +64,24 @@ def _gathered(name: str) -> Gathered:
 
     faults = Faults()
     try:
-        found = gather("standard input" if name == _STDIN else name, read(name, on_fault=faults))
+        shown = "standard input" if name == _STDIN else name
+        found = gather(shown, read(name, on_fault=faults), _folder_of(name))
     finally:
         faults.close()
     found.faults = faults.count
     if not found.events:
         raise UserError(f"{name}: expected the log of a run, got no event in it. Name a run's folder")
     return found
+
+
+def _folder_of(name: str) -> Path | None:
+    """Find the output directory of a log: the folder that has its `events/`."""
+    from higgs_audio_trainer.logs.files import find
+
+    if name == _STDIN:
+        return None
+    folder = find([name])[0][0].files[0].absolute().parent
+    return folder.parent if folder.name == "events" else None
 
 
 def _compared(names: Sequence[str]) -> Comparison | str:

@@ -10,6 +10,7 @@ MOST_SAMPLES = 32  # that are followed at a time, of each split
 MOST_SERIES = 9  # text and codebooks of a sample
 MOST_LOOKS = 12  # steps at which a series is shown
 MOST_SLOTS = 10  # of a window
+MOST_SOUNDS = 6  # steps at which a sample is heard
 LONGEST_TEXT = 200  # characters
 Key = tuple[str, int | None]  # modality and codebook
 
@@ -92,6 +93,15 @@ class Series:
         return [*self._kept, *latest]
 
 
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What a sample sounded like at a step: files of its predictions and of its labels."""
+
+    step: int
+    predicted: str
+    label: str
+
+
 @dataclass(slots=True)
 class Sample:
     """A sample and its series.
@@ -101,6 +111,7 @@ class Sample:
         fingerprint: by which it is known again.
         sample_id: its name.
         series: by modality and codebook, at most `MOST_SERIES`.
+        sounds: at most `MOST_SOUNDS`, the first and the last among them.
         left_out: events of other series.
         last_step: when it was seen last.
     """
@@ -109,6 +120,7 @@ class Sample:
     fingerprint: str
     sample_id: str
     series: dict[Key, Series] = field(default_factory=dict)
+    sounds: list[Sound] = field(default_factory=list)
     left_out: int = 0
     last_step: int = 0
 
@@ -119,6 +131,8 @@ class Sample:
 
     def add(self, event: PredictionSample) -> None:
         """Take what an event says of it."""
+        if event.predicted_audio is not None and event.label_audio is not None:
+            self._hear(Sound(event.step, event.predicted_audio, event.label_audio))
         key = event.modality, event.codebook
         if key not in self.series and len(self.series) == MOST_SERIES:
             self.left_out += 1
@@ -127,6 +141,13 @@ class Sample:
         look = Look(event.step, event.num_targets, event.num_correct, event.loss, first, last)
         self.last_step = event.step
         self.series.setdefault(key, Series()).add(look)
+
+    def _hear(self, sound: Sound) -> None:
+        if self.sounds and self.sounds[-1].step == sound.step:
+            return  # another codebook of the same audio
+        if len(self.sounds) == MOST_SOUNDS:
+            del self.sounds[1::2]
+        self.sounds.append(sound)
 
 
 class Follower:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -84,6 +85,7 @@ class Gathered:
 
     Attributes:
         name: of the log, as it was given.
+        folder: the run's output directory; None where it is not known.
         events: that were read.
         start: the first `run_start`.
         run_id: of it.
@@ -102,6 +104,7 @@ class Gathered:
     """
 
     name: str
+    folder: Path | None = None
     events: int = 0
     start: RunStart | None = None
     run_id: str | None = None
@@ -130,14 +133,15 @@ class Gathered:
         return max((step for step in ends if step is not None), default=0)
 
 
-def gather(name: str, events: Iterable[Logged]) -> Gathered:
+def gather(name: str, events: Iterable[Logged], folder: Path | None = None) -> Gathered:
     """Read a log once.
 
     Args:
         name: of the log.
+        folder: the run's output directory, if it is known.
         events: in the order of `read`.
     """
-    found = Gathered(name)
+    found = Gathered(name, folder)
     for event in events:
         _take(found, event)
     return found

@@ -65,7 +65,7 @@ def render(logs: Sequence[Gathered], comparison: Comparison | str | None = None)
 def _head(title: str) -> Markup:
     style = files("higgs_audio_trainer.report").joinpath("style.css").read_text("utf-8")
     digest = b64encode(sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; media-src data:; base-uri 'none'; form-action 'none'"
     return joined(
         [
             tag("meta", http_equiv="Content-Security-Policy", content=Markup(policy)),

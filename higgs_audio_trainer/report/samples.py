@@ -5,26 +5,33 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
 
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.report.follower import Follower, Key, Look, Sample, Series, Side
 from higgs_audio_trainer.report.markup import Markup, foreign, joined, tag, text
 from higgs_audio_trainer.report.scale import number
+from higgs_audio_trainer.report.sounds import Sounds
 
 MOST_SHOWN = 6  # samples of each split
 _LONGEST_ID = 120
 
 
-def followed(logs: Sequence[tuple[str, Follower]]) -> Markup:
-    """Write samples, each to be unfolded: those in most logs first, then those seen most often.
+class Log(NamedTuple):
+    """What is followed of a log: its letter, its samples, and the run's folder, if it is known."""
 
-    Args:
-        logs: the letter of each log, and its samples.
-    """
-    found: dict[tuple[str, str], list[tuple[str, Sample]]] = defaultdict(list)
-    for letter, follower in logs:
-        for sample in follower.samples:
-            found[sample.split, sample.fingerprint].append((letter, sample))
+    letter: str
+    follower: Follower
+    folder: Path | None
+
+
+def followed(logs: Sequence[Log]) -> Markup:
+    """Write samples, each to be unfolded: those in most logs first, then those seen most often."""
+    found: dict[tuple[str, str], list[tuple[Log, Sample]]] = defaultdict(list)
+    for log in logs:
+        for sample in log.follower.samples:
+            found[sample.split, sample.fingerprint].append((log, sample))
     if not found:
         return tag("p", "There are no predictions of samples in the log.")
     ranked = sorted(found.values(), key=lambda same: (-len(same), -sum(sample.seen for _, sample in same)))
@@ -34,14 +41,15 @@ def followed(logs: Sequence[tuple[str, Follower]]) -> Markup:
         for same in [same for same in ranked if same[0][1].split == split][:MOST_SHOWN]
     ]
     seen = sum(series.seen for same in shown for _, sample in same for series in sample.series.values())
-    events = sum(follower.events for _, follower in logs)
+    events = sum(log.follower.events for log in logs)
+    sounds = Sounds()
     note = f"Shown are the {len(shown)} samples that were seen most often."
     if seen < events:
         note += f" They have {seen:,} of {events:,} events; show --sample-id ID has every one of a sample."
-    return joined([tag("p", note), *(_sample(same, is_open=index == 0) for index, same in enumerate(shown))])
+    return joined([tag("p", note), *(_sample(same, sounds, is_open=index == 0) for index, same in enumerate(shown))])
 
 
-def _sample(same: Sequence[tuple[str, Sample]], *, is_open: bool) -> Markup:
+def _sample(same: Sequence[tuple[Log, Sample]], sounds: Sounds, *, is_open: bool) -> Markup:
     sample = same[0][1]
     looks = sum(sample.seen for _, sample in same)
     summary = tag(
@@ -54,11 +62,12 @@ def _sample(same: Sequence[tuple[str, Sample]], *, is_open: bool) -> Markup:
     )
     keys = dict.fromkeys(key for _, sample in same for key in sample.series)
     parts = [
-        _series(letter, sample, key, sample.series[key])
+        _series(log.letter, sample, key, sample.series[key])
         for key in keys
-        for letter, sample in same
+        for log, sample in same
         if key in sample.series
     ]
+    parts += [_heard(log, sample, sounds) for log, sample in same if sample.sounds]
     left_out = sum(sample.left_out for _, sample in same)
     more = tag("p", f"{left_out:,} events of further codebooks are left out here.") if left_out else None
     return tag("details", summary, *parts, more, open=is_open, class_="sample")
@@ -77,6 +86,17 @@ def _series(letter: str, sample: Sample, key: Key, series: Series) -> Markup:
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="slots")
     scrolling = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
     return joined([tag("h3", name), note, scrolling])
+
+
+def _heard(log: Log, sample: Sample, sounds: Sounds) -> Markup:
+    """Write players: of the labels once, then of the predictions at each step."""
+    heard = [("labels", sample.sounds[-1].label)]
+    heard += [(f"predicted at step {sound.step:,}", sound.predicted) for sound in sample.sounds]
+    items = (
+        tag("li", f"{name} ", sounds.player(log.folder, link, f"{log.letter}{sample.sample_id}: {name}"))
+        for name, link in heard
+    )
+    return joined([tag("h3", f"{log.letter}sound"), tag("ul", *items, class_="sounds")])
 
 
 def _constant(look: Look) -> object:

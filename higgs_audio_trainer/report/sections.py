@@ -10,7 +10,7 @@ from higgs_audio_trainer.report.chart import SMALL, WIDE, Line, Mark, Plot, line
 from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, Figures, Gathered
 from higgs_audio_trainer.report.heat import caption_of, strip
 from higgs_audio_trainer.report.markup import Markup, joined, tag
-from higgs_audio_trainer.report.samples import followed
+from higgs_audio_trainer.report.samples import Log, followed
 from higgs_audio_trainer.report.scale import SHARES, Axis, axis_of, number, share, steps_of
 from higgs_audio_trainer.report.thinning import Bucket, Thinned
 from higgs_audio_trainer.report.timeline import listed, timeline
@@ -183,7 +183,8 @@ def diagnoses(sheet: Sheet) -> Markup:
 
 def samples(sheet: Sheet) -> Markup:
     """Follow samples; of two logs the same sample below each other."""
-    return followed([(letter, log.follower) for letter, log in zip(sheet.letters, sheet.logs, strict=True)])
+    logs = zip(sheet.letters, sheet.logs, strict=True)
+    return followed([Log(letter, log.follower, log.folder) for letter, log in logs])
 
 
 def cost(sheet: Sheet) -> Markup:
