@@ -62,8 +62,8 @@ class TakingTurns:
         self.trainer: Any = None
         self.counting = _Operations()
         self._emit = checked.emit
-        silent = Telemetry(NullPipeline(), never_due, evaluations=False, shown=None)
-        kinds = (silent, checked, replace(checked, vocabulary=None, watch=None), checked)
+        silent = replace(checked, emit=NullPipeline(), shown=None, counts=False, watch=None)
+        kinds = (silent, checked, replace(checked, counts=False, watch=None), checked)
         self._turns = [replace(telemetry, is_due=self._is_due) for telemetry in kinds]
 
     def first(self) -> Telemetry:
@@ -121,8 +121,9 @@ def train(size: Size, *, rounds: int, counting: bool = False) -> TakingTurns:
                 emit,
                 never_due,
                 evaluations=False,
-                shown=Shown(2, 5, (0,), vocabulary, None),
+                shown=Shown(2, 5, (0,), None),
                 vocabulary=vocabulary,
+                counts=True,
                 watch=Watch(emit, fails=False),
             )
         )

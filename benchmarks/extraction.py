@@ -30,12 +30,14 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.examples import example, torch_threads
 from benchmarks.rows import Row, run_alone
 from benchmarks.timing import interleaved, ratio
+from higgs_audio_trainer.counts import TokenCounter, training_marks
 from higgs_audio_trainer.data.batch import Collator, TokenIds, Vocabulary
 from higgs_audio_trainer.data.delay import num_stream_frames
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction import Extracted, Extraction
 from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
 from higgs_audio_trainer.series import Shown
+from higgs_audio_trainer.streams import training_streams
 
 THREADS = 1  # what ours does is over before a second thread of a busy machine has woken up
 SAMPLES, WINDOW = 2, 5  # what is shown
@@ -43,7 +45,7 @@ _ENTRIES = 1026
 _IDS = TokenIds(128_001, 128_016, 128_014, 1024, 1025, 8)
 _MARKERS = (128_013, 128_012, 128_009)
 _VOCABULARY = Vocabulary((128_009,), _IDS.stream_bos, _IDS.stream_eos, (_IDS.audio, _IDS.audio_delay))
-_SHOWN = Shown(SAMPLES, WINDOW, (0,), _VOCABULARY, None)
+_SHOWN = Shown(SAMPLES, WINDOW, (0,), None)
 _KIB = 1024
 
 
@@ -108,9 +110,10 @@ class Logits:
         nll = torch.ones(wanted.shape)
         return SupervisedRows(self.audio_MKC, wanted, nll, batch_index, position, position - 1)
 
-    def ours(self, part: str = "both", vocabulary: Vocabulary | None = None) -> Extracted:
-        """Do what the trainer does at a due step; with a vocabulary, count for the checks too."""
-        extraction = Extraction("train", _SHOWN, vocabulary)
+    def ours(self, part: str = "both", *, counts: bool = False) -> Extracted:
+        """Do what the trainer does at a due step; with counts, for the checks too."""
+        counter = TokenCounter(partial(training_marks, vocabulary=_VOCABULARY)) if counts else None
+        extraction = Extraction("train", _SHOWN, partial(training_streams, vocabulary=_VOCABULARY), counter)
         extraction.observe(self.outputs[part], self.batch, self.batch["samples"])
         extracted = extraction.finish(extraction.sums(_IDS.num_codebooks, torch.device("cpu")), step=1, epoch=0.0)
         assert extracted is not None, "samples are shown"
@@ -189,12 +192,12 @@ def rows(quick: bool = False) -> list[Row]:
             for part in ("both", "text", "audio")
             for name, way in (("ours", logits.ours), ("naive", logits.naive))
         }
-        calls["counts"] = partial(logits.ours, "both", _VOCABULARY)
+        calls["counts"] = partial(logits.ours, "both", counts=True)
         seconds = interleaved(calls, rounds=size.rounds)
         with LargestTensor() as largest:
             logits.ours()
         with LargestTensor() as largest_counted:
-            logits.ours("both", _VOCABULARY)
+            logits.ours("both", counts=True)
     text = f"[{size.batch_size}, {size.length}, {size.entries}]"
     audio = f"[{size.audio_rows}, {_IDS.num_codebooks}, {_ENTRIES}]"
     shapes = {"both": f"{text} and {audio}", "text": f"{text} alone", "audio": f"{audio} alone"}

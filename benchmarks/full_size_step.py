@@ -292,8 +292,9 @@ def _telemetry(plan: Plan, folder: str, logs: bool) -> Iterator[Telemetry]:
             emit,
             due_every(1) if logs else never_due,
             evaluations=False,
-            shown=Shown(2, 5, (0,), vocabulary, None),
+            shown=Shown(2, 5, (0,), None),
             vocabulary=vocabulary,
+            counts=True,
             watch=Watch(emit, fails=False) if logs else None,
         )
         screen.close()

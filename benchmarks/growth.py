@@ -219,7 +219,7 @@ def train(training: Training, warm_up: int, steps: int, *, checks: bool, rank: i
         example(ids, length=training.length, frames=frames, markers=_MARKERS, seed=seed)
         for seed in range(training.batch_size * training.ranks)
     ]
-    shown = Shown(training.samples_shown, 5, tuple(range(training.codebooks_shown)), vocabulary, None)
+    shown = Shown(training.samples_shown, 5, tuple(range(training.codebooks_shown)), None)
     with tempfile.TemporaryDirectory() as folder, _emit_to(Path(folder), rank) as emit:
         trainer = _Timed(
             telemetry=Telemetry(
@@ -227,7 +227,8 @@ def train(training: Training, warm_up: int, steps: int, *, checks: bool, rank: i
                 due_every(1),
                 evaluations=False,
                 shown=shown if rank == 0 else None,
-                vocabulary=vocabulary if checks else None,
+                vocabulary=vocabulary,
+                counts=checks,
                 watch=Watch(emit, fails=False) if checks and rank == 0 else None,
             ),
             text_loss_weight=1.0,

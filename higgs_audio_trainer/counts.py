@@ -3,12 +3,13 @@
 Sums of micro-batches and of ranks add up. What doesn't (the most frequent label) is counted on each rank for itself.
 
 Shape suffixes: B batch, T slots, V text vocabulary, C codebook entries, K codebooks; G = 1 + K series: text, then each
-codebook; R sums; N or M supervised rows.
+codebook; R sums; N supervised rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,17 @@ from higgs_audio_trainer.frequencies import Frequencies
 from higgs_audio_trainer.model import TrainingOutput
 from higgs_audio_trainer.ranks import standing
 from higgs_audio_trainer.slots import (
-    ABSENT,
     NOWHERE,
     PLACES,
     Slots,
     at,
     lay_out,
     places,
-    rows_of,
     scattered,
     strip_of,
     supervised,
 )
+from higgs_audio_trainer.streams import ABSENT, Stream, without_text
 
 MATCHED = (-2, -1, 0, 1, 2)  # offsets at which labels are looked for in the sequence
 RIVALS = (-2, -1, 1, 2)  # offsets of the labels that a prediction may be of instead; the fifth rival is the input
@@ -61,66 +61,102 @@ _ROWS: tuple[tuple[str, int], ...] = (
 NUM_SUMS = sum(size for _, size in _ROWS)
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What is known of a batch that we made ourselves.
+
+    Attributes:
+        shares_G: each series' share of the loss, as the model made it.
+        places_BSG: indices of `PLACES`, int64, or `NOWHERE`.
+        padding: frames beyond the end of a sample's audio.
+    """
+
+    shares_G: Tensor
+    places_BSG: Tensor
+    padding: Tensor
+
+
+def training_marks(
+    outputs: TrainingOutput, batch: Mapping[str, Tensor], streams: Sequence[Stream], *, vocabulary: Vocabulary
+) -> Marks:
+    """Mark a batch of the training.
+
+    Args:
+        outputs: what the model returned.
+        batch: the tensors that it was given, and `regions`, int8 [B, S].
+        streams: of the batch.
+        vocabulary: token ids.
+    """
+    shares = torch.cat([_of(outputs.text_loss).reshape(1), _of(outputs.audio_loss_K)])
+    audio = streams[1].inputs_BSK
+    return Marks(shares, places(audio, batch["regions"], vocabulary), (~batch["audio_input_ids_mask"]).sum())
+
+
 class TokenCounter:
     """Counts one due step.
 
     Args:
-        vocabulary: token ids.
+        mark: marks the batches of our own training; None where nothing is known of them.
         with_strip: keep the places of the first sample, to draw them.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, with_strip: bool) -> None:
-        self._vocabulary = vocabulary
-        self._with_strip = with_strip
+    def __init__(self, mark: Callable[..., Marks] | None = None, *, with_strip: bool = False) -> None:
+        self._mark = mark
+        self._with_strip = with_strip and mark is not None
+        self._has_text = True
         self._strip: Tensor | None = None  # [S, G]
         self._repeats: list[Tensor] = []  # bool [B, G] of each micro-batch: whether the sample is constant
         self._ids: list[str] = []
         self._labels, self._predictions = Frequencies(), Frequencies()
 
     def observe(
-        self,
-        outputs: TrainingOutput,
-        batch: Mapping[str, Tensor],
-        predictions_1N: Tensor,
-        predictions_KM: Tensor,
-        refs: Sequence[SampleRef],
+        self, outputs: Any, batch: Mapping[str, Any], streams: Sequence[Stream], refs: Sequence[SampleRef]
     ) -> Tensor:
         """Count one micro-batch: [R, G], in the widest float of the device. Nothing waits for the device.
 
         Args:
             outputs: what the model returned.
-            batch: the tensors that it was given, and `regions`, int8 [B, S].
-            predictions_1N: predictions of the text rows, int64 [1, N].
-            predictions_KM: predictions of the audio rows, int64 [K, M].
+            batch: what it was given.
+            streams: what was read of both.
             refs: names of the samples.
         """
-        slots = lay_out(outputs, batch, predictions_1N, predictions_KM, self._vocabulary)
-        is_stop_BTG = _is_stop(slots.labels, self._vocabulary)
-        seen_BSG = supervised(outputs, batch)
-        places_BSG = places(slots.tokens, batch["regions"], self._vocabulary)
-        if self._with_strip and self._strip is None:
-            is_stop_SG = _is_stop(slots.tokens[:1, :-1], self._vocabulary)[0]
-            self._strip = places_BSG[0] + 16 * seen_BSG[0] + 32 * is_stop_SG
+        self._has_text = streams[0].is_text
+        if not self._has_text:
+            streams = (without_text(streams[0]), *streams)
+        slots = lay_out(streams)
+        is_stop_BTG = _is_stop(slots.labels, streams)
         self._repeats.append(_is_constant(slots)[: len(refs)])  # what follows only fills up a batch
         self._ids += [ref.id for ref in refs]
-        text, audio = rows_of(outputs)
-        self._labels.add(outputs, text.labels[None], audio.labels)
-        self._predictions.add(outputs, predictions_1N, predictions_KM)
-        shares = torch.cat([_of(outputs.text_loss).reshape(1), _of(outputs.audio_loss_K)])
-        pad = (~batch["audio_input_ids_mask"]).sum()
-        masked = _by_place(places_BSG, ~seen_BSG)
-        masked[PLACES.index("padding"), 1:] += pad
+        self._labels.add(streams, [stream.labels_KN for stream in streams])
+        self._predictions.add(streams, [stream.predictions_KN for stream in streams])
+        shares, masked, seen = self._marked(outputs, batch, streams, slots)
         sums = [
             shares[None],
             _label_matches(slots),
-            *_offsets(outputs, batch, slots),
+            *_offsets(streams, slots),
             is_stop_BTG.sum((0, 1))[None],
             (is_stop_BTG & (slots.labels == slots.predictions)).sum((0, 1))[None],
-            *_stops(outputs, batch, is_stop_BTG),
+            *_stops(streams, is_stop_BTG),
             masked,
-            _by_place(places_BSG, seen_BSG),
+            seen,
         ]
         return torch.cat([part.to(_exact(part)) for part in sums])
+
+    def _marked(
+        self, outputs: Any, batch: Mapping[str, Any], streams: Sequence[Stream], slots: Slots
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Count what is masked and supervised by place, and keep the strip: shares [G], and [P, G] twice."""
+        if self._mark is None:
+            nothing = torch.zeros(len(PLACES), slots.labels.shape[-1], device=slots.labels.device)
+            return nothing[0], nothing, nothing
+        marks = self._mark(outputs, batch, streams)
+        seen_BSG = supervised(streams)
+        if self._with_strip and self._strip is None:
+            is_stop_SG = _is_stop(slots.tokens[:1, :-1], streams)[0]
+            self._strip = marks.places_BSG[0] + 16 * seen_BSG[0] + 32 * is_stop_SG
+        masked = _by_place(marks.places_BSG, ~seen_BSG)
+        masked[PLACES.index("padding"), 1:] += marks.padding
+        return marks.shares_G, masked, _by_place(marks.places_BSG, seen_BSG)
 
     def gathered(self) -> list[Tensor]:
         """Return what is counted on this rank for itself, to be brought to the host: integers and floats by turns.
@@ -146,7 +182,7 @@ class TokenCounter:
         constant_BG, top_G, *strip, shares = own
         num_series = base.shape[1]
         length = int((strip[0][:, 0] % 16 != PLACES.index("padding")).sum()) if strip else 0
-        for series in range(num_series):
+        for series in range(0 if self._has_text else 1, num_series):
             nll, correct, targets = base[:, series]
             rows = dict(zip((name for name, _ in _ROWS), np.split(sums[:, series], _BOUNDS), strict=True))
             predicted, label, entropy = shares[:, series]
@@ -192,12 +228,15 @@ def _of(loss: Tensor | None) -> Tensor:
     return loss
 
 
-def _is_stop(tokens_BTG: Tensor, vocabulary: Vocabulary) -> Tensor:
-    is_stop = tokens_BTG == vocabulary.stream_eos
-    is_stop[..., 0] = False
-    for token in vocabulary.text_stops:
-        is_stop[..., 0] |= tokens_BTG[..., 0] == token
-    return is_stop
+def _is_stop(tokens_BTG: Tensor, streams: Sequence[Stream]) -> Tensor:
+    parts_BTK = tokens_BTG.split([len(stream.predictions_KN) for stream in streams], dim=-1)
+    found = []
+    for stream, part_BTK in zip(streams, parts_BTK, strict=True):
+        is_stop_BTK = torch.zeros_like(part_BTK, dtype=torch.bool)
+        for token in stream.stops:
+            is_stop_BTK |= part_BTK == token
+        found.append(is_stop_BTK)
+    return torch.cat(found, dim=-1)
 
 
 def _label_matches(slots: Slots) -> Tensor:
@@ -206,76 +245,91 @@ def _label_matches(slots: Slots) -> Tensor:
     return torch.stack([match.sum((0, 1)) for match in found])
 
 
-def _offsets(outputs: TrainingOutput, batch: Mapping[str, Tensor], slots: Slots) -> Iterator[Tensor]:
+def _offsets(streams: Sequence[Stream], slots: Slots) -> Iterator[Tensor]:
     """Hold predictions against their rivals: contested, matches, correct and surplus, [5, G] each."""
     rivals = [at(slots.labels, offset, IGNORE_INDEX) for offset in RIVALS] + [at(slots.tokens, -1, ABSENT)]
     is_target, is_right = slots.labels != IGNORE_INDEX, slots.predictions == slots.labels
-    held = [is_target & (rival >= 0) for rival in rivals]
+    sizes_G = _sizes(streams)
+    held = [is_target & (rival >= 0) & (rival < sizes_G) for rival in rivals]  # what is fed in may be no output
     contested = [is_held & (rival != slots.labels) for is_held, rival in zip(held, rivals, strict=True)]
     matches = [which & (slots.predictions == rival) for which, rival in zip(contested, rivals, strict=True)]
     correct = [which & is_right for which in contested]
     for parts in (contested, matches, correct):
         yield torch.stack([part.sum((0, 1)) for part in parts])
     surplus = []
-    for rival, is_held in zip(rivals, held, strict=True):
-        expected_BTG = _probability(outputs, batch, rival, is_held)
+    for rival, is_held, p_BTG in zip(rivals, held, _probabilities(streams, rivals), strict=True):
+        expected_BTG = p_BTG.to(_exact(p_BTG)).masked_fill(~is_held, 0.0)
         surplus.append((expected_BTG - (is_held & (rival == slots.labels)).to(expected_BTG.dtype)).sum((0, 1)))
     yield torch.stack(surplus)
 
 
-def _probability(outputs: TrainingOutput, batch: Mapping[str, Tensor], tokens_BTG: Tensor, where: Tensor) -> Tensor:
-    """Find the probability of a token in each slot: float [B, T, G], 0 elsewhere.
+def _probabilities(streams: Sequence[Stream], tokens: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Find the probability of tokens in each slot, [B, T, G] each: float [B, T, G], 1 in slots without a row.
 
     log p(token) = logit(token) - logit(label) + log p(label), of which the last is known: no row is normalised anew.
     """
-    text, audio = rows_of(outputs)
-    tokens = tokens_BTG.clamp(min=0)
-    text_N1 = tokens[text.batch_index, text.row + 1, 0][:, None]
-    audio_MK1 = tokens[audio.batch_index, audio.row + 1, 1:][..., None]
-    text_labels_N1 = text.labels.clamp(min=0)[:, None]
-    audio_labels_MK1 = audio.labels.clamp(min=0).T[..., None]
-    text_N = (text.logits.gather(-1, text_N1).float() - text.logits.gather(-1, text_labels_N1).float())[:, 0]
-    audio_MK = (audio.logits.gather(-1, audio_MK1).float() - audio.logits.gather(-1, audio_labels_MK1).float())[..., 0]
-    log_p = scattered(outputs, batch, (text_N - text.nll)[None], (audio_MK.T - audio.nll), 0, tokens_BTG.shape[1])
-    return torch.exp(log_p).to(_exact(log_p)).masked_fill(~where, 0.0)
+    size = tokens[0].shape[1]
+    parts = [part.split([len(stream.predictions_KN) for stream in streams], dim=-1) for part in tokens]
+    log_p = [_log_p(stream, [part[index] for part in parts]) for index, stream in enumerate(streams)]
+    for number in range(len(tokens)):
+        yield torch.exp(scattered(streams, [of_stream[number] for of_stream in log_p], 0, size))
 
 
-def _stops(outputs: TrainingOutput, batch: Mapping[str, Tensor], is_stop_BTG: Tensor) -> Iterator[Tensor]:
+def _sizes(streams: Sequence[Stream]) -> Tensor:
+    """Count the tokens that each series may predict: int64 [G]."""
+    sizes = [stream.rows.logits.shape[-1] for stream in streams for _ in stream.predictions_KN]
+    device = streams[0].inputs_BSK.device
+    return torch.tensor(sizes).to(device, non_blocking=True)
+
+
+def _log_p(stream: Stream, tokens_BTK: Sequence[Tensor]) -> list[Tensor]:
+    """Find the log probabilities of tokens in the rows' slots: float32 [K, N] each."""
+    rows = stream.rows
+    asked_KNR = torch.stack([part[rows.batch_index, rows.row + 1].T for part in tokens_BTK], dim=-1)
+    index_KNR = torch.cat([asked_KNR, stream.labels_KN[..., None]], dim=-1).clamp(0, rows.logits.shape[-1] - 1)
+    if stream.is_text:
+        logits_KNR = rows.logits.gather(-1, index_KNR[0])[None].float()
+    else:
+        logits_KNR = rows.logits.gather(-1, index_KNR.transpose(0, 1)).transpose(0, 1).float()
+    log_p_KNR = logits_KNR[..., :-1] - logits_KNR[..., -1:] - stream.nll_KN[..., None]
+    return list(log_p_KNR.unbind(-1))
+
+
+def _stops(streams: Sequence[Stream], is_stop_BTG: Tensor) -> Iterator[Tensor]:
     """Find how the stop token stands at each sample's last label that is one: samples, ranks, probabilities, [1, G]."""
-    ranks_BG, probabilities_BG = stop_standing(outputs, batch, is_stop_BTG)
+    ranks_BG, probabilities_BG = stop_standing(streams, is_stop_BTG)
     yield (ranks_BG > 0).sum(0)[None]
     yield ranks_BG.sum(0)[None]
     yield probabilities_BG.to(_exact(probabilities_BG)).sum(0)[None]
 
 
-def stop_standing(outputs: TrainingOutput, batch: Mapping[str, Tensor], is_stop_BTG: Tensor) -> tuple[Tensor, Tensor]:
+def stop_standing(streams: Sequence[Stream], is_stop_BTG: Tensor) -> tuple[Tensor, Tensor]:
     """Find rank and probability of the last label of each sample that is a stop token.
 
     Args:
-        outputs: what the model returned.
-        batch: the tensors that it was given.
+        streams: of the batch.
         is_stop_BTG: which labels are stop tokens, bool [B, T, G].
 
     Returns:
         Ranks, int64 [B, G], and probabilities, float32 [B, G]; 0 where there is no such label.
     """
-    text, audio = rows_of(outputs)
-    B, T, G = is_stop_BTG.shape
+    B, T, _ = is_stop_BTG.shape
     device = is_stop_BTG.device
     slot_T1 = torch.arange(T, device=device)[:, None]
     last_BG = torch.where(is_stop_BTG, slot_T1, 0).amax(1)  # no row has its slot at 0
-    text_rows = torch.arange(len(text.position), device=device)
-    audio_rows = torch.arange(len(audio.position), device=device)
-    beyond = max(len(text_rows), len(audio_rows))
-    row_BTG = scattered(outputs, batch, text_rows[None], audio_rows.expand(G - 1, -1), beyond, T)
+    numbers = [torch.arange(len(stream.rows.row), device=device) for stream in streams]
+    beyond = max(map(len, numbers))
+    own_KN = [number.expand(len(stream.predictions_KN), -1) for stream, number in zip(streams, numbers, strict=True)]
+    row_BTG = scattered(streams, own_KN, beyond, T)
     row_BG = row_BTG.gather(1, last_BG[:, None])[:, 0]
-    codebook_X = torch.arange(G - 1, device=device).expand(B, -1).flatten()
-    text_rank_B, text_probability_B = standing(text, row_BG[:, 0])
-    audio_rank_X, audio_probability_X = standing(audio, row_BG[:, 1:].flatten(), codebook_X)
-    return (
-        torch.cat([text_rank_B[:, None], audio_rank_X.view(B, -1)], dim=1),
-        torch.cat([text_probability_B[:, None], audio_probability_X.view(B, -1)], dim=1),
-    )
+    ranks, probabilities = [], []
+    for stream, row_BK in zip(streams, row_BG.split([len(part) for part in own_KN], dim=-1), strict=True):
+        K = row_BK.shape[1]
+        codebook_X = None if stream.is_text else torch.arange(K, device=device).expand(B, -1).flatten()
+        rank_X, probability_X = standing(stream.rows, row_BK.flatten(), codebook_X)
+        ranks.append(rank_X.view(B, K))
+        probabilities.append(probability_X.view(B, K))
+    return torch.cat(ranks, dim=1), torch.cat(probabilities, dim=1)
 
 
 def _by_place(places_BSG: Tensor, which: Tensor) -> Tensor:

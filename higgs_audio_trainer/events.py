@@ -111,6 +111,9 @@ class RunStart:
     modalities: tuple[Modality, ...] | None = _added(
         "What the model is trained on, text, audio or both; null where it is not known: both.", None
     )
+    stops: tuple[Modality, ...] | None = _added(
+        "Those of them that end with a stop token; null where it is not known: all.", None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

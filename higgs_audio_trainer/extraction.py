@@ -3,15 +3,14 @@
 During a due step everything stays on the device: sums over the supervised rows of each micro-batch, and the slots
 of the first samples of the first micro-batch. `finish` makes the one transfer to the host.
 
-Shape suffixes: K codebooks; N or M supervised rows.
+Shape suffixes: K codebooks; N supervised rows.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,10 @@ import torch
 from torch import Tensor
 
 from higgs_audio_trainer.counts import NUM_SUMS, TokenCounter
-from higgs_audio_trainer.data.batch import SampleRef, Vocabulary
+from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality, PredictionSample, Split, TokenCounts, Window
-from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
-from higgs_audio_trainer.series import HEAD, LISTS, Series, Shown, audio_series, text_series, to_host
-from higgs_audio_trainer.slots import ABSENT
+from higgs_audio_trainer.series import HEAD, LISTS, Series, Shown, series_of, to_host
+from higgs_audio_trainer.streams import ABSENT, Read, Stream
 
 _MOST_SAMPLES = 64  # names of a step's samples
 _NUM_FIGURES = 3  # rows of sums that every step has: nll, correct, targets
@@ -97,62 +95,25 @@ class Extracted:
     audio: AudioRows | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """One modality of a micro-batch.
-
-    Attributes:
-        modality: text or audio.
-        rows: the rows that have a target.
-        predictions_KN: what they predict, int64 [K, N]; K is 1 for text.
-        length: positions of a sample.
-        cut: makes the series of the first samples, given how many and what to show of each.
-    """
-
-    modality: Modality
-    rows: SupervisedRows
-    predictions_KN: Tensor
-    length: int
-    cut: Callable[[int, Shown], Series]
-
-
-Read = Callable[[Any, Mapping[str, Any]], Sequence[Stream]]
-
-
-def training_streams(outputs: TrainingOutput, batch: Mapping[str, Tensor]) -> tuple[Stream, Stream]:
-    """Read text and audio of a model for training."""
-    text, audio = outputs.text, outputs.audio
-    assert text is not None, "the model returns its supervised rows"
-    assert audio is not None
-    text_1N, audio_KM = _most_likely(text.logits)[None], _most_likely(audio.logits).T
-    length = batch["input_ids"].shape[1]
-    return (
-        Stream("text", text, text_1N, length, partial(text_series, text, text_1N, batch)),
-        Stream("audio", audio, audio_KM, length, partial(audio_series, audio, audio_KM, batch)),
-    )
-
-
 class Extraction:
     """Gathers one due step, or one evaluation.
 
     Args:
         split: train or eval.
         shown: what to show; None on a rank that writes nothing and only adds its sums.
-        vocabulary: what to count tokens by; None to count none. The same on every rank.
-        with_strip: keep the places of the first sample's slots, to draw them.
-        with_audio: keep all audio rows of the first micro-batch, to decode them.
         read: reads text, if there is any, and audio, if there is any, off a micro-batch, in this order.
+        counter: counts tokens for the checks; None to count none. The same on every rank.
+        with_audio: keep all audio rows of the first micro-batch, to decode them.
     """
 
     def __init__(
         self,
         split: Split,
         shown: Shown | None,
-        vocabulary: Vocabulary | None = None,
+        read: Read,
+        counter: TokenCounter | None = None,
         *,
-        with_strip: bool = False,
         with_audio: bool = False,
-        read: Read = training_streams,
     ) -> None:
         self.seconds = 0.0  # host time spent here
         self.failed = False  # an error cost this extraction; its sums still take part in the collective
@@ -162,7 +123,7 @@ class Extraction:
         self._read = read
         self._refs: tuple[SampleRef, ...] = ()
         self._series: dict[Modality, Series] = {}
-        self._counter = None if vocabulary is None else TokenCounter(vocabulary, with_strip=with_strip)
+        self._counter = counter
         self._with_audio = with_audio
         self._audio: list[Tensor] = []  # int64 [2 + 2K, N]: samples, positions, labels, predictions
         self._names: dict[str, str] = {}
@@ -179,21 +140,20 @@ class Extraction:
         """
         started = time.perf_counter()
         streams = self._read(outputs, batch)
-        parts = [_sums(stream.rows, stream.predictions_KN) for stream in streams]
-        if streams[0].modality == "audio":
+        parts = [_sums(stream) for stream in streams]
+        if not streams[0].is_text:
             parts.insert(0, torch.zeros_like(parts[0][:, :1]))  # the first column is that of text
         sums = torch.cat(parts, dim=1)
         if self._counter is not None:
-            text, audio = (stream.predictions_KN for stream in streams)
-            sums = torch.cat([sums, self._counter.observe(outputs, batch, text, audio, refs)])
+            sums = torch.cat([sums, self._counter.observe(outputs, batch, streams, refs)])
         self._names.update((ref.id, ref.fingerprint) for ref in refs[: _MOST_SAMPLES - len(self._names)])
-        self._sequence_length = max(self._sequence_length, *(stream.length for stream in streams))
+        self._sequence_length = max(self._sequence_length, *(stream.labels_BSK.shape[1] for stream in streams))
         first = self._sums is None
         self._sums = sums if self._sums is None else self._sums + sums
         if first and self._shown is not None:
             self._refs = tuple(refs[: self._shown.samples])
-            self._series = {stream.modality: stream.cut(len(self._refs), self._shown) for stream in streams}
-            self._audio = [_all_rows(stream) for stream in streams if stream.modality == "audio" and self._with_audio]
+            self._series = {stream.modality: series_of(stream, len(self._refs), self._shown) for stream in streams}
+            self._audio = [_all_rows(stream) for stream in streams if self._with_audio and not stream.is_text]
         self.seconds += time.perf_counter() - started
 
     def sums(self, num_codebooks: int, device: torch.device) -> Tensor:
@@ -279,19 +239,13 @@ def _on_host(packed: npt.NDArray[np.int32]) -> AudioRows:
     return AudioRows(batch_index, position, np.stack(tokens[:K]), np.stack(tokens[K:]))
 
 
-def _most_likely(logits: Tensor) -> Tensor:
-    """Return what `argmax(dim=-1)` returns: on the CPU torch takes it four times as long over bfloat16 and float16."""
-    return logits.max(dim=-1).indices
-
-
-def _sums(rows: SupervisedRows, predictions_KN: Tensor) -> Tensor:
-    """Sum up nll, correct and targets: [3, K] (K is 1 for text), in the widest float of the device."""
-    labels_KN = rows.labels.view(predictions_KN.shape)
+def _sums(stream: Stream) -> Tensor:
+    """Sum up nll, correct and targets: [3, K], in the widest float of the device."""
+    labels_KN = stream.labels_KN
     supervised = labels_KN != IGNORE_INDEX
-    correct = (predictions_KN == labels_KN) & supervised
+    correct = (stream.predictions_KN == labels_KN) & supervised
     exact = exact_dtype(labels_KN.device)
-    nll_KN = rows.nll.view(predictions_KN.shape)
-    return torch.stack([nll_KN.sum(-1, dtype=exact), correct.sum(-1).to(exact), supervised.sum(-1).to(exact)])
+    return torch.stack([stream.nll_KN.sum(-1, dtype=exact), correct.sum(-1).to(exact), supervised.sum(-1).to(exact)])
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

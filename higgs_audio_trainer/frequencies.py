@@ -1,17 +1,18 @@
 """How often each token occurs among the supervised slots of a step, on the device.
 
-Shape suffixes: V text vocabulary, C codebook entries, K codebooks; G = 1 + K series: text, then each codebook; N or M
+Shape suffixes: V text vocabulary, C codebook entries, K codebooks; G = 1 + K series: text, then each codebook; N
 supervised rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
-from higgs_audio_trainer.slots import rows_of
+from higgs_audio_trainer.streams import Stream
 
 
 class Frequencies:
@@ -20,16 +21,14 @@ class Frequencies:
     def __init__(self) -> None:
         self._counts: list[Tensor] = []  # int32 [1, V] and [K, C]
 
-    def add(self, outputs: TrainingOutput, text_1N: Tensor, audio_KM: Tensor) -> None:
+    def add(self, streams: Sequence[Stream], tokens_KN: Sequence[Tensor]) -> None:
         """Count the tokens of a micro-batch where there are targets.
 
         Args:
-            outputs: what the model returned.
-            text_1N: tokens of the text rows, int64 [1, N].
-            audio_KM: tokens of the audio rows, int64 [K, M].
+            streams: of the micro-batch.
+            tokens_KN: tokens of the rows of each, int64.
         """
-        tokens = (text_1N, audio_KM)
-        counts = [_count(rows, values) for rows, values in zip(rows_of(outputs), tokens, strict=True)]
+        counts = [_count(stream, tokens) for stream, tokens in zip(streams, tokens_KN, strict=True)]
         self._counts = list(map(torch.add, self._counts, counts)) if self._counts else counts
 
     def top(self) -> tuple[Tensor, Tensor]:
@@ -44,7 +43,8 @@ class Frequencies:
         return torch.cat([torch.special.entr(share).sum(-1) for share in shares])
 
 
-def _count(rows: SupervisedRows, tokens_QN: Tensor) -> Tensor:
-    is_target_QN = rows.labels.view(tokens_QN.shape) != IGNORE_INDEX
-    counts = torch.zeros(len(tokens_QN), rows.logits.shape[-1], dtype=torch.int32, device=tokens_QN.device)
-    return counts.scatter_add_(1, tokens_QN.clamp(min=0), is_target_QN.to(torch.int32))
+def _count(stream: Stream, tokens_KN: Tensor) -> Tensor:
+    is_target_KN = stream.labels_KN != IGNORE_INDEX
+    size = (len(tokens_KN), stream.rows.logits.shape[-1])
+    counts = torch.zeros(size, dtype=torch.int32, device=tokens_KN.device)
+    return counts.scatter_add_(1, tokens_KN.clamp(min=0), is_target_KN.to(torch.int32))

@@ -12,11 +12,14 @@ import torch
 from higgs_audio_trainer.adapters import Adapter
 from higgs_audio_trainer.adapters.fingerprint import fingerprints
 from higgs_audio_trainer.adapters.hooks import ForwardHooks
+from higgs_audio_trainer.counts import TokenCounter
 from higgs_audio_trainer.data.batch import SampleRef
+from higgs_audio_trainer.diagnoses.history import Due
 from higgs_audio_trainer.emit import Emit
-from higgs_audio_trainer.events import EvalResult, PredictionSample, Split, TrainStep
+from higgs_audio_trainer.events import EvalResult, Split, TrainStep
 from higgs_audio_trainer.extraction import Extracted, Extraction
 from higgs_audio_trainer.series import Shown
+from higgs_audio_trainer.watch import Watch, deliver
 
 
 class Observation:
@@ -27,6 +30,7 @@ class Observation:
         adapter: what its outputs mean.
         emit: takes events.
         shown: what to show of a step.
+        watch: checks what is emitted; None if nobody does.
 
     Attributes:
         seconds: host time spent here.
@@ -34,16 +38,17 @@ class Observation:
         is_evaluating: read passes without gradients of a model in evaluation mode.
     """
 
-    def __init__(self, model: Any, adapter: Adapter, emit: Emit, shown: Shown) -> None:
+    def __init__(self, model: Any, adapter: Adapter, emit: Emit, shown: Shown, watch: Watch | None = None) -> None:
         self.seconds = 0.0
         self.step = 0
         self.is_evaluating = False
         self._model, self._adapter, self._emit, self._shown = model, adapter, emit, shown
+        self._watch = watch
         self._config = getattr(model, "config", None)
         self._given: dict[str, Any] = {}  # beside what the model is called with
         self._began = 0.0
         self._training: Extraction | None = None  # of the due step in progress
-        self._ready: tuple[TrainStep, tuple[PredictionSample, ...]] | None = None  # a due step that has ended
+        self._ready: Due | None = None  # a due step that has ended
         self._evaluation: Extraction | None = None
         self._evaluated = 0  # samples
         self._evaluation_began = 0.0
@@ -95,7 +100,7 @@ class Observation:
             sequence_length=extracted.sequence_length,
             samples=extracted.names,
         )
-        self._ready = event, extracted.samples
+        self._ready = Due(step, event, extracted.counts, extracted.samples)
         return True
 
     def emit(self, grad_norm: float | None = None) -> None:
@@ -105,11 +110,8 @@ class Observation:
             grad_norm: of its gradients, before they were clipped.
         """
         ready, self._ready = self._ready, None
-        if ready is not None:
-            event, samples = ready
-            self._emit(replace(event, grad_norm=grad_norm))
-            for sample in samples:
-                self._emit(sample)
+        if ready is not None and ready.train is not None:
+            self._deliver(replace(ready, train=replace(ready.train, grad_norm=grad_norm)))
 
     def evaluated(self, step: int, epoch: float) -> None:
         """Emit the evaluation that has ended, if it was one of labels."""
@@ -120,9 +122,8 @@ class Observation:
         if extracted is None:
             return
         figures = extracted.figures.payload(1.0)
-        self._emit(EvalResult(step=step, epoch=epoch, **figures, num_samples=num_samples, duration_s=duration))
-        for sample in extracted.samples:
-            self._emit(sample)
+        result = EvalResult(step=step, epoch=epoch, **figures, num_samples=num_samples, duration_s=duration)
+        self._deliver(Due(step, samples=extracted.samples, evaluation=result))
 
     def forget_evaluation(self) -> None:
         """Drop what was read without gradients: it was no evaluation."""
@@ -137,7 +138,8 @@ class Observation:
         def read(outputs: Any, prepared: Mapping[str, Any]) -> Any:
             return self._adapter.streams(self._config, outputs, prepared, self._hooks.head_logits)
 
-        return Extraction(split, self._shown, read=read)
+        counter = TokenCounter() if split == "train" and self._watch is not None else None
+        return Extraction(split, self._shown, read, counter)
 
     def _is_read(self, with_gradients: bool) -> bool:
         if with_gradients:
@@ -179,6 +181,12 @@ class Observation:
         except Exception as error:  # noqa: BLE001 - as above
             self._emit.fail("extraction", error)
             return None
+
+    def _deliver(self, due: Due) -> None:
+        try:
+            self.seconds += deliver(self._emit, self._watch, due)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._emit.fail("diagnoses", error)
 
     def _fail(self, message: str) -> None:
         self._emit.fail("extraction", RuntimeError(message))

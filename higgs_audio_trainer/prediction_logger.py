@@ -27,7 +27,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 import sinks
 from higgs_audio_trainer.adapters import Adapter, adapter_for
 from higgs_audio_trainer.adapters.hooks import unwrapped
-from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.events import Checkpoint, RunStart
 from higgs_audio_trainer.observation import Observation
@@ -36,8 +35,7 @@ from higgs_audio_trainer.run_log import RunLog
 from higgs_audio_trainer.series import Shown
 from higgs_audio_trainer.telemetry import due_every
 from higgs_audio_trainer.versions import versions
-
-_NO_VOCABULARY = Vocabulary((), -1, -1, ())  # an adapter names the stop tokens itself
+from higgs_audio_trainer.watch import Watch
 
 
 @dataclass(slots=True)
@@ -75,6 +73,7 @@ class PredictionLogger(TrainerCallback):
         samples: how many of a step's first micro-batch are shown.
         window: slots shown at each end of the target span.
         codebooks: codebooks shown of audio.
+        diagnose: check what is logged, as `--diagnose warn` does.
 
     Attributes:
         emit: takes events; it knows how many were written and lost.
@@ -91,11 +90,13 @@ class PredictionLogger(TrainerCallback):
         samples: int = 2,
         window: int = 5,
         codebooks: Sequence[int] = (0,),
+        diagnose: bool = True,
     ) -> None:
         self.emit: Emit = NullPipeline()
         self._output_dir, self._log_steps, self._sinks = output_dir, log_steps, sinks
         self._tokenizer, self._given_adapter = tokenizer, adapter
         self._samples, self._window, self._codebooks = samples, window, tuple(codebooks)
+        self._diagnose = diagnose
         self._optimizer: Any = None
         self._learning_rate = float("nan")
         self._is_due = due_every(log_steps or 1)
@@ -273,8 +274,9 @@ class PredictionLogger(TrainerCallback):
         built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
         self.emit = Pipeline(built, run_id=run_id, attempt=attempt)
         decode = None if tokenizer is None else lambda ids: str(tokenizer.decode(list(ids)))
-        shown = Shown(self._samples, self._window, self._codebooks, _NO_VOCABULARY, decode)
-        self._observation = observation = Observation(core, adapter, self.emit, shown)
+        shown = Shown(self._samples, self._window, self._codebooks, decode)
+        watch = Watch(self.emit, fails=False) if self._diagnose else None
+        self._observation = observation = Observation(core, adapter, self.emit, shown, watch)
         start = RunStart(
             config=redacted({**config, "adapter": adapter.name, "model": type(core).__name__}),
             versions=versions(),
@@ -289,8 +291,9 @@ class PredictionLogger(TrainerCallback):
             host=socket.gethostname(),
             max_length=getattr(settings, "max_position_embeddings", None),
             modalities=tuple(reading.modality for reading in adapter.readings),
+            stops=adapter.stops(settings),
         )
-        self._log = RunLog(self.emit, built)
+        self._log = RunLog(self.emit, built, watch)
         self._log.start(start, lambda: (observation.step, observation.seconds))
         atexit.register(self._close_at_exit)
         return observation

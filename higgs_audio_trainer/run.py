@@ -143,7 +143,8 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
             evaluations=_logs(settings, more_sinks),
             shown=_shown(settings, checkpoint, codebooks) if built else None,
             strict=settings.strict_logging,
-            vocabulary=checkpoint.vocabulary if settings.diagnose != "off" else None,
+            vocabulary=checkpoint.vocabulary,
+            counts=settings.diagnose != "off",
             watch=watch,
             ears=ears,
         )
@@ -380,7 +381,6 @@ def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple
         samples=settings.log_samples,
         window=settings.log_window,
         codebooks=codebooks,
-        vocabulary=checkpoint.vocabulary,
         ranks=settings.log_ranks,
         decode=(lambda ids: str(checkpoint.tokenizer.decode(list(ids)))) if settings.log_text else None,
     )

@@ -50,6 +50,7 @@ def run_start(
         base_is_random=bool(getattr(checkpoint.config, RANDOM_WEIGHTS, False)),
         max_length=checkpoint.config.max_position_embeddings,
         modalities=("text", "audio"),
+        stops=("text", "audio"),
     )
 
 

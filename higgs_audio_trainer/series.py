@@ -3,13 +3,13 @@
 A series is what one `prediction_sample` is about: a sample's text, or one codebook of its audio. `to_host` brings
 all that was gathered to the host in one transfer.
 
-Shape suffixes: B batch, S token sequence, F audio frames, K codebooks; P samples shown, Q series shown, L slots of a
-series, W slots of both windows; N or M supervised rows.
+Shape suffixes: B batch, S token sequence, K codebooks; P samples shown, Q series shown, L slots of a series, W slots of
+both windows; N supervised rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.model import SupervisedRows
 from higgs_audio_trainer.ranks import standing
-from higgs_audio_trainer.slots import ABSENT, is_placeholder
+from higgs_audio_trainer.streams import ABSENT, Stream
 
 HEAD = 6  # num_targets, num_correct, stop_targets, span length, shift, stop_rank; then the windows
 LISTS = 5  # of a window: positions, inputs, labels, predictions, ranks of the labels
@@ -38,8 +37,7 @@ class Shown:
     Attributes:
         samples: how many samples of the micro-batch, from its first.
         window: slots at each end of the target span.
-        codebooks: codebooks of the audio, counted from 0.
-        vocabulary: token ids that have a meaning of their own.
+        codebooks: codebooks of the audio, counted from 0; those that a model has not are passed over.
         decode: text token ids to text; None for no decoding.
         ranks: rank and probability of each label that is shown.
     """
@@ -47,7 +45,6 @@ class Shown:
     samples: int
     window: int
     codebooks: tuple[int, ...]
-    vocabulary: Vocabulary
     decode: Decode | None
     ranks: bool = False
 
@@ -108,98 +105,35 @@ class _Slots:
     codebook_Q: Tensor | None
 
 
-def _sources(rows: SupervisedRows, row_PL: Tensor, positions_PL: Tensor, shift: int = 1) -> Tensor:
+def _sources(rows: SupervisedRows, row_PL: Tensor, positions_PL: Tensor, shift: int) -> Tensor:
     """Find the position of the row of each slot; of a masked slot, that of the row that would predict it."""
     return torch.where(row_PL < len(rows.row), _padded(rows.row, 0)[row_PL], positions_PL - shift)
 
 
-def text_series(
-    rows: SupervisedRows, predictions_1N: Tensor, batch: Mapping[str, Tensor], count: int, shown: Shown
-) -> Series:
-    """Cut out the text of the first samples.
+def series_of(stream: Stream, count: int, shown: Shown) -> Series:
+    """Cut out the first samples of a modality, by sample, then codebook. Its slots are the positions that it is fed at.
 
     Args:
-        rows: supervised text rows.
-        predictions_1N: their predictions, int64 [1, N].
-        batch: the tensors that the model was given.
+        stream: the modality.
         count: P, samples to show.
         shown: what to show of each.
     """
-    labels_BS1, inputs_BS1 = batch["labels"][..., None], batch["input_ids"][..., None]
-    stops = shown.vocabulary.text_stops
-    return stream_series(rows, predictions_1N, labels_BS1, inputs_BS1, count, shown, codebooks=None, stops=stops)
-
-
-def stream_series(
-    rows: SupervisedRows,
-    predictions_KN: Tensor,
-    labels_BSK: Tensor,
-    inputs_BSK: Tensor,
-    count: int,
-    shown: Shown,
-    *,
-    codebooks: Sequence[int] | None,
-    stops: Sequence[int],
-    shift: int = 1,
-) -> Series:
-    """Cut out the first samples of a modality whose slots are the positions of the batch, by sample, then codebook.
-
-    Args:
-        rows: supervised rows.
-        predictions_KN: their predictions, int64.
-        labels_BSK: label at each position, int64.
-        inputs_BSK: token fed in at each position, int64.
-        count: P, samples to show.
-        shown: what to show of each.
-        codebooks: to show; None for text, which has one, and no axis for it.
-        stops: labels that are stop tokens.
-        shift: the row at position p - shift predicts p.
-    """
+    rows, labels_BSK, inputs_BSK = stream.rows, stream.labels_BSK, stream.inputs_BSK
     row_PS = _row_map(rows, labels_BSK.shape[:2], count)
-    positions_PS = torch.arange(labels_BSK.shape[1], device=labels_BSK.device).expand_as(row_PS)
-    sources_PS = _sources(rows, row_PS, positions_PS, shift)
-    predictions = _padded(predictions_KN, ABSENT)
-    nll = _padded(rows.nll if codebooks is not None else rows.nll[None], 0)
+    is_slot_PS = (inputs_BSK[:count] != ABSENT).any(dim=-1)
+    # Slots first, in their order: what is between the clips of a sample is no slot of theirs.
+    positions_PS = torch.argsort((~is_slot_PS).to(torch.uint8), dim=-1, stable=True)
+    row_PS = row_PS.gather(1, positions_PS)
+    sources_PS = _sources(rows, row_PS, positions_PS, stream.shift)
+    predictions, nll = _padded(stream.predictions_KN, ABSENT), _padded(stream.nll_KN, 0)
+    codebooks = None if stream.is_text else [k for k in shown.codebooks if k < len(stream.predictions_KN)]
     chosen = []
     for k in (0,) if codebooks is None else codebooks:
-        labels_PS = labels_BSK[:count, :, k].clone()
-        labels_PS[:, :shift] = IGNORE_INDEX  # no row comes before them
+        labels_PS = labels_BSK[:count, :, k].gather(1, positions_PS)
+        labels_PS = labels_PS.masked_fill(positions_PS < stream.shift, IGNORE_INDEX)  # no row comes before them
         inputs_PS = inputs_BSK[:count, :, k].gather(1, sources_PS.clamp(min=0)).masked_fill(sources_PS < 0, ABSENT)
         chosen.append((inputs_PS, labels_PS, predictions[k, row_PS], nll[k, row_PS].sum(-1)))
-    return _pack_codebooks(rows, (positions_PS, sources_PS, row_PS), chosen, codebooks, stops, shown)
-
-
-def audio_series(
-    rows: SupervisedRows, predictions_KM: Tensor, batch: Mapping[str, Tensor], count: int, shown: Shown
-) -> Series:
-    """Cut out the chosen codebooks of the first samples; series are ordered by sample, then codebook.
-
-    Args:
-        rows: supervised audio rows.
-        predictions_KM: their predictions, int64 [K, M].
-        batch: the tensors that the model was given.
-        count: P, samples to show.
-        shown: what to show of each.
-    """
-    input_ids, codes_PFK = batch["input_ids"], batch["audio_input_ids"][:count]
-    labels_PFK = batch["audio_labels"][:count]
-    num_frames = codes_PFK.shape[1]
-    row_PS = _row_map(rows, input_ids.shape, count)
-    is_audio_PS = is_placeholder(input_ids[:count], shown.vocabulary)
-    # Placeholders first, in their order: the f-th of them holds frame f.
-    positions_PF = torch.argsort((~is_audio_PS).to(torch.uint8), dim=-1, stable=True)[:, :num_frames]
-    row_PF = row_PS.gather(1, positions_PF)
-    sources_PF = _sources(rows, row_PF, positions_PF)
-    # The row of a clip's first frame is a text token's: it was fed none of this codebook.
-    is_fed_PF = (sources_PF >= 0) & is_audio_PS.gather(1, sources_PF.clamp(min=0))
-    frame_PF = (is_audio_PS.cumsum(dim=1) - 1).clamp(min=0).gather(1, sources_PF.clamp(min=0))
-    predictions, nll = _padded(predictions_KM, ABSENT), _padded(rows.nll, 0)
-    chosen = []
-    for k in shown.codebooks:
-        inputs_PF = codes_PFK[..., k].gather(1, frame_PF).masked_fill(~is_fed_PF, ABSENT)
-        chosen.append((inputs_PF, labels_PFK[..., k], predictions[k, row_PF], nll[k, row_PS].sum(-1)))
-    stops = (shown.vocabulary.stream_eos,)
-    return _pack_codebooks(rows, (positions_PF, sources_PF, row_PF), chosen, shown.codebooks, stops, shown)
+    return _pack_codebooks(rows, (positions_PS, sources_PS, row_PS), chosen, codebooks, stream.stops, shown)
 
 
 def _pack_codebooks(

@@ -1,12 +1,12 @@
 """A batch laid out slot by slot, with text and every codebook side by side. All of it stays on the device.
 
-Shape suffixes: B batch, S token sequence, T = S + 1 slots, F audio frames, K codebooks; G = 1 + K series: text, then
-each codebook; N or M supervised rows.
+Shape suffixes: B batch, S token sequence, T = S + 1 slots, K codebooks; G = 1 + K series: text, then each codebook;
+N supervised rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,9 +17,8 @@ from torch import Tensor
 from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
+from higgs_audio_trainer.streams import ABSENT, Stream
 
-ABSENT = -1  # there is no token here
 PLACES = (
     "padding",  # the first four are regions of text; both kinds of clips are placeholders there
     "prompt",
@@ -51,63 +50,25 @@ class Slots:
     predictions: Tensor
 
 
-def is_placeholder(input_ids: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Tell which positions hold a frame of audio: bool [B, S]."""
-    return torch.stack([input_ids == token for token in vocabulary.placeholders]).any(dim=0)
-
-
-def lay_out(
-    outputs: TrainingOutput,
-    batch: Mapping[str, Tensor],
-    predictions_1N: Tensor,
-    predictions_KM: Tensor,
-    vocabulary: Vocabulary,
-) -> Slots:
-    """Lay out a micro-batch.
-
-    Args:
-        outputs: what the model returned.
-        batch: the tensors that it was given.
-        predictions_1N: predictions of the text rows, int64 [1, N].
-        predictions_KM: predictions of the audio rows, int64 [K, M].
-        vocabulary: token ids.
-    """
-    text, audio = rows_of(outputs)
-    size = batch["input_ids"].shape[1] + 1
+def lay_out(streams: Sequence[Stream]) -> Slots:
+    """Lay out text and audio, in this order; or text alone."""
+    size = streams[0].inputs_BSK.shape[1] + 1
+    inputs_BSG = torch.cat([stream.inputs_BSK for stream in streams], dim=-1)
     return Slots(
-        F.pad(_tokens(batch, vocabulary), (0, 0, 0, 1), value=ABSENT),
-        scattered(outputs, batch, text.labels[None], audio.labels, IGNORE_INDEX, size),
-        scattered(outputs, batch, predictions_1N, predictions_KM, ABSENT, size),
+        F.pad(inputs_BSG, (0, 0, 0, 1), value=ABSENT),
+        scattered(streams, [stream.labels_KN for stream in streams], IGNORE_INDEX, size),
+        scattered(streams, [stream.predictions_KN for stream in streams], ABSENT, size),
     )
 
 
-def rows_of(outputs: TrainingOutput) -> tuple[SupervisedRows, SupervisedRows]:
-    """Return the supervised rows of text and of audio."""
-    assert outputs.text is not None, "the model returns its supervised rows"
-    assert outputs.audio is not None
-    return outputs.text, outputs.audio
-
-
-def scattered(
-    outputs: TrainingOutput, batch: Mapping[str, Tensor], text_1N: Tensor, audio_KM: Tensor, fill: int, size: int
-) -> Tensor:
-    """Put what the rows have into their slots: [B, T, G]."""
-    text, audio = rows_of(outputs)
-    values = text_1N.new_full((len(batch["input_ids"]), size, 1 + len(audio_KM)), fill)
-    values[text.batch_index, text.row + 1, 0] = text_1N[0]
-    values[audio.batch_index, audio.row + 1, 1:] = audio_KM.T
-    return values
-
-
-def _tokens(batch: Mapping[str, Tensor], vocabulary: Vocabulary) -> Tensor:
-    """Token at each position in text and in each codebook: int64 [B, S, G]."""
-    input_ids, codes_BFK = batch["input_ids"], batch["audio_input_ids"]
-    is_audio_BS = is_placeholder(input_ids, vocabulary)
-    # Frames fill the placeholders in order. One more frame: there may be none at all.
-    frame_BS = (is_audio_BS.cumsum(dim=1) - 1).clamp(0, codes_BFK.shape[1])
-    index_BSK = frame_BS[..., None].expand(-1, -1, codes_BFK.shape[2])
-    codes_BSK = F.pad(codes_BFK, (0, 0, 0, 1), value=ABSENT).gather(1, index_BSK)
-    return torch.cat([input_ids[..., None], codes_BSK.masked_fill(~is_audio_BS[..., None], ABSENT)], dim=-1)
+def scattered(streams: Sequence[Stream], values_KN: Sequence[Tensor], fill: int, size: int) -> Tensor:
+    """Put what the rows of each stream have into their slots: [B, T, G]."""
+    parts = []
+    for stream, own_KN in zip(streams, values_KN, strict=True):
+        values_BTK = own_KN.new_full((len(stream.inputs_BSK), size, len(own_KN)), fill)
+        values_BTK[stream.rows.batch_index, stream.rows.row + 1] = own_KN.T
+        parts.append(values_BTK)
+    return torch.cat(parts, dim=-1)
 
 
 def at(values_BTG: Tensor, offset: int, fill: int) -> Tensor:
@@ -117,16 +78,15 @@ def at(values_BTG: Tensor, offset: int, fill: int) -> Tensor:
     return padded[:, max(offset, 0) : max(offset, 0) + size]
 
 
-def places(tokens_BTG: Tensor, regions_BS: Tensor, vocabulary: Vocabulary) -> Tensor:
+def places(tokens_BSK: Tensor, regions_BS: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Name the place of each slot: int64 [B, S, G], indices of `PLACES`, or `NOWHERE`.
 
     Args:
-        tokens_BTG: of `Slots`.
+        tokens_BSK: codes at each position.
         regions_BS: what each position is for, int8 [B, S].
         vocabulary: token ids.
     """
-    tokens_BSK = tokens_BTG[:, :-1, 1:]
-    before_BSK = at(tokens_BTG, -1, ABSENT)[:, :-1, 1:]
+    before_BSK = at(tokens_BSK, -1, ABSENT)
     audio_BSK = torch.full_like(tokens_BSK, _PLACE["codes"])
     for token, at_first, after_it in (
         (vocabulary.stream_bos, "stream_bos", "delay_prefix"),
@@ -141,14 +101,14 @@ def places(tokens_BTG: Tensor, regions_BS: Tensor, vocabulary: Vocabulary) -> Te
     return torch.cat([text_BS[..., None], audio_BSK], dim=-1)
 
 
-def supervised(outputs: TrainingOutput, batch: Mapping[str, Tensor]) -> Tensor:
+def supervised(streams: Sequence[Stream]) -> Tensor:
     """Tell which positions the loss sees a label of: bool [B, S, G]. By the label's own position, whatever its row."""
-    text, audio = rows_of(outputs)
-    B, S = batch["input_ids"].shape
-    seen = torch.zeros(B, S, 1 + len(audio.labels), dtype=torch.bool, device=batch["input_ids"].device)
-    seen[text.batch_index, text.position, 0] = text.labels != IGNORE_INDEX
-    seen[audio.batch_index, audio.position, 1:] = (audio.labels != IGNORE_INDEX).T
-    return seen
+    parts = []
+    for stream in streams:
+        seen_BSK = torch.zeros_like(stream.inputs_BSK, dtype=torch.bool)
+        seen_BSK[stream.rows.batch_index, stream.rows.position] = (stream.labels_KN != IGNORE_INDEX).T
+        parts.append(seen_BSK)
+    return torch.cat(parts, dim=-1)
 
 
 _SIGNS = dict(zip(PLACES, (".", "p", "?", "_", "r", "B", "d", "?", "?", "e"), strict=True))

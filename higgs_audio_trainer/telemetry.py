@@ -25,9 +25,10 @@ class Telemetry:
         emit: takes events.
         is_due: whether an optimizer step, counted from 1, is logged; the same on every rank.
         evaluations: whether evaluations are logged; the same on every rank.
+        vocabulary: token ids.
         shown: what samples to show; None on a rank that writes nothing.
         strict: let an error in logging end the run.
-        vocabulary: what to count tokens by, for the checks; None to count none; the same on every rank.
+        counts: count tokens for the checks; the same on every rank.
         watch: checks what is emitted; None on a rank that does not.
         ears: makes predictions audible; None on a rank that does not.
     """
@@ -35,9 +36,10 @@ class Telemetry:
     emit: Emit
     is_due: Callable[[int], bool]
     evaluations: bool
+    vocabulary: Vocabulary
     shown: Shown | None
     strict: bool = False
-    vocabulary: Vocabulary | None = None
+    counts: bool = False
     watch: Watch | None = None
     ears: Ears | None = None
 

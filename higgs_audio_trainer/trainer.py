@@ -20,18 +20,21 @@ from torch.distributed.tensor import DTensor
 from transformers import HiggsAudioV2ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from higgs_audio_trainer.counts import TokenCounter, training_marks
 from higgs_audio_trainer.data.batch import FOR_THE_LOG
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.diagnoses.history import Due
 from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, TrainStep
+from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, Split, TrainStep
 from higgs_audio_trainer.extraction import Extraction, exact_dtype
 from higgs_audio_trainer.model import TrainingOutput, count_targets
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.saved import ADAPTER_CONFIG
 from higgs_audio_trainer.signals import leave_stop_signals_to_the_parent, stop_signals_blocked
 from higgs_audio_trainer.stopping import EvaluationStoppedError, Stopping
+from higgs_audio_trainer.streams import training_streams
 from higgs_audio_trainer.telemetry import ReportCheckpoints, Telemetry
+from higgs_audio_trainer.watch import deliver
 
 
 class HiggsAudioTrainer(Trainer):
@@ -96,14 +99,20 @@ class HiggsAudioTrainer(Trainer):
             step = self.state.global_step + 1
             if self._telemetry.is_due(step):
                 ears = self._telemetry.ears
-                self._extraction = Extraction(
-                    "train",
-                    self._telemetry.shown,
-                    self._telemetry.vocabulary,
-                    with_strip=step == 1,
-                    with_audio=ears is not None and ears.is_due(step),
-                )
+                with_audio = ears is not None and ears.is_due(step)
+                self._extraction = self._begin_extraction("train", self._counter(step), with_audio=with_audio)
         return batches, self._count_targets(batches, device)
+
+    def _begin_extraction(
+        self, split: Split, counter: TokenCounter | None = None, *, with_audio: bool = False
+    ) -> Extraction:
+        read = partial(training_streams, vocabulary=self._telemetry.vocabulary)
+        return Extraction(split, self._telemetry.shown, read, counter, with_audio=with_audio)
+
+    def _counter(self, step: int) -> TokenCounter | None:
+        if not self._telemetry.counts:
+            return None
+        return TokenCounter(partial(training_marks, vocabulary=self._telemetry.vocabulary), with_strip=step == 1)
 
     def _next_batch(self, epoch_iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         if epoch_iterator is self._epoch_iterator:
@@ -200,14 +209,7 @@ class HiggsAudioTrainer(Trainer):
         self._log(Due(step, train, extracted.counts, samples))
 
     def _log(self, due: Due) -> None:
-        """Emit the events of a due step or an evaluation, and what the checks find in them."""
-        for event in (due.train, due.evaluation, *due.samples, *due.counts):
-            if event is not None:
-                self._telemetry.emit(event)
-        if self._telemetry.watch is not None:
-            started = time.perf_counter()
-            self._telemetry.watch.check(due)
-            self.extraction_seconds += time.perf_counter() - started
+        self.extraction_seconds += deliver(self._telemetry.emit, self._telemetry.watch, due)
 
     def _guard(self, extraction: Extraction, call: Callable[..., None], *args: Any) -> None:
         """Call something of the log; an error there costs this extraction, not the training."""
@@ -241,7 +243,9 @@ class HiggsAudioTrainer(Trainer):
         """Evaluate; losses are means over all targets of the data, not means of batches."""
         started = time.perf_counter()
         pending = self._extraction
-        self._extraction = Extraction("eval", self._telemetry.shown) if self._telemetry.evaluations else None
+        self._extraction = None
+        if self._telemetry.evaluations:
+            self._extraction = self._begin_extraction("eval")
         self._eval_sums = torch.zeros(
             2, 1 + self._num_codebooks, device=self.args.device, dtype=exact_dtype(self.args.device)
         )

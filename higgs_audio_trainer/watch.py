@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,22 @@ from higgs_audio_trainer.emit import Emit
 from higgs_audio_trainer.events import Diagnosis, RunStart
 
 _STATE_FILE = "diagnoses.msgpack"  # in each checkpoint
+
+
+def deliver(emit: Emit, watch: Watch | None, due: Due) -> float:
+    """Emit the events of a due step or an evaluation, and what the checks find in them.
+
+    Returns:
+        host time that the checks took; seconds.
+    """
+    for event in (due.train, due.evaluation, *due.samples, *due.counts):
+        if event is not None:
+            emit(event)
+    if watch is None:
+        return 0.0
+    started = time.perf_counter()
+    watch.check(due)
+    return time.perf_counter() - started
 
 
 class Watch(TrainerCallback):

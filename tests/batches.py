@@ -12,7 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from higgs_audio_trainer.checkpoint import BaseCheckpoint
-from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, build_example
+from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, Vocabulary, build_example
 from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
 from higgs_audio_trainer.data.prompt import tokenize
 from higgs_audio_trainer.emit import NullPipeline
@@ -21,7 +21,8 @@ from higgs_audio_trainer.telemetry import Telemetry, never_due
 from higgs_audio_trainer.trainer import HiggsAudioTrainer
 
 WORDS = ("tea", "kettle", "صباح", "الخير", "window", "rain", "harbour", "هادئ")
-SILENT = Telemetry(emit=NullPipeline(), is_due=never_due, evaluations=False, shown=None)
+NO_VOCABULARY = Vocabulary((), -1, -1, ())
+SILENT = Telemetry(NullPipeline(), never_due, evaluations=False, vocabulary=NO_VOCABULARY, shown=None)
 
 
 def random_sample(rng: random.Random, index: int) -> tuple[Sample, list[int]]:

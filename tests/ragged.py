@@ -1,18 +1,23 @@
 """Batches of random sequences, and the outputs of a model on them, made by loops."""
 
 import random
+from functools import partial
 
 import torch
 
+from higgs_audio_trainer.counts import training_marks
 from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
+from higgs_audio_trainer.streams import training_streams
 
 AUDIO, DELAY, STOP, PAD = 90, 91, 92, 93  # text tokens with a meaning; the vocabulary has 100
 V, K, C = 100, 3, 20
 BOS, EOS = 18, 19
 VOCABULARY = Vocabulary((STOP,), BOS, EOS, (AUDIO, DELAY))
+READ = partial(training_streams, vocabulary=VOCABULARY)
+MARK = partial(training_marks, vocabulary=VOCABULARY)
 
 
 def ragged_batch(seed, size=3):

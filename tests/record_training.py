@@ -43,9 +43,14 @@ def record(model_dir, *, batch_size, grad_accum, samples, steps):
         emit = Pipeline([("memory", memory)], run_id="r") if trainer.args.process_index == 0 else NullPipeline()
         from higgs_audio_trainer.series import Shown
 
-        shown = Shown(1, 5, (0,), checkpoint.vocabulary, None) if trainer.args.process_index == 0 else None
+        shown = Shown(1, 5, (0,), None) if trainer.args.process_index == 0 else None
         trainer._telemetry = Telemetry(
-            emit=emit, is_due=lambda step: True, evaluations=True, shown=shown, vocabulary=checkpoint.vocabulary
+            emit=emit,
+            is_due=lambda step: True,
+            evaluations=True,
+            shown=shown,
+            vocabulary=checkpoint.vocabulary,
+            counts=True,
         )
         trainer.add_callback(gradients)
         trainer.train()

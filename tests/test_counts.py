@@ -2,14 +2,18 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from higgs_audio_trainer.adapters.adapter import supervised_rows
+from higgs_audio_trainer.adapters.logits import MadeLogits
+from higgs_audio_trainer.counts import TokenCounter
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.data.regions import Region
-from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
 from higgs_audio_trainer.extraction import Extraction
 from higgs_audio_trainer.series import Shown
 from tests.ragged import (
@@ -17,9 +21,10 @@ from tests.ragged import (
     BOS,
     DELAY,
     EOS,
+    MARK,
     PAD,
+    READ,
     STOP,
-    VOCABULARY,
     C,
     K,
     V,
@@ -29,13 +34,14 @@ from tests.ragged import (
     ragged_batch,
 )
 
-SHOWN = Shown(samples=1, window=2, codebooks=(0,), vocabulary=VOCABULARY, decode=None)
+SHOWN = Shown(samples=1, window=2, codebooks=(0,), decode=None)
 CPU = torch.device("cpu")
+FLOATS = {"offset_surplus", "stop_probability", "stop_rank", "unigram_loss", "unigram_accuracy", "top_prediction_share"}
 
 
 def count(*observed, with_strip=False):
     """Observe micro-batches, pairs of batch and outputs, and return their counts: text, then each codebook."""
-    extraction = Extraction("train", SHOWN, VOCABULARY, with_strip=with_strip)
+    extraction = Extraction("train", SHOWN, READ, TokenCounter(MARK, with_strip=with_strip))
     for batch, outputs in observed:
         extraction.observe(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))])
     return extraction.finish(extraction.sums(K, CPU), step=1, epoch=0.0).counts
@@ -127,6 +133,40 @@ def test_equals_a_slow_reference(seed):
             assert value == (expected if expected is None else pytest.approx(expected, rel=1e-4, abs=1e-4)), name
         assert got.codebook == (series - 1 if series else None)
         assert sum(got.supervised.values()) == got.num_targets
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("modalities", [("text",), ("audio",), ("text", "audio")])
+def test_foreign_logits_are_counted_alike(seed, modalities):
+    """Logits of all positions, read by an adapter's code: the same counts but for places and the model's own loss."""
+    batch = ragged_batch(seed)
+    torch.manual_seed(seed)
+    B, S = batch["input_ids"].shape
+    text_BSV, audio_BSKC = 3 * torch.randn(B, S, V), 3 * torch.randn(B, S, K, C)
+    streams = READ(outputs_of(batch, text_BSV, audio_BSKC), batch)
+    logits = {"text": MadeLogits(text_BSV.unsqueeze(2)), "audio": MadeLogits(audio_BSKC)}
+
+    def read(_outputs, _batch):
+        for stream in streams:
+            if stream.modality in modalities:
+                rows, predictions = supervised_rows(logits[stream.modality], stream.labels_BSK, 1, stream.modality)
+                yield replace(stream, rows=rows, predictions_KN=predictions)
+
+    foreign = Extraction("train", SHOWN, lambda *given: list(read(*given)), TokenCounter())
+    foreign.observe(None, {}, [SampleRef(f"id{b}", f"f{b}") for b in range(B)])
+    num_codebooks = K if "audio" in modalities else 0
+    found = foreign.finish(foreign.sums(num_codebooks, CPU), step=1, epoch=0.0).counts
+    expected = [
+        replace(counts, masked={}, supervised={}, divisor=None)
+        for counts in count((batch, outputs_of(batch, text_BSV, audio_BSKC)))
+        if counts.modality in modalities
+    ]
+    assert len(found) == len(expected)
+    for got, wanted in zip(found, expected, strict=True):
+        for name in TokenCounts.__slots__:
+            value = getattr(wanted, name)
+            value = pytest.approx(value, rel=1e-4, abs=1e-4) if name in FLOATS and value is not None else value
+            assert getattr(got, name) == value, name
 
 
 def test_the_divisor_is_measured():
@@ -263,9 +303,9 @@ def test_a_batch_without_targets_is_counted():
 
 def test_a_failed_extraction_keeps_the_shape_of_the_collective():
     """Ranks add up matrices of one shape, also where one has failed or sees no batch."""
-    failed = Extraction("train", SHOWN, VOCABULARY)
+    failed = Extraction("train", SHOWN, READ, TokenCounter(MARK))
     failed.failed = True
-    whole = Extraction("train", None, VOCABULARY)
+    whole = Extraction("train", None, READ, TokenCounter(MARK))
     batch = batch_of(clip())
     whole.observe(predicting(batch, 0), batch, [])
     assert failed.sums(K, CPU).shape == whole.sums(K, CPU).shape

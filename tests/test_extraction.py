@@ -14,8 +14,8 @@ from higgs_audio_trainer.series import Shown
 from tests.ragged import (
     EOS,
     PAD,
+    READ,
     STOP,
-    VOCABULARY,
     C,
     K,
     V,
@@ -35,7 +35,6 @@ def shown(**changes):
         "samples": 2,
         "window": 5,
         "codebooks": tuple(range(K)),
-        "vocabulary": VOCABULARY,
         "decode": lambda ids: " ".join(map(str, ids)),
     }
     return Shown(**(defaults | changes))
@@ -43,7 +42,7 @@ def shown(**changes):
 
 def extract(batch, outputs, show=None):
     """Observe one batch and finish."""
-    extraction = Extraction("train", show or shown())
+    extraction = Extraction("train", show or shown(), READ)
     refs = [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]
     extraction.observe(outputs, batch, refs)
     return finished(extraction, grad_norm=torch.tensor(2.5))
@@ -270,7 +269,7 @@ def test_micro_batches_add_up_and_the_first_is_shown():
     """Sums run over all micro-batches of the step; samples come from the first alone."""
     batches = [ragged_batch(seed) for seed in (1, 2)]
     torch.manual_seed(0)
-    extraction = Extraction("train", shown())
+    extraction = Extraction("train", shown(), READ)
     alone = []
     for batch in batches:
         B, S = batch["input_ids"].shape
@@ -286,7 +285,7 @@ def test_micro_batches_add_up_and_the_first_is_shown():
 def test_a_rank_that_writes_nothing_adds_its_sums():
     """Without anything to show no series is cut out, and finish returns nothing."""
     batch = clip_batch(4)
-    extraction = Extraction("train", None)
+    extraction = Extraction("train", None, READ)
     extraction.observe(predicting(batch, 0), batch, [])
     sums = extraction.sums(K, torch.device("cpu"))
     assert sums[2].tolist() == [1, 4, 4, 4]
@@ -295,7 +294,7 @@ def test_a_rank_that_writes_nothing_adds_its_sums():
 
 def test_a_failed_extraction_still_takes_part():
     """After an error the sums are NaN of the right shape, so that the collective of the ranks is kept."""
-    extraction = Extraction("train", shown())
+    extraction = Extraction("train", shown(), READ)
     extraction.failed = True
     sums = extraction.sums(K, torch.device("cpu"))
     assert sums.shape == (3, 1 + K)
@@ -312,7 +311,7 @@ def test_one_transfer_to_the_host(monkeypatch):
         monkeypatch.setattr(torch.Tensor, method, forbidden(method, getattr(torch.Tensor, method), copies))
     batch = clip_batch(12)
     outputs = predicting_without_transfers(batch)
-    extraction = Extraction("train", shown())
+    extraction = Extraction("train", shown(), READ)
     extraction.observe(outputs, batch, [SampleRef("a", "b")])
     assert copies == []
     extraction.finish(extraction.sums(K, torch.device("cpu")), step=1, epoch=0.0, grad_norm=torch.tensor(1.0))
@@ -349,7 +348,7 @@ def test_a_batch_of_repeated_samples_shows_none():
     batch["audio_labels"][:] = IGNORE_INDEX
     B, S = batch["input_ids"].shape
     outputs = outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))
-    extraction = Extraction("eval", shown())
+    extraction = Extraction("eval", shown(), READ)
     extraction.observe(outputs, batch, [])
     figures, samples = finished(extraction)
     assert samples == ()

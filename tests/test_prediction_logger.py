@@ -22,6 +22,7 @@ from higgs_audio_trainer import PredictionLogger
 from higgs_audio_trainer.adapters import Adapter, Reading, UnreadableError, check_adapter
 from tests import forks
 from tests.adapted import make
+from tests.adapted_sweep import case
 from tests.test_schemas import is_valid
 
 RANDOM = partial(torch.randint, 3, 64, (2, 10))
@@ -223,6 +224,43 @@ class TestTrainer:
         [end] = named(log_of(tmp_path / "a"), "run_end")
         assert (end["reason"], end["step"]) == ("error", 3)
         assert named(log_of(tmp_path / "b"), "run_end")[0]["reason"] == "completed"
+
+
+class TestDiagnoses:
+    def test_labels_that_are_shifted_twice(self, tmp_path):
+        """The usual mistake: labels moved by hand, for a model that moves them itself. It is said at the first step."""
+        items = [
+            {"input_ids": item["input_ids"], "labels": torch.cat([item["labels"][1:], torch.tensor([-100])])}
+            for item in map(Tokens().__getitem__, range(16))
+        ]
+        trained(tmp_path, quiet(), data=items)
+        found = {record["code"]: record for record in named(log_of(tmp_path), "diagnosis")}
+        assert (found["shifted_alignment"]["step"], found["shifted_alignment"]["severity"]) == (1, "error")
+        assert named(log_of(tmp_path), "run_end")[0]["diagnoses"]["shifted_alignment"] == 3
+
+    def test_a_decoder_that_is_taught_to_copy(self, tmp_path):
+        """A model whose loss does not shift, given its inputs as labels, as causal models are."""
+        model, _ = case("BartForCausalLM")
+        trained(tmp_path, quiet(), model=model.train())
+        assert "shifted_alignment" in {record["code"] for record in named(log_of(tmp_path), "diagnosis")}
+
+    def test_what_is_right(self, tmp_path):
+        """Nothing is said of labels that are where they belong; nor of stop tokens to a model that has none."""
+        trained(tmp_path / "a", quiet())
+        assert {record["code"] for record in named(log_of(tmp_path / "a"), "diagnosis")} == {
+            "no_stop_target",  # there is none in these data
+            "chance_level",  # nor was the model ever trained
+        }
+        model, batch = make("musicgen")
+        items = [{key: values[index] for key, values in batch.items()} for index in range(2)] * 4
+        trained(tmp_path / "b", quiet(), model=model.train(), data=items)
+        assert {record["code"] for record in named(log_of(tmp_path / "b"), "diagnosis")} <= {"chance_level"}
+        assert log_of(tmp_path / "b")[0]["stops"] == []
+
+    def test_none(self, tmp_path):
+        """Checks can be turned off, and then nothing is counted for them."""
+        trained(tmp_path, quiet(diagnose=False))
+        assert named(log_of(tmp_path), "diagnosis") == named(log_of(tmp_path), "token_counts") == []
 
 
 class TestSft:

@@ -1,5 +1,8 @@
 """Normalisation over micro-batches and ranks, due steps, and the promise that logging changes nothing."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.extraction import Extraction
 from higgs_audio_trainer.model import TrainingOutput
 from higgs_audio_trainer.series import Shown
+from higgs_audio_trainer.streams import training_streams
 from higgs_audio_trainer.telemetry import Telemetry, due_every
 from higgs_audio_trainer.watch import Watch
 from sinks import MemorySink
@@ -77,9 +81,13 @@ def test_two_ranks_train_as_one(tiny, tmp_path, samples):
 def logged(checkpoint, tiny, folder, *, log_steps=1, samples=4, shown_samples=2, **arguments):
     """Train with a memory sink."""
     memory = MemorySink()
-    shown = Shown(shown_samples, 5, (0, 3), checkpoint.vocabulary, None)
+    shown = Shown(shown_samples, 5, (0, 3), None)
     telemetry = Telemetry(
-        emit=Pipeline([("memory", memory)], run_id="r"), is_due=due_every(log_steps), evaluations=True, shown=shown
+        emit=Pipeline([("memory", memory)], run_id="r"),
+        is_due=due_every(log_steps),
+        evaluations=True,
+        vocabulary=checkpoint.vocabulary,
+        shown=shown,
     )
     defaults = {"per_device_train_batch_size": 2, "max_steps": 7}
     trainer = make_trainer(
@@ -167,7 +175,7 @@ def test_logging_changes_no_bit(checkpoint, tiny, tmp_path):
 
 def every_step(checkpoint, sink):
     """Log every step to a sink, all codebooks."""
-    shown = Shown(2, 5, tuple(range(8)), checkpoint.vocabulary, str, ranks=True)
+    shown = Shown(2, 5, tuple(range(8)), str, ranks=True)
     emit = Pipeline([("sink", sink)], run_id="r")
     return Telemetry(
         emit=emit,
@@ -175,6 +183,7 @@ def every_step(checkpoint, sink):
         evaluations=True,
         shown=shown,
         vocabulary=checkpoint.vocabulary,
+        counts=True,
         watch=Watch(emit, fails=False),
     )
 
@@ -213,8 +222,9 @@ def test_untouchable_tensors_do_catch_extraction(checkpoint):
     from higgs_audio_trainer.model import SupervisedRows
 
     rows = SupervisedRows(*(torch.zeros(1).as_subclass(Untouchable) for _ in range(6)))
+    extraction = Extraction("train", None, partial(training_streams, vocabulary=checkpoint.vocabulary))
     with pytest.raises(AssertionError, match="a tensor was touched"):
-        Extraction("train", None).observe(TrainingOutput(text=rows, audio=rows), {}, [])
+        extraction.observe(TrainingOutput(text=rows, audio=rows), {}, [])
 
 
 class Broken:
@@ -229,7 +239,7 @@ def test_a_failing_sink_does_not_stop_training(checkpoint, tiny, tmp_path, capsy
     memory = MemorySink()
     telemetry = every_step(checkpoint, memory)
     pipeline = Pipeline([("broken", Broken()), ("memory", memory)], run_id="r")
-    telemetry = Telemetry(emit=pipeline, is_due=telemetry.is_due, evaluations=False, shown=telemetry.shown)
+    telemetry = replace(telemetry, emit=pipeline, evaluations=False, counts=False, watch=None)
     trainer = make_trainer(
         checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, telemetry, max_steps=3
     )
@@ -248,9 +258,11 @@ def broken_decode(ids):
 def test_an_error_in_extraction_costs_the_step_not_the_training(checkpoint, tiny, tmp_path, capsys, strict):
     """Without strict logging the error is counted and training ends as ever; with it, it ends the run."""
     memory = MemorySink()
-    shown = Shown(2, 5, (0,), checkpoint.vocabulary, broken_decode)
+    shown = Shown(2, 5, (0,), broken_decode)
     pipeline = Pipeline([("memory", memory)], run_id="r", strict=strict)
-    telemetry = Telemetry(emit=pipeline, is_due=lambda _: True, evaluations=True, shown=shown, strict=strict)
+    telemetry = Telemetry(
+        pipeline, lambda _: True, evaluations=True, vocabulary=checkpoint.vocabulary, shown=shown, strict=strict
+    )
     trainer = make_trainer(
         checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, telemetry, max_steps=3
     )

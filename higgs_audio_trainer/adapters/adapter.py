@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higgs_audio_trainer.adapters.logits import Logits, LogitsAt, MadeLogits
+from higgs_audio_trainer.adapters.logits import MOST_ENTRIES, Logits, LogitsAt, MadeLogits
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality
-from higgs_audio_trainer.extraction import Stream
 from higgs_audio_trainer.model import SupervisedRows
-from higgs_audio_trainer.series import Series, Shown, stream_series
-
-_MOST_ENTRIES = 2**22  # logits that are looked at together: 16 MiB of float32
+from higgs_audio_trainer.streams import Stream
 
 _LOGITS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "B S K V": lambda logits, _K: logits,
@@ -95,6 +92,10 @@ class Adapter:
         """Return K of the audio that is read; 0 where none is."""
         return sum(_codebooks(reading, config) for reading in self.readings if reading.modality == "audio")
 
+    def stops(self, config: Any) -> tuple[Modality, ...]:
+        """Return the modalities that end with a stop token."""
+        return tuple(reading.modality for reading in self.readings if ids_of(config, reading.stops))
+
     def has_labels(self, prepared: Mapping[str, Any]) -> bool:
         """Tell whether a batch has labels of any reading."""
         return any(prepared.get(reading.labels) is not None for reading in self.readings)
@@ -164,22 +165,7 @@ class Adapter:
         logits, labels_BSK, inputs_BSK = self.arranged(reading, config, outputs, prepared, head_logits)
         rows, predictions_KN = supervised_rows(logits, labels_BSK, reading.shift, reading.modality)
         stops = ids_of(config, reading.stops)
-
-        def cut(count: int, shown: Shown) -> Series:
-            codebooks = None if reading.modality == "text" else [k for k in shown.codebooks if k < logits.shape[2]]
-            return stream_series(
-                rows,
-                predictions_KN,
-                labels_BSK,
-                inputs_BSK,
-                count,
-                shown,
-                codebooks=codebooks,
-                stops=stops,
-                shift=reading.shift,
-            )
-
-        return Stream(reading.modality, rows, predictions_KN, labels_BSK.shape[1], cut)
+        return Stream(reading.modality, rows, predictions_KN, labels_BSK, inputs_BSK, reading.shift, stops)
 
 
 def _codebooks(reading: Reading, config: Any) -> int:
@@ -237,7 +223,7 @@ def supervised_rows(
     labels_BTK = labels_BSK[:, shift:]
     batch_index, row = (labels_BTK != IGNORE_INDEX).any(dim=-1).nonzero(as_tuple=True)
     labels_NK = labels_BTK[batch_index, row]
-    step = max(1, _MOST_ENTRIES // max(1, logits.shape[2] * logits.shape[3]))
+    step = max(1, MOST_ENTRIES // max(1, logits.shape[2] * logits.shape[3]))
     predictions, nll = [labels_NK[:0]], [torch.zeros_like(labels_NK[:0], dtype=torch.float32)]
     for begin in range(0, len(row), step):
         part = slice(begin, begin + step)

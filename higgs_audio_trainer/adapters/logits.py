@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+MOST_ENTRIES = 2**22  # logits that are looked at together: 16 MiB of float32
+
 
 @runtime_checkable
 class Logits(Protocol):
@@ -103,6 +105,18 @@ class LogitsAt:
     def __init__(self, logits: Logits, batch_index: Tensor, row: Tensor, *, squeeze: bool) -> None:
         self._logits, self._batch_index, self._row = logits, batch_index, row
         self.shape = torch.Size((len(row), *logits.shape[3 if squeeze else 2 :]))
+
+    def gather(self, dim: int, index: Tensor) -> Tensor:
+        """Return what `Tensor.gather` returns along the last dimension: of [N, (K,) R] indices as many logits."""
+        assert dim == -1
+        step = max(1, MOST_ENTRIES // max(1, self._logits.shape[2] * self._logits.shape[3]))
+        found = [index.new_zeros((0, *index.shape[1:]), dtype=torch.float32)]
+        for begin in range(0, len(index), step):
+            part = slice(begin, begin + step)
+            logits_XKV = self._logits.at(self._batch_index[part], self._row[part])
+            logits = logits_XKV if index.ndim == logits_XKV.ndim else logits_XKV[:, 0]
+            found.append(logits.gather(-1, index[part]).float())
+        return torch.cat(found)
 
     def __getitem__(self, at: tuple[Tensor, ...]) -> Tensor:
         """Return the logits of some positions, and of a codebook at each: [X, V]."""

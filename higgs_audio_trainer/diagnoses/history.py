@@ -55,6 +55,7 @@ class Run:
         text_loss_weight: weight of the text loss.
         mixed_precision: no, bf16 or fp16.
         modalities: what the model is trained on.
+        stops: those of them that end with a stop token.
     """
 
     num_codebooks: int | None = None
@@ -64,6 +65,7 @@ class Run:
     text_loss_weight: float | None = None
     mixed_precision: str | None = None
     modalities: tuple[Modality, ...] = ("text", "audio")
+    stops: tuple[Modality, ...] = ("text", "audio")
 
     @classmethod
     def of(cls, start: RunStart) -> Run:
@@ -77,6 +79,7 @@ class Run:
             float(weight) if isinstance(weight, (int, float)) else None,
             precision if isinstance(precision, str) else None,
             start.modalities or ("text", "audio"),
+            ("text", "audio") if start.stops is None else start.stops,
         )
 
 

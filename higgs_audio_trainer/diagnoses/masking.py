@@ -197,7 +197,7 @@ def mask_audit(due: Due, history: History) -> Iterator[Finding]:
     drawn = "audio" if audio else "text"
     groups: dict[Modality, list[TokenCounts]] = {"text": text, "audio": audio}
     for modality, group in groups.items():
-        if group:
+        if any(counts.masked or counts.supervised for counts in group):  # of a foreign training no places are known
             yield _audited(modality, group, _first_sample(due) if modality == drawn else {})
 
 

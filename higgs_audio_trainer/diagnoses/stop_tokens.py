@@ -24,7 +24,7 @@ def no_stop_target(due: Due, history: History) -> Iterator[Finding]:
     findings = [
         _no_stop(counts.modality, counts.codebook, counts.num_targets, counts.masked.get("stop", 0))
         for counts in due.counts
-        if counts.num_targets and not counts.stop_targets
+        if counts.num_targets and not counts.stop_targets and counts.modality in history.run.stops
     ]
     counted = {series_of(counts) for counts in due.counts}
     uncounted: dict[str, list[PredictionSample]] = {}
@@ -33,7 +33,8 @@ def no_stop_target(due: Due, history: History) -> Iterator[Finding]:
             uncounted.setdefault(series_of(sample), []).append(sample)
     for samples in uncounted.values():
         targets = sum(sample.num_targets for sample in samples)
-        if targets and not any(sample.stop_targets for sample in samples):
+        is_said = samples[0].modality in history.run.stops
+        if targets and is_said and not any(sample.stop_targets for sample in samples):
             findings.append(_no_stop(samples[0].modality, samples[0].codebook, targets, 0))
     yield from per_codebook(findings, history.run.num_codebooks)
 
