@@ -25,12 +25,13 @@ COMMANDS = {
     "validate": "check a log: schema, gaps, torn lines, order",
     "diagnose": "say what is wrong in a log, and what to do",
     "merge": "put the files of a log together, as one JSONL on stdout",
+    "export": "bring a log to an experiment tracker, or into Parquet files",
     "schema": "print the JSON Schema of an event",
     "completion": "print a completion script for your shell",
 }
 #: Commands whose errors without the name of a file are those of standard output.
 _ONLY_PRINT = {"show", "diff", "validate", "diagnose", "merge", "schema", "completion", "--help", "-h", "--version"}
-_READ_LOGS = {"show", "diff", "validate", "diagnose", "merge"}
+_READ_LOGS = {"show", "diff", "validate", "diagnose", "merge", "export"}
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 

@@ -90,7 +90,8 @@ def row(record: Record) -> Row:
     """Make the row of a `prediction_sample`: each of `COLUMNS`, lists as the text of a JSON array."""
     made: Row = {name: record.get(name) for name in _OF_SAMPLE}
     for end in ("first", "last"):
-        window = record.get(end) or {}
+        window = record.get(end)
+        window = window if isinstance(window, dict) else {}  # a log may have it replaced
         made |= {f"{end}_{name}": _cell(window.get(name)) for name in _OF_WINDOW}
     return made
 

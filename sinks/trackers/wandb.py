@@ -1,16 +1,18 @@
-"""Weights & Biases: an offline run, to be sent by `wandb sync`, or an online one."""
+"""Weights & Biases: an offline run, to be sent by `wandb sync`.
+
+An online run is not offered: without a network, the library keeps a process that ends from ending for minutes.
+"""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-from sinks.protocol import Record, SinkContext, SinkError
+from sinks.protocol import Record, SinkContext
 from sinks.trackers import rows
 from sinks.trackers.rows import COLUMNS, Row, Scalars
 from sinks.trackers.tracker import PROJECT, Moment, Open, folder_of, library, live, run_name
 
-_MODES = ("offline", "online")
 _LEVELS = {"warning": "WARN", "error": "ERROR"}
 
 
@@ -24,10 +26,9 @@ class Wandb:
         folder: where the run's folder is made; is made.
         run: id and name of the run.
         project: name of the project.
-        mode: `offline` or `online`.
     """
 
-    def __init__(self, folder: Path, run: str, project: str, mode: str) -> None:
+    def __init__(self, folder: Path, run: str, project: str) -> None:
         self._wandb = library("wandb", "wandb")
         folder.mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
@@ -35,8 +36,7 @@ class Wandb:
             id=run,
             name=run,
             dir=str(folder),
-            mode=mode,
-            resume="allow" if mode == "online" else None,  # offline runs of one id are put together by `wandb sync`
+            mode="offline",  # runs of one id, one of each attempt, are put together by `wandb sync`
             reinit="create_new",
             settings=self._wandb.Settings(
                 silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True
@@ -68,28 +68,19 @@ class Wandb:
         self._run.finish()
 
 
-def opener(
-    context: SinkContext,
-    *,
-    project: str = PROJECT,
-    mode: str = "offline",
-    dir: str | None = None,  # noqa: A002 - the option's name on the command line
-) -> Open:
+def opener(context: SinkContext, *, project: str = PROJECT, dir: str | None = None) -> Open:  # noqa: A002 - its name
     """Find the library.
 
     Args:
         context: the run.
         project: name of the project.
-        mode: `offline` or `online`.
         dir: folder for the run's files, `OUTPUT_DIR/wandb` if not given.
 
     Raises:
-        SinkError: the library is not installed, or the mode is none.
+        SinkError: it is not installed.
     """
-    if mode not in _MODES:
-        raise SinkError(f"--sinks: wandb: mode: expected offline or online, got {mode!r}")
     library("wandb", "wandb")
-    return partial(Wandb, folder_of(context, dir, "wandb"), run_name(context), project, mode)
+    return partial(Wandb, folder_of(context, dir, "wandb"), run_name(context), project)
 
 
 factory = live("wandb", opener)
