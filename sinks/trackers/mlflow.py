@@ -7,6 +7,7 @@ versions.
 from __future__ import annotations
 
 import json
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Mlflow:
 
     def __init__(self, folder: Path | None, uri: str, run: str, project: str) -> None:
         self._mlflow = library("mlflow", "mlflow")
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells a person of tables that it makes
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             uri = f"sqlite:///{folder / 'mlflow.db'}"
