@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -54,8 +55,8 @@ def _measure(name: str, folder: Path, rounds: int, calls: int) -> list[Row] | No
         except sinks.SinkError:
             return None
         emit = Pipeline([(name, sink)], run_id=f"{_RUN}{turn}")
-        floor_s = _seconds(lambda: floor(event), calls)
-        call_s = _seconds(lambda: emit(event), calls)
+        floor_s = _seconds(partial(floor, event), calls)
+        call_s = _seconds(partial(emit, event), calls)
         began = perf_counter()
         sink.close()  # type: ignore[attr-defined]
         if turn:
