@@ -126,6 +126,8 @@ class TrainSettings:
     log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
     log_text: bool = _flag(True, "log", "decode text tokens beside their ids")
     log_ranks: bool = _flag(False, "log", "rank and probability of each label that is shown")
+    log_audio: int = _flag(0, "log", "decode shown samples to WAV files every N logged steps; 0: never", minimum=0)
+    log_audio_seconds: float = _flag(60.0, "log", "most seconds that one of these files may take", above=0)
     diagnose: str = _flag(
         "warn",
         "log",

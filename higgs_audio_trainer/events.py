@@ -211,6 +211,12 @@ class PredictionSample:
     stop_probability: float | None = _added(
         "Probability of the stop token there; null without such a label.", None, minimum=0
     )
+    predicted_audio: str | None = _added(
+        "WAV file of the sample's predicted codes, relative to the output directory (audio, with --log_audio).", None
+    )
+    label_audio: str | None = _added(
+        "WAV file of the sample's labels, relative to the output directory (audio, with --log_audio).", None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,23 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class AudioRows:
+    """Supervised audio rows of a micro-batch, on the host.
+
+    Attributes:
+        batch_index: sample of each row, [N].
+        position: that it predicts, [N].
+        labels: [K, N], -100 where masked.
+        predictions: most likely tokens, [K, N].
+    """
+
+    batch_index: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class Extracted:
     """What a due step or an evaluation becomes.
 
@@ -69,6 +86,7 @@ class Extracted:
         counts: of text and of each codebook; empty where nothing is counted.
         names: id and fingerprint of the samples of this rank, up to 64.
         sequence_length: of the longest micro-batch of this rank.
+        audio: all audio rows of the first micro-batch; None where they were not asked for.
     """
 
     figures: Figures
@@ -76,6 +94,7 @@ class Extracted:
     counts: tuple[TokenCounts, ...]
     names: dict[str, str]
     sequence_length: int
+    audio: AudioRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +140,7 @@ class Extraction:
         shown: what to show; None on a rank that writes nothing and only adds its sums.
         vocabulary: what to count tokens by; None to count none. The same on every rank.
         with_strip: keep the places of the first sample's slots, to draw them.
+        with_audio: keep all audio rows of the first micro-batch, to decode them.
         read: reads text, if there is any, and audio, if there is any, off a micro-batch, in this order.
     """
 
@@ -131,6 +151,7 @@ class Extraction:
         vocabulary: Vocabulary | None = None,
         *,
         with_strip: bool = False,
+        with_audio: bool = False,
         read: Read = training_streams,
     ) -> None:
         self.seconds = 0.0  # host time spent here
@@ -142,6 +163,8 @@ class Extraction:
         self._refs: tuple[SampleRef, ...] = ()
         self._series: dict[Modality, Series] = {}
         self._counter = None if vocabulary is None else TokenCounter(vocabulary, with_strip=with_strip)
+        self._with_audio = with_audio
+        self._audio: list[Tensor] = []  # int64 [2 + 2K, N]: samples, positions, labels, predictions
         self._names: dict[str, str] = {}
         self._sequence_length = 0
 
@@ -170,6 +193,7 @@ class Extraction:
         if first and self._shown is not None:
             self._refs = tuple(refs[: self._shown.samples])
             self._series = {stream.modality: stream.cut(len(self._refs), self._shown) for stream in streams}
+            self._audio = [_all_rows(stream) for stream in streams if stream.modality == "audio" and self._with_audio]
         self.seconds += time.perf_counter() - started
 
     def sums(self, num_codebooks: int, device: torch.device) -> Tensor:
@@ -202,7 +226,7 @@ class Extraction:
         norms = [grad_norm.to(sums.device, torch.float32)] if isinstance(grad_norm, Tensor) else []
         counted = [] if self._counter is None else self._counter.gathered()
         ints, floats = to_host(
-            [*(series.ints_QX for series in self._series.values()), *counted[:-1]],
+            [*(series.ints_QX for series in self._series.values()), *counted[:-1], *self._audio],
             [sums, *(series.floats_QY for series in self._series.values()), *counted[-1:], *norms],
         )
         base = floats[0][:_NUM_FIGURES]
@@ -210,10 +234,11 @@ class Extraction:
         nll, correct, targets = base
         figures = Figures(tuple(map(float, nll)), tuple(map(_count, correct)), tuple(map(_count, targets)), norm)
         shown = len(self._series)
+        audio = _on_host(ints.pop()) if self._audio else None
         own = [*ints[shown:], floats[1 + shown]] if self._counter else []
         counts = self._counter.events(step, base, floats[0][_NUM_FIGURES:], own) if self._counter else ()
         samples = tuple(self._events(ints[:shown], floats[1 : 1 + shown], step, epoch))
-        extracted = Extracted(figures, samples, tuple(counts), dict(self._names), self._sequence_length)
+        extracted = Extracted(figures, samples, tuple(counts), dict(self._names), self._sequence_length, audio)
         self.seconds += time.perf_counter() - started
         return extracted
 
@@ -241,6 +266,17 @@ class Extraction:
                         num_codebooks=None if is_text else series.logits_shape[1],
                         **_series_fields(series, own_ints[number], own_floats[number], shown if is_text else no_text),
                     )
+
+
+def _all_rows(stream: Stream) -> Tensor:
+    rows = stream.rows
+    return torch.cat([rows.batch_index[None], rows.position[None], rows.labels, stream.predictions_KN])
+
+
+def _on_host(packed: npt.NDArray[np.int32]) -> AudioRows:
+    batch_index, position, *tokens = packed.astype(np.int64)
+    K = len(tokens) // 2
+    return AudioRows(batch_index, position, np.stack(tokens[:K]), np.stack(tokens[K:]))
 
 
 def _most_likely(logits: Tensor) -> Tensor:

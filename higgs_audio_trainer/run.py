@@ -26,6 +26,7 @@ from higgs_audio_trainer.arguments import training_arguments, uses_cuda
 from higgs_audio_trainer.checkpoint import BaseCheckpoint, codec_of, open_checkpoint
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
+from higgs_audio_trainer.ears import Ears
 from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.events import Diagnosis, RunStart
@@ -127,10 +128,13 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
     emit = _build_emit(settings, arguments, attempt, built, console)
     watch = Watch(emit, fails=settings.diagnose == "fail") if _watches(settings, arguments, built) else None
     log = RunLog(emit, built, watch)
+    ears = _ears(settings, arguments, checkpoint, emit) if built else None
     bar = TrainingBar(console.screen.status_stream())
     with ExitStack() as cleanup:
         cleanup.callback(log.close)
         cleanup.callback(bar.close)
+        if ears is not None:
+            cleanup.callback(partial(ears.close, wait=False))
         stop = StopSignals(partial(_give_up, log, console.screen), **under_torchrun(os.environ))
         stopping = Stopping(lambda: stop.received or _verdict(watch))
         telemetry = Telemetry(
@@ -141,12 +145,13 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
             strict=settings.strict_logging,
             vocabulary=checkpoint.vocabulary if settings.diagnose != "off" else None,
             watch=watch,
+            ears=ears,
         )
         trainer = _build_trainer(settings, arguments, checkpoint, model, data, telemetry, [bar], stopping)
         _on_rank_0(arguments, lambda: cleanup.enter_context(claim(settings.output_dir, attempt)))
         cleanup.enter_context(stop)
         first = run_start(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation))
-        _train(trainer, attempt, log, first, stopping)
+        _train(trainer, attempt, log, first, stopping, ears)
     stopped_by = stopping.stopped_by or _verdict(watch)
     return RunResult(
         attempt.run_id, trainer.state.global_step, attempt.number, stopped_by, watch.failed_by if watch else None
@@ -156,6 +161,19 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
 def _watches(settings: TrainSettings, arguments: TrainingArguments, built: Sequence[NamedSink]) -> bool:
     """Whether this rank has its record checked: rank 0 does, with the figures of all."""
     return settings.diagnose != "off" and arguments.process_index == 0 and bool(built)
+
+
+def _ears(settings: TrainSettings, arguments: TrainingArguments, checkpoint: BaseCheckpoint, emit: Emit) -> Ears | None:
+    if not settings.log_audio or arguments.process_index != 0:
+        return None
+    return Ears(
+        settings.audio_tokenizer or codec_of(settings.base_ckpt),
+        settings.output_dir,
+        is_due=due_every(settings.log_steps * settings.log_audio),
+        seconds=settings.log_audio_seconds,
+        num_codes=min(checkpoint.ids.stream_bos, checkpoint.ids.stream_eos),
+        fail=partial(emit.fail, "audio"),
+    )
 
 
 def _verdict(watch: Watch | None) -> Diagnosed | None:
@@ -186,12 +204,16 @@ def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
     os._exit(exit_status(received))
 
 
-def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, first: RunStart, stopping: Stopping) -> None:
+def _train(
+    trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, first: RunStart, stopping: Stopping, ears: Ears | None
+) -> None:
     try:
         log.start(first, lambda: (trainer.state.global_step, trainer.extraction_seconds), attempt.checkpoint)
         trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
         if stopping.stopped_by is None:
             trainer.save_model()
+        if ears is not None:
+            ears.close(wait=stopping.stopped_by is None)
     except BaseException as error:
         with suppress(LoggingError):  # the error that ended the training is the one to be told
             log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error")

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from higgs_audio_trainer.data.batch import Vocabulary
+from higgs_audio_trainer.ears import Ears
 from higgs_audio_trainer.emit import Emit
 from higgs_audio_trainer.events import Checkpoint
 from higgs_audio_trainer.series import Shown
@@ -28,6 +29,7 @@ class Telemetry:
         strict: let an error in logging end the run.
         vocabulary: what to count tokens by, for the checks; None to count none; the same on every rank.
         watch: checks what is emitted; None on a rank that does not.
+        ears: makes predictions audible; None on a rank that does not.
     """
 
     emit: Emit
@@ -37,6 +39,7 @@ class Telemetry:
     strict: bool = False
     vocabulary: Vocabulary | None = None
     watch: Watch | None = None
+    ears: Ears | None = None
 
 
 def due_every(log_steps: int) -> Callable[[int], bool]:

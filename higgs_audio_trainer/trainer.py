@@ -95,8 +95,14 @@ class HiggsAudioTrainer(Trainer):
             self._step_started = started
             step = self.state.global_step + 1
             if self._telemetry.is_due(step):
-                vocabulary = self._telemetry.vocabulary
-                self._extraction = Extraction("train", self._telemetry.shown, vocabulary, with_strip=step == 1)
+                ears = self._telemetry.ears
+                self._extraction = Extraction(
+                    "train",
+                    self._telemetry.shown,
+                    self._telemetry.vocabulary,
+                    with_strip=step == 1,
+                    with_audio=ears is not None and ears.is_due(step),
+                )
         return batches, self._count_targets(batches, device)
 
     def _next_batch(self, epoch_iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
@@ -188,7 +194,10 @@ class HiggsAudioTrainer(Trainer):
             sequence_length=extracted.sequence_length,
             samples=extracted.names,
         )
-        self._log(Due(step, train, extracted.counts, extracted.samples))
+        samples = extracted.samples
+        if self._telemetry.ears is not None and extracted.audio is not None:
+            samples = self._telemetry.ears.hear(step, samples, extracted.audio)
+        self._log(Due(step, train, extracted.counts, samples))
 
     def _log(self, due: Due) -> None:
         """Emit the events of a due step or an evaluation, and what the checks find in them."""

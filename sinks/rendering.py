@@ -80,7 +80,7 @@ def _render_run_start(record: Record, look: _Look) -> str:
     )
     facts = (
         f"{_count(record['num_train_samples'], 'training sample')}, {record['num_eval_samples']:,} for evaluation",
-        _count(record["num_codebooks"], "codebook"),
+        *([_count(record["num_codebooks"], "codebook")] if record["num_codebooks"] else []),  # none: a model of text
         _count(record["trainable_parameters"], "trainable parameter"),
         f"{_count(record['world_size'], 'process', 'processes')} on {record['device']}",
         f"seed {record['seed']}",

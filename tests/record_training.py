@@ -1,9 +1,5 @@
-"""A training whose gradients and losses are recorded, in this process or under torchrun.
+"""A training whose gradients and losses are recorded, in this process or as a rank of several."""
 
-torchrun --nproc_per_node=2 -m tests.record_training MODEL_DIR OUT.pt BATCH_SIZE GRAD_ACCUM SAMPLES STEPS
-"""
-
-import sys
 import tempfile
 from pathlib import Path
 
@@ -65,9 +61,8 @@ def record(model_dir, *, batch_size, grad_accum, samples, steps):
     }
 
 
-if __name__ == "__main__":
-    model_dir, out, *numbers = sys.argv[1:]
-    batch_size, grad_accum, samples, steps = map(int, numbers)
-    recorded = record(model_dir, batch_size=batch_size, grad_accum=grad_accum, samples=samples, steps=steps)
+def save_record(model_dir, out, plan):
+    """Record a training; rank 0 writes the record to a file."""
+    recorded = record(model_dir, **plan)
     if recorded["rank"] == 0:
         torch.save(recorded, out)

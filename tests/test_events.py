@@ -45,7 +45,7 @@ def test_is_frozen_and_slotted(event):
 ADDED = {
     events.RunStart: {"base_is_random", "max_length", "modalities"},
     events.TrainStep: {"sequence_length", "samples"},
-    events.PredictionSample: {"stop_rank", "stop_probability"},
+    events.PredictionSample: {"stop_rank", "stop_probability", "predicted_audio", "label_audio"},
     events.Window: {"label_ranks", "label_probabilities"},
     events.Diagnosis: {"modality", "codebook", "repeats"},
     events.RunEnd: {"values_replaced", "diagnoses"},

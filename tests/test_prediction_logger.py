@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import sinks
 from higgs_audio_trainer import PredictionLogger
 from higgs_audio_trainer.adapters import Adapter, Reading, UnreadableError, check_adapter
+from tests import forks
 from tests.adapted import make
 from tests.test_schemas import is_valid
 
@@ -452,44 +453,26 @@ class TestFailures:
         assert not list(tmp_path.rglob("*.jsonl"))
 
 
-RANKS = """
-import os
-import sys
-import torch
-from torch.nn.parallel import DistributedDataParallel
-from higgs_audio_trainer import PredictionLogger
-from tests.adapted import make
-from tests.test_prediction_logger import batches
-torch.distributed.init_process_group("gloo")
-model = DistributedDataParallel(make("llama")[0])
-logger = PredictionLogger(sys.argv[1], sinks="jsonl").attach(model)
-for number, batch in enumerate(batches(2), start=1):
-    with logger.step(number):
-        model(**batch).loss.backward()
-logger.close()
-assert not model.module._forward_hooks
-torch.distributed.barrier()
-os._exit(0)  # both at once: gloo aborts, now and then, where a peer is gone
-"""
+def log_on_a_rank(folder):
+    """Train a loop with the logger, as one rank of several."""
+    torch.distributed.init_process_group("gloo")
+    model = torch.nn.parallel.DistributedDataParallel(make("llama")[0])
+    logger = quiet(folder).attach(model)
+    for number, batch in enumerate(batches(2), start=1):
+        with logger.step(number):
+            model(**batch).loss.backward()
+    logger.close()
+    assert not model.module._forward_hooks
+    torch.distributed.barrier()
+    os._exit(0)  # both at once: gloo aborts, now and then, where a peer is gone
 
 
 def test_two_ranks(tmp_path):
     """Rank 0 writes what it saw, whatever the other does; no rank waits for another because of the log."""
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    root = str(Path(__file__).parent.parent)
-    done = subprocess.run(
-        [*command, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in (tmp_path / "events").iterdir()] == ["rank00000-attempt000.jsonl"]
-    records = log_of(tmp_path)
+    for ended in forks.ranks(tmp_path, log_on_a_rank, tmp_path / "out"):
+        assert ended.status == 0, ended.err[-2000:]
+    assert [path.name for path in (tmp_path / "out" / "events").iterdir()] == ["rank00000-attempt000.jsonl"]
+    records = log_of(tmp_path / "out")
     assert records[0]["world_size"] == 2
     assert [step["step"] for step in named(records, "train_step")] == [1, 2]
 

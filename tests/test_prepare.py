@@ -1,11 +1,10 @@
 """Manifests made ready: everything checked first, encoded once, resumable."""
 
+import json
 import os
 import pty
 import shutil
 import signal
-import subprocess
-import sys
 import termios
 import time
 from copy import deepcopy
@@ -27,6 +26,7 @@ from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.data.prepare import Preparer
 from higgs_audio_trainer.errors import ManifestError, UserError
 from higgs_audio_trainer.preparation import default_codes_dir, prepare_manifests
+from tests import forks
 from tests.samples import entry, write_manifest, write_tone
 
 
@@ -74,6 +74,14 @@ def command(tiny: Any, manifest: Path, codes_dir: Path, *more: str) -> list[str]
     return ["prepare", "--train_manifest", str(manifest), *paths, *more]
 
 
+@pytest.fixture
+def two_clips(clips, tmp_path) -> Path:
+    """Write a manifest of two of the bundled clips."""
+    lines = [json.loads(line) for line in clips.read_text(encoding="utf-8").splitlines()]
+    two = ({**line, "audio": str(clips.parent / line["audio"])} for line in (lines[0], lines[-1]))
+    return write_manifest(tmp_path / "two.jsonl", *two)
+
+
 def test_the_bundled_clips_are_encoded_once(clips, prepare, tmp_path):
     """A first run encodes all, a second none, and both give the same samples."""
     first = prepare(clips)
@@ -97,10 +105,10 @@ def test_codes_have_the_clips_length_at_25_frames_a_second(clips, prepare, check
     assert len({examples[index].ref.fingerprint for index in range(8)}) == 8
 
 
-def test_encoding_gives_the_same_codes_each_time(tiny, clips, prepare, tmp_path):
+def test_encoding_gives_the_same_codes_each_time(tiny, two_clips, prepare, tmp_path):
     """Two caches filled apart hold the same bytes under the same names."""
-    prepare(clips)
-    assert main(command(tiny, clips, tmp_path / "other", "--max_seconds", "30")) == 0
+    prepare(two_clips)
+    assert main(command(tiny, two_clips, tmp_path / "other", "--max_seconds", "30")) == 0
     caches = [
         {path.relative_to(root): path.read_bytes() for path in stored(root)}
         for root in (tmp_path / "codes", tmp_path / "other")
@@ -128,14 +136,14 @@ def test_the_cache_is_the_users_unless_one_is_named(monkeypatch, tmp_path):
     assert default_codes_dir() == tmp_path / ".cache" / "higgs-audio-trainer" / "codes"
 
 
-def test_another_codec_has_codes_of_its_own(tiny, clips, prepare, tmp_path):
+def test_another_codec_has_codes_of_its_own(tiny, two_clips, prepare, tmp_path):
     """One changed weight is another codec."""
-    prepare(clips)
+    prepare(two_clips)
     shutil.copytree(tiny.codec_dir, tmp_path / "codec")
     weights = bytearray((tmp_path / "codec" / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "codec" / "model.safetensors").write_bytes(weights)
-    prepare(clips, codec_name=str(tmp_path / "codec"))
+    prepare(two_clips, codec_name=str(tmp_path / "codec"))
     assert len(list((tmp_path / "codes").iterdir())) == 2
 
 
@@ -148,13 +156,11 @@ def test_a_killed_command_continues_where_it_was(tiny, tmp_path, capsys):
     arguments = command(tiny, manifest, tmp_path / "codes")
     screen, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
-    with subprocess.Popen(
-        [sys.executable, "-m", "higgs_audio_trainer", *arguments], stderr=terminal, start_new_session=True
-    ) as process:
-        while not stored(tmp_path / "codes") and process.poll() is None:
-            time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = forks.start(forks.command, *arguments, out=tmp_path / "out", err=Path(os.ttyname(terminal)))
+    while not stored(tmp_path / "codes") and process.is_alive():
+        time.sleep(0.001)
+    process.kill()
+    assert forks.wait(process, tmp_path / "out") == 128 + signal.SIGKILL
     os.set_blocking(screen, False)
     assert b"encoding" in os.read(screen, 10_000), "a terminal is shown a progress bar"
     os.close(terminal)
@@ -330,15 +336,14 @@ def _codec(tiny: Any) -> Any:
 
 def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
     """A real process with a faulty manifest lists the faults on stderr and shows no traceback."""
+    out, err = tmp_path / "out", tmp_path / "err"
     arguments = command(tiny, bad_manifest, tmp_path / "codes", "--max_seconds", "2")
-    done = subprocess.run(
-        [sys.executable, "-m", "higgs_audio_trainer", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith(f"higgs-audio-trainer: {bad_manifest}:2: audio: expected a file")
-    assert len(done.stderr.splitlines()) == 10
+    assert forks.wait(forks.start(forks.command, *arguments, out=out, err=err), err) == 2
+    assert out.read_text() == ""
+    said = err.read_text()
+    assert "Traceback" not in said
+    assert said.startswith(f"higgs-audio-trainer: {bad_manifest}:2: audio: expected a file")
+    assert len(said.splitlines()) == 10
 
 
 @pytest.mark.parametrize(

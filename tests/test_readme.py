@@ -1,44 +1,15 @@
 """The README's commands, run as printed."""
 
 import gzip
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.readme import README, ROOT, commands, finished, section, shell
 from tests.test_run import read_log
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def commands(text):
-    """Find the commands in the blocks of a text; one goes on over lines until its quotes are closed."""
-    found = []
-    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
-        begun = ""
-        for line in block.splitlines():
-            begun += line
-            try:
-                shlex.split(begun)
-            except ValueError:
-                begun += "\n"
-            else:
-                found.append(begun)
-                begun = ""
-        assert not begun
-    return found
-
-
-def section(title):
-    """Return the text of a section."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
 
 COMMANDS = commands(README)
 
@@ -55,23 +26,6 @@ TOOLS = commands(section("The log in other tools"))  # tests/test_tools.py
 DIAGNOSES = commands(section("What the log finds by itself"))
 EXPORTS = [command for command in COMMANDS if command.startswith("higgs-audio-trainer export")]
 OWN_SINK = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples")]
-
-
-def shell(command, cwd, **environment):
-    """Run a command as a user's shell does, with the console script and the tools of this environment."""
-    python = shlex.quote(sys.executable)
-    command = command.replace("higgs-audio-trainer ", f"{python} -m higgs_audio_trainer ")
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        cwd=cwd,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, (command, done.stderr)
-    return done.stdout
 
 
 def test_every_command_is_run_by_a_test_or_by_ci():
@@ -91,53 +45,51 @@ def test_the_quick_start_has_two_commands():
 
 
 @pytest.mark.parametrize("command", HELP)
-def test_help(command, tmp_path):
+def test_help(command, here, tmp_path):
     """Help is printed and exits 0."""
-    assert "--log_steps" in shell(command, tmp_path)
+    assert "--log_steps" in here(command, tmp_path)
 
 
 def test_the_torchrun_line(tiny, clips, tmp_path):
-    """The line works as printed but for paths, processes and a checkpoint that fits on this machine."""
+    """The line works as printed but for paths, two processes and a checkpoint that fits on this machine."""
     (command,) = RUN_UNDER_TORCHRUN
     for printed, here in (
         (
             "torchrun --nproc_per_node=8",
-            f"{shlex.quote(sys.executable)} -m torch.distributed.run --standalone --nproc_per_node=1",
+            f"{shlex.quote(sys.executable)} -m torch.distributed.run --standalone --nproc_per_node=2",
         ),
         ("/path/train.jsonl", shlex.quote(str(clips))),
         ("/path/out", shlex.quote(str(tmp_path / "out"))),
     ):
         assert printed in command
         command = command.replace(printed, here)
-    base = f" --base_ckpt {tiny.model_dir} --audio_tokenizer {tiny.codec_dir} --max_steps 1"
-    shell(command + base, tmp_path)
-    assert read_log(tmp_path / "out")[-1]["reason"] == "completed"
+    base = f" --base_ckpt {tiny.model_dir} --audio_tokenizer {tiny.codec_dir} --use_cpu true"
+    said = shell(command + base + " --max_steps 2 --log_all_ranks", tmp_path)
+    names = sorted(path.name for path in (tmp_path / "out" / "events").iterdir())
+    assert names == ["rank00000-attempt000.jsonl", "rank00001-attempt000.jsonl"]
+    one, other = read_log(tmp_path / "out"), read_log(tmp_path / "out", rank=1)
+    assert one[-1]["reason"] == other[-1]["reason"] == "completed"
+    assert one[0]["world_size"] == 2
+    assert one[0]["run_id"] == other[0]["run_id"]
+    assert one[1]["loss"] == other[1]["loss"], "figures are of the whole step"
+    assert said.count("run ended: completed at step 2") == 1
 
 
-def test_the_commands_for_ci_users(clips, tmp_path):
+def test_the_commands_for_ci_users(clips, tmp_path, here):
     """A tiny checkpoint is made and trained on a manifest, and the run is compared with its golden."""
     shutil.copytree(clips.parent, tmp_path, dirs_exist_ok=True)
     (tmp_path / "manifest.jsonl").rename(tmp_path / "m.jsonl")
-    for command in CI_USERS:
-        shell(command.replace("--max_steps 30", "--max_steps 6"), tmp_path)
+    tiny, train, bless, diff = CI_USERS
+    here(tiny, tmp_path)
+    done = finished(train.replace("--max_steps 30", "--max_steps 6"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Sample 1 Prediction vs Label Comparison:" in done.stdout
+    assert "Audio Prediction vs Label Comparison (Codebook 0):" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert done.stderr == "", "no bar and no warnings of third parties"
     assert [event["step"] for event in read_log(tmp_path / "out") if event["event"] == "train_step"] == [1, 5]
-
-
-def test_the_story_of_the_silent_voice(tmp_path):
-    """The demo with its mistake prints what the text shows, but for times, and the log says the same afterwards."""
-    train, diagnose = DIAGNOSES
-    printed = [without_times(line) for line in shell(train, tmp_path).splitlines()]
-    excerpt = re.search(r"```text\n(.*?)```", section("What the log finds by itself"), re.DOTALL)[1]
-    for line in excerpt.splitlines():
-        assert line == "..." or without_times(line) in printed
-    said = shell(diagnose, tmp_path)
-    assert said.endswith("2 errors, 2 notes in 4 logged steps\nstatus 1\n")
-    assert "found at 4 of 4 logged steps: in all 8 codebooks" in said
-
-
-def without_times(line):
-    """Leave out how long a step took, and the last digits, which another processor rounds otherwise."""
-    return re.sub(r"\d+ ms$", "", re.sub(r"(\d\.\d)\d+", r"\1", line))
+    here(bless, tmp_path)
+    here(diff, tmp_path)
 
 
 def test_every_diagnosis_is_in_the_table():
@@ -149,21 +101,23 @@ def test_every_diagnosis_is_in_the_table():
     assert table == codes
 
 
-def test_the_commands_that_read_the_log(demo):
+def test_the_commands_that_read_the_log(demo, here):
     """Each does what the text around it says, on the demo's log."""
     folder, _ = demo
-    show, summary, train, diff, validate, merge, schema = READING
-    assert "Audio Prediction vs Label Comparison (Codebook 0)" in shell(show, folder)
-    assert_same_summary(shell(summary, folder), section("Read the log"))
-    shell(train.replace("--max_steps 20", "--max_steps 2"), folder)
+    show, summary, train, diff, report, both, validate, merge, schema = READING
+    assert "Audio Prediction vs Label Comparison (Codebook 0)" in here(show, folder)
+    assert_same_summary(here(summary, folder), section("Read the log"))
+    here(train.replace("--max_steps 20", "--max_steps 2"), folder)
     differs = shell(diff, folder)
     assert differs.endswith("status 1\n")
     assert "config.lr: expected 0.01, got 0.011" in differs
-    assert ": clean: 61 events" in shell(validate, folder)
+    assert re.search(r"^report.html: 0.\d+ MB, 61 events$", here(report, folder), re.MULTILINE)
+    assert "both.html: " in here(both, folder)
+    assert ": clean: 61 events" in here(validate, folder)
     shell(merge, folder)
     log = folder / "higgs-demo/run/events/rank00000-attempt000.jsonl"
     assert gzip.decompress((folder / "higgs-demo/run.jsonl.gz").read_bytes()) == log.read_bytes()
-    assert '"const": "prediction_sample"' in shell(schema, folder)
+    assert '"const": "prediction_sample"' in here(schema, folder)
 
 
 def test_the_exports(demo, tmp_path):
@@ -191,10 +145,11 @@ def test_the_python_example_of_read(demo, monkeypatch):
     assert list(names["losses"]) == [1, 20, 40, 60]
 
 
-def test_the_example_of_an_own_sink(demo):
+def test_the_example_of_an_own_sink(demo, here, monkeypatch):
     """A third party's sink, as printed, writes its file."""
     folder, _ = demo
     (command,) = OWN_SINK
-    shell(command.replace("PYTHONPATH=examples", f"PYTHONPATH={shlex.quote(str(ROOT / 'examples'))}"), folder)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    here(command.removeprefix("PYTHONPATH=examples "), folder)
     rows = (folder / "higgs-demo/curves/rank00000-attempt000.csv").read_text().splitlines()
     assert len(rows) == 1 + 5

@@ -10,7 +10,8 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from higgs_audio_trainer.events import EVENTS, Envelope
-from tests.test_readme import ROOT, TOOLS, shell
+from tests.readme import ROOT, call, shell
+from tests.test_readme import TOOLS
 
 (
     ACCURACIES,
@@ -43,8 +44,8 @@ def needs(tool):
 def real(tmp_path_factory):
     """Run the demo, of fewer steps than a user's, and the second run that the README compares it with."""
     folder = tmp_path_factory.mktemp("tools")
-    shell("higgs-audio-trainer demo --max_steps 4 --log_steps 2", folder)
-    shell(SECOND_RUN.replace("--max_steps 20", "--max_steps 2"), folder)
+    call("higgs-audio-trainer demo --max_steps 4 --log_steps 2", folder)
+    call(SECOND_RUN.replace("--max_steps 20", "--max_steps 2"), folder)
     return folder
 
 

@@ -1,10 +1,5 @@
 """Normalisation over micro-batches and ranks, due steps, and the promise that logging changes nothing."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -17,28 +12,15 @@ from higgs_audio_trainer.series import Shown
 from higgs_audio_trainer.telemetry import Telemetry, due_every
 from higgs_audio_trainer.watch import Watch
 from sinks import MemorySink
+from tests import forks
 from tests.batches import SILENT, lora_model, make_trainer, random_examples
-from tests.record_training import record
+from tests.record_training import record, save_record
 
 
 def distance(one, other):
     """Distance of two sets of gradients, relative to the norm of the first."""
     flat_one, flat_other = (torch.cat([grads[name].flatten() for name in sorted(one)]) for grads in (one, other))
     return ((flat_one - flat_other).norm() / flat_one.norm()).item()
-
-
-def torchrun(*arguments, processes=2, **environment):
-    """Start a real torchrun on this machine's CPU and wait for it."""
-    root = Path(__file__).parent.parent
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *arguments],
-        cwd=root,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +59,9 @@ def test_two_ranks_train_as_one(tiny, tmp_path, samples):
     """
     alone = record(tiny.model_dir, batch_size=4, grad_accum=1, samples=samples, steps=6)
     out = tmp_path / "two.pt"
-    finished = torchrun("-m", "tests.record_training", str(tiny.model_dir), str(out), "2", "1", str(samples), "6")
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    plan = {"batch_size": 2, "grad_accum": 1, "samples": samples, "steps": 6}
+    for ended in forks.ranks(tmp_path, save_record, tiny.model_dir, out, plan):
+        assert ended.status == 0, ended.err[-3000:]
     two = torch.load(out, weights_only=False)
     assert distance(alone["gradients"], two["gradients"]) < 1e-5
     for one, other in zip(alone["steps"], two["steps"], strict=True):

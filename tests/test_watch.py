@@ -1,8 +1,6 @@
 """The record is checked while it is written: what is found is logged, may end the run, and is known after a resume."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -18,10 +16,10 @@ from higgs_audio_trainer.saved import latest_checkpoint
 from higgs_audio_trainer.signals import Diagnosed
 from higgs_audio_trainer.watch import Watch
 from sinks import MemorySink
+from tests import forks
 from tests.builders import run_start, train_step
-from tests.faults.runs import lines
+from tests.faults.runs import lines, running
 from tests.test_run import read_log, settings
-from tests.test_trainer import torchrun
 
 
 def only(monkeypatch, *checks):
@@ -175,25 +173,21 @@ def command(tiny, clips, tmp_path, *more):
 
 def test_the_command_exits_with_3(tiny, clips, tmp_path):
     """A checkpoint with a NaN in it: `non_finite` is found at step 1, saved, said, and the status is 3."""
-    done = subprocess.run(
-        [sys.executable, "-m", "higgs_audio_trainer", *command(tiny, clips, tmp_path, "--diagnose", "fail")],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 3, done.stderr
-    assert "non_finite" in done.stderr
-    assert "Traceback" not in done.stderr
+    arguments = command(tiny, clips, tmp_path, "--diagnose", "fail")
+    with running(tmp_path, *arguments) as run:
+        assert run.wait() == 3
+        said = run.err.read_text()
+    assert "non_finite" in said
+    assert "Traceback" not in said
     assert lines(tmp_path / "out")[-1]["reason"] == "diagnosis"
     assert (tmp_path / "out" / "checkpoint-1").is_dir()
 
 
 def test_every_rank_ends(tiny, clips, tmp_path):
     """Rank 0 finds it, both end, at one step, with the status of a diagnosis."""
-    done = torchrun("-m", "higgs_audio_trainer", *command(tiny, clips, tmp_path, "--diagnose", "fail"))
-    assert done.returncode != 0
-    assert "exitcode  : 3" in done.stderr or "exitcode : 3" in done.stderr, done.stderr[-2000:]
+    arguments = command(tiny, clips, tmp_path, "--diagnose", "fail")
+    ended = forks.ranks(tmp_path, forks.command, *arguments)
+    assert [rank.status for rank in ended] == [3, 3], ended[0].err[-2000:]
     end = lines(tmp_path / "out")[-1]
     assert (end["event"], end["reason"]) == ("run_end", "diagnosis")
     saved, _ = latest_checkpoint(tmp_path / "out")

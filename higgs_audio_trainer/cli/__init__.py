@@ -23,6 +23,7 @@ COMMANDS = {
     "show": "print a log as the console shows it; filters, --follow, --summary",
     "diff": "compare the logs of two runs; bless a golden",
     "validate": "check a log: schema, gaps, torn lines, order",
+    "report": "draw a log, or two, as one HTML page that opens offline",
     "diagnose": "say what is wrong in a log, and what to do",
     "merge": "put the files of a log together, as one JSONL on stdout",
     "export": "bring a log to an experiment tracker, or into Parquet files",
@@ -30,8 +31,20 @@ COMMANDS = {
     "completion": "print a completion script for your shell",
 }
 #: Commands whose errors without the name of a file are those of standard output.
-_ONLY_PRINT = {"show", "diff", "validate", "diagnose", "merge", "schema", "completion", "--help", "-h", "--version"}
-_READ_LOGS = {"show", "diff", "validate", "diagnose", "merge", "export"}
+_ONLY_PRINT = {
+    "show",
+    "diff",
+    "validate",
+    "report",
+    "diagnose",
+    "merge",
+    "schema",
+    "completion",
+    "--help",
+    "-h",
+    "--version",
+}
+_READ_LOGS = {"show", "diff", "validate", "report", "diagnose", "merge", "export"}
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 

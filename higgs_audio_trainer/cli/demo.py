@@ -25,6 +25,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--max_steps", metavar="N", type=int, default=_MAX_STEPS, help="optimizer steps [%(default)s]")
     made.add_argument("--log_steps", metavar="N", type=int, default=_LOG_STEPS, help="log interval [%(default)s]")
     made.add_argument("--seed", metavar="N", type=int, default=0, help="seed of model and training [%(default)s]")
+    made.add_argument("--log_audio", metavar="N", type=int, default=0, help="WAV files every N logged steps [none]")
     made.add_argument("--fault", metavar="NAME", help="plant a mistake and see it found; list: name them")
     return made
 
@@ -55,6 +56,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         max_steps=given.max_steps,
         seed=given.seed,
         log_steps=given.log_steps,
+        more=[("log_audio", given.log_audio)] if given.log_audio else [],  # which is checked as the trainer's is
         fault=given.fault,
     )
     if outcome.stopped_by is not None:

@@ -1,4 +1,4 @@
-"""The codec: waveforms to codes. Loaded by transformers from a name or a folder."""
+"""The codec: waveforms to codes and back. Loaded by transformers from a name or a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HASHED = (*_WANTED, "*.bin")  # weights in the older format load too, from a fo
 
 
 class Codec:
-    """Encodes clips to codes.
+    """Encodes clips to codes, and decodes codes.
 
     Attributes:
         sampling_rate_hz: rate that the codec hears.
@@ -69,13 +69,34 @@ class Codec:
         codes: npt.NDArray[np.int64] = codes_1KF[0].cpu().numpy().astype(np.int64)
         return codes
 
-    def _load(self) -> Any:
+    def decode(self, codes: npt.NDArray[np.int64]) -> Waveform:
+        """Decode one clip.
+
+        Args:
+            codes: int64 [K, frames].
+
+        Returns:
+            float32 [T] at `sampling_rate_hz`.
+
+        Raises:
+            UserError: the codec cannot be loaded, or has no weights to decode with.
+        """
+        if self._model is None:
+            self._model = self._load(part="decoder")
+        with torch.inference_mode():
+            codes_1KF = torch.from_numpy(np.ascontiguousarray(codes))[None].to(self._device)
+            values = self._model.decode(audio_codes=codes_1KF).audio_values
+        samples: Waveform = values.flatten().cpu().numpy().astype(np.float32)
+        return samples
+
+    def _load(self, part: str = "encoder") -> Any:
         model_class = _dac_class() if self._kind == "dac" else _higgs_class(self.name)
         try:
             model, info = model_class.from_pretrained(self._folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise UserError(f"--audio_tokenizer {self.name}: the codec cannot be loaded: {error}") from error
-        missing = sorted(key for key in info["missing_keys"] if "decoder" not in key)
+        other = "decoder" if part == "encoder" else "encoder"
+        missing = sorted(key for key in info["missing_keys"] if other not in key)
         if missing:  # transformers would go on with random ones
             raise UserError(
                 f"--audio_tokenizer {self.name}: expected weights for {', '.join(missing[:3])}, got none. "

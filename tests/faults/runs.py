@@ -1,14 +1,9 @@
-"""Real trainings in processes of their own, which a test can watch event by event, signal, starve and kill.
-
-The processes are forked from a server that has torch and the trainer imported, which saves each some four seconds.
-"""
+"""Real trainings in processes of their own, which a test can watch event by event, signal, starve and kill."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +12,7 @@ from typing import Any
 import orjson
 
 from sinks.null import discard
-
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["higgs_audio_trainer.run", "tests.faults.runs"])
-_PATIENCE_S = 60
+from tests import forks
 
 
 def beacon(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
@@ -33,15 +25,6 @@ def beacon(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
     return sink
 
 
-def beacon_of_rank_0(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
-    """Make a beacon that first says its process, on rank 0; the others say nothing."""
-    if context.rank != 0:
-        return discard
-    sink = beacon(context, path=path)
-    sink({"event": "pid", "step": os.getpid()})
-    return sink
-
-
 def dies_once(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
     """Make a sink that kills its process on rank 1, at step 3, if the file is not there yet."""
 
@@ -49,6 +32,23 @@ def dies_once(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]
         if context.rank == 1 and record.get("step") == 3 and not Path(path).exists():
             Path(path).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    return sink
+
+
+def awaits_a_signal(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
+    """Make a sink that says over a FIFO, on rank 0 and at step 4, that it waits for a signal, and does."""
+    if context.rank != 0:
+        return discard
+
+    def sink(record: Mapping[str, Any]) -> None:
+        if (record["event"], record.get("step")) == ("train_step", 4):
+            came, comes = os.pipe()
+            os.set_blocking(comes, False)
+            signal.set_wakeup_fd(comes)
+            Path(path).write_text("waiting")
+            os.read(came, 1)
+            signal.set_wakeup_fd(-1)
 
     return sink
 
@@ -82,10 +82,9 @@ class Run:
         arguments = [
             argument.replace("BEACON", f"tests.faults.runs:beacon:path={self._fifo}") for argument in arguments
         ]
-        self.process = _SERVER.Process(
-            target=_run_cli, args=(arguments, str(self.out), str(self.err), before, environment), daemon=False
+        self.process = forks.start(
+            _run_cli, arguments, before, out=self.out, err=self.err, environment=os.environ | environment
         )
-        self.process.start()
         self._events = None
 
     def wait_for(self, *wanted: str) -> None:
@@ -103,35 +102,19 @@ class Run:
 
     def wait(self) -> int:
         """Wait for the end; return the exit status as a shell gives it."""
-        self.process.join(_PATIENCE_S)
-        assert self.process.exitcode is not None, f"still running: {self.err.read_text()}"
-        code = self.process.exitcode
-        return code if code >= 0 else 128 - code
+        return forks.wait(self.process, self.err)
 
     def close(self) -> None:
         """Leave nothing behind."""
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join(_PATIENCE_S)
+        forks.end(self.process)
         if self._events is not None:
             self._events.close()
 
 
-def _run_cli(
-    arguments: list[str], out: str, err: str, before: Callable[[], None] | None, environment: dict[str, str]
-) -> None:
-    os.environ.update(environment)
-    for descriptor, path in ((1, out), (2, err)):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(opened, descriptor)
-        os.close(opened)
-    sys.stdout, sys.stderr = (open(fd, "w", encoding="utf-8", closefd=False) for fd in (1, 2))  # noqa: SIM115
-    multiprocessing.set_start_method("fork", force=True)  # this process's is the server's
+def _run_cli(arguments: list[str], before: Callable[[], None] | None) -> None:
     if before is not None:
         before()
-    from higgs_audio_trainer.cli import main
-
-    sys.exit(main(arguments))
+    forks.command(*arguments)
 
 
 @contextmanager

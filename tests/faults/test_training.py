@@ -12,7 +12,8 @@ from tests.faults.runs import lines, running, training
 from tests.test_run import settings
 
 ADAPTER = "adapter_model.safetensors"
-SHORT = {"max_steps": 2, "log_steps": 1, "log_samples": 1, "diagnose": "off"}  # few writes
+# Few writes, and quick ones: it is done for each of them.
+SHORT = {"max_steps": 2, "log_steps": 1, "log_samples": 1, "diagnose": "off", "batch_size": 1, "grad_accum": 1}
 
 
 class FailingWrites:

@@ -137,9 +137,11 @@ def _span(figures: Figures) -> str:
 def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str]:
     """Lay out losses and accuracies in as many lines as there is room for, if that can be."""
     training, evaluation = summary.training, summary.evaluation
-    rows = list(_rows(training, "total", "text", "audio"))
+    trained = None if summary.start is None else summary.start.modalities
+    names = ("total", *(trained or ("text", "audio")))
+    rows = list(_rows(training, *names))
     codebooks = list(_rows(training, *(name for name in training.losses if name.startswith("codebook "))))
-    evaluations = [Row(f"eval {name}", *figures) for name, *figures in _rows(evaluation, "total", "text", "audio")]
+    evaluations = [Row(f"eval {name}", *figures) for name, *figures in _rows(evaluation, *names)]
     if not rows and not evaluations:
         return []
     whole = table([*rows, *codebooks, *evaluations], width, drawn)

@@ -1,0 +1,70 @@
+"""The README's commands, and how they are run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import chdir
+from pathlib import Path
+
+from higgs_audio_trainer.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(text):
+    """Find the commands in the blocks of a text; one goes on over lines until its quotes are closed."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        begun = ""
+        for line in block.splitlines():
+            begun += line
+            try:
+                shlex.split(begun)
+            except ValueError:
+                begun += "\n"
+            else:
+                found.append(begun)
+                begun = ""
+        assert not begun
+    return found
+
+
+def section(title):
+    """Return the text of a section."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def shell(command, cwd, **environment):
+    """Run a command as a user's shell does, with the console script and the tools of this environment."""
+    done = finished(command, cwd, **environment)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+def finished(command, cwd, **environment):
+    """Run a command as a user's shell does, to whatever end."""
+    python = shlex.quote(sys.executable)
+    command = command.replace("higgs-audio-trainer ", f"{python} -m higgs_audio_trainer ")
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=cwd,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def call(command, cwd):
+    """Run a command of ours in this process, which has imported torch already.
+
+    That a process can start with such a line, others show.
+    """
+    name, *arguments = shlex.split(command)
+    assert name == "higgs-audio-trainer"
+    with chdir(cwd):
+        assert main(arguments) == 0, command

@@ -1,0 +1,499 @@
+"""`report LOG [OTHER]`: what is on the page, what is left out, and that nothing of a log becomes markup."""
+
+import base64
+import hashlib
+import html
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from benchmarks.synthetic_log import write_log
+from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.report.follower import MOST_LOOKS, MOST_SAMPLES, MOST_SERIES, Follower
+from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, MOST_DIAGNOSES
+from higgs_audio_trainer.report.markup import tag, text
+from higgs_audio_trainer.report.scale import Axis, axis_of, number
+from higgs_audio_trainer.report.sounds import LONGEST_FILE, Sounds
+from higgs_audio_trainer.report.thinning import Thinned
+from tests.builders import (
+    audio_sample,
+    diagnosis,
+    eval_result,
+    run_end,
+    run_start,
+    text_sample,
+    train_step,
+    window,
+)
+from tests.faults.hostile import HOSTILE, RIGHT_TO_LEFT, SCRIPTS
+from tests.report_pages import write_events
+
+VOID = {"meta", "br"}
+KNOWN = {
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "header",
+        "nav",
+        "main",
+        "section",
+        "h1",
+        "h2",
+        "h3",
+        "div",
+        "p",
+    ),
+    *("a", "ul", "ol", "li", "dl", "dt", "dd", "figure", "figcaption", "details", "summary", "span", "i", "b", "bdi"),
+    *("table", "thead", "tbody", "tr", "th", "td", "code", "strong", "svg", "g", "path", "text", "circle", "rect"),
+}
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it: its elements, its texts, and whether every element is closed."""
+
+    def __init__(self, source):
+        super().__init__(convert_charrefs=True)
+        self.source, self.open, self.elements, self.texts = source, [], [], []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return "\n".join(self.texts)
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch, capsys):
+    """Write logs of events and report on them."""
+    monkeypatch.chdir(tmp_path)
+
+    def made(*logs):
+        names = [
+            str(write_events(tmp_path / f"{letter}.jsonl", events)) for letter, events in zip("ab", logs, strict=False)
+        ]
+        assert main(["report", *names, "-o", "page.html"]) == 0
+        capsys.readouterr()
+        return Page((tmp_path / "page.html").read_text("utf-8"))
+
+    return made
+
+
+RUN = [
+    run_start(),
+    *(make(step=step) for step in (1, 2, 3) for make in (train_step, text_sample, audio_sample)),
+    diagnosis(step=2, code="collapsed", severity="error", message="one token everywhere", evidence={}),
+    eval_result(step=3),
+    run_end(step=3),
+]
+
+
+def test_the_page_has_every_part(report):
+    """Figures, curves, codebooks, heat strip, diagnoses, samples, cost and what is left out."""
+    page = report(RUN)
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {"curves", "codebooks", "heat", "diagnoses", "samples", "settings", "cost", "left-out"} <= ids
+    for said in ("completed at step 3", "one token everywhere", "en-1", "*7890", "7891", "Every logged step is drawn."):
+        assert said in page.text
+    assert "Loss of evaluations (nats)" in page.text
+    assert "4.5 ms of 631.2 ms in the logged steps (0.7%); " in page.text
+
+
+def test_every_drawing_is_named(report):
+    """A screen reader is told what each says; what only decorates is hidden from it."""
+    drawings = [attributes for name, attributes in report(RUN).elements if name == "svg"]
+    assert len(drawings) > 10
+    assert all(attributes.get("aria-hidden") or attributes["aria-label"] for attributes in drawings)
+    assert any("total: 4.132 at step 1, 4.132 at step 3." in item.get("aria-label", "") for item in drawings)
+
+
+def test_headings_and_targets_of_links(report):
+    """Every link leads into the page, and no id is there twice."""
+    page = report(RUN, RUN)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [attributes["href"] for name, attributes in page.elements if name == "a"]
+    assert links
+    assert all(link.startswith("#") and link[1:] in ids for link in links)
+
+
+def test_the_policy_allows_the_style_alone(report):
+    """Its hash is right; there is no script, no inline style, nothing that is fetched."""
+    page = report(RUN)
+    (policy,) = (item["content"] for name, item in page.elements if item.get("http-equiv") == "Content-Security-Policy")
+    style = re.search(r"<style>(.*?)</style>", page.source, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    sources = f"default-src 'none'; style-src 'sha256-{digest}'; media-src data:"
+    assert policy == f"{sources}; base-uri 'none'; form-action 'none'"
+    assert "url(" not in style
+    assert "@import" not in style
+    names = {name for _, attributes in page.elements for name in attributes}
+    assert names.isdisjoint({"style", "src", "srcset", "xlink:href", "action"})
+    assert not [name for name in names if name.startswith("on")]
+
+
+MARKUP = {
+    "script": "</style></title><script>alert(1)</script>",
+    "attribute": "\"'><img src=x onerror=alert(1)>",
+    "comment": "<!-- --!><svg onload=alert(1)>",
+    "entity": "&lt;b&gt; &#0; &amp",
+    "CDATA": "]]><![CDATA[<a href=javascript:alert(1)>",
+}
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *MARKUP])
+def test_hostile_texts_stay_text(report, name):
+    """Nothing that a log holds makes an element, and no control or mark of direction is left in the page."""
+    hostile = (HOSTILE | MARKUP)[name][:2_000].encode("utf-8", "replace").decode()
+    end = window([1, 2], [1, 3], predicted_text=hostile, label_text=hostile)
+    page = report(
+        [
+            run_start(device=hostile),
+            train_step(),
+            text_sample(sample_id=hostile, fingerprint=hostile, first=end),
+            diagnosis(code=hostile, message=hostile, evidence={}),
+            run_end(reason=hostile),
+        ]
+    )
+    assert {name for name, _ in page.elements} <= KNOWN
+    bad = r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u2028\u2029\ufeff]"
+    assert re.findall(bad, page.source) == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_passes(report, name):
+    """Decoded text stands there letter for letter, in an element that has its own direction."""
+    said = SCRIPTS[name]
+    page = report([text_sample(first=window([1], [2], predicted_text=said, label_text=said))])
+    assert f'<bdi dir="auto">{text(said)}</bdi>' in page.source
+    if name in RIGHT_TO_LEFT:
+        assert said in page.texts
+
+
+def test_markup_escapes_what_it_is_given():
+    """Children and attributes; only what is markup goes in as it is."""
+    made = tag("p", "<b>", tag("b", "&"), title='"<', hidden=True, lang=None)
+    assert made == '<p title="&quot;&lt;" hidden>&lt;b&gt;<b>&amp;</b></p>'
+
+
+def brute_force(values, most):
+    """Thin a whole series at once: buckets of the smallest power of two that make few enough."""
+    each = 1
+    while -(-len(values) // each) > most:
+        each *= 2
+    return each, [values[start : start + each] for start in range(0, len(values), each)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 16, 17, 100, 1_000, 1_025])
+def test_thinning_is_that_of_the_whole_series(length):
+    """In one pass and a few buckets: lowest, highest, mean, NaN and steps of each are those of all its values."""
+    chance = random.Random(length)
+    values = [chance.choice([chance.gauss(0, 1)] * 6 + [None, math.nan, math.inf]) for _ in range(length)]
+    series = Thinned(8)
+    for step, value in enumerate(values, 1):
+        series.add(step, value)
+        assert len(series.buckets) <= 8
+    each, groups = brute_force(list(enumerate(values, 1)), 8)
+    assert series.values_each == each
+    for bucket, group in zip(series.buckets, groups, strict=True):
+        known = [(step, value) for step, value in group if value is not None and math.isfinite(value)]
+        assert (bucket.first_step, bucket.last_step) == (group[0][0], group[-1][0])
+        assert bucket.broken == sum(value is not None and not math.isfinite(value) for _, value in group)
+        assert bucket.low == min(known, key=lambda point: point[1], default=None)
+        assert bucket.high == max(known, key=lambda point: point[1], default=None)
+        assert bucket.mean == (pytest.approx(math.fsum(value for _, value in known) / len(known)) if known else None)
+    known = [(step, value) for step, value in enumerate(values, 1) if value is not None and math.isfinite(value)]
+    drawn = [point for part in series.segments() for point in part]
+    assert drawn == sorted(drawn)
+    assert set(drawn) <= set(known)
+    assert drawn[:1] + drawn[-1:] == known[:1] + known[-1:]
+
+
+def test_a_series_has_an_even_number_of_buckets():
+    """Else two could not become one."""
+    with pytest.raises(ValueError, match="even number"):
+        Thinned(3)
+
+
+def test_a_spike_is_never_thinned_away(report):
+    """One step of thousands stays on the page, in words: each point says which steps it stands for."""
+    page = report([train_step(step=step, loss=99.5 if step == 1_777 else 2.0) for step in range(1, 3_001)])
+    assert "2 to 99.5" in page.text
+    assert "stands for up to 32 neighbouring logged steps" in page.text
+
+
+def test_what_is_not_finite_is_drawn_as_such(report):
+    """A cross where a loss was NaN, and a word in the table."""
+    page = report([train_step(step=step, loss=math.nan if step == 2 else 2.0) for step in (1, 2, 3)])
+    assert sum(attributes.get("class") == "broken" for _, attributes in page.elements) == 1
+    assert "1 not finite" in page.text
+
+
+def test_the_follower_keeps_what_is_seen_often():
+    """Of a thousand samples that come once, few are held; one that comes again and again stays, first look and last."""
+    follower = Follower()
+    for step in range(1, 1_001):
+        follower.add(text_sample(step=step, fingerprint=f"{step:016x}"))
+        follower.add(text_sample(step=step, fingerprint="again"))
+        follower.add(text_sample(step=step, fingerprint="evaluated", split="eval"))
+    assert len(follower.samples) == MOST_SAMPLES + 1
+    (again,) = (sample for sample in follower.samples if sample.fingerprint == "again")
+    (series,) = again.series.values()
+    steps = [look.step for look in series.looks]
+    assert (steps[0], steps[-1], series.seen) == (1, 1_000, 1_000)
+    assert len(steps) <= MOST_LOOKS
+    assert len({later - step for step, later in pairwise(steps[:-1])}) == 1
+
+
+def test_labels_that_change_are_said_again(report):
+    """The labels stand once above the predictions of the steps at which they held."""
+    same, other = window([1, 2], [1, 3]), window([4, 5], [4, 5])
+    page = report([text_sample(step=step, first=same if step < 3 else other) for step in (1, 2, 3)])
+    assert sum(attributes.get("class") == "labels" for _, attributes in page.elements) == 2
+
+
+def test_all_that_can_be_many_is_bounded(report):
+    """Codebooks, samples, series, diagnoses, slots and texts: a page stays small, and says what it leaves out."""
+    many = tuple(float(index) for index in range(100))
+    wide = window(range(3_000), predicted_text="x" * 10_000, label_text="y" * 10_000)
+    page = report(
+        [
+            train_step(audio_loss_per_codebook=many, audio_accuracy_per_codebook=(0.5,) * 100),
+            *(audio_sample(codebook=index, first=wide, last=wide) for index in range(60)),
+            *(text_sample(fingerprint=f"{index}", first=wide, last=wide) for index in range(20)),
+            *(diagnosis(code=f"code-{index}", severity="note") for index in range(300)),
+            diagnosis(code="the-worst", severity="error"),
+        ]
+    )
+    assert len(page.source) < 1_000_000
+    assert f"{100 - MOST_CODEBOOKS} codebooks beyond {MOST_CODEBOOKS} are left out." in page.text
+    assert f"{60 - MOST_SERIES} events of further codebooks are left out here." in page.text
+    assert f"{301 - MOST_DIAGNOSES} more are left out" in page.text
+    assert "the-worst" in page.text
+    assert "and 2990 more" in page.text
+
+
+def test_a_long_log_makes_a_small_page_in_little_memory(tmp_path):
+    """Ten times the events cost no more memory and hardly a larger page; a million make 0.4 MB."""
+    peaks, sizes = [], []
+    for events in (5_000, 50_000):
+        log = write_log(tmp_path / str(events), events)
+        target = tmp_path / f"{events}.html"
+        script = (
+            "import resource, sys\nfrom higgs_audio_trainer.cli import main\n"
+            "status = main(sys.argv[1:])\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\nsys.exit(status)"
+        )
+        command = [sys.executable, "-c", script, "report", str(log), "-o", str(target)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+        peaks.append(int(done.stdout.split()[-1]))
+        sizes.append(target.stat().st_size)
+    assert max(peaks) < 1.2 * min(peaks)
+    assert max(sizes) < 1_000_000
+
+
+def test_two_logs_stand_beside_each_other(report):
+    """Both are drawn on the same axes, and the first difference is said and marked at its step."""
+    other = [train_step(step=2, loss=9.0) if event == train_step(step=2) else event for event in RUN]
+    page = report(RUN, other)
+    assert "step 2, train_step: loss: expected 4.13217, got 9" in page.text
+    marked = [attributes for _, attributes in page.elements if attributes.get("class") == "divergence"]
+    assert len(marked) >= 4
+    assert page.text.count("first difference: step 2") == len(marked)
+    captions = [said for said in page.texts if said in ("A: Loss (nats)", "B: Loss (nats)")]
+    assert captions[:2] == ["A: Loss (nats)", "B: Loss (nats)"]
+
+
+def test_two_logs_that_are_the_same(report):
+    """It is said that nothing differs, and nothing is marked."""
+    page = report(RUN, RUN)
+    assert "Same: " in page.text
+    assert not [attributes for _, attributes in page.elements if attributes.get("class") == "divergence"]
+
+
+def test_two_logs_with_nothing_in_common(report):
+    """They are drawn all the same, and it is said why they were not compared."""
+    page = report([train_step(step=1)], [train_step(step=2)])
+    assert "They could not be compared. diff: expected events that both logs have, got none." in page.text
+
+
+def test_a_log_of_one_event(report):
+    """No section is there of what the log has nothing of."""
+    page = report([run_start()])
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert "curves" not in ids
+    assert "no end in the log" in page.text
+
+
+def test_sounds_of_a_run(report, tmp_path):
+    """Files of the run are in the page; what is no file of it, or no sound, is said and not read."""
+    (tmp_path / "audio").mkdir()
+    sound = b"RIFF\x00\x00\x00\x00WAVE" + bytes(100)
+    for name in ("a.wav", "b.wav", "big.wav"):
+        (tmp_path / "audio" / name).write_bytes(sound)
+    with (tmp_path / "audio" / "big.wav").open("ab") as file:
+        file.truncate(LONGEST_FILE + 1)
+    (tmp_path / "audio" / "text.wav").write_text("no sound at all")
+    (tmp_path / "secret.wav").write_bytes(sound)
+    (tmp_path / "audio" / "link.wav").symlink_to(tmp_path / "secret.wav")
+    os.mkfifo(tmp_path / "audio" / "pipe.wav")
+    said = {
+        "audio/gone.wav": "No such file or directory",
+        "audio/big.wav": "it has 1.5 MB",
+        "audio/text.wav": "it is no WAV file",
+        "audio/pipe.wav": "it is no file",
+        "audio/link.wav": "Too many levels of symbolic links",
+        "../secret.wav": "it is not among the run's files",
+        "audio/../secret.wav": "it is not among the run's files",
+        str(tmp_path / "secret.wav"): "it is not among the run's files",
+        "audio/\0.wav": "embedded null byte",
+    }
+    looks = [
+        audio_sample(step=step, fingerprint=str(number), predicted_audio=link, label_audio="audio/a.wav")
+        for number, link in enumerate(("audio/b.wav", *said))
+        for step in (1, 2)
+    ]
+    page = report([run_start(), *looks])
+    assert "audio" not in {name for name, _ in page.elements}  # a log that lies by itself has no such files
+    (tmp_path / "events").mkdir()
+    (tmp_path / "a.jsonl").rename(tmp_path / "events" / "a.jsonl")
+    sounds = Sounds()
+    for link, why in said.items():
+        assert html.escape(f"is not in this page: {why}") in sounds.player(tmp_path, link, "it")
+    assert main(["report", "events/a.jsonl", "-o", "page.html"]) == 0
+    page = Page((tmp_path / "page.html").read_text("utf-8"))
+    players = [attributes for name, attributes in page.elements if name == "audio"]
+    assert base64.b64decode(players[1]["src"].partition(",")[2]) == sound
+    assert players[1]["aria-label"] == f"{looks[0].sample_id}: predicted at step 1"
+
+
+def test_sounds_have_their_room(tmp_path):
+    """The page stays small: what has no room is said."""
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE" + bytes(LONGEST_FILE - 12))
+    sounds = Sounds()
+    players = [sounds.player(tmp_path, "audio/a.wav", "it") for _ in range(3)]
+    assert [player.startswith("<audio") for player in players] == [True, False, False]
+    assert "is not in this page: the page is full" in players[2]
+
+
+def test_a_model_of_text_has_no_audio(report):
+    """What it does not have is not drawn: no line, no panel, no section."""
+    step = {"audio_loss_per_codebook": (), "audio_accuracy_per_codebook": (), "audio_targets": 0, "audio_loss": 0.0}
+    page = report([run_start(num_codebooks=0, modalities=("text",)), train_step(**step), text_sample()])
+    assert "audio" not in page.text
+    assert "codebook" not in page.text
+    assert not any(attributes.get("id") == "heat" for _, attributes in page.elements)
+
+
+def test_a_golden_has_no_times(report, tmp_path, capsys):
+    """A log without its volatile fields is drawn without them."""
+    write_events(tmp_path / "run.jsonl", RUN)
+    assert main(["diff", "--bless", str(tmp_path / "golden.jsonl"), str(tmp_path / "run.jsonl")]) == 0
+    assert main(["report", str(tmp_path / "golden.jsonl"), "-o", str(tmp_path / "golden.html")]) == 0
+    page = Page((tmp_path / "golden.html").read_text("utf-8"))
+    assert "the log has no times." in page.text
+    assert "last event" not in page.text
+
+
+def test_damaged_lines_are_counted_on_the_page_and_on_stderr(tmp_path, capsys):
+    """They cost themselves alone."""
+    log = write_events(tmp_path / "a.jsonl", RUN)
+    log.write_bytes(log.read_bytes() + b'{"event": "train_st\n')
+    assert main(["report", str(log), "-o", str(tmp_path / "page.html")]) == 0
+    assert "1 damaged line was passed over" in Page((tmp_path / "page.html").read_text("utf-8")).text
+    assert "a.jsonl:" in capsys.readouterr().err
+
+
+def test_the_command_replaces_its_own_page_and_nothing_else(tmp_path, capsys):
+    """An earlier report may be written over; a log, a folder or any other file may not, and nothing is left behind."""
+    log = write_events(tmp_path / "a.jsonl", RUN)
+    page, before = tmp_path / "page.html", log.read_bytes()
+    assert [main(["report", str(log), "-o", str(page)]) for _ in range(2)] == [0, 0]
+    other = tmp_path / "other.html"
+    other.write_text("mine")
+    for target, got in ((log, "twice"), (other, "got another file"), (tmp_path, "got something else")):
+        capsys.readouterr()
+        assert main(["report", str(log), "-o", str(target)]) == 2
+        assert got in capsys.readouterr().err
+    assert (log.read_bytes(), other.read_text()) == (before, "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "other.html", "page.html"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.jsonl"], "missing.jsonl"),
+        (["a.jsonl", "missing.jsonl"], "missing.jsonl"),
+        (["empty.jsonl"], "got no event in it"),
+        (["a.jsonl", "-"], "got standard input (-)"),
+        (["a.jsonl", "-o", "no/such/folder/page.html"], "expected a place for the page"),
+        ([], "LOG"),
+    ],
+)
+def test_bad_input(tmp_path, monkeypatch, capsys, arguments, said):
+    """Exit status 2, and what is wrong in words; no page is written."""
+    monkeypatch.chdir(tmp_path)
+    write_events(tmp_path / "a.jsonl", RUN)
+    (tmp_path / "empty.jsonl").touch()
+    assert main(["report", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.0, 15.2), (-3.0, 0.7), (1, 60), (1e-9, 4e-4), (-1e30, 1e30), (5, 5)]
+)
+def test_ticks_are_round_and_few(low, high):
+    """Each is on the axis, and a multiple of 1, 2, 2.5 or 5 of a power of ten."""
+    ticks = Axis(low, high).ticks(5)
+    assert 1 <= len(ticks) <= 6
+    assert all(low - 1e-9 * abs(low) <= tick <= high * (1 + 1e-9) for tick in ticks)
+    steps = {f"{later - tick:.0e}" for tick, later in pairwise(ticks)}
+    assert len(steps) <= 1
+
+
+def test_an_axis_holds_all_its_series():
+    """It begins at zero where it may, and ends at a round number."""
+    series = Thinned()
+    for step, value in enumerate((3.2, 14.4, 7.0)):
+        series.add(step, value)
+    assert axis_of([series]) == Axis(0.0, 15.0)
+    assert axis_of([]).high > axis_of([]).low
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(None, "-"), (0.0, "0"), (3.36400001, "3.364"), (1234567, "1,234,567"), (1e-9, "1e-09"), (12345.6, "12,346")],
+)
+def test_numbers_are_short(value, written):
+    """Four digits say enough; the log has the others."""
+    assert number(value) == written

@@ -1,0 +1,224 @@
+"""A report in a real browser: nothing fails, nothing is fetched, and everybody can read it."""
+
+import json
+import os
+import shutil
+from importlib import resources
+
+import numpy as np
+import pytest
+import soundfile
+
+from higgs_audio_trainer.cli import main
+from tests.builders import audio_sample, diagnosis, eval_result, run_end, run_start, text_sample, train_step, window
+from tests.faults.hostile import HOSTILE, SCRIPTS
+from tests.report_pages import write_events
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-quic"),
+]
+DESK, PHONE = 1200, 390  # pixels
+STEPS = range(1, 9)
+HTML = "</td></style><script>document.title = 'owned'</script><img src=https://evil.example/x onerror=alert(1)>"
+
+pytestmark = pytest.mark.skipif(
+    (BROWSER is None or DRIVER is None) and "CI" not in os.environ, reason="needs chromium and chromium-driver"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Start one browser for all tests; it notes what it fetches and what fails."""
+    webdriver = pytest.importorskip("selenium.webdriver") if "CI" not in os.environ else _webdriver()
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def _webdriver():
+    from selenium import webdriver
+
+    return webdriver
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Report on a run full of hostile texts and of every script, and on two runs beside each other."""
+    folder = tmp_path_factory.mktemp("pages")
+    said = [text.encode("utf-8", "replace").decode()[:500] for text in (HTML, *HOSTILE.values(), *SCRIPTS.values())]
+    hostile = [
+        run_start(device=HTML),
+        *(train_step(step=step, loss=9.0 / step) for step in STEPS),
+        *(
+            text_sample(step=step, sample_id=text, fingerprint="0123", first=_said(text), last=_said(text))
+            for step, text in enumerate(said, 1)
+        ),
+        *(audio_sample(step=step, fingerprint="0123", **sound_of(step)) for step in STEPS),
+        *(
+            diagnosis(step=step, code=text, message=text, severity=severity)
+            for step, (text, severity) in enumerate(zip(said[:24], ("note", "warning", "error") * 8, strict=True), 1)
+        ),
+        eval_result(step=8),
+        run_end(step=8, reason=HTML),
+    ]
+    other = [train_step(step=step, loss=9.0 / step + (step > 4)) for step in STEPS]
+    (folder / "events").mkdir()
+    (folder / "audio").mkdir()
+    for seconds, path in enumerate(sound_of(1).values(), 1):
+        soundfile.write(folder / path, np.zeros(8_000 * seconds), 8_000)
+    names = ("events/a.jsonl", hostile), ("b.jsonl", other)
+    logs = [str(write_events(folder / name, events)) for name, events in names]
+    made = {"one": folder / "one.html", "two": folder / "two.html"}
+    assert main(["report", logs[0], "-o", str(made["one"])]) == 0
+    assert main(["report", *logs, "-o", str(made["two"])]) == 0
+    return made
+
+
+def sound_of(step):
+    """Name the files of a step; those of step 1 are there."""
+    return {f"{kind}_audio": f"audio/step-{step:06d}-sample-0-{kind}.wav" for kind in ("label", "predicted")}
+
+
+def _said(text):
+    return window([1, 2], [1, 3], predicted_text=text, label_text=text)
+
+
+def show(browser, path, *, width=DESK, scheme="light"):
+    """Open a page in a window of a width, in light or dark."""
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(path.as_uri())
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_nothing_fails_and_nothing_is_fetched(browser, pages, name):
+    """The console stays empty, the page itself is the only request, and no text of the log has run."""
+    browser.get_log("performance")
+    browser.get_log("browser")
+    show(browser, pages[name])
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requests = [item["params"] for item in messages if item["method"] == "Network.requestWillBeSent"]
+    of_page = [item["request"]["url"] for item in requests if item["documentURL"] == pages[name].as_uri()]
+    # What the browser draws a player with is in itself, and so are the sounds in the page.
+    assert [url for url in of_page if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert browser.get_log("browser") == []
+    assert browser.title.startswith("Training report")
+    assert browser.execute_script("return document.querySelectorAll('script, img, iframe, object, link').length") == 0
+
+
+def test_the_policy_holds(browser, pages):
+    """What a text of the log would do, if it became markup, is refused: no script runs and no style but ours."""
+    show(browser, pages["one"])
+    ran = browser.execute_script(
+        "const script = document.createElement('script'); script.textContent = 'window.ran = true';"
+        "document.body.append(script);"
+        "const box = document.createElement('p'); box.setAttribute('style', 'color: rgb(1, 2, 3)');"
+        "document.body.append(box); return [window.ran === true, getComputedStyle(box).color]"
+    )
+    assert ran[0] is False
+    assert ran[1] != "rgb(1, 2, 3)"
+    assert len(browser.get_log("browser")) == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, pages, scheme):
+    """Contrast, names, roles, headings, tables: with everything unfolded. Two logs have all that one has."""
+    show(browser, pages["two"], scheme=scheme)
+    browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
+    browser.execute_script(resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8"))
+    found = browser.execute_async_script("axe.run().then(arguments[0])")
+    serious = [
+        (item["id"], item["nodes"][0]["html"][:200])
+        for item in found["violations"]
+        if item["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    assert len(found["passes"]) > 10
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_phone_needs_no_scrolling_sideways(browser, pages, name):
+    """What is wider than the screen scrolls by itself, also when it is unfolded."""
+    show(browser, pages[name], width=PHONE)
+    browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
+
+
+def test_the_keyboard_reaches_everything(browser, pages):
+    """Tab goes through every link and summary, and Enter unfolds one."""
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, pages["one"])
+    count = browser.execute_script("return document.querySelectorAll('a, summary').length")
+    reached = set()
+    for _ in range(3 * count):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        reached.add(
+            browser.execute_script(
+                "return [...document.querySelectorAll('a, summary')].indexOf(document.activeElement)"
+            )
+        )
+        if len(reached - {-1}) == count:
+            break
+    assert reached >= set(range(count))
+    folded = browser.find_element("css selector", "figure details:not([open]) summary")
+    folded.send_keys(Keys.ENTER)
+    assert browser.execute_script("return arguments[0].parentElement.open", folded)
+
+
+def test_right_to_left_text_runs_from_right_to_left(browser, pages):
+    """The decoded Arabic has its own direction; what stands around it keeps the page's."""
+    show(browser, pages["one"])
+    directions = browser.execute_script(
+        "return [...document.querySelectorAll('td.said bdi')]"
+        ".filter(item => /^[\\u0590-\\u08ff]/.test(item.textContent))"
+        ".map(item => [getComputedStyle(item).direction, getComputedStyle(item.closest('tr')).direction])"
+    )
+    assert directions
+    assert all(pair == ["rtl", "ltr"] for pair in directions)
+
+
+def test_sounds_can_be_played(browser, pages):
+    """The file of step 1 loads under the policy; files that are not there are said."""
+    show(browser, pages["one"])
+    browser.get_log("browser")
+    loaded = (
+        "const [sound, done] = [document.querySelector('audio'), arguments[0]];"
+        "sound.onloadedmetadata = () => done([sound.duration, sound.getAttribute('aria-label')]);"
+        "sound.onerror = () => done(sound.error.message); sound.preload = 'auto'; sound.load()"
+    )
+    duration, label = browser.execute_async_script(loaded)
+    assert (duration, label.endswith(": predicted at step 1")) == (2, True)
+    assert browser.get_log("browser") == []
+    said = browser.execute_script(
+        "return [...document.querySelectorAll('.sounds .note')].map(item => item.textContent)"
+    )
+    assert said[0].endswith("label.wav is not in this page: No such file or directory")
+
+
+def test_colours_follow_the_scheme(browser, pages):
+    """Dark where the reader's system is dark."""
+    papers = []
+    for scheme in ("light", "dark"):
+        show(browser, pages["one"], scheme=scheme)
+        papers.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert papers == ["rgb(255, 255, 255)", "rgb(15, 20, 25)"]
+
+
+def test_print_unfolds_the_samples(browser, pages):
+    """On paper nothing can be unfolded: samples are open, and the links to sections are left out."""
+    show(browser, pages["one"])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    seen = "return getComputedStyle(document.querySelector(arguments[0]), arguments[1])[arguments[2]]"
+    assert browser.execute_script(seen, "nav", None, "display") == "none"
+    assert browser.execute_script(seen, ".sample", "::details-content", "contentVisibility") == "visible"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
