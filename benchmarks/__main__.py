@@ -24,6 +24,7 @@ NAMES = (
     "extraction",
     "one_event",
     "latency",
+    "trackers",
     "logs",
     "start_up",
     "data",

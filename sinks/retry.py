@@ -27,6 +27,11 @@ class Retry:
         """Number of the error that is not overcome yet."""
         return self._last[0] if self._failures else None
 
+    @property
+    def wait_s(self) -> float:
+        """Seconds until it may be tried; 0 where it may be now."""
+        return max(0.0, self._due - self._clock()) if self._failures else 0.0
+
     def failed(self, error: OSError) -> None:
         """Note a failure."""
         # Not the error itself: its traceback would keep a record alive.
@@ -45,5 +50,5 @@ class Retry:
         Raises:
             OSError: the last error again: it is too early to try.
         """
-        if self._failures and self._clock() < self._due:
+        if self.wait_s:
             raise OSError(*self._last)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "higgs_audio_trainer.sinks"
 NONE = "none"
 _BUILT_IN: dict[str, Factory] = {"console": console_sink, "jsonl": jsonl_sink, "null": null_sink}
+#: Imported when they are named: each brings what a tracker's sink needs.
+_TRACKERS = {name: f"sinks.trackers.{name}:factory" for name in ("trackio", "tensorboard", "wandb", "mlflow")}
 _OPTION = re.compile(r":(?=[A-Za-z_]\w*=)")
 
 
@@ -38,8 +40,8 @@ class SinkSpec:
 def parse(specification: str) -> list[SinkSpec]:
     """Parse `name[:option=value]...[,...]`; `none` alone is no sink at all.
 
-    A name is `console`, `jsonl`, `null`, an entry point of the group `higgs_audio_trainer.sinks`, or
-    `package.module:factory`.
+    A name is `console`, `jsonl`, `null`, a tracker (`trackio`, `tensorboard`, `wandb`, `mlflow`), an entry point of the
+    group `higgs_audio_trainer.sinks`, or `package.module:factory`.
 
     Raises:
         SinkError: the specification is empty, names a sink or an option twice, or mixes `none` with others.
@@ -72,11 +74,13 @@ def resolve(name: str) -> Factory:
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]
+    if name in _TRACKERS:
+        return resolve_name(_TRACKERS[name])  # type: ignore[no-any-return]
     from importlib.metadata import entry_points  # noqa: PLC0415 - takes longer to import than all sinks together
 
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-    if name not in installed and (":" not in name or name.partition(":")[0] in (*_BUILT_IN, *installed)):
-        raise SinkError(_unknown(name, [*_BUILT_IN, NONE, *installed]))
+    if name not in installed and (":" not in name or name.partition(":")[0] in (*_BUILT_IN, *_TRACKERS, *installed)):
+        raise SinkError(_unknown(name, [*_BUILT_IN, *_TRACKERS, NONE, *installed]))
     return _load(name, installed.get(name))
 
 

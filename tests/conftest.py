@@ -58,6 +58,23 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def trackio_store(tmp_path_factory: pytest.TempPathFactory, environment: None) -> Path:
+    """Have trackio, which reads it when it is imported, keep its store away from the user's."""
+    os.environ["TRACKIO_DIR"] = str(tmp_path_factory.mktemp("trackio"))
+    return Path(os.environ["TRACKIO_DIR"])
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with MLflow's empty database, which takes seconds to make; tests copy it."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Write the tiny checkpoint and codec; tests read them and write nothing there."""
     from higgs_audio_trainer.demo.tiny import write_tiny

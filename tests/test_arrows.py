@@ -126,7 +126,7 @@ def test_sinks_are_imported_when_asked_for():
     assert not hasattr(sinks, "no_such_name")
 
 
-@pytest.mark.parametrize("path", sorted(Path(sinks.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(Path(sinks.__file__).parent.rglob("*.py")), ids=lambda path: path.name)
 def test_sinks_know_no_producer(path):
     """A sink imports neither the trainer nor torch: its contract is the record."""
     assert packages_imported_by(path).isdisjoint({"higgs_audio_trainer", "schemas", *HEAVY})

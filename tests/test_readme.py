@@ -24,12 +24,13 @@ CI_USERS = commands(section("In CI"))
 READING = commands(section("Read the log"))
 TOOLS = commands(section("The log in other tools"))  # tests/test_tools.py
 DIAGNOSES = commands(section("What the log finds by itself"))
+EXPORTS = [command for command in COMMANDS if command.startswith("higgs-audio-trainer export")]
 OWN_SINK = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples")]
 
 
 def test_every_command_is_run_by_a_test_or_by_ci():
     """A command that nothing runs may not stand in the README."""
-    groups = [RUN_BY_CI, RUN_UNDER_TORCHRUN, HELP, CI_USERS, DIAGNOSES, READING, TOOLS, OWN_SINK]
+    groups = [RUN_BY_CI, RUN_UNDER_TORCHRUN, HELP, CI_USERS, DIAGNOSES, READING, TOOLS, EXPORTS, OWN_SINK]
     assert sorted(COMMANDS) == sorted(command for group in groups for command in group)
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert all(command in script for command in RUN_BY_CI)
@@ -117,6 +118,14 @@ def test_the_commands_that_read_the_log(demo, here):
     log = folder / "higgs-demo/run/events/rank00000-attempt000.jsonl"
     assert gzip.decompress((folder / "higgs-demo/run.jsonl.gz").read_bytes()) == log.read_bytes()
     assert '"const": "prediction_sample"' in here(schema, folder)
+
+
+def test_the_exports(demo, tmp_path):
+    """Each finds its library and says where to look; every run has its scalars, samples and settings there."""
+    folder, _ = demo
+    for command in EXPORTS:
+        said = shell(command, folder, TRACKIO_DIR=str(tmp_path))
+        assert re.fullmatch(r"run \w+: \d\d events exported.* To look at it: .*\n", said)
 
 
 def assert_same_summary(shown, text):

@@ -71,13 +71,14 @@ class TestResolve:
     def test_unknown_name(self):
         """An unknown name is answered with the known ones and the nearest of them."""
         assert refused("json") == (
-            "--sinks: expected one of console, jsonl, none, null or package.module:factory, got 'json'."
+            "--sinks: expected one of console, jsonl, mlflow, none, null, tensorboard, trackio, wandb or "
+            "package.module:factory, got 'json'."
             " Did you mean jsonl?"
         )
 
     def test_unlike_any(self):
         """A name that is like no other gets no suggestion."""
-        assert refused("wandb").endswith("got 'wandb'.")
+        assert refused("quartz").endswith("got 'quartz'.")
 
     def test_option_without_its_name(self):
         """A value that follows a known sink's name without `option=` is not taken for a dotted path."""
@@ -132,7 +133,7 @@ class TestEntryPoints:
 
     def test_is_listed(self):
         """An installed entry point is among the names that an error lists."""
-        assert "console, fancy, jsonl, none, null or" in refused("wandb")
+        assert "console, fancy, jsonl, mlflow, none," in refused("quartz")
 
     def test_stray_option(self):
         """A value without `option=` after an entry point's name is said as such."""

@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "draw a log, or two, as one HTML page that opens offline",
     "diagnose": "say what is wrong in a log, and what to do",
     "merge": "put the files of a log together, as one JSONL on stdout",
+    "export": "bring a log to an experiment tracker, or into Parquet files",
     "schema": "print the JSON Schema of an event",
     "completion": "print a completion script for your shell",
 }
@@ -43,7 +44,7 @@ _ONLY_PRINT = {
     "-h",
     "--version",
 }
-_READ_LOGS = {"show", "diff", "validate", "report", "diagnose", "merge"}
+_READ_LOGS = {"show", "diff", "validate", "report", "diagnose", "merge", "export"}
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 

@@ -31,7 +31,7 @@ _CHOICES = {
     "event": tuple(EVENTS),
     "modality": get_args(Modality),
     "split": get_args(Split),
-    "sinks": ("console,jsonl", "console", "jsonl", "none"),
+    "sinks": ("console,jsonl", "console", "jsonl", "none", "console,jsonl,trackio", "console,jsonl,tensorboard"),
     **{item.name: item.metadata["choices"] for item in flags() if item.metadata["choices"]},
 }
 

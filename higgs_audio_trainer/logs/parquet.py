@@ -1,0 +1,160 @@
+"""A log as Parquet: a file of each event, with a column of each of its fields, typed as `events` says.
+
+Memory does not grow with the log: of each event, a few MiB wait to become a row group. A file takes its name, and the
+place of an older one, when all of them are complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from types import NoneType, TracebackType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import EVENTS, Envelope, Window
+from higgs_audio_trainer.logs.lines import Line
+
+OTHER = "other"  # the file of what this version does not know
+_GROUP_BYTES = 4 * 1024 * 1024  # of lines
+_Json = dict[str, Any]
+
+
+class ParquetFiles:
+    """Takes lines of a log; a context, whose end without an error makes the files.
+
+    Args:
+        folder: of the files; is made.
+        group_bytes: how many bytes of lines become a row group.
+
+    Raises:
+        UserError: pyarrow is not installed.
+    """
+
+    def __init__(self, folder: Path, *, group_bytes: int = _GROUP_BYTES) -> None:
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet
+        except ImportError as error:
+            raise UserError(
+                f"parquet: expected pyarrow, got {error}. pip install 'higgs-audio-trainer[parquet]'"
+            ) from error
+        self._arrow = pa
+        self._folder = folder
+        self._group_bytes = group_bytes
+        self._tables: dict[str, _Table] = {}
+
+    def __enter__(self) -> Self:
+        """Make the folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def add(self, line: Line) -> None:
+        """Take a line.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        name = line.record["event"] if isinstance(line.event, EVENTS.get(line.record["event"], NoneType)) else OTHER
+        if name not in self._tables:
+            self._tables[name] = _Table(self._arrow, self._folder / f"{name}.parquet", _hints(name))
+        self._tables[name].add(line, self._group_bytes)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Name the files, or leave nothing behind where there was an error."""
+        try:
+            if kind is None:
+                for table in self._tables.values():
+                    table.finish()
+                for table in self._tables.values():
+                    table.publish()
+        finally:
+            for table in self._tables.values():
+                table.discard()
+
+
+class _Table:
+    """The rows of one event."""
+
+    def __init__(self, arrow: Any, path: Path, hints: Mapping[str, Any]) -> None:
+        self._arrow = arrow
+        self._path = path
+        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        self._hints = hints
+        self._schema = arrow.schema([(name, _type(arrow, hint)) for name, hint in hints.items()])
+        self._writer = arrow.parquet.ParquetWriter(self._unfinished, self._schema, compression="zstd")
+        self._rows: list[_Json] = []
+        self._bytes = 0
+
+    def add(self, line: Line, group_bytes: int) -> None:
+        self._rows.append(self._row(line))
+        self._bytes += len(line.raw)
+        if self._bytes >= group_bytes:
+            self._write()
+
+    def _row(self, line: Line) -> _Json:
+        if "record" in self._hints:
+            return {"record": json.dumps(line.record)}
+        row = {name: _value(line.record.get(name), hint) for name, hint in self._hints.items()}
+        extra = line.event.extra
+        return row | {"extra": json.dumps(extra) if extra else None}
+
+    def _write(self) -> None:
+        self._writer.write_batch(self._arrow.RecordBatch.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._bytes = [], 0
+
+    def finish(self) -> None:
+        if self._rows:
+            self._write()
+        self._writer.close()
+
+    def publish(self) -> None:
+        self._unfinished.replace(self._path)
+
+    def discard(self) -> None:
+        with suppress(Exception):  # of a disk that is full: it is removed
+            self._writer.close()
+        self._unfinished.unlink(missing_ok=True)
+
+
+def _hints(name: str) -> dict[str, Any]:
+    if name == OTHER:
+        return {"record": str}
+    return dict(_types_of(Envelope)) | dict(_types_of(EVENTS[name])) | {"extra": str | None}
+
+
+def _types_of(cls: type[Any]) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(cls)
+    return ((item.name, hints[item.name]) for item in fields(cls))
+
+
+def _type(arrow: Any, hint: Any) -> Any:
+    """Return the type of a column. A mapping whose values have no type of their own is the text of a JSON object."""
+    hint = _without_none(hint)
+    plain = {int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_(), str: arrow.string()}
+    if hint in plain:
+        return plain[hint]
+    if hint is Window:
+        return arrow.struct([(name, _type(arrow, inner)) for name, inner in _types_of(Window)])
+    if get_origin(hint) is tuple:
+        return arrow.list_(_type(arrow, get_args(hint)[0]))
+    if get_origin(hint) is dict and get_args(hint)[1] is not Any:
+        key, value = get_args(hint)
+        return arrow.map_(_type(arrow, key), _type(arrow, value))
+    return arrow.string()  # a name among a few, or JSON
+
+
+def _value(value: Any, hint: Any) -> Any:
+    if isinstance(value, dict) and get_origin(hint) is dict:
+        return json.dumps(value) if get_args(hint)[1] is Any else list(value.items())
+    return value
+
+
+def _without_none(hint: Any) -> Any:
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    is_optional = len(kinds) == 1 and NoneType in get_args(hint) and get_origin(hint) not in (tuple, dict, Literal)
+    return kinds[0] if is_optional else hint

@@ -1,0 +1,114 @@
+"""TensorBoard: an event file of each attempt, written without torch and TensorFlow.
+
+The library's own `EventFileWriter` hands records to a thread of its own, and what that cannot write is lost unseen.
+Here one write makes one record, and a record that the disk took in part is cut off again: a reader would stop at it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from functools import partial
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sinks.protocol import Record, SinkContext
+from sinks.trackers import rows
+from sinks.trackers.rows import Row, Scalars
+from sinks.trackers.tracker import Moment, Open, folder_of, library, live, run_name
+
+_VERSION = "brain.Event:2"
+_MODE = 0o600  # as our own logs
+_numbers = count()
+
+
+class TensorBoard:
+    """Writes an event file that `tensorboard --logdir` reads.
+
+    Samples, settings and alarms are text. The reader keeps ten texts of a tag, so that each has a tag of its own.
+
+    Args:
+        folder: of the run; is made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._event = library("tensorboard.compat.proto.event_pb2", "tensorboard")
+        self._summary = library("tensorboard.compat.proto.summary_pb2", "tensorboard").Summary
+        self._text = library("tensorboard.plugins.text.summary", "tensorboard").text_pb
+        self._framed = library("tensorboard.summary.writer.record_writer", "tensorboard").RecordWriter
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        self._fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        self._size = 0
+        self._write(time.time(), file_version=_VERSION)
+
+    def start(self, at: Moment, record: Record) -> None:
+        """Write the settings, and have the reader forget the steps that this attempt makes again."""
+        resumed = record.get("resumed_from_step")
+        if resumed is not None:
+            log = self._event.SessionLog(status=self._event.SessionLog.START)
+            self._write(at.seconds, step=resumed + 1, session_log=log)
+        self._write_text(at, f"config/{at.key}", record["config"])
+
+    def log_scalars(self, at: Moment, values: Scalars) -> None:
+        """Write the figures of a step as one record."""
+        summary = self._summary(
+            value=[self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        )
+        self._write(at.seconds, step=at.step, summary=summary)
+
+    def log_sample(self, at: Moment, row: Row) -> None:
+        """Write a sample as a table of its own."""
+        self._write_text(at, f"{rows.place(row)}/step_{at.step:08d}", row)
+
+    def alert(self, at: Moment, record: Record) -> None:
+        """Write an alarm as text; TensorBoard has no other."""
+        alarm = {"level": record["level"], "step": at.step, rows.title(record): rows.text(record)}
+        self._write_text(at, f"alerts/{rows.title(record)}/{at.key}", alarm)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _write_text(self, at: Moment, tag: str, table: Mapping[str, Any]) -> None:
+        lines = ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in table.items())]
+        self._write(at.seconds, step=at.step, summary=self._text(tag, "\n".join(lines)))
+
+    def _write(self, seconds: float, **content: Any) -> None:
+        framed = BytesIO()
+        self._framed(framed).write(self._event.Event(wall_time=seconds, **content).SerializeToString())
+        data = memoryview(framed.getvalue())
+        size = self._size + len(data)
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            os.ftruncate(self._fd, self._size)
+            os.lseek(self._fd, self._size, os.SEEK_SET)
+            raise
+        self._size = size
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value).replace("|", "\\|").replace("\n", "<br>")
+
+
+def opener(context: SinkContext, *, dir: str | None = None) -> Open:  # noqa: A002 - the option's name
+    """Find the library.
+
+    Args:
+        context: the run.
+        dir: folder for `tensorboard --logdir`, `OUTPUT_DIR/tensorboard` if not given; the run has a folder in it.
+
+    Raises:
+        SinkError: it is not installed.
+    """
+    library("tensorboard.summary.writer.record_writer", "tensorboard")
+    return partial(TensorBoard, folder_of(context, dir, "tensorboard") / run_name(context))
+
+
+factory = live("tensorboard", opener)

@@ -1,0 +1,290 @@
+"""Trackers that hang, raise, fill the disk or lose the network: emission goes on, and what was lost is counted."""
+
+import errno
+import os
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import sinks
+from higgs_audio_trainer.emit import Pipeline
+from sinks import SinkContext
+from sinks.null import discard
+from sinks.queued import Queued
+from sinks.trackers.rows import admitted
+from sinks.trackers.tracker import TrackerSink
+from tests.builders import RUN_ID, audio_sample, record_of, run_start, text_sample, train_step
+from tests.tracked import NAMES, read
+
+RECORDS = [{"event": "x", "seq": seq} for seq in range(20)]
+ROOT = Path(__file__).parents[2]
+WAIT_S = 20  # for an event that comes at once, unless it never comes
+
+
+class Slow:
+    """A sink that tells when it is called, and takes nothing until it is released."""
+
+    def __init__(self):
+        self.entered, self.released = threading.Event(), threading.Event()
+        self.taken = []
+
+    def __call__(self, record):
+        self.entered.set()
+        assert self.released.wait(WAIT_S)
+        self.taken.append(record)
+
+
+def queued(sink, **options):
+    """Put a sink behind a queue; return both it and what it says."""
+    said = []
+    return Queued(sink, name="fancy", say=said.append, **options), said
+
+
+def test_a_sink_that_hangs_costs_what_it_did_not_take():
+    """The calls return while it hangs; the count is right while it hangs, when it is closed, and when it goes on."""
+    slow = Slow()
+    sink, said = queued(slow, capacity=4, patience_s=0.01)
+    sink(RECORDS[0])
+    assert slow.entered.wait(WAIT_S)  # the first is out of the queue
+    for record in RECORDS[1:]:
+        sink(record)
+    assert sink.dropped == 15
+    sink.close()
+    assert sink.dropped == 20
+    assert said == ["higgs-audio-trainer: 20 events did not reach fancy: it did not answer in time"]
+    slow.released.set()
+    assert sink._ended.wait(WAIT_S)
+    assert (sink.dropped, slow.taken) == (15, RECORDS[:5])
+
+
+def test_close_waits_for_the_rest_and_closes_the_sink_last():
+    """All that was queued is taken, in order; what comes later counts as lost."""
+    taken = []
+    sink, said = queued(taken.append)
+    for record in RECORDS:
+        sink(record)
+    sink.close()
+    sink.close()
+    assert (taken, sink.dropped, said) == (RECORDS, 0, [])
+    sink(RECORDS[0])
+    assert (len(taken), sink.dropped) == (20, 1)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("\x1b[2J"), SystemExit])
+def test_a_sink_that_raises_costs_each_record_and_is_said_once(error):
+    """Whatever it raises, also what would end a thread; controls of the data reach no terminal."""
+
+    def fail(_record):
+        raise error
+
+    sink, said = queued(fail)
+    for record in RECORDS:
+        sink(record)
+    sink.close()
+    assert sink.dropped == 20
+    first, last = said
+    assert first.startswith("higgs-audio-trainer: logging to fancy failed: ")
+    assert last.startswith("higgs-audio-trainer: 20 events did not reach fancy: ")
+    assert "\x1b" not in first + last
+
+
+def test_a_sink_that_works_again_takes_what_follows():
+    """A record that it raised for is not given again: it may have taken a part of it."""
+    taken, failures = [], iter([True, True])
+
+    def sometimes(record):
+        if next(failures, False):
+            raise ConnectionError
+        taken.append(record)
+
+    sink, _ = queued(sometimes)
+    for record in RECORDS:
+        sink(record)
+    sink.close()
+    assert (sink.dropped, taken) == (2, RECORDS[2:])
+
+
+def test_it_waits_longer_and_longer_between_tries():
+    """Not at once for each of a thousand records, where a tracker is down."""
+    now, tries = [0.0], []
+    sink, _ = queued(discard, clock=lambda: now[0])
+    for _ in range(5):
+        sink._retry.failed(OSError(errno.EIO, "down"))
+        tries.append(sink._retry.wait_s)
+    assert tries == [0.0, 0.1, 0.2, 0.4, 0.8]
+
+
+def test_a_forked_child_does_nothing():
+    """Its parent's queue and thread are not its own."""
+    sink, _ = queued(discard)
+    pid = os.fork()
+    if pid == 0:
+        sink(RECORDS[0])
+        sink.close()
+        os._exit(sink._given)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_pickled_it_is_the_null_sink():
+    """A worker process writes nothing."""
+    assert pickle.loads(pickle.dumps(queued(discard)[0])) is discard
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_sink_that_hangs_keeps_no_process_from_ending(closes):
+    """Neither where it is closed nor where nobody closes it."""
+    script = (
+        "import threading\nfrom sinks.queued import Queued\n"
+        "sink = Queued(lambda record: threading.Event().wait(), name='fancy', say=print, patience_s=0.05)\n"
+        "sink({'event': 'x'})\n" + "sink.close()\n" * closes
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (
+        "higgs-audio-trainer: 1 event did not reach fancy: it did not answer in time\n",
+        "",
+    )
+
+
+class Hanging:
+    """A real tracker that hangs when it is given a sample."""
+
+    def __init__(self, tracker, slow):
+        self._tracker, self._slow = tracker, slow
+
+    def __getattr__(self, name):
+        return getattr(self._tracker, name)
+
+    def log_sample(self, at, row):
+        self._slow(row)
+
+
+@pytest.fixture
+def folder(tmp_path, trackio_store, mlflow_store):
+    """Make the output directory, with MLflow's empty database."""
+    shutil.copytree(mlflow_store, tmp_path / "mlflow")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tracker_that_hangs(name, folder):
+    """The events before it are in the tracker; emission goes on; `lost` counts all that it did not take."""
+    factory = sinks.resolve(name)
+    opened = factory.__wrapped__(SinkContext(str(folder), f"hangs-{name}", 0, 0))
+    slow = Slow()
+    tracker = TrackerSink(lambda: Hanging(opened(), slow))
+    sink, said = queued(tracker, admit=admitted, capacity=3, patience_s=0.01)
+    emit = Pipeline([(name, sink)], run_id=f"hangs-{name}")
+    emit(run_start())
+    emit(train_step())
+    emit(text_sample())
+    assert slow.entered.wait(WAIT_S)
+    for _ in range(10):
+        emit(audio_sample())
+    assert (emit.lost, emit.written) == (7, 13)
+    sink.close()
+    assert (emit.lost, len(said)) == (11, 1)
+    slow.released.set()
+    assert sink._ended.wait(WAIT_S)
+    assert (emit.lost, len(slow.taken)) == (7, 4)
+    assert [step for step, _ in read(name, folder / name, f"hangs-{name}").scalars["train/loss"]] == [20]
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let no file grow over a size: to a writer, the disk is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(("name", "size"), [("trackio", 4096), ("tensorboard", 4096), ("mlflow", 100)])
+def test_a_disk_that_is_full(name, size, folder):
+    """What the disk does not take is counted and not half there; what the tracker has can be read."""
+    run = f"full-{name}"
+    tracker = TrackerSink(sinks.resolve(name).__wrapped__(SinkContext(str(folder), run, 0, 0)))
+    tracker(record_of(train_step(step=1)) | {"run_id": run})  # there is room to open it
+    sink, said = queued(tracker)
+    sample = record_of(text_sample()) | {"run_id": run}
+    with files_of_at_most(size):
+        for seq in range(1, 21):
+            sink(sample | {"seq": seq, "step": seq})
+        sink.close()
+    found = read(name, folder / name, run)
+    assert sink.dropped > 0
+    assert len(said) == 2
+    assert len(found.samples) == 20 - sink.dropped
+    assert [step for step, _ in found.scalars["train/loss"]] == [1]
+
+
+def test_a_server_that_cannot_be_reached(monkeypatch, tmp_path):
+    """Each event is counted, and the reason said."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said = []
+    [(_, sink)] = sinks.build(
+        "mlflow:uri=http://127.0.0.1:9", SinkContext(str(tmp_path), RUN_ID, 0, 0, say=said.append)
+    )
+    for _ in range(5):
+        sink(record_of(train_step()))
+    sink.close()
+    assert sink.dropped == 5
+    assert "127.0.0.1" in said[0]
+    assert said[1].startswith("higgs-audio-trainer: 5 events did not reach mlflow: ")
+
+
+@pytest.mark.parametrize("name", ["trackio", "tensorboard", "wandb"])
+def test_a_machine_without_a_network(name, folder, monkeypatch):
+    """These need none: not a socket of the internet is connected."""
+    import socket
+
+    def refuse(_socket, address):
+        assert isinstance(address, str) or address[0] == "127.0.0.1", address
+        return connect(_socket, address)
+
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    said = []
+    [(_, sink)] = sinks.build(name, SinkContext(str(folder), f"alone-{name}", 0, 0, say=said.append))
+    sink(record_of(train_step()) | {"run_id": f"alone-{name}"})
+    sink.close()
+    assert (sink.dropped, said) == (0, [])
+    assert list(read(name, folder / name, f"alone-{name}").scalars["train/loss"])
+
+
+def test_a_program_of_the_tracker_that_is_killed(tmp_path):
+    """Weights & Biases writes in a process of its own: without it emission goes on, and a person is told."""
+    script = """
+import os, signal, sys
+from pathlib import Path
+from sinks import SinkContext
+from sinks.queued import Queued
+from sinks.trackers.tracker import TrackerSink
+from sinks.trackers.wandb import opener
+from tests.builders import record_of, text_sample, train_step
+tracker = TrackerSink(opener(SinkContext(sys.argv[1], "killed", 0, 0)))
+tracker(record_of(train_step()))
+for children in Path("/proc/self/task").glob("*/children"):
+    for child in map(int, children.read_text().split()):
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        print("killed")
+sink = Queued(tracker, name="wandb", say=print)
+for _ in range(20):
+    sink(record_of(text_sample()))
+sink.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    killed, said, *_ = done.stdout.splitlines()
+    assert killed == "killed"
+    assert said.startswith("higgs-audio-trainer: logging to wandb failed: ")
