@@ -168,7 +168,7 @@ def test_a_golden_goes_into_parquet_alone(place, capsys):
     assert pq.read_table(place / "parquet" / "golden" / "train_step.parquet").num_rows == 3
     code, said = export("tensorboard", GOLDEN, place, capsys)
     assert code == 2
-    assert "expected a log of a run, got a golden" in said
+    assert "expected a log of a run, with run_id, attempt, rank, seq, ts in each line, got a golden" in said
 
 
 @pytest.mark.parametrize("run_id", ["../up", "/abs", ".hidden", "a b", ""])
