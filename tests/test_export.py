@@ -126,6 +126,20 @@ def without(record, *names):
     return {name: value for name, value in record.items() if name not in names}
 
 
+def test_a_training_of_text_alone(tmp_path, place, capsys):
+    """As `PredictionLogger` logs a foreign one: no audio is drawn, and its columns are there and empty."""
+    none = {"audio_loss": 0.0, "audio_loss_per_codebook": (), "audio_accuracy_per_codebook": (), "audio_targets": 0}
+    start = run_start(num_codebooks=0, modalities=("text",))
+    write_log(tmp_path, [start, train_step(**none, grad_norm=None), text_sample(sample_id="0123456789abcdef")])
+    for target in ("tensorboard", "parquet"):
+        assert export(target, tmp_path, place, capsys)[0] == 0
+    found = read("tensorboard", place / "tensorboard", "run")
+    assert [name for name in found.scalars if "audio" in name] == ["train/audio_targets"]
+    assert [row["modality"] for row in found.samples] == ["text"]
+    (row,) = pq.read_table(place / "parquet/run/train_step.parquet").to_pylist()
+    assert (row["audio_loss_per_codebook"], row["grad_norm"]) == ([], None)
+
+
 def test_parquet_keeps_what_this_version_does_not_know(tmp_path, place, capsys):
     """A field goes into `extra`, an event into `other`."""
     log = write_log(tmp_path, [train_step()])
@@ -168,7 +182,7 @@ def test_a_golden_goes_into_parquet_alone(place, capsys):
     assert pq.read_table(place / "parquet" / "golden" / "train_step.parquet").num_rows == 3
     code, said = export("tensorboard", GOLDEN, place, capsys)
     assert code == 2
-    assert "expected a log of a run, got a golden" in said
+    assert "expected a log of a run, with run_id, attempt, rank, seq, ts in each line, got a golden" in said
 
 
 @pytest.mark.parametrize("run_id", ["../up", "/abs", ".hidden", "a b", ""])

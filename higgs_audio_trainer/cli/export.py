@@ -25,6 +25,7 @@ _LOOK = {
 }
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # it becomes the name of a folder
 _GOLDEN = "golden"
+_PLACE = {"run_id": str, "attempt": int, "rank": int, "seq": int, "ts": str}  # by which a tracker orders what it has
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -175,9 +176,10 @@ class _Done:
             UserError: it says not whose it is.
         """
         record = line.record
-        if not {"run_id", "attempt", "rank", "seq", "ts"} <= record.keys():
+        if not all(type(record.get(name)) is kind for name, kind in _PLACE.items()):
             raise UserError(
-                f"{line.where}: expected a log of a run, got a golden, which names none. --to {PARQUET} can"
+                f"{line.where}: expected a log of a run, with {', '.join(_PLACE)} in each line, got a golden "
+                f"or another. --to {PARQUET} takes it"
             )
         stream = f"rank{record['rank']:05d}-attempt{record['attempt']:03d}"
         if self._path is not None and record["seq"] <= self._last.get(stream, -1):
