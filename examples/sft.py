@@ -1,11 +1,15 @@
-"""Fine-tune a language model on prompts and completions with trl; the lines marked `log` make its training readable.
+"""Fine-tune a language model on prompts and completions with trl; the three lines marked `log` make it readable.
 
-    pip install trl
-    python examples/sft.py MODEL train.jsonl OUTPUT_DIR [STEPS]
+    pip install trl 'higgs-audio-trainer[trackio]'
+    python examples/sft.py MODEL train.jsonl one
+    python examples/sft.py MODEL train.jsonl other 1e-4
 
-A line of train.jsonl is {"prompt": ..., "completion": ...}. Then:
+A line of train.jsonl is {"prompt": ..., "completion": ...}. Then look at both:
 
-    higgs-audio-trainer show --summary OUTPUT_DIR
+    higgs-audio-trainer show --summary one
+    higgs-audio-trainer diff one other
+    higgs-audio-trainer report one other -o report.html
+    trackio show --project higgs-audio-trainer
 """
 
 import sys
@@ -17,15 +21,15 @@ from trl import SFTConfig, SFTTrainer
 
 from higgs_audio_trainer import PredictionLogger  # log
 
-_, model, data, output_dir, *steps = sys.argv
+_, model, data, output_dir, *learning_rate = sys.argv
 
 trainer = SFTTrainer(
     model=model,
     args=SFTConfig(
         output_dir,
-        max_steps=int(steps[0]) if steps else 1000,
+        num_train_epochs=1,
         per_device_train_batch_size=4,
-        learning_rate=1e-3,
+        learning_rate=float(learning_rate[0]) if learning_rate else 1e-3,
         lr_scheduler_type="cosine",
         logging_steps=10,
         bf16=torch.cuda.is_available(),
@@ -35,6 +39,7 @@ trainer = SFTTrainer(
     train_dataset=load_dataset("json", data_files=data, split="train"),
     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
 )
-trainer.add_callback(PredictionLogger(output_dir, log_steps=10))  # log
+logger = PredictionLogger(output_dir, log_steps=10, sinks="console,jsonl,trackio")  # log
+trainer.add_callback(logger)  # log
 trainer.train()
 trainer.save_model()

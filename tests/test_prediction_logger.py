@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -20,10 +22,12 @@ from torch.utils.checkpoint import checkpoint
 import sinks
 from higgs_audio_trainer import PredictionLogger
 from higgs_audio_trainer.adapters import Adapter, Reading, UnreadableError, check_adapter
+from higgs_audio_trainer.cli import main
 from tests import forks
 from tests.adapted import make
 from tests.adapted_sweep import case
 from tests.test_schemas import is_valid
+from tests.tracked import PROJECT
 
 RANDOM = partial(torch.randint, 3, 64, (2, 10))
 
@@ -530,24 +534,62 @@ def test_the_readmes_lines(tmp_path, monkeypatch):
     assert [named(log_of("out", attempt), "run_end")[0]["step"] for attempt in (0, 1)] == [5, 2]
 
 
-def test_the_example_script(tmp_path):
-    """A script for trl with the two lines: its log is valid and can be read."""
+def run_script(*arguments):
+    """Run the example as a script, in a process that has imported what it needs."""
+    sys.argv = list(map(str, arguments))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def test_the_path_of_a_stranger(tmp_path, monkeypatch, capsys):
+    """A script for trl that gained three lines is run twice; its logs are read with what its first lines name."""
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=_words(), pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     )
     make("llama")[0].save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    lines = [{"prompt": f"w{n} w{n + 1}", "completion": f" w{n + 2} w{n + 3}"} for n in range(3, 50)]
+    lines = [{"prompt": f"w{n} w{n + 1}", "completion": f" w{n + 2} w{n + 3}"} for n in range(3, 51)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    root = Path(__file__).parent.parent
-    command = [sys.executable, str(root / "examples" / "sft.py"), "model", "train.jsonl", "out", "3"]
-    # Not on a device that this machine may have: others use it.
-    environment = os.environ | {"PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(tmp_path / "cache")}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    script = Path(__file__).parent.parent / "examples" / "sft.py"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # not on a device that this machine may have: others use it
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    for arguments in (["model", "train.jsonl", "one"], ["model", "train.jsonl", "other", "1e-4"]):
+        out, err = (tmp_path / f"{arguments[2]}.{stream}" for stream in ("out", "err"))
+        process = forks.start(run_script, script, *arguments, out=out, err=err)
+        assert forks.wait(process, err) == 0, err.read_text()
+    assert "Sample 1 Prediction vs Label Comparison" in (tmp_path / "one.out").read_text()
+    one, other = log_of("one"), log_of("other")
+    assert [step["step"] for step in named(one, "train_step")] == [1, 10]
+    assert {step["text_targets"] for step in named(one, "train_step")} == {4 * 3}  # two words, and the end
+    show, diff, report, trackio = (
+        shlex.split(line)
+        for line in script.read_text().split('"""')[1].splitlines()
+        if line.startswith(("    higgs-audio-trainer ", "    trackio "))
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Sample 1 Prediction vs Label Comparison" in done.stdout
-    steps = named(log_of(tmp_path / "out"), "train_step")
-    assert [step["step"] for step in steps] == [1]
-    assert steps[0]["text_targets"] == 4 * 3  # two words of each completion, and its end
+    assert main(show[1:]) == 0
+    assert "2 logged, 1 to 10" in capsys.readouterr().out
+    assert main(diff[1:]) == 1
+    assert "config.learning_rate: expected 0.001, got 0.0001" in capsys.readouterr().out
+    assert main(report[1:]) == 0
+    assert "First difference" in Path("report.html").read_text()
+    assert [*trackio[:2], trackio[3]] == ["trackio", "show", PROJECT]
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKED, one[0]["run_id"]], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    scalars, samples = json.loads(done.stdout)
+    losses = [[step["step"], pytest.approx(step["loss"])] for step in named(one, "train_step")]
+    assert scalars["train/loss"] == losses
+    assert len(samples) == len(named(one, "prediction_sample"))
+    assert other[0]["config"]["learning_rate"] == 1e-4
+
+
+#: trackio reads where its store is when it is imported: in a process of its own.
+TRACKED = """
+import json, sys
+sys.path.insert(0, "ROOT")
+from tests.tracked import read
+tracked = read("trackio", None, sys.argv[1])
+print(json.dumps([tracked.scalars, tracked.samples]))
+""".replace("ROOT", str(Path(__file__).parent.parent))
