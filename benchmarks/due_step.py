@@ -17,13 +17,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainingArguments
@@ -34,7 +34,7 @@ from benchmarks.examples import torch_threads
 from benchmarks.full_size_step import FRAMES_PER_SECOND, PROMPT_TOKENS, random_example, random_model, vocabulary_of
 from benchmarks.rows import Row, run_alone
 from benchmarks.timing import quartiles, ratio
-from benchmarks.training_step import QUICK, THREADS, Size
+from benchmarks.training_step import QUICK, SIZES, THREADS, Size
 from higgs_audio_trainer.data.batch import Collator, TokenIds
 from higgs_audio_trainer.emit import NullPipeline, Pipeline
 from higgs_audio_trainer.model import add_lora
@@ -44,17 +44,41 @@ from higgs_audio_trainer.telemetry import Telemetry, never_due
 from higgs_audio_trainer.trainer import HiggsAudioTrainer
 from higgs_audio_trainer.watch import Watch
 
-NO_SINKS, NOT_DUE, UNCHECKED, DUE = KINDS = ("--sinks none", "not due", "due, --diagnose off", "due")
+NO_SINKS, NOT_DUE, UNCHECKED, DUE = ("--sinks none", "not due", "due, --diagnose off", "due")
 WARM_UP_ROUNDS = 2
 _LOGS = ("emit", "encodable", "extraction", "counts", "series", "slots", "ranks", "frequencies", "watch")
 _MARKERS = 3  # of `random_example`, beside the prompt and the frames
 _MOST = 1.01
 
 
-class TakingTurns:
-    """Gives a trainer another telemetry at each step, and takes the times between the beginnings of steps."""
+class Kind(NamedTuple):
+    """A kind of step: what it is logged with, and whether it is due."""
 
-    def __init__(self, checked: Telemetry) -> None:
+    telemetry: Telemetry
+    is_due: bool
+
+
+def with_and_without_checks(checked: Telemetry, _folder: Path) -> dict[str, Kind]:
+    """Make the kinds of step that the logging's own cost is seen by."""
+    silent = replace(checked, emit=NullPipeline(), shown=None, counts=False, watch=None)
+    unchecked = replace(checked, counts=False, watch=None)
+    return {
+        NO_SINKS: Kind(silent, is_due=False),
+        NOT_DUE: Kind(checked, is_due=False),
+        UNCHECKED: Kind(unchecked, is_due=True),
+        DUE: Kind(checked, is_due=True),
+    }
+
+
+class TakingTurns:
+    """Gives a trainer another telemetry at each step, and takes the times between the beginnings of steps.
+
+    Args:
+        checked: of a due step, as it is by default.
+        kinds: of steps.
+    """
+
+    def __init__(self, checked: Telemetry, kinds: Mapping[str, Kind]) -> None:
         self.times: list[float] = []
         self.logging: list[float] = []
         self.operations: list[int] = []
@@ -62,23 +86,27 @@ class TakingTurns:
         self.trainer: Any = None
         self.counting = _Operations()
         self._emit = checked.emit
-        silent = replace(checked, emit=NullPipeline(), shown=None, counts=False, watch=None)
-        kinds = (silent, checked, replace(checked, counts=False, watch=None), checked)
-        self._turns = [replace(telemetry, is_due=self._is_due) for telemetry in kinds]
+        self.names = tuple(kinds)
+        self._turns = [(replace(kind.telemetry, is_due=self._is_due), kind.is_due) for kind in kinds.values()]
 
     def first(self) -> Telemetry:
         """Return what the first step asks."""
-        return self._turns[0]
+        return self._turns[0][0]
 
     def _is_due(self, _step: int) -> bool:
         self.times.append(time.perf_counter())
         self.logging.append(self.trainer.extraction_seconds + self._emit.seconds)
         self.operations.append(self.counting.operations)
         self.calls.append(self.counting.calls)
-        kind = (len(self.times) - 1) % len(KINDS)
         # The step that asks is logged by the telemetry that the trainer has afterwards.
-        self.trainer._telemetry = self._turns[kind]  # noqa: SLF001 - no trainer needs to change its telemetry
-        return KINDS[kind] in (UNCHECKED, DUE)
+        telemetry, is_due = self._turns[(len(self.times) - 1) % len(self._turns)]
+        self.trainer._telemetry = telemetry  # noqa: SLF001 - no trainer needs to change its telemetry
+        return is_due
+
+    def by_kind(self, values: Sequence[float]) -> dict[str, list[float]]:
+        """Return what was added in the steps of each kind, without those that warm up."""
+        added = [after - before for before, after in pairwise(values)]
+        return {name: added[index :: len(self.names)][WARM_UP_ROUNDS:] for index, name in enumerate(self.names)}
 
 
 class _Operations(TorchDispatchMode):
@@ -98,13 +126,20 @@ class _Operations(TorchDispatchMode):
             self.calls += Path(frame.f_code.co_filename).stem in _LOGS and "higgs_audio" in frame.f_code.co_filename
 
 
-def train(size: Size, *, rounds: int, counting: bool = False) -> TakingTurns:
+def train(
+    size: Size,
+    *,
+    rounds: int,
+    counting: bool = False,
+    kinds_of: Callable[[Telemetry, Path], Mapping[str, Kind]] = with_and_without_checks,
+) -> TakingTurns:
     """Train some rounds of a step of each kind.
 
     Args:
         size: of model and batch.
         rounds: beside those that warm up.
         counting: count what is done, which takes its time.
+        kinds_of: makes the kinds of step, given a due step's telemetry and a folder.
     """
     config = size.config()
     model = add_lora(random_model(config, "cpu").float(), r=16, alpha=32, dropout=0.0)
@@ -116,17 +151,16 @@ def train(size: Size, *, rounds: int, counting: bool = False) -> TakingTurns:
         emit = Pipeline(
             sinks.build("console,jsonl", sinks.SinkContext(folder, "r", 0, 0, screen, screen.note)), run_id="r"
         )
-        turns = TakingTurns(
-            Telemetry(
-                emit,
-                never_due,
-                evaluations=False,
-                shown=Shown(2, 5, (0,), None),
-                vocabulary=vocabulary,
-                counts=True,
-                watch=Watch(emit, fails=False),
-            )
+        checked = Telemetry(
+            emit,
+            never_due,
+            evaluations=False,
+            shown=Shown(2, 5, (0,), None),
+            vocabulary=vocabulary,
+            counts=True,
+            watch=Watch(emit, fails=False),
         )
+        turns = TakingTurns(checked, kinds_of(checked, Path(folder)))
         turns.trainer = trainer = HiggsAudioTrainer(
             telemetry=turns.first(),
             text_loss_weight=1.0,
@@ -135,7 +169,7 @@ def train(size: Size, *, rounds: int, counting: bool = False) -> TakingTurns:
                 folder,
                 use_cpu=True,
                 per_device_train_batch_size=size.batch_size,
-                max_steps=(WARM_UP_ROUNDS + rounds) * len(KINDS) + 1,
+                max_steps=(WARM_UP_ROUNDS + rounds) * len(turns.names) + 1,
                 remove_unused_columns=False,
                 label_names=["labels"],
                 report_to="none",
@@ -161,20 +195,14 @@ def train(size: Size, *, rounds: int, counting: bool = False) -> TakingTurns:
     return turns
 
 
-def _of_kinds(values: Sequence[float]) -> dict[str, list[float]]:
-    """Return what was added in the steps of each kind, without those that warm up."""
-    added = [after - before for before, after in pairwise(values)]
-    return {kind: added[index :: len(KINDS)][WARM_UP_ROUNDS:] for index, kind in enumerate(KINDS)}
-
-
 def rows(quick: bool = False) -> list[Row]:
     """Measure; times first, then counts."""
     quiet_third_parties()
     with torch_threads(THREADS):
-        size = QUICK if quick else Size()
+        size = QUICK if quick else SIZES[-1]
         timed = train(size, rounds=2 if quick else 16)
         counted = train(QUICK, rounds=2, counting=True)
-    seconds, logging = _of_kinds(timed.times), _of_kinds(timed.logging)
+    seconds, logging = timed.by_kind(timed.times), timed.by_kind(timed.logging)
     where = f"{size.num_layers} layers, B={size.batch_size} S={size.length}, CPU"
     floor = 1000 * median(seconds[NO_SINKS])
     made = [Row(f"step with {NO_SINKS}, {where}", floor, "ms")]
@@ -191,7 +219,7 @@ def rows(quick: bool = False) -> list[Row]:
         target = f"<= {_MOST}" if kind == DUE else ""
         name = f"step, {kind}: time spent on logging; ratio: 1 + its share"
         made.append(Row(name, 1000 * median(logging[kind]), "ms", NO_SINKS, spent, target, holds))
-    operations, calls = (_of_kinds(cast("list[float]", values)) for values in (counted.operations, counted.calls))
+    operations, calls = map(counted.by_kind, (counted.operations, counted.calls))
     more = median(operations[NOT_DUE]) / median(operations[NO_SINKS])
     done = median(calls[NOT_DUE])
     made.append(
