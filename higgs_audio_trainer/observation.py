@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from higgs_audio_trainer.adapters import Adapter
 from higgs_audio_trainer.adapters.fingerprint import fingerprints
@@ -171,7 +172,9 @@ class Observation:
             self.seconds += time.perf_counter() - began
 
     def _refs(self, prepared: Mapping[str, Any]) -> list[SampleRef]:
-        tokens = prepared[self._adapter.readings[0].inputs]
+        tokens = prepared.get(self._adapter.readings[0].inputs)
+        if not isinstance(tokens, Tensor):
+            return []  # what is missing is said where it is read
         return [SampleRef(name, name) for name in fingerprints(tokens, prepared.get("attention_mask"))]
 
     def _finished(self, extraction: Extraction, step: int, epoch: float) -> Extracted | None:
