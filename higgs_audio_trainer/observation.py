@@ -53,6 +53,7 @@ class Observation:
         self._evaluation: Extraction | None = None
         self._evaluated = 0  # samples
         self._evaluation_began = 0.0
+        self._evaluated_at: int | None = None  # step
         self._hooks = ForwardHooks(model, self._is_read, self._on_forward)
 
     def begin(self, given: Mapping[str, Any]) -> None:
@@ -115,7 +116,11 @@ class Observation:
             self._deliver(replace(ready, train=replace(ready.train, grad_norm=grad_norm)))
 
     def evaluated(self, step: int, epoch: float) -> None:
-        """Emit the evaluation that has ended, if it was one of labels."""
+        """Emit the evaluation that has ended, if it was one of labels, and the first of its step."""
+        if step == self._evaluated_at:
+            self.forget_evaluation()  # a log has one a step: of several sets, the first
+            return
+        self._evaluated_at = step
         extraction, num_samples = self._evaluation, self._evaluated
         duration = time.perf_counter() - self._evaluation_began
         self.forget_evaluation()

@@ -206,6 +206,15 @@ def test_bad_input_is_said(tmp_path, capsys):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("target", ["parquet", "tensorboard", "wandb", "mlflow"])
+def test_a_place_that_cannot_be_written(tmp_path, capsys, target):
+    """A file is where the folder should be: said, without a traceback."""
+    log = write_log(tmp_path, EVENTS)
+    (tmp_path / "file").write_text("")
+    assert main(["export", str(log), "--to", target, "-o", str(tmp_path / "file" / "store")]) == 2
+    assert "file" in capsys.readouterr().err
+
+
 def test_the_default_place_is_beside_the_log(tmp_path, capsys):
     """In the run's output directory, apart from what a live sink writes there."""
     write_log(tmp_path, EVENTS)

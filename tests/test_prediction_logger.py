@@ -171,6 +171,27 @@ class TestTrainer:
         assert [(sample["step"], sample["sample_index"]) for sample in samples] == expected
         assert [saved["path"] for saved in named(records, "checkpoint")] == ["checkpoint-5"]
 
+    def test_several_evaluations(self, tmp_path):
+        """Of several sets that are evaluated at a step, and before the first one, the first is logged."""
+        trainer = transformers.Trainer(
+            model=make("llama")[0],
+            args=arguments(tmp_path, eval_strategy="steps", eval_steps=2, eval_on_start=True),
+            train_dataset=Tokens(),
+            eval_dataset={"one": Tokens(), "two": torch.utils.data.Subset(Tokens(), range(4))},
+            callbacks=[quiet()],
+        )
+        trainer.train()
+        results = [(result["step"], result["num_samples"]) for result in named(log_of(tmp_path), "eval_result")]
+        assert results == [(0, 16), (2, 16), (4, 16), (5, 16)]
+        assert main(["validate", str(tmp_path)]) == 0
+
+    def test_labels_that_do_not_reach_the_model(self, tmp_path, capsys):
+        """A Trainer that smooths labels keeps them to itself: it is said, once, and the training goes on."""
+        trained(tmp_path, quiet(log_steps=1), label_smoothing_factor=0.1)
+        said = [line for line in capsys.readouterr().err.splitlines() if "under a Trainer, call the model with" in line]
+        assert len(said) == 1
+        assert named(log_of(tmp_path), "run_end")[0]["events_lost"] == 5
+
     def test_the_norm_of_the_gradients(self, tmp_path):
         """Known of the steps that the Trainer logs itself: it is the norm before it was clipped. Of others, null."""
         trainer = trained(tmp_path, quiet(log_steps=1), max_grad_norm=0.01)

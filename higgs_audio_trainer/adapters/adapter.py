@@ -195,7 +195,8 @@ def _arranged(
         where = "among the outputs of the model" if what == "logits" else "among what the model was called with"
         hint = {
             "logits": "Is the loss fused with the head? Then no logits are made.",
-            "labels": "Is the loss computed outside of the model? Give them to the logger: step(n, labels=...).",
+            "labels": "Is the loss computed outside of the model? Give them to the logger: step(n, labels=...); "
+            "under a Trainer, call the model with them.",
             "inputs": "Is it called with embeddings? Give them to the logger: step(n, input_ids=...).",
         }[what]
         raise UnreadableError(f"expected a tensor {name!r} {where}, got {type(tensor).__name__}. {hint}")

@@ -60,7 +60,12 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if first is None:
         raise UserError(f"{given.log}: expected events, got none. Nothing was exported")
     run_id = _run_id(first)
-    count = (_to_parquet if given.to == PARQUET else _to_tracker)(chain([first], lines), given.to, where, run_id)
+    try:
+        count = (_to_parquet if given.to == PARQUET else _to_tracker)(chain([first], lines), given.to, where, run_id)
+    except OSError as error:
+        raise UserError(
+            f"{where}: expected a place to export to, got: {error.strerror or error}. Name another with -o"
+        ) from error
     faults.close()
     print(_said(given.to, where, run_id, count))
     return 0
