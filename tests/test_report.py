@@ -393,6 +393,19 @@ def test_sounds_of_a_run(report, tmp_path):
     assert players[1]["aria-label"] == f"{looks[0].sample_id}: predicted at step 1"
 
 
+def test_a_linked_folder_of_sounds_is_not_followed(tmp_path):
+    """A run that came from elsewhere cannot bring in sounds of another folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "audio").symlink_to(elsewhere)
+    player = Sounds().player(run, "audio/a.wav", "it")
+    assert "is not in this page" in player
+    assert "data:" not in player
+
+
 def test_sounds_have_their_room(tmp_path):
     """The page stays small: what has no room is said."""
     (tmp_path / "audio").mkdir()

@@ -33,19 +33,25 @@ class Sounds:
         if folder is None or path.is_absolute() or path.parts[:-1] != (_FOLDER,) or path.name in {"", ".", ".."}:
             return _left_out(link, "it is not among the run's files")
         try:
-            sound = self._read(folder / path)
+            sound = self._read(folder / _FOLDER, path.name)
         except (OSError, ValueError) as error:  # a NUL in its name is a ValueError
             return _left_out(link, getattr(error, "strerror", None) or str(error))
         source = Markup(f"data:audio/wav;base64,{b64encode(sound).decode()}")
         return tag("audio", "", controls=True, preload="none", src=source, aria_label=text(name))
 
-    def _read(self, path: Path) -> bytes:
-        """Read a file that is what it should be.
+    def _read(self, folder: Path, name: str) -> bytes:
+        """Read a file that is what it should be, in a folder that is one.
 
         Raises:
+            OSError: it cannot be opened, or it or its folder is a symbolic link.
             ValueError: it is something else, or there is no room.
         """
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=inside)
+        finally:
+            os.close(inside)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
