@@ -271,6 +271,16 @@ def test_the_follower_keeps_what_is_seen_often():
     assert len({later - step for step, later in pairwise(steps[:-1])}) == 1
 
 
+def test_a_sample_of_several_ranks():
+    """One look a step: the first rank that says it is believed, as it is for the curves."""
+    follower = Follower()
+    for step in (1, 2):
+        for _rank in range(2):
+            follower.add(audio_sample(step=step))
+    (sample,) = follower.samples
+    assert sample.seen == 2
+
+
 def test_labels_that_change_are_said_again(report):
     """The labels stand once above the predictions of the steps at which they held."""
     same, other = window([1, 2], [1, 3]), window([4, 5], [4, 5])

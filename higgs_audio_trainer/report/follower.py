@@ -139,8 +139,10 @@ class Sample:
             return
         first, last = Side.of(event.first), Side.of(event.last)
         look = Look(event.step, event.num_targets, event.num_correct, event.loss, first, last)
-        self.last_step = event.step
-        self.series.setdefault(key, Series()).add(look)
+        series = self.series.setdefault(key, Series())
+        if series.latest is None or series.latest.step < event.step:  # another rank may have had it too
+            self.last_step = event.step
+            series.add(look)
 
     def _hear(self, sound: Sound) -> None:
         if self.sounds and self.sounds[-1].step == sound.step:
