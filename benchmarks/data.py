@@ -40,12 +40,12 @@ from transformers import DacModel
 from benchmarks.examples import torch_threads
 from benchmarks.rows import Row, run_alone
 from benchmarks.timing import interleaved, ratio
-from higgs_audio_trainer.checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.demo.tiny import SAMPLING_RATE_HZ, write_tiny
-from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
+from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
+from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 
 THREADS = 2
 BATCH_SIZE = 8
@@ -187,7 +187,7 @@ def rows(quick: bool = False) -> list[Row]:
     with torch_threads(THREADS):
         with material(size.encoded, size.seconds) as made:
             measured = [_prepare_row(made, size)]
-        at_once = mock.patch("higgs_audio_trainer.preparation.Codec", _CodecThatAnswersAtOnce)
+        at_once = mock.patch("higgs_audio_trainer.training.prepare_manifests.Codec", _CodecThatAnswersAtOnce)
         with at_once, material(size.clips, size.seconds) as made:
             return [*measured, *_rows_without_codec(made, size), *_loader_rows(made, size)]
 

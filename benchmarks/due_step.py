@@ -36,17 +36,17 @@ from benchmarks.rows import Row, run_alone
 from benchmarks.timing import quartiles, ratio
 from benchmarks.training_step import QUICK, SIZES, THREADS, Size
 from higgs_audio_trainer.data.batch import Collator, TokenIds
-from higgs_audio_trainer.emit import NullPipeline, Pipeline
-from higgs_audio_trainer.model import add_lora
-from higgs_audio_trainer.preparation import quiet_third_parties
-from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.telemetry import Telemetry, never_due
-from higgs_audio_trainer.trainer import HiggsAudioTrainer
-from higgs_audio_trainer.watch import Watch
+from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
+from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.recorder import Telemetry, never_due
+from higgs_audio_trainer.training.model import add_lora
+from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
 NO_SINKS, NOT_DUE, UNCHECKED, DUE = ("--sinks none", "not due", "due, --diagnose off", "due")
 WARM_UP_ROUNDS = 2
-_LOGS = ("emit", "encodable", "extraction", "counts", "series", "slots", "ranks", "frequencies", "watch")
+_LOGS = ("extraction", "pipeline", "recording")  # folders
 _MARKERS = 3  # of `random_example`, beside the prompt and the frames
 _MOST = 1.01
 
@@ -123,7 +123,7 @@ class _Operations(TorchDispatchMode):
     def profile(self, frame: FrameType, event: str, _argument: object) -> None:
         """Take note of a call."""
         if event == "call":
-            self.calls += Path(frame.f_code.co_filename).stem in _LOGS and "higgs_audio" in frame.f_code.co_filename
+            self.calls += Path(frame.f_code.co_filename).parent.name in _LOGS
 
 
 def train(
@@ -158,7 +158,7 @@ def train(
             shown=Shown(2, 5, (0,), None),
             vocabulary=vocabulary,
             counts=True,
-            watch=Watch(emit, fails=False),
+            watch=LiveChecks(emit, fails=False),
         )
         turns = TakingTurns(checked, kinds_of(checked, Path(folder)))
         turns.trainer = trainer = HiggsAudioTrainer(

@@ -30,14 +30,15 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.examples import example, torch_threads
 from benchmarks.rows import Row, run_alone
 from benchmarks.timing import interleaved, ratio
-from higgs_audio_trainer.counts import TokenCounter, training_marks
 from higgs_audio_trainer.data.batch import Collator, TokenIds, Vocabulary
 from higgs_audio_trainer.data.delay import num_stream_frames
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.extraction import Extracted, Extraction
-from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
-from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.streams import training_streams
+from higgs_audio_trainer.extraction.extraction import Extracted, Extraction
+from higgs_audio_trainer.extraction.rows import SupervisedRows
+from higgs_audio_trainer.extraction.token_counts import TokenCounter
+from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.training.model import TrainingOutput
+from higgs_audio_trainer.training.model_streams import training_marks, training_streams
 
 THREADS = 1  # what ours does is over before a second thread of a busy machine has woken up
 SAMPLES, WINDOW = 2, 5  # what is shown

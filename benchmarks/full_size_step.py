@@ -39,17 +39,17 @@ from transformers.trainer_callback import PrinterCallback
 import sinks
 from benchmarks.rows import Row, run_alone
 from benchmarks.timing import ratio
-from higgs_audio_trainer import series
 from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, TokenIds, Vocabulary, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
-from higgs_audio_trainer.emit import Pipeline
-from higgs_audio_trainer.extraction import Extraction
-from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
-from higgs_audio_trainer.preparation import quiet_third_parties
-from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.telemetry import Telemetry, due_every, never_due
-from higgs_audio_trainer.trainer import HiggsAudioTrainer
-from higgs_audio_trainer.watch import Watch
+from higgs_audio_trainer.extraction import windows
+from higgs_audio_trainer.extraction.extraction import Extraction
+from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.pipeline.emit import Pipeline
+from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_due
+from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
 FRAMES_PER_SECOND = 25
 PROMPT_TOKENS = 60
@@ -270,9 +270,9 @@ def _training(plan: Plan, model: Any, batch_size: int, logging: Logging) -> floa
     """Train; return the seconds of a step, the device's work included."""
     with tempfile.TemporaryDirectory() as folder, _telemetry(plan, folder, logging != "nothing") as telemetry:
         trainer = _trainer(plan, model, batch_size, telemetry, folder, EmitsLater if logging == "later" else None)
-        copy = _through_pinned_memory if logging == "later" else series.on_host
+        copy = _through_pinned_memory if logging == "later" else windows.on_host
         began = time.perf_counter()
-        with mock.patch.object(series, "on_host", copy):
+        with mock.patch.object(windows, "on_host", copy):
             trainer.train()
             if isinstance(trainer, EmitsLater):
                 trainer.wait()
@@ -295,7 +295,7 @@ def _telemetry(plan: Plan, folder: str, logs: bool) -> Iterator[Telemetry]:
             shown=Shown(2, 5, (0,), None),
             vocabulary=vocabulary,
             counts=True,
-            watch=Watch(emit, fails=False) if logs else None,
+            watch=LiveChecks(emit, fails=False) if logs else None,
         )
         screen.close()
 

@@ -42,13 +42,13 @@ from benchmarks.examples import example, torch_threads
 from benchmarks.rows import Row, run_alone
 from higgs_audio_trainer.data.batch import Collator, TokenIds, Vocabulary
 from higgs_audio_trainer.data.delay import num_stream_frames
-from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
-from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
-from higgs_audio_trainer.preparation import quiet_third_parties
-from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.telemetry import Telemetry, due_every
-from higgs_audio_trainer.trainer import HiggsAudioTrainer
-from higgs_audio_trainer.watch import Watch
+from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
+from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.recorder import Telemetry, due_every
+from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
 FLAT, LINEAR = 0.2, 1.1  # largest exponents
 PROMPT = 32  # tokens
@@ -229,7 +229,7 @@ def train(training: Training, warm_up: int, steps: int, *, checks: bool, rank: i
                 shown=shown if rank == 0 else None,
                 vocabulary=vocabulary,
                 counts=checks,
-                watch=Watch(emit, fails=False) if checks and rank == 0 else None,
+                watch=LiveChecks(emit, fails=False) if checks and rank == 0 else None,
             ),
             text_loss_weight=1.0,
             model=add_lora(_model(training.codebooks), r=4, alpha=8, dropout=0.0),

@@ -24,7 +24,7 @@ from unittest import mock
 import sinks
 from benchmarks.rows import Row, run_alone
 from benchmarks.typical_event import typical_event
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 
 THREADS = 16
 PAUSE_S = 0.01

@@ -25,7 +25,7 @@ from benchmarks.peers import Peers
 from benchmarks.rows import Row, run_alone
 from benchmarks.timing import ratio
 from benchmarks.typical_event import typical_event
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.console import text_of
 
 FLOOR, *_FILE_PEERS = FILES

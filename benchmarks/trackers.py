@@ -28,10 +28,10 @@ from benchmarks.rows import Row, run_alone
 from benchmarks.timing import quartiles, ratio
 from benchmarks.training_step import QUICK, SIZES, THREADS
 from benchmarks.typical_event import typical_event
-from higgs_audio_trainer.emit import Pipeline
-from higgs_audio_trainer.preparation import quiet_third_parties
-from higgs_audio_trainer.telemetry import Telemetry
-from higgs_audio_trainer.watch import Watch
+from higgs_audio_trainer.pipeline.emit import Pipeline
+from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.recorder import Telemetry
+from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from sinks.null import discard
 
 NAMES = ("trackio", "tensorboard", "wandb", "mlflow")
@@ -69,7 +69,7 @@ def _due_steps(quick: bool, stores: Path) -> list[Row]:
             others = sinks.build("console,jsonl", sinks.SinkContext(str(folder / f"{name}-log"), _RUN, 0, 0, screen))
             built.extend([*others, (name, sink)])
             emit = Pipeline([*others, (name, sink)], run_id=_RUN)
-            telemetry = replace(checked, emit=emit, watch=Watch(emit, fails=False))
+            telemetry = replace(checked, emit=emit, watch=LiveChecks(emit, fails=False))
             kinds[name] = Kind(telemetry, is_due=True)
         return kinds
 

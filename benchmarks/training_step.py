@@ -41,8 +41,8 @@ from benchmarks.full_size_step import FRAMES_PER_SECOND, PROMPT_TOKENS, random_e
 from benchmarks.rows import Row, run_alone
 from benchmarks.timing import interleaved, ratio
 from higgs_audio_trainer.data.batch import Collator, TokenIds
-from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
-from higgs_audio_trainer.preparation import quiet_third_parties
+from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
 THREADS = 2
 WAYS = ("ours", "native")

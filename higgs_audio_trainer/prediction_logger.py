@@ -27,15 +27,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 import sinks
 from higgs_audio_trainer.adapters import Adapter, adapter_for
 from higgs_audio_trainer.adapters.hooks import unwrapped
-from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.events import Checkpoint, RunStart
-from higgs_audio_trainer.observation import Observation
+from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
+from higgs_audio_trainer.recording.hooked_model import HookedModel
+from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.recorder import due_every
+from higgs_audio_trainer.recording.run_log import RunLog
 from higgs_audio_trainer.redaction import redacted
-from higgs_audio_trainer.run_log import RunLog
-from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.telemetry import due_every
 from higgs_audio_trainer.versions import versions
-from higgs_audio_trainer.watch import Watch
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class PredictionLogger(TrainerCallback):
         self._optimizer: Any = None
         self._learning_rate = float("nan")
         self._is_due = due_every(log_steps or 1)
-        self._observation: Observation | None = None
+        self._observation: HookedModel | None = None
         self._log: RunLog | None = None
 
     # In a plain loop
@@ -264,7 +264,7 @@ class PredictionLogger(TrainerCallback):
         seed: int,
         resumed_from_step: int | None = None,
         num_train_samples: int = 0,
-    ) -> Observation:
+    ) -> HookedModel:
         self.close("error")  # of a training that ended without a word
         core = unwrapped(model)
         adapter = self._given_adapter or adapter_for(core)
@@ -275,8 +275,8 @@ class PredictionLogger(TrainerCallback):
         self.emit = Pipeline(built, run_id=run_id, attempt=attempt)
         decode = None if tokenizer is None else lambda ids: str(tokenizer.decode(list(ids)))
         shown = Shown(self._samples, self._window, self._codebooks, decode)
-        watch = Watch(self.emit, fails=False) if self._diagnose else None
-        self._observation = observation = Observation(core, adapter, self.emit, shown, watch)
+        watch = LiveChecks(self.emit, fails=False) if self._diagnose else None
+        self._observation = observation = HookedModel(core, adapter, self.emit, shown, watch)
         start = RunStart(
             config=redacted({**config, "adapter": adapter.name, "model": type(core).__name__}),
             versions=versions(),

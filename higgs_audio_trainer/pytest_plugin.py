@@ -93,7 +93,7 @@ class AssertMatchesGolden:
         """
         from higgs_audio_trainer.errors import UserError
         from higgs_audio_trainer.logs.diff.compare import Options
-        from sinks.escape import printable_lines
+        from sinks.terminal.escape import printable_lines
 
         golden = self._request.path.parent / path
         try:

@@ -22,27 +22,28 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 import sinks
-from higgs_audio_trainer.arguments import training_arguments, uses_cuda
-from higgs_audio_trainer.checkpoint import BaseCheckpoint, codec_of, open_checkpoint
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
-from higgs_audio_trainer.ears import Ears
-from higgs_audio_trainer.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.events import Diagnosis, RunStart
-from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
-from higgs_audio_trainer.outputs import Attempt, check_adapter, claim, plan_attempt
-from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
-from higgs_audio_trainer.progress import TrainingBar
+from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter, claim, plan_attempt
+from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
+from higgs_audio_trainer.recording.audio_previews import AudioPreviews
+from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_due
+from higgs_audio_trainer.recording.run_log import RunLog
 from higgs_audio_trainer.redaction import Redactor
-from higgs_audio_trainer.run_log import RunLog, run_start
-from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
-from higgs_audio_trainer.stopping import Stopping
-from higgs_audio_trainer.telemetry import Telemetry, due_every, never_due
-from higgs_audio_trainer.trainer import HiggsAudioTrainer
-from higgs_audio_trainer.watch import Watch
-from sinks.escape import printable_lines
+from higgs_audio_trainer.training.arguments import training_arguments, uses_cuda
+from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
+from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
+from higgs_audio_trainer.training.progress import TrainingBar
+from higgs_audio_trainer.training.run_start import run_start
+from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
+from higgs_audio_trainer.training.stopping import Stopping
+from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks.terminal.escape import printable_lines
 
 T = TypeVar("T")
 _LAST_WORDS_S = 3.0
@@ -126,7 +127,7 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
     model = _load_model(settings, checkpoint)
     built = _on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
     emit = _build_emit(settings, arguments, attempt, built, console)
-    watch = Watch(emit, fails=settings.diagnose == "fail") if _watches(settings, arguments, built) else None
+    watch = LiveChecks(emit, fails=settings.diagnose == "fail") if _watches(settings, arguments, built) else None
     log = RunLog(emit, built, watch)
     ears = _ears(settings, arguments, checkpoint, emit) if built else None
     bar = TrainingBar(console.screen.status_stream())
@@ -164,10 +165,12 @@ def _watches(settings: TrainSettings, arguments: TrainingArguments, built: Seque
     return settings.diagnose != "off" and arguments.process_index == 0 and bool(built)
 
 
-def _ears(settings: TrainSettings, arguments: TrainingArguments, checkpoint: BaseCheckpoint, emit: Emit) -> Ears | None:
+def _ears(
+    settings: TrainSettings, arguments: TrainingArguments, checkpoint: BaseCheckpoint, emit: Emit
+) -> AudioPreviews | None:
     if not settings.log_audio or arguments.process_index != 0:
         return None
-    return Ears(
+    return AudioPreviews(
         settings.audio_tokenizer or codec_of(settings.base_ckpt),
         settings.output_dir,
         is_due=due_every(settings.log_steps * settings.log_audio),
@@ -177,7 +180,7 @@ def _ears(settings: TrainSettings, arguments: TrainingArguments, checkpoint: Bas
     )
 
 
-def _verdict(watch: Watch | None) -> Diagnosed | None:
+def _verdict(watch: LiveChecks | None) -> Diagnosed | None:
     return Diagnosed.diagnosis if watch is not None and watch.failed_by is not None else None
 
 
@@ -206,7 +209,12 @@ def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
 
 
 def _train(
-    trainer: HiggsAudioTrainer, attempt: Attempt, log: RunLog, first: RunStart, stopping: Stopping, ears: Ears | None
+    trainer: HiggsAudioTrainer,
+    attempt: Attempt,
+    log: RunLog,
+    first: RunStart,
+    stopping: Stopping,
+    ears: AudioPreviews | None,
 ) -> None:
     try:
         log.start(first, lambda: (trainer.state.global_step, trainer.extraction_seconds), attempt.checkpoint)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from sinks.memory import MemorySink
     from sinks.protocol import Factory, Record, Sink, SinkContext, SinkError
     from sinks.rendering import render
-    from sinks.screen import Screen
     from sinks.specification import ENTRY_POINT_GROUP, SinkSpec, build, load, parse, resolve
+    from sinks.terminal.screen import Screen
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -43,7 +43,7 @@ _HOMES = {
     "memory": ("MemorySink",),
     "protocol": ("Factory", "Record", "Sink", "SinkContext", "SinkError"),
     "rendering": ("render",),
-    "screen": ("Screen",),
+    "terminal.screen": ("Screen",),
     "specification": ("ENTRY_POINT_GROUP", "SinkSpec", "build", "load", "parse", "resolve"),
 }
 

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from sinks.escape import encodable, known_encoding
-from sinks.fold import folded
 from sinks.null import discard
 from sinks.protocol import Record, Sink, SinkContext
 from sinks.rendering import render
-from sinks.screen import Screen
 from sinks.shorten import fits, shortened
-from sinks.stream import encoding_of, is_terminal
+from sinks.terminal.escape import encodable, known_encoding
+from sinks.terminal.fold import folded
+from sinks.terminal.screen import Screen
+from sinks.terminal.stream import encoding_of, is_terminal
 
 #: Events that no person reads while a model trains: the files have them, and `show` prints them when they are named.
 FOR_FILES = ("token_counts",)

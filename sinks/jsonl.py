@@ -16,10 +16,10 @@ import orjson
 from sinks.null import null_sink
 from sinks.protocol import Record, Sink, SinkContext, SinkError
 from sinks.retry import Retry
-from sinks.screen import say_on_stderr
 from sinks.segment import Segment, SegmentFiles
 from sinks.shorten import ENVELOPE, encoded
 from sinks.size import bytes_of
+from sinks.terminal.screen import say_on_stderr
 
 Durability = Literal["none", "checkpoint", "record"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sinks.screen import Screen, say_on_stderr
+from sinks.terminal.screen import Screen, say_on_stderr
 
 Record = Mapping[str, Any]
 Sink = Callable[[Record], None]

@@ -17,10 +17,10 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from sinks.escape import printable
 from sinks.null import discard
 from sinks.protocol import Record, Sink
 from sinks.retry import Retry
+from sinks.terminal.escape import printable
 
 _CAPACITY = 1024
 _PATIENCE_S = 10.0  # how long `close` waits: a tracker's own end may write what it held back

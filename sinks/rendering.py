@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sinks.escape import escaped
-from sinks.fold import folded
+from sinks.mask_map import render_strip
 from sinks.protocol import Record
-from sinks.strip import render_strip
-from sinks.style import BOLD, DIM, RED, YELLOW, styled
+from sinks.terminal.escape import escaped
+from sinks.terminal.fold import folded
+from sinks.terminal.style import BOLD, DIM, RED, YELLOW, styled
 from sinks.windows import render_windows
 
 
@@ -31,7 +31,7 @@ def render(record: Record, *, color: bool = False, width: int | None = None) -> 
     Args:
         record: what a sink is given. Its strings are escaped here, once, so that no renderer has to think of it.
         color: mark mismatches by colour; without it they carry a `*`.
-        width: columns in which lines are folded, at least `sinks.fold.NARROWEST`; None: none is.
+        width: columns in which lines are folded, at least `sinks.terminal.fold.NARROWEST`; None: none is.
     """
     safe = escaped(record)
     look = _Look(color, width)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sinks.fold import columns
-from sinks.style import DIM, RED, styled
+from sinks.terminal.fold import columns
+from sinks.terminal.style import DIM, RED, styled
 
 _IGNORED = -100
 _SEPARATOR = ", "

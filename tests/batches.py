@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
-from higgs_audio_trainer.checkpoint import BaseCheckpoint
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, Vocabulary, build_example
 from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
 from higgs_audio_trainer.data.prompt import tokenize
-from higgs_audio_trainer.emit import NullPipeline
-from higgs_audio_trainer.model import HiggsAudioForTraining, add_lora
-from higgs_audio_trainer.telemetry import Telemetry, never_due
-from higgs_audio_trainer.trainer import HiggsAudioTrainer
+from higgs_audio_trainer.pipeline.emit import NullPipeline
+from higgs_audio_trainer.recording.recorder import Telemetry, never_due
+from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint
+from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
 WORDS = ("tea", "kettle", "صباح", "الخير", "window", "rain", "harbour", "هادئ")
 NO_VOCABULARY = Vocabulary((), -1, -1, ())

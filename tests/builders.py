@@ -12,7 +12,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.events import (
     EVENTS,
     IGNORE_INDEX,
@@ -29,6 +28,7 @@ from higgs_audio_trainer.events import (
     TrainStep,
     Window,
 )
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import MemorySink, SinkContext
 
 RUN_ID = "20260102-030405-abcd"

@@ -5,12 +5,12 @@ from functools import partial
 
 import torch
 
-from higgs_audio_trainer.counts import training_marks
 from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
-from higgs_audio_trainer.streams import training_streams
+from higgs_audio_trainer.extraction.rows import SupervisedRows
+from higgs_audio_trainer.training.model import TrainingOutput
+from higgs_audio_trainer.training.model_streams import training_marks, training_streams
 
 AUDIO, DELAY, STOP, PAD = 90, 91, 92, 93  # text tokens with a meaning; the vocabulary has 100
 V, K, C = 100, 3, 20

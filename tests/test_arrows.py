@@ -13,10 +13,14 @@ import pytest
 import higgs_audio_trainer.cli
 import higgs_audio_trainer.diagnoses
 import higgs_audio_trainer.logs
+import higgs_audio_trainer.output_dir
+import higgs_audio_trainer.pipeline
+import higgs_audio_trainer.report
 import sinks
 
 HEAVY = ["torch", "transformers", "peft", "accelerate", "numpy"]
 WITH_TORCH = {f"higgs_audio_trainer.cli.{command}" for command in ("train", "prepare", "demo", "tiny")}
+GROUND = ("events", "logged_step", "schema", "errors", "config", "versions", "redaction")
 PRODUCER = Path(higgs_audio_trainer.__file__).parent
 GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
 
@@ -30,19 +34,14 @@ LIGHT = [
     "schemas",
     *modules_of(sinks),
     "higgs_audio_trainer",
-    "higgs_audio_trainer.events",
-    "higgs_audio_trainer.errors",
-    "higgs_audio_trainer.emit",
-    "higgs_audio_trainer.announcement",
-    "higgs_audio_trainer.outlet",
-    "higgs_audio_trainer.encodable",
-    "higgs_audio_trainer.config",
+    *(f"higgs_audio_trainer.{name}" for name in GROUND),
     "higgs_audio_trainer.pytest_plugin",
-    "higgs_audio_trainer.signals",
-    "higgs_audio_trainer.outputs",
-    "higgs_audio_trainer.redaction",
+    "higgs_audio_trainer.training.signals",
+    *modules_of(higgs_audio_trainer.pipeline),
+    *modules_of(higgs_audio_trainer.output_dir),
     *modules_of(higgs_audio_trainer.diagnoses),
     *modules_of(higgs_audio_trainer.logs),
+    *modules_of(higgs_audio_trainer.report),
     *(name for name in modules_of(higgs_audio_trainer.cli) if name not in WITH_TORCH),
 ]
 
@@ -133,12 +132,57 @@ def test_sinks_know_no_producer(path):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["trainer.py", "extraction.py", "emit.py", "outlet.py", "announcement.py", "encodable.py", "events.py", "model.py"],
+    "folder", ["extraction", "pipeline", "recording", "training", "output_dir", "data", "diagnoses"]
 )
-def test_producers_know_no_sink(name):
-    """What makes and delivers events names no sink."""
-    assert "sinks" not in packages_imported_by(PRODUCER / name)
+def test_producers_know_no_sink(folder):
+    """The modules that make, check and deliver events name no sink."""
+    for path in (PRODUCER / folder).rglob("*.py"):
+        assert "sinks" not in packages_imported_by(path), path
+
+
+FORBIDDEN = [
+    ("extraction", "training"),
+    ("extraction", "recording"),
+    ("extraction", "adapters"),
+    ("adapters", "training"),
+    ("recording", "training"),
+    ("logs", "diagnoses"),
+    ("diagnoses", "logs"),
+    ("pipeline", "extraction"),
+    ("data", "extraction"),
+]
+
+
+@pytest.mark.parametrize(("folder", "other"), FORBIDDEN, ids=lambda name: name)
+def test_folder_does_not_import(folder, other):
+    """A folder of the ground or of one side of the house does not import the other side."""
+    for path in (PRODUCER / folder).rglob("*.py"):
+        assert not [name for name in imported_by(path) if name.startswith(f"higgs_audio_trainer.{other}")], path
+
+
+def test_no_circle_among_folders():
+    """The folders of the package import each other in one direction only."""
+    arrows = {}
+    for path in PRODUCER.rglob("*.py"):
+        parts = path.relative_to(PRODUCER).parts
+        if len(parts) > 1:
+            names = [name.split(".") for name in imported_by(path) if name.startswith("higgs_audio_trainer.")]
+            folders = {name[1] for name in names if (PRODUCER / name[1]).is_dir()}
+            arrows.setdefault(parts[0], set()).update(folders - {parts[0]})
+    while leaves := {folder for folder, to in arrows.items() if not to & arrows.keys()}:
+        arrows = {folder: to for folder, to in arrows.items() if folder not in leaves}
+    assert arrows == {}
+
+
+def test_logging_any_training_loads_no_model():
+    """The logger for other trainings loads neither our trainer nor the Higgs model."""
+    script = (
+        "import json, sys\n"
+        "from higgs_audio_trainer import PredictionLogger\n"
+        "print(json.dumps([name for name in sys.modules if 'higgs_audio_v2' in name or '_trainer.training' in name]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert json.loads(done.stdout) == []
 
 
 def test_one_place_wires():
@@ -149,10 +193,10 @@ def test_one_place_wires():
     allowed = {Path("run.py"), Path("prediction_logger.py"), Path("pytest_plugin.py"), *escaping}
     assert {path for path in naming if path.parts[0] not in ("cli", "demo")} <= allowed
     for path in escaping:
-        assert not re.search("sinks.(?!escape|fold)", (PRODUCER / path).read_text())
+        assert not re.search("sinks.(?!terminal)", (PRODUCER / path).read_text())
 
 
-def test_emit_knows_no_tensor():
+def test_pipeline_knows_no_tensor():
     """Between extraction and the sinks there are builtins alone."""
-    for name in ("emit.py", "outlet.py", "announcement.py", "encodable.py", "events.py", "errors.py", "logs/schema.py"):
-        assert packages_imported_by(PRODUCER / name).isdisjoint(HEAVY)
+    for path in [*(PRODUCER / "pipeline").rglob("*.py"), *(PRODUCER / f"{name}.py" for name in GROUND)]:
+        assert packages_imported_by(path).isdisjoint(HEAVY)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import HiggsAudioV2ForConditionalGeneration
 
-from higgs_audio_trainer.checkpoint import open_checkpoint
 from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, SpeechDataset, TokenIds, build_example
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
 from higgs_audio_trainer.data.prompt import TokenSegment, tokenize
@@ -16,6 +15,7 @@ from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 
 IDS = TokenIds(pad=0, audio=90, audio_delay=91, stream_bos=1024, stream_eos=1025, num_codebooks=3)
 SYSTEM = Turn("system", ("S.",))

@@ -12,7 +12,7 @@ import sinks
 from sinks import ConsoleSink, render
 from sinks.console import console_sink, wants_color
 from sinks.null import discard
-from sinks.screen import Screen
+from sinks.terminal.screen import Screen
 from tests.builders import Screen as Terminal
 from tests.builders import audio_sample, checkpoint, context, record_of, text_sample, token_counts, window
 

@@ -8,7 +8,7 @@ import pytest
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.diagnoses import diagnoser
 from higgs_audio_trainer.diagnoses.finding import Finding
-from higgs_audio_trainer.logs.dues import dues
+from higgs_audio_trainer.logs.logged_steps import dues
 from higgs_audio_trainer.logs.reader import read
 from tests.builders import (
     audio_sample,

@@ -15,9 +15,9 @@ import pytest
 import structlog
 from tqdm import tqdm
 
-from higgs_audio_trainer.emit import NullPipeline, Pipeline, utc_now
 from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.events import Checkpoint
+from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline, utc_now
 from sinks import JsonlSink, MemorySink
 from tests.builders import (
     RUN_ID,
@@ -475,7 +475,7 @@ class TestDelivery:
         pipeline(lambda record: record.clear(), memory)(checkpoint())
         assert memory.records[0]["event"] == "checkpoint"
 
-    def test_counts(self):
+    def test_token_counts(self):
         """`written` counts events that every sink took, `seconds` the time that it took."""
         emit = pipeline(lambda _record: time.sleep(0.01), MemorySink())
         assert (emit.written, emit.lost, emit.seconds) == (0, 0, 0.0)

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.logs.parquet import ParquetFiles
 from higgs_audio_trainer.logs.reader import read_lines
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import JsonlSink
 from tests.builders import all_events, audio_sample, diagnosis, fixed_clock, run_start, text_sample, train_step
 from tests.test_trackers import emitted, texts

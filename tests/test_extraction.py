@@ -8,9 +8,10 @@ import torch
 
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.extraction import Extraction
-from higgs_audio_trainer.model import SupervisedRows, TrainingOutput
-from higgs_audio_trainer.series import Shown
+from higgs_audio_trainer.extraction.extraction import Extraction
+from higgs_audio_trainer.extraction.rows import SupervisedRows
+from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.training.model import TrainingOutput
 from tests.ragged import (
     EOS,
     PAD,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import render
-from sinks.fold import columns, folded
+from sinks.terminal.fold import columns, folded
 from tests.builders import audio_sample, random_events, record_of, run_start, text_sample, train_step, window
 from tests.test_render import golden
 

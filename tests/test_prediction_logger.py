@@ -491,7 +491,7 @@ class TestLoop:
 class TestFailures:
     def test_a_fault_of_the_log(self, tmp_path, monkeypatch, capsys):
         """Extraction that raises is said once and counted; the training is what it would have been."""
-        monkeypatch.setattr("higgs_audio_trainer.observation.fingerprints", lambda *_: 1 / 0)
+        monkeypatch.setattr("higgs_audio_trainer.recording.hooked_model.fingerprints", lambda *_: 1 / 0)
         bare = trained(tmp_path / "a").model
         logged = trained(tmp_path / "b", quiet(log_steps=1)).model
         assert all(map(torch.equal, bare.parameters(), logged.parameters()))

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from higgs_audio_trainer.checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.data.batch import PreparedSample, SpeechDataset
 from higgs_audio_trainer.data.clips import ClipLimits, ClipStore
 from higgs_audio_trainer.data.codes import load_codes
 from higgs_audio_trainer.data.manifest import read_manifest
-from higgs_audio_trainer.data.prepare import Preparer
+from higgs_audio_trainer.data.preparer import Preparer
 from higgs_audio_trainer.errors import ManifestError, UserError
-from higgs_audio_trainer.preparation import default_codes_dir, prepare_manifests
+from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
+from higgs_audio_trainer.training.prepare_manifests import default_codes_dir, prepare_manifests
 from tests import forks
 from tests.samples import entry, write_manifest, write_tone
 

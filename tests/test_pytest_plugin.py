@@ -15,7 +15,7 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parent.parent
 TRAINING = """
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from tests.builders import audio_sample, run_end, run_start, train_step, window
 
 def run(sink, token=7891):

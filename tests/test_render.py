@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from sinks import render
-from sinks.escape import printable
+from sinks.terminal.escape import printable
 from tests.builders import (
     all_events,
     audio_sample,

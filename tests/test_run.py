@@ -11,14 +11,14 @@ import torch
 from peft import AutoPeftModel, PeftModel
 from transformers import HiggsAudioV2ForConditionalGeneration
 
-from higgs_audio_trainer.checkpoint import open_checkpoint
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, SpeechDataset
 from higgs_audio_trainer.errors import ManifestError, UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS
-from higgs_audio_trainer.preparation import prepare_manifests
 from higgs_audio_trainer.run import run_training
+from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
+from higgs_audio_trainer.training.prepare_manifests import prepare_manifests
 from sinks import MemorySink
 from tests import forks
 from tests.batches import tensors

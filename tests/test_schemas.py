@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 import schemas
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.events import EVENTS, Window
-from higgs_audio_trainer.logs.schema import encode, schema_of, schema_of_any
+from higgs_audio_trainer.schema import encode, schema_of, schema_of_any
 from tests.builders import all_events, random_events, record_of
 
 SCHEMAS = {name: json.loads(schemas.load(name)) for name in EVENTS}

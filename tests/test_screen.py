@@ -10,8 +10,8 @@ import threading
 import pytest
 from tqdm import tqdm
 
-from higgs_audio_trainer.progress import TrainingBar
-from sinks.screen import Screen
+from higgs_audio_trainer.training.progress import TrainingBar
+from sinks.terminal.screen import Screen
 from tests.builders import Screen as Terminal
 
 
@@ -219,7 +219,7 @@ class TestSlowReader:
 
     def test_giving_up(self, monkeypatch):
         """At the end nobody waits longer than said for a reader that takes nothing; the rest counts as dropped."""
-        monkeypatch.setattr("sinks.screen._PATIENCE_S", 0.1)
+        monkeypatch.setattr("sinks.terminal.screen._PATIENCE_S", 0.1)
         out = Gated()
         screen = Screen(out, None)
         for number in range(5):

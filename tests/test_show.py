@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.cli.show import parser
-from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.events import VOLATILE_FIELDS
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import ConsoleSink, JsonlSink, Screen
 from tests.builders import (
     RUN_ID,

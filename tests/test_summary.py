@@ -15,7 +15,7 @@ from higgs_audio_trainer.logs.summary.bars import ASCII, BLOCKS, glyphs
 from higgs_audio_trainer.logs.summary.curve import MOST_POINTS, Curve
 from higgs_audio_trainer.logs.summary.figures import Alarm, summaries
 from higgs_audio_trainer.logs.summary.text import render_summary
-from sinks.fold import columns
+from sinks.terminal.fold import columns
 from tests.builders import (
     cap_reached,
     diagnosis,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, DacModel, HiggsAudioV2ForConditionalGeneration
 
-from higgs_audio_trainer.checkpoint import open_checkpoint
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.demo.tiny import SPECIAL_TOKENS, TinySize, write_tiny
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import sinks
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import SinkContext, SinkError
 from sinks.trackers.rows import COLUMNS, admitted, row, scalars
 from tests.builders import (

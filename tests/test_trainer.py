@@ -6,15 +6,15 @@ from functools import partial
 import pytest
 import torch
 
-from higgs_audio_trainer.checkpoint import open_checkpoint
-from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.extraction import Extraction
-from higgs_audio_trainer.model import TrainingOutput
-from higgs_audio_trainer.series import Shown
-from higgs_audio_trainer.streams import training_streams
-from higgs_audio_trainer.telemetry import Telemetry, due_every
-from higgs_audio_trainer.watch import Watch
+from higgs_audio_trainer.extraction.extraction import Extraction
+from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.pipeline.emit import Pipeline
+from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.recorder import Telemetry, due_every
+from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
+from higgs_audio_trainer.training.model import TrainingOutput
+from higgs_audio_trainer.training.model_streams import training_streams
 from sinks import MemorySink
 from tests import forks
 from tests.batches import SILENT, lora_model, make_trainer, random_examples
@@ -184,7 +184,7 @@ def every_step(checkpoint, sink):
         shown=shown,
         vocabulary=checkpoint.vocabulary,
         counts=True,
-        watch=Watch(emit, fails=False),
+        watch=LiveChecks(emit, fails=False),
     )
 
 
@@ -219,7 +219,7 @@ def test_without_sinks_no_tensor_is_touched(checkpoint, tiny, tmp_path, monkeypa
 
 def test_untouchable_tensors_do_catch_extraction(checkpoint):
     """The tensor of the test above raises where extraction would use it."""
-    from higgs_audio_trainer.model import SupervisedRows
+    from higgs_audio_trainer.extraction.rows import SupervisedRows
 
     rows = SupervisedRows(*(torch.zeros(1).as_subclass(Untouchable) for _ in range(6)))
     extraction = Extraction("train", None, partial(training_streams, vocabulary=checkpoint.vocabulary))

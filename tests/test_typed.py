@@ -11,12 +11,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, PredictionSample, TrainStep, Window
 from higgs_audio_trainer.logs.gaps import gaps
 from higgs_audio_trainer.logs.reader import read
 from higgs_audio_trainer.logs.typed import MORE, Misfit, Unknown, typed
 from higgs_audio_trainer.logs.validation.strict import misfit
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.jsonl import JsonlSink
 from tests.builders import RUN_ID, all_events, fixed_clock, random_events, record_of, run_start, text_sample, train_step
 from tests.test_reader import file_of

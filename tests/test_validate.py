@@ -20,7 +20,6 @@ from jsonschema import Draft202012Validator
 
 import schemas
 import sinks.jsonl
-from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
 from higgs_audio_trainer.logs.gaps import gaps
@@ -28,6 +27,7 @@ from higgs_audio_trainer.logs.typed import typed
 from higgs_audio_trainer.logs.validation.members import repeated_member
 from higgs_audio_trainer.logs.validation.strict import is_plain, misfit
 from higgs_audio_trainer.logs.validation.validate import validate
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.jsonl import JsonlSink
 from tests.builders import (
     RUN_ID,

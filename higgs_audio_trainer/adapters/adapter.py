@@ -14,8 +14,8 @@ from torch import Tensor
 
 from higgs_audio_trainer.adapters.logits import MOST_ENTRIES, Logits, LogitsAt, MadeLogits
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality
-from higgs_audio_trainer.model import SupervisedRows
-from higgs_audio_trainer.streams import Stream
+from higgs_audio_trainer.extraction.rows import SupervisedRows
+from higgs_audio_trainer.extraction.streams import Stream
 
 _LOGITS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "B S K V": lambda logits, _K: logits,

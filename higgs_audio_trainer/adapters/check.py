@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from higgs_audio_trainer.adapters.adapter import Adapter, Reading, UnreadableError, supervised_rows
 from higgs_audio_trainer.adapters.logits import Logits
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.model import SupervisedRows
+from higgs_audio_trainer.extraction.rows import SupervisedRows
 
 
 class MisalignedError(Exception):

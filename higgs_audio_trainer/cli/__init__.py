@@ -86,15 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _interrupted() -> int:
     from signal import Signals
 
-    from higgs_audio_trainer.signals import exit_status
+    from higgs_audio_trainer.training.signals import exit_status
 
     return exit_status(Signals.SIGINT)
 
 
 def _say_without_secrets(text: str) -> None:
     from higgs_audio_trainer.redaction import Redactor
-    from sinks.escape import printable_lines
-    from sinks.screen import say_on_stderr
+    from sinks.terminal.escape import printable_lines
+    from sinks.terminal.screen import say_on_stderr
 
     say_on_stderr(printable_lines(Redactor(environment=os.environ)(text)))
 

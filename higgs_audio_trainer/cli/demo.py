@@ -8,7 +8,7 @@ from pathlib import Path
 
 from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError, suggestion
-from higgs_audio_trainer.signals import exit_status
+from higgs_audio_trainer.training.signals import exit_status
 
 _MAX_STEPS, _LOG_STEPS = 60, 20
 

@@ -16,17 +16,17 @@ from higgs_audio_trainer.cli.faults import Faults
 from higgs_audio_trainer.cli.parser import ArgumentParser, width_of
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, Said
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES
-from higgs_audio_trainer.diagnoses.history import Due
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import Diagnosis, RunStart
+from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.logs.diff.reports.github_report import annotation, plain
-from higgs_audio_trainer.logs.dues import dues
 from higgs_audio_trainer.logs.files import find
+from higgs_audio_trainer.logs.logged_steps import dues
 from higgs_audio_trainer.logs.reader import read
 from sinks.console import text_of, wants_color
-from sinks.escape import printable
-from sinks.screen import say_on_stderr
-from sinks.stream import encoding_of
+from sinks.terminal.escape import printable
+from sinks.terminal.screen import say_on_stderr
+from sinks.terminal.stream import encoding_of
 
 _FOUND = 1
 _MOST_ANNOTATIONS = 10  # that GitHub shows of a step
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     return _FOUND if any(said.severity != "note" for _, said in found.findings) else 0
 
 
-def _look(parts: Iterable[RunStart | Due]) -> _Found:
+def _look(parts: Iterable[RunStart | LoggedStep]) -> _Found:
     found, diagnoser = _Found(), Diagnoser()
     worst: dict[tuple[str, str | None, int | None], Diagnosis] = {}
     for part in parts:

@@ -14,8 +14,8 @@ from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import Comparison
 from higgs_audio_trainer.logs.diff.reports import FORMATS, WIDTH
-from sinks.escape import encodable, known_encoding, printable
-from sinks.screen import say_on_stderr
+from sinks.terminal.escape import encodable, known_encoding, printable
+from sinks.terminal.screen import say_on_stderr
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"  # where GitHub Actions takes a job's summary from
 _EXIT = "exit: 0 same, 1 differs, 2 could not compare"

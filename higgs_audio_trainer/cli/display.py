@@ -21,9 +21,9 @@ from higgs_audio_trainer.logs import filter as filters
 from higgs_audio_trainer.logs.filter import Filter
 from higgs_audio_trainer.logs.lines import Line
 from sinks.console import FOR_FILES, text_of, wants_color
-from sinks.escape import encodable, printable
-from sinks.screen import say_on_stderr
-from sinks.stream import descriptor_of, encoding_of, is_terminal
+from sinks.terminal.escape import encodable, printable
+from sinks.terminal.screen import say_on_stderr
+from sinks.terminal.stream import descriptor_of, encoding_of, is_terminal
 
 _PERIOD_S = 0.2  # how often --follow looks for more
 _SUMMARY_WIDTH, _NARROWEST_SUMMARY = 80, 40  # columns

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from higgs_audio_trainer.errors import Fault
-from sinks.escape import printable
-from sinks.screen import say_on_stderr
+from sinks.terminal.escape import printable
+from sinks.terminal.screen import say_on_stderr
 
 _MOST = 20
 

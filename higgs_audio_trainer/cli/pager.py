@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
-from sinks.stream import encoding_of
+from sinks.terminal.stream import encoding_of
 
 _DEFAULT = "less"
 _NO_PAGER = ("", "cat")

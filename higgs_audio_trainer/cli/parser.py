@@ -73,7 +73,7 @@ def width_of(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    from sinks.fold import NARROWEST
+    from sinks.terminal.fold import NARROWEST
 
     number = int(text) if text.isascii() and text.isdigit() and len(text) < len(str(_WIDEST)) else 0
     if number < NARROWEST:

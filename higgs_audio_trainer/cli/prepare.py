@@ -42,8 +42,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     if not given.max_seconds > 0:
         raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")
-    from higgs_audio_trainer.checkpoint import codec_of, open_checkpoint
-    from higgs_audio_trainer.preparation import prepare_manifests, quiet_third_parties
+    from higgs_audio_trainer.training.base_checkpoint import codec_of, open_checkpoint
+    from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 
     quiet_third_parties()
     device = _device(given.device)

@@ -30,7 +30,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if given.write:
         _write_all(Path(schemas.__file__).parent)
     elif given.event is None:
-        from higgs_audio_trainer.logs.schema import encode, schema_of_any  # the file of one event is there already
+        from higgs_audio_trainer.schema import encode, schema_of_any  # the file of one event is there already
 
         sys.stdout.write(encode(schema_of_any()).decode())
     elif given.event in EVENTS:
@@ -45,7 +45,7 @@ def _unknown(name: str) -> str:
 
 
 def _write_all(folder: Path) -> None:
-    from higgs_audio_trainer.logs.schema import encode, schema_of
+    from higgs_audio_trainer.schema import encode, schema_of
 
     for name in EVENTS:
         path = folder / f"{name}.json"

@@ -40,7 +40,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if not 0 <= given.seed < _SEEDS:
         raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {given.seed}")
     from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
-    from higgs_audio_trainer.preparation import quiet_third_parties
+    from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
     quiet_third_parties()
     size = TinySize(given.hidden_size, given.layers, given.codebooks, given.vocab_size)

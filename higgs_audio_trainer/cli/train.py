@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from higgs_audio_trainer.cli.options import parse_train, train_parser
 from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.events import Diagnosis
-from higgs_audio_trainer.signals import exit_status, under_torchrun
-from sinks.escape import printable_lines
-from sinks.screen import say_on_stderr
+from higgs_audio_trainer.training.signals import exit_status, under_torchrun
+from sinks.terminal.escape import printable_lines
+from sinks.terminal.screen import say_on_stderr
 
 
 def parser(prog: str) -> ArgumentParser:

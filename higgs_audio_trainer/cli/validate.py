@@ -11,7 +11,7 @@ from typing import Any
 from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.logs.validation.finding import Finding
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
-from sinks.escape import encodable, known_encoding, printable
+from sinks.terminal.escape import encodable, known_encoding, printable
 
 _FOUND = 1
 _SHOWN = 100  # errors, and as many notes

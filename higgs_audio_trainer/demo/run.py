@@ -15,9 +15,9 @@ from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.demo.faults import FAULTS, Fault
 from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.preparation import quiet_third_parties
 from higgs_audio_trainer.run import run_training
-from higgs_audio_trainer.signals import StopReason
+from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+from higgs_audio_trainer.training.signals import StopReason
 from sinks import MemorySink
 
 CLIPS = Path(__file__).parent / "clips"

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
-from higgs_audio_trainer.diagnoses.history import Due, History, ShownSlots, series_of
+from higgs_audio_trainer.diagnoses.history import History, ShownSlots, series_of
 from higgs_audio_trainer.diagnoses.statistics import ALPHA, clearly_beats
 from higgs_audio_trainer.events import IGNORE_INDEX, PredictionSample, TokenCounts
+from higgs_audio_trainer.logged_step import LoggedStep
 
 _LABEL_OFFSETS = (-2, -1, 0, 1, 2)  # of `label_matches`
 _INPUT = 4  # the place of the row's input in `offset_contested` and the like
@@ -40,14 +41,14 @@ _LEAST_SHOWN = 20
 _VARIED_LABELS = 5  # fewer may be silence
 
 
-def shifted_alignment(due: Due, history: History) -> Iterator[Finding]:
+def shifted_alignment(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find labels that are not in their place, and predictions that fit another place better than their own."""
     findings = (_from_labels(counts) or _from_predictions(counts) for counts in due.counts)
     yield from per_codebook((finding for finding in findings if finding is not None), history.run.num_codebooks)
     yield from per_codebook(_shown_labels(due, history), history.run.num_codebooks)
 
 
-def copies_input(due: Due, history: History) -> Iterator[Finding]:
+def copies_input(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find predictions that equal their row's input beyond what labels equal to it explain."""
     found = [finding for counts in due.counts if (finding := _copies(counts)) is not None]
     known = {(finding.modality, finding.codebook) for finding in found}
@@ -155,7 +156,7 @@ def _copying(event: TokenCounts | PredictionSample, found: str, evidence: Mappin
     return _error("copies_input", event, f"{_series(event)}: {found}. {advice}. {_SHIFT_ONCE}.", evidence)
 
 
-def _shown_labels(due: Due, history: History) -> Iterator[Finding]:
+def _shown_labels(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find labels equal to their inputs in what the samples show, where a log has no counts."""
     counted = {series_of(counts) for counts in due.counts}
     for sample, shown in _shown(due, history):
@@ -167,7 +168,7 @@ def _shown_labels(due: Due, history: History) -> Iterator[Finding]:
             yield _error("shifted_alignment", sample, f"{found}; {_MEANING[-1]}. {_SHIFT_ONCE}.", evidence)
 
 
-def _shown_copies(due: Due, history: History) -> Iterator[Finding]:
+def _shown_copies(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find copied inputs in what the samples show, unless the counts say that the model is not sure of them."""
     denied = {series_of(counts) for counts in due.counts if _only_expects_repetition(counts)}
     for sample, shown in _shown(due, history):
@@ -192,7 +193,7 @@ def _only_expects_repetition(counts: TokenCounts) -> bool:
     return unsure and matches >= 2 * _LEAST_SHARE * contested
 
 
-def _shown(due: Due, history: History) -> Iterator[tuple[PredictionSample, ShownSlots]]:
+def _shown(due: LoggedStep, history: History) -> Iterator[tuple[PredictionSample, ShownSlots]]:
     """Yield a sample of each series of a training step, and all its slots that were shown so far."""
     if due.train is None:
         return
@@ -206,7 +207,7 @@ def _shown(due: Due, history: History) -> Iterator[tuple[PredictionSample, Shown
         yield sample, slots[series]
 
 
-def _different_labels(due: Due, like: PredictionSample) -> int:
+def _different_labels(due: LoggedStep, like: PredictionSample) -> int:
     windows = [
         window
         for sample in due.samples

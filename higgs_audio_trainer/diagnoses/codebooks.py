@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
-from higgs_audio_trainer.diagnoses.history import Due, History
+from higgs_audio_trainer.diagnoses.history import History
 from higgs_audio_trainer.diagnoses.statistics import ALPHA, significantly_above
 from higgs_audio_trainer.events import TokenCounts, TrainStep
+from higgs_audio_trainer.logged_step import LoggedStep
 
 _LEAST_TARGETS = 50
 _LEAST_STEP = 50  # until then a model may well say one token everywhere
@@ -27,7 +28,7 @@ _WORSE = 1.1  # times its lowest loss
 _LABELS_A_TOKEN = 1.5  # see `_entropy_is_known`
 
 
-def collapsed(due: Due, history: History) -> Iterator[Finding]:
+def collapsed(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find a series that says one token nearly everywhere though its labels vary, here and at the due step before.
 
     Random weights may well say one token for long before they learn more. So it is said of a base model that was
@@ -78,7 +79,7 @@ def _collapsed_finding(counts: TokenCounts) -> Finding:
     )
 
 
-def dead_codebook(due: Due, history: History) -> Iterator[Finding]:
+def dead_codebook(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find codebooks that know no more than how often each token occurs, while at least half of the others learned."""
     for codebook, counts in _dead(due, history).items():
         others = [other for k, other in _audio(due.counts).items() if k != codebook]
@@ -101,7 +102,7 @@ def dead_codebook(due: Due, history: History) -> Iterator[Finding]:
         )
 
 
-def codebook_order(due: Due, history: History) -> Iterator[Finding]:
+def codebook_order(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find a first codebook that is dead while later ones learn: it carries most of the sound and is learned first."""
     if 0 in _dead(due, history):
         learned = [k for k, counts in _audio(due.counts).items() if k and _learned(counts)]
@@ -117,7 +118,7 @@ def codebook_order(due: Due, history: History) -> Iterator[Finding]:
         )
 
 
-def _dead(due: Due, history: History) -> Mapping[int, TokenCounts]:
+def _dead(due: LoggedStep, history: History) -> Mapping[int, TokenCounts]:
     """Return the dead codebooks: dead here and at the due step before, and their loss does not fall any more."""
     if due.train is None or due.step <= 1 or not history.steps:
         return {}

@@ -9,8 +9,9 @@ import msgspec
 
 from higgs_audio_trainer.diagnoses import alignment, codebooks, dynamics, levels, masking, samples, stop_tokens
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES, Check, Finding, Severity
-from higgs_audio_trainer.diagnoses.history import Due, History, Run
+from higgs_audio_trainer.diagnoses.history import History, Run
 from higgs_audio_trainer.events import Diagnosis, Level, RunStart
+from higgs_audio_trainer.logged_step import LoggedStep
 
 CHECKS: tuple[Check, ...] = (
     *masking.CHECKS,
@@ -74,7 +75,7 @@ class Diagnoser:
         """Take the first line of the run, or of another attempt at it."""
         self._state.history.run = Run.of(start)
 
-    def check(self, due: Due) -> list[Diagnosis]:
+    def check(self, due: LoggedStep) -> list[Diagnosis]:
         """Check one due step or evaluation.
 
         Returns:

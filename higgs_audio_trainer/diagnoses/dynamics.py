@@ -8,8 +8,9 @@ from itertools import combinations, pairwise
 from statistics import fmean, linear_regression, median
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding
-from higgs_audio_trainer.diagnoses.history import Due, History
+from higgs_audio_trainer.diagnoses.history import History
 from higgs_audio_trainer.events import TrainStep
+from higgs_audio_trainer.logged_step import LoggedStep
 
 _MOST_NAMES = 3  # in a message; the evidence has all
 _LOSS_FACTOR, _LOSS_NATS = 1.5, 1.0  # above the first loss
@@ -31,7 +32,7 @@ _TREND_QUANTILE = -1.645  # of the standard normal distribution: 5 %
 _OVERFIT_EVALUATIONS, _OVERFIT_FACTOR = 3, 1.1
 
 
-def non_finite(due: Due, history: History) -> Iterator[Finding]:
+def non_finite(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find losses, or a gradient norm, that are NaN or infinite.
 
     In fp16 an infinite gradient norm alone is a note: the scaler skips that step and goes on with a smaller scale.
@@ -77,7 +78,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def exploding(due: Due, history: History) -> Iterator[Finding]:
+def exploding(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find a loss far above the first one, and a gradient norm far above the earlier ones."""
     train, first = due.train, history.first
     if train is None or first is None:
@@ -108,7 +109,7 @@ def exploding(due: Due, history: History) -> Iterator[Finding]:
         )
 
 
-def plateau(due: Due, history: History) -> Iterator[Finding]:
+def plateau(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find a loss that stands still: without a gradient, from the beginning on, or lately."""
     train = due.train
     if train is None or not _LEARNED_BY_HEART < train.loss < _LARGEST_LOSS:
@@ -184,7 +185,7 @@ def _falls(values: Sequence[float]) -> bool:
     return score < 0 and (score + 1) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18) <= _TREND_QUANTILE
 
 
-def overfit(due: Due, history: History) -> Iterator[Finding]:
+def overfit(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find an evaluation loss that rises three times, to 10 % above the best, while the training loss fell."""
     if due.evaluation is None:
         return

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from higgs_audio_trainer.diagnoses.history import Due, History
+from higgs_audio_trainer.diagnoses.history import History
 from higgs_audio_trainer.events import Modality
+from higgs_audio_trainer.logged_step import LoggedStep
 
 Severity = Literal["note", "warning", "error"]
 
@@ -37,4 +38,4 @@ class Finding:
 
 
 #: A check looks at a due step, and at what was before it. It changes neither, and answers alike when asked again.
-Check = Callable[[Due, History], Iterator[Finding]]
+Check = Callable[[LoggedStep, History], Iterator[Finding]]

@@ -18,29 +18,11 @@ from higgs_audio_trainer.events import (
     TokenCounts,
     TrainStep,
 )
+from higgs_audio_trainer.logged_step import LoggedStep
 
 _MOST_STEPS = 64  # due steps that are remembered
 _MOST_EVALUATIONS = 64
 _MOST_SAMPLES = 4096  # fingerprints that are remembered
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What was logged of one due step, or of one evaluation; what a log lacks is None or empty.
-
-    Attributes:
-        step: optimizer step.
-        train: figures of the step; None at an evaluation.
-        counts: of text and of each codebook; empty in logs of versions that had none.
-        samples: the samples shown, of training or of the evaluation.
-        evaluation: figures of an evaluation; None at a training step.
-    """
-
-    step: int
-    train: TrainStep | None = None
-    counts: tuple[TokenCounts, ...] = ()
-    samples: tuple[PredictionSample, ...] = ()
-    evaluation: EvalResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +153,7 @@ class History:
     shown: dict[str, ShownSlots] = field(default_factory=dict)
     missed: dict[str, MissedStops] = field(default_factory=dict)
 
-    def add(self, due: Due) -> None:
+    def add(self, due: LoggedStep) -> None:
         """Take in a due step that was checked."""
         if due.train is not None:
             self.first = self.first or due.train

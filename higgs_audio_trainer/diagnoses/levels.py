@@ -9,8 +9,9 @@ from statistics import fmean
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding, Severity
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
-from higgs_audio_trainer.diagnoses.history import Due, History
+from higgs_audio_trainer.diagnoses.history import History
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality, PredictionSample, TokenCounts, TrainStep
+from higgs_audio_trainer.logged_step import LoggedStep
 
 _MODALITIES: tuple[Modality, ...] = ("text", "audio")
 _LEAST_TARGETS = 8  # below them no loss says anything
@@ -54,7 +55,7 @@ class _Level:
         return 3 / math.sqrt(max(1, self.targets))
 
 
-def chance_level(due: Due, history: History) -> Iterator[Finding]:
+def chance_level(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find a loss of ln V, that of giving each of V tokens the same probability, or above it.
 
     At step 1 of a checkpoint that is not random; later, of any, once the learning rate rises no more and the loss has
@@ -123,7 +124,7 @@ def _has_settled(train: TrainStep, history: History, modality: Modality) -> bool
     return not falling and begin.loss - fmean(last) <= max(now.noise, begin.noise)
 
 
-def too_good(due: Due, _: History) -> Iterator[Finding]:
+def too_good(due: LoggedStep, _: History) -> Iterator[Finding]:
     """Find a loss near zero before anything can have been learned by heart, of labels that vary."""
     train = due.train
     if train is None or not (due.step <= _EARLY_STEPS or train.epoch <= 1):
@@ -149,7 +150,7 @@ def _low(loss: float, targets: int, counts: TokenCounts) -> Finding | None:
     return _too_low(loss, baseline, targets, counts.codebook, "the entropy of the labels' frequencies")
 
 
-def _low_uncounted(due: Due, train: TrainStep, codebook: int) -> Finding | None:
+def _low_uncounted(due: LoggedStep, train: TrainStep, codebook: int) -> Finding | None:
     """Compare with ln V, where a log has no counts, if the labels shown vary."""
     samples = [sample for sample in due.samples if sample.codebook == codebook]
     labels = {label for sample in samples for window in (sample.first, sample.last) for label in window.labels}

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
-from higgs_audio_trainer.diagnoses.history import Due, History
+from higgs_audio_trainer.diagnoses.history import History
 from higgs_audio_trainer.events import Modality, PredictionSample, TokenCounts
+from higgs_audio_trainer.logged_step import LoggedStep
 
 _TO_LEARN: Mapping[Modality, tuple[str, ...]] = {"text": ("response",), "audio": ("codes", "stop")}
 _NAMES = {"reference_audio": "reference audio", "stream_bos": "stream BOS", "delay_prefix": "delay prefix"}
@@ -22,7 +23,7 @@ _MOST_SHOWN = 8
 _IN_PLACE = 2  # of `TokenCounts.label_matches`: offset 0
 
 
-def masked_out(due: Due, history: History) -> Iterator[Finding]:
+def masked_out(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find a modality, a codebook or a sample without a target, and slots that are masked though they are learned.
 
     Slots of the stop token are the matter of `no_stop_target`.
@@ -101,7 +102,7 @@ def _samples_without_targets(samples: Sequence[PredictionSample]) -> Iterator[Fi
         )
 
 
-def prompt_supervised(due: Due, history: History) -> Iterator[Finding]:
+def prompt_supervised(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find targets in places that are to be masked: the prompt, reference audio, placeholders, padding, the delay."""
     if due.train is not None:
         yield from per_codebook((f for counts in due.counts for f in _wrong_places(counts)), history.run.num_codebooks)
@@ -125,14 +126,14 @@ def _wrong_places(counts: TokenCounts) -> Iterator[Finding]:
     )
 
 
-def wrong_denominator(due: Due, history: History) -> Iterator[Finding]:
+def wrong_denominator(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find a loss that was divided by another number than that of its targets."""
     if due.train is not None:
         found = (finding for counts in due.counts for finding in _divided_wrongly(counts, due))
         yield from per_codebook(found, history.run.num_codebooks)
 
 
-def _divided_wrongly(counts: TokenCounts, due: Due) -> Iterator[Finding]:
+def _divided_wrongly(counts: TokenCounts, due: LoggedStep) -> Iterator[Finding]:
     divisor, targets = counts.divisor, counts.num_targets
     if divisor is None or not math.isfinite(divisor) or divisor <= 0 or targets == 0 or _same(divisor, targets):
         return
@@ -149,7 +150,7 @@ def _divided_wrongly(counts: TokenCounts, due: Due) -> Iterator[Finding]:
     )
 
 
-def _numbers(counts: TokenCounts, due: Due) -> dict[str, int]:
+def _numbers(counts: TokenCounts, due: LoggedStep) -> dict[str, int]:
     """Name what the divisor may be instead, the most usual first."""
     assert due.train is not None
     text, audio = due.train.text_targets, due.train.audio_targets
@@ -162,7 +163,7 @@ def _numbers(counts: TokenCounts, due: Due) -> dict[str, int]:
     }
 
 
-def delay_missing(due: Due, history: History) -> Iterator[Finding]:
+def delay_missing(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find codebooks that are not delayed: codebook k begins with k slots of delay prefix in each clip.
 
     The clips with a target are counted by the stream BOS of codebook 0.
@@ -187,7 +188,7 @@ def delay_missing(due: Due, history: History) -> Iterator[Finding]:
         )
 
 
-def mask_audit(due: Due, history: History) -> Iterator[Finding]:
+def mask_audit(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Note at step 1 how many slots are supervised and masked, for what reason, and how the first sample looks."""
     del history
     if due.train is None or due.step != 1:
@@ -215,7 +216,7 @@ def _audited(modality: Modality, group: Sequence[TokenCounts], sample: Mapping[s
     )
 
 
-def _first_sample(due: Due) -> dict[str, object]:
+def _first_sample(due: LoggedStep) -> dict[str, object]:
     drawn = sorted((c for c in due.counts if c.strip), key=lambda c: -1 if c.codebook is None else c.codebook)
     strips = {"text" if c.codebook is None else f"codebook {c.codebook}": c.strip for c in drawn}
     name: dict[str, object] = {"sample": due.samples[0].sample_id} if due.samples else {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding
-from higgs_audio_trainer.diagnoses.history import Due, History
+from higgs_audio_trainer.diagnoses.history import History
+from higgs_audio_trainer.logged_step import LoggedStep
 
 _NEARLY = 0.9  # of the model's positions
 _MOST_PADDING = 0.75  # of the text slots of a step
 _MOST_SHOWN = 8
 
 
-def duplicate_samples(due: Due, history: History) -> Iterator[Finding]:
+def duplicate_samples(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find samples of different names and one fingerprint: in a step, among the samples shown, or seen before."""
     seen = [(id_, print_) for id_, print_ in (due.train.samples.items() if due.train else ())]
     seen += [(sample.sample_id, sample.fingerprint) for sample in due.samples]
@@ -36,7 +37,7 @@ def _samples_have(number: int) -> str:
     return "1 sample has" if number == 1 else f"{number:,} samples have"
 
 
-def sample_too_long(due: Due, history: History) -> Iterator[Finding]:
+def sample_too_long(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find sequences that are longer than the model was made for, or nearly so, and steps that are mostly padding."""
     length, most = due.train.sequence_length if due.train else None, history.run.max_length
     if length is not None and most is not None and length >= _NEARLY * most > 0:
@@ -67,7 +68,7 @@ def sample_too_long(due: Due, history: History) -> Iterator[Finding]:
             )
 
 
-def constant_sample(due: Due, history: History) -> Iterator[Finding]:
+def constant_sample(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find clips whose labels are one token over and over."""
     del history
     found = [counts for counts in due.counts if counts.codebook is not None and counts.constant_samples]

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from higgs_audio_trainer.diagnoses.finding import Check, Finding, Severity
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
-from higgs_audio_trainer.diagnoses.history import Due, History, MissedStops, series_of
+from higgs_audio_trainer.diagnoses.history import History, MissedStops, series_of
 from higgs_audio_trainer.events import Modality, PredictionSample, TokenCounts
+from higgs_audio_trainer.logged_step import LoggedStep
 
 #: How severe it is after so many times the steps that it took to learn the rest, and so many steps at least.
 _PATIENCE: tuple[tuple[Severity, int, int], ...] = (("note", 3, 30), ("warning", 10, 300))
@@ -17,7 +18,7 @@ _LEAST_PROBABILITY = 0.1
 _BEST_RANK = 10
 
 
-def no_stop_target(due: Due, history: History) -> Iterator[Finding]:
+def no_stop_target(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find labels without a stop token: in the counts of a series or, where there are none, in its samples."""
     if due.train is None:
         return
@@ -58,7 +59,7 @@ def _no_stop(modality: Modality, codebook: int | None, targets: int, masked: int
     )
 
 
-def stop_never_predicted(due: Due, history: History) -> Iterator[Finding]:
+def stop_never_predicted(due: LoggedStep, history: History) -> Iterator[Finding]:
     """Find a series that has learned the rest and never says its stop token, so often that it is no accident.
 
     There is one stop in a clip, and it may well be learned last: it is a note after three times the steps that it took

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from sinks.escape import printable
+from sinks.terminal.escape import printable
 
 LONGEST = 1_000  # characters of one text
 _ISOLATES = str.maketrans("", "", "\u2068\u2069")  # of `printable`; an element with `dir` does the same

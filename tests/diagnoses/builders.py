@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from higgs_audio_trainer.diagnoses.history import Due, History, Run
+from higgs_audio_trainer.diagnoses.history import History, Run
 from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep, Window
+from higgs_audio_trainer.logged_step import LoggedStep
 from tests.builders import audio_sample, text_sample, train_step, window
 
 TARGETS = 400  # supervised slots of a series
@@ -94,7 +95,7 @@ def due(
     counted: tuple[TokenCounts, ...] | None = None,
     samples: tuple[PredictionSample, ...] | None = None,
     evaluation: EvalResult | None = None,
-) -> Due:
+) -> LoggedStep:
     """Make a due step of training: figures, and the counts and a sample of each series.
 
     Args:
@@ -104,11 +105,11 @@ def due(
         evaluation: makes it an evaluation: it has neither figures nor counts of training.
     """
     if evaluation is not None:
-        return Due(step=evaluation.step, evaluation=evaluation, samples=samples or ())
+        return LoggedStep(step=evaluation.step, evaluation=evaluation, samples=samples or ())
     train = train or step()
     series = (None, *range(len(train.audio_loss_per_codebook)))
     fixed = {"number": train.step, "num_codebooks": len(series) - 1}
-    return Due(
+    return LoggedStep(
         step=train.step,
         train=train,
         counts=tuple(counts(codebook, **fixed) for codebook in series) if counted is None else counted,
@@ -116,7 +117,7 @@ def due(
     )
 
 
-def history(*dues: Due, **run: Any) -> History:
+def history(*dues: LoggedStep, **run: Any) -> History:
     """Make the history of a run in which these were checked; `run` are fields of `Run`, K is 2 if nothing is said."""
     made = History(run=Run(**({"num_codebooks": 2} | run)))
     for one in dues:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.diagnoses import alignment, levels, stop_tokens
 from higgs_audio_trainer.diagnoses.alignment import copies_input, shifted_alignment, winner
-from higgs_audio_trainer.diagnoses.history import Due, History, Run, ShownSlots
+from higgs_audio_trainer.diagnoses.history import History, Run, ShownSlots
 from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep
+from higgs_audio_trainer.logged_step import LoggedStep
 from tests.builders import _of, eval_result
 from tests.diagnoses.builders import counts, due, history, sample, shown, step
 
@@ -243,7 +244,7 @@ def test_labels_equal_to_their_inputs_are_seen_in_the_samples_alone(labels, foun
 def any_due():
     samples, figures = st.lists(_of(PredictionSample), max_size=3).map(tuple), _of(TokenCounts)
     return st.builds(
-        Due,
+        LoggedStep,
         step=st.integers(0, 30),
         train=st.none() | _of(TrainStep),
         counts=st.lists(figures, max_size=3).map(tuple),

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.diagnoses import codebooks, dynamics, masking, samples
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser
-from higgs_audio_trainer.diagnoses.history import Due, History, Run
+from higgs_audio_trainer.diagnoses.history import History, Run
 from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep
+from higgs_audio_trainer.logged_step import LoggedStep
 from tests.builders import eval_result, random_events, run_start
 from tests.diagnoses.builders import counts, due, sample, step
 
@@ -109,8 +110,8 @@ def test_memory_does_not_grow_with_the_run():
     figures, shown = step(), sample()
     for number in range(10_000):
         new = replace(figures, step=number + 1, samples={f"{number:06}": f"{number:06}"})
-        history.add(Due(number + 1, new, samples=(replace(shown, fingerprint=f"x{number:06}"),)))
-        history.add(Due(number + 1, evaluation=eval_result(step=number + 1)))
+        history.add(LoggedStep(number + 1, new, samples=(replace(shown, fingerprint=f"x{number:06}"),)))
+        history.add(LoggedStep(number + 1, evaluation=eval_result(step=number + 1)))
         if number in {4_999, 9_999}:
             sizes.append(len(msgspec.msgpack.encode(history)))
     assert sizes[1] <= sizes[0] * 1.01
@@ -126,10 +127,10 @@ def dues_of(events):
         elif isinstance(event, PredictionSample):
             shown.append(event)
         elif isinstance(event, TrainStep):
-            made.append(Due(event.step, event, tuple(counted), tuple(shown)))
+            made.append(LoggedStep(event.step, event, tuple(counted), tuple(shown)))
             counted, shown = [], []
         elif isinstance(event, EvalResult):
-            made.append(Due(event.step, samples=tuple(shown), evaluation=event))
+            made.append(LoggedStep(event.step, samples=tuple(shown), evaluation=event))
             shown = []
     return made
 

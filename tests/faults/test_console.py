@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import ConsoleSink
-from sinks.screen import Screen
+from sinks.terminal.screen import Screen
 from tests.builders import RUN_ID, audio_sample, text_sample, train_step
 
 EVENTS = (train_step(), text_sample(), audio_sample())
@@ -36,7 +36,7 @@ ROUNDS, EMITS = 8, 1_000
 #: A training: records on stdout until told otherwise. `argv`: how many, and what to do at the end.
 TRAINING = """
 import os, sys
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.protocol import SinkContext
 from sinks.specification import build
 from tests.builders import text_sample

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from tests.builders import RUN_ID, checkpoint
 
 

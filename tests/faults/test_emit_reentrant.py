@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import orjson
 import pytest
 
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import JsonlSink, MemorySink
 from tests.builders import RUN_ID, checkpoint
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.events import Window
-from higgs_audio_trainer.logs.schema import schema_of
+from higgs_audio_trainer.pipeline.emit import Pipeline
+from higgs_audio_trainer.schema import schema_of
 from tests.builders import RUN_ID, all_events, fixed_clock, record_of, run_start, text_sample, train_step
 
 DTYPES = sorted({kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}, key=str)

@@ -13,7 +13,7 @@ import orjson
 import pytest
 import torch
 
-from higgs_audio_trainer.emit import NullPipeline, Pipeline
+from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
 from sinks import JsonlSink, MemorySink
 from tests.builders import RUN_ID, checkpoint, record_of
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 import sinks.segment
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.jsonl import JsonlSink
 from tests.builders import RUN_ID, audio_sample, checkpoint, fixed_clock, run_end, run_start, train_step
 from tests.faults.writer import Caller, Clock, check, line, read_log, record, segments

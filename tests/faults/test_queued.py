@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import sinks
-from higgs_audio_trainer.emit import Pipeline
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import SinkContext
 from sinks.null import discard
 from sinks.queued import Queued

@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from higgs_audio_trainer.signals import STOP_SIGNALS, StopSignals, exit_status, under_torchrun
+from higgs_audio_trainer.training.signals import STOP_SIGNALS, StopSignals, exit_status, under_torchrun
 
 
 def send(number):
@@ -108,7 +108,7 @@ def test_a_process_that_hangs_in_a_system_call_is_given_up():
     ended = script("""
         import ctypes, os, signal
         from signal import Signals
-        from higgs_audio_trainer.signals import StopSignals
+        from higgs_audio_trainer.training.signals import StopSignals
 
         def give_up(received):
             os.write(1, received.name.encode())
@@ -130,7 +130,7 @@ def test_a_process_that_ends_in_time_is_left_alone():
     """A signal that was obeyed in time has no consequence later, and the alarm's thread and pipe are gone."""
     ended = script("""
         import os, signal, threading
-        from higgs_audio_trainer.signals import StopSignals
+        from higgs_audio_trainer.training.signals import StopSignals
 
         with StopSignals(lambda received: os._exit(1), grace_s=30) as stop:
             before = len(os.listdir("/proc/self/fd"))
@@ -148,7 +148,7 @@ def test_a_forked_child_obeys_its_parent():
     """A child that was forked meanwhile ignores Ctrl-C, ends on SIGTERM, and sets off no alarm of its parent's."""
     ended = script("""
         import os, signal
-        from higgs_audio_trainer.signals import StopSignals
+        from higgs_audio_trainer.training.signals import StopSignals
 
         with StopSignals(lambda received: os._exit(1), grace_s=0) as stop:
             ready, go = os.pipe(), os.pipe()
@@ -177,9 +177,9 @@ def hundred_rounds(number):
     return f"""
         import os, random, signal, sys, threading, orjson
         from pathlib import Path
-        from higgs_audio_trainer.emit import Pipeline
+        from higgs_audio_trainer.pipeline.emit import Pipeline
         from higgs_audio_trainer.events import Checkpoint, RunEnd
-        from higgs_audio_trainer.signals import StopSignals, exit_status
+        from higgs_audio_trainer.training.signals import StopSignals, exit_status
         from sinks import JsonlSink
 
         rng = random.Random(7)

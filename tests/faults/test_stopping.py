@@ -14,10 +14,10 @@ import pytest
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS
-from higgs_audio_trainer.outputs import claim, plan_attempt
+from higgs_audio_trainer.output_dir.attempt import claim, plan_attempt
+from higgs_audio_trainer.output_dir.checkpoints import damage_of, latest_checkpoint
 from higgs_audio_trainer.run import run_training
-from higgs_audio_trainer.saved import damage_of, latest_checkpoint
-from higgs_audio_trainer.signals import STOP_SIGNALS
+from higgs_audio_trainer.training.signals import STOP_SIGNALS
 from tests.faults.runs import lines, running, training
 from tests.logs import read
 from tests.test_run import settings
@@ -182,7 +182,7 @@ def test_a_run_that_began_meanwhile_keeps_the_directory(tmp_path):
         pass
     with pytest.raises(UserError, match="expected no other run to begin"), claim(str(tmp_path), other):
         raise AssertionError
-    asks = "from pathlib import Path; from higgs_audio_trainer.directory_lock import DirectoryLock as L; "
+    asks = "from pathlib import Path; from higgs_audio_trainer.output_dir.lock import DirectoryLock as L; "
     subprocess.run([sys.executable, "-c", f"{asks}L(Path({str(tmp_path)!r})).check()"], check=True)  # and not locked
     assert json.loads((tmp_path / "run.json").read_bytes())["run_id"] == one.run_id
 

@@ -12,7 +12,7 @@ from pyte.graphics import FG_BG_256  # noqa: F401 - the emulator's palette is lo
 from wcwidth import wcwidth
 
 from sinks import render
-from sinks.escape import encodable, printable
+from sinks.terminal.escape import encodable, printable
 from tests.builders import all_events, record_of
 from tests.faults.hostile import HOSTILE, RIGHT_TO_LEFT, SCRIPTS
 

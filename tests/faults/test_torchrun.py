@@ -4,7 +4,7 @@ import os
 import time
 from signal import Signals
 
-from higgs_audio_trainer.saved import latest_checkpoint
+from higgs_audio_trainer.output_dir.checkpoints import latest_checkpoint
 from tests import forks
 from tests.faults.runs import lines, training
 from tests.faults.test_stopping import ADAPTER, read_stable

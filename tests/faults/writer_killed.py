@@ -12,8 +12,8 @@ import struct
 import sys
 from pathlib import Path
 
-from higgs_audio_trainer.emit import Pipeline
 from higgs_audio_trainer.events import Checkpoint, Diagnosis, TrainStep
+from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.jsonl import JsonlSink
 
 ACK = struct.Struct("<I")

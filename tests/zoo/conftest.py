@@ -9,7 +9,7 @@ import torch
 from higgs_audio_trainer.demo.faults import FAULTS
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser
 from higgs_audio_trainer.events import RunStart
-from higgs_audio_trainer.logs.dues import dues
+from higgs_audio_trainer.logs.logged_steps import dues
 from higgs_audio_trainer.logs.typed import typed
 from sinks import MemorySink
 from tests.zoo.faults import ALSO, MILDER

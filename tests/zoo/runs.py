@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.demo.faults import Fault
 from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
-from higgs_audio_trainer.preparation import quiet_third_parties
 from higgs_audio_trainer.run import run_training
+from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from sinks import MemorySink
 
 DEFAULTS = {"batch_size": 8, "grad_accum": 1, "lora_dropout": 0.0, "lr": 1e-2, "save_steps": 1000, "sinks": "none"}

@@ -5,7 +5,7 @@ import pytest
 from higgs_audio_trainer.data import batch
 from higgs_audio_trainer.demo.faults import FAULTS
 from higgs_audio_trainer.demo.run import CLIPS
-from higgs_audio_trainer.model import HiggsAudioForTraining
+from higgs_audio_trainer.training.model import HiggsAudioForTraining
 from tests.zoo.faults import LEARNED
 from tests.zoo.runs import found, train, write_base
 

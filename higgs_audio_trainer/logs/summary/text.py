@@ -10,8 +10,8 @@ from higgs_audio_trainer.logs.gaps import Gap
 from higgs_audio_trainer.logs.summary.bars import Glyphs, glyphs
 from higgs_audio_trainer.logs.summary.figures import Alarm, Figures, Summary
 from higgs_audio_trainer.logs.summary.table import Row, grid, table
-from sinks.escape import printable
-from sinks.fold import folded
+from sinks.terminal.escape import printable
+from sinks.terminal.fold import folded
 
 _MOST_ROWS = 12  # codebooks with a line each; more stand side by side
 _SCREEN = 40  # lines

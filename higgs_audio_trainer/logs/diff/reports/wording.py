@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from higgs_audio_trainer.logs.diff.comparison import KINDS, MISSING, Comparison, Divergence, Field, Place, Setting, Side
-from sinks.escape import printable
+from sinks.terminal.escape import printable
 
 _LONGEST_VALUE = 80  # characters
 _LONGEST_CELL = 14

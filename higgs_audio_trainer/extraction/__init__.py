@@ -1,0 +1,1 @@
+"""From tensors to events. Knows no model: text and audio arrive as `Stream`s."""

@@ -1,0 +1,74 @@
+"""The events of a log as the checks look at them: due step by due step, evaluation by evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from higgs_audio_trainer.events import EvalResult, PredictionSample, RunStart, TokenCounts, TrainStep, Window
+from higgs_audio_trainer.logged_step import LoggedStep
+from higgs_audio_trainer.logs.typed import Logged
+
+_OF_A_DUE = (TrainStep, TokenCounts, PredictionSample, EvalResult)
+_OFFSETS = 5  # items of each list in `token_counts`
+
+
+def dues(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
+    """Group the events of a run: its first `run_start`, then each due step and each evaluation.
+
+    Of each step the events of the lowest rank count that logged it: all ranks log the same figures. Those of one step
+    are held at a time. Events that no check looks at, and those whose lists do not belong together, are passed over.
+
+    Args:
+        events: in the order of `read`.
+    """
+    looked_at: Iterator[Any] = (event for event in events if isinstance(event, (RunStart, *_OF_A_DUE)))
+    has_start = False
+    for step, group in groupby(looked_at, key=lambda event: getattr(event, "step", None)):
+        if step is not None:
+            yield from _of_step(step, group)
+        elif not has_start:
+            has_start = True
+            yield next(group)
+
+
+def _of_step(step: int, group: Iterable[Any]) -> Iterator[LoggedStep]:
+    """Make the dues of one step; its evaluation comes after it."""
+    rank: int | None = None
+    train: TrainStep | None = None
+    evaluation: EvalResult | None = None
+    counts: list[TokenCounts] = []
+    samples: dict[str, list[PredictionSample]] = {"train": [], "eval": []}
+    for event in group:
+        rank = event.rank if rank is None else rank
+        if event.rank != rank or not _is_sound(event):
+            continue
+        if isinstance(event, TrainStep):
+            train = event
+        elif isinstance(event, EvalResult):
+            evaluation = event
+        elif isinstance(event, TokenCounts):
+            counts.append(event)
+        else:
+            samples[event.split].append(event)
+    if train is not None:
+        yield LoggedStep(step, train, tuple(counts), tuple(samples["train"]))
+    if evaluation is not None:
+        yield LoggedStep(step, samples=tuple(samples["eval"]), evaluation=evaluation)
+
+
+def _is_sound(event: Any) -> bool:
+    """Tell whether the lists of an event are as long as they must be, which its type does not say."""
+    if isinstance(event, PredictionSample):
+        return all(map(_is_even, (event.first, event.last)))
+    if isinstance(event, TokenCounts):
+        lists = (event.label_matches, event.offset_contested, event.offset_matches, event.offset_correct)
+        return all(len(items) == _OFFSETS for items in (*lists, event.offset_surplus))
+    return len(event.audio_loss_per_codebook) == len(event.audio_accuracy_per_codebook)
+
+
+def _is_even(window: Window) -> bool:
+    lists = (window.positions, window.inputs, window.labels, window.predictions)
+    ranks = (items for items in (window.label_ranks, window.label_probabilities) if items is not None)
+    return len({len(items) for items in (*lists, *ranks)}) == 1

@@ -1,0 +1,1 @@
+"""The output directory of a run: attempts, checkpoints and the lock. Loads no torch."""

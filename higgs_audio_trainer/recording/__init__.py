@@ -1,0 +1,1 @@
+"""What a training records, in our trainer or in any other."""

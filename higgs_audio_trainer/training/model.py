@@ -1,0 +1,193 @@
+"""Higgs Audio v2 for training: text and audio heads on supervised rows only, and LoRA.
+
+Shape suffixes: B batch, S token sequence, F audio frames, K codebooks, H hidden, V text vocabulary, C codebook
+entries; N supervised text rows, M supervised audio rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import HiggsAudioV2ForConditionalGeneration
+from transformers.utils.generic import ModelOutput
+
+from higgs_audio_trainer.config import LORA_TARGETS
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.extraction.rows import SupervisedRows
+
+#: Attention, and both feed-forward branches: `gate_proj` is a suffix of `mlp.gate_proj` and `audio_mlp.gate_proj`.
+DEFAULT_LORA_TARGETS = tuple(LORA_TARGETS.split(","))
+
+
+@dataclass
+class TrainingOutput(ModelOutput):
+    """What the forward pass returns.
+
+    Attributes:
+        loss: text_loss_weight * text_loss + audio_loss; float32 scalar.
+        text_loss: float32 scalar.
+        audio_loss: mean of `audio_loss_K`; float32 scalar.
+        audio_loss_K: loss of each codebook; float32 [K].
+        text: supervised text rows.
+        audio: supervised audio rows.
+    """
+
+    loss: Tensor | None = None
+    text_loss: Tensor | None = None
+    audio_loss: Tensor | None = None
+    audio_loss_K: Tensor | None = None
+    text: SupervisedRows | None = None
+    audio: SupervisedRows | None = None
+
+    def sums(self) -> Tensor:
+        """Sum up cross-entropies and targets of the batch, float32 [2, 1 + K]: text, then each codebook."""
+        assert self.text is not None, "the model returns its supervised rows"
+        assert self.audio is not None
+        nll = torch.cat([self.text.nll.sum().reshape(1), self.audio.nll.sum(dim=-1)])
+        targets = torch.cat([(rows.labels != IGNORE_INDEX).sum(dim=-1).reshape(-1) for rows in (self.text, self.audio)])
+        return torch.stack([nll, targets.to(nll.dtype)])
+
+
+class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
+    """The native model with a forward pass that trains.
+
+    Parameters have the native model's names, so an adapter trained here loads there.
+
+    Attributes:
+        text_loss_weight: weight of the text loss in the loss.
+    """
+
+    #: `transformers.Trainer` divides the loss by the number of micro-batches unless the model says it has done so.
+    accepts_loss_kwargs = True
+    text_loss_weight: float = 1.0
+
+    def __init__(self, config: Any, use_text_head: bool = True) -> None:
+        super().__init__(config, use_text_head=use_text_head)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_input_ids: Tensor,
+        audio_input_ids_mask: Tensor,
+        labels: Tensor,
+        audio_labels: Tensor,
+        num_targets: Tensor | None = None,
+        **kwargs: Any,
+    ) -> TrainingOutput:
+        """Compute the losses, and the logits where there are targets.
+
+        The row at position p-1 predicts position p. Each loss is a sum of cross-entropies divided by
+        `num_targets`; a modality or codebook without a target contributes 0.
+
+        Args:
+            input_ids: int64 [B, S].
+            attention_mask: int64 [B, S], 0 on padding.
+            audio_input_ids: int64 [B, F, K].
+            audio_input_ids_mask: bool [B, F], False on padding.
+            labels: int64 [B, S], -100 where masked; the label at p is the token at p.
+            audio_labels: int64 [B, F, K], -100 where masked.
+            num_targets: divisors, [1 + K]: text, then each codebook. By default the targets of this batch; a
+                trainer gives those of the whole optimizer step.
+            **kwargs: for the native backbone.
+        """
+        hidden_BSH = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            audio_input_ids=audio_input_ids,
+            audio_input_ids_mask=audio_input_ids_mask,
+            use_cache=False,
+            **kwargs,
+        ).last_hidden_state
+        if num_targets is None:
+            num_targets = count_targets(labels, audio_labels)
+        divisors = num_targets.clamp(min=1).to(torch.float32)
+
+        text, text_nll_sum = self._text_rows(hidden_BSH, labels)
+        audio, audio_nll_sum_K = self._audio_rows(hidden_BSH, input_ids, audio_input_ids_mask, audio_labels)
+        text_loss = text_nll_sum / divisors[0]
+        audio_loss_K = audio_nll_sum_K / divisors[1:]
+        audio_loss = audio_loss_K.mean()
+        return TrainingOutput(
+            loss=self.text_loss_weight * text_loss + audio_loss,
+            text_loss=text_loss.detach(),
+            audio_loss=audio_loss.detach(),
+            audio_loss_K=audio_loss_K.detach(),
+            text=text,
+            audio=audio,
+        )
+
+    def _text_rows(self, hidden_BSH: Tensor, labels: Tensor) -> tuple[SupervisedRows, Tensor]:
+        batch_index, row = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+        assert self.text_lm_head is not None, "a model for training has its text head"
+        logits_NV = self.text_lm_head(hidden_BSH[batch_index, row])
+        labels_N = labels[batch_index, row + 1]
+        nll_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        return SupervisedRows(logits_NV, labels_N, nll_N.detach(), batch_index, row + 1, row), nll_N.sum()
+
+    def _audio_rows(
+        self, hidden_BSH: Tensor, input_ids: Tensor, frame_mask: Tensor, audio_labels: Tensor
+    ) -> tuple[SupervisedRows, Tensor]:
+        K, C = self.config.num_codebooks, self.config.codebook_size
+        is_audio_BS = (input_ids == self.config.audio_token_id) | (input_ids == self.config.audio_delay_token_id)
+        # Frames fill the placeholders in order, so the n-th placeholder of the batch is the n-th unmasked frame.
+        batch_index, position = is_audio_BS.nonzero(as_tuple=True)
+        labels_LK = audio_labels[frame_mask]
+        supervised = (labels_LK != IGNORE_INDEX).any(dim=-1) & (position > 0)
+        batch_index, position, labels_MK = batch_index[supervised], position[supervised], labels_LK[supervised]
+        row = position - 1
+        logits_MKC = self.audio_lm_head(hidden_BSH[batch_index, row]).view(-1, K, C)
+        # All codebooks at once: one by one, each would have a gradient as large as all logits.
+        nll_N = F.cross_entropy(
+            logits_MKC.float().flatten(0, 1), labels_MK.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+        )
+        nll_KM = nll_N.view(-1, K).T.contiguous()
+        rows = SupervisedRows(logits_MKC, labels_MK.T, nll_KM.detach(), batch_index, position, row)
+        return rows, nll_KM.sum(dim=-1)
+
+
+def count_targets(labels: Tensor, audio_labels: Tensor) -> Tensor:
+    """Count the targets of a batch: text, then each codebook.
+
+    Args:
+        labels: int64 [B, S]; position 0 has no row before it and does not count.
+        audio_labels: int64 [B, F, K].
+
+    Returns:
+        int64 [1 + K], on the device of `labels`.
+    """
+    text = (labels[:, 1:] != IGNORE_INDEX).sum().reshape(1)
+    return torch.cat([text, (audio_labels != IGNORE_INDEX).sum(dim=(0, 1))])
+
+
+def add_lora(
+    model: nn.Module, *, r: int, alpha: int, dropout: float, targets: Sequence[str] = DEFAULT_LORA_TARGETS
+) -> PeftModel:
+    """Freeze a model and put LoRA adapters into it.
+
+    Args:
+        model: the base model.
+        r: rank of the adapters.
+        alpha: the adapters are scaled by alpha / r.
+        dropout: probability of dropout before each adapter.
+        targets: names of linear modules, or ends of them at a dot: `q_proj`, `audio_mlp.gate_proj`.
+
+    Raises:
+        UserError: a target matches no linear module.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            known = sorted({name.rpartition(".")[2] for name in linear})
+            raise UserError(
+                f"--lora_targets: expected names of linear modules ({', '.join(known)}; mlp.* is the text branch, "
+                f"audio_mlp.* the audio branch), got {target!r}"
+            )
+    return get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets)))

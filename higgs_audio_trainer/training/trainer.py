@@ -1,0 +1,351 @@
+"""The training loop: `transformers.Trainer`, with losses normalised over the optimizer step and due steps logged.
+
+The trainer knows events and an injected `emit`; it names no sink and asks for no rank.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import HiggsAudioV2ForConditionalGeneration, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from higgs_audio_trainer.data.batch import FOR_THE_LOG
+from higgs_audio_trainer.data.regions import Region
+from higgs_audio_trainer.errors import LoggingError
+from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, Split, TrainStep
+from higgs_audio_trainer.extraction.extraction import Extraction, exact_dtype
+from higgs_audio_trainer.extraction.token_counts import TokenCounter
+from higgs_audio_trainer.logged_step import LoggedStep
+from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
+from higgs_audio_trainer.recording.live_checks import deliver
+from higgs_audio_trainer.recording.recorder import ReportCheckpoints, Telemetry
+from higgs_audio_trainer.redaction import redacted
+from higgs_audio_trainer.training.model import TrainingOutput, count_targets
+from higgs_audio_trainer.training.model_streams import training_marks, training_streams
+from higgs_audio_trainer.training.signals import leave_stop_signals_to_the_parent, stop_signals_blocked
+from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stopping
+
+
+class HiggsAudioTrainer(Trainer):
+    """Trains a model whose forward takes `num_targets` and returns a `TrainingOutput`.
+
+    Args:
+        telemetry: what to log with.
+        text_loss_weight: weight of the text loss, for the logged loss.
+        stopping: ends the training when a signal asks for it.
+        **kwargs: for `transformers.Trainer`.
+    """
+
+    def __init__(
+        self, *, telemetry: Telemetry, text_loss_weight: float, stopping: Stopping | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._telemetry = telemetry
+        self._stopping = stopping or Stopping()
+        self._text_loss_weight = text_loss_weight
+        self.extraction_seconds = 0.0  # host time spent on extraction in this attempt
+        self._extraction: Extraction | None = None  # of the due step or the evaluation in progress
+        self._step_started = 0.0
+        self._epoch_iterator: Iterator[dict[str, Any]] | None = None
+        self._num_codebooks = int(kwargs["model"].config.num_codebooks)
+        self.add_callback(self._stopping)
+        self.add_callback(ReportCheckpoints(telemetry.emit))
+        if telemetry.watch is not None:
+            self.add_callback(telemetry.watch)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; a stop signal while a resumed run makes up for an evaluation ends it as it was."""
+        try:
+            return super().train(*args, **kwargs)
+        except EvaluationStoppedError:
+            return None
+        finally:
+            self._epoch_iterator = None  # ends its workers: as the process ends, that may look like a crash
+
+    # Normalisation
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """Fetch the micro-batches of one optimizer step and count their targets over all ranks.
+
+        Returns:
+            The batches, and int64 [1 + K]: text targets, then those of each codebook.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            return [], None  # a finished run was resumed: transformers would take one more step
+        started = time.perf_counter()
+        batches = []
+        for _ in range(num_batches):
+            batch = self._next_batch(epoch_iterator)
+            if batch is None:
+                break
+            if not self.args.dataloader_drop_last:
+                self._mask_repeated_samples(batch)
+            batches.append(batch)
+        if batches:
+            self._step_started = started
+            step = self.state.global_step + 1
+            if self._telemetry.is_due(step):
+                ears = self._telemetry.ears
+                with_audio = ears is not None and ears.is_due(step)
+                self._extraction = self._begin_extraction("train", self._counter(step), with_audio=with_audio)
+        return batches, self._count_targets(batches, device)
+
+    def _begin_extraction(
+        self, split: Split, counter: TokenCounter | None = None, *, with_audio: bool = False
+    ) -> Extraction:
+        read = partial(training_streams, vocabulary=self._telemetry.vocabulary)
+        return Extraction(split, self._telemetry.shown, read, counter, with_audio=with_audio)
+
+    def _counter(self, step: int) -> TokenCounter | None:
+        if not self._telemetry.counts:
+            return None
+        return TokenCounter(partial(training_marks, vocabulary=self._telemetry.vocabulary), with_strip=step == 1)
+
+    def _next_batch(self, epoch_iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        if epoch_iterator is self._epoch_iterator:
+            return next(epoch_iterator, None)
+        self._epoch_iterator = epoch_iterator
+        with stop_signals_blocked():  # the first batch of an epoch starts the workers
+            return next(epoch_iterator, None)
+
+    def _count_targets(self, batches: list[dict[str, Any]], device: torch.device) -> Tensor | None:
+        if not batches:
+            return None
+        counts = [count_targets(batch["labels"], batch["audio_labels"]) for batch in batches]
+        ballot = self._stopping.ballot()
+        total = self._sum_over_ranks(torch.cat([torch.stack(counts).sum(dim=0), ballot]).to(device))
+        self._stopping.count(total[-len(ballot) :])
+        return total[: -len(ballot)]
+
+    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    def _mask_repeated_samples(self, batch: dict[str, Any]) -> None:
+        """Mask what accelerate repeats so that the last batch is full on every rank, and do not show it.
+
+        Without this, N ranks would count samples of the last batch of an epoch twice that one rank counts once.
+        """
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not state.end_of_dataloader:
+            return
+        size = len(batch["labels"])
+        in_last_batch = len(state.active_dataloader.dataset) % (size * self.args.world_size)
+        if in_last_batch == 0:
+            return
+        keep = min(max(in_last_batch - self.args.process_index * size, 0), size)
+        batch["labels"][keep:] = IGNORE_INDEX
+        batch["audio_labels"][keep:] = IGNORE_INDEX
+        batch["regions"][keep:] = Region.PADDING
+        batch["samples"] = batch["samples"][:keep]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss of one micro-batch as its share of the optimizer step's loss."""
+        outputs: TrainingOutput = model(**_for_model(inputs), num_targets=num_items_in_batch)
+        if self._extraction is not None and not self._extraction.failed:
+            self._guard(self._extraction, self._extraction.observe, outputs, inputs, inputs["samples"])
+        # DDP and FSDP average gradients over ranks; each rank's loss is a share of a sum.
+        loss = outputs.loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    # Due steps
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        # Called once at the end of each optimizer step with the norm of its gradients (and once more at the end of
+        # an epoch, when nothing is pending). No callback is given that norm without waiting for the device.
+        extraction, self._extraction = self._extraction, None
+        if extraction is not None:
+            sums = self._sum_over_ranks(extraction.sums(self._num_codebooks, self.args.device))
+            norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
+            self._guard(extraction, self._emit_step, extraction, sums, norm, kwargs.get("learning_rate"))
+            self.extraction_seconds += extraction.seconds
+            self._stopping.on_step_end(self.args, self.state, self.control)  # for what the checks found at this step
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        except EvaluationStoppedError:
+            assert self._stopping.stopped_by is not None
+            self._stopping.stop(self._stopping.stopped_by, self.control)
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _emit_step(
+        self, extraction: Extraction, sums: Tensor, grad_norm: Tensor | float | None, learning_rate: float | None
+    ) -> None:
+        step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
+        extracted = extraction.finish(sums, step=step, epoch=epoch, grad_norm=grad_norm)
+        if extracted is None:
+            return
+        train = TrainStep(
+            step=step,
+            epoch=epoch,
+            **extracted.figures.payload(self._text_loss_weight),
+            learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
+            grad_norm=extracted.figures.grad_norm,
+            step_ms=(time.perf_counter() - self._step_started) * 1000,
+            logging_ms=extraction.seconds * 1000,
+            sequence_length=extracted.sequence_length,
+            samples=extracted.names,
+        )
+        samples = extracted.samples
+        if self._telemetry.ears is not None and extracted.audio is not None:
+            samples = self._telemetry.ears.hear(step, samples, extracted.audio)
+        self._log(LoggedStep(step, train, extracted.counts, samples))
+
+    def _log(self, due: LoggedStep) -> None:
+        self.extraction_seconds += deliver(self._telemetry.emit, self._telemetry.watch, due)
+
+    def _guard(self, extraction: Extraction, call: Callable[..., None], *args: Any) -> None:
+        """Call something of the log; an error there costs this extraction, not the training."""
+        try:
+            call(*args)
+        except LoggingError:
+            raise
+        except Exception as error:  # a fault of ours in the log is no reason to lose the training; it is counted
+            if self._telemetry.strict:
+                raise LoggingError("extraction", error) from error
+            extraction.failed = True
+            self._telemetry.emit.fail("extraction", error)
+
+    # Data
+
+    def get_train_dataloader(self) -> Any:
+        """Load the training data; a signal to the whole process group is for this process to obey, not for workers."""
+        return _obeying_alone(super().get_train_dataloader())
+
+    # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Load every sample of the evaluation data, also where training drops its last batch."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return _obeying_alone(super().get_eval_dataloader(eval_dataset))
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate; losses are means over all targets of the data, not means of batches."""
+        started = time.perf_counter()
+        pending = self._extraction
+        self._extraction = None
+        if self._telemetry.evaluations:
+            self._extraction = self._begin_extraction("eval")
+        self._eval_sums = torch.zeros(
+            2, 1 + self._num_codebooks, device=self.args.device, dtype=exact_dtype(self.args.device)
+        )
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):  # where an evaluation comes late or is left, training goes on alike
+                output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        finally:
+            extraction, self._extraction = self._extraction, pending
+        losses = self._eval_losses(self._sum_over_ranks(self._eval_sums))
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        assert output.metrics is not None, "an evaluation loop has metrics"
+        output.metrics.update({f"{prefix}_{name}": value for name, value in losses.items()})
+        if extraction is not None:
+            sums = self._sum_over_ranks(extraction.sums(self._num_codebooks, self.args.device))
+            duration_s = time.perf_counter() - started
+            self._guard(extraction, self._emit_evaluation, extraction, sums, output.num_samples, duration_s)
+            self.extraction_seconds += extraction.seconds
+        return output
+
+    def _eval_losses(self, sums: Tensor) -> dict[str, float]:
+        nll, targets = sums.tolist()
+        text_loss, *audio_losses = (part / max(count, 1) for part, count in zip(nll, targets, strict=True))
+        audio_loss = sum(audio_losses) / len(audio_losses)
+        loss = self._text_loss_weight * text_loss + audio_loss
+        return {"loss": loss, "text_loss": text_loss, "audio_loss": audio_loss}
+
+    def _emit_evaluation(self, extraction: Extraction, sums: Tensor, num_samples: int, duration_s: float) -> None:
+        step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
+        extracted = extraction.finish(sums, step=step, epoch=epoch)
+        if extracted is None:
+            return
+        result = EvalResult(
+            step=step,
+            epoch=epoch,
+            **extracted.figures.payload(self._text_loss_weight),
+            num_samples=num_samples,
+            duration_s=duration_s,
+        )
+        self._log(LoggedStep(step, samples=extracted.samples, evaluation=result))
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Compute the losses of one evaluation batch; logits are never gathered.
+
+        Raises:
+            EvaluationStoppedError: the run is to stop.
+        """
+        self._stopping.check_evaluation(self.args, self._sum_over_ranks)
+        inputs = self._prepare_inputs(inputs)
+        self._mask_repeated_samples(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs: TrainingOutput = model(**_for_model(inputs))
+        self._eval_sums += outputs.sums()
+        if self._extraction is not None:
+            self._guard(self._extraction, self._extraction.observe, outputs, inputs, inputs["samples"])
+        assert outputs.loss is not None
+        return outputs.loss.detach(), None, None
+
+    # Saving
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # transformers pickles its arguments beside the weights, and people share checkpoints.
+        arguments, self.args = self.args, _without_secrets(self.args)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = arguments
+        config = Path(str(output_dir or self.args.output_dir)) / ADAPTER_CONFIG
+        if self.args.should_save and config.is_file():
+            # peft notes the class that was trained, which only this package has; the native one loads it as well.
+            native = {"base_model_class": HiggsAudioV2ForConditionalGeneration.__name__}
+            native["parent_library"] = HiggsAudioV2ForConditionalGeneration.__module__
+            content = json.loads(config.read_bytes()) | {"auto_mapping": native}
+            config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _without_secrets(arguments: TrainingArguments) -> TrainingArguments:
+    public = copy(arguments)
+    for item in fields(public):
+        value = getattr(public, item.name)
+        if type(value) is str:  # and no enum of transformers, whose members are texts too
+            setattr(public, item.name, redacted(value, item.name))
+    return public
+
+
+def _obeying_alone(loader: Any) -> Any:
+    """Have the workers of a data loader leave stop signals to this process."""
+    starts = getattr(loader, "base_dataloader", loader)  # accelerate's has another one within that starts workers
+    starts.worker_init_fn = partial(_start_worker, starts.worker_init_fn)
+    return loader
+
+
+def _start_worker(then: Callable[[int], None] | None, worker: int) -> None:
+    leave_stop_signals_to_the_parent()
+    if then is not None:
+        then(worker)
+
+
+def _for_model(inputs: dict[str, Any]) -> dict[str, Tensor]:
+    """Leave out what only the log needs."""
+    return {name: value for name, value in inputs.items() if name not in FOR_THE_LOG}

@@ -1,0 +1,332 @@
+"""Base checkpoints and codecs that can be used, and those that cannot, each with its reason."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
+from higgs_audio_trainer.data.codec import Codec
+from higgs_audio_trainer.data.sample import Clip, Sample, Turn
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.training.base_checkpoint import check_template, codec_of, open_checkpoint
+
+SPEECH = Turn("assistant", (Clip(Path("a.wav"), encoded=False),), supervised=True)
+SAMPLE = Sample("one", (Turn("system", ("S.",)), Turn("user", ("Hi",)), SPEECH), "m:1")
+TEXT_ONLY = Sample("two", (Turn("system", ("S.",)), Turn("assistant", ("Hello.",), supervised=True)), "m:2")
+NOISE = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
+
+
+@pytest.fixture
+def model_dir(tiny, tmp_path) -> Path:
+    """Copy the tiny checkpoint without its weights, to spoil it."""
+    ignored = shutil.ignore_patterns("*.safetensors")
+    return Path(shutil.copytree(tiny.model_dir, tmp_path / "model", ignore=ignored))
+
+
+@pytest.fixture
+def codec_dir(tiny, tmp_path) -> Path:
+    """Copy the tiny codec, to spoil it."""
+    return Path(shutil.copytree(tiny.codec_dir, tmp_path / "codec"))
+
+
+def change(path: Path, **values: Any) -> None:
+    """Change values of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_good_checkpoint_says_what_layout_and_labels_need(tiny):
+    """Ids come from its configuration and tokenizer; its weights are not read."""
+    checkpoint = open_checkpoint(str(tiny.model_dir))
+    ids, token = checkpoint.ids, checkpoint.tokenizer.convert_tokens_to_ids
+    assert checkpoint.vocabulary.placeholders == (token("<|AUDIO_OUT|>"), token("<|reserved_special_token_6|>"))
+    assert (ids.stream_bos, ids.stream_eos, ids.num_codebooks) == (1024, 1025, 8)
+    assert ids.pad == token("<|end_of_text|>")
+    assert checkpoint.text_stop_ids == tuple(token(["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"]))
+
+
+def test_a_checkpoint_without_a_pad_token_pads_as_its_configuration_says(model_dir):
+    """A tokenizer need not name one."""
+    settings = json.loads((model_dir / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (model_dir / "tokenizer_config.json").write_text(json.dumps(settings))
+    change(model_dir / "config.json", pad_token_id=261)
+    assert open_checkpoint(str(model_dir)).ids.pad == 261
+
+
+NOT_NATIVE = [
+    ({"model_type": "higgs_audio"}, r"expected model_type higgs_audio_v2, got higgs_audio: this is Boson's original"),
+    ({"model_type": "llama"}, r"expected model_type higgs_audio_v2, got 'llama'"),
+    ({"model_type": None}, r"expected model_type higgs_audio_v2, got None"),
+    (
+        {"codebook_size": 1024},
+        r"expected codebook_size of at least 1026, to hold stream BOS 1024 and EOS 1025, got 1024",
+    ),
+    ({"hidden_size": "wide"}, r"expected a valid config\.json, got: Validation error for field 'hidden_size'"),
+    ({"num_attention_heads": 7}, r"expected a valid config\.json, got: .*not a multiple of the number of attention"),
+    ({"audio_token_id": 7}, r"expected <\|AUDIO_OUT\|> to be token 7, as config\.json says, got 265 from the token"),
+    ({"audio_delay_token_id": 7}, r"expected <\|reserved_special_token_6\|> to be token 7, .* different checkpoints"),
+    ({"vocab_size": 200}, r"expected token ids below 200, the vocab_size of config\.json, got 270"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), NOT_NATIVE, ids=[" ".join(values) for values, _ in NOT_NATIVE])
+def test_a_configuration_that_does_not_fit_is_a_user_error(model_dir, values, message):
+    """Each says what was expected and what was found, before anything large is loaded."""
+    change(model_dir / "config.json", **values)
+    with pytest.raises(UserError, match=rf"^--base_ckpt {model_dir}: {message}"):
+        open_checkpoint(str(model_dir))
+
+
+def test_bosons_layout_is_named_with_the_way_out(model_dir):
+    """Who has the original checkpoint is told how to convert it."""
+    change(model_dir / "config.json", model_type="higgs_audio")
+    with pytest.raises(UserError, match=r"native layout of transformers, or convert this one with the script .*\.py$"):
+        open_checkpoint(str(model_dir))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe", b"[]", b"[1]", b"{}"])
+def test_a_folder_without_a_configuration_is_a_user_error(tmp_path, content):
+    """Missing, empty, or no JSON object."""
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"^--base_ckpt: expected a folder with a config\.json or a name on"):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "no/such-name", "x" * 300])
+def test_a_checkpoint_that_is_not_there_is_a_user_error(name):
+    """Neither a folder nor a name that can be fetched."""
+    with pytest.raises(UserError, match=rf"got '{name}', which has none or cannot be fetched\. Check the path"):
+        open_checkpoint(name)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "broken"])
+def test_a_checkpoint_without_a_tokenizer_is_a_user_error(model_dir, spoil):
+    """Without its files, or with one that does not load."""
+    for path in model_dir.glob("tokenizer*"):
+        if spoil == "missing":
+            path.unlink()
+        else:
+            path.write_text("{")
+    with pytest.raises(UserError, match=r"expected a tokenizer beside the model, got none that loads: \S") as caught:
+        open_checkpoint(str(model_dir))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_higgs_tokens_is_a_user_error(model_dir):
+    """The missing ones are named."""
+    tokenizer = (model_dir / "tokenizer.json").read_text()
+    (model_dir / "tokenizer.json").write_text(tokenizer.replace("<|audio_eos|>", "<|other|>"))
+    with pytest.raises(UserError, match=r"expected a tokenizer with the tokens of Higgs, got one without .*audio_eos"):
+        open_checkpoint(str(model_dir))
+
+
+def test_our_prompt_is_the_tiny_checkpoints(tiny):
+    """Nothing is said where both agree, or where the template could not render a sample."""
+    checkpoint = open_checkpoint(str(tiny.model_dir))
+    check_template(checkpoint, [TEXT_ONLY, SAMPLE])
+    check_template(checkpoint, [TEXT_ONLY])
+    check_template(checkpoint, [])
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{% endfor %}",
+            r"template to render '<\|start_header_id\|>system.*' at character 17 of .*'one', got '\[system\]\[user",
+        ),
+        ("{{ raise_exception('text only') }}", r"expected a chat template that renders speech .*, got: text only"),
+        ("{{ 'a' + messages }}", r"expected a chat template that renders speech .*, got: can only concatenate"),
+        (
+            "{{ messages[0].nothing.there }}",
+            r"expected a chat template that renders speech .*, got: .*undefined|has no",
+        ),
+        ("{% if %}", r"expected a chat template that renders speech .*, got: Expected an expression"),
+    ],
+)
+def test_a_template_that_renders_another_prompt_is_a_user_error(model_dir, template, message):
+    """The first difference is shown, or why it could not be rendered."""
+    (model_dir / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match=message):
+        check_template(open_checkpoint(str(model_dir)), [TEXT_ONLY, SAMPLE])
+
+
+def test_a_checkpoint_without_a_template_is_taken_at_its_word(model_dir):
+    """There is nothing to compare with."""
+    (model_dir / "chat_template.jinja").unlink()
+    check_template(open_checkpoint(str(model_dir)), [SAMPLE])
+
+
+def test_newlines_around_the_whole_prompt_are_no_difference(model_dir):
+    """A template file often ends with one, and begins with one."""
+    template = (model_dir / "chat_template.jinja").read_text()
+    (model_dir / "chat_template.jinja").write_text("{{ '\\n' }}" + template + "{{ '\\n' }}")
+    check_template(open_checkpoint(str(model_dir)), [SAMPLE])
+
+
+@pytest.mark.parametrize(
+    ("content", "codec"),
+    [
+        (None, DEFAULT_AUDIO_TOKENIZER),
+        ({"audio_tokenizer": {"audio_tokenizer_name_or_path": "some/codec"}}, "some/codec"),
+        ({"audio_tokenizer": None}, DEFAULT_AUDIO_TOKENIZER),
+        ({"audio_tokenizer": "odd"}, DEFAULT_AUDIO_TOKENIZER),
+        ([], DEFAULT_AUDIO_TOKENIZER),
+    ],
+)
+def test_the_codec_is_the_one_that_the_processor_names(model_dir, content, codec):
+    """A processor saved by transformers says which codec it was made with; else it is the default one."""
+    if content is not None:
+        (model_dir / "processor_config.json").write_text(json.dumps(content))
+    assert codec_of(str(model_dir)) == codec
+
+
+def test_a_broken_processor_is_a_user_error(model_dir):
+    """It is named, and not passed over."""
+    (model_dir / "processor_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"expected JSON in processor_config\.json, got: "):
+        codec_of(str(model_dir))
+
+
+def test_a_codec_is_told_from_another_by_configuration_and_weights(tiny, codec_dir):
+    """A copy is the same codec; one changed byte makes another, in either file and in either format of weights."""
+    fingerprints = [Codec(str(folder)).fingerprint for folder in (tiny.codec_dir, codec_dir)]
+    change(codec_dir / "config.json", codebook_dim=16)
+    fingerprints.append(Codec(str(codec_dir)).fingerprint)
+    for content in (b"one", b"two"):
+        (codec_dir / "pytorch_model.bin").write_bytes(content)
+        fingerprints.append(Codec(str(codec_dir)).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 4
+
+
+def test_a_codec_whose_weights_are_in_half_precision_encodes(codec_dir):
+    """It is used in float32, whatever it was saved in."""
+    change(codec_dir / "config.json", dtype="bfloat16")
+    codes_KT = Codec(str(codec_dir)).encode(NOISE)
+    assert (codes_KT.shape, codes_KT.dtype) == ((8, 25), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "expected a codec in transformers' layout"),
+        ("{", "expected a codec in transformers' layout"),
+        ('{"model_type": "dac", "n_codebooks": "x"}', "expected a codec in transformers' layout"),
+        ('{"n_filters": 32, "ratios": [8, 5, 4, 2]}', "A codec in Boson's original layout must be converted first"),
+        ('{"model_type": "encodec"}', "expected model_type higgs_audio_v2_tokenizer or dac, got 'encodec'"),
+    ],
+)
+def test_a_folder_that_holds_no_codec_is_a_user_error(tmp_path, config, message):
+    """It is found out before anything is encoded."""
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=rf"^--audio_tokenizer {tmp_path}: .*{message}"):
+        Codec(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "no/such-codec"])
+def test_a_codec_that_is_not_there_is_a_user_error(name):
+    """Neither a folder nor a name that can be fetched."""
+    with pytest.raises(UserError, match=rf"got '{name}', which is not there or cannot be fetched"):
+        Codec(name)
+
+
+def drop_weights(codec_dir: Path) -> None:
+    """Take the weights away."""
+    (codec_dir / "model.safetensors").unlink()
+
+
+def cut_weights(codec_dir: Path) -> None:
+    """Cut the weights off, as a broken download does."""
+    path = codec_dir / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def change_shape(codec_dir: Path) -> None:
+    """Make the configuration that of another codec."""
+    change(codec_dir / "config.json", codebook_dim=16)
+
+
+def drop_tensor(codec_dir: Path) -> None:
+    """Take one tensor of the encoder away."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(codec_dir / "model.safetensors")
+    del tensors["encoder.conv1.weight"]
+    save_file(tensors, codec_dir / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop_weights, "the codec cannot be loaded: "),
+        (cut_weights, "the codec cannot be loaded: "),
+        (change_shape, "the codec cannot be loaded: "),
+        (drop_tensor, r"expected weights for encoder\.conv1\.weight, got none"),
+    ],
+)
+def test_a_codec_that_is_not_whole_is_a_user_error(codec_dir, spoil, message):
+    """Nothing is ever encoded with random weights in place of missing ones."""
+    spoil(codec_dir)
+    with pytest.raises(UserError, match=rf"--audio_tokenizer {codec_dir}: {message}"):
+        Codec(str(codec_dir)).encode(NOISE)
+
+
+def test_the_higgs_codec_without_torchaudio_names_the_ways_out(tmp_path, monkeypatch):
+    """Its configuration can be read, so that codes encoded elsewhere are found; only encoding needs more."""
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    (tmp_path / "config.json").write_text('{"model_type": "higgs_audio_v2_tokenizer"}')
+    codec = Codec(str(tmp_path))
+    assert codec.sampling_rate_hz == 24_000
+    with pytest.raises(UserError) as caught:
+        codec.encode(NOISE)
+    message = str(caught.value)
+    assert message.startswith(
+        f"--audio_tokenizer {tmp_path}: expected torchaudio, which the Higgs codec needs, got none"
+    )
+    for way_out in ("install the torchaudio that belongs to your torch", "prepare --codes_dir DIR", '"codes": path'):
+        assert way_out in message
+
+
+ENCODE = """
+import sys, numpy
+from higgs_audio_trainer.data.codec import Codec
+from higgs_audio_trainer.errors import UserError
+try:
+    Codec(sys.argv[1]).encode(numpy.zeros(24000, dtype="float32"))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_torchaudio_that_does_not_load_is_said_to_be_one(tmp_path):
+    """A torchaudio built for another torch fails at import; a real process shows that as the same clear error."""
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object')")
+    (tmp_path / "config.json").write_text('{"model_type": "higgs_audio_v2_tokenizer"}')
+    done = subprocess.run(
+        [sys.executable, "-c", ENCODE, tmp_path],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "expected torchaudio, which the Higgs codec needs, got one that does not load (" in done.stdout
+    assert "libcudart.so.13: cannot open shared object" in done.stdout
+
+
+def test_a_sample_without_a_system_text_is_compared_too(tiny):
+    """Any sample that a manifest gives has what the template wants."""
+    checkpoint = open_checkpoint(str(tiny.model_dir))
+    scene = replace(SAMPLE, turns=(SAMPLE.turns[0], Turn("scene", ("A hall.",)), *SAMPLE.turns[1:]))
+    check_template(checkpoint, [scene])
