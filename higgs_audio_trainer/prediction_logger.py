@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,20 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 import sinks
 from higgs_audio_trainer.adapters import Adapter, adapter_for
 from higgs_audio_trainer.adapters.hooks import unwrapped
-from higgs_audio_trainer.events import Checkpoint, RunStart
 from higgs_audio_trainer.extraction.windows import Shown
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.recording.hooked_model import HookedModel
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import due_every
-from higgs_audio_trainer.recording.run_log import RunLog
-from higgs_audio_trainer.redaction import redacted
-from higgs_audio_trainer.versions import versions
+from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every
 
 
 @dataclass(slots=True)
@@ -99,9 +93,8 @@ class PredictionLogger(TrainerCallback):
         self._diagnose = diagnose
         self._optimizer: Any = None
         self._learning_rate = float("nan")
-        self._is_due = due_every(log_steps or 1)
-        self._observation: HookedModel | None = None
-        self._log: RunLog | None = None
+        self._hooked: HookedModel | None = None
+        self._recorder: Recorder | None = None
 
     # In a plain loop
 
@@ -124,7 +117,8 @@ class PredictionLogger(TrainerCallback):
         if self._output_dir is None:
             raise ValueError("PredictionLogger: expected a folder for the events, got none: PredictionLogger('out')")
         if _rank() == 0:
-            self._start(model, self._output_dir, config or {}, self._tokenizer, seed=torch.initial_seed())
+            log_steps, seed = self._log_steps or 1, torch.initial_seed()
+            self._start(model, self._output_dir, config or {}, self._tokenizer, log_steps=log_steps, seed=seed)
         return self
 
     @contextmanager
@@ -143,11 +137,11 @@ class PredictionLogger(TrainerCallback):
         try:
             yield notes
         except BaseException:
-            if self._observation is not None:
-                self._observation.abandon()
+            if self._hooked is not None:
+                self._hooked.abandon()
             raise
-        if self._observation is not None and self._observation.end(number, 0.0, self._learning_rate):
-            self._observation.emit(None if notes.grad_norm is None else float(notes.grad_norm))
+        if self._hooked is not None and self._hooked.end(number, 0.0, self._learning_rate):
+            self._hooked.emit(None if notes.grad_norm is None else float(notes.grad_norm))
 
     @contextmanager
     def evaluation(self, step: int) -> Iterator[None]:
@@ -156,25 +150,25 @@ class PredictionLogger(TrainerCallback):
         Args:
             step: optimizer steps done.
         """
-        if self._observation is None:
+        if self._hooked is None:
             yield
             return
-        self._observation.is_evaluating = True
+        self._hooked.is_evaluating = True
         try:
             yield
-            self._observation.evaluated(step, 0.0)
+            self._hooked.evaluated(step, 0.0)
         finally:
-            self._observation.is_evaluating = False
-            self._observation.forget_evaluation()
+            self._hooked.is_evaluating = False
+            self._hooked.forget_evaluation()
 
     def close(self, reason: str = "completed") -> None:
         """End the log and leave the model as it was; a second time does nothing."""
-        if self._observation is None or self._log is None:
+        if self._hooked is None or self._recorder is None:
             return
-        self._observation.close()
-        self._log.end(reason)
-        self._log.close()
-        self._observation = self._log = self._optimizer = None
+        self._hooked.close()
+        self._recorder.end(reason)
+        self._recorder.close()
+        self._hooked = self._recorder = self._optimizer = None
         atexit.unregister(self._close_at_exit)
 
     # As a callback
@@ -185,12 +179,12 @@ class PredictionLogger(TrainerCallback):
         """Begin the log; what is wrong with its settings is said before the first step."""
         if not state.is_world_process_zero:
             return
-        self._is_due = due_every(self._log_steps or max(1, int(args.logging_steps)))
         self._start(
             kwargs["model"],
             self._output_dir or str(args.output_dir),
             args.to_sanitized_dict(),
             self._tokenizer or _tokenizer_of(kwargs.get("processing_class")),
+            log_steps=self._log_steps or max(1, int(args.logging_steps)),
             seed=args.seed,
             resumed_from_step=state.global_step or None,
             num_train_samples=_length(kwargs.get("train_dataloader")),
@@ -211,11 +205,11 @@ class PredictionLogger(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Emit what the step was; where the Trainer is about to log it too, wait for the norm of the gradients."""
-        if self._observation is None:
+        if self._hooked is None:
             return
-        is_ready = self._observation.end(state.global_step, float(state.epoch or 0.0), self._learning_rate)
+        is_ready = self._hooked.end(state.global_step, float(state.epoch or 0.0), self._learning_rate)
         if is_ready and not control.should_log:
-            self._observation.emit()
+            self._hooked.emit()
 
     def on_log(
         self,
@@ -226,25 +220,25 @@ class PredictionLogger(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Emit the step that waits."""
-        if self._observation is not None:
-            self._observation.emit((logs or {}).get("grad_norm"))
+        if self._hooked is not None:
+            self._hooked.emit((logs or {}).get("grad_norm"))
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Emit what the evaluation was."""
-        if self._observation is not None:
-            self._observation.evaluated(state.global_step, float(state.epoch or 0.0))
+        if self._hooked is not None:
+            self._hooked.evaluated(state.global_step, float(state.epoch or 0.0))
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> None:
         """Forget what was read: it belongs to no evaluation."""
-        if self._observation is not None:
-            self._observation.forget_evaluation()
+        if self._hooked is not None:
+            self._hooked.forget_evaluation()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Emit that a checkpoint was saved."""
-        if self._observation is not None:
-            self.emit(Checkpoint(step=state.global_step, path=f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+        if self._recorder is not None:
+            self._recorder.checkpoint_saved(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -261,6 +255,7 @@ class PredictionLogger(TrainerCallback):
         config: Mapping[str, Any],
         tokenizer: Any,
         *,
+        log_steps: int,
         seed: int,
         resumed_from_step: int | None = None,
         num_train_samples: int = 0,
@@ -275,37 +270,35 @@ class PredictionLogger(TrainerCallback):
         self.emit = Pipeline(built, run_id=run_id, attempt=attempt)
         decode = None if tokenizer is None else lambda ids: str(tokenizer.decode(list(ids)))
         shown = Shown(self._samples, self._window, self._codebooks, decode)
-        watch = LiveChecks(self.emit, fails=False) if self._diagnose else None
-        self._observation = observation = HookedModel(core, adapter, self.emit, shown, watch)
-        start = RunStart(
-            config=redacted({**config, "adapter": adapter.name, "model": type(core).__name__}),
-            versions=versions(),
+        checks = LiveChecks(self.emit, fails=False) if self._diagnose else None
+        record = RecorderSettings(every(log_steps), adapter.num_codebooks(settings), shown, counts=self._diagnose)
+        self._recorder = Recorder(self.emit, record, sinks=built, checks=checks)
+        self._hooked = hooked = HookedModel(core, adapter, self._recorder)
+        facts = RunFacts(
+            config={**config, "adapter": adapter.name, "model": type(core).__name__},
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
             device=str(next(core.parameters()).device),
             seed=seed,
             resumed_from_step=resumed_from_step,
             num_train_samples=num_train_samples,
-            num_eval_samples=0,  # a Trainer has not made them yet
-            num_codebooks=adapter.num_codebooks(settings),
+            num_eval_samples=0,  # a Trainer makes them after the beginning of the training
             trainable_parameters=sum(part.numel() for part in core.parameters() if part.requires_grad),
-            host=socket.gethostname(),
             max_length=getattr(settings, "max_position_embeddings", None),
             modalities=tuple(reading.modality for reading in adapter.readings),
             stops=adapter.stops(settings),
         )
-        self._log = RunLog(self.emit, built, watch)
-        self._log.start(start, lambda: (observation.step, observation.seconds))
+        self._recorder.start(facts, current_step=lambda: hooked.step)
         atexit.register(self._close_at_exit)
-        return observation
+        return hooked
 
     def _close_at_exit(self) -> None:
         self.close("error")  # the training never said that it ended
 
     def _begin(self, step: int, given: Mapping[str, Any]) -> None:
-        if self._observation is not None:
-            self._observation.emit()  # the step before, if nobody logged it
-            if self._is_due(step):
-                self._observation.begin(given)
+        if self._hooked is not None and self._recorder is not None:
+            self._hooked.emit()  # the step before, where no `on_log` followed it
+            self._hooked.begin(step, given)
+            if self._recorder.is_open("train"):
                 self._note_learning_rate()
 
     def _note_learning_rate(self) -> None:

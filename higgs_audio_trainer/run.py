@@ -25,21 +25,20 @@ import sinks
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.errors import LoggingError, UserError
-from higgs_audio_trainer.events import Diagnosis, RunStart
+from higgs_audio_trainer.events import Diagnosis
 from higgs_audio_trainer.extraction.windows import Shown
 from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter, claim, plan_attempt
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_due
-from higgs_audio_trainer.recording.run_log import RunLog
+from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every, never
 from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.training.arguments import training_arguments, uses_cuda
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.training.progress import TrainingBar
-from higgs_audio_trainer.training.run_start import run_start
+from higgs_audio_trainer.training.run_facts import run_facts
 from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
@@ -127,45 +126,43 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
     model = _load_model(settings, checkpoint)
     built = _on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
     emit = _build_emit(settings, arguments, attempt, built, console)
-    watch = LiveChecks(emit, fails=settings.diagnose == "fail") if _watches(settings, arguments, built) else None
-    log = RunLog(emit, built, watch)
-    ears = _ears(settings, arguments, checkpoint, emit) if built else None
+    checks = LiveChecks(emit, fails=settings.diagnose == "fail") if _has_checks(settings, arguments, built) else None
+    previews = _previews(settings, arguments, checkpoint, emit) if built else None
+    record = RecorderSettings(
+        every(settings.log_steps) if _logs(settings, more_sinks) else never,
+        checkpoint.ids.num_codebooks,
+        _shown(settings, checkpoint, codebooks) if built else None,
+        evaluations=_logs(settings, more_sinks),
+        counts=settings.diagnose != "off",
+        text_loss_weight=settings.text_loss_weight,
+        strict=settings.strict_logging,
+    )
+    recorder = Recorder(emit, record, sinks=built, checks=checks, previews=previews)
     bar = TrainingBar(console.screen.status_stream())
     with ExitStack() as cleanup:
-        cleanup.callback(log.close)
+        cleanup.callback(recorder.close)
         cleanup.callback(bar.close)
-        if ears is not None:
-            cleanup.callback(partial(ears.close, wait=False))
-        stop = StopSignals(partial(_give_up, log, console.screen), **under_torchrun(os.environ))
-        stopping = Stopping(lambda: stop.received or _verdict(watch))
-        telemetry = Telemetry(
-            emit=emit,
-            is_due=due_every(settings.log_steps) if _logs(settings, more_sinks) else never_due,
-            evaluations=_logs(settings, more_sinks),
-            shown=_shown(settings, checkpoint, codebooks) if built else None,
-            strict=settings.strict_logging,
-            vocabulary=checkpoint.vocabulary,
-            counts=settings.diagnose != "off",
-            watch=watch,
-            ears=ears,
-        )
-        trainer = _build_trainer(settings, arguments, checkpoint, model, data, telemetry, [bar], stopping)
+        if previews is not None:
+            cleanup.callback(partial(previews.close, wait=False))
+        stop = StopSignals(partial(_give_up, recorder, console.screen), **under_torchrun(os.environ))
+        stopping = Stopping(lambda: stop.received or _failed_check(checks))
+        trainer = _build_trainer(settings, arguments, checkpoint, model, data, recorder, [bar], stopping)
         _on_rank_0(arguments, lambda: cleanup.enter_context(claim(settings.output_dir, attempt)))
         cleanup.enter_context(stop)
-        first = run_start(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation))
-        _train(trainer, attempt, log, first, stopping, ears)
-    stopped_by = stopping.stopped_by or _verdict(watch)
+        facts = run_facts(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation))
+        _train(trainer, attempt, recorder, facts, stopping, previews)
+    stopped_by = stopping.stopped_by or _failed_check(checks)
     return RunResult(
-        attempt.run_id, trainer.state.global_step, attempt.number, stopped_by, watch.failed_by if watch else None
+        attempt.run_id, trainer.state.global_step, attempt.number, stopped_by, checks.failed_by if checks else None
     )
 
 
-def _watches(settings: TrainSettings, arguments: TrainingArguments, built: Sequence[NamedSink]) -> bool:
-    """Whether this rank has its record checked: rank 0 does, with the figures of all."""
+def _has_checks(settings: TrainSettings, arguments: TrainingArguments, built: Sequence[NamedSink]) -> bool:
+    """Return True on rank 0, which checks the figures of all ranks."""
     return settings.diagnose != "off" and arguments.process_index == 0 and bool(built)
 
 
-def _ears(
+def _previews(
     settings: TrainSettings, arguments: TrainingArguments, checkpoint: BaseCheckpoint, emit: Emit
 ) -> AudioPreviews | None:
     if not settings.log_audio or arguments.process_index != 0:
@@ -173,15 +170,15 @@ def _ears(
     return AudioPreviews(
         settings.audio_tokenizer or codec_of(settings.base_ckpt),
         settings.output_dir,
-        is_due=due_every(settings.log_steps * settings.log_audio),
+        is_due=every(settings.log_steps * settings.log_audio),
         seconds=settings.log_audio_seconds,
         num_codes=min(checkpoint.ids.stream_bos, checkpoint.ids.stream_eos),
         fail=partial(emit.fail, "audio"),
     )
 
 
-def _verdict(watch: LiveChecks | None) -> Diagnosed | None:
-    return Diagnosed.diagnosis if watch is not None and watch.failed_by is not None else None
+def _failed_check(checks: LiveChecks | None) -> Diagnosed | None:
+    return Diagnosed.diagnosis if checks is not None and checks.failed_by is not None else None
 
 
 def _plan(settings: TrainSettings, say: Say) -> Attempt:
@@ -193,12 +190,12 @@ def _plan(settings: TrainSettings, say: Say) -> Attempt:
     return attempt
 
 
-def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
+def _give_up(recorder: Recorder, screen: sinks.Screen, received: Signals) -> None:
     """End a process whose launcher is about to kill it, and which cannot reach the end of its step."""
 
     def say_why() -> None:
-        log.end(received.name)
-        log.close()
+        recorder.end(received.name)
+        recorder.close()
         screen.close()
 
     # On a thread of its own: where a sink hangs, so does who waits for its turn to emit.
@@ -211,23 +208,23 @@ def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
 def _train(
     trainer: HiggsAudioTrainer,
     attempt: Attempt,
-    log: RunLog,
-    first: RunStart,
+    recorder: Recorder,
+    facts: RunFacts,
     stopping: Stopping,
-    ears: AudioPreviews | None,
+    previews: AudioPreviews | None,
 ) -> None:
     try:
-        log.start(first, lambda: (trainer.state.global_step, trainer.extraction_seconds), attempt.checkpoint)
+        recorder.start(facts, current_step=lambda: trainer.state.global_step, checkpoint=attempt.checkpoint)
         trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
         if stopping.stopped_by is None:
             trainer.save_model()
-        if ears is not None:
-            ears.close(wait=stopping.stopped_by is None)
+        if previews is not None:
+            previews.close(wait=stopping.stopped_by is None)
     except BaseException as error:
         with suppress(LoggingError):  # the error that ended the training is the one to be told
-            log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error")
+            recorder.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error")
         raise
-    log.end("completed" if stopping.stopped_by is None else stopping.stopped_by.name)
+    recorder.end("completed" if stopping.stopped_by is None else stopping.stopped_by.name)
 
 
 def _build_trainer(
@@ -236,13 +233,14 @@ def _build_trainer(
     checkpoint: BaseCheckpoint,
     model: Any,
     data: _Data,
-    telemetry: Telemetry,
+    recorder: Recorder,
     callbacks: list[TrainerCallback],
     stopping: Stopping,
 ) -> HiggsAudioTrainer:
     try:
         trainer = HiggsAudioTrainer(
-            telemetry=telemetry,
+            recorder=recorder,
+            vocabulary=checkpoint.vocabulary,
             text_loss_weight=settings.text_loss_weight,
             stopping=stopping,
             model=model,

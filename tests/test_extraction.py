@@ -43,9 +43,9 @@ def shown(**changes):
 
 def extract(batch, outputs, show=None):
     """Observe one batch and finish."""
-    extraction = Extraction("train", show or shown(), READ)
+    extraction = Extraction("train", show or shown())
     refs = [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]
-    extraction.observe(outputs, batch, refs)
+    extraction.observe(READ(outputs, batch, refs))
     return finished(extraction, grad_norm=torch.tensor(2.5))
 
 
@@ -270,13 +270,13 @@ def test_micro_batches_add_up_and_the_first_is_shown():
     """Sums run over all micro-batches of the step; samples come from the first alone."""
     batches = [ragged_batch(seed) for seed in (1, 2)]
     torch.manual_seed(0)
-    extraction = Extraction("train", shown(), READ)
+    extraction = Extraction("train", shown())
     alone = []
     for batch in batches:
         B, S = batch["input_ids"].shape
         outputs = outputs_of(batch, torch.randn(B, S, V), torch.randn(B, S, K, C))
         alone.append(extract(batch, outputs))
-        extraction.observe(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(B)])
+        extraction.observe(READ(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(B)]))
     figures, samples = finished(extraction)
     assert samples == alone[0][1]
     assert figures.targets == tuple(a + b for a, b in zip(alone[0][0].targets, alone[1][0].targets, strict=True))
@@ -286,8 +286,8 @@ def test_micro_batches_add_up_and_the_first_is_shown():
 def test_a_rank_that_writes_nothing_adds_its_sums():
     """Without anything to show no series is cut out, and finish returns nothing."""
     batch = clip_batch(4)
-    extraction = Extraction("train", None, READ)
-    extraction.observe(predicting(batch, 0), batch, [])
+    extraction = Extraction("train", None)
+    extraction.observe(READ(predicting(batch, 0), batch, []))
     sums = extraction.sums(K, torch.device("cpu"))
     assert sums[2].tolist() == [1, 4, 4, 4]
     assert extraction.finish(sums, step=1, epoch=0.0) is None
@@ -295,7 +295,7 @@ def test_a_rank_that_writes_nothing_adds_its_sums():
 
 def test_a_failed_extraction_still_takes_part():
     """After an error the sums are NaN of the right shape, so that the collective of the ranks is kept."""
-    extraction = Extraction("train", shown(), READ)
+    extraction = Extraction("train", shown())
     extraction.failed = True
     sums = extraction.sums(K, torch.device("cpu"))
     assert sums.shape == (3, 1 + K)
@@ -312,8 +312,8 @@ def test_one_transfer_to_the_host(monkeypatch):
         monkeypatch.setattr(torch.Tensor, method, forbidden(method, getattr(torch.Tensor, method), copies))
     batch = clip_batch(12)
     outputs = predicting_without_transfers(batch)
-    extraction = Extraction("train", shown(), READ)
-    extraction.observe(outputs, batch, [SampleRef("a", "b")])
+    extraction = Extraction("train", shown())
+    extraction.observe(READ(outputs, batch, [SampleRef("a", "b")]))
     assert copies == []
     extraction.finish(extraction.sums(K, torch.device("cpu")), step=1, epoch=0.0, grad_norm=torch.tensor(1.0))
     assert len(copies) == 1
@@ -349,8 +349,8 @@ def test_a_batch_of_repeated_samples_shows_none():
     batch["audio_labels"][:] = IGNORE_INDEX
     B, S = batch["input_ids"].shape
     outputs = outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))
-    extraction = Extraction("eval", shown(), READ)
-    extraction.observe(outputs, batch, [])
+    extraction = Extraction("eval", shown())
+    extraction.observe(READ(outputs, batch, []))
     figures, samples = finished(extraction)
     assert samples == ()
     assert figures.targets == (0, 0, 0, 0)

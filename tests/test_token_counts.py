@@ -14,6 +14,7 @@ from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
 from higgs_audio_trainer.extraction.extraction import Extraction
+from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
 from higgs_audio_trainer.extraction.windows import Shown
 from tests.ragged import (
@@ -21,7 +22,6 @@ from tests.ragged import (
     BOS,
     DELAY,
     EOS,
-    MARK,
     PAD,
     READ,
     STOP,
@@ -41,9 +41,9 @@ FLOATS = {"offset_surplus", "stop_probability", "stop_rank", "unigram_loss", "un
 
 def count(*observed, with_strip=False):
     """Observe micro-batches, pairs of batch and outputs, and return their counts: text, then each codebook."""
-    extraction = Extraction("train", SHOWN, READ, TokenCounter(MARK, with_strip=with_strip))
+    extraction = Extraction("train", SHOWN, TokenCounter(with_strip=with_strip))
     for batch, outputs in observed:
-        extraction.observe(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))])
+        extraction.observe(READ(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]))
     return extraction.finish(extraction.sums(K, CPU), step=1, epoch=0.0).counts
 
 
@@ -143,17 +143,17 @@ def test_foreign_logits_are_counted_alike(seed, modalities):
     torch.manual_seed(seed)
     B, S = batch["input_ids"].shape
     text_BSV, audio_BSKC = 3 * torch.randn(B, S, V), 3 * torch.randn(B, S, K, C)
-    streams = READ(outputs_of(batch, text_BSV, audio_BSKC), batch)
+    streams = READ(outputs_of(batch, text_BSV, audio_BSKC), batch, []).streams
     logits = {"text": MadeLogits(text_BSV.unsqueeze(2)), "audio": MadeLogits(audio_BSKC)}
 
-    def read(_outputs, _batch):
+    def read():
         for stream in streams:
             if stream.modality in modalities:
                 rows, predictions = supervised_rows(logits[stream.modality], stream.labels_BSK, 1, stream.modality)
                 yield replace(stream, rows=rows, predictions_KN=predictions)
 
-    foreign = Extraction("train", SHOWN, lambda *given: list(read(*given)), TokenCounter())
-    foreign.observe(None, {}, [SampleRef(f"id{b}", f"f{b}") for b in range(B)])
+    foreign = Extraction("train", SHOWN, TokenCounter())
+    foreign.observe(MicroBatch(list(read()), [SampleRef(f"id{b}", f"f{b}") for b in range(B)]))
     num_codebooks = K if "audio" in modalities else 0
     found = foreign.finish(foreign.sums(num_codebooks, CPU), step=1, epoch=0.0).counts
     expected = [
@@ -303,9 +303,9 @@ def test_a_batch_without_targets_is_counted():
 
 def test_a_failed_extraction_keeps_the_shape_of_the_collective():
     """Ranks add up matrices of one shape, also where one has failed or sees no batch."""
-    failed = Extraction("train", SHOWN, READ, TokenCounter(MARK))
+    failed = Extraction("train", SHOWN, TokenCounter())
     failed.failed = True
-    whole = Extraction("train", None, READ, TokenCounter(MARK))
+    whole = Extraction("train", None, TokenCounter())
     batch = batch_of(clip())
-    whole.observe(predicting(batch, 0), batch, [])
+    whole.observe(READ(predicting(batch, 0), batch, []))
     assert failed.sums(K, CPU).shape == whole.sums(K, CPU).shape

@@ -8,8 +8,7 @@ Shape suffixes: K codebooks; N supervised rows.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,8 @@ from torch import Tensor
 
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality, PredictionSample, Split, TokenCounts, Window
-from higgs_audio_trainer.extraction.streams import ABSENT, Read, Stream
+from higgs_audio_trainer.extraction.micro_batch import MicroBatch
+from higgs_audio_trainer.extraction.streams import ABSENT, Stream
 from higgs_audio_trainer.extraction.token_counts import NUM_SUMS, TokenCounter
 from higgs_audio_trainer.extraction.windows import HEAD, LISTS, Series, Shown, series_of, to_host
 
@@ -101,7 +101,6 @@ class Extraction:
     Args:
         split: train or eval.
         shown: what to show; None on a rank that writes nothing and only adds its sums.
-        read: reads text, if there is any, and audio, if there is any, off a micro-batch, in this order.
         counter: counts tokens for the checks; None to count none. The same on every rank.
         with_audio: keep all audio rows of the first micro-batch, to decode them.
     """
@@ -110,17 +109,14 @@ class Extraction:
         self,
         split: Split,
         shown: Shown | None,
-        read: Read,
         counter: TokenCounter | None = None,
         *,
         with_audio: bool = False,
     ) -> None:
-        self.seconds = 0.0  # host time spent here
         self.failed = False  # an error cost this extraction; its sums still take part in the collective
         self._split = split
         self._shown = shown
         self._sums: Tensor | None = None
-        self._read = read
         self._refs: tuple[SampleRef, ...] = ()
         self._series: dict[Modality, Series] = {}
         self._counter = counter
@@ -130,31 +126,23 @@ class Extraction:
         self._sequence_length = 0
 
     @torch.no_grad()
-    def observe(self, outputs: Any, batch: Mapping[str, Any], refs: Sequence[SampleRef]) -> None:
-        """Take in one micro-batch. Nothing is transferred, and nothing waits for the device.
-
-        Args:
-            outputs: what the model returned.
-            batch: the tensors that it was given, and `regions` where tokens are counted.
-            refs: names of the batch's samples.
-        """
-        started = time.perf_counter()
-        streams = self._read(outputs, batch)
+    def observe(self, batch: MicroBatch) -> None:
+        """Take in one micro-batch. Nothing is transferred, and nothing waits for the device."""
+        streams = batch.streams
         parts = [_sums(stream) for stream in streams]
         if not streams[0].is_text:
             parts.insert(0, torch.zeros_like(parts[0][:, :1]))  # the first column is that of text
         sums = torch.cat(parts, dim=1)
         if self._counter is not None:
-            sums = torch.cat([sums, self._counter.observe(outputs, batch, streams, refs)])
-        self._names.update((ref.id, ref.fingerprint) for ref in refs[: _MOST_SAMPLES - len(self._names)])
+            sums = torch.cat([sums, self._counter.observe(batch)])
+        self._names.update((ref.id, ref.fingerprint) for ref in batch.samples[: _MOST_SAMPLES - len(self._names)])
         self._sequence_length = max(self._sequence_length, *(stream.labels_BSK.shape[1] for stream in streams))
         first = self._sums is None
         self._sums = sums if self._sums is None else self._sums + sums
         if first and self._shown is not None:
-            self._refs = tuple(refs[: self._shown.samples])
+            self._refs = tuple(batch.samples[: self._shown.samples])
             self._series = {stream.modality: series_of(stream, len(self._refs), self._shown) for stream in streams}
             self._audio = [_all_rows(stream) for stream in streams if self._with_audio and not stream.is_text]
-        self.seconds += time.perf_counter() - started
 
     def sums(self, num_codebooks: int, device: torch.device) -> Tensor:
         """Return nll, correct, targets and what is counted besides, so far: [R, 1 + K].
@@ -182,7 +170,6 @@ class Extraction:
         """
         if self._shown is None or self.failed:
             return None
-        started = time.perf_counter()
         norms = [grad_norm.to(sums.device, torch.float32)] if isinstance(grad_norm, Tensor) else []
         counted = [] if self._counter is None else self._counter.gathered()
         ints, floats = to_host(
@@ -198,9 +185,7 @@ class Extraction:
         own = [*ints[shown:], floats[1 + shown]] if self._counter else []
         counts = self._counter.events(step, base, floats[0][_NUM_FIGURES:], own) if self._counter else ()
         samples = tuple(self._events(ints[:shown], floats[1 : 1 + shown], step, epoch))
-        extracted = Extracted(figures, samples, tuple(counts), dict(self._names), self._sequence_length, audio)
-        self.seconds += time.perf_counter() - started
-        return extracted
+        return Extracted(figures, samples, tuple(counts), dict(self._names), self._sequence_length, audio)
 
     def _events(
         self, ints: Sequence[npt.NDArray[Any]], floats: Sequence[npt.NDArray[Any]], step: int, epoch: float

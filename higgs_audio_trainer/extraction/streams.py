@@ -6,9 +6,8 @@ N supervised rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,9 +54,6 @@ class Stream:
     def nll_KN(self) -> Tensor:  # noqa: N802 - its shape
         """Cross-entropies of the rows."""
         return self.rows.nll.view(self.predictions_KN.shape)
-
-
-Read = Callable[[Any, Mapping[str, Any]], Sequence[Stream]]
 
 
 def without_text(audio: Stream) -> Stream:

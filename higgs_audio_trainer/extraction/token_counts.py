@@ -8,8 +8,7 @@ codebook; R sums; N supervised rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
 from higgs_audio_trainer.extraction.label_rank import label_rank_and_probability
+from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.slots import (
     NOWHERE,
     PLACES,
@@ -59,59 +58,34 @@ _ROWS: tuple[tuple[str, int], ...] = (
 NUM_SUMS = sum(size for _, size in _ROWS)
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What is known of a batch that we made ourselves.
-
-    Attributes:
-        shares_G: each series' share of the loss, as the model made it.
-        places_BSG: indices of `PLACES`, int64, or `NOWHERE`.
-        padding: frames beyond the end of a sample's audio.
-    """
-
-    shares_G: Tensor
-    places_BSG: Tensor
-    padding: Tensor
-
-
 class TokenCounter:
     """Counts one due step.
 
     Args:
-        mark: marks the batches of our own training; None where nothing is known of them.
         with_strip: keep the places of the first sample, to draw them.
     """
 
-    def __init__(self, mark: Callable[..., Marks] | None = None, *, with_strip: bool = False) -> None:
-        self._mark = mark
-        self._with_strip = with_strip and mark is not None
+    def __init__(self, *, with_strip: bool = False) -> None:
+        self._with_strip = with_strip
         self._has_text = True
         self._strip: Tensor | None = None  # [S, G]
         self._repeats: list[Tensor] = []  # bool [B, G] of each micro-batch: whether the sample is constant
         self._ids: list[str] = []
         self._labels, self._predictions = Frequencies(), Frequencies()
 
-    def observe(
-        self, outputs: Any, batch: Mapping[str, Any], streams: Sequence[Stream], refs: Sequence[SampleRef]
-    ) -> Tensor:
-        """Count one micro-batch: [R, G], in the widest float of the device. Nothing waits for the device.
-
-        Args:
-            outputs: what the model returned.
-            batch: what it was given.
-            streams: what was read of both.
-            refs: names of the samples.
-        """
+    def observe(self, batch: MicroBatch) -> Tensor:
+        """Count one micro-batch: [R, G], in the widest float of the device. Nothing waits for the device."""
+        streams = batch.streams
         self._has_text = streams[0].is_text
         if not self._has_text:
             streams = (without_text(streams[0]), *streams)
         slots = lay_out(streams)
         is_stop_BTG = _is_stop(slots.labels, streams)
-        self._repeats.append(_is_constant(slots)[: len(refs)])  # what follows only fills up a batch
-        self._ids += [ref.id for ref in refs]
+        self._repeats.append(_is_constant(slots)[: len(batch.samples)])  # what follows only fills up a batch
+        self._ids += [sample.id for sample in batch.samples]
         self._labels.add(streams, [stream.labels_KN for stream in streams])
         self._predictions.add(streams, [stream.predictions_KN for stream in streams])
-        shares, masked, seen = self._marked(outputs, batch, streams, slots)
+        shares, masked, seen = self._marked(batch, streams, slots)
         sums = [
             shares[None],
             _label_matches(slots),
@@ -124,21 +98,19 @@ class TokenCounter:
         ]
         return torch.cat([part.to(_exact(part)) for part in sums])
 
-    def _marked(
-        self, outputs: Any, batch: Mapping[str, Any], streams: Sequence[Stream], slots: Slots
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _marked(self, batch: MicroBatch, streams: Sequence[Stream], slots: Slots) -> tuple[Tensor, Tensor, Tensor]:
         """Count what is masked and supervised by place, and keep the strip: shares [G], and [P, G] twice."""
-        if self._mark is None:
+        if batch.marks is None:
             nothing = torch.zeros(len(PLACES), slots.labels.shape[-1], device=slots.labels.device)
             return nothing[0], nothing, nothing
-        marks = self._mark(outputs, batch, streams)
+        marks = batch.marks()
         seen_BSG = supervised(streams)
         if self._with_strip and self._strip is None:
             is_stop_SG = _is_stop(slots.tokens[:1, :-1], streams)[0]
             self._strip = marks.places_BSG[0] + 16 * seen_BSG[0] + 32 * is_stop_SG
         masked = _by_place(marks.places_BSG, ~seen_BSG)
-        masked[PLACES.index("padding"), 1:] += marks.padding
-        return marks.shares_G, masked, _by_place(marks.places_BSG, seen_BSG)
+        masked[PLACES.index("padding"), 1:] += marks.num_padding_frames
+        return marks.loss_shares_G, masked, _by_place(marks.places_BSG, seen_BSG)
 
     def gathered(self) -> list[Tensor]:
         """Return what is counted on this rank for itself, to be brought to the host: integers and floats by turns.

@@ -82,7 +82,9 @@ class AudioPreviews:
         self._decoder: subprocess.Popen[bytes] | None = None
         self._is_closing = False
 
-    def hear(self, step: int, samples: tuple[PredictionSample, ...], rows: AudioRows) -> tuple[PredictionSample, ...]:
+    def request(
+        self, step: int, samples: tuple[PredictionSample, ...], rows: AudioRows
+    ) -> tuple[PredictionSample, ...]:
         """Ask for the files of a step's samples, and link them from their events.
 
         Args:
@@ -135,7 +137,7 @@ class AudioPreviews:
 
     def _ask(self, job: Job) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="ears", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="audio previews", daemon=True)
             self._thread.start()
         try:
             self._jobs.put_nowait(job)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import msgspec
@@ -15,22 +14,6 @@ from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.pipeline.emit import Emit
 
 _STATE_FILE = "diagnoses.msgpack"  # in each checkpoint
-
-
-def deliver(emit: Emit, watch: LiveChecks | None, due: LoggedStep) -> float:
-    """Emit the events of a due step or an evaluation, and what the checks find in them.
-
-    Returns:
-        host time that the checks took; seconds.
-    """
-    for event in (due.train, due.evaluation, *due.samples, *due.counts):
-        if event is not None:
-            emit(event)
-    if watch is None:
-        return 0.0
-    started = time.perf_counter()
-    watch.check(due)
-    return time.perf_counter() - started
 
 
 class LiveChecks(TrainerCallback):

@@ -102,7 +102,7 @@ def _versions(record: Record, _start: Record) -> Iterator[Misfit]:
         yield Misfit("$.versions", "at least that of Python", "none")
 
 
-# checkpoint (`telemetry`)
+# checkpoint (`recorder`)
 
 
 def _folder(record: Record, _start: Record) -> Iterator[Misfit]:
