@@ -84,6 +84,20 @@ def make_trainer(
     **arguments: Any,
 ) -> HiggsAudioTrainer:
     """Make a trainer on examples, on the CPU and without clipping, unless told otherwise."""
+    return HiggsAudioTrainer(
+        recorder=recorder or silent(),
+        vocabulary=checkpoint.vocabulary,
+        text_loss_weight=1.0,
+        model=model,
+        args=training_arguments(output_dir, **arguments),
+        data_collator=Collator(checkpoint.ids),
+        train_dataset=list(examples),
+        eval_dataset=list(examples),
+    )
+
+
+def training_arguments(output_dir: Path, **arguments: Any) -> TrainingArguments:
+    """Make arguments for the CPU, without clipping, unless told otherwise."""
     defaults: dict[str, Any] = {
         "output_dir": str(output_dir),
         "use_cpu": True,
@@ -99,13 +113,4 @@ def make_trainer(
         "ddp_find_unused_parameters": False,
         "seed": 7,
     }
-    return HiggsAudioTrainer(
-        recorder=recorder or silent(),
-        vocabulary=checkpoint.vocabulary,
-        text_loss_weight=1.0,
-        model=model,
-        args=TrainingArguments(**(defaults | arguments)),
-        data_collator=Collator(checkpoint.ids),
-        train_dataset=list(examples),
-        eval_dataset=list(examples),
-    )
+    return TrainingArguments(**(defaults | arguments))
