@@ -172,7 +172,7 @@ class TestDecoders:
     @pytest.mark.parametrize(
         ("script", "said"),
         [
-            (HANG, "expected it within 0.2 seconds, got nothing. See --log_audio_seconds"),
+            (HANG, "expected the file within 0.2 seconds, got none. See --log_audio_seconds"),
             ("sys.exit(5)", "the decoder ended with status 5"),
             ("os.kill(os.getpid(), signal.SIGKILL)", "the decoder ended with status -9"),
             (
@@ -213,7 +213,7 @@ class TestDecoders:
             heard.request(step, self.SAMPLES, self.ROWS)
         heard.close(wait=False)
         assert len(failed) == 22
-        assert any("8 files wait already" in line for line in failed)
+        assert any("8 files wait: decoding is too slow" in line for line in failed)
 
     def test_a_folder_that_cannot_be_written(self, played, tmp_path):
         """Something else is where the folder should be."""

@@ -35,7 +35,6 @@ UNKNOWN = {
     },
     "run_start": {
         "config": "the other training has settings of its own",
-        "base_is_random": "the other training may have loaded weights from anywhere",
         "num_eval_samples": "a Trainer makes its evaluation data after the training began",
     },
     "train_step": {
@@ -144,7 +143,6 @@ def ours(checkpoint, tiny, folder):
         max_length=checkpoint.config.max_position_embeddings,
         modalities=("text", "audio"),
         stops=("text", "audio"),
-        base_is_random=True,
     )
     recorder.start(facts, current_step=lambda: trainer.state.global_step)
     trainer.train()

@@ -21,7 +21,7 @@ _HOST = torch.device("cpu")
 
 
 class HookedModel:
-    """Reads the forward passes of a model that somebody else trains. No error of its own reaches the training.
+    """Reads the forward passes of a model in a foreign training. Errors of reading do not reach the training.
 
     Args:
         model: Model without wrappers.
@@ -48,13 +48,13 @@ class HookedModel:
 
         Args:
             step: Optimizer step, counted from 1.
-            given: Tensors that the model is not called with, by name.
+            given: Tensors by name that are no arguments of the model, such as labels of a loss outside.
         """
         self._recorder.begin_step(step)
         self._given = dict(given) if self._recorder.is_open("train") else {}
 
     def abandon(self) -> None:
-        """Drop the step in progress, which an exception cut short."""
+        """Drop the step in progress after an exception."""
         self._recorder.abandon("train")
 
     def end(self, step: int, epoch: float, learning_rate: float) -> bool:
@@ -75,7 +75,7 @@ class HookedModel:
         return self._waiting is not None
 
     def emit(self, grad_norm: float | None = None) -> None:
-        """Emit the logged step that waits, if there is one.
+        """Emit the logged step that waits. Without one, do nothing.
 
         Args:
             grad_norm: Norm of the gradients of the step before clipping. None if unknown.
@@ -85,7 +85,7 @@ class HookedModel:
             self._recorder.record(replace(waiting, train=replace(waiting.train, grad_norm=grad_norm)))
 
     def evaluated(self, step: int, epoch: float) -> None:
-        """Emit the evaluation that ended. A log holds one evaluation a step, so later ones of a step are dropped."""
+        """Emit the finished evaluation. A log holds the first evaluation of a step alone."""
         if step == self._evaluated_at:
             self.forget_evaluation()
             return
@@ -95,7 +95,7 @@ class HookedModel:
             self._recorder.record(self._recorder.end_evaluation(sums, step=step, epoch=epoch))
 
     def forget_evaluation(self) -> None:
-        """Drop forward passes without gradients that belong to no evaluation."""
+        """Drop the forward passes without gradients that were read since the last evaluation."""
         self._recorder.abandon("eval")
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class HookedModel:
 
     @torch.no_grad()
     def _read(self, outputs: Any, inputs: Mapping[str, Any], *, labels_required: bool = True) -> MicroBatch | None:
-        """Return the streams of a forward pass; None for one without labels, such as a step of generation."""
+        """Return the streams of a forward pass, or None without labels, as in generation."""
         prepared = self._adapter.prepare(self._model, outputs, inputs)
         if not labels_required and not self._adapter.has_labels(prepared):
             return None

@@ -92,7 +92,7 @@ class RecorderSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """Facts about a training that its first event reports; see `RunStart` for each field."""
+    """Facts about a training for `run_start`. `RunStart` describes each field."""
 
     config: Mapping[str, Any]
     world_size: int
@@ -111,7 +111,7 @@ class RunFacts:
 class Recorder:
     """Turns the forward passes of a training into events and emits them.
 
-    An error while recording is counted, announced once, and costs the step or evaluation in which it occurs. With
+    An error while recording is counted, reported once, and costs the step or evaluation in progress. With
     `settings.strict` the error ends the training as a `LoggingError`.
 
     Args:
@@ -194,7 +194,7 @@ class Recorder:
                 self.emit.fail(name, error)
 
     def checkpoint_saved(self, step: int) -> None:
-        """Emit `checkpoint` for the checkpoint that transformers saved at a step."""
+        """Emit `checkpoint` for the folder that transformers saved at a step."""
         self.emit(Checkpoint(step=step, path=f"{PREFIX_CHECKPOINT_DIR}-{step}"))
 
     # Steps and evaluations
@@ -226,7 +226,7 @@ class Recorder:
         self._open[split] = _Open(extraction, time.perf_counter() if started is None else started)
 
     def is_recording(self, split: Split) -> bool:
-        """Return True while a logged step or an evaluation is in progress and no error has cost it."""
+        """Return True while a logged step or an evaluation is in progress without an error."""
         return split in self._open and not self._open[split].extraction.failed
 
     def is_open(self, split: Split) -> bool:
@@ -320,7 +320,7 @@ class Recorder:
             sums: Result of `sums`, added up over the ranks.
             step: Optimizer steps done.
             epoch: Epochs done.
-            num_samples: Samples evaluated on all ranks; by default those that were observed here.
+            num_samples: Samples evaluated on all ranks. By default, the samples observed by this process.
 
         Returns:
             The events of the evaluation, for `record`. None where there is nothing to record.
@@ -378,9 +378,9 @@ class _Open:
     """The logged step or the evaluation in progress.
 
     Attributes:
-        extraction: Its tensors.
-        started: `time.perf_counter()` at its beginning.
-        seconds: Host time spent on recording it.
+        extraction: Collects the tensors.
+        started: `time.perf_counter()` at the beginning.
+        seconds: Host time spent on recording.
         is_observed: Whether a forward pass was observed.
         num_samples: Samples observed.
     """
