@@ -39,7 +39,7 @@ class LoggingError(UserError):
         )
 
 
-class Fault(NamedTuple):
+class InputProblem(NamedTuple):
     """One fault of an input file; prints as `file:line: field: expected ..., got ...`."""
 
     where: str
@@ -54,14 +54,11 @@ class Fault(NamedTuple):
 class ManifestError(UserError):
     """A manifest has faults; all of them are listed at once."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
-        count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
-        super().__init__(
-            "\n".join(
-                [*map(str, self.faults), f"{count}. Mend them, or train without these samples: --skip_bad_samples"]
-            )
-        )
+    def __init__(self, problems: Sequence[InputProblem]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        advice = "Fix them, or pass --skip_bad_samples to train without these lines."
+        super().__init__("\n".join([*map(str, self.problems), f"{count}. {advice}"]))
 
-    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[Fault, ...]]]:
-        return type(self), (self.faults,)  # rank 0 sends it to the others
+    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[InputProblem, ...]]]:
+        return type(self), (self.problems,)  # rank 0 sends it to the others

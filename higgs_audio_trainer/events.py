@@ -117,7 +117,7 @@ class RunStart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Figures:
+class _LossesAndAccuracies:
     """Losses and accuracies of a step or an evaluation, over all batches and ranks."""
 
     step: int = _doc("Optimizer steps done.", minimum=0)
@@ -137,7 +137,7 @@ class _Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainStep(_Figures):
+class TrainStep(_LossesAndAccuracies):
     """Figures of one optimizer step, over all its micro-batches and all ranks."""
 
     name: ClassVar[str] = "train_step"
@@ -285,7 +285,7 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalResult(_Figures):
+class EvalResult(_LossesAndAccuracies):
     """Figures of one evaluation, over the whole evaluation manifest."""
 
     name: ClassVar[str] = "eval_result"

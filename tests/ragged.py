@@ -10,14 +10,14 @@ from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.training.model import TrainingOutput
-from higgs_audio_trainer.training.model_streams import training_marks, training_streams
+from higgs_audio_trainer.training.model_streams import annotate_training_batch, training_streams
 
 AUDIO, DELAY, STOP, PAD = 90, 91, 92, 93  # text tokens with a meaning; the vocabulary has 100
 V, K, C = 100, 3, 20
 BOS, EOS = 18, 19
 VOCABULARY = Vocabulary((STOP,), BOS, EOS, (AUDIO, DELAY))
 READ = partial(training_streams, vocabulary=VOCABULARY)
-MARK = partial(training_marks, vocabulary=VOCABULARY)
+MARK = partial(annotate_training_batch, vocabulary=VOCABULARY)
 
 
 def ragged_batch(seed, size=3):

@@ -41,9 +41,9 @@ def record(model_dir, *, batch_size, grad_accum, samples, steps):
             max_steps=steps,
         )
         emit = Pipeline([("memory", memory)], run_id="r") if trainer.args.process_index == 0 else NullPipeline()
-        from higgs_audio_trainer.extraction.windows import Shown
+        from higgs_audio_trainer.extraction.windows import WindowSettings
 
-        shown = Shown(1, 5, (0,), None) if trainer.args.process_index == 0 else None
+        shown = WindowSettings(1, 5, (0,), None) if trainer.args.process_index == 0 else None
         trainer._telemetry = Telemetry(
             emit=emit,
             is_due=lambda step: True,

@@ -186,7 +186,7 @@ def test_faults_are_listed_at_once_and_nothing_is_left_behind(tiny, clips, tmp_p
     )
     with pytest.raises(ManifestError) as caught:
         run_training(settings(tiny, manifest, tmp_path / "out"))
-    assert [fault.where for fault in caught.value.faults] == [f"{manifest}:{line}" for line in (1, 2, 3)]
+    assert [fault.where for fault in caught.value.problems] == [f"{manifest}:{line}" for line in (1, 2, 3)]
     assert not (tmp_path / "out").exists()
 
 
@@ -198,9 +198,9 @@ def test_faults_of_both_manifests_come_together(tiny, clips, tmp_path):
     evaluation.write_text(bad)
     with pytest.raises(ManifestError) as caught:
         run_training(settings(tiny, train, tmp_path / "out", eval_manifest=str(evaluation)))
-    assert [fault.where for fault in caught.value.faults] == [f"{train}:1", f"{evaluation}:1"]
+    assert [fault.where for fault in caught.value.problems] == [f"{train}:1", f"{evaluation}:1"]
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (again.faults, str(again)) == (caught.value.faults, str(caught.value)), "other ranks are sent the error"
+    assert (again.problems, str(again)) == (caught.value.problems, str(caught.value)), "other ranks are sent the error"
 
 
 def test_bad_samples_are_skipped_on_request(tiny, clips, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.extraction.extraction import Extraction
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, due_every
@@ -81,7 +81,7 @@ def test_two_ranks_train_as_one(tiny, tmp_path, samples):
 def logged(checkpoint, tiny, folder, *, log_steps=1, samples=4, shown_samples=2, **arguments):
     """Train with a memory sink."""
     memory = MemorySink()
-    shown = Shown(shown_samples, 5, (0, 3), None)
+    shown = WindowSettings(shown_samples, 5, (0, 3), None)
     telemetry = Telemetry(
         emit=Pipeline([("memory", memory)], run_id="r"),
         is_due=due_every(log_steps),
@@ -175,7 +175,7 @@ def test_logging_changes_no_bit(checkpoint, tiny, tmp_path):
 
 def every_step(checkpoint, sink):
     """Log every step to a sink, all codebooks."""
-    shown = Shown(2, 5, tuple(range(8)), str, ranks=True)
+    shown = WindowSettings(2, 5, tuple(range(8)), str, ranks=True)
     emit = Pipeline([("sink", sink)], run_id="r")
     return Telemetry(
         emit=emit,
@@ -258,7 +258,7 @@ def broken_decode(ids):
 def test_an_error_in_extraction_costs_the_step_not_the_training(checkpoint, tiny, tmp_path, capsys, strict):
     """Without strict logging the error is counted and training ends as ever; with it, it ends the run."""
     memory = MemorySink()
-    shown = Shown(2, 5, (0,), broken_decode)
+    shown = WindowSettings(2, 5, (0,), broken_decode)
     pipeline = Pipeline([("memory", memory)], run_id="r", strict=strict)
     telemetry = Telemetry(
         pipeline, lambda _: True, evaluations=True, vocabulary=checkpoint.vocabulary, shown=shown, strict=strict

@@ -20,6 +20,7 @@ from torch import Tensor
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
 from higgs_audio_trainer.extraction.label_rank import label_rank_and_probability
+from higgs_audio_trainer.extraction.loss_sums import count_or_zero, exact_dtype
 from higgs_audio_trainer.extraction.slots import (
     NOWHERE,
     PLACES,
@@ -27,11 +28,11 @@ from higgs_audio_trainer.extraction.slots import (
     at,
     lay_out,
     mask_map_of,
-    scattered,
+    scatter_to_slots,
     supervised,
 )
-from higgs_audio_trainer.extraction.streams import ABSENT, Stream, without_text
-from higgs_audio_trainer.extraction.token_frequencies import Frequencies
+from higgs_audio_trainer.extraction.streams import ABSENT, Stream, empty_text_stream
+from higgs_audio_trainer.extraction.token_frequencies import TokenFrequencies
 
 MATCHED = (-2, -1, 0, 1, 2)  # offsets at which labels are looked for in the sequence
 RIVALS = (-2, -1, 1, 2)  # offsets of the labels that a prediction may be of instead; the fifth rival is the input
@@ -60,7 +61,7 @@ NUM_SUMS = sum(size for _, size in _ROWS)
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class BatchAnnotations:
     """What is known of a batch that we made ourselves.
 
     Attributes:
@@ -78,18 +79,18 @@ class TokenCounter:
     """Counts one due step.
 
     Args:
-        mark: marks the batches of our own training; None where nothing is known of them.
-        with_strip: keep the places of the first sample, to draw them.
+        annotate: marks the batches of our own training; None where nothing is known of them.
+        with_mask_map: keep the places of the first sample, to draw them.
     """
 
-    def __init__(self, mark: Callable[..., Marks] | None = None, *, with_strip: bool = False) -> None:
-        self._mark = mark
-        self._with_strip = with_strip and mark is not None
+    def __init__(self, annotate: Callable[..., BatchAnnotations] | None = None, *, with_mask_map: bool = False) -> None:
+        self._annotate = annotate
+        self._with_strip = with_mask_map and annotate is not None
         self._has_text = True
         self._strip: Tensor | None = None  # [S, G]
         self._repeats: list[Tensor] = []  # bool [B, G] of each micro-batch: whether the sample is constant
         self._ids: list[str] = []
-        self._labels, self._predictions = Frequencies(), Frequencies()
+        self._labels, self._predictions = TokenFrequencies(), TokenFrequencies()
 
     def observe(
         self, outputs: Any, batch: Mapping[str, Any], streams: Sequence[Stream], refs: Sequence[SampleRef]
@@ -104,7 +105,7 @@ class TokenCounter:
         """
         self._has_text = streams[0].is_text
         if not self._has_text:
-            streams = (without_text(streams[0]), *streams)
+            streams = (empty_text_stream(streams[0]), *streams)
         slots = lay_out(streams)
         is_stop_BTG = _is_stop(slots.labels, streams)
         self._repeats.append(_is_constant(slots)[: len(refs)])  # what follows only fills up a batch
@@ -122,16 +123,16 @@ class TokenCounter:
             masked,
             seen,
         ]
-        return torch.cat([part.to(_exact(part)) for part in sums])
+        return torch.cat([part.to(exact_dtype(part.device)) for part in sums])
 
     def _marked(
         self, outputs: Any, batch: Mapping[str, Any], streams: Sequence[Stream], slots: Slots
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Count what is masked and supervised by place, and keep the strip: shares [G], and [P, G] twice."""
-        if self._mark is None:
+        if self._annotate is None:
             nothing = torch.zeros(len(PLACES), slots.labels.shape[-1], device=slots.labels.device)
             return nothing[0], nothing, nothing
-        marks = self._mark(outputs, batch, streams)
+        marks = self._annotate(outputs, batch, streams)
         seen_BSG = supervised(streams)
         if self._with_strip and self._strip is None:
             is_stop_SG = _is_stop(slots.tokens[:1, :-1], streams)[0]
@@ -175,18 +176,18 @@ class TokenCounter:
                 modality="audio" if series else "text",
                 codebook=series - 1 if series else None,
                 num_codebooks=num_series - 1 if series else None,
-                num_targets=_whole(targets),
-                num_correct=_whole(correct),
+                num_targets=count_or_zero(targets),
+                num_correct=count_or_zero(correct),
                 divisor=_quotient(nll, rows["loss_share"][0]),
                 masked=_named(rows["masked"]),
                 supervised=_named(rows["supervised"]),
-                label_matches=tuple(map(_whole, rows["label_matches"])),
-                offset_contested=tuple(map(_whole, rows["offset_contested"])),
-                offset_matches=tuple(map(_whole, rows["offset_matches"])),
-                offset_correct=tuple(map(_whole, rows["offset_correct"])),
+                label_matches=tuple(map(count_or_zero, rows["label_matches"])),
+                offset_contested=tuple(map(count_or_zero, rows["offset_contested"])),
+                offset_matches=tuple(map(count_or_zero, rows["offset_matches"])),
+                offset_correct=tuple(map(count_or_zero, rows["offset_correct"])),
                 offset_surplus=tuple(map(_short, rows["offset_surplus"])),
-                stop_targets=_whole(rows["stop_targets"][0]),
-                stop_correct=_whole(rows["stop_correct"][0]),
+                stop_targets=count_or_zero(rows["stop_targets"][0]),
+                stop_correct=count_or_zero(rows["stop_correct"][0]),
                 stop_rank=_mean(rows["stop_rank"][0], rows["stop_samples"][0]),
                 stop_probability=_mean(rows["stop_probability"][0], rows["stop_samples"][0]),
                 unigram_accuracy=_short(label) if has_targets else None,
@@ -199,10 +200,6 @@ class TokenCounter:
 
 
 _BOUNDS = np.cumsum([size for _, size in _ROWS])[:-1]
-
-
-def _exact(part: Tensor) -> torch.dtype:
-    return torch.float32 if part.device.type == "mps" else torch.float64
 
 
 def _is_stop(tokens_BTG: Tensor, streams: Sequence[Stream]) -> Tensor:
@@ -235,7 +232,7 @@ def _offsets(streams: Sequence[Stream], slots: Slots) -> Iterator[Tensor]:
         yield torch.stack([part.sum((0, 1)) for part in parts])
     surplus = []
     for rival, is_held, p_BTG in zip(rivals, held, _probabilities(streams, rivals), strict=True):
-        expected_BTG = p_BTG.to(_exact(p_BTG)).masked_fill(~is_held, 0.0)
+        expected_BTG = p_BTG.to(exact_dtype(p_BTG.device)).masked_fill(~is_held, 0.0)
         surplus.append((expected_BTG - (is_held & (rival == slots.labels)).to(expected_BTG.dtype)).sum((0, 1)))
     yield torch.stack(surplus)
 
@@ -249,7 +246,7 @@ def _probabilities(streams: Sequence[Stream], tokens: Sequence[Tensor]) -> Itera
     parts = [part.split([len(stream.predictions_KN) for stream in streams], dim=-1) for part in tokens]
     log_p = [_log_p(stream, [part[index] for part in parts]) for index, stream in enumerate(streams)]
     for number in range(len(tokens)):
-        yield torch.exp(scattered(streams, [of_stream[number] for of_stream in log_p], 0, size))
+        yield torch.exp(scatter_to_slots(streams, [of_stream[number] for of_stream in log_p], 0, size))
 
 
 def _sizes(streams: Sequence[Stream]) -> Tensor:
@@ -277,7 +274,7 @@ def _stops(streams: Sequence[Stream], is_stop_BTG: Tensor) -> Iterator[Tensor]:
     ranks_BG, probabilities_BG = stop_rank_and_probability(streams, is_stop_BTG)
     yield (ranks_BG > 0).sum(0)[None]
     yield ranks_BG.sum(0)[None]
-    yield probabilities_BG.to(_exact(probabilities_BG)).sum(0)[None]
+    yield probabilities_BG.to(exact_dtype(probabilities_BG.device)).sum(0)[None]
 
 
 def stop_rank_and_probability(streams: Sequence[Stream], is_stop_BTG: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,7 +294,7 @@ def stop_rank_and_probability(streams: Sequence[Stream], is_stop_BTG: Tensor) ->
     numbers = [torch.arange(len(stream.rows.row), device=device) for stream in streams]
     beyond = max(map(len, numbers))
     own_KN = [number.expand(len(stream.predictions_KN), -1) for stream, number in zip(streams, numbers, strict=True)]
-    row_BTG = scattered(streams, own_KN, beyond, T)
+    row_BTG = scatter_to_slots(streams, own_KN, beyond, T)
     row_BG = row_BTG.gather(1, last_BG[:, None])[:, 0]
     ranks, probabilities = [], []
     for stream, row_BK in zip(streams, row_BG.split([len(part) for part in own_KN], dim=-1), strict=True):
@@ -322,12 +319,8 @@ def _is_constant(slots: Slots) -> Tensor:
     return (pairs_BG >= _FEWEST_REPEATS) & (repeats_BG >= _CONSTANT * pairs_BG)
 
 
-def _whole(value: float) -> int:
-    return 0 if np.isnan(value) else int(value)  # NaN: another rank's extraction failed
-
-
 def _named(counts: npt.NDArray[Any]) -> dict[str, int]:
-    return {name: _whole(count) for name, count in zip(PLACES, counts, strict=True) if _whole(count)}
+    return {name: count_or_zero(count) for name, count in zip(PLACES, counts, strict=True) if count_or_zero(count)}
 
 
 def _quotient(whole: float, share: float) -> float | None:

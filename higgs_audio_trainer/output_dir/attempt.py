@@ -118,7 +118,7 @@ def _named_checkpoint(resume: str | None) -> Path | None:
     return path
 
 
-def check_adapter(checkpoint: Path, *, r: int, targets: Collection[str]) -> None:
+def check_adapter_settings(checkpoint: Path, *, r: int, targets: Collection[str]) -> None:
     """Compare the adapter of a checkpoint with the settings that would go on with it.
 
     Raises:

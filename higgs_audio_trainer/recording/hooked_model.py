@@ -17,7 +17,7 @@ from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import EvalResult, Split, TrainStep
 from higgs_audio_trainer.extraction.extraction import Extracted, Extraction
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.pipeline.emit import Emit
 from higgs_audio_trainer.recording.live_checks import LiveChecks, deliver
@@ -39,7 +39,9 @@ class HookedModel:
         is_evaluating: read passes without gradients of a model in evaluation mode.
     """
 
-    def __init__(self, model: Any, adapter: Adapter, emit: Emit, shown: Shown, watch: LiveChecks | None = None) -> None:
+    def __init__(
+        self, model: Any, adapter: Adapter, emit: Emit, shown: WindowSettings, watch: LiveChecks | None = None
+    ) -> None:
         self.seconds = 0.0
         self.step = 0
         self.is_evaluating = False
@@ -94,7 +96,7 @@ class HookedModel:
         event = TrainStep(
             step=step,
             epoch=epoch,
-            **extracted.figures.payload(1.0),
+            **extracted.loss_sums.event_fields(1.0),
             learning_rate=learning_rate,
             grad_norm=None,
             step_ms=1000 * (time.perf_counter() - self._began),
@@ -127,7 +129,7 @@ class HookedModel:
         extracted = None if extraction is None or extraction.failed else self._finished(extraction, step, epoch)
         if extracted is None:
             return
-        figures = extracted.figures.payload(1.0)
+        figures = extracted.loss_sums.event_fields(1.0)
         result = EvalResult(step=step, epoch=epoch, **figures, num_samples=num_samples, duration_s=duration)
         self._deliver(LoggedStep(step, samples=extracted.samples, evaluation=result))
 

@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.events import Checkpoint
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
@@ -37,7 +37,7 @@ class Telemetry:
     is_due: Callable[[int], bool]
     evaluations: bool
     vocabulary: Vocabulary
-    shown: Shown | None
+    shown: WindowSettings | None
     strict: bool = False
     counts: bool = False
     watch: LiveChecks | None = None

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.extraction.slots import places
+from higgs_audio_trainer.extraction.slots import slot_places
 from higgs_audio_trainer.extraction.streams import ABSENT, Stream
-from higgs_audio_trainer.extraction.token_counts import Marks
+from higgs_audio_trainer.extraction.token_counts import BatchAnnotations
 from higgs_audio_trainer.training.model import TrainingOutput
 
 
@@ -62,9 +62,9 @@ def placed(frames_BFK: Tensor, is_audio_BS: Tensor, fill: int) -> Tensor:
     return values_BSK.masked_fill(~is_audio_BS[..., None], fill)
 
 
-def training_marks(
+def annotate_training_batch(
     outputs: TrainingOutput, batch: Mapping[str, Tensor], streams: Sequence[Stream], *, vocabulary: Vocabulary
-) -> Marks:
+) -> BatchAnnotations:
     """Mark a batch of the training.
 
     Args:
@@ -75,7 +75,9 @@ def training_marks(
     """
     shares = torch.cat([_of(outputs.text_loss).reshape(1), _of(outputs.audio_loss_K)])
     audio = streams[1].inputs_BSK
-    return Marks(shares, places(audio, batch["regions"], vocabulary), (~batch["audio_input_ids_mask"]).sum())
+    return BatchAnnotations(
+        shares, slot_places(audio, batch["regions"], vocabulary), (~batch["audio_input_ids_mask"]).sum()
+    )
 
 
 def _of(loss: Tensor | None) -> Tensor:

@@ -24,7 +24,8 @@ from higgs_audio_trainer.data.batch import FOR_THE_LOG
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, Split, TrainStep
-from higgs_audio_trainer.extraction.extraction import Extraction, exact_dtype
+from higgs_audio_trainer.extraction.extraction import Extraction
+from higgs_audio_trainer.extraction.loss_sums import exact_dtype
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
 from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
@@ -32,7 +33,7 @@ from higgs_audio_trainer.recording.live_checks import deliver
 from higgs_audio_trainer.recording.recorder import ReportCheckpoints, Telemetry
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.training.model import TrainingOutput, count_targets
-from higgs_audio_trainer.training.model_streams import training_marks, training_streams
+from higgs_audio_trainer.training.model_streams import annotate_training_batch, training_streams
 from higgs_audio_trainer.training.signals import leave_stop_signals_to_the_parent, stop_signals_blocked
 from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stopping
 
@@ -112,7 +113,9 @@ class HiggsAudioTrainer(Trainer):
     def _counter(self, step: int) -> TokenCounter | None:
         if not self._telemetry.counts:
             return None
-        return TokenCounter(partial(training_marks, vocabulary=self._telemetry.vocabulary), with_strip=step == 1)
+        return TokenCounter(
+            partial(annotate_training_batch, vocabulary=self._telemetry.vocabulary), with_mask_map=step == 1
+        )
 
     def _next_batch(self, epoch_iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         if epoch_iterator is self._epoch_iterator:
@@ -195,9 +198,9 @@ class HiggsAudioTrainer(Trainer):
         train = TrainStep(
             step=step,
             epoch=epoch,
-            **extracted.figures.payload(self._text_loss_weight),
+            **extracted.loss_sums.event_fields(self._text_loss_weight),
             learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
-            grad_norm=extracted.figures.grad_norm,
+            grad_norm=extracted.loss_sums.grad_norm,
             step_ms=(time.perf_counter() - self._step_started) * 1000,
             logging_ms=extraction.seconds * 1000,
             sequence_length=extracted.sequence_length,
@@ -281,7 +284,7 @@ class HiggsAudioTrainer(Trainer):
         result = EvalResult(
             step=step,
             epoch=epoch,
-            **extracted.figures.payload(self._text_loss_weight),
+            **extracted.loss_sums.event_fields(self._text_loss_weight),
             num_samples=num_samples,
             duration_s=duration_s,
         )
