@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: what they say."""
+"""Messages of the errors that a user can fix."""
 
 import os
 import shlex
@@ -11,15 +11,21 @@ import pytest
 from higgs_audio_trainer.errors import InputProblem, ManifestError
 
 
-@pytest.mark.parametrize(("count", "counted"), [(1, "1 problem."), (2, "2 problems.")])
-def test_manifest_error_lists_every_problem(count, counted):
+@pytest.mark.parametrize(
+    ("count", "advice"),
+    [
+        (1, "1 problem. Fix it, or pass --skip_bad_samples to train without this line."),
+        (2, "2 problems. Fix them, or pass --skip_bad_samples to train without these lines."),
+    ],
+)
+def test_manifest_error_lists_every_problem(count, advice):
     """The error lists all problems of a manifest at once, each with its line, and ends with the advice."""
     problems = [InputProblem(f"m.jsonl:{line}", "audio", "a file", "nothing") for line in range(1, count + 1)]
     error = ManifestError(problems)
     *lines, last = str(error).splitlines()
     assert error.problems == tuple(problems)
     assert lines == [f"m.jsonl:{line}: audio: expected a file, got nothing" for line in range(1, count + 1)]
-    assert last == f"{counted} Fix them, or pass --skip_bad_samples to train without these lines."
+    assert last == advice
 
 
 COMMAND = f"{shlex.quote(sys.executable)} -m higgs_audio_trainer"

@@ -174,7 +174,7 @@ def test_resume_names_a_checkpoint(tiny, clips, tmp_path):
     run_training(settings(tiny, clips, tmp_path, save_steps=1, max_steps=2))
     run_training(settings(tiny, clips, tmp_path, save_steps=1, max_steps=2, resume=str(tmp_path / "checkpoint-1")))
     assert read_log(tmp_path, attempt=1)[0]["resumed_from_step"] == 1
-    with pytest.raises(UserError, match=r"--resume: expected the folder of a whole checkpoint"):
+    with pytest.raises(UserError, match=r"--resume: expected the folder of a complete checkpoint"):
         run_training(settings(tiny, clips, tmp_path, resume=str(tmp_path / "checkpoint-99")))
 
 
@@ -332,7 +332,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny, clips, tmp_path):
 def test_an_adapter_of_another_shape_is_not_resumed(tiny, clips, tmp_path):
     """A rank that differs from the checkpoint's is said before the weights are loaded."""
     run_training(settings(tiny, clips, tmp_path, max_steps=1))
-    with pytest.raises(UserError, match=r"--lora_r: expected what checkpoint-1 was trained with, 32"):
+    with pytest.raises(UserError, match=r"--lora_r: expected 32, the value of checkpoint-1"):
         run_training(settings(tiny, clips, tmp_path, max_steps=2, resume="latest", lora_r=8))
 
 
