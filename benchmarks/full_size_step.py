@@ -43,7 +43,7 @@ from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, To
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.extraction import windows
 from higgs_audio_trainer.extraction.extraction import Extraction
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_due
@@ -292,7 +292,7 @@ def _telemetry(plan: Plan, folder: str, logs: bool) -> Iterator[Telemetry]:
             emit,
             due_every(1) if logs else never_due,
             evaluations=False,
-            shown=Shown(2, 5, (0,), None),
+            shown=WindowSettings(2, 5, (0,), None),
             vocabulary=vocabulary,
             counts=True,
             watch=LiveChecks(emit, fails=False) if logs else None,

@@ -25,7 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 import sinks
 from higgs_audio_trainer.adapters import Adapter, adapter_for
 from higgs_audio_trainer.adapters.hooks import unwrapped
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.recording.hooked_model import HookedModel
 from higgs_audio_trainer.recording.live_checks import LiveChecks
@@ -269,7 +269,7 @@ class PredictionLogger(TrainerCallback):
         built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
         self.emit = Pipeline(built, run_id=run_id, attempt=attempt)
         decode = None if tokenizer is None else lambda ids: str(tokenizer.decode(list(ids)))
-        shown = Shown(self._samples, self._window, self._codebooks, decode)
+        shown = WindowSettings(self._samples, self._window, self._codebooks, decode)
         checks = LiveChecks(self.emit, fails=False) if self._diagnose else None
         record = RecorderSettings(every(log_steps), adapter.num_codebooks(settings), shown, counts=self._diagnose)
         self._recorder = Recorder(self.emit, record, sinks=built, checks=checks)

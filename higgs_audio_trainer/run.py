@@ -26,8 +26,8 @@ from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.events import Diagnosis
-from higgs_audio_trainer.extraction.windows import Shown
-from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter, claim, plan_attempt
+from higgs_audio_trainer.extraction.windows import WindowSettings
+from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter_settings, claim, plan_attempt
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
@@ -186,7 +186,7 @@ def _plan(settings: TrainSettings, say: Say) -> Attempt:
     for damage in attempt.damaged:
         say(f"--resume: passed over {damage}")
     if attempt.checkpoint is not None:
-        check_adapter(attempt.checkpoint, r=settings.lora_r, targets=settings.targets())
+        check_adapter_settings(attempt.checkpoint, r=settings.lora_r, targets=settings.targets())
     return attempt
 
 
@@ -382,8 +382,8 @@ def _build_emit(
     )
 
 
-def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple[int, ...]) -> Shown:
-    return Shown(
+def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple[int, ...]) -> WindowSettings:
+    return WindowSettings(
         samples=settings.log_samples,
         window=settings.log_window,
         codebooks=codebooks,

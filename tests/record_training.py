@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
 from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, every
 from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
@@ -42,7 +42,7 @@ def record(model_dir, *, batch_size, grad_accum, samples, steps):
             max_steps=steps,
         )
         emit = Pipeline([("memory", memory)], run_id="r") if trainer.args.process_index == 0 else NullPipeline()
-        shown = Shown(1, 5, (0,), None) if trainer.args.process_index == 0 else None
+        shown = WindowSettings(1, 5, (0,), None) if trainer.args.process_index == 0 else None
         trainer._recorder = Recorder(emit, RecorderSettings(every(1), checkpoint.ids.num_codebooks, shown, counts=True))
         trainer.add_callback(gradients)
         trainer.train()

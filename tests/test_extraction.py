@@ -10,7 +10,7 @@ from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.extraction import Extraction
 from higgs_audio_trainer.extraction.rows import SupervisedRows
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.training.model import TrainingOutput
 from tests.ragged import (
     EOS,
@@ -38,7 +38,7 @@ def shown(**changes):
         "codebooks": tuple(range(K)),
         "decode": lambda ids: " ".join(map(str, ids)),
     }
-    return Shown(**(defaults | changes))
+    return WindowSettings(**(defaults | changes))
 
 
 def extract(batch, outputs, show=None):
@@ -52,7 +52,7 @@ def extract(batch, outputs, show=None):
 def finished(extraction, grad_norm=None):
     """Finish, and return figures and samples."""
     extracted = extraction.finish(extraction.sums(K, torch.device("cpu")), step=3, epoch=0.5, grad_norm=grad_norm)
-    return extracted.figures, extracted.samples
+    return extracted.loss_sums, extracted.samples
 
 
 def reference_series(batch, b, codebook, text_logits, audio_logits):
@@ -131,7 +131,7 @@ def test_equals_a_slow_reference(seed):
         assert (sample.sample_id, sample.fingerprint) == (f"id{b}", f"f{b}")
         assert (sample.step, sample.epoch, sample.split, sample.shift) == (3, 0.5, "train", 1)
         assert sample.num_codebooks == (None if k is None else K)
-    payload = figures.payload(0.5)
+    payload = figures.event_fields(0.5)
     spans = {
         k: [
             s
@@ -177,7 +177,7 @@ def test_a_perfect_model_is_all_right():
         assert sample.last.predictions == sample.last.labels
         assert sample.accuracy == 1.0
         assert sample.loss < 0.01
-    assert figures.payload(1.0)["audio_accuracy_per_codebook"] == (1.0,) * K
+    assert figures.event_fields(1.0)["audio_accuracy_per_codebook"] == (1.0,) * K
 
 
 def test_a_copying_model_shows_its_input():
@@ -219,7 +219,7 @@ def test_nan_logits_are_told_as_nan():
     outputs = outputs_of(batch, torch.full((B, S, V), math.nan), torch.full((B, S, K, C), math.nan))
     figures, samples = extract(batch, outputs)
     assert all(math.isnan(sample.loss) for sample in samples)
-    assert math.isnan(figures.payload(1.0)["loss"])
+    assert math.isnan(figures.event_fields(1.0)["loss"])
     assert figures.targets == (1, 6, 6, 6)
 
 
@@ -231,7 +231,7 @@ def test_a_codebook_without_targets_is_empty():
     sample = samples[2]
     assert sample.codebook == 1
     assert (sample.num_targets, sample.accuracy, sample.loss, sample.first.labels) == (0, None, None, ())
-    payload = figures.payload(1.0)
+    payload = figures.event_fields(1.0)
     assert payload["audio_loss_per_codebook"][1] == 0.0
     assert payload["audio_accuracy_per_codebook"][1] is None
 

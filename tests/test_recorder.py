@@ -15,7 +15,7 @@ import higgs_audio_trainer
 from higgs_audio_trainer import PredictionLogger
 from higgs_audio_trainer.adapters import Adapter, Reading
 from higgs_audio_trainer.adapters.families import HIGGS_AUDIO
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every
@@ -126,7 +126,7 @@ def ours(checkpoint, tiny, folder):
     """Train with our trainer and return the events."""
     memory = MemorySink()
     emit = Pipeline([("memory", memory)], run_id="r")
-    shown = Shown(2, 5, (0, 3), None)
+    shown = WindowSettings(2, 5, (0, 3), None)
     settings = RecorderSettings(every(1), checkpoint.ids.num_codebooks, shown, counts=True)
     recorder = Recorder(emit, settings, checks=LiveChecks(emit, fails=False))
     model = lora_model(tiny.model_dir)

@@ -16,7 +16,7 @@ from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
 from higgs_audio_trainer.extraction.extraction import Extraction
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from tests.ragged import (
     AUDIO,
     BOS,
@@ -34,14 +34,14 @@ from tests.ragged import (
     ragged_batch,
 )
 
-SHOWN = Shown(samples=1, window=2, codebooks=(0,), decode=None)
+SHOWN = WindowSettings(samples=1, window=2, codebooks=(0,), decode=None)
 CPU = torch.device("cpu")
 FLOATS = {"offset_surplus", "stop_probability", "stop_rank", "unigram_loss", "unigram_accuracy", "top_prediction_share"}
 
 
-def count(*observed, with_strip=False):
+def count(*observed, with_mask_map=False):
     """Observe micro-batches, pairs of batch and outputs, and return their counts: text, then each codebook."""
-    extraction = Extraction("train", SHOWN, TokenCounter(with_strip=with_strip))
+    extraction = Extraction("train", SHOWN, TokenCounter(with_mask_map=with_mask_map))
     for batch, outputs in observed:
         extraction.observe(READ(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]))
     return extraction.finish(extraction.sums(K, CPU), step=1, epoch=0.0).counts
@@ -235,7 +235,7 @@ def test_the_first_sample_is_drawn():
     """A strip has one sign a slot, at the same positions for text and each codebook; later steps have none."""
     batch = batch_of(clip(frames=4), clip(frames=9))
     assert PAD in batch["input_ids"][0]
-    text, *codebooks = count((batch, predicting(batch, 0)), with_strip=True)
+    text, *codebooks = count((batch, predicting(batch, 0)), with_mask_map=True)
     assert text.strip == "3p 8_ 1# 1E"
     assert [counts.strip for counts in codebooks] == [
         "3- 1B 4# 1E 2e 2-",
@@ -296,7 +296,7 @@ def test_a_batch_without_targets_is_counted():
     """No label, no audio at all: zeros and nulls, and no error."""
     batch = pad([([1, 2, 3], [IGNORE_INDEX] * 3, [], [])])
     B, S = batch["input_ids"].shape
-    for counts in count((batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))), with_strip=True):
+    for counts in count((batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))), with_mask_map=True):
         assert (counts.num_targets, counts.divisor, counts.stop_rank, counts.top_prediction) == (0, None, None, None)
         assert counts.label_matches == (0,) * 5
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, every
@@ -77,7 +77,7 @@ def test_two_ranks_train_as_one(tiny, tmp_path, samples):
 def logged(checkpoint, tiny, folder, *, log_steps=1, samples=4, shown_samples=2, **arguments):
     """Train with a memory sink."""
     memory = MemorySink()
-    shown = Shown(shown_samples, 5, (0, 3), None)
+    shown = WindowSettings(shown_samples, 5, (0, 3), None)
     settings = RecorderSettings(every(log_steps), checkpoint.ids.num_codebooks, shown)
     recorder = Recorder(Pipeline([("memory", memory)], run_id="r"), settings)
     defaults = {"per_device_train_batch_size": 2, "max_steps": 7}
@@ -166,7 +166,7 @@ def test_logging_changes_no_bit(checkpoint, tiny, tmp_path):
 
 def every_step(checkpoint, *sinks, **settings):
     """Record every step, all codebooks, with the checks unless nothing is counted."""
-    shown = Shown(2, 5, tuple(range(8)), str, ranks=True)
+    shown = WindowSettings(2, 5, tuple(range(8)), str, ranks=True)
     emit = Pipeline(sinks, run_id="r")
     defaults = {"is_logged_step": every(1), "num_codebooks": checkpoint.ids.num_codebooks, "shown": shown}
     record = RecorderSettings(**(defaults | {"counts": True} | settings))
@@ -240,7 +240,7 @@ def broken_decode(ids):
 def test_an_error_in_extraction_costs_the_step_not_the_training(checkpoint, tiny, tmp_path, capsys, strict):
     """Without strict logging the error is counted and training ends as ever; with it, it ends the run."""
     memory = MemorySink()
-    shown = Shown(2, 5, (0,), broken_decode)
+    shown = WindowSettings(2, 5, (0,), broken_decode)
     pipeline = Pipeline([("memory", memory)], run_id="r", strict=strict)
     recorder = Recorder(pipeline, RecorderSettings(every(1), checkpoint.ids.num_codebooks, shown, strict=strict))
     trainer = make_trainer(

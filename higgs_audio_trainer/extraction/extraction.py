@@ -19,42 +19,14 @@ from torch import Tensor
 
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality, PredictionSample, Split, TokenCounts, Window
+from higgs_audio_trainer.extraction.loss_sums import LossSums, count_or_zero, exact_dtype, ratio
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.streams import ABSENT, Stream
 from higgs_audio_trainer.extraction.token_counts import NUM_SUMS, TokenCounter
-from higgs_audio_trainer.extraction.windows import HEAD, LISTS, Series, Shown, series_of, to_host
+from higgs_audio_trainer.extraction.windows import HEAD, LISTS, WindowSettings, WindowTensors, cut_windows, to_host
 
 _MOST_SAMPLES = 64  # names of a step's samples
 _NUM_FIGURES = 3  # rows of sums that every step has: nll, correct, targets
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Losses and counts of one step or evaluation, over all its micro-batches and all ranks.
-
-    `nll`, `correct` and `targets` are sums over supervised slots, [1 + K]: text, then each codebook.
-    """
-
-    nll: tuple[float, ...]
-    correct: tuple[int, ...]
-    targets: tuple[int, ...]
-    grad_norm: float | None = None
-
-    def payload(self, text_loss_weight: float) -> dict[str, Any]:
-        """Fields that `TrainStep` and `EvalResult` have in common."""
-        text_loss, *audio_losses = (nll / max(targets, 1) for nll, targets in zip(self.nll, self.targets, strict=True))
-        accuracies = tuple(map(_ratio, self.correct, self.targets))
-        audio_loss = sum(audio_losses) / max(len(audio_losses), 1)
-        return {
-            "loss": text_loss_weight * text_loss + audio_loss,
-            "text_loss": text_loss,
-            "audio_loss": audio_loss,
-            "audio_loss_per_codebook": tuple(audio_losses),
-            "text_accuracy": accuracies[0],
-            "audio_accuracy_per_codebook": accuracies[1:],
-            "text_targets": self.targets[0],
-            "audio_targets": sum(self.targets[1:]),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +51,7 @@ class Extracted:
     """What a due step or an evaluation becomes.
 
     Attributes:
-        figures: losses and counts.
+        loss_sums: losses and counts.
         samples: the samples shown.
         counts: of text and of each codebook; empty where nothing is counted.
         names: id and fingerprint of the samples of this rank, up to 64.
@@ -87,7 +59,7 @@ class Extracted:
         audio: all audio rows of the first micro-batch; None where they were not asked for.
     """
 
-    figures: Figures
+    loss_sums: LossSums
     samples: tuple[PredictionSample, ...]
     counts: tuple[TokenCounts, ...]
     names: dict[str, str]
@@ -108,7 +80,7 @@ class Extraction:
     def __init__(
         self,
         split: Split,
-        shown: Shown | None,
+        shown: WindowSettings | None,
         counter: TokenCounter | None = None,
         *,
         with_audio: bool = False,
@@ -118,7 +90,7 @@ class Extraction:
         self._shown = shown
         self._sums: Tensor | None = None
         self._refs: tuple[SampleRef, ...] = ()
-        self._series: dict[Modality, Series] = {}
+        self._series: dict[Modality, WindowTensors] = {}
         self._counter = counter
         self._with_audio = with_audio
         self._audio: list[Tensor] = []  # int64 [2 + 2K, N]: samples, positions, labels, predictions
@@ -141,7 +113,7 @@ class Extraction:
         self._sums = sums if self._sums is None else self._sums + sums
         if first and self._shown is not None:
             self._refs = tuple(batch.samples[: self._shown.samples])
-            self._series = {stream.modality: series_of(stream, len(self._refs), self._shown) for stream in streams}
+            self._series = {stream.modality: cut_windows(stream, len(self._refs), self._shown) for stream in streams}
             self._audio = [_all_rows(stream) for stream in streams if self._with_audio and not stream.is_text]
 
     def sums(self, num_codebooks: int, device: torch.device) -> Tensor:
@@ -179,13 +151,15 @@ class Extraction:
         base = floats[0][:_NUM_FIGURES]
         norm = float(floats[-1]) if isinstance(grad_norm, Tensor) else grad_norm
         nll, correct, targets = base
-        figures = Figures(tuple(map(float, nll)), tuple(map(_count, correct)), tuple(map(_count, targets)), norm)
+        loss_sums = LossSums(
+            tuple(map(float, nll)), tuple(map(count_or_zero, correct)), tuple(map(count_or_zero, targets)), norm
+        )
         shown = len(self._series)
         audio = _on_host(ints.pop()) if self._audio else None
         own = [*ints[shown:], floats[1 + shown]] if self._counter else []
         counts = self._counter.events(step, base, floats[0][_NUM_FIGURES:], own) if self._counter else ()
         samples = tuple(self._events(ints[:shown], floats[1 : 1 + shown], step, epoch))
-        return Extracted(figures, samples, tuple(counts), dict(self._names), self._sequence_length, audio)
+        return Extracted(loss_sums, samples, tuple(counts), dict(self._names), self._sequence_length, audio)
 
     def _events(
         self, ints: Sequence[npt.NDArray[Any]], floats: Sequence[npt.NDArray[Any]], step: int, epoch: float
@@ -233,13 +207,8 @@ def _sums(stream: Stream) -> Tensor:
     return torch.stack([stream.nll_KN.sum(-1, dtype=exact), correct.sum(-1).to(exact), supervised.sum(-1).to(exact)])
 
 
-def exact_dtype(device: torch.device) -> torch.dtype:
-    """Choose a float that counts do not overflow; Apple's GPUs have none wider than float32."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def _series_fields(
-    series: Series, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], shown: Shown
+    series: WindowTensors, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], shown: WindowSettings
 ) -> dict[str, Any]:
     num_targets, num_correct, stop_targets, length, shift, stop_rank = map(int, ints[:HEAD])
     nll, stop_probability, *probabilities = map(float, floats)
@@ -253,7 +222,7 @@ def _series_fields(
         "labels_shape": series.labels_shape,
         "num_targets": num_targets,
         "num_correct": num_correct,
-        "accuracy": _ratio(num_correct, num_targets),
+        "accuracy": ratio(num_correct, num_targets),
         "loss": nll / num_targets if num_targets else None,
         "stop_targets": stop_targets,
         "first": _window(slots[:, :first], probabilities[:first], shown),
@@ -263,7 +232,7 @@ def _series_fields(
     }
 
 
-def _window(slots: npt.NDArray[np.int32], probabilities: Sequence[float], shown: Shown) -> Window:
+def _window(slots: npt.NDArray[np.int32], probabilities: Sequence[float], shown: WindowSettings) -> Window:
     positions, inputs, labels, predictions, ranks = (tuple(map(int, row)) for row in slots)
     seen = [label != IGNORE_INDEX for label in labels]
 
@@ -283,11 +252,3 @@ def _window(slots: npt.NDArray[np.int32], probabilities: Sequence[float], shown:
         label_ranks=at_targets(ranks) if shown.ranks else None,
         label_probabilities=at_targets(probabilities) if shown.ranks else None,
     )
-
-
-def _count(value: float) -> int:
-    return 0 if np.isnan(value) else int(value)  # NaN: another rank's extraction failed
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

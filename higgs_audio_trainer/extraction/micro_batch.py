@@ -1,4 +1,4 @@
-"""One micro-batch as a training hands it to the recorder: streams, sample names and, for our own data, marks.
+"""One micro-batch as a training hands it to the recorder: streams, sample names and, for our own data, annotations.
 
 Shape suffixes: B batch, S token sequence; G = 1 + K series: text, then each codebook.
 """
@@ -15,7 +15,7 @@ from higgs_audio_trainer.extraction.streams import Stream
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class BatchAnnotations:
     """Facts about a micro-batch that its streams do not show. Known for batches that our own collator made.
 
     Attributes:
@@ -37,9 +37,9 @@ class MicroBatch:
         streams: Text, audio, or both in this order.
         samples: Name and fingerprint of each sample, in the order of the batch. Shorter than the batch where its last
             rows only fill it up.
-        marks: Computes the marks. Called in logged steps whose tokens are counted; None where nothing is known.
+        annotations: Computes the annotations of the batch, in logged steps whose tokens are counted. None if unknown.
     """
 
     streams: Sequence[Stream]
     samples: Sequence[SampleRef]
-    marks: Callable[[], Marks] | None = None
+    annotations: Callable[[], BatchAnnotations] | None = None

@@ -56,12 +56,12 @@ def lay_out(streams: Sequence[Stream]) -> Slots:
     inputs_BSG = torch.cat([stream.inputs_BSK for stream in streams], dim=-1)
     return Slots(
         F.pad(inputs_BSG, (0, 0, 0, 1), value=ABSENT),
-        scattered(streams, [stream.labels_KN for stream in streams], IGNORE_INDEX, size),
-        scattered(streams, [stream.predictions_KN for stream in streams], ABSENT, size),
+        scatter_to_slots(streams, [stream.labels_KN for stream in streams], IGNORE_INDEX, size),
+        scatter_to_slots(streams, [stream.predictions_KN for stream in streams], ABSENT, size),
     )
 
 
-def scattered(streams: Sequence[Stream], values_KN: Sequence[Tensor], fill: int, size: int) -> Tensor:
+def scatter_to_slots(streams: Sequence[Stream], values_KN: Sequence[Tensor], fill: int, size: int) -> Tensor:
     """Put what the rows of each stream have into their slots: [B, T, G]."""
     parts = []
     for stream, own_KN in zip(streams, values_KN, strict=True):
@@ -78,7 +78,7 @@ def at(values_BTG: Tensor, offset: int, fill: int) -> Tensor:
     return padded[:, max(offset, 0) : max(offset, 0) + size]
 
 
-def places(tokens_BSK: Tensor, regions_BS: Tensor, vocabulary: Vocabulary) -> Tensor:
+def slot_places(tokens_BSK: Tensor, regions_BS: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Name the place of each slot: int64 [B, S, G], indices of `PLACES`, or `NOWHERE`.
 
     Args:

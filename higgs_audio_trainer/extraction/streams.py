@@ -56,7 +56,7 @@ class Stream:
         return self.rows.nll.view(self.predictions_KN.shape)
 
 
-def without_text(audio: Stream) -> Stream:
+def empty_text_stream(audio: Stream) -> Stream:
     """Make the text of a model that has none: the same positions, and nothing at any."""
     nothing = audio.labels_KN[0, :0]
     labels_BS1 = torch.full_like(audio.labels_BSK[..., :1], IGNORE_INDEX)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
 from higgs_audio_trainer.extraction.label_rank import label_rank_and_probability
+from higgs_audio_trainer.extraction.loss_sums import count_or_zero, exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.slots import (
     NOWHERE,
@@ -26,11 +27,11 @@ from higgs_audio_trainer.extraction.slots import (
     at,
     lay_out,
     mask_map_of,
-    scattered,
+    scatter_to_slots,
     supervised,
 )
-from higgs_audio_trainer.extraction.streams import ABSENT, Stream, without_text
-from higgs_audio_trainer.extraction.token_frequencies import Frequencies
+from higgs_audio_trainer.extraction.streams import ABSENT, Stream, empty_text_stream
+from higgs_audio_trainer.extraction.token_frequencies import TokenFrequencies
 
 MATCHED = (-2, -1, 0, 1, 2)  # offsets at which labels are looked for in the sequence
 RIVALS = (-2, -1, 1, 2)  # offsets of the labels that a prediction may be of instead; the fifth rival is the input
@@ -65,20 +66,20 @@ class TokenCounter:
         with_strip: keep the places of the first sample, to draw them.
     """
 
-    def __init__(self, *, with_strip: bool = False) -> None:
-        self._with_strip = with_strip
+    def __init__(self, *, with_mask_map: bool = False) -> None:
+        self._with_strip = with_mask_map
         self._has_text = True
         self._strip: Tensor | None = None  # [S, G]
         self._repeats: list[Tensor] = []  # bool [B, G] of each micro-batch: whether the sample is constant
         self._ids: list[str] = []
-        self._labels, self._predictions = Frequencies(), Frequencies()
+        self._labels, self._predictions = TokenFrequencies(), TokenFrequencies()
 
     def observe(self, batch: MicroBatch) -> Tensor:
         """Count one micro-batch: [R, G], in the widest float of the device. Nothing waits for the device."""
         streams = batch.streams
         self._has_text = streams[0].is_text
         if not self._has_text:
-            streams = (without_text(streams[0]), *streams)
+            streams = (empty_text_stream(streams[0]), *streams)
         slots = lay_out(streams)
         is_stop_BTG = _is_stop(slots.labels, streams)
         self._repeats.append(_is_constant(slots)[: len(batch.samples)])  # what follows only fills up a batch
@@ -96,21 +97,21 @@ class TokenCounter:
             masked,
             seen,
         ]
-        return torch.cat([part.to(_exact(part)) for part in sums])
+        return torch.cat([part.to(exact_dtype(part.device)) for part in sums])
 
     def _marked(self, batch: MicroBatch, streams: Sequence[Stream], slots: Slots) -> tuple[Tensor, Tensor, Tensor]:
         """Count what is masked and supervised by place, and keep the strip: shares [G], and [P, G] twice."""
-        if batch.marks is None:
+        if batch.annotations is None:
             nothing = torch.zeros(len(PLACES), slots.labels.shape[-1], device=slots.labels.device)
             return nothing[0], nothing, nothing
-        marks = batch.marks()
+        annotations = batch.annotations()
         seen_BSG = supervised(streams)
         if self._with_strip and self._strip is None:
             is_stop_SG = _is_stop(slots.tokens[:1, :-1], streams)[0]
-            self._strip = marks.places_BSG[0] + 16 * seen_BSG[0] + 32 * is_stop_SG
-        masked = _by_place(marks.places_BSG, ~seen_BSG)
-        masked[PLACES.index("padding"), 1:] += marks.num_padding_frames
-        return marks.loss_shares_G, masked, _by_place(marks.places_BSG, seen_BSG)
+            self._strip = annotations.places_BSG[0] + 16 * seen_BSG[0] + 32 * is_stop_SG
+        masked = _by_place(annotations.places_BSG, ~seen_BSG)
+        masked[PLACES.index("padding"), 1:] += annotations.num_padding_frames
+        return annotations.loss_shares_G, masked, _by_place(annotations.places_BSG, seen_BSG)
 
     def gathered(self) -> list[Tensor]:
         """Return what is counted on this rank for itself, to be brought to the host: integers and floats by turns.
@@ -147,18 +148,18 @@ class TokenCounter:
                 modality="audio" if series else "text",
                 codebook=series - 1 if series else None,
                 num_codebooks=num_series - 1 if series else None,
-                num_targets=_whole(targets),
-                num_correct=_whole(correct),
+                num_targets=count_or_zero(targets),
+                num_correct=count_or_zero(correct),
                 divisor=_quotient(nll, rows["loss_share"][0]),
                 masked=_named(rows["masked"]),
                 supervised=_named(rows["supervised"]),
-                label_matches=tuple(map(_whole, rows["label_matches"])),
-                offset_contested=tuple(map(_whole, rows["offset_contested"])),
-                offset_matches=tuple(map(_whole, rows["offset_matches"])),
-                offset_correct=tuple(map(_whole, rows["offset_correct"])),
+                label_matches=tuple(map(count_or_zero, rows["label_matches"])),
+                offset_contested=tuple(map(count_or_zero, rows["offset_contested"])),
+                offset_matches=tuple(map(count_or_zero, rows["offset_matches"])),
+                offset_correct=tuple(map(count_or_zero, rows["offset_correct"])),
                 offset_surplus=tuple(map(_short, rows["offset_surplus"])),
-                stop_targets=_whole(rows["stop_targets"][0]),
-                stop_correct=_whole(rows["stop_correct"][0]),
+                stop_targets=count_or_zero(rows["stop_targets"][0]),
+                stop_correct=count_or_zero(rows["stop_correct"][0]),
                 stop_rank=_mean(rows["stop_rank"][0], rows["stop_samples"][0]),
                 stop_probability=_mean(rows["stop_probability"][0], rows["stop_samples"][0]),
                 unigram_accuracy=_short(label) if has_targets else None,
@@ -171,10 +172,6 @@ class TokenCounter:
 
 
 _BOUNDS = np.cumsum([size for _, size in _ROWS])[:-1]
-
-
-def _exact(part: Tensor) -> torch.dtype:
-    return torch.float32 if part.device.type == "mps" else torch.float64
 
 
 def _is_stop(tokens_BTG: Tensor, streams: Sequence[Stream]) -> Tensor:
@@ -207,7 +204,7 @@ def _offsets(streams: Sequence[Stream], slots: Slots) -> Iterator[Tensor]:
         yield torch.stack([part.sum((0, 1)) for part in parts])
     surplus = []
     for rival, is_held, p_BTG in zip(rivals, held, _probabilities(streams, rivals), strict=True):
-        expected_BTG = p_BTG.to(_exact(p_BTG)).masked_fill(~is_held, 0.0)
+        expected_BTG = p_BTG.to(exact_dtype(p_BTG.device)).masked_fill(~is_held, 0.0)
         surplus.append((expected_BTG - (is_held & (rival == slots.labels)).to(expected_BTG.dtype)).sum((0, 1)))
     yield torch.stack(surplus)
 
@@ -221,7 +218,7 @@ def _probabilities(streams: Sequence[Stream], tokens: Sequence[Tensor]) -> Itera
     parts = [part.split([len(stream.predictions_KN) for stream in streams], dim=-1) for part in tokens]
     log_p = [_log_p(stream, [part[index] for part in parts]) for index, stream in enumerate(streams)]
     for number in range(len(tokens)):
-        yield torch.exp(scattered(streams, [of_stream[number] for of_stream in log_p], 0, size))
+        yield torch.exp(scatter_to_slots(streams, [of_stream[number] for of_stream in log_p], 0, size))
 
 
 def _sizes(streams: Sequence[Stream]) -> Tensor:
@@ -249,7 +246,7 @@ def _stops(streams: Sequence[Stream], is_stop_BTG: Tensor) -> Iterator[Tensor]:
     ranks_BG, probabilities_BG = stop_rank_and_probability(streams, is_stop_BTG)
     yield (ranks_BG > 0).sum(0)[None]
     yield ranks_BG.sum(0)[None]
-    yield probabilities_BG.to(_exact(probabilities_BG)).sum(0)[None]
+    yield probabilities_BG.to(exact_dtype(probabilities_BG.device)).sum(0)[None]
 
 
 def stop_rank_and_probability(streams: Sequence[Stream], is_stop_BTG: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,7 +266,7 @@ def stop_rank_and_probability(streams: Sequence[Stream], is_stop_BTG: Tensor) ->
     numbers = [torch.arange(len(stream.rows.row), device=device) for stream in streams]
     beyond = max(map(len, numbers))
     own_KN = [number.expand(len(stream.predictions_KN), -1) for stream, number in zip(streams, numbers, strict=True)]
-    row_BTG = scattered(streams, own_KN, beyond, T)
+    row_BTG = scatter_to_slots(streams, own_KN, beyond, T)
     row_BG = row_BTG.gather(1, last_BG[:, None])[:, 0]
     ranks, probabilities = [], []
     for stream, row_BK in zip(streams, row_BG.split([len(part) for part in own_KN], dim=-1), strict=True):
@@ -294,12 +291,8 @@ def _is_constant(slots: Slots) -> Tensor:
     return (pairs_BG >= _FEWEST_REPEATS) & (repeats_BG >= _CONSTANT * pairs_BG)
 
 
-def _whole(value: float) -> int:
-    return 0 if np.isnan(value) else int(value)  # NaN: another rank's extraction failed
-
-
 def _named(counts: npt.NDArray[Any]) -> dict[str, int]:
-    return {name: _whole(count) for name, count in zip(PLACES, counts, strict=True) if _whole(count)}
+    return {name: count_or_zero(count) for name, count in zip(PLACES, counts, strict=True) if count_or_zero(count)}
 
 
 def _quotient(whole: float, share: float) -> float | None:

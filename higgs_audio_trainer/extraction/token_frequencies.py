@@ -15,7 +15,7 @@ from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.streams import Stream
 
 
-class Frequencies:
+class TokenFrequencies:
     """Counts of each token in text and in each codebook, over the micro-batches of a step."""
 
     def __init__(self) -> None:

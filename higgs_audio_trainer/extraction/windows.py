@@ -31,7 +31,7 @@ Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class WindowSettings:
     """What is shown of a step.
 
     Attributes:
@@ -50,7 +50,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class WindowTensors:
     """The slots shown of one modality, on the device.
 
     Attributes:
@@ -110,7 +110,7 @@ def _sources(rows: SupervisedRows, row_PL: Tensor, positions_PL: Tensor, shift: 
     return torch.where(row_PL < len(rows.row), _padded(rows.row, 0)[row_PL], positions_PL - shift)
 
 
-def series_of(stream: Stream, count: int, shown: Shown) -> Series:
+def cut_windows(stream: Stream, count: int, shown: WindowSettings) -> WindowTensors:
     """Cut out the first samples of a modality, by sample, then codebook. Its slots are the positions that it is fed at.
 
     Args:
@@ -142,8 +142,8 @@ def _pack_codebooks(
     chosen: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
     codebooks: Sequence[int] | None,
     stops: Sequence[int],
-    shown: Shown,
-) -> Series:
+    shown: WindowSettings,
+) -> WindowTensors:
     """Put the codebooks of each sample one after the other.
 
     Args:
@@ -163,11 +163,11 @@ def _pack_codebooks(
     slots = _Slots(positions, inputs, labels, predicted, sources, row, nll_PC.flatten(), codebook_Q)
     ints, floats = _pack(rows, slots, stops, shown)
     numbers = (None,) if codebooks is None else tuple(codebooks)
-    return Series(ints, floats, tuple(rows.logits.shape), tuple(rows.labels.shape), numbers)
+    return WindowTensors(ints, floats, tuple(rows.logits.shape), tuple(rows.labels.shape), numbers)
 
 
-def _pack(rows: SupervisedRows, slots: _Slots, stop_ids: Sequence[int], shown: Shown) -> tuple[Tensor, Tensor]:
-    """Cut both windows out of every series; see `Series`."""
+def _pack(rows: SupervisedRows, slots: _Slots, stop_ids: Sequence[int], shown: WindowSettings) -> tuple[Tensor, Tensor]:
+    """Cut both windows out of every series; see `WindowTensors`."""
     supervised = slots.labels != IGNORE_INDEX
     correct = supervised & (slots.predictions == slots.labels)
     is_stop = torch.zeros_like(supervised)
@@ -198,7 +198,9 @@ def _row_of_last_stop(slots: _Slots, is_stop_QL: Tensor, rows: SupervisedRows) -
     return torch.where(is_stop_QL.any(-1), slots.rows.gather(1, last_Q1)[:, 0], len(rows.row))
 
 
-def _standing_of_labels(rows: SupervisedRows, slots: _Slots, window: Tensor, shown: Shown) -> tuple[Tensor, Tensor]:
+def _standing_of_labels(
+    rows: SupervisedRows, slots: _Slots, window: Tensor, shown: WindowSettings
+) -> tuple[Tensor, Tensor]:
     """Find rank and probability of the labels of both windows: [Q, W] each; zeros without `shown.ranks`."""
     if not shown.ranks:
         return torch.zeros_like(window), torch.zeros(window.shape, device=window.device)

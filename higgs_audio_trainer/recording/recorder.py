@@ -41,7 +41,7 @@ from higgs_audio_trainer.events import (
 from higgs_audio_trainer.extraction.extraction import Extracted, Extraction
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.pipeline.emit import Emit, Sink
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
@@ -83,7 +83,7 @@ class RecorderSettings:
 
     is_logged_step: IsLoggedStep
     num_codebooks: int
-    shown: Shown | None
+    shown: WindowSettings | None
     evaluations: bool = True
     counts: bool = False
     text_loss_weight: float = 1.0
@@ -213,7 +213,7 @@ class Recorder:
         self._open.pop("train", None)
         if not self.is_logged_step(step):
             return
-        counter = TokenCounter(with_strip=step == 1) if self._settings.counts else None
+        counter = TokenCounter(with_mask_map=step == 1) if self._settings.counts else None
         with_audio = self._previews is not None and self._previews.is_due(step)
         self._begin("train", Extraction("train", self._settings.shown, counter, with_audio=with_audio), started)
 
@@ -296,9 +296,9 @@ class Recorder:
         train = TrainStep(
             step=step,
             epoch=epoch,
-            **extracted.figures.payload(self._settings.text_loss_weight),
+            **extracted.loss_sums.event_fields(self._settings.text_loss_weight),
             learning_rate=learning_rate,
-            grad_norm=extracted.figures.grad_norm,
+            grad_norm=extracted.loss_sums.grad_norm,
             step_ms=(time.perf_counter() - current.started) * 1000,
             logging_ms=current.seconds * 1000,
             sequence_length=extracted.sequence_length,
@@ -335,7 +335,7 @@ class Recorder:
         result = EvalResult(
             step=step,
             epoch=epoch,
-            **extracted.figures.payload(self._settings.text_loss_weight),
+            **extracted.loss_sums.event_fields(self._settings.text_loss_weight),
             num_samples=current.num_samples if num_samples is None else num_samples,
             duration_s=time.perf_counter() - current.started,
         )

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from higgs_audio_trainer.data.batch import SampleRef, Vocabulary
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.extraction.micro_batch import Marks, MicroBatch
-from higgs_audio_trainer.extraction.slots import places
+from higgs_audio_trainer.extraction.micro_batch import BatchAnnotations, MicroBatch
+from higgs_audio_trainer.extraction.slots import slot_places
 from higgs_audio_trainer.extraction.streams import ABSENT, Stream
 from higgs_audio_trainer.training.model import TrainingOutput
 
@@ -28,7 +28,7 @@ def micro_batch_of(
 
     Args:
         outputs: Output of the model.
-        batch: Tensors of the collator: the model's inputs, and `regions`, int8 [B, S], for the marks.
+        batch: Tensors of the collator: the model's inputs, and `regions`, int8 [B, S], for the annotations.
         samples: Names of the samples.
         vocabulary: Token ids.
     """
@@ -46,15 +46,17 @@ def micro_batch_of(
         Stream("text", text, text_1N, labels_BS1, inputs_BS1, stops=vocabulary.text_stops),
         Stream("audio", audio, audio_KN, labels_BSK, codes_BSK, stops=(vocabulary.stream_eos,)),
     )
-    return MicroBatch(streams, samples, partial(_marks_of, outputs, batch, codes_BSK, vocabulary))
+    return MicroBatch(streams, samples, partial(_annotations_of, outputs, batch, codes_BSK, vocabulary))
 
 
-def _marks_of(outputs: TrainingOutput, batch: Mapping[str, Tensor], codes_BSK: Tensor, vocabulary: Vocabulary) -> Marks:
+def _annotations_of(
+    outputs: TrainingOutput, batch: Mapping[str, Tensor], codes_BSK: Tensor, vocabulary: Vocabulary
+) -> BatchAnnotations:
     assert outputs.text_loss is not None, "the model returns its losses"
     assert outputs.audio_loss_K is not None
-    return Marks(
+    return BatchAnnotations(
         torch.cat([outputs.text_loss.reshape(1), outputs.audio_loss_K]),
-        places(codes_BSK, batch["regions"], vocabulary),
+        slot_places(codes_BSK, batch["regions"], vocabulary),
         (~batch["audio_input_ids_mask"]).sum(),
     )
 

@@ -15,7 +15,7 @@ from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.data.preparer import Prepared, Preparer
 from higgs_audio_trainer.data.sample import Sample
-from higgs_audio_trainer.errors import Fault, ManifestError
+from higgs_audio_trainer.errors import InputProblem, ManifestError
 from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, check_template
 from higgs_audio_trainer.training.progress import encoding_bar
@@ -76,15 +76,15 @@ def prepare_manifests(
 
 
 def _check_all(
-    preparer: Preparer, read: Sequence[tuple[list[Sample], list[Fault]]]
-) -> list[tuple[list[PreparedSample], list[Fault]]]:
-    checked: list[tuple[list[PreparedSample], list[Fault]]] = []
-    faults: list[Fault] = []
+    preparer: Preparer, read: Sequence[tuple[list[Sample], list[InputProblem]]]
+) -> list[tuple[list[PreparedSample], list[InputProblem]]]:
+    checked: list[tuple[list[PreparedSample], list[InputProblem]]] = []
+    faults: list[InputProblem] = []
     for samples, found in read:
         try:
             checked.append(preparer.check(samples, found))
         except ManifestError as error:
-            faults.extend(error.faults)
+            faults.extend(error.problems)
     if faults:
         raise ManifestError(faults)
     return checked

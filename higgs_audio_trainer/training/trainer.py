@@ -30,7 +30,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Vocabulary
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.extraction.extraction import exact_dtype
+from higgs_audio_trainer.extraction.loss_sums import exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
 from higgs_audio_trainer.recording.recorder import Recorder
