@@ -1,4 +1,4 @@
-"""The facts of our own training that its first event reports."""
+"""Facts about our own training for `run_start`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_facts(
     num_train_samples: int,
     num_eval_samples: int,
 ) -> RunFacts:
-    """Return the facts of a training that is about to begin. Its config still holds secrets."""
+    """Return the facts of a training before the first step. Secrets of the config are not redacted yet."""
     resolved = {
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",

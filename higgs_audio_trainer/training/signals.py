@@ -199,7 +199,7 @@ def _end_on_request(parent: int | None) -> None:
 
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """Hold stop signals back while workers start, which would die of them before they ignore signals."""
+    """Hold stop signals back while workers start. A worker ignores signals only after its start."""
     import multiprocessing
 
     if multiprocessing.get_start_method() == "forkserver":

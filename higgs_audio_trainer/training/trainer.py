@@ -42,7 +42,7 @@ from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stoppi
 
 
 class HiggsAudioTrainer(Trainer):
-    """Trains a model whose forward takes `num_targets` and returns a `TrainingOutput`.
+    """Trains a model that takes `num_targets` and returns a `TrainingOutput`.
 
     Args:
         recorder: Records the training.
@@ -74,13 +74,15 @@ class HiggsAudioTrainer(Trainer):
             self.add_callback(recorder.checks)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; a stop signal while a resumed run makes up for an evaluation ends it as it was."""
+        """Train. A stop signal during the evaluation that a resumed run begins with leaves the run as it was."""
         try:
             return super().train(*args, **kwargs)
         except EvaluationStoppedError:
             return None
         finally:
-            self._epoch_iterator = None  # ends its workers: as the process ends, that may look like a crash
+            self._epoch_iterator = (
+                None  # ends the data loader's workers, which may look crashed at exit
+            )
 
     # Normalisation
 
@@ -90,10 +92,10 @@ class HiggsAudioTrainer(Trainer):
         """Fetch the micro-batches of one optimizer step and count their targets over all ranks.
 
         Returns:
-            The batches, and int64 [1 + K]: text targets, then those of each codebook.
+            The micro-batches, and the numbers of text targets and of targets of each codebook, int64 [1 + K].
         """
         if self.state.global_step >= self.state.max_steps:
-            return [], None  # a finished run was resumed: transformers would take one more step
+            return [], None  # transformers would take another step of a finished run that is resumed
         started = time.perf_counter()
         batches = []
         for _ in range(num_batches):
@@ -127,9 +129,9 @@ class HiggsAudioTrainer(Trainer):
         return self.accelerator.reduce(tensor, reduction="sum")
 
     def _mask_repeated_samples(self, batch: dict[str, Any]) -> None:
-        """Mask what accelerate repeats so that the last batch is full on every rank, and do not show it.
+        """Mask the samples that accelerate repeats to fill up the last batch of an epoch, and leave out their names.
 
-        Without this, N ranks would count samples of the last batch of an epoch twice that one rank counts once.
+        Without the mask, N ranks would count some samples twice that one rank counts once.
         """
         state = self.accelerator.gradient_state
         if self.args.world_size == 1 or not state.end_of_dataloader:
@@ -151,7 +153,7 @@ class HiggsAudioTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Compute the loss of one micro-batch as its share of the optimizer step's loss."""
+        """Return the share of one micro-batch in the loss of the optimizer step."""
         outputs: TrainingOutput = model(**_for_model(inputs), num_targets=num_items_in_batch)
         self._recorder.observe("train", lambda: self._read(outputs, inputs))
         # DDP and FSDP average gradients over ranks; each rank's loss is a share of a sum.
@@ -164,8 +166,8 @@ class HiggsAudioTrainer(Trainer):
     # Logged steps
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        # Called once at the end of each optimizer step with the norm of its gradients (and once more at the end of
-        # an epoch, when nothing is pending). No callback is given that norm without waiting for the device.
+        # transformers calls this method at the end of each optimizer step with the norm of the gradients, and again at
+        # the end of an epoch, without a step in progress. A callback would get the norm after a wait for the device.
         if self._recorder.is_open("train"):
             learning_rate = kwargs.get("learning_rate")
             logged = self._recorder.end_step(
@@ -176,7 +178,7 @@ class HiggsAudioTrainer(Trainer):
                 grad_norm=grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm,
             )
             self._recorder.record(logged)
-            self._stopping.on_step_end(self.args, self.state, self.control)  # for what the checks found at this step
+            self._stopping.on_step_end(self.args, self.state, self.control)  # a finding of this step may end the run
         try:
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         except EvaluationStoppedError:
@@ -187,28 +189,28 @@ class HiggsAudioTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> Any:
-        """Load the training data; a signal to the whole process group is for this process to obey, not for workers."""
-        return _obeying_alone(super().get_train_dataloader())
+        """Return the loader of the training data, whose workers ignore signals to the process group."""
+        return _ignoring_stop_signals(super().get_train_dataloader())
 
     # Evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Load every sample of the evaluation data, also where training drops its last batch."""
+        """Return the loader of all evaluation data, even if the training drops its last batch."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return _obeying_alone(super().get_eval_dataloader(eval_dataset))
+            return _ignoring_stop_signals(super().get_eval_dataloader(eval_dataset))
         finally:
             self.args.dataloader_drop_last = drop_last
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; losses are means over all targets of the data, not means of batches."""
+        """Evaluate. The losses are means over all targets of the data, not means of batch means."""
         self._recorder.begin_evaluation()
         self._eval_sums = torch.zeros(
             2, 1 + self._num_codebooks, device=self.args.device, dtype=exact_dtype(self.args.device)
         )
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices):  # a late or abandoned evaluation does not change the training
+            with torch.random.fork_rng(devices):  # so that a late or abandoned evaluation does not change the training
                 output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         except BaseException:
             self._recorder.abandon("eval")
@@ -237,10 +239,10 @@ class HiggsAudioTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Compute the losses of one evaluation batch; logits are never gathered.
+        """Return the loss of one evaluation batch. Logits are not gathered.
 
         Raises:
-            EvaluationStoppedError: the run is to stop.
+            EvaluationStoppedError: A rank received a stop signal.
         """
         self._stopping.check_evaluation(self.args, self._sum_over_ranks)
         inputs = self._prepare_inputs(inputs)
@@ -255,7 +257,7 @@ class HiggsAudioTrainer(Trainer):
     # Saving
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # transformers pickles its arguments beside the weights, and people share checkpoints.
+        # transformers pickles the arguments into each checkpoint, and people share checkpoints.
         arguments, self.args = self.args, _without_secrets(self.args)
         try:
             super()._save(output_dir, state_dict)
@@ -263,7 +265,7 @@ class HiggsAudioTrainer(Trainer):
             self.args = arguments
         config = Path(str(output_dir or self.args.output_dir)) / ADAPTER_CONFIG
         if self.args.should_save and config.is_file():
-            # peft notes the class that was trained, which only this package has; the native one loads it as well.
+            # peft writes the name of the trained class of this package. The native class loads the adapter too.
             native = {"base_model_class": HiggsAudioV2ForConditionalGeneration.__name__}
             native["parent_library"] = HiggsAudioV2ForConditionalGeneration.__module__
             content = json.loads(config.read_bytes()) | {"auto_mapping": native}
@@ -271,7 +273,7 @@ class HiggsAudioTrainer(Trainer):
 
 
 class _RecordCheckpoints(TrainerCallback):
-    """Records each checkpoint that transformers saves."""
+    """Records the checkpoints of transformers."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -285,14 +287,14 @@ def _without_secrets(arguments: TrainingArguments) -> TrainingArguments:
     public = copy(arguments)
     for item in fields(public):
         value = getattr(public, item.name)
-        if type(value) is str:  # and no enum of transformers, whose members are texts too
+        if type(value) is str:  # excludes transformers' enumerations of strings
             setattr(public, item.name, redacted(value, item.name))
     return public
 
 
-def _obeying_alone(loader: Any) -> Any:
-    """Have the workers of a data loader leave stop signals to this process."""
-    starts = getattr(loader, "base_dataloader", loader)  # accelerate's has another one within that starts workers
+def _ignoring_stop_signals(loader: Any) -> Any:
+    """Let the workers of a data loader ignore stop signals."""
+    starts = getattr(loader, "base_dataloader", loader)  # the loader within accelerate's starts the workers
     starts.worker_init_fn = partial(_start_worker, starts.worker_init_fn)
     return loader
 
@@ -304,5 +306,5 @@ def _start_worker(then: Callable[[int], None] | None, worker: int) -> None:
 
 
 def _for_model(inputs: dict[str, Any]) -> dict[str, Tensor]:
-    """Leave out what only the log needs."""
+    """Return the inputs of the model, without the entries that are for the log alone."""
     return {name: value for name, value in inputs.items() if name not in FOR_THE_LOG}
