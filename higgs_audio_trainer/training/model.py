@@ -13,14 +13,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import HiggsAudioV2ForConditionalGeneration
 from transformers.utils.generic import ModelOutput
 
-from higgs_audio_trainer.config import LORA_TARGETS
+from higgs_audio_trainer.config import LORA_TARGETS, TrainSettings
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.rows import SupervisedRows
+from higgs_audio_trainer.training.arguments import uses_cuda
 
 #: Attention and both feed-forward branches, since `gate_proj` is a suffix of `mlp.gate_proj` and `audio_mlp.gate_proj`.
 DEFAULT_LORA_TARGETS = tuple(LORA_TARGETS.split(","))
@@ -195,3 +197,32 @@ def add_lora(
                 f"audio_mlp.* the audio branch), got {target!r}"
             )
     return get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets)))
+
+
+def load_lora_model(settings: TrainSettings) -> PeftModel:
+    """Load the base model of a run and add LoRA adapters.
+
+    Raises:
+        UserError: The weights cannot be loaded, some are missing, or a LoRA target matches no module.
+    """
+    automatic = torch.bfloat16 if uses_cuda(settings) and torch.cuda.is_bf16_supported() else torch.float32
+    dtype = automatic if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    name = settings.base_ckpt
+    try:
+        loaded: Any = HiggsAudioForTraining.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"--base_ckpt {name}: the weights cannot be loaded: {error}") from error
+    base, info = loaded
+    if info["missing_keys"]:
+        raise UserError(
+            f"--base_ckpt {name}: expected weights for {', '.join(sorted(info['missing_keys'])[:5])}, got none. "
+            "text_lm_head.weight must be kept when a checkpoint is converted: the text loss needs it."
+        )
+    base.text_loss_weight = settings.text_loss_weight
+    return add_lora(
+        base,
+        r=settings.lora_r,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        targets=settings.targets(),
+    )

@@ -80,9 +80,7 @@ class HiggsAudioTrainer(Trainer):
         except EvaluationStoppedError:
             return None
         finally:
-            self._epoch_iterator = (
-                None  # ends the data loader's workers, which may look crashed at exit
-            )
+            self._epoch_iterator = None  # ends the data loader's workers, which may look crashed at exit
 
     # Normalisation
 
