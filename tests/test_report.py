@@ -2,10 +2,8 @@
 
 import base64
 import hashlib
-import html
 import math
 import os
-import random
 import re
 import subprocess
 import sys
@@ -13,15 +11,16 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+from jinja2 import nodes
+from markupsafe import Markup
 
 from benchmarks.synthetic_log import write_log
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.report.follower import MOST_LOOKS, MOST_SAMPLES, MOST_SERIES, Follower
-from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, MOST_DIAGNOSES
-from higgs_audio_trainer.report.markup import tag, text
+from higgs_audio_trainer.report.follower import MOST_SAMPLES, MOST_SERIES, MOST_VIEWS, SampleFollower
+from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, MOST_DIAGNOSES, chart_series
+from higgs_audio_trainer.report.markup import environment, text
 from higgs_audio_trainer.report.scale import Axis, axis_of, number
-from higgs_audio_trainer.report.sounds import LONGEST_FILE, Sounds
-from higgs_audio_trainer.report.thinning import Thinned
+from higgs_audio_trainer.report.sounds import LONGEST_FILE, AudioEmbedder, EmbeddedAudio
 from tests.builders import (
     audio_sample,
     diagnosis,
@@ -196,49 +195,22 @@ def test_every_script_passes(report, name):
         assert said in page.texts
 
 
-def test_markup_escapes_what_it_is_given():
-    """Children and attributes; only what is markup goes in as it is."""
-    made = tag("p", "<b>", tag("b", "&"), title='"<', hidden=True, lang=None)
-    assert made == '<p title="&quot;&lt;" hidden>&lt;b&gt;<b>&amp;</b></p>'
+def test_templates_escape_what_they_print():
+    """Texts in elements and attributes are escaped; only `Markup` is printed as it is."""
+    template = environment().from_string('<p title="{{ title }}">{{ given }}{{ made }}</p>')
+    made = template.render(title="\"'<", given="<b>\x1b\u202e", made=Markup("<b>&amp;</b>"))
+    assert made == '<p title="&#34;&#39;&lt;">&lt;b&gt;\\x1b\\u202e<b>&amp;</b></p>'
 
 
-def brute_force(values, most):
-    """Thin a whole series at once: buckets of the smallest power of two that make few enough."""
-    each = 1
-    while -(-len(values) // each) > most:
-        each *= 2
-    return each, [values[start : start + each] for start in range(0, len(values), each)]
-
-
-@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 16, 17, 100, 1_000, 1_025])
-def test_thinning_is_that_of_the_whole_series(length):
-    """In one pass and a few buckets: lowest, highest, mean, NaN and steps of each are those of all its values."""
-    chance = random.Random(length)
-    values = [chance.choice([chance.gauss(0, 1)] * 6 + [None, math.nan, math.inf]) for _ in range(length)]
-    series = Thinned(8)
-    for step, value in enumerate(values, 1):
-        series.add(step, value)
-        assert len(series.buckets) <= 8
-    each, groups = brute_force(list(enumerate(values, 1)), 8)
-    assert series.values_each == each
-    for bucket, group in zip(series.buckets, groups, strict=True):
-        known = [(step, value) for step, value in group if value is not None and math.isfinite(value)]
-        assert (bucket.first_step, bucket.last_step) == (group[0][0], group[-1][0])
-        assert bucket.broken == sum(value is not None and not math.isfinite(value) for _, value in group)
-        assert bucket.low == min(known, key=lambda point: point[1], default=None)
-        assert bucket.high == max(known, key=lambda point: point[1], default=None)
-        assert bucket.mean == (pytest.approx(math.fsum(value for _, value in known) / len(known)) if known else None)
-    known = [(step, value) for step, value in enumerate(values, 1) if value is not None and math.isfinite(value)]
-    drawn = [point for part in series.segments() for point in part]
-    assert drawn == sorted(drawn)
-    assert set(drawn) <= set(known)
-    assert drawn[:1] + drawn[-1:] == known[:1] + known[-1:]
-
-
-def test_a_series_has_an_even_number_of_buckets():
-    """Else two could not become one."""
-    with pytest.raises(ValueError, match="even number"):
-        Thinned(3)
+def test_templates_print_values_one_by_one():
+    """No template makes markup of a text before the text is escaped, and each knows what it prints."""
+    names = environment().list_templates(extensions=["jinja"])
+    assert len(names) >= 3
+    for name in names:
+        tree = environment().parse(environment().loader.get_source(environment(), name)[0])
+        filters = {node.name for node in tree.find_all(nodes.Filter)}
+        assert filters <= {"text", "number", "share", "length", "list", "int", "round", "sort", "sum", "selectattr"}
+        assert list(tree.find_all((nodes.Concat, nodes.MarkSafe, nodes.ScopedEvalContextModifier))) == []
 
 
 def test_a_spike_is_never_thinned_away(report):
@@ -257,7 +229,7 @@ def test_what_is_not_finite_is_drawn_as_such(report):
 
 def test_the_follower_keeps_what_is_seen_often():
     """Of a thousand samples that come once, few are held; one that comes again and again stays, first look and last."""
-    follower = Follower()
+    follower = SampleFollower()
     for step in range(1, 1_001):
         follower.add(text_sample(step=step, fingerprint=f"{step:016x}"))
         follower.add(text_sample(step=step, fingerprint="again"))
@@ -265,15 +237,15 @@ def test_the_follower_keeps_what_is_seen_often():
     assert len(follower.samples) == MOST_SAMPLES + 1
     (again,) = (sample for sample in follower.samples if sample.fingerprint == "again")
     (series,) = again.series.values()
-    steps = [look.step for look in series.looks]
-    assert (steps[0], steps[-1], series.seen) == (1, 1_000, 1_000)
-    assert len(steps) <= MOST_LOOKS
+    steps = [view.step for view in series.items]
+    assert (steps[0], steps[-1], series.count) == (1, 1_000, 1_000)
+    assert len(steps) <= MOST_VIEWS
     assert len({later - step for step, later in pairwise(steps[:-1])}) == 1
 
 
 def test_a_sample_of_several_ranks():
     """One look a step: the first rank that says it is believed, as it is for the curves."""
-    follower = Follower()
+    follower = SampleFollower()
     for step in (1, 2):
         for _rank in range(2):
             follower.add(audio_sample(step=step))
@@ -350,7 +322,7 @@ def test_two_logs_that_are_the_same(report):
 def test_two_logs_with_nothing_in_common(report):
     """They are drawn all the same, and it is said why they were not compared."""
     page = report([train_step(step=1)], [train_step(step=2)])
-    assert "They could not be compared. diff: expected events that both logs have, got none." in page.text
+    assert "The logs could not be compared. diff: expected events that both logs have, got none." in page.text
 
 
 def test_a_log_of_one_event(report):
@@ -375,13 +347,13 @@ def test_sounds_of_a_run(report, tmp_path):
     os.mkfifo(tmp_path / "audio" / "pipe.wav")
     said = {
         "audio/gone.wav": "No such file or directory",
-        "audio/big.wav": "it has 1.5 MB",
-        "audio/text.wav": "it is no WAV file",
-        "audio/pipe.wav": "it is no file",
+        "audio/big.wav": "1.5 MB, the limit of a file is 1.5 MB",
+        "audio/text.wav": "not a WAV file",
+        "audio/pipe.wav": "not a regular file",
         "audio/link.wav": "Too many levels of symbolic links",
-        "../secret.wav": "it is not among the run's files",
-        "audio/../secret.wav": "it is not among the run's files",
-        str(tmp_path / "secret.wav"): "it is not among the run's files",
+        "../secret.wav": "not a file of the run's audio folder",
+        "audio/../secret.wav": "not a file of the run's audio folder",
+        str(tmp_path / "secret.wav"): "not a file of the run's audio folder",
         "audio/\0.wav": "embedded null byte",
     }
     looks = [
@@ -393,9 +365,9 @@ def test_sounds_of_a_run(report, tmp_path):
     assert "audio" not in {name for name, _ in page.elements}  # a log that lies by itself has no such files
     (tmp_path / "events").mkdir()
     (tmp_path / "a.jsonl").rename(tmp_path / "events" / "a.jsonl")
-    sounds = Sounds()
+    embedder = AudioEmbedder()
     for link, why in said.items():
-        assert html.escape(f"is not in this page: {why}") in sounds.player(tmp_path, link, "it")
+        assert embedder.embed(tmp_path, link) == EmbeddedAudio(link, problem=why)
     assert main(["report", "events/a.jsonl", "-o", "page.html"]) == 0
     page = Page((tmp_path / "page.html").read_text("utf-8"))
     players = [attributes for name, attributes in page.elements if name == "audio"]
@@ -411,19 +383,18 @@ def test_a_linked_folder_of_sounds_is_not_followed(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "audio").symlink_to(elsewhere)
-    player = Sounds().player(run, "audio/a.wav", "it")
-    assert "is not in this page" in player
-    assert "data:" not in player
+    audio = AudioEmbedder().embed(run, "audio/a.wav")
+    assert (audio.source, audio.problem) == (None, "Not a directory")
 
 
 def test_sounds_have_their_room(tmp_path):
     """The page stays small: what has no room is said."""
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE" + bytes(LONGEST_FILE - 12))
-    sounds = Sounds()
-    players = [sounds.player(tmp_path, "audio/a.wav", "it") for _ in range(3)]
-    assert [player.startswith("<audio") for player in players] == [True, False, False]
-    assert "is not in this page: the page is full" in players[2]
+    embedder = AudioEmbedder()
+    found = [embedder.embed(tmp_path, "audio/a.wav") for _ in range(3)]
+    assert [audio.source is not None for audio in found] == [True, False, False]
+    assert "no room left" in found[2].problem
 
 
 def test_a_model_of_text_has_no_audio(report):
@@ -450,7 +421,7 @@ def test_damaged_lines_are_counted_on_the_page_and_on_stderr(tmp_path, capsys):
     log = write_events(tmp_path / "a.jsonl", RUN)
     log.write_bytes(log.read_bytes() + b'{"event": "train_st\n')
     assert main(["report", str(log), "-o", str(tmp_path / "page.html")]) == 0
-    assert "1 damaged line was passed over" in Page((tmp_path / "page.html").read_text("utf-8")).text
+    assert "1 damaged line was skipped" in Page((tmp_path / "page.html").read_text("utf-8")).text
     assert "a.jsonl:" in capsys.readouterr().err
 
 
@@ -506,7 +477,7 @@ def test_ticks_are_round_and_few(low, high):
 
 def test_an_axis_holds_all_its_series():
     """It begins at zero where it may, and ends at a round number."""
-    series = Thinned()
+    series = chart_series()
     for step, value in enumerate((3.2, 14.4, 7.0)):
         series.add(step, value)
     assert axis_of([series]) == Axis(0.0, 15.0)
