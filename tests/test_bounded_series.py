@@ -1,4 +1,4 @@
-"""Series in constant memory keep, of a sequence of any length, what brute force over the whole sequence keeps."""
+"""Tests of series in constant memory against brute force over the whole sequence."""
 
 import math
 import tracemalloc
@@ -17,7 +17,7 @@ BOUNDARIES = (1, 2, 7, 8, 9, 16, 17, 100, 1_000, 1_025)  # lengths around powers
 
 
 def groups_of(items, capacity):
-    """Split a whole sequence into groups of the smallest power of two that makes few enough groups."""
+    """Return the smallest power of two that makes few enough groups, and the groups of a whole sequence."""
     each = 1
     while -(-len(items) // each) > capacity:
         each *= 2
@@ -47,7 +47,7 @@ def test_groups_are_those_of_the_whole_sequence(length, capacity):
 
 @pytest.mark.parametrize("capacity", [-1, 0, 1])
 def test_a_series_has_at_least_two_groups(capacity):
-    """With fewer groups, no two groups could become one."""
+    """A smaller capacity is an error, because two groups could not become one."""
     with pytest.raises(ValueError, match="at least 2 groups"):
         NumberSeries(capacity)
 
@@ -69,7 +69,7 @@ def test_a_sample_is_even_and_has_both_ends(length, most):
 @given(VALUES, CAPACITIES)
 @settings(deadline=None)
 def test_buckets_are_those_of_the_whole_series(values, capacity):
-    """Steps, extremes, mean and broken values of a bucket are those of all its values."""
+    """Steps, extremes, mean and broken values of each bucket equal the ones of the whole series."""
     series = numbers_of(values, capacity, largest=1e30)
     each, groups = groups_of(list(enumerate(values, 1)), capacity)
     assert series.values_each == each
@@ -104,7 +104,7 @@ def test_lines_keep_ends_and_extremes(values, capacity):
 
 @pytest.mark.parametrize("length", BOUNDARIES)
 def test_lengths_around_powers_of_two(length):
-    """Lengths at which groups are merged, or are just not merged, keep all values."""
+    """No value is lost at lengths where groups are merged, or are just not merged."""
     series = numbers_of(range(length), 8)
     assert sum(bucket.count for bucket in series.buckets) == length
     assert (series.first, series.last) == ((1, 0), (length, length - 1))

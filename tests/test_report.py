@@ -1,4 +1,4 @@
-"""`report LOG [OTHER]`: what is on the page, what is left out, and that nothing of a log becomes markup."""
+"""Tests of `report LOG [OTHER]`: contents of the page, limits of its size, and escaping of the log's texts."""
 
 import base64
 import hashlib
@@ -59,7 +59,7 @@ KNOWN = {
 
 
 class Page(HTMLParser):
-    """A page as a browser reads it: its elements, its texts, and whether every element is closed."""
+    """Elements and texts of a page. Each element must be closed."""
 
     def __init__(self, source):
         super().__init__(convert_charrefs=True)
@@ -90,7 +90,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def report(tmp_path, monkeypatch, capsys):
-    """Write logs of events and report on them."""
+    """Return a function that writes events as logs and returns the page of the logs."""
     monkeypatch.chdir(tmp_path)
 
     def made(*logs):
@@ -114,7 +114,7 @@ RUN = [
 
 
 def test_the_page_has_every_part(report):
-    """Figures, curves, codebooks, heat strip, diagnoses, samples, cost and what is left out."""
+    """The page has all sections, and each section shows the values of the log."""
     page = report(RUN)
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert {"curves", "codebooks", "heat", "diagnoses", "samples", "settings", "cost", "left-out"} <= ids
@@ -125,7 +125,7 @@ def test_the_page_has_every_part(report):
 
 
 def test_every_drawing_is_named(report):
-    """A screen reader is told what each says; what only decorates is hidden from it."""
+    """Each drawing has a description for screen readers, or is hidden from screen readers as decoration."""
     drawings = [attributes for name, attributes in report(RUN).elements if name == "svg"]
     assert len(drawings) > 10
     assert all(attributes.get("aria-hidden") or attributes["aria-label"] for attributes in drawings)
@@ -133,7 +133,7 @@ def test_every_drawing_is_named(report):
 
 
 def test_headings_and_targets_of_links(report):
-    """Every link leads into the page, and no id is there twice."""
+    """Every link leads to an element of the page, and ids are unique."""
     page = report(RUN, RUN)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -143,7 +143,7 @@ def test_headings_and_targets_of_links(report):
 
 
 def test_the_policy_allows_the_style_alone(report):
-    """Its hash is right; there is no script, no inline style, nothing that is fetched."""
+    """The policy has the hash of the style sheet. The page has no script, no inline style and no external resource."""
     page = report(RUN)
     (policy,) = (item["content"] for name, item in page.elements if item.get("http-equiv") == "Content-Security-Policy")
     style = re.search(r"<style>(.*?)</style>", page.source, re.DOTALL)[1]
@@ -168,7 +168,7 @@ MARKUP = {
 
 @pytest.mark.parametrize("name", [*HOSTILE, *MARKUP])
 def test_hostile_texts_stay_text(report, name):
-    """Nothing that a log holds makes an element, and no control or mark of direction is left in the page."""
+    """Texts of the log make no elements, and the page has no control characters and no bidirectional marks."""
     hostile = (HOSTILE | MARKUP)[name][:2_000].encode("utf-8", "replace").decode()
     end = window([1, 2], [1, 3], predicted_text=hostile, label_text=hostile)
     page = report(
@@ -187,7 +187,7 @@ def test_hostile_texts_stay_text(report, name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_passes(report, name):
-    """Decoded text stands there letter for letter, in an element that has its own direction."""
+    """Decoded text is unchanged, in an element with a direction of its own."""
     said = SCRIPTS[name]
     page = report([text_sample(first=window([1], [2], predicted_text=said, label_text=said))])
     assert f'<bdi dir="auto">{text(said)}</bdi>' in page.source
@@ -195,7 +195,7 @@ def test_every_script_passes(report, name):
         assert said in page.texts
 
 
-def test_templates_escape_what_they_print():
+def test_templates_escape_printed_values():
     """Texts in elements and attributes are escaped; only `Markup` is printed as it is."""
     template = environment().from_string('<p title="{{ title }}">{{ given }}{{ made }}</p>')
     made = template.render(title="\"'<", given="<b>\x1b\u202e", made=Markup("<b>&amp;</b>"))
@@ -203,7 +203,7 @@ def test_templates_escape_what_they_print():
 
 
 def test_templates_print_values_one_by_one():
-    """No template makes markup of a text before the text is escaped, and each knows what it prints."""
+    """Templates have no filter and no operator that makes markup of a text before the text is escaped."""
     names = environment().list_templates(extensions=["jinja"])
     assert len(names) >= 3
     for name in names:
@@ -214,21 +214,21 @@ def test_templates_print_values_one_by_one():
 
 
 def test_a_spike_is_never_thinned_away(report):
-    """One step of thousands stays on the page, in words: each point says which steps it stands for."""
+    """A spike at one step of thousands stays on the page."""
     page = report([train_step(step=step, loss=99.5 if step == 1_777 else 2.0) for step in range(1, 3_001)])
     assert "2 to 99.5" in page.text
     assert "stands for up to 32 neighbouring logged steps" in page.text
 
 
-def test_what_is_not_finite_is_drawn_as_such(report):
-    """A cross where a loss was NaN, and a word in the table."""
+def test_values_that_are_not_finite_are_marked(report):
+    """A NaN is a cross in the chart and "not finite" in the table."""
     page = report([train_step(step=step, loss=math.nan if step == 2 else 2.0) for step in (1, 2, 3)])
     assert sum(attributes.get("class") == "broken" for _, attributes in page.elements) == 1
     assert "1 not finite" in page.text
 
 
-def test_the_follower_keeps_what_is_seen_often():
-    """Of a thousand samples that come once, few are held; one that comes again and again stays, first look and last."""
+def test_the_follower_keeps_samples_that_are_seen_often():
+    """Samples that are seen once are dropped; samples that are seen often stay, with the first and the last view."""
     follower = SampleFollower()
     for step in range(1, 1_001):
         follower.add(text_sample(step=step, fingerprint=f"{step:016x}"))
@@ -244,7 +244,7 @@ def test_the_follower_keeps_what_is_seen_often():
 
 
 def test_a_sample_of_several_ranks():
-    """One look a step: the first rank that says it is believed, as it is for the curves."""
+    """A sample that several ranks log at the same step counts once."""
     follower = SampleFollower()
     for step in (1, 2):
         for _rank in range(2):
@@ -253,15 +253,15 @@ def test_a_sample_of_several_ranks():
     assert sample.seen == 2
 
 
-def test_labels_that_change_are_said_again(report):
-    """The labels stand once above the predictions of the steps at which they held."""
+def test_labels_that_change_are_shown_again(report):
+    """The table repeats the labels only where the labels change."""
     same, other = window([1, 2], [1, 3]), window([4, 5], [4, 5])
     page = report([text_sample(step=step, first=same if step < 3 else other) for step in (1, 2, 3)])
     assert sum(attributes.get("class") == "labels" for _, attributes in page.elements) == 2
 
 
-def test_all_that_can_be_many_is_bounded(report):
-    """Codebooks, samples, series, diagnoses, slots and texts: a page stays small, and says what it leaves out."""
+def test_numerous_parts_are_limited(report):
+    """Codebooks, samples, series, diagnoses, slots and texts are limited, and the page reports what is left out."""
     many = tuple(float(index) for index in range(100))
     wide = window(range(3_000), predicted_text="x" * 10_000, label_text="y" * 10_000)
     page = report(
@@ -282,7 +282,7 @@ def test_all_that_can_be_many_is_bounded(report):
 
 
 def test_a_long_log_makes_a_small_page_in_little_memory(tmp_path):
-    """Ten times the events cost no more memory and hardly a larger page; a million make 0.4 MB."""
+    """Ten times the events need no more memory, and the page stays below a megabyte."""
     peaks, sizes = [], []
     for events in (5_000, 50_000):
         log = write_log(tmp_path / str(events), events)
@@ -301,7 +301,7 @@ def test_a_long_log_makes_a_small_page_in_little_memory(tmp_path):
 
 
 def test_two_logs_stand_beside_each_other(report):
-    """Both are drawn on the same axes, and the first difference is said and marked at its step."""
+    """Two logs have the same axes, and the first difference is reported and marked at its step."""
     other = [train_step(step=2, loss=9.0) if event == train_step(step=2) else event for event in RUN]
     page = report(RUN, other)
     assert "step 2, train_step: loss: expected 4.13217, got 9" in page.text
@@ -313,20 +313,20 @@ def test_two_logs_stand_beside_each_other(report):
 
 
 def test_two_logs_that_are_the_same(report):
-    """It is said that nothing differs, and nothing is marked."""
+    """The page of two equal logs reports that nothing differs, and has no mark."""
     page = report(RUN, RUN)
     assert "Same: " in page.text
     assert not [attributes for _, attributes in page.elements if attributes.get("class") == "divergence"]
 
 
 def test_two_logs_with_nothing_in_common(report):
-    """They are drawn all the same, and it is said why they were not compared."""
+    """Logs without common events are drawn, and the page reports why the logs were not compared."""
     page = report([train_step(step=1)], [train_step(step=2)])
     assert "The logs could not be compared. diff: expected events that both logs have, got none." in page.text
 
 
 def test_a_log_of_one_event(report):
-    """No section is there of what the log has nothing of."""
+    """Sections without data are left out."""
     page = report([run_start()])
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert "curves" not in ids
@@ -334,7 +334,7 @@ def test_a_log_of_one_event(report):
 
 
 def test_sounds_of_a_run(report, tmp_path):
-    """Files of the run are in the page; what is no file of it, or no sound, is said and not read."""
+    """WAV files of the run are in the page. Other files are not read, and the page reports why."""
     (tmp_path / "audio").mkdir()
     sound = b"RIFF\x00\x00\x00\x00WAVE" + bytes(100)
     for name in ("a.wav", "b.wav", "big.wav"):
@@ -376,7 +376,7 @@ def test_sounds_of_a_run(report, tmp_path):
 
 
 def test_a_linked_folder_of_sounds_is_not_followed(tmp_path):
-    """A run that came from elsewhere cannot bring in sounds of another folder."""
+    """A symbolic link cannot bring audio of another folder into the page."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE")
@@ -387,8 +387,8 @@ def test_a_linked_folder_of_sounds_is_not_followed(tmp_path):
     assert (audio.source, audio.problem) == (None, "Not a directory")
 
 
-def test_sounds_have_their_room(tmp_path):
-    """The page stays small: what has no room is said."""
+def test_audio_of_a_page_is_limited(tmp_path):
+    """Audio of a page is limited, and the page reports files without room."""
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE" + bytes(LONGEST_FILE - 12))
     embedder = AudioEmbedder()
@@ -398,7 +398,7 @@ def test_sounds_have_their_room(tmp_path):
 
 
 def test_a_model_of_text_has_no_audio(report):
-    """What it does not have is not drawn: no line, no panel, no section."""
+    """The page of a text model has no lines, panels or sections for audio."""
     step = {"audio_loss_per_codebook": (), "audio_accuracy_per_codebook": (), "audio_targets": 0, "audio_loss": 0.0}
     page = report([run_start(num_codebooks=0, modalities=("text",)), train_step(**step), text_sample()])
     assert "audio" not in page.text
@@ -407,7 +407,7 @@ def test_a_model_of_text_has_no_audio(report):
 
 
 def test_a_golden_has_no_times(report, tmp_path, capsys):
-    """A log without its volatile fields is drawn without them."""
+    """A golden, which has no volatile fields, makes a page without times."""
     write_events(tmp_path / "run.jsonl", RUN)
     assert main(["diff", "--bless", str(tmp_path / "golden.jsonl"), str(tmp_path / "run.jsonl")]) == 0
     assert main(["report", str(tmp_path / "golden.jsonl"), "-o", str(tmp_path / "golden.html")]) == 0
@@ -417,7 +417,7 @@ def test_a_golden_has_no_times(report, tmp_path, capsys):
 
 
 def test_damaged_lines_are_counted_on_the_page_and_on_stderr(tmp_path, capsys):
-    """They cost themselves alone."""
+    """A damaged line hides no other line."""
     log = write_events(tmp_path / "a.jsonl", RUN)
     log.write_bytes(log.read_bytes() + b'{"event": "train_st\n')
     assert main(["report", str(log), "-o", str(tmp_path / "page.html")]) == 0
@@ -426,7 +426,7 @@ def test_damaged_lines_are_counted_on_the_page_and_on_stderr(tmp_path, capsys):
 
 
 def test_the_command_replaces_its_own_page_and_nothing_else(tmp_path, capsys):
-    """An earlier report may be written over; a log, a folder or any other file may not, and nothing is left behind."""
+    """The command replaces an earlier report, but no log, folder or other file, and leaves no temporary file."""
     log = write_events(tmp_path / "a.jsonl", RUN)
     page, before = tmp_path / "page.html", log.read_bytes()
     assert [main(["report", str(log), "-o", str(page)]) for _ in range(2)] == [0, 0]
@@ -452,7 +452,7 @@ def test_the_command_replaces_its_own_page_and_nothing_else(tmp_path, capsys):
     ],
 )
 def test_bad_input(tmp_path, monkeypatch, capsys, arguments, said):
-    """Exit status 2, and what is wrong in words; no page is written."""
+    """Bad input exits with status 2 and a message, and writes no page."""
     monkeypatch.chdir(tmp_path)
     write_events(tmp_path / "a.jsonl", RUN)
     (tmp_path / "empty.jsonl").touch()
@@ -467,7 +467,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, said):
     ("low", "high"), [(0, 1), (0.0, 15.2), (-3.0, 0.7), (1, 60), (1e-9, 4e-4), (-1e30, 1e30), (5, 5)]
 )
 def test_ticks_are_round_and_few(low, high):
-    """Each is on the axis, and a multiple of 1, 2, 2.5 or 5 of a power of ten."""
+    """Ticks are on the axis, and 1, 2, 2.5 or 5 times a power of ten apart."""
     ticks = Axis(low, high).ticks(5)
     assert 1 <= len(ticks) <= 6
     assert all(low - 1e-9 * abs(low) <= tick <= high * (1 + 1e-9) for tick in ticks)
@@ -476,7 +476,7 @@ def test_ticks_are_round_and_few(low, high):
 
 
 def test_an_axis_holds_all_its_series():
-    """It begins at zero where it may, and ends at a round number."""
+    """An axis begins at zero and ends at a round number."""
     series = chart_series()
     for step, value in enumerate((3.2, 14.4, 7.0)):
         series.add(step, value)
@@ -489,5 +489,5 @@ def test_an_axis_holds_all_its_series():
     [(None, "-"), (0.0, "0"), (3.36400001, "3.364"), (1234567, "1,234,567"), (1e-9, "1e-09"), (12345.6, "12,346")],
 )
 def test_numbers_are_short(value, written):
-    """Four digits say enough; the log has the others."""
+    """Numbers have about four digits."""
     assert number(value) == written

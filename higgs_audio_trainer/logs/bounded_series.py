@@ -16,7 +16,7 @@ class BoundedSeries(Generic[Item]):
     """Groups of neighbouring items. Each group but the last holds equally many items.
 
     When the series is full, each two neighbouring groups become one group, and groups hold twice as many items from
-    then on. Series with the same capacity and the same number of items have the same groups.
+    then on. Two series with the same capacity and the same number of items have the same groups.
 
     Args:
         capacity: Largest number of groups, at least 2.
@@ -89,7 +89,7 @@ class EvenSample(BoundedSeries[Item]):
 
     @property
     def items(self) -> list[Item]:
-        """Return the items that were kept, in their order."""
+        """Return the kept items in the order of the sequence."""
         if self.latest is None or (self.count - 1) % self.items_each == 0:  # the last group starts with the last item
             return list(self.groups)
         return [*self.groups, self.latest]

@@ -1,4 +1,4 @@
-"""Samples over the steps of a run, in bounded memory. Samples that are seen often stay."""
+"""Samples over the steps of a run, in bounded memory. Frequent samples stay."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class SampleView:
 
     @property
     def targets(self) -> object:
-        """Return positions and labels, which are usually the same at each step."""
+        """Return positions and labels, usually the same at each step."""
         return self.first.positions, self.first.labels, self.last.positions, self.last.labels
 
 
@@ -150,10 +150,10 @@ class FollowedSample:
 
 
 class SampleFollower:
-    """Collects the samples that are seen most often.
+    """Collects the samples with the most logged steps.
 
-    With more than `MOST_SAMPLES` samples of a split, the sample that was seen least often and least recently is
-    dropped.
+    Beyond `MOST_SAMPLES` samples of a split, a new sample displaces the sample with the fewest logged steps. Among
+    equals, the sample with the earliest last step goes.
 
     Attributes:
         events: Number of events that were added.

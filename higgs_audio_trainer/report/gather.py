@@ -112,7 +112,7 @@ class GatheredLog:
         logging_ms: Time for logging of each logged step in milliseconds.
         step_ms_total: Sum of the durations of the logged steps in milliseconds.
         logging_ms_total: Sum of the times for logging of the logged steps in milliseconds.
-        follower: Samples that were seen most often.
+        follower: Samples with the most logged steps.
         diagnoses: At most `MOST_DIAGNOSES` diagnoses. Severe diagnoses displace milder ones, and early ones later ones.
         severities: Number of diagnoses of each severity.
         lost: Number of events that sinks lost, from `sink_recovered` events.

@@ -1,4 +1,4 @@
-"""Templates of the page, which escape every value that a log holds."""
+"""Templates of the page. The environment escapes every value from a log."""
 
 from __future__ import annotations
 

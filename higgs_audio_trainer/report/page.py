@@ -1,4 +1,4 @@
-"""The page: one HTML document that loads nothing and runs nothing. Its policy allows only its own style sheet."""
+"""HTML document without scripts and external resources. The document's policy allows only the style sheet inside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from higgs_audio_trainer.report.gather import GatheredLog
 from higgs_audio_trainer.report.markup import environment
 from higgs_audio_trainer.report.sections import Sheet
 
-#: First bytes of every report, by which the command recognizes a report.
+#: First bytes of every report. The command overwrites only files that begin with these bytes.
 BEGINNING = (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="generator" content="higgs-audio-trainer report">'
@@ -36,7 +36,7 @@ def render(logs: Sequence[GatheredLog], comparison: Comparison | str | None = No
     style = files("higgs_audio_trainer.report").joinpath("templates", "style.css").read_text("utf-8")
     template = environment().get_template("page.html.jinja")
     return template.render(
-        beginning=Markup(BEGINNING),
+        beginning=Markup(BEGINNING),  # noqa: S704 - a constant
         title="Training report: " + " and ".join(log.name[:_LONGEST_NAME] for log in logs),
         style=Markup(style),  # noqa: S704 - a file of this package
         style_hash=b64encode(sha256(style.encode()).digest()).decode(),

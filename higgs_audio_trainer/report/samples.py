@@ -21,7 +21,7 @@ class LogSamples(NamedTuple):
 
     Attributes:
         letter: Prefix of titles, such as "A: ". Empty for a single log.
-        follower: Samples that were seen most often.
+        follower: Samples with the most logged steps.
         folder: Output directory of the run. None if the directory is unknown.
     """
 
@@ -81,7 +81,7 @@ class ShownSample(NamedTuple):
 
 
 def shown_samples(logs: Sequence[LogSamples]) -> list[ShownSample]:
-    """Return the samples to show: samples in most logs first, then samples that were seen most often."""
+    """Return the samples to show, ordered by the number of logs with the sample, then by the number of logged steps."""
     found: dict[tuple[str, str], list[tuple[LogSamples, FollowedSample]]] = defaultdict(list)
     for log in logs:
         for sample in log.follower.samples:

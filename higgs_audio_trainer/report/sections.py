@@ -34,7 +34,7 @@ class Sheet:
 
     @property
     def steps(self) -> Axis:
-        """Return the axis of steps that all charts share."""
+        """Return the common axis of steps of all charts."""
         steps = [
             step
             for log in self.logs
