@@ -226,7 +226,7 @@ def _arranged(
         where = "among the outputs of the model" if what == "logits" else "among the arguments of the model"
         hint = {
             "logits": "A loss that is fused with the head returns no logits.",
-            "labels": "If the loss is computed outside of the model, pass the labels to the logger: step(n, labels=...); "
+            "labels": "If the loss is computed outside the model, pass the labels to the logger: step(n, labels=...); "
             "under a Trainer, call the model with labels.",
             "inputs": "If the model gets embeddings, pass the tokens to the logger: step(n, input_ids=...).",
         }[what]
