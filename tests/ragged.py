@@ -1,4 +1,4 @@
-"""Batches of random sequences, and the outputs of a model on them, made by loops."""
+"""Batches of random sequences, and outputs of a model for these batches, made by loops."""
 
 import random
 from functools import partial
@@ -33,11 +33,11 @@ def ragged_batch(seed, size=3):
             frames = rng.randint(0, 7)
             ids += [AUDIO] * max(frames - 2, 0) + [DELAY] * min(frames, 2)
             labels += [IGNORE_INDEX] * frames
-            learned = rng.random() < 0.8
+            is_target = rng.random() < 0.8
             for frame in range(frames):
                 column = [rng.randrange(C) for _ in range(K)]
                 codes.append(column)
-                seen = [learned and frame > 0 and rng.random() < 0.8 for _ in range(K)]
+                seen = [is_target and frame > 0 and rng.random() < 0.8 for _ in range(K)]
                 code_labels.append([code if see else IGNORE_INDEX for code, see in zip(column, seen, strict=True)])
             ids.append(rng.randrange(2, 80))
             labels.append(IGNORE_INDEX)
@@ -68,7 +68,7 @@ def pad(rows):
 
 
 def frame_positions(batch, b):
-    """Positions of the frames of one sample, in order."""
+    """Return the positions of the frames of one sample, in order."""
     return [p for p, token in enumerate(batch["input_ids"][b].tolist()) if token in (AUDIO, DELAY)]
 
 
@@ -109,7 +109,7 @@ def outputs_of(batch, text_logits_BSV, audio_logits_BSKC):
 
 
 def one_hot(predictions, size):
-    """Make logits that predict these tokens."""
+    """Return logits that predict the given tokens."""
     return torch.nn.functional.one_hot(predictions, size).float() * 10
 
 

@@ -20,7 +20,7 @@ class BatchAnnotations:
 
     Attributes:
         loss_shares_G: Share of each series in the loss, as the model computed it.
-        places_BSG: Place of each slot, int64 indices of `PLACES`, or `NOWHERE`.
+        places_BSG: Place of each slot, int64 indices of `PLACES`, or `NO_SLOT`.
         num_padding_frames: Audio frames beyond the end of a sample's audio, int64 scalar.
     """
 
