@@ -91,7 +91,7 @@ def test_an_interrupted_export_is_not_gone_on_with(tmp_path, place, capsys):
     mark.write_text("")
     code, said = export("tensorboard", tmp_path, place, capsys)
     assert code == 2
-    assert f"{mark}: expected an export that came to its end, got one that was interrupted" in said
+    assert f"{mark}: expected a complete export, got an interrupted export" in said
 
 
 def test_a_tracker_that_fails_ends_the_export_at_its_line(tmp_path, place, capsys, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_tracker_that_fails_ends_the_export_at_its_line(tmp_path, place, capsy
     monkeypatch.setattr("sinks.trackers.tensorboard.TensorBoard.log_sample", lambda *_: 1 / 0)
     code, said = export("tensorboard", tmp_path, place, capsys)
     assert code == 2
-    assert f"tensorboard: expected it to take {log}:3 (byte " in said
+    assert f"tensorboard: expected no error for {log}:3 (byte " in said
     assert "ZeroDivisionError" in said
     assert "interrupted" in export("tensorboard", tmp_path, place, capsys)[1]
 

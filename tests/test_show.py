@@ -237,7 +237,7 @@ class TestFlags:
             (["--rank", "x"], "--rank: expected whole numbers from 0 on, like 0,3, got 'x'"),
             (["--modality", "video"], "--modality: expected text or audio, got 'video'"),
             (["--split", "x\x1b"], "--split: expected train or eval, got 'x\\x1b'"),
-            (["--summary", "--raw"], "--summary: expected no --raw beside it. Leave one of them out"),
+            (["--summary", "--raw"], "--summary: expected no --raw. Remove one of the two flags"),
             (["--wdth"], "unrecognized arguments: --wdth. See higgs-audio-trainer show --help."),
         ],
     )

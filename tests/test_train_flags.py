@@ -1,11 +1,16 @@
 """Flags and YAML to settings: names, aliases, ranges, and errors that say the way out."""
 
+import argparse
 import dataclasses
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
+from transformers import HfArgumentParser, TrainingArguments
 
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.cli.options import parse_train
+from higgs_audio_trainer.cli.train_flags import parse_train
 from higgs_audio_trainer.config import TrainSettings, flags
 from higgs_audio_trainer.errors import UserError
 
@@ -157,6 +162,89 @@ def test_training_arguments_pass_through():
     assert set(settings.extra) == {"max_grad_norm", "dataloader_num_workers", "bf16", "lr_scheduler_type"}
 
 
+def example_of(action):
+    """Return a text that an argument of transformers accepts, or None if the argument takes objects alone."""
+    for text in (*(action.choices or ()), "3", "true", "underflow_overflow", ""):
+        with suppress(ValueError, TypeError, AttributeError, argparse.ArgumentTypeError):
+            action.type(str(text))
+            return str(text)
+    return None
+
+
+@pytest.fixture(scope="module")
+def foreign():
+    """Return transformers' own parser, and an example for each argument that has a value and is no setting of ours."""
+    parser = HfArgumentParser(TrainingArguments)
+    ours = {"help", *(name for item in flags() for name in (item.name, *item.metadata["aliases"]))}
+    arguments = [action for action in parser._actions if action.nargs != 0 and action.dest not in ours]
+    examples = {action.dest: example_of(action) for action in arguments}
+    return parser, {name: text for name, text in examples.items() if text is not None}
+
+
+def test_every_training_argument_is_read_as_transformers_reads_it(foreign, tmp_path):
+    """By its name, with hyphens, after an equals sign and from YAML, a value has the type that transformers gives."""
+    parser, examples = foreign
+    assert len(examples) > 90
+    theirs = vars(parser.parse_known_args([*NEEDED, *(f"--{name}={value}" for name, value in examples.items())])[0])
+    expected = {name: theirs[name] for name in examples}
+    spaced = [part for name, value in examples.items() for part in (f"--{name}", value)]
+    hyphens = [f"--{name.replace('_', '-')}={value}" for name, value in examples.items()]
+    yaml = write_yaml(tmp_path, "".join(f"{name}: '{value}'\n" for name, value in examples.items()))
+    for arguments in (spaced, hyphens, ["--config", yaml]):
+        assert parse("--lr", "1e-3", *arguments, "--epochs", "2").extra == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["--bf16"], {"bf16": True}),
+        (["--bf16", "false"], {"bf16": False}),
+        (["--no_remove_unused_columns"], {"remove_unused_columns": False}),
+        (["--no-remove-unused-columns", "--lr", "1"], {"remove_unused_columns": False}),
+        (["--label_names", "a", "b", "--lr", "1"], {"label_names": ["a", "b"]}),
+        (["--run_name", "a", "--run_name=b"], {"run_name": "b"}),
+        (["--run-name=a-b_c=d"], {"run_name": "a-b_c=d"}),
+        (["--resume", "--bf16"], {"bf16": True}),
+    ],
+)
+def test_forms_of_training_arguments(arguments, extra):
+    """A switch stands alone, takes a value or begins with `no_`; a list takes several values; the last value counts."""
+    assert parse(*arguments).extra == extra
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stray"], "stray: expected a known flag."),
+        (["--bf16", "true", "stray"], "stray: expected a known flag."),
+        (["--max_grad_norm", "--lr", "1", "0.5"], "--max_grad_norm/--max-grad-norm: expected one argument"),
+        (["--label_names", "a", "--lr", "1", "b"], "b: expected a known flag."),
+        (["--max_grad_norm", "x"], "invalid float value: 'x'. See higgs-audio-trainer train --help_all."),
+        (["--bf16", "--lr", "x"], "invalid float value: 'x'. See higgs-audio-trainer train --help."),
+        (["--optim", "none"], "--optim: invalid choice: 'none'"),
+        (["--max-grad-nom", "1"], "--max-grad-nom: expected a known flag. Did you mean max_grad_norm?"),
+        (["--bogus=1", "--config", "no.yaml"], "--config: expected a YAML file"),
+        (["--output_dir", "other"], "--output_dir: expected one value for output_dir"),
+    ],
+)
+def test_wrong_training_arguments(arguments, message):
+    """A value belongs to the flag before it and to no other; each error names the help that explains the flag."""
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    assert message in str(caught.value)
+
+
+def test_our_flags_alone_load_no_transformers():
+    """The arguments of transformers are added to the parser for a flag that is not ours, and not before."""
+    script = (
+        "import sys\n"
+        "from higgs_audio_trainer.cli.train_flags import parse_train\n"
+        f"parse_train({NEEDED!r}, 'train')\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_switches():
     """A switch stands alone or takes true or false; --resume stands alone or names a checkpoint."""
     assert parse("--skip_bad_samples").skip_bad_samples
@@ -199,7 +287,7 @@ def test_yaml_is_read_first_and_flags_win(tmp_path):
         ("batch_size: true", "batch_size: expected int, got True"),
         ("batch_size: 2.5", "batch_size: expected int, got 2.5"),
         ("log_steps: 0", "--log_steps: expected at least 1, got 0"),
-        ("lr: 1\nlearning_rate: 2", "expected one value for lr, got two different ones"),
+        ("lr: 1\nlearning_rate: 2", "expected one value for lr, got two different values"),
         ("- a", "expected keys and values, got list"),
         ("a: [", "expected YAML, got"),
     ],
@@ -217,6 +305,17 @@ def test_yaml_numbers_for_transformers_have_their_types(tmp_path):
     assert settings.extra == {"adam_epsilon": 1e-8, "bf16": True, "save_total_limit": 2}
     with pytest.raises(UserError, match=r"save_total_limit.*: invalid int value: 'two'"):
         parse("--config", write_yaml(tmp_path, "save_total_limit: two"))
+
+
+def test_yaml_values_may_begin_with_a_dash(tmp_path):
+    """A text of YAML is a value, also where the command line would take it for a flag."""
+    assert parse("--config", write_yaml(tmp_path, "run_name: -x")).extra == {"run_name": "-x"}
+
+
+def test_an_infinite_count_in_yaml_is_an_error(tmp_path):
+    """An infinity is no integer, and is refused without a traceback."""
+    with pytest.raises(UserError, match="batch_size: expected int, got inf"):
+        parse("--config", write_yaml(tmp_path, "batch_size: .inf"))
 
 
 def test_missing_yaml_is_an_error(tmp_path):
