@@ -1,8 +1,8 @@
-"""Command line of the package: the only folder that parses arguments, prints and exits.
+"""Command line of the package. No other folder parses arguments, prints or exits.
 
-Each command is a file with the command's name that defines `parser(prog)` and `run(arguments, prog)`. Flags without a
+Each command is a file with the command's name and defines `parser(prog)` and `run(arguments, prog)`. Flags without a
 command mean `train`. `main` imports a command when the command runs, and commands import their heavy parts when needed,
-so that a command without torch starts fast.
+so a command without torch starts fast.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COMMANDS = {
     "schema": "print the JSON Schema of an event",
     "completion": "print a completion script for your shell",
 }
-#: Commands that write to standard output alone. An error without a file name is an error of standard output.
+#: Commands whose only output is stdout. An error without a file name is an error of stdout.
 _ONLY_PRINT = {
     "show",
     "diff",
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     Args:
-        argv: Arguments after the name of the program. By default those of the process.
+        argv: Arguments after the name of the program. By default the arguments of the process.
 
     Returns:
         0 after success, 1 after a bug of ours, 2 after bad input, 128 + n after signal n. Some commands return 1 for
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from higgs_audio_trainer.training.signals import exit_status
 
         status = exit_status(Signals.SIGINT)
-    except Exception:  # noqa: BLE001 - a bug: the usual traceback, without the secrets that a message may quote
+    except Exception:  # noqa: BLE001 - a bug: the usual traceback, without secrets in the message
         from traceback import format_exc
 
         message = format_exc()
@@ -130,7 +130,7 @@ def _run_and_flush(arguments: list[str]) -> int:
 
 
 def _error_of_stdout() -> OSError | None:
-    """Return the error that standard output raises when it is flushed."""
+    """Flush standard output and return the error of the flush, or None."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -139,7 +139,7 @@ def _error_of_stdout() -> OSError | None:
 
 
 def _open_standard_descriptors() -> None:
-    """Open /dev/null on closed standard descriptors, so that no other file gets their numbers and our output."""
+    """Open /dev/null on closed standard descriptors, so no other file gets the numbers and our output."""
     for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(descriptor)

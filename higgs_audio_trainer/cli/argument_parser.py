@@ -1,4 +1,4 @@
-"""Argument parser of every command, and the value types that commands share."""
+"""Argument parser of every command, and parsers of shared values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAX_COLUMNS = 9_999
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Argument parser that raises `UserError` and accepts `--a-b` for `--a_b` and vice versa.
+    """Argument parser with errors of type `UserError`. Accepts `--a-b` for `--a_b` and vice versa.
 
     Attributes:
-        help_flag: Flag that an error message refers to.
+        help_flag: Flag named in error messages.
 
     Example:
         >>> parser = ArgumentParser(prog="show")
@@ -52,6 +52,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def _respelled(argument: str, declared: dict[str, str]) -> str:
+    """Return an argument with its flag in the declared spelling.
+
+    Example:
+        >>> _respelled("--log-steps=5", {"--log-steps": "--log_steps"})
+        '--log_steps=5'
+    """
     name, equals, value = argument.partition("=")
     if not name.startswith("--"):
         return argument

@@ -1,4 +1,4 @@
-"""`completion SHELL`: print a completion script, generated from the parsers of all commands."""
+"""Command `completion SHELL`. Prints a completion script, generated from the parsers of all commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from higgs_audio_trainer.events import EVENTS, Modality, Split
 _PROG = "higgs-audio-trainer"
 _SHELLS = ("bash", "zsh", "fish")
 
-#: Kinds of paths by argument name, for arguments that a parser takes as text.
+#: Kinds of paths by argument name. A parser takes the paths as text.
 _PATHS = {
     "train_manifest": shtab.FILE,
     "eval_manifest": shtab.FILE,
@@ -27,7 +27,7 @@ _PATHS = {
     "codes_dir": shtab.DIRECTORY,
     "output_dir": shtab.DIRECTORY,
 }
-#: Values to offer by argument name, for arguments that a parser takes as text.
+#: Values to offer by argument name. A parser takes the values as text.
 _CHOICES = {
     "event": tuple(EVENTS),
     "modality": get_args(Modality),
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
 
 
 def _parser_of_all() -> ArgumentParser:
-    """Return one parser of the whole command line, with the values that shtab offers."""
+    """Return a parser of the whole command line with the values for shtab to offer."""
     whole = train_parser(_PROG)  # flags without a command mean train
     whole.add_argument("--version", action="store_true", help="print the version and exit")
     commands = whole.add_subparsers(metavar="COMMAND")
@@ -75,7 +75,7 @@ def _parser_of_all() -> ArgumentParser:
 
 
 def _add_values(parser: ArgumentParser) -> None:
-    """Set the values that shtab offers for each argument. Parsers made from this parser share the arguments."""
+    """Set the values of each argument for shtab to offer. Parsers made from this parser share the arguments."""
     for action in parser._actions:  # noqa: SLF001 - argparse has no other way to the arguments of a parser
         if action.option_strings and action.nargs == argparse.OPTIONAL:
             action.nargs = 0  # the value may be absent, and a shell would take the next flag for the value

@@ -1,4 +1,4 @@
-"""`demo`: train a tiny model on bundled clips."""
+"""Command `demo`. Trains a tiny model on bundled clips."""
 
 from __future__ import annotations
 

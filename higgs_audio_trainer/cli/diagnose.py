@@ -1,4 +1,4 @@
-"""`diagnose FILE|DIR...`: report the findings of the training checks for a finished or a growing log."""
+"""Command `diagnose FILE|DIR...`. Reports the findings of the training checks for a finished or a growing log."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         )
     if not diagnosed.has_counts and diagnosed.steps:
         say_on_stderr("the log has no token_counts, like logs of older versions: checks that need them are skipped")
-    with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status stays that of the findings
+    with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status still reports the findings
         for text in _REPORTS[given.format](diagnosed, width):
             sys.stdout.write(text + "\n")
     return _EXIT_FINDINGS if any(said.severity != "note" for _, said in diagnosed.findings) else 0

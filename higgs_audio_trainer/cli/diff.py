@@ -1,4 +1,4 @@
-"""`diff A B`: compare the logs of two runs, or write a golden."""
+"""Command `diff A B`. Compares the logs of two runs, or writes a golden."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _report(comparison: Comparison, form: str) -> int:
 
 
 def _print(text: str) -> None:
-    # After a closed pipe, `main` gets the error again at its last flush, and the exit status is that of the comparison.
+    # After a closed pipe, `main` gets the error again at its last flush, and the exit status reports the comparison.
     with suppress(BrokenPipeError):
         sys.stdout.write(encodable(text, known_encoding(sys.stdout.encoding)))
 

@@ -1,4 +1,4 @@
-"""Output of `show`: the selected events of a log, or one screen that summarizes the log."""
+"""Output of `show`: selected events of a log, or summaries of whole logs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SUMMARY_WIDTH, _MIN_SUMMARY_WIDTH = 80, 40  # columns
 
 
 def print_events(given: argparse.Namespace) -> int:
-    """Print the events that the flags of `show` select, and return the exit status.
+    """Print the events selected by the flags of `show`, and return the exit status.
 
     Raises:
         UserError: A flag is wrong, or no log can be read.
@@ -131,7 +131,7 @@ class _EventPrinter:
         return True
 
     def _is_hidden(self, event: str) -> bool:
-        """Return whether the console hides an event that no flag names."""
+        """Return whether the console hides an event and no flag names the event."""
         return event in FOR_FILES and not self._raw and not self._selection.events
 
 
@@ -140,7 +140,7 @@ def _no_log(given: argparse.Namespace) -> UserError:
 
 
 def _pause_before(stdout: TextIO) -> Callable[[], None]:
-    """Return a function that waits for the next read and raises `BrokenPipeError` when stdout has no reader."""
+    """Return a function that waits for the next read. The function raises `BrokenPipeError` if stdout has no reader."""
     descriptor = descriptor_of(stdout)
     if descriptor is None:
         return partial(time.sleep, _PERIOD_S)

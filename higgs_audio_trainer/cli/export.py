@@ -1,4 +1,4 @@
-"""`export LOG --to NAME`: copy a log to an experiment tracker or to Parquet files."""
+"""Command `export LOG --to NAME`. Copies a log to an experiment tracker or to Parquet files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sinks.terminal.words import count_of
 
 PARQUET, TRACKIO = "parquet", "trackio"
 TARGETS = (TRACKIO, "tensorboard", "wandb", "mlflow", PARQUET)
-#: Command that shows the exported data, by target.
+#: Commands to view exported data, by target.
 _VIEWERS = {
     TRACKIO: "trackio show --project {project}",
     "tensorboard": "tensorboard --logdir {where}",
@@ -28,7 +28,7 @@ _VIEWERS = {
 }
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # the run id becomes the name of a folder
 _GOLDEN = "golden"
-_POSITION = {"run_id": str, "attempt": int, "rank": int, "seq": int, "ts": str}  # fields that trackers sort by
+_POSITION = {"run_id": str, "attempt": int, "rank": int, "seq": int, "ts": str}  # sort key of trackers
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -76,7 +76,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
 
 
 def _summary(target: str, folder: Path | None, run_id: str, count: int) -> str:
-    """Return the line that names the result of an export and the command that shows the result.
+    """Return the result of an export and the command to view the data, in one line.
 
     Example:
         >>> _summary("tensorboard", Path("exported/tensorboard"), "run", 0)
@@ -139,7 +139,7 @@ def _to_tracker(lines: Iterator[Any], target: str, folder: Path | None, run_id: 
 
     opener = import_module(f"sinks.trackers.{target}").opener
     options = {} if folder is None else {"dir": str(folder)}
-    # trackio stores each event once, by its id, so that no file of progress is needed.
+    # trackio stores each event once, by id, and needs no file of progress.
     progress = _Progress(None if folder is None or target == TRACKIO else folder / ".exported" / f"{run_id}.json")
     ranks: dict[int, TrackerSink] = {}
     count = 0
@@ -179,7 +179,7 @@ class _Progress:
     The file is empty while an export runs.
 
     Args:
-        path: Path of the file, or None if the tracker itself detects repeated events.
+        path: Path of the file, or None for a tracker with its own check for repeated events.
 
     Raises:
         UserError: An earlier export was interrupted.
@@ -200,7 +200,7 @@ class _Progress:
         """Return whether a line was not exported yet, and record the line as exported.
 
         Raises:
-            UserError: The line lacks a field that trackers sort by.
+            UserError: The line lacks a field of the trackers' sort key.
         """
         record = line.record
         if not all(type(record.get(name)) is kind for name, kind in _POSITION.items()):

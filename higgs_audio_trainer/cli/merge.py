@@ -1,4 +1,4 @@
-"""`merge FILE|DIR...`: write the files of a log as one JSONL stream."""
+"""Command `merge FILE|DIR...`. Writes the files of a log as one JSONL stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prepare`: encode the audio of manifests to codes, once."""
+"""Command `prepare`. Encodes the audio of manifests to codes, once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parser(prog: str) -> ArgumentParser:
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
-    """Check manifests, encode audio that has no codes yet, and return the exit status."""
+    """Check manifests, encode audio without codes, and return the exit status."""
     given = parser(prog).parse_args(arguments)
     if not given.max_seconds > 0:
         raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")

@@ -14,7 +14,7 @@ _MAX_PRINTED = 20
 
 
 class ProblemPrinter:
-    """Callable that prints the first 20 problems and counts all problems.
+    """Printer of the first 20 problems and counter of all problems.
 
     Attributes:
         count: Number of problems so far.

@@ -1,4 +1,4 @@
-"""`report LOG [OTHER]`: draw one log, or two logs side by side, as an HTML page."""
+"""Command `report LOG [OTHER]`. Draws one log, or two logs side by side, as an HTML page."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _compare(names: Sequence[str]) -> Comparison | str:
 
 
 def _check_target(target: Path, names: Sequence[str]) -> None:
-    """Raise `UserError` if the page would replace a log or any other file that is not a report."""
+    """Raise `UserError` if the page would replace a log or another file that is no report."""
     from higgs_audio_trainer.logs.files import find
     from higgs_audio_trainer.report.page import BEGINNING
 

@@ -1,4 +1,4 @@
-"""`schema [EVENT]`: print the JSON Schema of an event or of any line of a log."""
+"""Command `schema [EVENT]`. Prints the JSON Schema of an event or of any line of a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`show FILE|DIR...`: print a log like the console sink during the training."""
+"""Command `show FILE|DIR...`. Prints a log like the console sink during the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tiny DIR`: write a tiny base checkpoint and codec."""
+"""Command `tiny DIR`. Writes a tiny base checkpoint and codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train`: LoRA fine-tuning with logged predictions."""
+"""Command `train`. Fine-tunes with LoRA and logs predictions."""
 
 from __future__ import annotations
 

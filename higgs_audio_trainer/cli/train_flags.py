@@ -1,4 +1,4 @@
-"""Flags of `train`: the command line and a YAML file become `TrainSettings`.
+"""Flags of `train`, read from the command line and a YAML file into `TrainSettings`.
 
 One parser reads our flags and the arguments of `transformers.TrainingArguments`. The parser gets the latter only when a
 flag or a YAML key is not ours, because importing transformers takes seconds. Flags override the YAML file.
@@ -21,7 +21,7 @@ from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, def
 from higgs_audio_trainer.errors import UserError, suggestion
 
 _SCREEN_COLUMNS = 79
-#: Flags that the short help explains.
+#: Flags in the short help with an explanation.
 _COMMON = frozenset(
     (
         *("train_manifest", "eval_manifest", "output_dir", "base_ckpt", "epochs", "batch_size", "lr"),
@@ -33,7 +33,7 @@ _TITLES = {"lora": "LoRA"}  # of groups whose title is not the name
 
 
 class _Once(argparse.Action):
-    """Action that stores a value and rejects a different second value, also under an alias of the flag."""
+    """Action to store a value and to reject a different second value, also under an alias."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         flags_used = namespace.__dict__.setdefault("_flags_used", {})
@@ -47,7 +47,7 @@ class _Once(argparse.Action):
 
 
 def train_parser(prog: str) -> ArgumentParser:
-    """Return the parser of our flags of `train`. A flag that is absent sets nothing."""
+    """Return the parser of our flags of `train`. An absent flag sets nothing."""
     parser = ArgumentParser(
         prog=prog,
         usage=f"{prog} --train_manifest FILE --output_dir DIR [flags]",
@@ -97,7 +97,7 @@ def _settings_by_name() -> dict[str, Field[Any]]:
 
 
 def _add_training_arguments(parser: ArgumentParser) -> dict[str, argparse.Action]:
-    """Add the arguments of `transformers.TrainingArguments` that are not settings of ours.
+    """Add the arguments of `transformers.TrainingArguments` without a setting of ours.
 
     Returns:
         The first argument of each field, by the name of the field.
@@ -117,7 +117,7 @@ def _add_training_arguments(parser: ArgumentParser) -> dict[str, argparse.Action
 
 
 def parse_train(arguments: Sequence[str], prog: str) -> TrainSettings | str:
-    """Return the settings that the command line of `train` and its YAML file ask for, or the text of a help.
+    """Return the settings from the command line of `train` and its YAML file, or the text of a help.
 
     Args:
         arguments: Arguments after the name of the command.
@@ -182,7 +182,12 @@ def _read_yaml(path: str) -> Mapping[Any, Any]:
 
 
 def _converted(item: Field[Any], value: Any, where: str) -> Any:
-    """Return the value that a flag would set for a value of YAML, where a list and a boolean are values too."""
+    """Return the value of a setting for a value of YAML.
+
+    Example:
+        >>> _converted(_settings_by_name()["log_codebooks"], [0, 3], "run.yaml: log_codebooks")
+        '0,3'
+    """
     value_type = _types()[item.name]
     if value is None:
         return default_of(item)
@@ -221,7 +226,7 @@ def _help_of(item: Field[Any]) -> str:
 
 
 def _short_help(parser: ArgumentParser) -> str:
-    """Return the help that fits a screen: the common flags explained, the other flags by name."""
+    """Return the help of one screen, with common flags explained and other flags by name."""
     lines = [f"usage: {parser.usage}", "", str(parser.description), ""]
     for item in flags():
         if item.name in _COMMON:

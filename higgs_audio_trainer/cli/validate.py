@@ -1,4 +1,4 @@
-"""`validate FILE|DIR...`: check a log against its schema and its promises."""
+"""Command `validate FILE|DIR...`. Checks a log against the schema and the promises of the format."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Check logs, print the findings and return the exit status."""
     given = parser(prog).parse_args(arguments)
     validation = validate(*given.paths)
-    with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status is that of the findings so far
+    with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status reports the findings so far
         if given.format == "json":
             sys.stdout.write(json.dumps(_report(validation), indent=2) + "\n")
         else:
