@@ -50,7 +50,7 @@ def parser(prog: str) -> ArgumentParser:
 
 
 @dataclass(slots=True)
-class _Diagnosed:
+class _DiagnosedLog:
     """Findings of a log and the amount of data behind the findings.
 
     Attributes:
@@ -70,7 +70,7 @@ class _Diagnosed:
         """Numbers of logged steps and evaluations in words.
 
         Example:
-            >>> _Diagnosed(steps=3, evaluations=1).scope
+            >>> _DiagnosedLog(steps=3, evaluations=1).scope
             '3 logged steps and 1 evaluation'
         """
         evaluations = f" and {count_of(self.evaluations, 'evaluation')}" if self.evaluations else ""
@@ -103,8 +103,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     return _EXIT_FINDINGS if any(said.severity != "note" for _, said in diagnosed.findings) else 0
 
 
-def _diagnose(parts: Iterable[RunStart | LoggedStep]) -> _Diagnosed:
-    diagnosed, diagnoser = _Diagnosed(), Diagnoser()
+def _diagnose(parts: Iterable[RunStart | LoggedStep]) -> _DiagnosedLog:
+    diagnosed, diagnoser = _DiagnosedLog(), Diagnoser()
     worst: dict[tuple[str, str | None, int | None], Diagnosis] = {}
     for part in parts:
         if isinstance(part, RunStart):
@@ -119,7 +119,7 @@ def _diagnose(parts: Iterable[RunStart | LoggedStep]) -> _Diagnosed:
     return diagnosed
 
 
-def _text(diagnosed: _Diagnosed, width: int | None, *, color: bool | None = None) -> Iterator[str]:
+def _text(diagnosed: _DiagnosedLog, width: int | None, *, color: bool | None = None) -> Iterator[str]:
     color = wants_color(sys.stdout, os.environ) if color is None else color
     shown = partial(text_of, color=color, encoding=encoding_of(sys.stdout), width=width)
     for event, said in diagnosed.findings:
@@ -130,7 +130,7 @@ def _text(diagnosed: _Diagnosed, width: int | None, *, color: bool | None = None
     yield f"{', '.join(parts) or 'nothing found'} in {diagnosed.scope}"
 
 
-def _json(diagnosed: _Diagnosed, _width: int | None) -> Iterator[str]:
+def _json(diagnosed: _DiagnosedLog, _width: int | None) -> Iterator[str]:
     reports = [
         asdict(event)
         | {
@@ -158,7 +158,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value - value != 0 else value
 
 
-def _github(diagnosed: _Diagnosed, width: int | None) -> Iterator[str]:
+def _github(diagnosed: _DiagnosedLog, width: int | None) -> Iterator[str]:
     """Yield annotations of the worst findings, then all findings as text."""
     worst_first = sorted(diagnosed.findings, key=lambda item: -SEVERITIES.index(item[1].severity))
     for event, said in worst_first[:_MAX_ANNOTATIONS]:
@@ -169,7 +169,7 @@ def _github(diagnosed: _Diagnosed, width: int | None) -> Iterator[str]:
         yield from map(plain, text.split("\n"))
 
 
-_REPORTS: dict[str, Callable[[_Diagnosed, int | None], Iterator[str]]] = {
+_REPORTS: dict[str, Callable[[_DiagnosedLog, int | None], Iterator[str]]] = {
     "text": _text,
     "json": _json,
     "github": _github,
