@@ -43,7 +43,9 @@ from higgs_audio_trainer.training.run_start import run_start
 from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks import specification
 from sinks.terminal.escape import printable_lines
+from sinks.terminal.screen import Screen
 
 T = TypeVar("T")
 _LAST_WORDS_S = 3.0
@@ -61,7 +63,7 @@ class _Data:
 class _Console:
     """Ways to the person who runs it, none of which waits for a reader."""
 
-    screen: sinks.Screen
+    screen: Screen
     say: Say  # what must be known before the first event
     note: Say  # what went wrong, without the secrets that an error may quote
 
@@ -98,12 +100,12 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     """
     quiet_third_parties()
     with _sink_errors():  # a wrong name is said before anything is loaded
-        sinks.load(settings.sinks)
+        specification.load(settings.sinks)
     if settings.diagnose == "fail" and not _logs(settings, more_sinks):
         raise UserError(
             "--diagnose fail: expected a sink, for what is logged is checked, got --sinks none. Name one: --sinks jsonl"
         )
-    screen = sinks.Screen(sys.stdout, sys.stderr)
+    screen = Screen(sys.stdout, sys.stderr)
     redact = Redactor(settings.as_mapping(), os.environ)
     console = _Console(
         screen, say or (lambda text: screen.show(printable_lines(text))), lambda text: screen.note(redact(text))
@@ -193,7 +195,7 @@ def _plan(settings: TrainSettings, say: Say) -> Attempt:
     return attempt
 
 
-def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
+def _give_up(log: RunLog, screen: Screen, received: Signals) -> None:
     """End a process whose launcher is about to kill it, and which cannot reach the end of its step."""
 
     def say_why() -> None:
@@ -272,7 +274,7 @@ def _restarts() -> int:
 
 def _logs(settings: TrainSettings, more_sinks: Sequence[NamedSink]) -> bool:
     """Whether any rank logs: every rank must answer alike, for the sums of a due step are collective."""
-    return bool(sinks.parse(settings.sinks) or more_sinks)
+    return bool(specification.parse(settings.sinks) or more_sinks)
 
 
 def _on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:

@@ -24,6 +24,7 @@ from higgs_audio_trainer.logs.files import find
 from higgs_audio_trainer.logs.logged_steps import dues
 from higgs_audio_trainer.logs.reader import read
 from sinks.console import text_of, wants_color
+from sinks.rendering.record import RenderFailures
 from sinks.terminal.escape import printable
 from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.stream import encoding_of
@@ -117,7 +118,9 @@ def _look(parts: Iterable[RunStart | LoggedStep]) -> _Found:
 def _text(found: _Found, width: int | None, *, color: bool | None = None) -> Iterator[str]:
     encoding = encoding_of(sys.stdout)
     color = wants_color(sys.stdout, os.environ) if color is None else color
-    shown: Callable[[Any], str] = partial(text_of, color=color, encoding=encoding, width=width)
+    shown: Callable[[Any], str] = partial(
+        text_of, color=color, encoding=encoding, width=width, on_failure=RenderFailures(say_on_stderr)
+    )
     for event, said in found.findings:
         yield shown({"event": event.name} | asdict(event) | {"repeats": 0, "found": _place(said, found)})
     yield _verdict(found)

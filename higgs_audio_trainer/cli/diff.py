@@ -14,7 +14,7 @@ from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import Comparison
 from higgs_audio_trainer.logs.diff.reports import FORMATS, WIDTH
-from sinks.terminal.escape import encodable, known_encoding, printable
+from sinks.terminal.escape import encodable_text, known_encoding, printable
 from sinks.terminal.screen import say_on_stderr
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"  # where GitHub Actions takes a job's summary from
@@ -119,7 +119,7 @@ def _report(comparison: Comparison, form: str) -> int:
 def _print(text: str) -> None:
     # Who closed the pipe has read enough; `main` sees it at the last flush, and the exit status is the verdict's.
     with suppress(BrokenPipeError):
-        sys.stdout.write(encodable(text, known_encoding(sys.stdout.encoding)))
+        sys.stdout.write(encodable_text(text, known_encoding(sys.stdout.encoding)))
 
 
 def _append(path: Path, text: str) -> None:

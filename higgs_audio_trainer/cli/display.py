@@ -21,7 +21,8 @@ from higgs_audio_trainer.logs import filter as filters
 from higgs_audio_trainer.logs.filter import Filter
 from higgs_audio_trainer.logs.lines import Line
 from sinks.console import FOR_FILES, text_of, wants_color
-from sinks.terminal.escape import encodable, printable
+from sinks.rendering.record import RenderFailures
+from sinks.terminal.escape import encodable_text, printable
 from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.stream import descriptor_of, encoding_of, is_terminal
 
@@ -79,7 +80,13 @@ class _Printer:
         self._stdout = stdout
         self._chosen = chosen
         self._raw = raw
-        self._text = partial(text_of, color=wants_color(stdout, os.environ), encoding=encoding_of(stdout), width=width)
+        self._text = partial(
+            text_of,
+            color=wants_color(stdout, os.environ),
+            encoding=encoding_of(stdout),
+            width=width,
+            on_failure=RenderFailures(say_on_stderr),
+        )
         self._read = self._shown = 0
 
     def all(self, paths: Sequence[str], *, all_attempts: bool, pager: bool) -> int:
@@ -176,7 +183,7 @@ def _summarize(given: argparse.Namespace, chosen: Filter, width: int | None) -> 
         if not summary.events and faults.count:
             raise _no_log(given.paths)
         text = render_summary(summary, width=width or _columns(stdout), encoding=encoding)
-        stdout.write(encodable("\n" * (index > 0) + text + "\n", encoding))
+        stdout.write(encodable_text("\n" * (index > 0) + text + "\n", encoding))
     faults.close()
     return 0
 

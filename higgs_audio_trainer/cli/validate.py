@@ -11,7 +11,7 @@ from typing import Any
 from higgs_audio_trainer.cli.parser import ArgumentParser
 from higgs_audio_trainer.logs.validation.finding import Finding
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
-from sinks.terminal.escape import encodable, known_encoding, printable
+from sinks.terminal.escape import encodable_text, known_encoding, printable
 
 _FOUND = 1
 _SHOWN = 100  # errors, and as many notes
@@ -58,7 +58,7 @@ def _print(found: Validation, name: str) -> None:
 
 
 def _say(text: str) -> None:
-    print(encodable(text, known_encoding(sys.stdout.encoding)))
+    print(encodable_text(text, known_encoding(sys.stdout.encoding)))
 
 
 def _verdict(found: Validation) -> str:
