@@ -139,7 +139,7 @@ class StatusStream:
         self.encoding = encoding_of(err)
 
     def write(self, text: str) -> int:
-        """Take the output of a bar: a carriage return and a line, blanks to clear the line, or a newline to end the bar."""
+        """Take the output of a bar: a carriage return and a line, blanks that clear the line, or a final newline."""
         line = text.rpartition("\r")[2]
         if line.endswith("\n"):
             self._screen.note(line.rstrip() or self._last)

@@ -63,9 +63,10 @@ def descriptor_of(stream: TextIO | None) -> int | None:
 
 
 def same_place(one: TextIO | None, other: TextIO | None) -> bool:
-    """Return True if two streams end in the same file or pipe, or if both are terminals, which are assumed to be the same.
+    """Return True if two streams end in the same file or pipe, or if both are terminals.
 
-    Two streams without descriptors also count as one place, because neither makes a writer wait.
+    A person is assumed to have a single terminal. Two streams without descriptors also count as one place, because
+    neither makes a writer wait.
     """
     if is_terminal(one) and is_terminal(other):
         return True

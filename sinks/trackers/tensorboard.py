@@ -1,7 +1,7 @@
 """TensorBoard: an event file for each attempt, written without torch and TensorFlow.
 
 The `EventFileWriter` of the library writes in a thread, and failed writes are lost without an error. Here each record
-is one write. A half-written record is truncated, because a reader would stop there.
+is a single write. A half-written record is truncated, because a reader would stop there.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def test_deleted_each_time(log):
     log.sink.close()
 
 
-def test_replaced_between_the_look_and_the_reopening(log, tmp_path, monkeypatch):
+def test_replaced_between_the_check_and_the_reopening(log, tmp_path, monkeypatch):
     """Fault: a write fails, and the file is replaced at the very moment it is opened anew.
 
     Expected: nothing is written to theirs; the record is counted, and the next one begins a new segment.
@@ -181,7 +181,7 @@ def test_replaced_between_the_look_and_the_reopening(log, tmp_path, monkeypatch)
     log.first.rename(tmp_path / "kept")
     log.first.write_bytes(b"theirs")
     with monkeypatch.context() as patch:
-        patch.setattr(sinks.segment.Segment, "look", lambda self: None)
+        patch.setattr(sinks.segment.Segment, "check", lambda self: None)
         assert not log.caller()
     log.clock.now += 10
     assert log.caller()

@@ -137,6 +137,7 @@ def test_colour_ends_where_it_began(text):
         assert state(screen) == before
 
 
+@pytest.mark.filterwarnings("ignore:cannot render:RuntimeWarning")
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_each_place_is_escaped(text):
     """Fault: hostile text stands in one field, also one that should hold a number. Expected: rendered, and escaped."""
