@@ -81,11 +81,13 @@ def print_on_stderr(text: str) -> None:
     would be 120.
     """
     with suppress(Exception):
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        line = f"{text}\n".encode(encoding, "backslashreplace")
         raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
         if raw is None:  # the stream of a notebook or a test
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(line.decode(encoding))
         else:
-            raw.write(f"{text}\n".encode(sys.stderr.encoding, "backslashreplace"))
+            raw.write(line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,7 @@ class Segment:
     Attributes:
         path: Path at the time of opening.
         size: Size in bytes at the last check or write.
-        spoiled: True after a failed sync. The system may have dropped data, so a later sync would report a false
-            success.
+        spoiled: True after a failed sync. The system may have dropped data, and a later sync reports no error.
 
     Args:
         path: Path of the file.

@@ -1,5 +1,7 @@
 """Sinks by name: the specification's grammar, where factories come from, and what is said when something is wrong."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +37,27 @@ def module(tmp_path, monkeypatch):
     yield write
     for name in written:
         sys.modules.pop(name, None)
+
+
+class TestReporting:
+    def test_default(self, capsys):
+        """Without a reporter of the run, a sink reports on stderr."""
+        context().say("a é \udc80")
+        assert capsys.readouterr().err.startswith("a é ")
+
+    def test_closed_standard_error(self, monkeypatch):
+        """A closed stderr costs the line."""
+        monkeypatch.setattr("sys.stderr", None)
+        context().say("a")
+
+    def test_broken_standard_error(self):
+        """Fault: nobody reads stderr. Expected: exit code 0, because no line is left for the flush at exit."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        script = "from sinks.protocol import print_on_stderr; print_on_stderr('a')"
+        done = subprocess.run([sys.executable, "-c", script], check=False, stderr=writer)
+        os.close(writer)
+        assert done.returncode == 0
 
 
 class TestParse:
