@@ -15,7 +15,10 @@ from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.cli.show import parser
 from higgs_audio_trainer.events import VOLATILE_FIELDS
 from higgs_audio_trainer.pipeline.emit import Pipeline
-from sinks import ConsoleSink, JsonlSink, Screen
+from sinks import JsonlSink
+from sinks.console import ConsoleSink
+from sinks.rendering.renderers import RENDERERS
+from sinks.terminal.screen import Screen
 from tests.builders import (
     RUN_ID,
     all_events,
@@ -101,28 +104,28 @@ class TestGolden:
             == golden("""
             run r: 1,234 training samples, 0 for evaluation; 8 codebooks; 5,678,901
               trainable parameters; 1 process on cpu; seed 42
-            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right
-              audio 3.301, 33.1% right (codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms
-            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
+            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct
+              audio 3.301, 33.1% correct (codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct
               First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
               First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
               Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
               Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
             Audio Prediction vs Label Comparison (Codebook 0):
-              en-1 at step 20, 10 of 12 right
+              en-1 at step 20, 10 of 12 correct
               First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
               First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
               Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
               Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
               Logits shape: torch.Size([123, 8, 1026])
               Labels shape: torch.Size([8, 123])
-            evaluation at step 20  loss 4.500  text 1.000, 75.0% right
-              audio 3.500, 37.5% right (codebook 0: 50.0%)  3 samples
+            evaluation at step 20  loss 4.500  text 1.000, 75.0% correct
+              audio 3.500, 37.5% correct (codebook 0: 50.0%)  3 samples
             saved checkpoint-20
             warning (no_stop_label): No stop token is supervised.
             sink jsonl works again; 3 events lost, seq 4 to 6
-            sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; what
-              follows is not written
+            sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; later
+              events are not written
             run ended: completed at step 30; 1,234 events written, 0 lost; logging took 57
               ms
         """).replace("\n\n", "\n")
@@ -136,7 +139,7 @@ class TestGolden:
             show(capsys, tmp_path, "--width", 48)[1]
             == golden(r"""
             Sample 1 Prediction vs Label Comparison:
-              <عينة> at step 20, 10 of 12 right
+              <عينة> at step 20, 10 of 12 correct
               First 2 - Predictions: [ 1, *3]
               First 2 - Labels:      [ 1,  2]
               First 2 - Predicted text: "<مرحبا بالعالم>"
@@ -163,13 +166,25 @@ class TestGolden:
                 "1 process on cpu; seed 42"
             ),
             (
-                "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right  audio 3.301, 33.1% right "
+                "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct  audio 3.301, 33.1% correct "
                 "(codebook 0: 41.2%)  lr 0.0001  grad 1.23"
             ),
-            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right",
+            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct",
             "saved checkpoint-20",
             "run ended: completed at step 30",
         ]
+
+
+class TestRendererFailures:
+    def test_report(self, log, capsys, monkeypatch):
+        """A renderer that raises is reported on stderr, once for an event; the exit code stays 0."""
+        monkeypatch.setitem(RENDERERS, "checkpoint", lambda record, text_format: {}[record["path"]])
+        code, out, err = show(capsys, log, "--event", "checkpoint")
+        assert code == 0
+        assert out.startswith("event=checkpoint  v=1")
+        assert err == (
+            "cannot render checkpoint (KeyError: 'checkpoint-20'), so such records are shown field by field\n"
+        )
 
 
 class TestFlags:
@@ -198,8 +213,8 @@ class TestFlags:
         assert "token counts" not in show(capsys, log, "--codebook", 0)[1]
         assert "token_counts" in show(capsys, log, "--raw")[1]
         counts, audio = show(capsys, log, "--event", "token_counts")[1].splitlines()
-        assert counts.startswith("token counts of step 20, text: 13 of 16 right; ")
-        assert audio.startswith("token counts of step 20, audio codebook 0: 13 of 16 right; ")
+        assert counts.startswith("token counts of step 20, text: 13 of 16 correct; ")
+        assert audio.startswith("token counts of step 20, audio codebook 0: 13 of 16 correct; ")
 
     def test_raw_is_verbatim(self, tmp_path, capsysbinary):
         """--raw keeps every byte: escapes, blanks, key order, unknown fields. A missing newline is added."""

@@ -24,6 +24,7 @@ from higgs_audio_trainer.logs.files import find
 from higgs_audio_trainer.logs.logged_steps import dues
 from higgs_audio_trainer.logs.reader import read
 from sinks.console import text_of, wants_color
+from sinks.rendering.record import RenderFailures
 from sinks.terminal.escape import printable
 from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.stream import encoding_of
@@ -121,7 +122,13 @@ def _diagnose(parts: Iterable[RunStart | LoggedStep]) -> _DiagnosedLog:
 
 def _text(diagnosed: _DiagnosedLog, width: int | None, *, color: bool | None = None) -> Iterator[str]:
     color = wants_color(sys.stdout, os.environ) if color is None else color
-    shown = partial(text_of, color=color, encoding=encoding_of(sys.stdout), width=width)
+    shown = partial(
+        text_of,
+        color=color,
+        encoding=encoding_of(sys.stdout),
+        width=width,
+        on_failure=RenderFailures(say_on_stderr),
+    )
     for event, said in diagnosed.findings:
         place = f"at step {said.first_step:,}, found at {said.times:,} of {diagnosed.scope}"
         yield shown({"event": event.name} | asdict(event) | {"repeats": 0, "found": place})

@@ -14,7 +14,7 @@ from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import Comparison
 from higgs_audio_trainer.logs.diff.reports import FORMATS, WIDTH
-from sinks.terminal.escape import encodable, known_encoding, printable
+from sinks.terminal.escape import encodable_text, known_encoding, printable
 from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.words import count_of
 
@@ -130,7 +130,7 @@ def _report(comparison: Comparison, form: str) -> int:
 def _print(text: str) -> None:
     # After a closed pipe, `main` gets the error again at its last flush, and the exit status reports the comparison.
     with suppress(BrokenPipeError):
-        sys.stdout.write(encodable(text, known_encoding(sys.stdout.encoding)))
+        sys.stdout.write(encodable_text(text, known_encoding(sys.stdout.encoding)))
 
 
 def _append(path: Path, text: str) -> None:

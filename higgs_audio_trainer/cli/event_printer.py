@@ -21,7 +21,8 @@ from higgs_audio_trainer.logs import filter as filters
 from higgs_audio_trainer.logs.filter import Filter
 from higgs_audio_trainer.logs.lines import Line
 from sinks.console import FOR_FILES, text_of, wants_color
-from sinks.terminal.escape import encodable, printable
+from sinks.rendering.record import RenderFailures
+from sinks.terminal.escape import encodable_text, printable
 from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.stream import descriptor_of, encoding_of, is_terminal
 
@@ -75,7 +76,13 @@ class _EventPrinter:
         self._stdout = stdout
         self._selection = selection
         self._raw = raw
-        self._text = partial(text_of, color=wants_color(stdout, os.environ), encoding=encoding_of(stdout), width=width)
+        self._text = partial(
+            text_of,
+            color=wants_color(stdout, os.environ),
+            encoding=encoding_of(stdout),
+            width=width,
+            on_failure=RenderFailures(say_on_stderr),
+        )
         self._read = self._printed = 0
 
     def print_all(self, given: argparse.Namespace) -> int:
@@ -178,7 +185,7 @@ def print_summaries(given: argparse.Namespace) -> int:
         if not summary.events and problems.count:
             raise _no_log(given)
         text = render_summary(summary, width=width or _columns(stdout), encoding=encoding)
-        stdout.write(encodable("\n" * (index > 0) + text + "\n", encoding))
+        stdout.write(encodable_text("\n" * (index > 0) + text + "\n", encoding))
     problems.close()
     return 0
 

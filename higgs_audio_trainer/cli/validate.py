@@ -11,7 +11,7 @@ from typing import Any
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.logs.validation.finding import Finding
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
-from sinks.terminal.escape import encodable, known_encoding, printable
+from sinks.terminal.escape import encodable_text, known_encoding, printable
 from sinks.terminal.words import count_of
 
 _EXIT_FINDINGS = 1
@@ -59,7 +59,7 @@ def _print_all(validation: Validation, name: str) -> None:
 
 
 def _print(text: str) -> None:
-    print(encodable(text, known_encoding(sys.stdout.encoding)))
+    print(encodable_text(text, known_encoding(sys.stdout.encoding)))
 
 
 def _summary(validation: Validation) -> str:

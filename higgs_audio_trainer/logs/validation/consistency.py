@@ -59,7 +59,7 @@ def _rules_for(record: Record, spoiled: Collection[str]) -> Sequence[Rule]:
 
 
 def _nulls(record: Record) -> Iterator[Misfit]:
-    """A number is null only where `nonfinite` or `replaced` says what it was (`encodable`)."""
+    """A number is null only where `nonfinite` or `replaced` says what it was (`encodable_text`)."""
     scalars, lists = numbers(record["event"])
     expected = "a number, or a null that `nonfinite` or `replaced` names"
     for name in scalars:
