@@ -54,7 +54,7 @@ NUM_SUMS = sum(size for _, size in _ROWS)
 
 @dataclass(frozen=True, slots=True)
 class BatchAnnotations:
-    """Facts about a batch of our own trainer that the batch of another training does not tell.
+    """Facts that are known only for a batch of our own trainer.
 
     Attributes:
         loss_shares_G: Share of each series in the loss, as the model computed the loss, float [G].
