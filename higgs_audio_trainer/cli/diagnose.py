@@ -14,7 +14,7 @@ from typing import Any
 
 from higgs_audio_trainer.cli.faults import Faults
 from higgs_audio_trainer.cli.parser import ArgumentParser, width_of
-from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, Said
+from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import Diagnosis, RunStart
@@ -60,7 +60,7 @@ class _Found:
         has_counts: whether the log has `token_counts`.
     """
 
-    findings: list[tuple[Diagnosis, Said]] = field(default_factory=list)
+    findings: list[tuple[Diagnosis, ReportedFinding]] = field(default_factory=list)
     steps: int = 0
     evaluations: int = 0
     has_counts: bool = False
@@ -109,7 +109,7 @@ def _look(parts: Iterable[RunStart | LoggedStep]) -> _Found:
         found.evaluations += part.evaluation is not None
         found.has_counts |= bool(part.counts)
         worst |= {(event.code, event.modality, event.codebook): event for event in diagnoser.check(part)}
-    findings = [(worst[key], said) for key, said in diagnoser.said.items()]
+    findings = [(worst[key], said) for key, said in diagnoser.reported.items()]
     found.findings = sorted(findings, key=lambda item: item[1].first_step)
     return found
 
@@ -123,7 +123,7 @@ def _text(found: _Found, width: int | None, *, color: bool | None = None) -> Ite
     yield _verdict(found)
 
 
-def _place(said: Said, found: _Found) -> str:
+def _place(said: ReportedFinding, found: _Found) -> str:
     return f"at step {said.first_step:,}, found at {said.times:,} of {found.looked_at}"
 
 
