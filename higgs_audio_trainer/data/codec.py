@@ -125,7 +125,7 @@ def _no_torchaudio(name: str, got: str) -> str:
     return (
         f"--audio_tokenizer {name}: expected torchaudio, which the Higgs codec needs, got {got}. Install "
         "the torchaudio for your torch. Or encode on a machine with torchaudio (higgs-audio-trainer prepare "
-        '--codes_dir DIR) and train here with the same --codes_dir. Or name encoded files in the manifest ("codes": path).'
+        '--codes_dir DIR) and train here with that --codes_dir. Or give encoded files in the manifest ("codes": path).'
     )
 
 
