@@ -178,8 +178,8 @@ def test_a_killed_command_continues_where_it_was(tiny, tmp_path, capsys):
 
 
 BAD_LINES = [
-    ({"id": "gone", "audio": "gone.wav", "text": "t"}, "audio: expected a file, got 'gone.wav', which is not there"),
-    (entry("silent", "good.wav", text=" "), "text: expected a text, got an empty one"),
+    ({"id": "gone", "audio": "gone.wav", "text": "t"}, "audio: expected a file, got 'gone.wav', which does not exist"),
+    (entry("silent", "good.wav", text=" "), "text: expected a text, got an empty text"),
     (entry("empty", "empty.wav"), "audio: expected at least one sample of audio, got an empty clip ('empty.wav')"),
     (
         entry("noise", "noise.wav"),
@@ -253,7 +253,7 @@ def test_skipping_all_is_no_way_to_train(prepare, tmp_path):
         prepare(manifest, skip_bad_samples=True)
     fault, end = str(caught.value).splitlines()
     assert fault.startswith(f"{manifest}:1: audio: expected a file")
-    assert end == "expected at least one sample without faults, got none"
+    assert end == "expected at least one sample without problems, got none"
 
 
 def test_a_clip_that_many_samples_share_is_judged_and_encoded_once(prepare, tmp_path):

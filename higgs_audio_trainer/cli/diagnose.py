@@ -14,7 +14,7 @@ from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_width
 from higgs_audio_trainer.cli.problems import ProblemPrinter
-from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, Said
+from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import Diagnosis, RunStart
@@ -61,7 +61,7 @@ class _DiagnosedLog:
         has_counts: Whether the log has `token_counts`.
     """
 
-    findings: list[tuple[Diagnosis, Said]] = field(default_factory=list)
+    findings: list[tuple[Diagnosis, ReportedFinding]] = field(default_factory=list)
     steps: int = 0
     evaluations: int = 0
     has_counts: bool = False
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status still reports the findings
         for text in _REPORTS[given.format](diagnosed, width):
             sys.stdout.write(text + "\n")
-    return _EXIT_FINDINGS if any(said.severity != "note" for _, said in diagnosed.findings) else 0
+    return _EXIT_FINDINGS if any(reported.severity != "note" for _, reported in diagnosed.findings) else 0
 
 
 def _diagnose(parts: Iterable[RunStart | LoggedStep]) -> _DiagnosedLog:
@@ -115,7 +115,7 @@ def _diagnose(parts: Iterable[RunStart | LoggedStep]) -> _DiagnosedLog:
         diagnosed.evaluations += part.evaluation is not None
         diagnosed.has_counts |= bool(part.counts)
         worst |= {(event.code, event.modality, event.codebook): event for event in diagnoser.check(part)}
-    findings = [(worst[key], said) for key, said in diagnoser.said.items()]
+    findings = [(worst[key], reported) for key, reported in diagnoser.reported.items()]
     diagnosed.findings = sorted(findings, key=lambda item: item[1].first_step)
     return diagnosed
 
@@ -129,10 +129,10 @@ def _text(diagnosed: _DiagnosedLog, width: int | None, *, color: bool | None = N
         width=width,
         on_failure=RenderFailures(say_on_stderr),
     )
-    for event, said in diagnosed.findings:
-        place = f"at step {said.first_step:,}, found at {said.times:,} of {diagnosed.scope}"
+    for event, reported in diagnosed.findings:
+        place = f"at step {reported.first_step:,}, found at {reported.times:,} of {diagnosed.scope}"
         yield shown({"event": event.name} | asdict(event) | {"repeats": 0, "found": place})
-    counts = Counter(said.severity for _, said in diagnosed.findings)
+    counts = Counter(reported.severity for _, reported in diagnosed.findings)
     parts = [count_of(counts[severity], severity) for severity in reversed(SEVERITIES) if counts[severity]]
     yield f"{', '.join(parts) or 'nothing found'} in {diagnosed.scope}"
 
@@ -141,12 +141,12 @@ def _json(diagnosed: _DiagnosedLog, _width: int | None) -> Iterator[str]:
     reports = [
         asdict(event)
         | {
-            "repeats": said.repeats,
-            "times": said.times,
-            "first_step": said.first_step,
-            "last_step": said.last_step,
+            "repeats": reported.repeats,
+            "times": reported.times,
+            "first_step": reported.first_step,
+            "last_step": reported.last_step,
         }
-        for event, said in diagnosed.findings
+        for event, reported in diagnosed.findings
     ]
     yield json.dumps(_finite(reports), indent=2, default=str)
 
@@ -168,9 +168,9 @@ def _finite(value: Any) -> Any:
 def _github(diagnosed: _DiagnosedLog, width: int | None) -> Iterator[str]:
     """Yield annotations of the worst findings, then all findings as text."""
     worst_first = sorted(diagnosed.findings, key=lambda item: -SEVERITIES.index(item[1].severity))
-    for event, said in worst_first[:_MAX_ANNOTATIONS]:
+    for event, reported in worst_first[:_MAX_ANNOTATIONS]:
         codebook = "" if event.codebook is None else f", codebook {event.codebook}"
-        title = f"{event.code}{codebook} at step {said.first_step}"
+        title = f"{event.code}{codebook} at step {reported.first_step}"
         yield annotation(_LEVELS[event.severity], printable(title), printable(event.message))
     for text in _text(diagnosed, width, color=False):
         yield from map(plain, text.split("\n"))

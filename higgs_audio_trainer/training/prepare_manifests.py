@@ -93,9 +93,9 @@ def _check_all(
 def _report(manifest: str, prepared: Prepared, cache_root: Path, say: Say) -> None:
     if prepared.encoded:
         say(f"{manifest}: encoded {prepared.encoded} clips to {cache_root}")
-    if prepared.faults:
-        skipped = len({fault.where for fault in prepared.faults})
-        say("\n".join(map(str, prepared.faults)))
+    if prepared.problems:
+        skipped = len({problem.where for problem in prepared.problems})
+        say("\n".join(map(str, prepared.problems)))
         say(f"{manifest}: skipped {skipped} of {skipped + len(prepared.samples)} samples, listed above")
 
 
