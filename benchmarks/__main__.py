@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.rows import Row, argument_parser, report
+from benchmarks.rows import ResultRow, argument_parser, report
 
 NAMES = (
     "training_step",
@@ -32,7 +32,7 @@ NAMES = (
 )
 
 
-def measure(name: str, *, quick: bool) -> list[Row] | None:
+def measure(name: str, *, quick: bool) -> list[ResultRow] | None:
     """Run a benchmark in a process.
 
     Args:
@@ -50,7 +50,7 @@ def measure(name: str, *, quick: bool) -> list[Row] | None:
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         if done.returncode:
             return None
-        return [Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
+        return [ResultRow(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def main() -> int:

@@ -37,7 +37,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import DacModel
 
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 from benchmarks.workload import torch_threads
 from higgs_audio_trainer.data.audio import Waveform
@@ -193,7 +193,7 @@ class _InstantCodec(Codec):
         return np.arange(8 * frames).reshape(8, frames) % 1024
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure the preparation, then the data loader."""
     quiet_third_parties()
     size = QUICK if quick else ClipsSize()
@@ -205,24 +205,24 @@ def rows(quick: bool = False) -> list[Row]:
             return [*measured, *_rows_without_codec(made, size), *_loader_rows(made, size)]
 
 
-def _prepare_row(made: Material, size: ClipsSize) -> Row:
+def _prepare_row(made: Material, size: ClipsSize) -> ResultRow:
     calls: dict[str, Callable[[], object]] = {"floor": made.encode, "ours": made.prepare_anew}
     taken = interleaved(calls, rounds=min(size.rounds, 2), warm_up=0)
     share = ratio(taken["floor"], taken["ours"])
     rate = made.seconds / median(taken["ours"])
-    return Row("prepare", rate, UNIT, "soundfile, soxr and the codec", share, _TARGET, share >= _LEAST)
+    return ResultRow("prepare", rate, UNIT, "soundfile, soxr and the codec", share, _TARGET, share >= _LEAST)
 
 
-def _rows_without_codec(made: Material, size: ClipsSize) -> Iterator[Row]:
+def _rows_without_codec(made: Material, size: ClipsSize) -> Iterator[ResultRow]:
     # `anew` fills the cache before `again`.
     calls: dict[str, Callable[[], object]] = {"floor": made.read, "anew": made.prepare_anew, "again": made.prepare}
     taken = interleaved(calls, rounds=size.rounds)
     for name, key in (("with an instant codec", "anew"), ("with all codes cached", "again")):
         rate = made.seconds / median(taken[key])
-        yield Row(f"prepare {name}", rate, UNIT, "soundfile and soxr", ratio(taken["floor"], taken[key]))
+        yield ResultRow(f"prepare {name}", rate, UNIT, "soundfile and soxr", ratio(taken["floor"], taken[key]))
 
 
-def _loader_rows(made: Material, size: ClipsSize) -> Iterator[Row]:
+def _loader_rows(made: Material, size: ClipsSize) -> Iterator[ResultRow]:
     ids = made.checkpoint.ids
     codes, audio = SpeechDataset(made.prepare() * size.epochs, ids), Waveforms(list(made.clips) * size.epochs)
     calls: dict[str, Callable[[], object]] = {}
@@ -235,7 +235,7 @@ def _loader_rows(made: Material, size: ClipsSize) -> Iterator[Row]:
         share = ratio(floor, ours)
         name = f"data loader, {workers} workers"
         against = "soundfile and soxr, same number of workers"
-        yield Row(name, len(codes) / median(ours), "samples/s", against, share, _TARGET, share >= _LEAST)
+        yield ResultRow(name, len(codes) / median(ours), "samples/s", against, share, _TARGET, share >= _LEAST)
 
 
 def _epoch(dataset: Dataset[Any], collate: Callable[[list[Any]], Any], workers: int) -> None:

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import HiggsAudioV2Config
 
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 from benchmarks.workload import random_example, token_ids, tokens_around, torch_threads, vocabulary_of
 from higgs_audio_trainer.data.batch import Collator
@@ -71,7 +71,7 @@ class LogitsSize:
 QUICK = LogitsSize(batch_size=2, length=128, audio_rows=120, rounds=1)
 
 
-class Logits:
+class LogitsBatch:
     """Logits of a batch, and both implementations of the extraction."""
 
     def __init__(self, size: LogitsSize) -> None:
@@ -194,7 +194,7 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure both implementations.
 
     Raises:
@@ -202,7 +202,7 @@ def rows(quick: bool = False) -> list[Row]:
     """
     size = QUICK if quick else LogitsSize()
     with torch_threads(THREADS):
-        logits = Logits(size)
+        logits = LogitsBatch(size)
         _compare(logits)
         calls: dict[str, Callable[[], object]] = {
             f"{name} {part}": partial(way, part)
@@ -223,32 +223,34 @@ def rows(quick: bool = False) -> list[Row]:
         with_counts - without for with_counts, without in zip(seconds["counts"], seconds["ours both"], strict=True)
     ]
     return [
-        Row(both.name, both.figure, both.unit, both.against, both.ratio, "at most 0.01", (both.ratio or 0) <= 1 / 100),
+        ResultRow(
+            both.name, both.figure, both.unit, both.against, both.ratio, "at most 0.01", (both.ratio or 0) <= 1 / 100
+        ),
         *(_row(f"extraction from logits {shapes[part]}", seconds, part) for part in ("text", "audio")),
-        Row(
+        ResultRow(
             "largest temporary tensor of extraction",
             largest.num_bytes / _KIB,
             "KiB",
             target="at most 1024",
             holds=largest.num_bytes <= 1024 * _KIB,
         ),
-        Row(
+        ResultRow(
             "token counts for the checks, in addition",
             1000 * median(counted),
             "ms",
             "extraction",
             ratio(counted, seconds["ours both"]),
         ),
-        Row("largest temporary tensor with token counts", largest_counted.num_bytes / _KIB, "KiB"),
+        ResultRow("largest temporary tensor with token counts", largest_counted.num_bytes / _KIB, "KiB"),
     ]
 
 
-def _row(name: str, seconds: Mapping[str, Sequence[float]], part: str) -> Row:
+def _row(name: str, seconds: Mapping[str, Sequence[float]], part: str) -> ResultRow:
     ours, naive = seconds[f"ours {part}"], seconds[f"naive {part}"]
-    return Row(name, 1000 * median(ours), "ms", "argmax over all rows, then slicing", ratio(ours, naive))
+    return ResultRow(name, 1000 * median(ours), "ms", "argmax over all rows, then slicing", ratio(ours, naive))
 
 
-def _compare(logits: Logits) -> None:
+def _compare(logits: LogitsBatch) -> None:
     """Compare the tokens of both implementations, text before audio."""
     by_modality = sorted(logits.ours().samples, key=lambda sample: sample.modality, reverse=True)
     windows = [window for sample in by_modality for window in (sample.first, sample.last)]

@@ -20,7 +20,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -33,14 +32,14 @@ from torch import Tensor
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
 from transformers.trainer_callback import PrinterCallback
 
+from benchmarks.asynchronous_trainer import AsynchronousTrainer, through_pinned_memory
 from benchmarks.pipelines import hidden_pipeline
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import ratio
 from benchmarks.training_step import NATIVE
 from benchmarks.workload import random_example, random_model, token_ids, training_arguments, vocabulary_of
 from higgs_audio_trainer.data.batch import Collator, Example
 from higgs_audio_trainer.extraction import windows
-from higgs_audio_trainer.extraction.extraction import Extraction
 from higgs_audio_trainer.extraction.windows import Shown
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_due
@@ -84,7 +83,7 @@ class Plan:
         return [random_example(ids, prompt=PROMPT_TOKENS, frames=frames, seed=seed) for seed in range(batch_size)]
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure on the CUDA device. Return no rows without a device."""
     if not torch.cuda.is_available():
         print("full_size_step: no CUDA device, nothing measured", file=sys.stderr)
@@ -93,7 +92,7 @@ def rows(quick: bool = False) -> list[Row]:
     return rows_of(Plan(config, batch_sizes=(1,), rounds=2, steps=3) if quick else Plan(config))
 
 
-def rows_of(plan: Plan) -> list[Row]:
+def rows_of(plan: Plan) -> list[ResultRow]:
     """Measure the sizes of a plan."""
     quiet_third_parties()
     base = random_model(plan.config, plan.device)
@@ -101,7 +100,7 @@ def rows_of(plan: Plan) -> list[Row]:
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     model.train()
-    made: list[Row] = []
+    made: list[ResultRow] = []
     for batch_size in plan.batch_sizes:
         where = f"full size, B={batch_size}"
         if plan.device != "cuda":
@@ -116,7 +115,7 @@ def rows_of(plan: Plan) -> list[Row]:
 # Forward and backward, ours and native
 
 
-def _forward_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[Row]:
+def _forward_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[ResultRow]:
     batch = Collator(token_ids(plan.config))(plan.examples(batch_size))
     tensors = {name: part.to(plan.device) for name, part in batch.items() if name not in ("samples", "regions")}
     ways = {"ours": HiggsAudioForTraining.forward, "native": HiggsAudioV2ForConditionalGeneration.forward}
@@ -129,7 +128,7 @@ def _forward_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[R
                 taken[way].append(seconds)
                 peaks[way] = max(peaks[way], peak)
     made = [
-        Row(
+        ResultRow(
             f"forward, loss and backward, {where}",
             1000 * median(taken["ours"]),
             "ms",
@@ -141,7 +140,7 @@ def _forward_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[R
         against = f"{NATIVE} ({peaks['native'] / _GIB:.2f} GiB)"
         peak = peaks["ours"]
         made.append(
-            Row(
+            ResultRow(
                 f"peak memory of the step beyond the weights, {where}",
                 peak / _GIB,
                 "GiB",
@@ -171,51 +170,7 @@ def _step(device: str, model: Any, forward: Any, tensors: dict[str, Tensor]) -> 
 # Trainings that log each step
 
 
-class AsynchronousTrainer(HiggsAudioTrainer):
-    """Trainer whose logged steps are copied and emitted by a thread while the training goes on.
-
-    Only for the comparison. The events may have the number of a later step.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._thread = ThreadPoolExecutor(1)
-        self._pending: list[Future[None]] = []
-        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
-
-    def _emit_step(self, extraction: Extraction, sums: Tensor, *args: Any) -> None:
-        ready = None
-        if self._stream is not None:
-            ready = torch.cuda.Event()
-            ready.record()
-        emit = super()._emit_step
-
-        def work() -> None:
-            if self._stream is None or ready is None:
-                emit(extraction, sums, *args)
-                return
-            with torch.cuda.stream(self._stream):
-                self._stream.wait_event(ready)
-                emit(extraction, sums, *args)
-
-        self._pending.append(self._thread.submit(work))
-
-    def wait(self) -> None:
-        """Wait until the thread has emitted all steps, and raise the first error of the thread."""
-        for pending in self._pending:
-            pending.result()
-        self._thread.shutdown()
-
-
-def _through_pinned_memory(packed: Tensor) -> Tensor:
-    host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=packed.is_cuda)
-    host.copy_(packed, non_blocking=True)
-    if packed.is_cuda:
-        torch.cuda.current_stream().synchronize()
-    return host
-
-
-def _training_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[Row]:
+def _training_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[ResultRow]:
     taken: dict[Logging, list[float]] = {logging: [] for logging in LOGGING}
     if plan.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -225,12 +180,14 @@ def _training_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[
             if turn:
                 taken[logging].append(seconds)
     nothing = taken["nothing"]
-    made = [Row(f"step of a training that logs nothing, {where}", 1000 * median(nothing), "ms")]
+    made = [ResultRow(f"step of a training that logs nothing, {where}", 1000 * median(nothing), "ms")]
     for logging in LOGGING[1:]:
         name = f"step at --log_steps 1, logged {logging}, {where}"
-        made.append(Row(name, 1000 * median(taken[logging]), "ms", "nothing logged", ratio(taken[logging], nothing)))
+        made.append(
+            ResultRow(name, 1000 * median(taken[logging]), "ms", "nothing logged", ratio(taken[logging], nothing))
+        )
     if plan.device == "cuda":
-        made.append(Row(f"peak memory of a training, {where}", torch.cuda.max_memory_allocated() / _GIB, "GiB"))
+        made.append(ResultRow(f"peak memory of a training, {where}", torch.cuda.max_memory_allocated() / _GIB, "GiB"))
     return made
 
 
@@ -240,7 +197,7 @@ def _training(plan: Plan, model: Any, batch_size: int, logging: Logging) -> floa
         trainer = _trainer(
             plan, model, batch_size, telemetry, folder, AsynchronousTrainer if logging == "asynchronously" else None
         )
-        copy = _through_pinned_memory if logging == "asynchronously" else windows.on_host
+        copy = through_pinned_memory if logging == "asynchronously" else windows.on_host
         began = time.perf_counter()
         with mock.patch.object(windows, "on_host", copy):
             trainer.train()
@@ -290,12 +247,12 @@ def _trainer(
 # Synchronisations
 
 
-def _sync_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[Row]:
+def _sync_rows(plan: Plan, model: Any, batch_size: int, where: str) -> list[ResultRow]:
     logged, other = (median(_synchronisations(plan, model, batch_size, logs=logs)) for logs in (True, False))
     name, more = f"synchronisations of a step not logged, {where}", logged - other
     return [
-        Row(name, other, "", target="0", holds=other == 0),
-        Row(
+        ResultRow(name, other, "", target="0", holds=other == 0),
+        ResultRow(
             f"additional synchronisations of a logged step, {where}",
             more,
             "",

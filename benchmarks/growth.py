@@ -27,7 +27,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -38,11 +38,11 @@ from transformers import HiggsAudioV2Config
 from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.pipelines import hidden_pipeline
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.workload import random_example, tokens_around, torch_threads, training_arguments, vocabulary_of
 from higgs_audio_trainer.data.batch import Collator, TokenIds
 from higgs_audio_trainer.extraction.windows import Shown
-from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline
+from higgs_audio_trainer.pipeline.emit import NullPipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, due_every
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
@@ -52,6 +52,7 @@ from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 FLAT, LINEAR = 0.2, 1.1  # largest exponents
 PROMPT = 32  # tokens
 CHECKS = (False, True)
+WARM_UP_STEPS = 1
 _MARKERS = (401, 402, 403)
 _AUDIO, _DELAY, _PAD, _VOCABULARY_SIZE = 404, 405, 406, 512
 
@@ -91,7 +92,7 @@ class StepCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class SizeAxis:
     """Trainings of different size along an axis.
 
     Attributes:
@@ -106,19 +107,15 @@ class Axis:
 
 
 AXES = (
-    Axis(
-        "K codebooks, all shown",
-        {size: TrainingSize(codebooks=size, codebooks_shown=size) for size in (2, 4, 8, 16)},
-        LINEAR,
+    SizeAxis(
+        "K codebooks, all shown", {k: TrainingSize(codebooks=k, codebooks_shown=k) for k in (2, 4, 8, 16)}, LINEAR
     ),
-    Axis("samples shown", {size: TrainingSize(samples_shown=size, batch_size=8) for size in (1, 2, 4, 8)}, LINEAR),
-    Axis("batch", {size: TrainingSize(batch_size=size, samples_shown=1) for size in (1, 2, 4, 8)}, FLAT),
-    Axis(
-        "sequence length",
-        {size: TrainingSize(length=size, batch_size=1, samples_shown=1) for size in (128, 512, 2048)},
-        FLAT,
+    SizeAxis("samples shown", {n: TrainingSize(samples_shown=n, batch_size=8) for n in (1, 2, 4, 8)}, LINEAR),
+    SizeAxis("batch", {b: TrainingSize(batch_size=b, samples_shown=1) for b in (1, 2, 4, 8)}, FLAT),
+    SizeAxis(
+        "sequence length", {s: TrainingSize(length=s, batch_size=1, samples_shown=1) for s in (128, 512, 2048)}, FLAT
     ),
-    Axis("ranks", {size: TrainingSize(ranks=size) for size in (1, 2, 4)}, None),
+    SizeAxis("ranks", {n: TrainingSize(ranks=n) for n in (1, 2, 4)}, None),
 )
 
 
@@ -140,12 +137,11 @@ class _TimedTrainer(HiggsAudioTrainer):
         self._previous = now
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure along every axis."""
     quiet_third_parties()
-    warm_up, steps = (1, 1) if quick else (1, 5)
     axes = [replace(axis, trainings=dict(list(axis.trainings.items())[:2])) for axis in AXES] if quick else AXES
-    return [row for axis in axes for row in _rows(axis, warm_up, steps)]
+    return [row for axis in axes for row in _rows(axis, steps=1 if quick else 5)]
 
 
 def exponent(growth: float, factor: float) -> float:
@@ -162,8 +158,8 @@ def exponent(growth: float, factor: float) -> float:
     return math.log(growth) / math.log(factor)
 
 
-def _rows(axis: Axis, warm_up: int, steps: int) -> Iterator[Row]:
-    costs = {size: measure(training, warm_up, steps) for size, training in axis.trainings.items()}
+def _rows(axis: SizeAxis, steps: int) -> Iterator[ResultRow]:
+    costs = {size: measure(training, steps) for size, training in axis.trainings.items()}
     smallest, largest = min(costs), max(costs)
     against, sizes = f"size {smallest}", f"{axis.name}, {smallest} to {largest}"
     for checks in CHECKS:
@@ -171,7 +167,7 @@ def _rows(axis: Axis, warm_up: int, steps: int) -> Iterator[Row]:
         growth = last.logging / first.logging
         slope = exponent(growth, largest / smallest)
         wanted = None if checks else axis.largest_exponent
-        yield Row(
+        yield ResultRow(
             f"logging time, --diagnose {'warn' if checks else 'off'}: {sizes}",
             1000 * last.logging,
             "ms",
@@ -182,32 +178,31 @@ def _rows(axis: Axis, warm_up: int, steps: int) -> Iterator[Row]:
         )
         if wanted == FLAT:
             share, at_first = last.logging / last.step, first.logging / first.step
-            yield Row(f"share of logging in the step: {sizes}", 100 * share, "%", against, share / at_first)
+            yield ResultRow(f"share of logging in the step: {sizes}", 100 * share, "%", against, share / at_first)
 
 
-def measure(training: TrainingSize, warm_up: int, steps: int) -> list[StepCost]:
+def measure(training: TrainingSize, steps: int) -> list[StepCost]:
     """Train with the checks off, then with the checks on.
 
     Args:
         training: Size of the training.
-        warm_up: Number of steps before the counted steps.
-        steps: Number of counted steps.
+        steps: Number of counted steps after the warm-up.
 
     Returns:
         Costs on rank 0 for each of `CHECKS`.
     """
     if training.ranks > 1:
-        return _on_ranks(training, warm_up, steps)
+        return _on_ranks(training, steps)
     with torch_threads(1):
-        return [train(training, warm_up, steps, checks=checks) for checks in CHECKS]
+        return [train(training, steps, checks=checks) for checks in CHECKS]
 
 
-def _on_ranks(training: TrainingSize, warm_up: int, steps: int) -> list[StepCost]:
+def _on_ranks(training: TrainingSize, steps: int) -> list[StepCost]:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         answer, port = Path(folder) / "costs.json", _free_port()
         processes = [
-            context.Process(target=_be_rank, args=(rank, port, training, warm_up, steps, answer))
+            context.Process(target=_be_rank, args=(rank, port, training, steps, answer))
             for rank in range(training.ranks)
         ]
         for process in processes:
@@ -223,24 +218,23 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _be_rank(rank: int, port: int, training: TrainingSize, warm_up: int, steps: int, answer: Path) -> None:
+def _be_rank(rank: int, port: int, training: TrainingSize, steps: int, answer: Path) -> None:
     world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": training.ranks, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in world.items()}, MASTER_ADDR="127.0.0.1")
     quiet_third_parties()
     with torch_threads(1):
-        costs = [train(training, warm_up, steps, checks=checks, rank=rank) for checks in CHECKS]
+        costs = [train(training, steps, checks=checks, rank=rank) for checks in CHECKS]
     if rank == 0:
         answer.write_text(json.dumps([asdict(cost) for cost in costs]), encoding="utf-8")
     torch.distributed.destroy_process_group()
 
 
-def train(training: TrainingSize, warm_up: int, steps: int, *, checks: bool, rank: int = 0) -> StepCost:
+def train(training: TrainingSize, steps: int, *, checks: bool, rank: int = 0) -> StepCost:
     """Train in this process and return the costs of a step.
 
     Args:
         training: Size of the training.
-        warm_up: Number of steps before the counted steps.
-        steps: Number of counted steps.
+        steps: Number of counted steps after the warm-up.
         checks: Run the checks.
         rank: Rank of this process.
     """
@@ -251,16 +245,20 @@ def train(training: TrainingSize, warm_up: int, steps: int, *, checks: bool, ran
         for seed in range(training.batch_size * training.ranks)
     ]
     shown = Shown(training.samples_shown, 5, tuple(range(training.codebooks_shown)), None)
-    with tempfile.TemporaryDirectory() as folder, _emit_of_rank(folder, rank) as emit:
+    writes = rank == 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        hidden_pipeline(folder) if writes else nullcontext(NullPipeline()) as emit,
+    ):
         trainer = _TimedTrainer(
             telemetry=Telemetry(
                 emit,
                 due_every(1),
                 evaluations=False,
-                shown=shown if rank == 0 else None,
+                shown=shown if writes else None,
                 vocabulary=vocabulary_of(ids, _MARKERS[-1]),
                 counts=checks,
-                watch=LiveChecks(emit, fails=False) if checks and rank == 0 else None,
+                watch=LiveChecks(emit, fails=False) if checks and writes else None,
             ),
             text_loss_weight=1.0,
             model=add_lora(_model(training.codebooks), r=4, alpha=8, dropout=0.0),
@@ -268,7 +266,7 @@ def train(training: TrainingSize, warm_up: int, steps: int, *, checks: bool, ran
                 folder,
                 use_cpu=True,
                 per_device_train_batch_size=training.batch_size,
-                max_steps=warm_up + steps,
+                max_steps=WARM_UP_STEPS + steps,
                 dataloader_pin_memory=False,
                 ddp_find_unused_parameters=False,
             ),
@@ -277,17 +275,8 @@ def train(training: TrainingSize, warm_up: int, steps: int, *, checks: bool, ran
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    counted = trainer.costs[warm_up:]
+    counted = trainer.costs[WARM_UP_STEPS:]
     return StepCost(median(cost.logging for cost in counted), median(cost.step for cost in counted))
-
-
-@contextmanager
-def _emit_of_rank(folder: str, rank: int) -> Iterator[Emit]:
-    if rank != 0:
-        yield NullPipeline()
-        return
-    with hidden_pipeline(folder) as emit:
-        yield emit
 
 
 def _model(codebooks: int) -> HiggsAudioForTraining:

@@ -22,7 +22,7 @@ from statistics import quantiles
 from unittest import mock
 
 import sinks
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.typical_event import typical_event
 from higgs_audio_trainer.pipeline.emit import Pipeline
 
@@ -33,7 +33,7 @@ WARM_UP = 0.05  # share of the calls
 PERCENTILES = {"p50": 499, "p99": 989, "p99.9": 998}  # indices of 999 cuts
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Return a row for each case and percentile."""
     calls, alone = (1_600, 1_600) if quick else (16_000, 4_000)
     taken = {
@@ -52,7 +52,7 @@ def rows(quick: bool = False) -> list[Row]:
         for name, milliseconds in _percentiles(seconds).items():
             asked = name == "p99" and "without" not in case
             made.append(
-                Row(
+                ResultRow(
                     name=f"emit, {case}: {name}",
                     figure=milliseconds,
                     unit="ms",

@@ -17,18 +17,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.pipelines import hidden_pipeline
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import ratio, ratio_quartiles
 from benchmarks.training_step import QUICK, SIZES, THREADS, StepSize
 from benchmarks.workload import random_model, token_ids, torch_threads, training_arguments, vocabulary_of
@@ -122,7 +123,7 @@ class AlternatingSteps:
 
 
 class _OperationCounter(TorchDispatchMode):
-    """Counter of torch operations and, while installed as the profiler, of calls of logging code."""
+    """Context with counts of torch operations and of calls of logging code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,8 +133,16 @@ class _OperationCounter(TorchDispatchMode):
         self.operations += 1
         return func(*args, **(kwargs or {}))
 
-    def profile(self, frame: FrameType, event: str, _argument: object) -> None:
-        """Count a call of logging code (a function for `sys.setprofile`)."""
+    def __enter__(self) -> Self:
+        sys.setprofile(self._profile)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        sys.setprofile(None)
+
+    def _profile(self, frame: FrameType, event: str, _argument: object) -> None:
         if event == "call":
             self.calls += Path(frame.f_code.co_filename).parent.name in _LOGGING_FOLDERS
 
@@ -182,19 +191,12 @@ def train(
             train_dataset=size.examples(ids),
         )
         trainer.remove_callback(PrinterCallback)
-        if counting:
-            sys.setprofile(turns.counting.profile)
-            try:
-                with turns.counting:
-                    trainer.train()
-            finally:
-                sys.setprofile(None)
-        else:
+        with turns.counting if counting else nullcontext():
             trainer.train()
     return turns
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure times, then counts."""
     quiet_third_parties()
     with torch_threads(THREADS):
@@ -204,25 +206,25 @@ def rows(quick: bool = False) -> list[Row]:
     seconds, logging = timed.by_kind(timed.times), timed.by_kind(timed.logging)
     where = f"{size.num_layers} layers, B={size.batch_size} S={size.length}, CPU"
     floor = 1000 * median(seconds[NO_SINKS])
-    made = [Row(f"{NO_SINKS}, {where}", floor, "ms")]
+    made = [ResultRow(f"{NO_SINKS}, {where}", floor, "ms")]
     for kind in (NOT_LOGGED, UNCHECKED, LOGGED):
         lower, upper = ratio_quartiles(seconds[kind], seconds[NO_SINKS])
         times = ratio(seconds[kind], seconds[NO_SINKS])
         holds = {NOT_LOGGED: abs(times - 1) <= upper - lower, LOGGED: times <= _MOST}.get(kind)
         target = {NOT_LOGGED: "1 ± distance of the quartiles", LOGGED: f"<= {_MOST}"}.get(kind, "")
         name = f"{kind}, console and jsonl (quartiles of the ratio {lower:.3f} to {upper:.3f})"
-        made.append(Row(name, 1000 * median(seconds[kind]), "ms", NO_SINKS, times, target, holds))
+        made.append(ResultRow(name, 1000 * median(seconds[kind]), "ms", NO_SINKS, times, target, holds))
     for kind in (UNCHECKED, LOGGED):
         spent = 1 + median(part / whole for part, whole in zip(logging[kind], seconds[NO_SINKS], strict=True))
         holds = spent <= _MOST if kind == LOGGED else None
         target = f"<= {_MOST}" if kind == LOGGED else ""
         name = f"{kind}, time spent on logging (ratio 1 + share of the step)"
-        made.append(Row(name, 1000 * median(logging[kind]), "ms", NO_SINKS, spent, target, holds))
+        made.append(ResultRow(name, 1000 * median(logging[kind]), "ms", NO_SINKS, spent, target, holds))
     operations, calls = map(counted.by_kind, (counted.operations, counted.calls))
     done, called = median(operations[NOT_LOGGED]), median(calls[NOT_LOGGED])
     more = done / median(operations[NO_SINKS])
-    made.append(Row(f"{NOT_LOGGED}, torch operations", done, "operations", NO_SINKS, more, "1", more == 1))
-    made.append(Row(f"{NOT_LOGGED}, calls of logging code", called, "calls", target="0", holds=called == 0))
+    made.append(ResultRow(f"{NOT_LOGGED}, torch operations", done, "operations", NO_SINKS, more, "1", more == 1))
+    made.append(ResultRow(f"{NOT_LOGGED}, calls of logging code", called, "calls", target="0", holds=called == 0))
     return made
 
 

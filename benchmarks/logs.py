@@ -26,7 +26,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from benchmarks.rows import Row, argument_parser, markdown, report
+from benchmarks.rows import ResultRow, argument_parser, markdown, report
 from benchmarks.synthetic_log import write_log
 
 PEER = "jq -c ."
@@ -185,7 +185,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(list(rows[0]), (row.values() for row in rows))
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure commands with a target over many events, all others over fewer, and peak memory over few and many."""
     few, some, many = FEW if quick else SIZES
     over_few = _measured(few, 1, AIMED)
@@ -203,18 +203,18 @@ def _measured(num_events: int, rounds: int, only: Collection[str] = ()) -> dict[
         return {row["name"]: row for row in measure(Path(folder), num_events, rounds, only)}
 
 
-def _timed(row: Mapping[str, Any], name: str, *, aimed: bool = False) -> Row:
+def _timed(row: Mapping[str, Any], name: str, *, aimed: bool = False) -> ResultRow:
     times = row["times_jq"]
     if times is None or row["name"] == PEER:
-        return Row(name, row["us_per_event"], UNIT)
+        return ResultRow(name, row["us_per_event"], UNIT)
     target = ("> 1", times > 1) if aimed else ("", None)
-    return Row(name, row["us_per_event"], UNIT, PEER, times, *target)
+    return ResultRow(name, row["us_per_event"], UNIT, PEER, times, *target)
 
 
-def _memory(name: str, few: Mapping[str, Any], many: Mapping[str, Any], against: str) -> Row:
+def _memory(name: str, few: Mapping[str, Any], many: Mapping[str, Any], against: str) -> ResultRow:
     times = many["peak_mib"] / few["peak_mib"]
     target, holds = f"<= {_MOST_MEMORY}", times <= _MOST_MEMORY
-    return Row(f"{name}, peak memory", many["peak_mib"], "MiB", against, times, target, holds)
+    return ResultRow(f"{name}, peak memory", many["peak_mib"], "MiB", against, times, target, holds)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import sinks
 from benchmarks.peer_loggers import CONSOLES, FILES
 from benchmarks.peers import Peers
 from benchmarks.pipelines import hidden_pipeline
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import ratio, seconds_of
 from benchmarks.typical_event import typical_event
 from higgs_audio_trainer.pipeline.emit import Pipeline
@@ -34,11 +34,11 @@ _MOST_OF_FLOOR = 2.0
 _RICH_IS_SLOWER = 100  # approximate factor, to keep the round short
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure our pipeline and each peer in turns, with a row per pair."""
     rounds, calls = (3, 100) if quick else (15, 2_000)
     taken = _measure(rounds, calls)
-    made = [Row(FLOOR, 1e6 * median(taken[FLOOR]), "µs")]
+    made = [ResultRow(FLOOR, 1e6 * median(taken[FLOOR]), "µs")]
     for ours, peers in ((_FILE, [FLOOR, *_FILE_PEERS]), (_CONSOLE, list(CONSOLES))):
         for peer in peers:
             if not taken[peer]:
@@ -46,7 +46,7 @@ def rows(quick: bool = False) -> list[Row]:
             times = ratio(taken[ours], taken[peer])
             limit = _MOST_OF_FLOOR if peer == FLOOR else 1.0
             made.append(
-                Row(
+                ResultRow(
                     name=ours,
                     figure=1e6 * median(taken[ours]),
                     unit="µs",

@@ -13,7 +13,7 @@ _WHOLE_FROM = 1000  # larger figures have no decimals
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """Figure, the figure of a peer or floor, and whether the target is met.
 
     Attributes:
@@ -36,16 +36,16 @@ class Row:
     holds: bool | None = None
 
 
-def table(rows: Iterable[Row]) -> str:
+def table(rows: Iterable[ResultRow]) -> str:
     """Return rows as a Markdown table.
 
     Example:
-        >>> print(table([Row("read", 11.283, "µs per event", "jq -c .", 2.8, "> 1", holds=True)]))
+        >>> print(table([ResultRow("read", 11.283, "µs per event", "jq -c .", 2.8, "> 1", holds=True)]))
         | name | figure | against | ratio | target | holds |
         |---|---|---|---|---|---|
         | read | 11.28 µs per event | jq -c . | 2.8 | > 1 | yes |
     """
-    names = [field.name for field in fields(Row) if field.name != "unit"]  # the figure's cell has the unit
+    names = [field.name for field in fields(ResultRow) if field.name != "unit"]  # the figure's cell has the unit
     return markdown(
         names,
         (
@@ -98,14 +98,14 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def report(rows: Sequence[Row], json_file: Path | None) -> None:
+def report(rows: Sequence[ResultRow], json_file: Path | None) -> None:
     """Print rows as a table and, if a file is given, write the rows as a JSON array of objects."""
     print(table(rows))
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
 
 
-def run_alone(measure: Callable[[bool], Sequence[Row]], description: str) -> None:
+def run_alone(measure: Callable[[bool], Sequence[ResultRow]], description: str) -> None:
     """Run the command line of a benchmark.
 
     Args:

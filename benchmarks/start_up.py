@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 
 _GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
@@ -46,7 +46,7 @@ atexit.register(lambda: print(len({set(_HEAVY)} & sys.modules.keys()), file=sys.
 """
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Time the commands in turns, then count heavy imports of the commands with a target."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a.jsonl", "b.jsonl"):
@@ -61,19 +61,19 @@ def rows(quick: bool = False) -> list[Row]:
         }
     bare = seconds[_BARE]
     return [
-        Row(_BARE, 1e3 * median(bare), "ms"),
+        ResultRow(_BARE, 1e3 * median(bare), "ms"),
         *(_timed(name, seconds[name], bare, aimed=name in _AIMED) for name in calls if name != _BARE),
         *(
-            Row(f"{name}, imports of {', '.join(_HEAVY)}", count, "packages", target="0", holds=count == 0)
+            ResultRow(f"{name}, imports of {', '.join(_HEAVY)}", count, "packages", target="0", holds=count == 0)
             for name, count in imported.items()
         ),
     ]
 
 
-def _timed(name: str, seconds: list[float], bare: list[float], *, aimed: bool) -> Row:
+def _timed(name: str, seconds: list[float], bare: list[float], *, aimed: bool) -> ResultRow:
     times = ratio(seconds, bare)
     target = (f"< {_MOST:g}", times < _MOST) if aimed else ("", None)
-    return Row(name, 1e3 * median(seconds), "ms", _BARE, times, *target)
+    return ResultRow(name, 1e3 * median(seconds), "ms", _BARE, times, *target)
 
 
 def _python(code: str, *given: str) -> list[str]:

@@ -23,7 +23,7 @@ from time import perf_counter
 import sinks
 from benchmarks.logged_step import LOGGED, StepKind, train
 from benchmarks.pipelines import hidden_screen
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import ratio, ratio_quartiles, seconds_of
 from benchmarks.training_step import QUICK, SIZES, THREADS
 from benchmarks.typical_event import typical_event
@@ -38,7 +38,7 @@ NAMES = ("trackio", "tensorboard", "wandb", "mlflow")
 _RUN = "0" * 26
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure each tracker and the floor in turns, with two rows per tracker, then logged steps."""
     rounds, calls = (2, 20) if quick else (9, 200)
     made = []
@@ -52,7 +52,7 @@ def rows(quick: bool = False) -> list[Row]:
         return [*made, *_logged_steps(quick, Path(folder))]
 
 
-def _logged_steps(quick: bool, stores: Path) -> list[Row]:
+def _logged_steps(quick: bool, stores: Path) -> list[ResultRow]:
     """Measure whole logged steps. The warm-up rounds open the trackers and are not counted."""
     quiet_third_parties()
     built: list[tuple[str, sinks.Sink]] = []
@@ -80,7 +80,7 @@ def _logged_steps(quick: bool, stores: Path) -> list[Row]:
     for name in turns.names[1:]:
         lower, upper = ratio_quartiles(seconds[name], seconds[LOGGED])
         made.append(
-            Row(
+            ResultRow(
                 f"logged step with {name} (quartiles of the ratio {lower:.3f} to {upper:.3f})",
                 1000 * median(seconds[name]),
                 "ms",
@@ -91,7 +91,7 @@ def _logged_steps(quick: bool, stores: Path) -> list[Row]:
     return made
 
 
-def _emit_rows(name: str, folder: Path, rounds: int, calls: int) -> list[Row]:
+def _emit_rows(name: str, folder: Path, rounds: int, calls: int) -> list[ResultRow]:
     """Measure `emit` with one tracker. Return no rows if the tracker is not installed."""
     event = typical_event()
     floor = Pipeline([("null", discard)], run_id=_RUN)
@@ -116,8 +116,8 @@ def _emit_rows(name: str, folder: Path, rounds: int, calls: int) -> list[Row]:
     added = [1e6 * (one - least) for one, least in zip(taken, floors, strict=True)]
     against = f"no sink ({1e6 * median(floors):.1f} µs)"
     return [
-        Row(f"emit with {name}, added time of the call", median(added), "µs", against, ratio(taken, floors)),
-        Row(f"thread of {name}, time per event with open and close", 1e6 * median(handed), "µs"),
+        ResultRow(f"emit with {name}, added time of the call", median(added), "µs", against, ratio(taken, floors)),
+        ResultRow(f"thread of {name}, time per event with open and close", 1e6 * median(handed), "µs"),
     ]
 
 

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
 
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 from benchmarks.workload import random_example, random_model, token_ids, tokens_around, torch_threads
 from higgs_audio_trainer.data.batch import Collator, Example, TokenIds
@@ -134,7 +134,7 @@ def _without_heads(model: Any, **batch: Tensor) -> SimpleNamespace:
     return SimpleNamespace(loss=model.model(**inputs, use_cache=False).last_hidden_state.mean())
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure our step and the native step at each width.
 
     Raises:
@@ -144,7 +144,7 @@ def rows(quick: bool = False) -> list[Row]:
     return [row for size in ((QUICK,) if quick else SIZES) for row in _rows(size)]
 
 
-def _rows(size: StepSize) -> list[Row]:
+def _rows(size: StepSize) -> list[ResultRow]:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         peaks = dict(zip(WAYS, pool.map(partial(peak_memory, size), WAYS), strict=True))
     with torch_threads(THREADS):
@@ -157,9 +157,9 @@ def _rows(size: StepSize) -> list[Row]:
     milliseconds = {name: 1000 * median(taken) for name, taken in seconds.items()}
     memory = peaks["ours"] / peaks["native"]
     return [
-        Row(f"training step, {where}", milliseconds["ours"], "ms", NATIVE, ours, "at most 0.2", ours <= 1 / 5),
-        Row(f"layers of the step, common to both, {where}", milliseconds["layers"], "ms", NATIVE, layers),
-        Row(
+        ResultRow(f"training step, {where}", milliseconds["ours"], "ms", NATIVE, ours, "at most 0.2", ours <= 1 / 5),
+        ResultRow(f"layers of the step, common to both, {where}", milliseconds["layers"], "ms", NATIVE, layers),
+        ResultRow(
             f"peak memory of the step beyond the weights, {where}",
             peaks["ours"] / _MIB,
             "MiB",

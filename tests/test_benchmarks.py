@@ -4,7 +4,7 @@ from transformers import HiggsAudioV2Config
 
 from benchmarks import extraction, full_size_step, logs
 from benchmarks.full_size_step import Plan
-from benchmarks.rows import Row, table
+from benchmarks.rows import ResultRow, table
 
 
 def test_the_step_of_the_full_size_architecture():
@@ -41,7 +41,7 @@ def test_a_benchmark_gives_rows():
     """Each row of a quick run has a unique name, and `holds` is set if and only if the row has a target."""
     rows = extraction.rows(quick=True)
     assert rows
-    assert all(isinstance(row, Row) and row.name and row.unit for row in rows)
+    assert all(isinstance(row, ResultRow) and row.name and row.unit for row in rows)
     assert len({row.name for row in rows}) == len(rows)
     assert all((row.holds is not None) == bool(row.target) for row in rows)
     assert len(table(rows).splitlines()) == len(rows) + 2
