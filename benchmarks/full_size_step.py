@@ -36,7 +36,7 @@ from benchmarks.asynchronous_trainer import AsynchronousTrainer, through_pinned_
 from benchmarks.pipelines import hidden_pipeline
 from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import ratio
-from benchmarks.training_step import NATIVE
+from benchmarks.training_step import NATIVE, PROMPT_TOKENS
 from benchmarks.workload import random_example, random_model, token_ids, training_arguments, vocabulary_of
 from higgs_audio_trainer.data.batch import Collator, Example
 from higgs_audio_trainer.extraction import windows
@@ -48,7 +48,6 @@ from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
 FRAMES_PER_SECOND = 25
-PROMPT_TOKENS = 60
 
 Logging = Literal["nothing", "synchronously", "asynchronously"]
 LOGGING: tuple[Logging, ...] = ("nothing", "synchronously", "asynchronously")

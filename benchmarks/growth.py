@@ -182,15 +182,7 @@ def _rows(axis: SizeAxis, steps: int) -> Iterator[ResultRow]:
 
 
 def measure(training: TrainingSize, steps: int) -> list[StepCost]:
-    """Train with the checks off, then with the checks on.
-
-    Args:
-        training: Size of the training.
-        steps: Number of counted steps after the warm-up.
-
-    Returns:
-        Costs on rank 0 for each of `CHECKS`.
-    """
+    """Train and return the costs on rank 0 for each of `CHECKS`, over `steps` counted steps."""
     if training.ranks > 1:
         return _on_ranks(training, steps)
     with torch_threads(1):
