@@ -1,1 +1,1 @@
-"""What things cost, measured; never asserted in a test."""
+"""Measured costs of every part of the project. No test asserts a timing."""

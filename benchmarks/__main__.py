@@ -1,14 +1,13 @@
-"""What every part costs, as a ratio to a peer or a floor that is measured in the same run.
+"""Costs of every part of the project, each as a ratio to a peer or to a floor measured in the same run.
 
     python -m benchmarks [--only NAME ...] [--quick] [--json FILE]
 
-Prints a Markdown table; takes less than 15 minutes on two cores. Each benchmark is a process of its own, so that none
-finds what another left. `benchmarks/README.md` has the last table, the method, and what was learned.
+The command prints a Markdown table and takes less than 15 minutes on two cores. Each benchmark runs in a process of its
+own and starts with clean memory and caches. `benchmarks/README.md` has the last table, the method and the conclusions.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,11 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.rows import Row, table, write_json
+from benchmarks.rows import ResultRow, argument_parser, report
 
 NAMES = (
     "training_step",
-    "due_step",
+    "logged_step",
     "extraction",
     "one_event",
     "latency",
@@ -33,8 +32,16 @@ NAMES = (
 )
 
 
-def measure(name: str, *, quick: bool) -> list[Row] | None:
-    """Run one benchmark; return its rows, or None where it failed: it has said why."""
+def measure(name: str, *, quick: bool) -> list[ResultRow] | None:
+    """Run a benchmark in a process.
+
+    Args:
+        name: Name of the benchmark, from `NAMES`.
+        quick: Use small sizes.
+
+    Returns:
+        Rows of the benchmark, or None if the process failed. The process prints its error to stderr.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file), *["--quick"] * quick]
@@ -43,21 +50,20 @@ def measure(name: str, *, quick: bool) -> list[Row] | None:
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         if done.returncode:
             return None
-        return [Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
+        return [ResultRow(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def main() -> int:
-    """Measure, print and write; 1 where a benchmark failed, whatever its figures are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the requested benchmarks and report their rows.
+
+    Returns:
+        Exit code 1 if a benchmark failed to run, else 0. Missed targets do not count as failures.
+    """
+    parser = argument_parser(__doc__)
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=NAMES, default=NAMES, help=", ".join(NAMES))
-    parser.add_argument("--quick", action="store_true", help="small sizes, whose figures say little")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there too")
     given = parser.parse_args()
     measured = {name: measure(name, quick=given.quick) for name in given.only}
-    rows = [row for part in measured.values() for row in part or ()]
-    print(table(rows))
-    if given.json:
-        write_json(rows, given.json)
+    report([row for part in measured.values() for row in part or ()], given.json)
     failed = [name for name, part in measured.items() if part is None]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -1,18 +1,18 @@
-"""What preparing a manifest and loading its samples costs, beside only reading and resampling the same clips.
+"""Cost of preparing a manifest and of loading samples, beside plain reading and resampling of the same clips.
 
     python -m benchmarks.data [--quick] [--json FILE]
 
-The clips are coloured noise of 2 to 8 seconds at 44.1, 48 and 16 kHz, as WAV and FLAC; the codec is the tiny one of
-`higgs-audio-trainer tiny`, which is far quicker than the real one: what we add to it shows all the more.
+The clips are colored noise of 2 to 8 seconds at 44.1, 48 and 16 kHz, as WAV and FLAC. The codec is the tiny codec of
+`higgs-audio-trainer tiny`, which is much faster than the real codec and makes our own cost visible.
 
-- `prepare` into an empty cache, against a loop of `soundfile.read`, `soxr.resample` and the codec, loaded anew each
-  time in both.
-- The same with a codec that answers at once, against that loop without a codec: what remains is ours. We do more than
-  the loop: all files are read to their ends before any is encoded, so that every fault of a manifest is known before
-  the work begins; they are hashed, so that their codes are found again; and codes are written, each file for good. The
-  row after it is what a run pays whose codes are all there.
-- A data loader over the prepared samples, collated as for training, against one whose workers read and resample the
-  clips. Training reads codes alone and never audio. An epoch includes the start of its workers.
+- `prepare` with an empty cache, against a loop of `soundfile.read`, `soxr.resample` and the codec. Both load the codec
+  each time.
+- `prepare` with an instant codec, against the same loop without a codec. The difference is our own cost. `prepare`
+  reads every file to the end before the first is encoded, so that every problem of a manifest is reported early. It
+  also hashes the files, to find cached codes, and writes each file of codes durably. A further row has the cost of a
+  run whose codes are all cached.
+- A data loader over the prepared samples with the collator of the training, against a data loader whose workers read
+  and resample the clips. A training reads codes only, never audio. An epoch includes the start of the workers.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import DacModel
 
-from benchmarks.examples import torch_threads
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
+from benchmarks.workload import torch_threads
 from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.data.codec import Codec
@@ -51,20 +51,20 @@ THREADS = 2
 BATCH_SIZE = 8
 WORKERS = (0, 1, 2, 4)
 RECORDED = ((44_100, "wav"), (44_100, "flac"), (48_000, "wav"), (48_000, "flac"), (16_000, "wav"), (16_000, "flac"))
-UNIT = "s of audio a second"
+UNIT = "s of audio per s"
 _TARGET, _LEAST = "at least 0.9", 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """How much is measured.
+class ClipsSize:
+    """Number and lengths of the clips.
 
     Attributes:
-        encoded: clips that go through the codec.
-        clips: all others.
-        seconds: of the shortest and the longest.
-        epochs: how often the clips come in an epoch of the data loader.
-        rounds: that count.
+        encoded: Number of clips for the measurement with the codec.
+        clips: Number of clips for all other measurements.
+        seconds: Lengths of the shortest and the longest clip.
+        epochs: Repetitions of the clips in an epoch of the data loader.
+        rounds: Number of counted rounds.
     """
 
     encoded: int = 4
@@ -74,12 +74,20 @@ class Size:
     rounds: int = 3
 
 
-QUICK = Size(encoded=2, clips=6, seconds=(0.2, 0.4), epochs=1, rounds=1)
+QUICK = ClipsSize(encoded=2, clips=6, seconds=(0.2, 0.4), epochs=1, rounds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Clips, the manifest that names them, and a checkpoint and a codec to prepare them for."""
+    """Clips with a manifest, a checkpoint and a codec.
+
+    Attributes:
+        folder: Folder of everything.
+        clips: Paths of the clips.
+        manifest: Path of the manifest.
+        codec: Folder of the codec.
+        checkpoint: Base checkpoint.
+    """
 
     folder: Path
     clips: Sequence[Path]
@@ -89,16 +97,16 @@ class Material:
 
     @property
     def codes(self) -> Path:
-        """The cache."""
+        """Folder of the cached codes."""
         return self.folder / "codes"
 
     @property
     def seconds(self) -> float:
-        """How long all clips are together."""
+        """Total length of the clips, in seconds."""
         return sum(float(soundfile.info(clip).duration) for clip in self.clips)
 
     def prepare(self) -> list[PreparedSample]:
-        """Prepare the manifest; what is in the cache is found there."""
+        """Prepare the manifest with the cached codes."""
         (samples,) = prepare_manifests(
             [str(self.manifest)],
             self.checkpoint,
@@ -117,27 +125,27 @@ class Material:
         return self.prepare()
 
     def encode(self) -> None:
-        """Do what cannot be avoided to have codes."""
-        codec: Any = DacModel.from_pretrained(self.codec)  # in evaluation mode
+        """Read, resample and encode the clips, the minimum to obtain codes."""
+        codec: Any = DacModel.from_pretrained(self.codec)
         for clip in self.clips:
             with torch.inference_mode():
                 codec.encode(torch.from_numpy(read(clip))[None, None])
 
     def read(self) -> None:
-        """Do what cannot be avoided before that."""
+        """Read and resample the clips, the minimum before a codec."""
         for clip in self.clips:
             read(clip)
 
 
 def read(clip: Path) -> npt.NDArray[np.float32]:
-    """Read and resample a clip, and nothing else."""
+    """Return the samples of a clip at the rate of the codec, float32 [N]."""
     samples, rate = soundfile.read(clip, dtype="float32")
     resampled: npt.NDArray[np.float32] = soxr.resample(samples, rate, SAMPLING_RATE_HZ)
     return resampled
 
 
 class Waveforms(Dataset[npt.NDArray[np.float32]]):
-    """The clips, read and resampled when they are asked for."""
+    """Dataset of clips, read and resampled at each access."""
 
     def __init__(self, clips: Sequence[Path]) -> None:
         self._clips = clips
@@ -151,7 +159,12 @@ class Waveforms(Dataset[npt.NDArray[np.float32]]):
 
 @contextmanager
 def material(clips: int, seconds: tuple[float, float]) -> Iterator[Material]:
-    """Make clips, manifest, checkpoint and codec in a folder that goes away afterwards."""
+    """Create clips, manifest, checkpoint and codec in a temporary folder.
+
+    Args:
+        clips: Number of clips.
+        seconds: Lengths of the shortest and the longest clip.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         numbers = np.random.default_rng(0)
@@ -166,50 +179,50 @@ def material(clips: int, seconds: tuple[float, float]) -> Iterator[Material]:
 def _write_clip(folder: Path, index: int, numbers: np.random.Generator, seconds: tuple[float, float]) -> Path:
     rate, kind = RECORDED[index % len(RECORDED)]
     steps = numbers.standard_normal(round(numbers.uniform(*seconds) * rate)).astype(np.float32)
-    smooth = np.convolve(steps, np.hanning(32), mode="same")  # speech has little of the highest frequencies too
+    smooth = np.convolve(steps, np.hanning(32), mode="same")  # like speech, with little energy at high frequencies
     path = folder / f"{index:03}-{rate}.{kind}"
     soundfile.write(path, 0.5 * smooth / np.abs(smooth).max(), rate, subtype="PCM_16")
     return path
 
 
-class _CodecThatAnswersAtOnce(Codec):
-    """Makes codes of the right shape."""
+class _InstantCodec(Codec):
+    """Codec without computation, whose codes have the correct shape."""
 
     def encode(self, waveform: Waveform) -> npt.NDArray[np.int64]:
         frames = -(-len(waveform) // self.hop_length)
         return np.arange(8 * frames).reshape(8, frames) % 1024
 
 
-def rows(quick: bool = False) -> list[Row]:
-    """Measure preparing and loading."""
+def rows(quick: bool = False) -> list[ResultRow]:
+    """Measure the preparation, then the data loader."""
     quiet_third_parties()
-    size = QUICK if quick else Size()
+    size = QUICK if quick else ClipsSize()
     with torch_threads(THREADS):
         with material(size.encoded, size.seconds) as made:
             measured = [_prepare_row(made, size)]
-        at_once = mock.patch("higgs_audio_trainer.training.prepare_manifests.Codec", _CodecThatAnswersAtOnce)
-        with at_once, material(size.clips, size.seconds) as made:
+        instant = mock.patch("higgs_audio_trainer.training.prepare_manifests.Codec", _InstantCodec)
+        with instant, material(size.clips, size.seconds) as made:
             return [*measured, *_rows_without_codec(made, size), *_loader_rows(made, size)]
 
 
-def _prepare_row(made: Material, size: Size) -> Row:
+def _prepare_row(made: Material, size: ClipsSize) -> ResultRow:
     calls: dict[str, Callable[[], object]] = {"floor": made.encode, "ours": made.prepare_anew}
     taken = interleaved(calls, rounds=min(size.rounds, 2), warm_up=0)
     share = ratio(taken["floor"], taken["ours"])
     rate = made.seconds / median(taken["ours"])
-    return Row("prepare", rate, UNIT, "soundfile, soxr and the codec alone", share, _TARGET, share >= _LEAST)
+    return ResultRow("prepare", rate, UNIT, "soundfile, soxr and the codec", share, _TARGET, share >= _LEAST)
 
 
-def _rows_without_codec(made: Material, size: Size) -> Iterator[Row]:
-    # `again` comes after `anew` has filled the cache.
+def _rows_without_codec(made: Material, size: ClipsSize) -> Iterator[ResultRow]:
+    # `anew` fills the cache before `again`.
     calls: dict[str, Callable[[], object]] = {"floor": made.read, "anew": made.prepare_anew, "again": made.prepare}
     taken = interleaved(calls, rounds=size.rounds)
-    for name, key in (("with a codec that answers at once", "anew"), ("codes there already", "again")):
+    for name, key in (("with an instant codec", "anew"), ("with all codes cached", "again")):
         rate = made.seconds / median(taken[key])
-        yield Row(f"prepare, {name}", rate, UNIT, "soundfile and soxr alone", ratio(taken["floor"], taken[key]))
+        yield ResultRow(f"prepare {name}", rate, UNIT, "soundfile and soxr", ratio(taken["floor"], taken[key]))
 
 
-def _loader_rows(made: Material, size: Size) -> Iterator[Row]:
+def _loader_rows(made: Material, size: ClipsSize) -> Iterator[ResultRow]:
     ids = made.checkpoint.ids
     codes, audio = SpeechDataset(made.prepare() * size.epochs, ids), Waveforms(list(made.clips) * size.epochs)
     calls: dict[str, Callable[[], object]] = {}
@@ -221,8 +234,8 @@ def _loader_rows(made: Material, size: Size) -> Iterator[Row]:
         ours, floor = taken[f"ours {workers}"], taken[f"floor {workers}"]
         share = ratio(floor, ours)
         name = f"data loader, {workers} workers"
-        against = "soundfile and soxr alone, as many workers"
-        yield Row(name, len(codes) / median(ours), "samples/s", against, share, _TARGET, share >= _LEAST)
+        against = "soundfile and soxr, same number of workers"
+        yield ResultRow(name, len(codes) / median(ours), "samples/s", against, share, _TARGET, share >= _LEAST)
 
 
 def _epoch(dataset: Dataset[Any], collate: Callable[[list[Any]], Any], workers: int) -> None:

@@ -1,17 +1,17 @@
-"""What taking a due step's samples out of the logits costs, beside taking the argmax of everything and slicing.
+"""Cost of extracting a logged step's windows from the logits, beside the argmax of all logits and slicing.
 
     python -m benchmarks.extraction [--quick] [--json FILE]
 
-Text logits `[4, 1024, 128256]` and audio logits `[1200, 8, 1026]` in bfloat16: four samples of a prompt and speech. The
-naive way is `logits.argmax(-1)` over all of it, then the first and last 5 slots of 2 samples, text and codebook 0. Ours
-is all that the trainer calls at a due step, `Extraction.observe`, `sums` and `finish`, with what the model hands it:
-the text rows that have a target, and all 1200 audio rows, which have one. From those it takes not only the same slots
-but the accuracy of text and of each codebook, ranks of the stop tokens, and the events.
+Text logits `[4, 1024, 128256]` and audio logits `[1200, 8, 1026]` in bfloat16, for four samples of a prompt and speech.
+The naive implementation is `logits.argmax(-1)` over all logits, then the first and last 5 slots of 2 samples, for text
+and codebook 0. Our implementation is everything that the trainer calls at a logged step (`Extraction.observe`, `sums`
+and `finish`) with the output of the model: the text rows that have a label and all 1200 audio rows. The result has the
+same slots, and also the accuracies of text and of each codebook, the ranks of stop tokens, and the events.
 
-Rows of text and audio alone say where it goes: every audio row has a target whose prediction is counted, so there both
-ways look at the same logits.
+Separate rows for text and audio show the origin of the cost. Every audio row has a label and counts towards the
+accuracy, so both implementations read the same audio logits.
 
-A temporary is the storage of a tensor that an operation of ours makes.
+A temporary tensor is the storage of a tensor created by an operation of our implementation.
 """
 
 from __future__ import annotations
@@ -26,40 +26,39 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import HiggsAudioV2Config
 
-from benchmarks.examples import example, torch_threads
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
-from higgs_audio_trainer.data.batch import Collator, TokenIds, Vocabulary
-from higgs_audio_trainer.data.delay import num_stream_frames
+from benchmarks.workload import random_example, token_ids, tokens_around, torch_threads, vocabulary_of
+from higgs_audio_trainer.data.batch import Collator
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.extraction import Extracted, Extraction
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.training.model import TrainingOutput
-from higgs_audio_trainer.training.model_streams import annotate_training_batch, training_streams
+from higgs_audio_trainer.training.model_streams import micro_batch_of
 
-THREADS = 1  # what ours does is over before a second thread of a busy machine has woken up
-SAMPLES, WINDOW = 2, 5  # what is shown
+THREADS = 1  # a second thread of a busy machine wakes up after our extraction has finished
+SAMPLES, WINDOW = 2, 5  # shown samples, shown slots
 _ENTRIES = 1026
-_IDS = TokenIds(128_001, 128_016, 128_014, 1024, 1025, 8)
-_MARKERS = (128_013, 128_012, 128_009)
-_VOCABULARY = Vocabulary((128_009,), _IDS.stream_bos, _IDS.stream_eos, (_IDS.audio, _IDS.audio_delay))
+_IDS = token_ids(HiggsAudioV2Config())
+_VOCABULARY = vocabulary_of(_IDS)
 _SHOWN = WindowSettings(SAMPLES, WINDOW, (0,), None)
 _KIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class LogitsSize:
     """Size of the logits.
 
     Attributes:
-        batch_size: B.
-        length: S.
-        entries: V.
-        audio_rows: M, of all samples.
-        rounds: calls of each kind that count.
+        batch_size: Samples of the batch, B.
+        length: Tokens of a sequence, S.
+        entries: Size of the text vocabulary, V.
+        audio_rows: Supervised audio rows of all samples, M.
+        rounds: Counted calls of each kind.
     """
 
     batch_size: int = 4
@@ -69,20 +68,17 @@ class Size:
     rounds: int = 3
 
 
-QUICK = Size(batch_size=2, length=128, audio_rows=120, rounds=1)
+QUICK = LogitsSize(batch_size=2, length=128, audio_rows=120, rounds=1)
 
 
-class Logits:
-    """Logits of a batch and both ways to read them."""
+class LogitsBatch:
+    """Logits of a batch, and both implementations of the extraction."""
 
-    def __init__(self, size: Size) -> None:
-        frames = size.audio_rows // size.batch_size - _IDS.num_codebooks
-        assert num_stream_frames(frames, _IDS.num_codebooks) - 1 == size.audio_rows // size.batch_size
+    def __init__(self, size: LogitsSize) -> None:
+        frames = size.audio_rows // size.batch_size - _IDS.num_codebooks  # T frames have T + K supervised rows
+        prompt = size.length - frames - tokens_around(_IDS.num_codebooks)
         self.batch = Collator(_IDS)(
-            [
-                example(_IDS, length=size.length, frames=frames, markers=_MARKERS, seed=seed)
-                for seed in range(size.batch_size)
-            ]
+            [random_example(_IDS, prompt=prompt, frames=frames, seed=seed) for seed in range(size.batch_size)]
         )
         torch.manual_seed(0)
         one = torch.randn(size.length, size.entries, dtype=torch.bfloat16)
@@ -112,16 +108,28 @@ class Logits:
         return SupervisedRows(self.audio_MKC, wanted, nll, batch_index, position, position - 1)
 
     def ours(self, part: str = "both", *, counts: bool = False) -> Extracted:
-        """Do what the trainer does at a due step; with counts, for the checks too."""
-        counter = TokenCounter(partial(annotate_training_batch, vocabulary=_VOCABULARY)) if counts else None
-        extraction = Extraction("train", _SHOWN, partial(training_streams, vocabulary=_VOCABULARY), counter)
-        extraction.observe(self.outputs[part], self.batch, self.batch["samples"])
+        """Extract as the trainer does at a logged step.
+
+        Args:
+            part: "both", "text" or "audio".
+            counts: Also count tokens for the checks.
+        """
+        extraction = Extraction("train", _SHOWN, TokenCounter() if counts else None)
+        outputs, samples = self.outputs[part], self.batch["samples"]
+        extraction.observe(micro_batch_of(outputs, self.batch, samples, vocabulary=_VOCABULARY))
         extracted = extraction.finish(extraction.sums(_IDS.num_codebooks, torch.device("cpu")), step=1, epoch=0.0)
-        assert extracted is not None, "samples are shown"
+        assert extracted is not None, "two samples are shown"
         return extracted
 
     def naive(self, part: str = "both") -> list[list[int]]:
-        """Take the argmax of everything, and cut the same slots out of it."""
+        """Take the argmax of all logits and slice the same windows.
+
+        Args:
+            part: "both", "text" or "audio".
+
+        Returns:
+            Predicted token ids of each window, text before audio.
+        """
         windows: list[list[int]] = []
         if part != "audio":
             windows += self._naive_windows(self.text_BSV.argmax(-1), self.outputs["both"].text)
@@ -143,7 +151,7 @@ class Logits:
 
 
 def _outputs(text: SupervisedRows, audio: SupervisedRows) -> Any:
-    # Any: the fields of an output of transformers may be None, and these are not.
+    # Any, because mypy takes each field of a transformers output as optional.
     zero = torch.zeros(())
     return TrainingOutput(zero, zero, zero, torch.zeros(_IDS.num_codebooks), text, audio)
 
@@ -157,15 +165,23 @@ def _none_of(rows: SupervisedRows) -> SupervisedRows:
     )
 
 
-class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the bytes of the largest storage that an operation made within the block."""
+class LargestTemporary(TorchDispatchMode):
+    """Context with the bytes of the largest storage created by an operation in the block.
+
+    Example:
+        >>> ones = torch.ones(1000)
+        >>> with LargestTemporary() as largest:
+        ...     _ = ones.view(10, 100).sum(-1)  # a view has no storage of its own
+        >>> largest.num_bytes
+        40
+    """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.num_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do an operation, and look at what is new in its results."""
+        """Run an operation and record the storages of new result tensors."""
         known = {_storage(part) for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)}
         results = func(*args, **(kwargs or {}))
         for part in tree_leaves(results):
@@ -178,15 +194,15 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def rows(quick: bool = False) -> list[Row]:
-    """Measure both ways.
+def rows(quick: bool = False) -> list[ResultRow]:
+    """Measure both implementations.
 
     Raises:
-        RuntimeError: they do not find the same tokens.
+        RuntimeError: The implementations find different tokens.
     """
-    size = QUICK if quick else Size()
+    size = QUICK if quick else LogitsSize()
     with torch_threads(THREADS):
-        logits = Logits(size)
+        logits = LogitsBatch(size)
         _compare(logits)
         calls: dict[str, Callable[[], object]] = {
             f"{name} {part}": partial(way, part)
@@ -195,9 +211,9 @@ def rows(quick: bool = False) -> list[Row]:
         }
         calls["counts"] = partial(logits.ours, "both", counts=True)
         seconds = interleaved(calls, rounds=size.rounds)
-        with LargestTensor() as largest:
+        with LargestTemporary() as largest:
             logits.ours()
-        with LargestTensor() as largest_counted:
+        with LargestTemporary() as largest_counted:
             logits.ours("both", counts=True)
     text = f"[{size.batch_size}, {size.length}, {size.entries}]"
     audio = f"[{size.audio_rows}, {_IDS.num_codebooks}, {_ENTRIES}]"
@@ -207,39 +223,41 @@ def rows(quick: bool = False) -> list[Row]:
         with_counts - without for with_counts, without in zip(seconds["counts"], seconds["ours both"], strict=True)
     ]
     return [
-        Row(both.name, both.figure, both.unit, both.against, both.ratio, "at most 0.01", (both.ratio or 0) <= 1 / 100),
-        *(_row(f"of it {shapes[part]}", seconds, part) for part in ("text", "audio")),
-        Row(
-            "largest temporary of it",
+        ResultRow(
+            both.name, both.figure, both.unit, both.against, both.ratio, "at most 0.01", (both.ratio or 0) <= 1 / 100
+        ),
+        *(_row(f"extraction from logits {shapes[part]}", seconds, part) for part in ("text", "audio")),
+        ResultRow(
+            "largest temporary tensor of extraction",
             largest.num_bytes / _KIB,
             "KiB",
             target="at most 1024",
             holds=largest.num_bytes <= 1024 * _KIB,
         ),
-        Row(
-            "counts for the checks, besides",
+        ResultRow(
+            "token counts for the checks, in addition",
             1000 * median(counted),
             "ms",
             "extraction",
             ratio(counted, seconds["ours both"]),
         ),
-        Row("largest temporary with the counts", largest_counted.num_bytes / _KIB, "KiB"),
+        ResultRow("largest temporary tensor with token counts", largest_counted.num_bytes / _KIB, "KiB"),
     ]
 
 
-def _row(name: str, seconds: Mapping[str, Sequence[float]], part: str) -> Row:
+def _row(name: str, seconds: Mapping[str, Sequence[float]], part: str) -> ResultRow:
     ours, naive = seconds[f"ours {part}"], seconds[f"naive {part}"]
-    return Row(name, 1000 * median(ours), "ms", "argmax over all rows, then slicing", ratio(ours, naive))
+    return ResultRow(name, 1000 * median(ours), "ms", "argmax over all rows, then slicing", ratio(ours, naive))
 
 
-def _compare(logits: Logits) -> None:
-    """Hold the tokens of both ways against each other, with text before audio."""
+def _compare(logits: LogitsBatch) -> None:
+    """Compare the tokens of both implementations, text before audio."""
     by_modality = sorted(logits.ours().samples, key=lambda sample: sample.modality, reverse=True)
     windows = [window for sample in by_modality for window in (sample.first, sample.last)]
     for window, tokens in zip(windows, logits.naive(), strict=True):
         pairs = list(zip(window.predictions, tokens, strict=True))
-        if any(ours not in (None, naive) for ours, naive in pairs):  # None: a masked slot
-            raise RuntimeError(f"expected {tokens}, which the naive way found, got {window.predictions}")
+        if any(ours not in (None, naive) for ours, naive in pairs):  # None marks a masked slot
+            raise RuntimeError(f"expected the tokens {tokens} of the naive implementation, got {window.predictions}")
 
 
 if __name__ == "__main__":

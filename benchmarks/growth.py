@@ -1,20 +1,20 @@
-"""How what a due step spends on logging grows, with what is shown and with what is trained.
+"""Growth of the logging time of a step with the shown windows and with the size of the training.
 
     python -m benchmarks.growth [--quick] [--json FILE]
 
-A small model (one layer, real codebooks of 1026 entries) on one thread of the CPU is trained by the real trainer; every
-step is due and goes to a console that nobody sees and a JSONL file. What is counted is the time in `observe`, and from
-the end of the optimizer step to where training goes on: the sum over the ranks, the transfer, events, sinks and checks.
-A row for each axis, with the checks off and on: figure is the cost at the last size of the axis, ratio that to the cost
-at the first.
+The real trainer trains a small model (one layer, real codebooks of 1026 entries) on one CPU thread. Every step is
+logged to a hidden console and a JSONL file. The logging time is the time in `observe` plus the time from the end of the
+optimizer step to the next training code, which includes the sum over ranks, the transfer, events, sinks and checks.
+Each axis has rows with the checks off and on. The figure is the logging time at the largest size of the axis, the ratio
+compares with the smallest size.
 
-How a cost grows is told by its exponent, the slope of its logarithm over that of the size, from the first size to the
-last. At most 0.2 is flat; at most 1.1 is linear, or less where the fixed part of the cost outweighs.
+The exponent of the growth is the slope of log(time) over log(size) from the smallest size to the largest. An exponent
+up to 0.2 counts as flat. An exponent up to 1.1 counts as linear, or less than linear where a fixed part dominates.
 
-With the number of codebooks all of them are shown. The accuracies of a step are of every slot that has a target, not of
-what is shown; so the argmax of all supervised rows grows with batch and sequence as the training itself does, and rows
-of their own hold the cost against the whole step. Ranks are processes that share the machine's cores, joined by gloo;
-what they wait for each other is in the cost, and there is no target.
+On the axis of codebooks all codebooks are shown. Accuracies cover every slot with a label, not only the shown windows.
+The argmax over all supervised rows therefore grows with batch and sequence as the training does, and extra rows compare
+the logging time with the whole step. Ranks are processes that share the cores of the machine and communicate through
+gloo. The logging time includes the waiting of ranks for each other, and this axis has no target.
 """
 
 from __future__ import annotations
@@ -27,48 +27,46 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from transformers import HiggsAudioV2Config, TrainingArguments
+from transformers import HiggsAudioV2Config
 from transformers.trainer_callback import PrinterCallback
 
-import sinks
-from benchmarks.examples import example, torch_threads
-from benchmarks.rows import Row, run_alone
-from higgs_audio_trainer.data.batch import Collator, TokenIds, Vocabulary
-from higgs_audio_trainer.data.delay import num_stream_frames
+from benchmarks.pipelines import hidden_pipeline, recorder_of
+from benchmarks.rows import ResultRow, run_alone
+from benchmarks.workload import random_example, tokens_around, torch_threads, training_arguments, vocabulary_of
+from higgs_audio_trainer.data.batch import Collator, TokenIds
 from higgs_audio_trainer.extraction.windows import WindowSettings
-from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
-from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Telemetry, due_every
+from higgs_audio_trainer.pipeline.emit import NullPipeline
+from higgs_audio_trainer.recording.recorder import every
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
-from sinks.terminal.screen import Screen
 
 FLAT, LINEAR = 0.2, 1.1  # largest exponents
 PROMPT = 32  # tokens
 CHECKS = (False, True)
+WARM_UP_STEPS = 1
 _MARKERS = (401, 402, 403)
 _AUDIO, _DELAY, _PAD, _VOCABULARY_SIZE = 404, 405, 406, 512
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
-    """What is trained, and what of it is shown.
+class TrainingSize:
+    """Size of a training and of the shown windows.
 
     Attributes:
-        codebooks: K.
-        codebooks_shown: the first of them.
-        batch_size: B.
-        samples_shown: the first of them.
-        length: S.
-        ranks: processes.
+        codebooks: Number of codebooks, K.
+        codebooks_shown: Number of shown codebooks, from the first on.
+        batch_size: Samples of a batch, B.
+        samples_shown: Number of shown samples, from the first on.
+        length: Tokens of a sequence, S.
+        ranks: Number of processes.
     """
 
     codebooks: int = 8
@@ -80,118 +78,130 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Medians over the steps of a training; seconds."""
+class StepCost:
+    """Medians over the steps of a training.
+
+    Attributes:
+        logging: Logging time of a step, in seconds.
+        step: Time of the whole step, in seconds.
+    """
 
     logging: float
     step: float
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
-    """Trainings that differ in one size.
+class SizeAxis:
+    """Trainings of different size along an axis.
 
     Attributes:
-        name: of the size.
-        trainings: by the size, which rises.
-        largest_exponent: that holds; None where there is no target.
+        name: Name of the size.
+        trainings: Trainings by size, in ascending order.
+        largest_exponent: Target of the exponent, or None without a target.
     """
 
     name: str
-    trainings: dict[int, Training]
+    trainings: dict[int, TrainingSize]
     largest_exponent: float | None
 
 
 AXES = (
-    Axis(
-        "K codebooks, all shown",
-        {size: Training(codebooks=size, codebooks_shown=size) for size in (2, 4, 8, 16)},
-        LINEAR,
+    SizeAxis(
+        "K codebooks, all shown", {k: TrainingSize(codebooks=k, codebooks_shown=k) for k in (2, 4, 8, 16)}, LINEAR
     ),
-    Axis("samples shown", {size: Training(samples_shown=size, batch_size=8) for size in (1, 2, 4, 8)}, LINEAR),
-    Axis("batch", {size: Training(batch_size=size, samples_shown=1) for size in (1, 2, 4, 8)}, FLAT),
-    Axis(
-        "sequence length",
-        {size: Training(length=size, batch_size=1, samples_shown=1) for size in (128, 512, 2048)},
-        FLAT,
+    SizeAxis("samples shown", {n: TrainingSize(samples_shown=n, batch_size=8) for n in (1, 2, 4, 8)}, LINEAR),
+    SizeAxis("batch", {b: TrainingSize(batch_size=b, samples_shown=1) for b in (1, 2, 4, 8)}, FLAT),
+    SizeAxis(
+        "sequence length", {s: TrainingSize(length=s, batch_size=1, samples_shown=1) for s in (128, 512, 2048)}, FLAT
     ),
-    Axis("ranks", {size: Training(ranks=size) for size in (1, 2, 4)}, None),
+    SizeAxis("ranks", {n: TrainingSize(ranks=n) for n in (1, 2, 4)}, None),
 )
 
 
-class _Timed(HiggsAudioTrainer):
-    """Takes the time that each due step spends on logging, and that of the step."""
+class _TimedTrainer(HiggsAudioTrainer):
+    """Trainer with measured logging time and total time of each logged step."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.costs: list[Cost] = []
+        self.costs: list[StepCost] = []
         self._previous = time.perf_counter()
+        self._previous_seconds = 0.0
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if self._extraction is None:  # at the end of an epoch once more
+        if not self._recorder.is_open("train"):  # the additional call at the end of an epoch
             return
-        observed, began = self._extraction.seconds, time.perf_counter()
+        observed, began = self._recorder.seconds - self._previous_seconds, time.perf_counter()
         super()._maybe_log_save_evaluate(*args, **kwargs)
         now = time.perf_counter()
-        self.costs.append(Cost(observed + now - began, now - self._previous))
-        self._previous = now
+        self.costs.append(StepCost(observed + now - began, now - self._previous))
+        self._previous, self._previous_seconds = now, self._recorder.seconds
 
 
-def rows(quick: bool = False) -> list[Row]:
+def rows(quick: bool = False) -> list[ResultRow]:
     """Measure along every axis."""
     quiet_third_parties()
-    warm_up, steps = (1, 1) if quick else (1, 5)
-    return [row for axis in AXES for row in _rows(_beginning(axis) if quick else axis, warm_up, steps)]
+    axes = [replace(axis, trainings=dict(list(axis.trainings.items())[:2])) for axis in AXES] if quick else AXES
+    return [row for axis in axes for row in _rows(axis, steps=1 if quick else 5)]
 
 
-def _beginning(axis: Axis) -> Axis:
-    return replace(axis, trainings=dict(list(axis.trainings.items())[:2]))
+def exponent(growth: float, factor: float) -> float:
+    """Return the exponent of a power law.
+
+    Args:
+        growth: Ratio of the largest and the smallest value.
+        factor: Ratio of the largest and the smallest size.
+
+    Example:
+        >>> exponent(growth=4.0, factor=2.0)
+        2.0
+    """
+    return math.log(growth) / math.log(factor)
 
 
-def _rows(axis: Axis, warm_up: int, steps: int) -> Iterator[Row]:
-    costs = {size: measure(training, warm_up, steps) for size, training in axis.trainings.items()}
+def _rows(axis: SizeAxis, steps: int) -> Iterator[ResultRow]:
+    costs = {size: measure(training, steps) for size, training in axis.trainings.items()}
     smallest, largest = min(costs), max(costs)
-    against, sizes = f"itself at {smallest}", f"{axis.name}, {smallest} to {largest}"
+    against, sizes = f"size {smallest}", f"{axis.name}, {smallest} to {largest}"
     for checks in CHECKS:
         first, last = costs[smallest][checks], costs[largest][checks]
         growth = last.logging / first.logging
-        slope = math.log(growth) / math.log(largest / smallest)
+        slope = exponent(growth, largest / smallest)
         wanted = None if checks else axis.largest_exponent
-        yield Row(
-            f"logging of a due step, --diagnose {'warn' if checks else 'off'}: {sizes}",
+        yield ResultRow(
+            f"logging time, --diagnose {'warn' if checks else 'off'}: {sizes}",
             1000 * last.logging,
             "ms",
-            f"{against}; exponent {slope:.2f}",
+            f"{against} (exponent {slope:.2f})",
             growth,
             "" if wanted is None else f"exponent at most {wanted}",
             None if wanted is None else slope <= wanted,
         )
         if wanted == FLAT:
             share, at_first = last.logging / last.step, first.logging / first.step
-            yield Row(f"the same as a share of its step: {sizes}", 100 * share, "%", against, share / at_first)
+            yield ResultRow(f"share of logging in the step: {sizes}", 100 * share, "%", against, share / at_first)
 
 
-def measure(training: Training, warm_up: int, steps: int) -> list[Cost]:
-    """Train so many steps after some that warm up, with the checks off, then with them on; costs are rank 0's."""
+def measure(training: TrainingSize, steps: int) -> list[StepCost]:
+    """Train and return the costs on rank 0 for each of `CHECKS`, over `steps` counted steps."""
     if training.ranks > 1:
-        return _on_ranks(training, warm_up, steps)
+        return _on_ranks(training, steps)
     with torch_threads(1):
-        return [train(training, warm_up, steps, checks=checks) for checks in CHECKS]
+        return [train(training, steps, checks=checks) for checks in CHECKS]
 
 
-def _on_ranks(training: Training, warm_up: int, steps: int) -> list[Cost]:
+def _on_ranks(training: TrainingSize, steps: int) -> list[StepCost]:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         answer, port = Path(folder) / "costs.json", _free_port()
         processes = [
-            context.Process(target=_be_rank, args=(rank, port, training, warm_up, steps, answer))
+            context.Process(target=_be_rank, args=(rank, port, training, steps, answer))
             for rank in range(training.ranks)
         ]
         for process in processes:
             process.start()
         for process in processes:
             process.join()
-        return [Cost(**cost) for cost in json.loads(answer.read_bytes())]
+        return [StepCost(**cost) for cost in json.loads(answer.read_bytes())]
 
 
 def _free_port() -> int:
@@ -200,51 +210,50 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _be_rank(rank: int, port: int, training: Training, warm_up: int, steps: int, answer: Path) -> None:
+def _be_rank(rank: int, port: int, training: TrainingSize, steps: int, answer: Path) -> None:
     world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": training.ranks, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in world.items()}, MASTER_ADDR="127.0.0.1")
     quiet_third_parties()
     with torch_threads(1):
-        costs = [train(training, warm_up, steps, checks=checks, rank=rank) for checks in CHECKS]
+        costs = [train(training, steps, checks=checks, rank=rank) for checks in CHECKS]
     if rank == 0:
         answer.write_text(json.dumps([asdict(cost) for cost in costs]), encoding="utf-8")
     torch.distributed.destroy_process_group()
 
 
-def train(training: Training, warm_up: int, steps: int, *, checks: bool, rank: int = 0) -> Cost:
-    """Train in this process, as one of the ranks."""
+def train(training: TrainingSize, steps: int, *, checks: bool, rank: int = 0) -> StepCost:
+    """Train in this process and return the costs of a step.
+
+    Args:
+        training: Size of the training.
+        steps: Number of counted steps after the warm-up.
+        checks: Run the checks.
+        rank: Rank of this process.
+    """
     ids = TokenIds(_PAD, _AUDIO, _DELAY, 1024, 1025, training.codebooks)
-    vocabulary = Vocabulary(_MARKERS[-1:], ids.stream_bos, ids.stream_eos, (ids.audio, ids.audio_delay))
-    frames = training.length - PROMPT - len(_MARKERS) - num_stream_frames(0, training.codebooks)
+    frames = training.length - PROMPT - tokens_around(training.codebooks)
     data = [
-        example(ids, length=training.length, frames=frames, markers=_MARKERS, seed=seed)
+        random_example(ids, prompt=PROMPT, frames=frames, markers=_MARKERS, seed=seed)
         for seed in range(training.batch_size * training.ranks)
     ]
     shown = WindowSettings(training.samples_shown, 5, tuple(range(training.codebooks_shown)), None)
-    with tempfile.TemporaryDirectory() as folder, _emit_to(Path(folder), rank) as emit:
-        trainer = _Timed(
-            telemetry=Telemetry(
-                emit,
-                due_every(1),
-                evaluations=False,
-                shown=shown if rank == 0 else None,
-                vocabulary=vocabulary,
-                counts=checks,
-                watch=LiveChecks(emit, fails=False) if checks and rank == 0 else None,
+    writes = rank == 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        hidden_pipeline(folder) if writes else nullcontext(NullPipeline()) as emit,
+    ):
+        trainer = _TimedTrainer(
+            recorder=recorder_of(
+                emit, every(1), num_codebooks=training.codebooks, shown=shown if writes else None, counts=checks
             ),
+            vocabulary=vocabulary_of(ids, _MARKERS[-1]),
             text_loss_weight=1.0,
             model=add_lora(_model(training.codebooks), r=4, alpha=8, dropout=0.0),
-            args=TrainingArguments(
+            args=training_arguments(
                 folder,
                 use_cpu=True,
                 per_device_train_batch_size=training.batch_size,
-                max_steps=warm_up + steps,
-                remove_unused_columns=False,
-                label_names=["labels"],
-                report_to="none",
-                save_strategy="no",
-                logging_strategy="no",
-                disable_tqdm=True,
+                max_steps=WARM_UP_STEPS + steps,
                 dataloader_pin_memory=False,
                 ddp_find_unused_parameters=False,
             ),
@@ -253,20 +262,8 @@ def train(training: Training, warm_up: int, steps: int, *, checks: bool, rank: i
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    counted = trainer.costs[warm_up:]
-    return Cost(median(cost.logging for cost in counted), median(cost.step for cost in counted))
-
-
-@contextmanager
-def _emit_to(folder: Path, rank: int) -> Iterator[Emit]:
-    if rank != 0:
-        yield NullPipeline()
-        return
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = Screen(nowhere, nowhere)
-        context = sinks.SinkContext(str(folder), "r", 0, 0, screen, screen.note)
-        yield Pipeline(sinks.build("console,jsonl", context), run_id="r")
-        screen.close()
+    counted = trainer.costs[WARM_UP_STEPS:]
+    return StepCost(median(cost.logging for cost in counted), median(cost.step for cost in counted))
 
 
 def _model(codebooks: int) -> HiggsAudioForTraining:

@@ -1,11 +1,11 @@
-"""How long a call of `emit` may take: its slowest percentiles, while others emit too and while its sinks fail.
+"""Slowest percentiles of `emit`, while other threads emit too and while sinks fail.
 
     python -m benchmarks.latency
 
-Each call is timed by itself: an audio `prediction_sample` to the file and the console. 16 threads emit one event each
-some 10 ms, at times of their own, which is a hundred times what a training does. On the full disk each write to the
-file fails as there; the stopped console is a pipe that nobody reads. What 16 threads do that emit without a pause is a
-row without a target: they wait for each other and for Python's global lock, which changes hands each 5 ms.
+Each call is timed separately: an audio `prediction_sample` to the file and the console. 16 threads emit an event
+every 10 ms on average, at random times, a hundred times the rate of a training. On the full disk each write to the file
+fails with ENOSPC. The stopped console is a pipe without a reader. The row of 16 threads without a pause has no target,
+because the threads wait for each other and for Python's global lock, which changes hands every 5 ms.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statistics import quantiles
 from unittest import mock
 
 import sinks
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.typical_event import typical_event
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.terminal.screen import Screen
@@ -30,12 +30,12 @@ from sinks.terminal.screen import Screen
 THREADS = 16
 PAUSE_S = 0.01
 TARGET_MS = 1.0
-WARM_UP = 0.05  # of the calls
-PERCENTILES = {"p50": 499, "p99": 989, "p99.9": 998}  # of 999 cuts
+WARM_UP = 0.05  # share of the calls
+PERCENTILES = {"p50": 499, "p99": 989, "p99.9": 998}  # indices of 999 cuts
 
 
-def rows(quick: bool = False) -> list[Row]:
-    """Measure each case; a row of each percentile."""
+def rows(quick: bool = False) -> list[ResultRow]:
+    """Return a row for each case and percentile."""
     calls, alone = (1_600, 1_600) if quick else (16_000, 4_000)
     taken = {
         "idle": _case(alone, threads=1, pause_s=PAUSE_S / 10),
@@ -53,7 +53,7 @@ def rows(quick: bool = False) -> list[Row]:
         for name, milliseconds in _percentiles(seconds).items():
             asked = name == "p99" and "without" not in case
             made.append(
-                Row(
+                ResultRow(
                     name=f"emit, {case}: {name}",
                     figure=milliseconds,
                     unit="ms",
@@ -88,7 +88,7 @@ def _case(
             for thread in working:
                 thread.join()
         if (disk_is_full or console_is_stopped) and not emit.lost:
-            raise RuntimeError("expected deliveries to fail, and none did")
+            raise RuntimeError("expected failed deliveries, got none")
     return [one for seconds in taken for one in seconds[int(WARM_UP * len(seconds)) :]]
 
 
@@ -106,7 +106,7 @@ def _emit(emit: Pipeline, begin: threading.Barrier, calls: int, pause_s: float, 
 
 @contextmanager
 def _console(*, stopped: bool) -> Iterator[Screen]:
-    """Open a console that reads at once, or one that never reads: a pipe."""
+    """Open a screen on a pipe whose reader reads immediately or, if stopped, never."""
     reading, writing = os.pipe()
     reader = None
     if not stopped:
@@ -118,7 +118,7 @@ def _console(*, stopped: bool) -> Iterator[Screen]:
             yield screen
         finally:
             if stopped:
-                os.close(reading)  # ends the write that hangs
+                os.close(reading)  # ends the blocked write
             screen.close()
     if reader is not None:
         reader.join()
@@ -132,7 +132,7 @@ def _read(descriptor: int) -> None:
 
 @contextmanager
 def _disk(*, full: bool) -> Iterator[None]:
-    """Have each write to the file fail as on a full disk."""
+    """Make each write to the file fail with ENOSPC if the disk is full."""
 
     def write(_descriptor: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -145,4 +145,4 @@ def _disk(*, full: bool) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    run_alone(rows, __doc__ or "")
+    run_alone(rows, __doc__)

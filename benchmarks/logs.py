@@ -1,18 +1,17 @@
-"""What reading, checking and comparing logs costs, beside tools that only parse them.
+"""Cost of reading, validating and comparing logs, beside plain JSON parsers.
 
     python -m benchmarks.logs [--quick] [--json FILE]
     python -m benchmarks.logs --events 100000 10000000 [--rounds 3] [--only validate diff] [--json FILE]
 
-Each command is a process of its own on one core, its output thrown away. They take turns, and medians over the rounds
-are shown, with how many times as fast as `jq -c .` in the same rounds each of them is, and the peak memory as the
-system counts it. Without `--events` the commands that have a target read a million events, once: that takes each of
-them long enough. Two rounds of a tenth as many events show what all others take, and memory is that of a million events
-beside that of a hundredth of them.
+Each command is a process of its own on one core, with discarded output. The commands take turns. The table has the
+medians over the rounds, the speed relative to `jq -c .` in the same rounds, and the peak memory as counted by the
+system. Without `--events` the commands with a target read a million events once, which takes each long enough. All
+other commands read a tenth of the events twice. Peak memory at a million events is compared with peak memory at a
+hundredth of the events.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -27,16 +26,15 @@ from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from benchmarks.rows import Row, write_json
-from benchmarks.rows import table as table_of_rows
+from benchmarks.rows import ResultRow, argument_parser, markdown, report
 from benchmarks.synthetic_log import write_log
 
 PEER = "jq -c ."
 PARSERS = (PEER, "json.loads", "DuckDB, one thread")
-AIMED = ("read", "validate", "diff")  # faster than jq, in constant memory
+AIMED = ("read", "validate", "diff")  # must be faster than jq, in constant memory
 SIZES = (10_000, 100_000, 1_000_000)
 FEW = (50, 100, 1_000)
-UNIT = "µs an event"
+UNIT = "µs per event"
 _MOST_MEMORY = 1.1
 
 _JSON = "import json, sys\nfor line in open(sys.argv[1], 'rb'): json.loads(line)"
@@ -48,50 +46,66 @@ _DUCKDB = (
 )
 
 
-class Command(NamedTuple):
-    """What is measured: a command line, how many logs it reads, and how it ends."""
+class LogCommand(NamedTuple):
+    """Measured command.
+
+    Attributes:
+        line: Command line.
+        logs: Number of logs read by the command.
+        status: Expected exit code.
+    """
 
     line: Sequence[str]
     logs: int = 1
     status: int = 0
 
 
-class Cost(NamedTuple):
-    """What one process took."""
+class ProcessCost(NamedTuple):
+    """Costs of a process.
+
+    Attributes:
+        seconds: Wall time.
+        peak_mib: Peak memory, in MiB.
+    """
 
     seconds: float
     peak_mib: float
 
 
-def commands(expected: Path, got: Path, other: Path) -> Mapping[str, Command]:
-    """Name what is measured: tools that parse JSON, then ours.
+def commands(expected: Path, got: Path, other: Path) -> Mapping[str, LogCommand]:
+    """Return the measured commands by name, first parsers of JSON, then ours.
 
     Args:
-        expected: a log.
-        got: one that differs in nothing but the run's id.
-        other: one that differs from it in every event.
+        expected: Path of a log.
+        got: Path of a log with another run id.
+        other: Path of a log with differences in every event.
     """
     python, ours = [sys.executable, "-c"], [sys.executable, "-m", "higgs_audio_trainer"]
     return {
-        PEER: Command(["jq", "-c", ".", str(expected)]),
-        "json.loads": Command([*python, _JSON, str(expected)]),
-        "orjson.loads": Command([*python, _ORJSON, str(expected)]),
-        "DuckDB, one thread": Command(["duckdb", "-c", _DUCKDB.format(log=expected)]),
-        "read": Command([*python, _READ, str(expected)]),
-        "merge": Command([*ours, "merge", str(expected)]),
-        "show --raw --event train_step": Command([*ours, "show", "--raw", "--event", "train_step", str(expected)]),
-        "show --summary": Command([*ours, "show", "--summary", str(expected)]),
-        "validate": Command([*ours, "validate", str(expected)]),
-        "diff": Command([*ours, "diff", str(expected), str(got)], logs=2),
-        "diff of runs that differ": Command([*ours, "diff", str(expected), str(other)], logs=2, status=1),
+        PEER: LogCommand(["jq", "-c", ".", str(expected)]),
+        "json.loads": LogCommand([*python, _JSON, str(expected)]),
+        "orjson.loads": LogCommand([*python, _ORJSON, str(expected)]),
+        "DuckDB, one thread": LogCommand(["duckdb", "-c", _DUCKDB.format(log=expected)]),
+        "read": LogCommand([*python, _READ, str(expected)]),
+        "merge": LogCommand([*ours, "merge", str(expected)]),
+        "show --raw --event train_step": LogCommand([*ours, "show", "--raw", "--event", "train_step", str(expected)]),
+        "show --summary": LogCommand([*ours, "show", "--summary", str(expected)]),
+        "validate": LogCommand([*ours, "validate", str(expected)]),
+        "diff": LogCommand([*ours, "diff", str(expected), str(got)], logs=2),
+        "diff of runs that differ": LogCommand([*ours, "diff", str(expected), str(other)], logs=2, status=1),
     }
 
 
-def run(command: Command) -> Cost:
-    """Run a command on one core and wait for it.
+def run(command: LogCommand) -> ProcessCost:
+    """Run a command on a single core to the end.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: The exit code is not the expected exit code.
+
+    Example:
+        >>> cost = run(LogCommand(["true"]))
+        >>> cost.seconds > 0, cost.peak_mib > 0
+        (True, True)
     """
     began = perf_counter()
     process = subprocess.Popen(command.line, stdout=subprocess.DEVNULL, preexec_fn=_pin)  # noqa: PLW1509 - no threads here
@@ -99,8 +113,8 @@ def run(command: Command) -> Cost:
     seconds = perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != command.status:
-        raise RuntimeError(f"{' '.join(command.line)} ended with {process.returncode}")
-    return Cost(seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 2**20))
+        raise RuntimeError(f"expected exit code {command.status} of {' '.join(command.line)}, got {process.returncode}")
+    return ProcessCost(seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 2**20))
 
 
 def _pin() -> None:
@@ -109,20 +123,20 @@ def _pin() -> None:
 
 
 def measure(folder: Path, num_events: int, rounds: int, only: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Measure every command that is there.
+    """Measure every installed command.
 
     Args:
-        folder: for the logs.
-        num_events: of each log.
-        rounds: that count. If there are several, one more goes before, to warm the caches; a log that was just written
-            is warm.
-        only: names of what is measured; empty for all.
+        folder: Folder for the logs.
+        num_events: Events of each log.
+        rounds: Number of counted rounds. Several rounds have a warm-up round for the caches. A single round reads logs
+            that were just written and are cached.
+        only: Names of the measured commands. Empty for all commands.
 
     Returns:
-        rows of `name`, `events`, `us_per_event`, `spread` (slowest by fastest round), `times_jq` (how many times as
-        fast as jq, which parses as many logs), `peak_mib`.
+        Rows of `name`, `events`, `us_per_event`, `spread` (slowest by fastest round), `times_jq` (speed relative to jq
+        per event) and `peak_mib`.
     """
-    # Another process writes them: what this one ever held counts as the peak of each that it starts.
+    # Another process writes the logs, because a child process inherits the peak memory of this process.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         expected = pool.submit(write_log, folder / "expected", num_events).result()
         got = pool.submit(write_log, folder / "got", num_events, run_id="another").result()
@@ -132,7 +146,7 @@ def measure(folder: Path, num_events: int, rounds: int, only: Collection[str] = 
         for name, command in commands(expected, got, other).items()
         if (name in only or not only) and shutil.which(command.line[0])
     }
-    taken: dict[str, list[Cost]] = {name: [] for name in present}
+    taken: dict[str, list[ProcessCost]] = {name: [] for name in present}
     warm_up = int(rounds > 1)
     for _ in range(warm_up + rounds):
         for name, command in present.items():
@@ -144,7 +158,7 @@ def measure(folder: Path, num_events: int, rounds: int, only: Collection[str] = 
 
 
 def _row(
-    name: str, events: int, costs: Sequence[Cost], peer: Sequence[Cost] | None, peer_events: int
+    name: str, events: int, costs: Sequence[ProcessCost], peer: Sequence[ProcessCost] | None, peer_events: int
 ) -> dict[str, Any]:
     seconds = [cost.seconds for cost in costs]
     us_per_event = 1e6 * median(seconds) / events
@@ -160,14 +174,19 @@ def _row(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write rows as Markdown."""
-    names = list(rows[0])
-    cells = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    """Return rows of `measure` as a Markdown table.
+
+    Example:
+        >>> print(table([{"name": "read", "us_per_event": 11.28}]))
+        | name | us_per_event |
+        |---|---|
+        | read | 11.28 |
+    """
+    return markdown(list(rows[0]), (row.values() for row in rows))
 
 
-def rows(quick: bool = False) -> list[Row]:
-    """Measure what has a target over many events, the rest over fewer, and memory over both and fewer yet."""
+def rows(quick: bool = False) -> list[ResultRow]:
+    """Measure commands with a target over many events, all others over fewer, and peak memory over few and many."""
     few, some, many = FEW if quick else SIZES
     over_few = _measured(few, 1, AIMED)
     over_some = _measured(some, 1 if quick else 2)
@@ -184,34 +203,29 @@ def _measured(num_events: int, rounds: int, only: Collection[str] = ()) -> dict[
         return {row["name"]: row for row in measure(Path(folder), num_events, rounds, only)}
 
 
-def _timed(row: Mapping[str, Any], name: str, *, aimed: bool = False) -> Row:
+def _timed(row: Mapping[str, Any], name: str, *, aimed: bool = False) -> ResultRow:
     times = row["times_jq"]
     if times is None or row["name"] == PEER:
-        return Row(name, row["us_per_event"], UNIT)
+        return ResultRow(name, row["us_per_event"], UNIT)
     target = ("> 1", times > 1) if aimed else ("", None)
-    return Row(name, row["us_per_event"], UNIT, PEER, times, *target)
+    return ResultRow(name, row["us_per_event"], UNIT, PEER, times, *target)
 
 
-def _memory(name: str, few: Mapping[str, Any], many: Mapping[str, Any], against: str) -> Row:
+def _memory(name: str, few: Mapping[str, Any], many: Mapping[str, Any], against: str) -> ResultRow:
     times = many["peak_mib"] / few["peak_mib"]
     target, holds = f"<= {_MOST_MEMORY}", times <= _MOST_MEMORY
-    return Row(f"{name}: peak memory", many["peak_mib"], "MiB", against, times, target, holds)
+    return ResultRow(f"{name}, peak memory", many["peak_mib"], "MiB", against, times, target, holds)
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small logs, to see that it works: the figures say little")
-    parser.add_argument("--events", metavar="N", type=int, nargs="+", help="of the logs, instead of the usual")
-    parser.add_argument("--rounds", metavar="N", type=int, default=3, help="with --events")
-    parser.add_argument("--only", metavar="NAME", nargs="+", default=(), help="commands to measure, with --events")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there too")
+    """Run the command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--events", metavar="N", type=int, nargs="+", help="events of the logs, instead of the default")
+    parser.add_argument("--rounds", metavar="N", type=int, default=3, help="counted rounds, with --events")
+    parser.add_argument("--only", metavar="NAME", nargs="+", default=(), help="measured commands, with --events")
     given = parser.parse_args()
     if given.events is None:
-        usual = rows(given.quick)
-        print(table_of_rows(usual))
-        if given.json:
-            write_json(usual, given.json)
+        report(rows(given.quick), given.json)
         return
     found = [row for events in given.events for row in _measured(events, given.rounds, given.only).values()]
     print(table(found))

@@ -1,54 +1,52 @@
-"""What one event costs, from `emit` to the file and to the console, beside a floor and other loggers.
+"""Cost of one event, from `emit` to the file and to console text, beside a floor and other loggers.
 
     python -m benchmarks.one_event
 
-To the file: a call returns when the line is with the operating system, so that it outlives the process. The floor is
-`os.write` of what orjson made of the finished record. The other loggers write the same record through, each time; they
-add what ours adds, a time in UTC, a level and what is bound once. None of them looks for values that no line can hold,
-orders threads and signal handlers, numbers what it writes, or notices that its file is gone; ours does.
+File: a call returns after the operating system has the line, so the line survives the death of the process. The floor
+is `os.write` of the finished record, encoded by orjson. The other loggers write the same record and flush each line.
+Each logger adds the same values, a UTC time, a level and the bound fields. Only our pipeline replaces values without a
+JSON form, orders threads and signal handlers, numbers the lines and detects a deleted file.
 
-To the console: the text of the event alone, in colour, without the writing.
+Console: the colored text of the event, without the write.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import sinks
 from benchmarks.peer_loggers import CONSOLES, FILES
 from benchmarks.peers import Peers
-from benchmarks.rows import Row, run_alone
-from benchmarks.timing import ratio
+from benchmarks.pipelines import hidden_pipeline
+from benchmarks.rows import ResultRow, run_alone
+from benchmarks.timing import ratio, seconds_of
 from benchmarks.typical_event import typical_event
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.console import text_of
-from sinks.terminal.screen import Screen
 
 FLOOR, *_FILE_PEERS = FILES
-LATER = "loguru, enqueue"  # hands the record to a thread, which writes it later
-_FILE, _CONSOLE = "one event to the file", "one event as text of the console"
+LATER = "loguru, enqueue"  # a thread writes the record after the call has returned
+_FILE, _CONSOLE = "one event to the file", "one event as console text"
 _MOST_OF_FLOOR = 2.0
-_RICH_IS_SLOWER = 100  # so many times, about
+_RICH_IS_SLOWER = 100  # approximate factor, to keep the round short
 
 
-def rows(quick: bool = False) -> list[Row]:
-    """Measure ours and each peer by turns; a row of each pair."""
+def rows(quick: bool = False) -> list[ResultRow]:
+    """Measure our pipeline and each peer in turns, with a row per pair."""
     rounds, calls = (3, 100) if quick else (15, 2_000)
     taken = _measure(rounds, calls)
-    made = [Row(FLOOR, 1e6 * median(taken[FLOOR]), "µs")]
+    made = [ResultRow(FLOOR, 1e6 * median(taken[FLOOR]), "µs")]
     for ours, peers in ((_FILE, [FLOOR, *_FILE_PEERS]), (_CONSOLE, list(CONSOLES))):
         for peer in peers:
             if not taken[peer]:
-                continue  # it cannot be had for this Python
+                continue  # not available for this Python
             times = ratio(taken[ours], taken[peer])
             limit = _MOST_OF_FLOOR if peer == FLOOR else 1.0
             made.append(
-                Row(
+                ResultRow(
                     name=ours,
                     figure=1e6 * median(taken[ours]),
                     unit="µs",
@@ -62,15 +60,12 @@ def rows(quick: bool = False) -> list[Row]:
 
 
 def _measure(rounds: int, calls: int) -> dict[str, list[float]]:
-    """Return seconds a call of ours and of each peer; no round is counted before each was called once."""
+    """Return the seconds of a call by logger. A warm-up round is not counted."""
     event = typical_event()
-    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = Screen(nowhere, nowhere)
-        memory = sinks.MemorySink()
-        Pipeline([("memory", memory)], run_id="0" * 26)(event)
-        record = memory.records[0]
-        context = sinks.SinkContext(folder, "r", 0, 0, screen, screen.note)
-        emit = Pipeline(sinks.build("jsonl", context), run_id="0" * 26)
+    memory = sinks.MemorySink()
+    Pipeline([("memory", memory)], run_id="0" * 26)(event)
+    record = memory.records[0]
+    with tempfile.TemporaryDirectory() as folder, hidden_pipeline(folder, "jsonl") as emit:
         ours: dict[str, Callable[[], object]] = {
             _FILE: lambda: emit(event),
             _CONSOLE: lambda: text_of(record, color=True, encoding="utf-8"),
@@ -80,19 +75,11 @@ def _measure(rounds: int, calls: int) -> dict[str, list[float]]:
             for turn in range(rounds + 1):
                 for name, seconds in taken.items():
                     count = max(1, calls // _RICH_IS_SLOWER) if name == "rich" else calls
-                    one = _seconds(ours[name], calls) if name in ours else peers.seconds(name, count)
+                    one = seconds_of(ours[name], calls) if name in ours else peers.seconds(name, count)
                     if turn and one is not None:
                         seconds.append(one)
-        screen.close()
     return taken
 
 
-def _seconds(call: Callable[[], object], calls: int) -> float:
-    began = perf_counter()
-    for _ in range(calls):
-        call()
-    return (perf_counter() - began) / calls
-
-
 if __name__ == "__main__":
-    run_alone(rows, __doc__ or "")
+    run_alone(rows, __doc__)

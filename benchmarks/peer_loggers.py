@@ -1,13 +1,14 @@
-"""Other loggers, each made to write a given record as a line of JSON or to show it; runs in the peers' environment.
+"""Other loggers, each set up to write a given record as a line of JSON or to render the record for a console.
 
     PYTHON benchmarks/peer_loggers.py FOLDER < requests
 
-FOLDER has the record, `record.json`, and gets a file of each logger. A request is a line: the name of a logger and how
-many records to write. The answer is a line too: the seconds that it took, from the first call until the last line is in
-the file. A logger that is not installed, or that this Python cannot run, answers `-`.
+The script runs in the peers' environment and imports nothing of this project. FOLDER has the record in `record.json`
+and receives a file per logger. A request is a line with the name of a logger and the number of records. The answer is
+a line with the seconds from the first call until the last line is in the file, or `-` if the logger is not installed or
+does not support this Python.
 
-All add what ours adds itself, a time in UTC, a level and what is bound once, and all write each record through as it
-comes; `loguru, enqueue` alone hands it to a thread that writes it later. Imports nothing of this project.
+Each logger adds the same values as our pipeline, a UTC time, a level and the bound fields, and flushes each record.
+Only `loguru, enqueue` passes the record to a thread that writes later.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-Write = Callable[[], object]
-Done = Callable[[], object]
-BOUND = ("v", "run_id", "attempt", "rank")  # of the envelope; `ts` and `level` are the logger's to add
+Write = Callable[[], object]  # writes the record once
+Done = Callable[[], object]  # waits until the last line is in the file
+BOUND = ("v", "run_id", "attempt", "rank")  # bound fields; the logger adds `ts` and `level`
 
 
 def floor(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Encode the record, and write the line."""
+    """Encode the record with orjson and write the line, the floor of all loggers."""
     import orjson
 
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -38,7 +39,7 @@ def floor(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
 
 
 def structlog_bytes(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Use what the documentation of structlog recommends for speed: orjson, and bytes."""
+    """Set up structlog for speed, with orjson and bytes, as documented by structlog."""
     import orjson
     import structlog
 
@@ -57,22 +58,22 @@ def structlog_bytes(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
 
 
 class JsonFormatter(logging.Formatter):
-    """What people write where they use nothing but the standard library."""
+    """Formatter as commonly written with the standard library alone."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record as JSON."""
+        """Return a record as JSON."""
         line = {"event": record.msg, "ts": datetime.now(UTC).isoformat(), "level": record.levelname.lower()}
         return json.dumps(line | record.__dict__["payload"])
 
 
 def stdlib_json(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Use logging and json."""
+    """Set up the standard library with `logging` and `json`."""
     bound, payload, event = parts(record)
     return _stdlib(path, "stdlib", JsonFormatter(), event, {"payload": bound | payload}), nothing
 
 
 def python_json_logger(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Use the formatter of python-json-logger that encodes by orjson."""
+    """Set up python-json-logger with the orjson formatter."""
     from pythonjsonlogger.orjson import OrjsonFormatter
 
     bound, payload, event = parts(record)
@@ -81,7 +82,7 @@ def python_json_logger(path: Path, record: dict[str, Any]) -> tuple[Write, Done]
 
 
 def _stdlib(path: Path, name: str, formatter: logging.Formatter, event: str, extra: dict[str, Any]) -> Write:
-    handler = logging.FileHandler(path)  # flushes each record
+    handler = logging.FileHandler(path)  # flushes every record
     handler.setFormatter(formatter)
     log = logging.getLogger(name)
     log.setLevel(logging.INFO)
@@ -91,7 +92,7 @@ def _stdlib(path: Path, name: str, formatter: logging.Formatter, event: str, ext
 
 
 def picologging_json(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Use picologging, whose records are made in C, with a formatter that encodes by orjson."""
+    """Set up picologging (records in C) with an orjson formatter."""
     import orjson
     import picologging
 
@@ -107,21 +108,26 @@ def picologging_json(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
     log = picologging.Logger("picologging", picologging.INFO)
     log.addHandler(handler)
     payload = bound | payload
-    return lambda: log.info(event, payload), nothing  # it has no `extra`
+    return lambda: log.info(event, payload), nothing  # picologging has no `extra`
 
 
 def payload_of(args: Any) -> dict[str, Any]:
-    """Return the mapping that a record was given as its only argument."""
+    """Return the mapping in the arguments of a log call.
+
+    Example:
+        >>> payload_of(({"step": 1},))
+        {'step': 1}
+    """
     return args if isinstance(args, dict) else args[0]
 
 
 def loguru_plain(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Use loguru, serialised, to a file."""
+    """Set up loguru with `serialize`."""
     return _loguru(path, record, enqueue=False)
 
 
 def loguru_enqueue(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Use loguru with a queue: it returns before the line is in the file."""
+    """Set up loguru with a queue. A call returns before the line is in the file."""
     return _loguru(path, record, enqueue=True)
 
 
@@ -130,14 +136,14 @@ def _loguru(path: Path, record: dict[str, Any], *, enqueue: bool) -> tuple[Write
 
     bound, payload, event = parts(record)
     loguru.logger.remove()
-    logger = copy.deepcopy(loguru.logger)  # its documented way to have two that know nothing of each other
+    logger = copy.deepcopy(loguru.logger)  # as documented for independent loggers
     logger.add(path, serialize=True, enqueue=enqueue, level="INFO", buffering=1, encoding="utf-8")
     log = logger.bind(**bound)
     return lambda: log.info(event, **payload), logger.complete
 
 
 def eliot_json(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Use eliot."""
+    """Set up eliot with a file destination."""
     import eliot
 
     bound, payload, event = parts(record)
@@ -146,7 +152,7 @@ def eliot_json(path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
 
 
 def structlog_console(_path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Render the record as structlog's console does, in colour; nothing is written."""
+    """Set up the console renderer of structlog, in color, without the write."""
     import structlog
 
     render = structlog.dev.ConsoleRenderer(colors=True)
@@ -154,7 +160,7 @@ def structlog_console(_path: Path, record: dict[str, Any]) -> tuple[Write, Done]
 
 
 def rich_console(_path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
-    """Render the record as `rich.print` does, in colour, to a text in memory."""
+    """Set up the console of rich, in color, into memory."""
     import rich.console
 
     def render() -> str:
@@ -167,14 +173,20 @@ def rich_console(_path: Path, record: dict[str, Any]) -> tuple[Write, Done]:
 
 
 def parts(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Split a record into what is bound once, what comes with each event, and its name."""
+    """Return the bound fields, the payload and the event name of a record.
+
+    Example:
+        >>> record = {"event": "train_step", "v": 1, "run_id": "r", "attempt": 0, "rank": 0, "ts": "", "step": 20}
+        >>> parts(record)
+        ({'v': 1, 'run_id': 'r', 'attempt': 0, 'rank': 0}, {'step': 20}, 'train_step')
+    """
     bound = {key: record[key] for key in BOUND}
     payload = {key: value for key, value in record.items() if key not in {*BOUND, "event", "ts", "level"}}
     return bound, payload, record["event"]
 
 
 def nothing() -> None:
-    """Wait for nothing: the line is in the file when the call returns."""
+    """Return immediately, for loggers whose line is in the file when the call returns."""
 
 
 CONSOLES = {
@@ -195,7 +207,7 @@ PEERS = FILES | CONSOLES
 
 
 def main() -> None:
-    """Answer requests."""
+    """Answer the requests on stdin."""
     folder = Path(sys.argv[1])
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     ready: dict[str, tuple[Write, Done]] = {}

@@ -1,4 +1,4 @@
-"""The peers in an environment of their own, and a process in it that answers requests."""
+"""Other loggers in a virtual environment of their own, and a process for requests to the loggers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _REQUIREMENTS = _HERE / "peers.txt"
 
 
 def environment() -> Path:
-    """Make the environment where it is not there yet, or was made from another list; return its Python.
+    """Return the Python of the peers' environment, and build the environment if `peers.txt` has changed.
 
-    It stays in the cache (`XDG_CACHE_HOME`), so that it is downloaded once.
+    The environment stays in the cache (`XDG_CACHE_HOME`), so that the packages are downloaded once.
 
     Raises:
-        RuntimeError: the packages cannot be had; with what pip said.
+        RuntimeError: The packages cannot be installed. The message has the output of pip.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "higgs-audio-trainer" / f"benchmark-peers-{sys.version_info.major}.{sys.version_info.minor}"
@@ -31,20 +31,20 @@ def environment() -> Path:
     wanted = _REQUIREMENTS.read_text(encoding="utf-8")
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
         venv.create(folder, with_pip=True, clear=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", _REQUIREMENTS]
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([*pip, "-r", str(_REQUIREMENTS)], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"expected to install the peers of {_REQUIREMENTS.name}, pip said:\n{done.stderr}")
+            raise RuntimeError(f"expected to install the packages of {_REQUIREMENTS}, pip failed:\n{done.stderr}")
         stamp.write_text(wanted, encoding="utf-8")
     return python
 
 
 class Peers:
-    """A process of the peers' environment in which they write or show one record.
+    """Process in the peers' environment, where other loggers write or render a record.
 
     Args:
-        folder: for its files; it gets `record.json`.
-        record: what they are given.
+        folder: Folder for the files of the loggers. The constructor writes `record.json` there.
+        record: Record for all loggers.
     """
 
     def __init__(self, folder: Path, record: Mapping[str, Any]) -> None:
@@ -58,17 +58,21 @@ class Peers:
         )
 
     def seconds(self, name: str, calls: int) -> float | None:
-        """Have a peer do it some times; return the seconds of one, or None where that peer is not there.
+        """Return the mean seconds of a call of a logger, or None if the logger is not installed.
+
+        Args:
+            name: Name of the logger, from `peer_loggers.PEERS`.
+            calls: Number of calls.
 
         Raises:
-            RuntimeError: the process ended.
+            RuntimeError: The process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(name, calls, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline().strip()
         if not answer:
-            raise RuntimeError(f"the process of the peers ended, asked for {name}")
+            raise RuntimeError(f"expected seconds of {name!r}, but the process of the peers has ended")
         return None if answer == "-" else float(answer) / calls
 
     def __enter__(self) -> Self:

@@ -1,29 +1,30 @@
-"""A row of the table: one figure, what it is held against, and whether that is good enough."""
+"""Rows of the table of results, and the command line of all benchmarks."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 _HOLDS = {True: "yes", False: "**no**", None: ""}
-_WHOLE_FROM = 1000  # fractions say nothing from here on
+_WHOLE_FROM = 1000  # larger figures have no decimals
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table.
+class ResultRow:
+    """Figure, the figure of a peer or floor, and whether the target is met.
 
     Attributes:
-        name: what was measured.
-        figure: a median over the rounds, where it is a time.
-        unit: of the figure.
-        against: the peer or floor that was measured in the same run; "" where there is none.
-        ratio: of the figure and that of the peer or floor; None where there is none. `target` says which way round.
-        target: what the ratio, or the figure, is to be; "" where nothing was asked.
-        holds: whether it is; None where nothing was asked.
+        name: Name of the measurement.
+        figure: Measured value. Times are medians over the rounds.
+        unit: Unit of the figure.
+        against: Peer or floor measured in the same run, or "".
+        ratio: Ratio of the figure and the figure of the peer or floor, or None without a peer. `target` shows the
+            direction of the ratio.
+        target: Target of the ratio, or of the figure, or "".
+        holds: Whether the target is met, or None without a target.
     """
 
     name: str
@@ -35,35 +36,81 @@ class Row:
     holds: bool | None = None
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Write rows as Markdown."""
-    lines = ["| what | figure | against | ratio | target | holds |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        ratio = "" if row.ratio is None else rounded(row.ratio)
-        cells = [row.name, f"{rounded(row.figure)} {row.unit}", row.against, ratio, row.target, _HOLDS[row.holds]]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def table(rows: Iterable[ResultRow]) -> str:
+    """Return rows as a Markdown table.
+
+    Example:
+        >>> print(table([ResultRow("read", 11.283, "µs per event", "jq -c .", 2.8, "> 1", holds=True)]))
+        | name | figure | against | ratio | target | holds |
+        |---|---|---|---|---|---|
+        | read | 11.28 µs per event | jq -c . | 2.8 | > 1 | yes |
+    """
+    names = [field.name for field in fields(ResultRow) if field.name != "unit"]  # the figure's cell has the unit
+    return markdown(
+        names,
+        (
+            (
+                row.name,
+                f"{rounded(row.figure)} {row.unit}",
+                row.against,
+                "" if row.ratio is None else rounded(row.ratio),
+                row.target,
+                _HOLDS[row.holds],
+            )
+            for row in rows
+        ),
+    )
+
+
+def markdown(names: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a Markdown table.
+
+    Args:
+        names: Names of the columns.
+        rows: Cells of each row.
+
+    Example:
+        >>> print(markdown(["step", "loss"], [[1, 7.5], [20, 4.1]]))
+        | step | loss |
+        |---|---|
+        | 1 | 7.5 |
+        | 20 | 4.1 |
+    """
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (names, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(names)}", *lines[1:]])
 
 
 def rounded(value: float) -> str:
-    """Write a number with four significant digits at most, and no exponent."""
+    """Return a number with at most four significant digits and without an exponent.
+
+    Example:
+        >>> rounded(12_345.6), rounded(0.70719)
+        ('12,346', '0.7072')
+    """
     return f"{value:,.0f}" if abs(value) >= _WHOLE_FROM else f"{value:.4g}"
 
 
-def write_json(rows: Sequence[Row], path: Path) -> None:
-    """Write rows as a JSON array of objects."""
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
-
-
-def run_alone(measure: Callable[[bool], Sequence[Row]], description: str) -> None:
-    """Be the command line of one benchmark: measure, and print the table."""
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags of all benchmarks, `--quick` and `--json`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, to see that it works: the figures say little"
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there too")
-    given = parser.parse_args()
-    rows = measure(given.quick)
+    parser.add_argument("--quick", action="store_true", help="use small sizes; the figures mean little")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the rows to FILE as JSON")
+    return parser
+
+
+def report(rows: Sequence[ResultRow], json_file: Path | None) -> None:
+    """Print rows as a table and, if a file is given, write the rows as a JSON array of objects."""
     print(table(rows))
-    if given.json:
-        write_json(rows, given.json)
+    if json_file:
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+
+
+def run_alone(measure: Callable[[bool], Sequence[ResultRow]], description: str) -> None:
+    """Run the command line of a benchmark.
+
+    Args:
+        measure: Function from `quick` to rows.
+        description: Description for `--help`.
+    """
+    given = argument_parser(description).parse_args()
+    report(measure(given.quick), given.json)

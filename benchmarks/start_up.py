@@ -1,10 +1,10 @@
-"""How long commands that need no torch take from the shell and back, beside an interpreter that does nothing.
+"""Start-up times of commands that need no torch, beside a bare interpreter.
 
     python -m benchmarks.start_up
 
-Each is a process of its own. Bytecode is written and read as after an installation, whatever the environment says of
-it, in a folder of the benchmark's. The logs have 47 lines: what a command takes is nearly all imports. Those of other
-packages that `diff` cannot do without are a row of their own.
+Each command runs in a process of its own. Bytecode is written and read as after an installation, in a folder of the
+benchmark, whatever the environment variables request. The logs have 47 lines, so imports take nearly all of the time.
+One row has only the third-party imports that `diff` requires.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 
 _GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
 _BARE, _JQ = "python -c pass", "jq --version"
-_MAIN = "from higgs_audio_trainer.cli import main; raise SystemExit(main())"  # what the console script is
+_MAIN = "from higgs_audio_trainer.cli import main; raise SystemExit(main())"  # same as the console script
 _AIMED = {
     "show --help": (_MAIN, "show", "--help"),
     "diff of two small logs": (_MAIN, "diff", "a.jsonl", "b.jsonl"),
@@ -46,8 +46,8 @@ atexit.register(lambda: print(len({set(_HEAVY)} & sys.modules.keys()), file=sys.
 """
 
 
-def rows(quick: bool = False) -> list[Row]:
-    """Time each by turns; then see which of the heavy packages those with a target import."""
+def rows(quick: bool = False) -> list[ResultRow]:
+    """Time the commands in turns, then count heavy imports of the commands with a target."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a.jsonl", "b.jsonl"):
             shutil.copy(_GOLDEN, Path(folder, name))
@@ -61,19 +61,19 @@ def rows(quick: bool = False) -> list[Row]:
         }
     bare = seconds[_BARE]
     return [
-        Row(_BARE, 1e3 * median(bare), "ms"),
+        ResultRow(_BARE, 1e3 * median(bare), "ms"),
         *(_timed(name, seconds[name], bare, aimed=name in _AIMED) for name in calls if name != _BARE),
         *(
-            Row(f"{name}: of {', '.join(_HEAVY)}", count, "imported", "", None, "0", count == 0)
+            ResultRow(f"{name}, imports of {', '.join(_HEAVY)}", count, "packages", target="0", holds=count == 0)
             for name, count in imported.items()
         ),
     ]
 
 
-def _timed(name: str, seconds: list[float], bare: list[float], *, aimed: bool) -> Row:
+def _timed(name: str, seconds: list[float], bare: list[float], *, aimed: bool) -> ResultRow:
     times = ratio(seconds, bare)
     target = (f"< {_MOST:g}", times < _MOST) if aimed else ("", None)
-    return Row(name, 1e3 * median(seconds), "ms", _BARE, times, *target)
+    return ResultRow(name, 1e3 * median(seconds), "ms", _BARE, times, *target)
 
 
 def _python(code: str, *given: str) -> list[str]:
@@ -81,7 +81,7 @@ def _python(code: str, *given: str) -> list[str]:
 
 
 def _run(command: list[str], folder: str) -> str:
-    """Run a command to its end and return what it says on stderr."""
+    """Run a command to the end and return the text on stderr."""
     bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode"))}
     done = subprocess.run(command, cwd=folder, env=os.environ | bytecode, capture_output=True, text=True, check=True)
     return done.stderr

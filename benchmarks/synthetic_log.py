@@ -1,7 +1,8 @@
-"""Logs of any length, as a run of one rank with 8 codebooks writes them: for benchmarks, with no training.
+"""Logs of any length without a training, in the format of a run of one rank with 8 codebooks.
 
-`tests/goldens/demo.jsonl` is a real one. A due step has its figures, text and audio of two samples, and the counts of
-the text and of each codebook; text is decoded, and of each clip's text three slots are supervised.
+`tests/goldens/demo.jsonl` is a real log of this format. A logged step has a `train_step`, text and audio of two
+samples, and the token counts of text and of each codebook. Text is decoded, and three text slots per clip are
+supervised.
 """
 
 from __future__ import annotations
@@ -29,29 +30,39 @@ from higgs_audio_trainer.events import (
 )
 
 BATCH, CODEBOOKS, FRAMES, WINDOW = 8, 8, 120, 5
-TEXT_SPAN, TEXT_TARGETS = 124, 3  # of a sample
-AUDIO_SIZE, TEXT_SIZE = 1026, 128_256  # of the vocabularies
-EVENTS_A_STEP = 1 + 4 + 1 + CODEBOOKS  # figures, samples, counts
+TEXT_SPAN, TEXT_TARGETS = 124, 3  # slots of a sample
+AUDIO_SIZE, TEXT_SIZE = 1026, 128_256  # sizes of the vocabularies
+EVENTS_A_STEP = 1 + 4 + 1 + CODEBOOKS  # train_step, samples, token counts
 _MASKED = (
     {"padding": 361, "placeholder": 644, "prompt": 939},
     {"eos_fill": 56, "padding": 204, "stream_bos": 8},
     {"delay_prefix": 8, "eos_fill": 48, "padding": 204, "stream_bos": 8},
-)  # of the text, the first codebook and any other
-_DISTINCT = 2_000  # steps; those of a longer log say the same again
+)  # masks of text, of the first codebook, of any other codebook
+_DISTINCT = 2_000  # steps; a longer log repeats the same steps
 _OF_A_STEP = b'{"event":"%b","v":1,"ts":"%b","run_id":"%b","attempt":0,"rank":0,"seq":%d,"level":"info","step":%d,%b\n'
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def write_log(folder: Path, num_events: int, *, seed: int = 0, run_id: str = "synthetic") -> Path:
-    """Write a log of about as many events. The same seed gives the same events but for times and the run's id.
+    """Write a log. The same seed gives the same events apart from times and the run id.
 
-    Another seed gives other figures and predictions of the same data. Nothing in it is said at the first step alone.
+    Another seed gives other figures and predictions of the same data. No event occurs at the first step only.
 
     Args:
-        folder: is made; the file in it is named as the sink names it.
-        num_events: rounded up to whole steps.
-        seed: of the figures and predictions.
-        run_id: of the run.
+        folder: Folder to create. The file has the name chosen by the JSONL sink.
+        num_events: Number of events, rounded up to whole steps.
+        seed: Seed of figures and predictions.
+        run_id: Identifier of the run.
+
+    Returns:
+        Path of the log.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     log = write_log(Path(folder), 20)
+        ...     log.name, len(log.read_bytes().splitlines())  # two steps of 14 events, first and last line
+        ('rank00000-attempt000.jsonl', 30)
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, steps = folder / "rank00000-attempt000.jsonl", -(-num_events // EVENTS_A_STEP)
@@ -68,7 +79,7 @@ def write_log(folder: Path, num_events: int, *, seed: int = 0, run_id: str = "sy
 
 
 def _of_steps(numbers: random.Random) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Yield the events of steps, each as its name and what follows the step in its line."""
+    """Yield the events of a step, each as the name and the part of the line after the step number."""
     data = random.Random(0)
     samples = [_sample(index, modality, data) for index in range(2) for modality in ("text", "audio")]
     while True:
@@ -142,7 +153,7 @@ def _train_step(numbers: random.Random) -> TrainStep:
 
 
 def _sample(index: int, modality: Any, numbers: random.Random) -> PredictionSample:
-    """Make what no step changes. Of a text the first slot and the last two are supervised, of audio all."""
+    """Return a sample without predictions. The first and the last two text slots and all audio slots are supervised."""
     is_audio = modality == "audio"
     span, size = (FRAMES, AUDIO_SIZE) if is_audio else (TEXT_SPAN, TEXT_SIZE)
     ends = ((), ()) if is_audio else ((1, 2, 3, 4), (0, 1, 2))
@@ -178,7 +189,7 @@ def _counts(codebook: int | None, numbers: random.Random) -> TokenCounts:
     is_text = codebook is None
     targets = BATCH * (TEXT_TARGETS if is_text else FRAMES)
     correct = numbers.randrange(2, targets)
-    rivals = tuple(numbers.randrange(targets - correct) for _ in range(5))
+    competing = tuple(numbers.randrange(targets - correct) for _ in range(5))
     return TokenCounts(
         step=1,
         modality="text" if is_text else "audio",
@@ -191,7 +202,7 @@ def _counts(codebook: int | None, numbers: random.Random) -> TokenCounts:
         supervised={"response": targets} if is_text else {"codes": targets - BATCH, "stop": BATCH},
         label_matches=(1, 2, targets, 2, 1),
         offset_contested=(targets,) * 5,
-        offset_matches=rivals,
+        offset_matches=competing,
         offset_correct=(correct,) * 5,
         offset_surplus=tuple(_figure(numbers) for _ in range(5)),
         stop_targets=BATCH,
@@ -208,11 +219,11 @@ def _counts(codebook: int | None, numbers: random.Random) -> TokenCounts:
 
 
 def _figure(numbers: random.Random) -> float:
-    return round(numbers.random(), 6)  # the counts' figures have six digits
+    return round(numbers.random(), 6)  # the precision of token counts
 
 
 def _predicted(sample: PredictionSample, numbers: random.Random) -> PredictionSample:
-    """Give a sample the predictions of a step, and a count of right ones that the shown slots allow."""
+    """Return a sample with random predictions and a number of correct predictions in accord with the shown slots."""
     first, last = (
         _with_predictions(window, sample.logits_shape[-1], numbers) for window in (sample.first, sample.last)
     )
@@ -222,11 +233,11 @@ def _predicted(sample: PredictionSample, numbers: random.Random) -> PredictionSa
         for label, token in zip(window.labels, window.predictions, strict=True)
         if label != IGNORE_INDEX
     ]
-    right = sum(shown) + numbers.randrange(sample.num_targets - len(shown) + 1)
+    num_correct = sum(shown) + numbers.randrange(sample.num_targets - len(shown) + 1)
     return replace(
         sample,
-        num_correct=right,
-        accuracy=right / sample.num_targets,
+        num_correct=num_correct,
+        accuracy=num_correct / sample.num_targets,
         loss=numbers.random() * 7,
         first=first,
         last=last,

@@ -1,4 +1,4 @@
-"""Times of things that are to be compared: taken by turns, so that a machine that slows down slows all of them."""
+"""Timings for comparisons. Calls take turns, and a slow phase of the machine affects every call."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from statistics import median, quantiles
 def interleaved(
     calls: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1, repeats: int = 1
 ) -> dict[str, list[float]]:
-    """Time calls by turns: A B C, A B C, ...
+    """Time calls in turns (A B C, A B C, ...), with the garbage collector off as in `timeit`.
 
     Args:
-        calls: what is timed, by name.
-        rounds: how many times each counts.
-        warm_up: rounds before that do not.
-        repeats: calls in each timing, for what is over too soon for the clock.
+        calls: Calls by name.
+        rounds: Number of counted rounds.
+        warm_up: Number of rounds before the counted rounds.
+        repeats: Number of calls per timing, for calls too short for the clock.
 
     Returns:
-        seconds of one call, `rounds` of each name, in order. The garbage collector is off meanwhile, as in `timeit`.
+        Seconds of a call by name, with `rounds` values in order.
+
+    Example:
+        >>> taken = interleaved({"sum": lambda: sum(range(100)), "pass": lambda: None}, rounds=3)
+        >>> {name: len(seconds) for name, seconds in taken.items()}
+        {'sum': 3, 'pass': 3}
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warm_up + rounds):
@@ -28,10 +33,7 @@ def interleaved(
             gc.collect()
             gc.disable()
             try:
-                began = time.perf_counter()
-                for _ in range(repeats):
-                    call()
-                seconds = (time.perf_counter() - began) / repeats
+                seconds = seconds_of(call, repeats)
             finally:
                 gc.enable()
             if turn >= warm_up:
@@ -39,14 +41,33 @@ def interleaved(
     return taken
 
 
+def seconds_of(call: Callable[[], object], calls: int) -> float:
+    """Return the mean seconds of a call, over `calls` calls in a row."""
+    began = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - began) / calls
+
+
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of the ratios round by round: what slowed a whole round down cancels out."""
+    """Return the median of the ratios of each round. The noise of a slow round cancels out.
+
+    Example:
+        >>> ratio([2.0, 20.0, 3.0], [1.0, 10.0, 1.0])
+        2.0
+    """
     return median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """Return the lower and the upper quartile; the values themselves where there are too few."""
-    if len(values) < 3:  # noqa: PLR2004 - quantiles of two numbers lie outside of them
-        return min(values), max(values)
-    lower, _, upper = quantiles(values, n=4)
+def ratio_quartiles(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Return the lower and the upper quartile of the ratios of each round, or the extremes of fewer than 3 rounds.
+
+    Example:
+        >>> ratio_quartiles([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 1.0, 1.0, 1.0, 1.0])
+        (1.5, 4.5)
+    """
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    if len(ratios) < 3:  # noqa: PLR2004 - quantiles of two numbers lie outside of both
+        return min(ratios), max(ratios)
+    lower, _, upper = quantiles(ratios, n=4)
     return lower, upper

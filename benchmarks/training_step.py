@@ -1,20 +1,20 @@
-"""What a training step costs beside one with the native forward and its loss: time, and memory beyond the weights.
+"""Time and memory of a training step beside a step with the native forward and loss of transformers.
 
     python -m benchmarks.training_step [--quick] [--json FILE]
 
 A step is forward, loss and backward with LoRA, in float32 on the CPU, two threads, at the real vocabulary (128,256) and
-4 layers; the batch is one that the trainer makes: 60 tokens of prompt, then speech, B=2, S=512. Ours is
-`HiggsAudioForTraining.forward`, theirs `HiggsAudioV2ForConditionalGeneration.forward` over the very same weights,
-adapters and labels. Ours computes text and audio logits where there are targets, the native one everywhere. What is
-left, the layers, both have to do, and a row of its own says what they cost: no way to train is faster. They grow with
-the square of the width, and what ours is spared only with the width; so the ratio belongs to the width, and two are
-measured.
+4 layers. The batch is made by the trainer's collator: 60 prompt tokens, then speech, B=2, S=512. Our step is
+`HiggsAudioForTraining.forward`. The native step is `HiggsAudioV2ForConditionalGeneration.forward` over the same
+weights, adapters and labels. Our forward computes text and audio logits only where labels are, the native forward at
+every position. Both compute the same layers, and one row has the cost of the layers alone, the lower bound of any
+training. The cost of the layers grows with the square of the width, the saved logits only with the width. The ratio
+therefore depends on the width, and two widths are measured.
 
-The native loss adds up the codebooks where ours takes their mean; else they are the same number: `text_loss + K *
-audio_loss` is held against the native loss in every run. The factor does not change what a step costs.
+The native loss is the sum over the codebooks, our loss the mean. Every run checks that `text_loss + K * audio_loss`
+equals the native loss. The factor K does not change the cost of a step.
 
-Peak memory is the most that the process held during two steps, less what it held once the model was built and a step of
-another, small model had loaded what torch loads late. Each way has a process of its own.
+Peak memory is the largest memory of the process during two steps, minus the memory after the model is built and a small
+model has taken one step, which loads the lazy parts of torch. Each implementation runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ import torch
 from torch import Tensor
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
 
-from benchmarks.examples import torch_threads
-from benchmarks.full_size_step import FRAMES_PER_SECOND, PROMPT_TOKENS, random_example, random_model
-from benchmarks.rows import Row, run_alone
+from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
-from higgs_audio_trainer.data.batch import Collator, TokenIds
+from benchmarks.workload import random_example, random_model, token_ids, tokens_around, torch_threads
+from higgs_audio_trainer.data.batch import Collator, Example, TokenIds
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
 THREADS = 2
 WAYS = ("ours", "native")
-NATIVE = "the native forward and its loss"
-_MARKERS = 3  # tokens of `random_example` beside the prompt and the clip's frames
-_TOLERANCE = 1e-4  # of losses, relative
+NATIVE = "native forward and loss"
+PROMPT_TOKENS = 60
+_TOLERANCE = 1e-4  # relative difference of losses
 _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """Size of the step.
+class StepSize:
+    """Size of a step.
 
     Attributes:
-        hidden_size, num_layers: of the model.
-        batch_size: B.
-        length: S.
-        rounds: steps of each kind that count.
+        hidden_size: Width of the model.
+        num_layers: Layers of the model.
+        batch_size: Samples of the batch, B.
+        length: Tokens of a sequence, S.
+        rounds: Counted steps of each kind.
     """
 
     hidden_size: int
@@ -70,7 +70,7 @@ class Size:
     rounds: int = 3
 
     def config(self) -> HiggsAudioV2Config:
-        """Return the configuration of the model; vocabulary and codebooks are the real ones."""
+        """Return the configuration of the model, with the real vocabulary and codebooks."""
         return HiggsAudioV2Config(
             codebook_size=1026,
             hidden_size=self.hidden_size,
@@ -81,27 +81,37 @@ class Size:
             head_dim=128,
         )
 
+    def examples(self, ids: TokenIds) -> list[Example]:
+        """Return the samples of the batch.
 
-SIZES = (Size(hidden_size=256), Size(hidden_size=1024))
-QUICK = Size(hidden_size=128, num_layers=1, length=128, rounds=1)
+        Example:
+            >>> from benchmarks.workload import token_ids
+            >>> [len(example.input_ids) for example in QUICK.examples(token_ids(QUICK.config()))]
+            [128, 128]
+        """
+        frames = self.length - PROMPT_TOKENS - tokens_around(ids.num_codebooks)
+        return [random_example(ids, prompt=PROMPT_TOKENS, frames=frames, seed=seed) for seed in range(self.batch_size)]
 
 
-class Step:
-    """A model with adapters and a batch, ready for either kind of step."""
+SIZES = (StepSize(hidden_size=256), StepSize(hidden_size=1024))
+QUICK = StepSize(hidden_size=128, num_layers=1, length=128, rounds=1)
 
-    def __init__(self, size: Size) -> None:
+
+class ComparedStep:
+    """Model with adapters and a batch, for our step, the native step and the layers alone."""
+
+    def __init__(self, size: StepSize) -> None:
         config = size.config()
         self.codebooks = config.num_codebooks
         base: Any = random_model(config, "cpu")
         self._model: Any = add_lora(base.float(), r=16, alpha=32, dropout=0.0)
-        ids = TokenIds(128_001, config.audio_token_id, config.audio_delay_token_id, 1024, 1025, self.codebooks)
-        seconds = (size.length - PROMPT_TOKENS - _MARKERS - self.codebooks - 1) / FRAMES_PER_SECOND
-        batch = Collator(ids)([random_example(ids, seconds, seed) for seed in range(size.batch_size)])
+        ids = token_ids(config)
+        batch = Collator(ids)(size.examples(ids))
         self._batch = {name: part for name, part in batch.items() if name not in ("samples", "regions")}
-        assert self._batch["input_ids"].shape == (size.batch_size, size.length), "the sizes that the row names"
+        assert self._batch["input_ids"].shape == (size.batch_size, size.length), "rows name this shape"
 
     def ours(self) -> Any:
-        """Take a step as the trainer does."""
+        """Take a step with the forward of the trainer."""
         return self._step(HiggsAudioForTraining.forward)
 
     def native(self) -> Any:
@@ -109,7 +119,7 @@ class Step:
         return self._step(HiggsAudioV2ForConditionalGeneration.forward)
 
     def layers(self) -> Any:
-        """Take a step without heads and loss."""
+        """Take a step without heads and cross-entropy."""
         return self._step(_without_heads)
 
     def _step(self, forward: Callable[..., Any]) -> Any:
@@ -124,22 +134,22 @@ def _without_heads(model: Any, **batch: Tensor) -> SimpleNamespace:
     return SimpleNamespace(loss=model.model(**inputs, use_cache=False).last_hidden_state.mean())
 
 
-def rows(quick: bool = False) -> list[Row]:
-    """Measure both ways at each width.
+def rows(quick: bool = False) -> list[ResultRow]:
+    """Measure our step and the native step at each width.
 
     Raises:
-        RuntimeError: the losses are not the same.
+        RuntimeError: The losses differ.
     """
     quiet_third_parties()
     return [row for size in ((QUICK,) if quick else SIZES) for row in _rows(size)]
 
 
-def _rows(size: Size) -> list[Row]:
+def _rows(size: StepSize) -> list[ResultRow]:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         peaks = dict(zip(WAYS, pool.map(partial(peak_memory, size), WAYS), strict=True))
     with torch_threads(THREADS):
-        step = Step(size)
-        _compare_losses(step)  # and warm up
+        step = ComparedStep(size)
+        _compare_losses(step)  # also the warm-up
         calls = {"ours": step.ours, "native": step.native, "layers": step.layers}
         seconds = interleaved(calls, rounds=size.rounds, warm_up=0)
     where = f"{size.num_layers} layers of width {size.hidden_size}, B={size.batch_size} S={size.length}, CPU"
@@ -147,9 +157,9 @@ def _rows(size: Size) -> list[Row]:
     milliseconds = {name: 1000 * median(taken) for name, taken in seconds.items()}
     memory = peaks["ours"] / peaks["native"]
     return [
-        Row(f"training step, {where}", milliseconds["ours"], "ms", NATIVE, ours, "at most 0.2", ours <= 1 / 5),
-        Row(f"of it the layers, which both ways have, {where}", milliseconds["layers"], "ms", NATIVE, layers),
-        Row(
+        ResultRow(f"training step, {where}", milliseconds["ours"], "ms", NATIVE, ours, "at most 0.2", ours <= 1 / 5),
+        ResultRow(f"layers of the step, common to both, {where}", milliseconds["layers"], "ms", NATIVE, layers),
+        ResultRow(
             f"peak memory of the step beyond the weights, {where}",
             peaks["ours"] / _MIB,
             "MiB",
@@ -161,27 +171,32 @@ def _rows(size: Size) -> list[Row]:
     ]
 
 
-def _compare_losses(step: Step) -> None:
+def _compare_losses(step: ComparedStep) -> None:
     ours, native = step.ours(), step.native().loss.detach()
     same: Tensor = ours.text_loss + step.codebooks * ours.audio_loss
     if not torch.isclose(same, native, rtol=_TOLERANCE):
-        raise RuntimeError(f"expected the native loss, {native.item():.6f}, got {same.item():.6f}")
+        raise RuntimeError(f"expected the native loss {native.item():.6f}, got {same.item():.6f}")
 
 
-def peak_memory(size: Size, way: str) -> int:
-    """Take two steps in this process and return the bytes that they needed beyond the model."""
+def peak_memory(size: StepSize, way: str) -> int:
+    """Take two steps in this process and return the peak memory beyond the model, in bytes.
+
+    Args:
+        size: Size of the step.
+        way: "ours" or "native".
+    """
     quiet_third_parties()
     with torch_threads(THREADS):
-        getattr(Step(QUICK), way)()
-        step = Step(size)
+        getattr(ComparedStep(QUICK), way)()
+        step = ComparedStep(size)
         before = _peak_since_reset()
-        for _ in range(2):  # the second finds what the first left
+        for _ in range(2):  # the second step meets the garbage of the first
             getattr(step, way)()
         return _peak() - before
 
 
 def _peak_since_reset() -> int:
-    """Forget the peak so far where the system can, and return what is held, or the peak so far where it cannot."""
+    """Reset the peak on Linux and return the memory in use. Elsewhere return the peak so far."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _peak()
@@ -190,9 +205,9 @@ def _peak_since_reset() -> int:
 def _peak() -> int:
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Not ru_maxrss, which begins with what the process that started this one held.
+    # ru_maxrss would include the memory of the parent process.
     found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert found is not None, "Linux tells it"
+    assert found is not None, "every Linux has VmHWM"
     return 1024 * int(found[1])
 
 

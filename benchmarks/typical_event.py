@@ -1,4 +1,4 @@
-"""The event that most lines of a log are: an audio `prediction_sample` with both windows full."""
+"""The most frequent event of a log, an audio `prediction_sample` with both windows full."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ _LABELS = (1234, 5678, 9012, 3456, 7891)
 
 
 def typical_event() -> PredictionSample:
-    """Make the event; its line has some 900 bytes."""
+    """Return the event. The line of the event in a log has about 900 bytes.
+
+    Example:
+        >>> event = typical_event()
+        >>> event.modality, event.first.labels
+        ('audio', (1234, 5678, 9012, 3456, 7891))
+    """
     return PredictionSample(
         step=1200,
         epoch=3.25,

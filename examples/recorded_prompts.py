@@ -1,10 +1,10 @@
-"""Train the tiny checkpoint on real recordings: telephone prompts that one person spoke, from two Debian packages.
+"""Train the tiny checkpoint on real recordings, telephone prompts of one speaker from two Debian packages.
 
     apt-get install asterisk-core-sounds-en-wav asterisk-core-sounds-en
     python examples/recorded_prompts.py OUT_DIR [--samples 240] [more flags of train]
 
-Writes a manifest of the recordings (CC-BY-SA 3.0, read where the packages put them, not copied), makes a tiny
-checkpoint, trains with --log_steps 10, and prints what a closing note needs.
+The script writes a manifest of the recordings (CC-BY-SA 3.0, read from the installed packages without a copy), creates
+a tiny checkpoint, trains with --log_steps 10, and prints the wall time and the first and last accuracies.
 """
 
 from __future__ import annotations
@@ -34,25 +34,41 @@ SETTINGS = {
 
 
 def spoken_prompts(sounds: Path, transcripts: Path) -> list[dict[str, str]]:
-    """List the prompts that are speech of a usable length, in the order of the transcripts."""
+    """Return manifest lines of the spoken prompts of a usable length, in the order of the transcripts.
+
+    Args:
+        sounds: Folder of the recordings.
+        transcripts: Compressed text file with lines of `name: text`.
+    """
     samples = []
     lines = gzip.decompress(transcripts.read_bytes()).decode().splitlines()
     for line in lines:
         name, colon, text = line.partition(": ")
         audio = sounds / f"{name}.wav"
-        is_speech = colon and not line.startswith(";") and not set("[]<>()") & set(text)  # those are tones and silence
+        is_speech = (
+            colon and not line.startswith(";") and not set("[]<>()") & set(text)
+        )  # brackets mark tones and silence
         if is_speech and audio.is_file() and SHORTEST_S <= soundfile.info(audio).duration <= LONGEST_S:
             samples.append({"id": name, "audio": str(audio), "text": text.strip()})
     return samples
 
 
 def write_manifest(path: Path, samples: list[dict[str, str]]) -> None:
-    """Write samples as JSON Lines."""
+    """Write samples as JSON Lines.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     manifest = Path(folder) / "train.jsonl"
+        ...     write_manifest(manifest, [{"id": "hello", "audio": "hello.wav", "text": "Hello"}])
+        ...     print(manifest.read_text(encoding="utf-8").strip())
+        {"id": "hello", "audio": "hello.wav", "text": "Hello"}
+    """
     path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
 
 
 def run(*command: str | Path) -> None:
-    """Run one of the trainer's commands; stop if it fails."""
+    """Run a command of higgs-audio-trainer, and stop if the command fails."""
     subprocess.run([sys.executable, "-m", "higgs_audio_trainer", *map(str, command)], check=True)
 
 
@@ -67,12 +83,12 @@ def report(log: Path, seconds: float) -> None:
 
 
 def main() -> None:
-    """Make the manifest, the checkpoint and the run."""
+    """Write the manifest and the checkpoint, then train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for everything; must not be there yet")
-    parser.add_argument("--samples", type=int, default=240, help="how many prompts [%(default)s]")
+    parser.add_argument("out", type=Path, help="folder for all results; must not exist")
+    parser.add_argument("--samples", type=int, default=240, help="number of prompts [%(default)s]")
     parser.add_argument("--sounds", type=Path, default=SOUNDS, help="folder of the recordings")
-    parser.add_argument("--transcripts", type=Path, default=TRANSCRIPTS, help="their texts")
+    parser.add_argument("--transcripts", type=Path, default=TRANSCRIPTS, help="texts of the recordings")
     given, flags = parser.parse_known_args()
     if not given.sounds.is_dir() or not given.transcripts.is_file():
         parser.error(f"expected the recordings in {given.sounds} and {given.transcripts}; see --help for the packages")
@@ -82,7 +98,7 @@ def main() -> None:
     given.out.mkdir(parents=True)
     write_manifest(given.out / "train.jsonl", prompts[: given.samples])
     run("tiny", given.out / "base")
-    config = given.out / "train.yaml"  # so that flags given here win over it
+    config = given.out / "train.yaml"  # flags of the command line override a config file
     config.write_text(
         json.dumps(SETTINGS | {"base_ckpt": f"{given.out}/base/model", "audio_tokenizer": f"{given.out}/base/codec"})
     )

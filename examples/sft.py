@@ -1,10 +1,10 @@
-"""Fine-tune a language model on prompts and completions with trl; the three lines marked `log` make it readable.
+"""Fine-tune a language model on prompts and completions with trl. The three lines marked `log` add the log.
 
     pip install trl 'higgs-audio-trainer[trackio]'
     python examples/sft.py MODEL train.jsonl one
     python examples/sft.py MODEL train.jsonl other 1e-4
 
-A line of train.jsonl is {"prompt": ..., "completion": ...}. Then look at both:
+A line of train.jsonl is {"prompt": ..., "completion": ...}. Read and compare the logs of both runs:
 
     higgs-audio-trainer show --summary one
     higgs-audio-trainer diff one other

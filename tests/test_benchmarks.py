@@ -1,14 +1,14 @@
-"""The benchmarks run; what they measure is nobody's assertion."""
+"""The benchmarks run to the end. No test asserts a timing."""
 
 from transformers import HiggsAudioV2Config
 
 from benchmarks import extraction, full_size_step, logs
 from benchmarks.full_size_step import Plan
-from benchmarks.rows import Row, table
+from benchmarks.rows import ResultRow, table
 
 
 def test_the_step_of_the_full_size_architecture():
-    """With few and narrow layers, the script for CUDA devices runs on the CPU: real vocabulary, bfloat16, LoRA."""
+    """The benchmark for CUDA devices runs on the CPU with few narrow layers, real vocabulary, bfloat16 and LoRA."""
     config = HiggsAudioV2Config(
         codebook_size=1026,
         hidden_size=64,
@@ -23,13 +23,13 @@ def test_the_step_of_the_full_size_architecture():
 
 
 def test_without_a_cuda_device_there_is_nothing_to_measure(monkeypatch):
-    """The script says so and ends well."""
+    """The benchmark returns no rows and no error."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert full_size_step.rows() == []
 
 
 def test_reading_checking_and_comparing_logs(tmp_path):
-    """Every command runs over the synthetic logs, which are clean and the same, and has a row."""
+    """Every command runs over two clean and equal synthetic logs and has a row."""
     rows = logs.measure(tmp_path, 50, 1)
     ours = {"read", "merge", "show --raw --event train_step", "show --summary", "validate", "diff"}
     assert ours <= {row["name"] for row in rows}
@@ -38,10 +38,10 @@ def test_reading_checking_and_comparing_logs(tmp_path):
 
 
 def test_a_benchmark_gives_rows():
-    """In small, it runs to its end: each row has a name of its own, and a verdict where it has a target."""
+    """Each row of a quick run has a unique name, and `holds` is set if and only if the row has a target."""
     rows = extraction.rows(quick=True)
     assert rows
-    assert all(isinstance(row, Row) and row.name and row.unit for row in rows)
+    assert all(isinstance(row, ResultRow) and row.name and row.unit for row in rows)
     assert len({row.name for row in rows}) == len(rows)
     assert all((row.holds is not None) == bool(row.target) for row in rows)
     assert len(table(rows).splitlines()) == len(rows) + 2

@@ -17,7 +17,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORKFLOW = yaml.safe_load((EXAMPLE / "workflow.yml").read_text(encoding="utf-8"))
 (JOB,) = WORKFLOW["jobs"].values()
 RUN = {step["name"]: step["run"] for step in JOB["steps"] if "run" in step}
-INSTALL, TRAIN, CHECK, COMPARE = "Install", "Train the tiny model", "Check the log", "Compare it with the golden"
+INSTALL, TRAIN, CHECK, COMPARE = (
+    "Install",
+    "Train the tiny model",
+    "Check the log",
+    "Compare with the golden log",
+)
 
 
 class Runner:

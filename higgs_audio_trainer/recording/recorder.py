@@ -282,7 +282,20 @@ class Recorder:
         Returns:
             The events of the step, for `record`. None where there is nothing to record.
         """
-        current = self._open.pop("train")
+        return self._finish_step(
+            self._open.pop("train"), sums, step=step, epoch=epoch, learning_rate=learning_rate, grad_norm=grad_norm
+        )
+
+    def _finish_step(
+        self,
+        current: _Open,
+        sums: Tensor,
+        *,
+        step: int,
+        epoch: float,
+        learning_rate: float,
+        grad_norm: Tensor | float | None,
+    ) -> LoggedStep | None:
         extracted: Extracted | None = None
         samples: tuple[PredictionSample, ...] = ()
         with self._guarded(current):
