@@ -379,6 +379,6 @@ def test_two_runs_do_not_share_a_file(tiny, clips, tmp_path):
     logs = tmp_path / "logs"
     run_training(settings(tiny, clips, tmp_path / "a", sinks=f"jsonl:dir={logs}", max_steps=1))
     before = (logs / "rank00000-attempt000.jsonl").read_bytes()
-    with pytest.raises(UserError, match="expected a file of its own"):
+    with pytest.raises(UserError, match="expected a new file"):
         run_training(settings(tiny, clips, tmp_path / "b", sinks=f"jsonl:dir={logs}", max_steps=1))
     assert (logs / "rank00000-attempt000.jsonl").read_bytes() == before
