@@ -14,7 +14,7 @@ RATES = (8_000, 11_025, 16_000, 44_100, 48_000)
 
 
 def loudest_hz(wave: np.ndarray, rate: int) -> float:
-    """Find the frequency that a wave has most of, to the width of a bin."""
+    """Return the loudest frequency of a wave, to the width of a bin."""
     spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
     return float(spectrum.argmax() * rate / len(wave))
 
@@ -22,7 +22,7 @@ def loudest_hz(wave: np.ndarray, rate: int) -> float:
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", RATES)
 def test_a_clip_of_any_rate_keeps_length_pitch_and_level_at_24_khz(tmp_path, rate, channels):
-    """Resampling changes how a sine is written down, not how it sounds."""
+    """Resampling keeps the length, pitch and level of a sine."""
     path = write_tone(tmp_path / "a.wav", 0.8, rate, channels=channels)
     wave, read_rate = load_audio(path)
     at_24k = resample(wave, read_rate, 24_000)
@@ -33,14 +33,14 @@ def test_a_clip_of_any_rate_keeps_length_pitch_and_level_at_24_khz(tmp_path, rat
 
 
 def test_a_rate_that_is_right_already_is_left_alone():
-    """No filter touches audio that the codec can take as it is."""
+    """Audio at the codec's rate is not resampled."""
     wave = tone(0.1, 24_000)
     assert resample(wave, 24_000, 24_000) is wave
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_resampling_gives_no_fewer_samples_than_the_ratio_says(rate):
-    """What a clip's header promises, in codec frames, its resampled audio holds."""
+    """Resampled audio has at least the number of codec frames from the header."""
     for length in (*range(1, 200, 7), rate // 25, rate // 25 + 1, 3 * rate // 25):
         resampled = len(resample(np.zeros(length, dtype=np.float32), rate, 24_000))
         assert length * 24_000 // rate <= resampled <= length * 24_000 / rate + 1
@@ -77,7 +77,7 @@ def test_a_stretch_of_a_file_is_what_lies_between_its_ends(tmp_path, offset_s, d
 
 
 def check_fault(path: Path, expected: str, got: str, **stretch: float) -> None:
-    """Check with what a file is refused."""
+    """Check the error of an unusable file."""
     with pytest.raises(AudioError) as caught:
         load_audio(path, **stretch)
     assert caught.value.expected == expected
@@ -85,7 +85,7 @@ def check_fault(path: Path, expected: str, got: str, **stretch: float) -> None:
 
 
 def test_a_truncated_flac_is_refused(tmp_path):
-    """A download that broke off is never trained on as if it were whole."""
+    """An incomplete download is refused."""
     data = write_tone(tmp_path / "a.flac", 1.0).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
     check_fault(tmp_path / "cut.flac", "audio that libsndfile reads", "lost sync")
@@ -93,14 +93,14 @@ def test_a_truncated_flac_is_refused(tmp_path):
 
 
 def test_a_file_that_is_shorter_than_its_header_says_is_refused(tmp_path):
-    """An MP3 that was cut off decodes without an error, but not to its end."""
+    """A truncated MP3 decodes without an error, but not to its end."""
     data = write_tone(tmp_path / "a.mp3", 2.0).read_bytes()
     (tmp_path / "cut.mp3").write_bytes(data[: len(data) * 2 // 3])
     check_fault(tmp_path / "cut.mp3", "48000 samples, as its header says", r"\d+: the file may be cut off")
 
 
 def test_a_flac_of_unknown_length_is_refused(tmp_path):
-    """A FLAC that was written to a pipe has no length in its header, and libsndfile cannot read it."""
+    """A FLAC file written to a pipe has no length in its header, and libsndfile cannot read the file."""
     data = bytearray(write_tone(tmp_path / "a.flac").read_bytes())
     data[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
     data[22:26] = bytes(4)
@@ -117,7 +117,7 @@ def test_an_empty_clip_is_refused(tmp_path, stretch):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
-    """One NaN in one channel is enough."""
+    """A single NaN in a channel is enough."""
     wave = tone(0.1, 8_000, channels=2)
     wave[7, 1] = value
     soundfile.write(tmp_path / "a.wav", wave, 8_000, subtype="FLOAT")
@@ -134,7 +134,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
     ],
 )
 def test_what_is_not_audio_is_refused(tmp_path, name, content, got):
-    """Whatever libsndfile makes of a file, it is a fault of the clip and no other exception."""
+    """Any failure of libsndfile is a problem of the clip."""
     (tmp_path / name).write_bytes(content)
     check_fault(tmp_path / name, "audio that libsndfile reads", got)
 

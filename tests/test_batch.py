@@ -37,7 +37,7 @@ def example(*segments: TokenSegment, clips: tuple[np.ndarray, ...] = (), name: s
 
 
 def test_reference_audio_is_heard_and_not_learned():
-    """Both clips are in the stream, one after the other; only the supervised one has labels."""
+    """The stream holds both clips in order, and only the supervised clip has labels."""
     reference, answer = codes(2, 1), codes(3, 2)
     built = example(
         text(1), TokenSegment(None, False), text(2), TokenSegment(None, True), text(3, supervised=True),
@@ -52,7 +52,7 @@ def test_reference_audio_is_heard_and_not_learned():
 
 
 def test_every_codebook_of_every_supervised_clip_has_one_stop_label():
-    """Two clips in one sample are two stops a codebook."""
+    """Two clips in a sample give two stop labels a codebook."""
     clips = (codes(2, 1), codes(5, 2))
     built = example(TokenSegment(None, True), text(1), TokenSegment(None, True), clips=clips)
     assert (built.audio_labels_FK == 1025).sum(axis=0).tolist() == [2, 2, 2]
@@ -84,7 +84,7 @@ def test_a_batch_is_padded_on_the_right_and_masked():
 
 
 def test_a_batch_of_text_alone_has_no_audio_frames():
-    """The tensors of audio are there, with no frames in them."""
+    """A batch without audio has audio tensors without frames."""
     batch = Collator(IDS)([example(text(1)), example(text(1, 2, supervised=True))])
     assert batch["audio_input_ids"].shape == batch["audio_labels"].shape == (2, 0, 3)
     assert batch["audio_input_ids_mask"].shape == (2, 0)
@@ -109,7 +109,7 @@ def test_what_each_sample_gives_does_not_depend_on_its_batch():
 
 
 def test_a_fingerprint_follows_the_inputs_and_nothing_else():
-    """The same text and audio have the same one, whatever the id; a changed token or code has another."""
+    """Equal text and audio give equal fingerprints for any id, and a changed token or code changes the fingerprint."""
     speech = TokenSegment(None, True)
     two_frames = np.arange(6).reshape(3, 2)
     one = example(text(1), speech, clips=(two_frames,)).ref
@@ -169,7 +169,7 @@ CONVERSATIONS = [
 
 @pytest.mark.parametrize("samples", CONVERSATIONS, ids=["speech", "mixed", "text"])
 def test_the_native_model_takes_the_batch(tiny, model, samples):
-    """Forward and loss of plain transformers work on what we collate, and each placeholder has its frame."""
+    """Forward pass and loss of plain transformers accept our batch, and each placeholder has a frame."""
     checkpoint = open_checkpoint(str(tiny.model_dir))
     examples = [
         build_example(

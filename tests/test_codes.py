@@ -1,4 +1,4 @@
-"""Codes on disk, and the cache of what was encoded before."""
+"""Codes on disk, and the cache of encoded clips."""
 
 import pickle
 import re
@@ -64,7 +64,7 @@ def test_the_tensor_that_is_named_for_it_is_taken(tmp_path, name):
 
 
 def npy(array: Any) -> Callable[[Path], None]:
-    """Write an array, whatever it is."""
+    """Return a function that writes any array."""
     return lambda path: np.save(path, array, allow_pickle=True)
 
 
@@ -80,7 +80,7 @@ def half_npy(path: Path) -> None:
 
 
 def huge_npy(path: Path) -> None:
-    """Write a header that claims more than there is memory."""
+    """Write a header that claims more than the machine's memory."""
     np.save(path, CODES)
     path.write_bytes(path.read_bytes().replace(b"(3, 8)", b"(3, 9999999999999)").replace(b" " * 13 + b"\n", b"\n"))
 
@@ -135,7 +135,7 @@ def test_codes_that_cannot_be_used_are_refused(tmp_path, name, write, message):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_damaged_file_of_codes_is_refused_or_still_holds_codes(tmp_path_factory, data):
-    """Whatever bytes change, it is a fault or codes in range."""
+    """Any change of bytes gives an `AudioError` or codes in range."""
     path = tmp_path_factory.getbasetemp() / data.draw(st.sampled_from(["damaged.npy", "damaged.safetensors"]))
     if path.suffix == ".npy":
         np.save(path, CODES)
@@ -154,7 +154,7 @@ def test_a_damaged_file_of_codes_is_refused_or_still_holds_codes(tmp_path_factor
 
 
 class FakeCodec(SimpleNamespace):
-    """Encodes a clip as the mean level of each frame, and remembers what it was asked."""
+    """Encodes a clip as the mean level of each frame, and records its calls."""
 
     def __init__(self, fingerprint: str = "f0", codebooks: int = 3, codes: int = 1024) -> None:
         super().__init__(name="fake", fingerprint=fingerprint, sampling_rate_hz=24_000, hop_length=960)
@@ -162,7 +162,7 @@ class FakeCodec(SimpleNamespace):
         self.encoded: list[int] = []
 
     def encode(self, waveform: np.ndarray) -> np.ndarray:
-        """Encode one clip."""
+        """Return the codes of a clip."""
         self.encoded.append(len(waveform))
         levels = np.abs(waveform[: len(waveform) // 960 * 960].reshape(-1, 960)).mean(axis=1)
         return np.tile((levels * (self.codes - 1)).astype(np.int64), (self.codebooks, 1))
@@ -174,7 +174,7 @@ def make_store(folder: Path, codec: Any = None, *, max_seconds: float = 60.0) ->
 
 
 def encode_all(store: ClipStore, *clips: Clip) -> list[Path]:
-    """Check clips, encode those that wait, and return their files."""
+    """Check clips, encode the waiting clips, and return their files."""
     files = [store.check(clip) for clip in clips]
     for clip in store.waiting(files):
         store.encode(clip)
@@ -182,7 +182,7 @@ def encode_all(store: ClipStore, *clips: Clip) -> list[Path]:
 
 
 def test_a_clip_is_encoded_once_and_found_again(tmp_path):
-    """Another store with the same codec finds the codes, and how long they are."""
+    """Another store with the same codec finds the codes and their length."""
     clip = Clip(write_tone(tmp_path / "a.wav", 0.5, 16_000), encoded=False)
     codec = FakeCodec()
     (path,) = encode_all(make_store(tmp_path, codec), clip)
@@ -194,7 +194,7 @@ def test_a_clip_is_encoded_once_and_found_again(tmp_path):
 
 
 def test_frames_are_promised_low_before_and_exact_after(tmp_path):
-    """A sample's length can be judged before it is encoded."""
+    """The length of a sample is known before the encoding."""
     clip = Clip(write_tone(tmp_path / "a.wav", 0.1, 8_000), encoded=False)
     store = make_store(tmp_path)
     path = store.check(clip)
@@ -231,7 +231,7 @@ def test_content_stretch_and_codec_each_make_another_key(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", np.zeros((3, 4)).tobytes()])
 def test_a_damaged_cache_file_is_encoded_again(tmp_path, damage):
-    """A disk that lost part of a file costs one encoding, not the run."""
+    """A damaged file in the cache is encoded again."""
     clip = Clip(write_tone(tmp_path / "a.wav"), encoded=False)
     (path,) = encode_all(make_store(tmp_path), clip)
     whole = path.read_bytes()
@@ -258,7 +258,7 @@ CodeCache.store(Path(sys.argv[1]), numpy.zeros((3, 5), dtype=int))
 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_codes(tmp_path):
-    """Only a whole file is ever found at a clip's place, and the next run writes it."""
+    """Only a complete file appears under the clip's name, and the next run writes the file."""
     clip = Clip(write_tone(tmp_path / "a.wav"), encoded=False)
     path = make_store(tmp_path).check(clip)
     with subprocess.Popen([sys.executable, "-c", KILLED_WRITER, path], stdout=subprocess.PIPE, text=True) as writer:
@@ -283,7 +283,7 @@ def test_a_place_that_cannot_be_written_to_is_a_user_error(tmp_path):
 
 @pytest.mark.parametrize("codec", [FakeCodec(codebooks=2), FakeCodec(codes=5000)])
 def test_codes_that_do_not_fit_the_model_are_the_codecs_fault(tmp_path, codec):
-    """A codec with other codebooks is refused at its first clip, and nothing is stored."""
+    """A codec with other codebooks is refused at the first clip, and no codes are stored."""
     clip = Clip(write_tone(tmp_path / "a.wav"), encoded=False)
     store = make_store(tmp_path, codec)
     with pytest.raises(UserError, match=r"--audio_tokenizer fake: expected 3 codebooks of 1024 codes, .*--base_ckpt"):
@@ -309,7 +309,7 @@ def test_a_clip_of_the_wrong_length_is_refused_before_anything_is_encoded(tmp_pa
 
 
 def test_the_longest_clip_is_judged_by_its_audio_whether_encoded_or_not(tmp_path):
-    """A clip just short enough stays so when its last frame is rounded up."""
+    """A clip just below the limit stays valid when the codec rounds its last frame up."""
     clip = Clip(write_tone(tmp_path / "a.wav", 0.99, 24_000), encoded=False)
     (path,) = encode_all(make_store(tmp_path), clip)
     np.save(path, np.zeros((3, 25), dtype=int))  # a codec that rounds up
@@ -338,7 +338,7 @@ def test_codes_in_place_of_audio_are_checked_and_need_no_codec(tmp_path):
 
 
 def test_a_clip_that_changes_under_the_run_ends_it_clearly(tmp_path):
-    """Between check and encoding a file may be replaced; that is no reason to train on less without a word."""
+    """A file replaced between check and encoding is an error, not a silent loss of a sample."""
     clip = Clip(write_tone(tmp_path / "a.wav"), encoded=False)
     store = make_store(tmp_path)
     (path,) = [store.check(clip)]
@@ -349,6 +349,6 @@ def test_a_clip_that_changes_under_the_run_ends_it_clearly(tmp_path):
 
 
 def test_a_file_that_cannot_be_read_has_no_key(tmp_path):
-    """The cache says so as a fault of the clip."""
+    """An unreadable file is a problem of the clip."""
     with pytest.raises(AudioError, match="expected a readable file, got No such file"):
         CodeCache(tmp_path, "f0").path(Clip(tmp_path / "no.wav", encoded=False))

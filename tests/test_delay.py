@@ -1,4 +1,4 @@
-"""The delay pattern and its labels, against constructions that are slow and plain."""
+"""Delay pattern and labels, compared with slow and plain constructions."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ CODES = st.tuples(st.integers(1, 9), st.integers(1, 20)).flatmap(
 
 
 def delayed_by_hand(codes_KT: np.ndarray) -> list[list[int]]:
-    """Put BOS and EOS around each codebook's row, and shift row k by k columns; then read it column by column."""
+    """Return the stream built row by row, with BOS and EOS around each codebook and row k shifted by k columns."""
     rows = []
     for k, codes in enumerate(codes_KT.tolist()):
         rows.append([BOS] * k + [BOS, *codes, EOS] + [EOS] * (len(codes_KT) - 1 - k))
@@ -28,7 +28,7 @@ def delayed_by_hand(codes_KT: np.ndarray) -> list[list[int]]:
 
 
 def labels_by_hand(codes_KT: np.ndarray) -> list[list[int]]:
-    """Write the labels from the rule: no BOS, no delay prefix, no EOS fill, one EOS a codebook."""
+    """Return the labels by the rule: no BOS, no delay prefix, no EOS fill, one EOS a codebook."""
     rows = []
     for k, codes in enumerate(codes_KT.tolist()):
         prefix, fill = [IGNORE_INDEX] * k, [IGNORE_INDEX] * (len(codes_KT) - 1 - k)
@@ -60,7 +60,7 @@ def test_a_small_clip_is_delayed_as_written_here():
 @settings(deadline=None)
 @given(CODES)
 def test_the_stream_is_what_a_construction_by_hand_gives(codes_KT):
-    """BOS column, codes, EOS column, each codebook one frame later than the one before."""
+    """The stream has a BOS column, codes and an EOS column, with each codebook a frame later than the previous."""
     stream_FK = delay_codes(codes_KT, bos=BOS, eos=EOS)
     assert stream_FK.dtype == np.int64
     assert stream_FK.tolist() == delayed_by_hand(codes_KT)
@@ -70,7 +70,7 @@ def test_the_stream_is_what_a_construction_by_hand_gives(codes_KT):
 @settings(deadline=None)
 @given(CODES)
 def test_the_stream_is_what_transformers_builds(codes_KT):
-    """The model was trained on streams that the processor of transformers builds like this."""
+    """The processor of transformers builds the same stream."""
     columns = [np.full((len(codes_KT), 1), token) for token in (BOS, EOS)]
     framed = torch.from_numpy(np.concatenate([columns[0], codes_KT, columns[1]], axis=1))[None]
     ids = SimpleNamespace(audio_stream_bos_id=BOS, audio_stream_eos_id=EOS)
@@ -81,14 +81,14 @@ def test_the_stream_is_what_transformers_builds(codes_KT):
 @settings(deadline=None)
 @given(CODES)
 def test_the_delay_can_be_undone(codes_KT):
-    """No code is lost, and none changes its codebook."""
+    """Undoing the delay gives the original codes."""
     assert np.array_equal(undo_delay(delay_codes(codes_KT, bos=BOS, eos=EOS)), codes_KT)
 
 
 @settings(deadline=None)
 @given(CODES)
 def test_the_labels_are_the_codes_and_one_stop_in_each_codebook(codes_KT):
-    """Labels by hand; and whatever the clip, each codebook has its T codes and exactly one EOS, in that order."""
+    """Each codebook has T codes and exactly one EOS as labels, in this order."""
     labels_FK = delayed_labels(delay_codes(codes_KT, bos=BOS, eos=EOS), codes_KT.shape[1])
     assert labels_FK.tolist() == labels_by_hand(codes_KT)
     for codes, labels in zip(codes_KT.tolist(), labels_FK.T.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The demo as a user runs it."""
+"""The demo from a user's view."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ from tests.test_run import read_log
 
 
 def test_the_demo_learns(demo):
-    """Codebook-0 accuracy rises above 0.6, and the console shows it."""
+    """The accuracy of codebook 0 rises above 0.6, and the console shows the progress."""
     folder, finished = demo
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
@@ -26,7 +26,7 @@ def test_the_demo_learns(demo):
 
 
 def test_the_demo_ends_with_five_lines_whose_commands_work(demo, here, tmp_path):
-    """What was learned, where things lie, and three commands that work as printed."""
+    """The last lines hold the result, the paths and three working commands."""
     made, finished = demo
     folder = shutil.copytree(made, tmp_path / "copy")  # other tests read the demo as it was
     lines = finished.stdout.rstrip().splitlines()[-5:]
@@ -43,7 +43,7 @@ def test_the_demo_ends_with_five_lines_whose_commands_work(demo, here, tmp_path)
 
 
 def test_a_second_demo_replaces_only_what_a_demo_made(tmp_path):
-    """Files that a user put there stay; the run is new, and nothing is left in it of what a fault changed."""
+    """The user's files stay, the run is new, and the changes of an earlier fault are gone."""
     folder, runs = tmp_path / "d", set()
     for fault in ("silent_clip", "stop_masked", None):
         found = run_demo(folder, max_steps=1, seed=0, log_steps=1, fault=fault).found
@@ -56,7 +56,7 @@ def test_a_second_demo_replaces_only_what_a_demo_made(tmp_path):
 
 
 def test_a_folder_that_no_demo_made_is_refused(tmp_path, capsys):
-    """A folder with something else in it stays as it is."""
+    """A folder with other files stays unchanged."""
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="expected a new or empty folder"):
         run_demo(tmp_path, max_steps=1, seed=0, log_steps=1)
@@ -68,14 +68,14 @@ def test_a_folder_that_no_demo_made_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("flag", ["--max_steps", "--log_steps"])
 def test_the_demos_numbers_have_a_range(tmp_path, capsys, flag):
-    """Nothing is made for a run that cannot be."""
+    """A number out of range creates no folder."""
     assert main(["demo", "--output_dir", str(tmp_path / "d"), flag, "0"]) == 2
     assert f"{flag}: expected at least 1" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
 
 
 def test_the_clips_are_small_and_have_transcripts():
-    """English and Arabic, under 1 MB in all, each with its text."""
+    """The clips are English and Arabic, take under 1 MB in all, and have texts."""
     entries = [json.loads(line) for line in (CLIPS / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {entry["id"][:2] for entry in entries} == {"en", "ar"}
     assert all((CLIPS / entry["audio"]).is_file() and entry["text"] for entry in entries)
@@ -83,7 +83,7 @@ def test_the_clips_are_small_and_have_transcripts():
 
 
 def test_the_faults_are_listed(capsys):
-    """A line for each, with what the mistake is; nothing is trained."""
+    """The list has a line with the mistake for each fault, and no training starts."""
     assert main(["demo", "--fault", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(FAULTS)
@@ -101,7 +101,7 @@ def test_a_fault_that_there_is_not(tmp_path, capsys, name, hint):
 
 
 def test_a_planted_fault_is_told_first_and_found_at_last(tmp_path, capfd):
-    """The demo says what mistake it makes, and what found it when; the log says so as well."""
+    """The demo prints the mistake first and the diagnosis last, and the log holds the diagnosis."""
     folder = tmp_path / "d"
     assert main(["demo", "--fault", "stop_masked", "--max_steps", "1", "--output_dir", str(folder)]) == 0
     lines = capfd.readouterr().out.splitlines()
@@ -117,6 +117,6 @@ def test_a_planted_fault_is_told_first_and_found_at_last(tmp_path, capfd):
 
 
 def test_a_fault_that_was_not_found_is_admitted(tmp_path):
-    """A fault that shows only in what is learned is not found at step 1."""
+    """A fault that needs learning to show is not found at step 1."""
     outcome = run_demo(tmp_path / "d", max_steps=1, seed=0, log_steps=1, fault="codebook_shuffled")
     assert outcome.summary()[0] == "Planted: codebook_shuffled, not found by dead_codebook."

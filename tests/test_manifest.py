@@ -1,4 +1,4 @@
-"""The manifest: both forms, and every fault said with its place."""
+"""Manifests in both forms, and every problem with its place."""
 
 import json
 from pathlib import Path
@@ -21,27 +21,27 @@ SAID = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content":
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Make a folder with the files that the lines below name; the manifest checks no more than that they are there."""
+    """Create a folder with the files of the lines below. Reading a manifest only checks that the files exist."""
     for name in ("a.wav", "b.wav", "c.npy"):
         (tmp_path / name).touch()
     return tmp_path
 
 
 def read_one(folder: Path, entry: dict[str, Any]) -> Sample:
-    """Read a manifest of one good line."""
+    """Return the sample of a manifest with a single good line."""
     samples, faults = read_manifest(write_manifest(folder / "m.jsonl", entry))
     assert not faults
     return samples[0]
 
 
 def faults_of(folder: Path, *entries: Any) -> list[str]:
-    """Read a manifest and return its faults as they are printed, without the folder."""
+    """Return the problems of a manifest as printed, without the folder."""
     _, faults = read_manifest(write_manifest(folder / "m.jsonl", *entries))
     return [str(fault).replace(f"{folder}/", "") for fault in faults]
 
 
 def test_the_simple_form_is_a_user_asking_and_an_assistant_speaking(folder):
-    """`text` is what the user asks for, and `audio` the one supervised turn."""
+    """`text` is the user's request, and `audio` the only supervised turn."""
     sample = read_one(folder, {"id": "one", "audio": "a.wav", "text": " Say it. ", "speaker": "ann", "duration": 1.5})
     assert sample == Sample(
         "one",
@@ -88,7 +88,7 @@ def test_codes_stand_in_place_of_audio_in_the_simple_form(folder):
 
 
 def test_null_is_the_same_as_nothing(folder):
-    """Fields that a table wrote as null change nothing."""
+    """Fields with null change nothing."""
     fields = ("codes", "ref_audio", "ref_codes", "ref_text", "scene", "speaker", "messages", "start_index")
     entry = {"id": "a", "audio": "a.wav", "text": "t"}
     assert read_one(folder, entry | dict.fromkeys(fields)) == read_one(folder, entry)
@@ -127,21 +127,21 @@ def test_chatml_keeps_its_turns_and_supervises_from_start_index_on(folder):
 
 
 def test_chatml_without_a_system_turn_gets_the_default_one(folder):
-    """The chat template refuses a conversation that does not begin with a system turn; indexes stay as written."""
+    """The chat template requires a system turn first, and indexes stay as written."""
     sample = read_one(folder, {"messages": SAID, "start_index": 1})
     assert sample.turns[0] == SYSTEM
     assert [turn.supervised for turn in sample.turns] == [False, False, True]
 
 
 def test_a_stretch_of_a_file_is_cut_with_offset_and_duration(folder):
-    """Boson's audio content may slice its file."""
+    """Boson's audio content may use a stretch of a file."""
     part = SPEECH | {"offset": 1, "duration": 0.5}
     (clip,) = read_one(folder, {"messages": [{"role": "assistant", "content": part}]}).clips
     assert (clip.offset_s, clip.duration_s) == (1.0, 0.5)
 
 
 def test_paths_are_relative_to_the_manifest(folder, monkeypatch):
-    """Where the command is started makes no difference, and an absolute path is taken as it is."""
+    """The working directory makes no difference, and absolute paths are unchanged."""
     (folder / "sub").mkdir()
     monkeypatch.chdir(folder / "sub")
     for path in ("a.wav", "sub/../a.wav", str(folder / "a.wav")):
@@ -149,7 +149,7 @@ def test_paths_are_relative_to_the_manifest(folder, monkeypatch):
 
 
 def test_lines_end_at_newlines_alone(folder):
-    """A BOM, CRLF, blank lines and no last newline are no faults, and U+2028 or U+0085 in a text splits nothing."""
+    """A BOM, CRLF, blank lines and a missing last newline are accepted, and U+2028 or U+0085 end no line."""
     texts = ["one\u2028two", "three\u0085four"]
     lines = [json.dumps({"id": str(i), "audio": "a.wav", "text": t}, ensure_ascii=False) for i, t in enumerate(texts)]
     (folder / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{lines[0]}\r\n\r\n  \n\n{lines[1]}".encode())
@@ -193,7 +193,7 @@ SIMPLE_FAULTS = [
 
 @pytest.mark.parametrize(("change", "fault"), SIMPLE_FAULTS, ids=[fault[:50] for _, fault in SIMPLE_FAULTS])
 def test_a_fault_of_the_simple_form_names_line_field_expected_and_got(folder, change, fault):
-    """Each kind of fault has its exact text."""
+    """Each kind of problem has its exact text."""
     entry = {"id": "a", "audio": "a.wav", "text": "t"} | change
     if not change:
         del entry["id"]
@@ -201,7 +201,7 @@ def test_a_fault_of_the_simple_form_names_line_field_expected_and_got(folder, ch
 
 
 def user(content: Any, **more: Any) -> dict[str, Any]:
-    """Make a ChatML sample with one user turn before the speech."""
+    """Return a ChatML sample with a user turn before the speech."""
     return {"messages": [{"role": "user", "content": content} | more, SAID[1]]}
 
 
@@ -305,7 +305,7 @@ CHATML_FAULTS = [
 
 @pytest.mark.parametrize(("entry", "fault"), CHATML_FAULTS, ids=[fault[:60] for _, fault in CHATML_FAULTS])
 def test_a_fault_of_chatml_names_line_field_expected_and_got(folder, entry, fault):
-    """Each kind of fault has its exact text, with the path to the message and the part."""
+    """Each kind of problem has its exact text, with the path to the message and the part."""
     assert faults_of(folder, entry) == [f"m.jsonl:1: {fault}"]
 
 
@@ -322,7 +322,7 @@ LINE_FAULTS = [
 
 @pytest.mark.parametrize(("line", "fault"), LINE_FAULTS)
 def test_a_line_that_is_no_json_object_is_a_fault_of_that_line(folder, line, fault):
-    """The lines before and after it are read all the same."""
+    """The other lines are still read."""
     good = [orjson.dumps({"id": name, "audio": "a.wav", "text": "t"}) for name in "ab"]
     (folder / "m.jsonl").write_bytes(b"\n".join([good[0], line, good[1]]))
     samples, faults = read_manifest(folder / "m.jsonl")
@@ -332,7 +332,7 @@ def test_a_line_that_is_no_json_object_is_a_fault_of_that_line(folder, line, fau
 
 
 def test_an_id_is_used_once(folder):
-    """A second line with an id names the first, numbers and texts alike, even if the first has faults of its own."""
+    """A repeated id names the first line, for numbers and texts, even if the first line has other problems."""
     good = {"audio": "a.wav", "text": "t"}
     faults = faults_of(folder, {"id": "7", "text": "t"}, good | {"id": 7}, good | {"id": "8"}, good | {"id": "7"})
     assert faults == [
@@ -343,7 +343,7 @@ def test_an_id_is_used_once(folder):
 
 
 def test_all_faults_of_all_lines_are_found_at_once(folder):
-    """Neither a line nor a field hides the faults of those behind it."""
+    """A problem of a line or a field hides no later problem."""
     simple = {"text": "", "audio": "no.wav", "ref_text": 3, "ref_audio": "no.wav", "scene": []}
     bad_parts = {"role": "assistant", "content": ["", SPEECH | {"audio_url": "no.wav"}]}
     chatml = {"messages": [{"role": "user", "content": 1}, bad_parts, {"role": "bot"}], "start_index": 9}
@@ -364,7 +364,7 @@ def test_all_faults_of_all_lines_are_found_at_once(folder):
 
 @pytest.mark.parametrize("content", [b"", b"\n \r\n", b"\xef\xbb\xbf"])
 def test_an_empty_manifest_is_a_fault(folder, content):
-    """There is nothing to train on, and the message says so."""
+    """A manifest without samples is a problem."""
     (folder / "m.jsonl").write_bytes(content)
     samples, faults = read_manifest(folder / "m.jsonl")
     assert not samples
@@ -375,13 +375,13 @@ def test_an_empty_manifest_is_a_fault(folder, content):
 
 @pytest.mark.parametrize("name", ["no.jsonl", "."])
 def test_a_manifest_that_cannot_be_read_is_a_user_error(folder, name):
-    """A missing file and a folder are named with what was expected."""
+    """The error names a missing file or a folder."""
     with pytest.raises(UserError, match=r"expected a manifest \(JSON Lines\), got .*Check the path"):
         read_manifest(folder / name)
 
 
 def test_a_manifest_error_lists_every_fault_and_counts_them():
-    """The message that ends a run is one line a fault, and the way to go on."""
+    """The message has a line for each problem, and advice."""
     faults = [InputProblem("m.jsonl:1", "text", "a text", "nothing"), InputProblem("m.jsonl:3", "audio", "a path", "3")]
     assert str(ManifestError(faults)).splitlines() == [
         "m.jsonl:1: text: expected a text, got nothing",
@@ -435,7 +435,7 @@ def test_any_json_is_a_sample_or_a_fault(tmp_path_factory, entries):
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=80) | st.lists(st.binary(max_size=20)).map(b"\n".join))
 def test_any_bytes_are_samples_or_faults(tmp_path_factory, data):
-    """A file of anything is read to its end."""
+    """Any file is read to its end."""
     path = tmp_path_factory.getbasetemp() / "any-bytes.jsonl"
     path.write_bytes(data)
     lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
@@ -443,7 +443,7 @@ def test_any_bytes_are_samples_or_faults(tmp_path_factory, data):
 
 
 def check_all_accounted_for(path: Path, num_lines: int) -> None:
-    """Check that each line gave a sample or at least one fault."""
+    """Check that each line gave a sample or at least one problem."""
     samples, faults = read_manifest(path)
     assert {type(s) for s in samples} <= {Sample}
     assert {type(f) for f in faults} <= {InputProblem}

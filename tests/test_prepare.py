@@ -38,7 +38,7 @@ def checkpoint(tiny) -> BaseCheckpoint:
 
 @pytest.fixture
 def prepare(tiny, checkpoint, tmp_path):
-    """Return `prepare_manifests` of one manifest, with a cache of the test's own; what it says is kept."""
+    """Return `prepare_manifests` for a single manifest with a cache for the test, and keep the printed lines."""
 
     def call(manifest: Path, **changes: Any) -> list[PreparedSample]:
         settings = {
@@ -83,7 +83,7 @@ def two_clips(clips, tmp_path) -> Path:
 
 
 def test_the_bundled_clips_are_encoded_once(clips, prepare, tmp_path):
-    """A first run encodes all, a second none, and both give the same samples."""
+    """The first run encodes all clips, the second no clip, and both give the same samples."""
     first = prepare(clips)
     assert prepare.said == [f"{clips}: encoded 8 clips to {tmp_path / 'codes'}"]
     assert len(stored(tmp_path / "codes")) == 8
@@ -94,7 +94,7 @@ def test_the_bundled_clips_are_encoded_once(clips, prepare, tmp_path):
 
 
 def test_codes_have_the_clips_length_at_25_frames_a_second(clips, prepare, checkpoint):
-    """Whatever rate a clip was recorded at, its codes are as long as it sounds, and the data set reads them."""
+    """The codes are as long as the clip at any sampling rate, and the data set reads the codes."""
     prepared = prepare(clips)
     for sample in prepared:
         (path,) = sample.code_files
@@ -129,7 +129,7 @@ def test_what_the_command_encoded_training_finds(tiny, clips, prepare, tmp_path,
 
 
 def test_the_cache_is_the_users_unless_one_is_named(monkeypatch, tmp_path):
-    """It follows XDG_CACHE_HOME, and is in the home directory without it."""
+    """The cache follows XDG_CACHE_HOME, and otherwise lies in the home directory."""
     assert default_codes_dir() == Path(os.environ["XDG_CACHE_HOME"]) / "higgs-audio-trainer" / "codes"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -204,7 +204,7 @@ BAD_LINES = [
 
 @pytest.fixture
 def bad_manifest(tmp_path) -> Path:
-    """Write a manifest with a good line, one line for each kind of fault, and a good line again."""
+    """Write a manifest with a good line, a line for each kind of problem, and a good line."""
     for name, seconds in (("good", 1.0), ("good2", 1.2), ("empty", 0), ("long", 2.5), ("blip", 0.02)):
         write_tone(tmp_path / f"{name}.wav", seconds, 8_000)
     (tmp_path / "noise.wav").write_bytes(b"this is no audio at all")
@@ -215,7 +215,7 @@ def bad_manifest(tmp_path) -> Path:
 
 
 def test_every_fault_is_listed_at_once_and_nothing_is_encoded(bad_manifest, prepare, tmp_path):
-    """Faults of the line, of the file behind it and of the sample's length, in the order of the manifest."""
+    """Problems of lines, files and lengths are listed in the order of the manifest."""
     with pytest.raises(ManifestError) as caught:
         prepare(bad_manifest, max_seconds=2.0)
     lines = str(caught.value).splitlines()
@@ -227,7 +227,7 @@ def test_every_fault_is_listed_at_once_and_nothing_is_encoded(bad_manifest, prep
 
 
 def test_skipping_says_how_many_and_which(bad_manifest, prepare, tmp_path):
-    """The good samples are ready, the faults are listed, and only clips of good samples are encoded."""
+    """The good samples are ready, the problems are listed, and only clips of good samples are encoded."""
     prepared = prepare(bad_manifest, max_seconds=2.0, skip_bad_samples=True)
     assert [sample.id for sample in prepared] == ["a", "z"]
     encoded, listed, counted = prepare.said
@@ -237,7 +237,7 @@ def test_skipping_says_how_many_and_which(bad_manifest, prepare, tmp_path):
 
 
 def test_faults_are_the_same_when_everything_is_encoded_already(bad_manifest, prepare):
-    """A clip is judged by its audio, not by what the cache holds of it."""
+    """The length of a clip is the length of its audio, not of its codes in the cache."""
     prepare(bad_manifest, skip_bad_samples=True)
     with pytest.raises(ManifestError) as caught:
         prepare(bad_manifest, max_seconds=1.0)
@@ -247,7 +247,7 @@ def test_faults_are_the_same_when_everything_is_encoded_already(bad_manifest, pr
 
 
 def test_skipping_all_is_no_way_to_train(prepare, tmp_path):
-    """With no sample left there is nothing to go on with."""
+    """A manifest without any usable sample is an error."""
     manifest = write_manifest(tmp_path / "m.jsonl", entry("a", "gone.wav"))
     with pytest.raises(UserError) as caught:
         prepare(manifest, skip_bad_samples=True)
@@ -267,7 +267,7 @@ def test_a_clip_that_many_samples_share_is_judged_and_encoded_once(prepare, tmp_
 
 
 def test_codes_and_text_alone_need_no_codec(prepare, tmp_path):
-    """A machine without any codec trains on what was encoded elsewhere."""
+    """A machine without a codec trains on codes from another machine."""
     np.save(tmp_path / "c.npy", np.zeros((8, 5), dtype=int))
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     manifest = write_manifest(
@@ -291,7 +291,7 @@ def test_a_sample_is_as_long_as_the_model_takes_and_no_longer(clips, prepare, ch
 
 
 def test_a_frame_that_only_encoding_shows_is_counted(checkpoint, tmp_path):
-    """A codec that rounds up may make a sample one token too long; that is still a fault before training."""
+    """A codec that rounds up may make a sample a token too long, which is reported before the training."""
     write_tone(tmp_path / "a.wav", 0.99)
     samples, _ = read_manifest(write_manifest(tmp_path / "m.jsonl", entry("a", "a.wav")))
     codec = SimpleNamespace(
@@ -314,7 +314,7 @@ def test_a_frame_that_only_encoding_shows_is_counted(checkpoint, tmp_path):
 
 
 def test_progress_wraps_the_clips_that_are_encoded(tiny, checkpoint, clips, tmp_path):
-    """A bar is given what is to do, not what is done already."""
+    """The progress bar gets only the clips to encode."""
     samples, _ = read_manifest(clips)
     seen: list[list[str]] = []
 
@@ -335,7 +335,7 @@ def _codec(tiny: Any) -> Any:
 
 
 def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
-    """A real process with a faulty manifest lists the faults on stderr and shows no traceback."""
+    """A real process with a bad manifest lists the problems on stderr without a traceback."""
     out, err = tmp_path / "out", tmp_path / "err"
     arguments = command(tiny, bad_manifest, tmp_path / "codes", "--max_seconds", "2")
     assert forks.wait(forks.start(forks.command, *arguments, out=out, err=err), err) == 2
@@ -362,6 +362,6 @@ def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
     ],
 )
 def test_a_wrong_argument_is_exit_code_2_with_the_way_out(tiny, clips, tmp_path, capsys, more, message):
-    """Each says what was expected and what was found."""
+    """Each message has an expected and an actual value."""
     assert main(command(tiny, clips, tmp_path / "codes", *more)) == 2
     assert message in capsys.readouterr().err

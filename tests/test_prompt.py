@@ -1,4 +1,4 @@
-"""The prompt and its labels, against chat templates and against a walk over the turns."""
+"""Prompts and labels, compared with chat templates and with a walk over the turns."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ def tokenizer(tiny):
 
 @pytest.fixture(scope="module")
 def templates(tokenizer):
-    """Return the two templates: the tiny checkpoint's, and the one above."""
+    """Return the tiny checkpoint's template and the template above."""
     return [tokenizer.chat_template, TEMPLATE]
 
 
@@ -62,7 +62,7 @@ def clip(name: str) -> Clip:
 
 
 def test_a_sample_renders_as_written_here():
-    """The whole prompt of a sample with scene and reference, in full."""
+    """A sample with scene and reference renders exactly as written here."""
     sample = Sample(
         "a",
         (
@@ -121,7 +121,7 @@ WRITTEN: list[list[dict[str, Any]]] = [
 
 @pytest.mark.parametrize("messages", WRITTEN)
 def test_the_prompt_of_a_manifest_is_what_the_chat_template_renders(tmp_path, tokenizer, templates, messages):
-    """White space, Arabic, scenes and references as a user writes them, read and rendered by both."""
+    """White space, Arabic, scenes and references render as in the chat template."""
     (tmp_path / "a.wav").touch()
     messages = [{"role": "system", "content": " Be kind. "}, *messages]
     spoken = {"role": "assistant", "content": {"type": "audio", "audio_url": "a.wav"}}
@@ -138,7 +138,7 @@ def test_the_prompt_of_a_manifest_is_what_the_chat_template_renders(tmp_path, to
 @settings(max_examples=200, deadline=None)
 @given(sample=conversations())
 def test_any_conversation_that_a_template_takes_renders_as_it_does(tokenizer, templates, sample):
-    """Ours and both templates agree on every sample that they can render."""
+    """Our prompt and both templates agree on every sample that the templates can render."""
     messages = as_messages(sample)
     for template in templates if messages is not None else ():
         assert tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False) == render_text(sample)
@@ -147,7 +147,7 @@ def test_any_conversation_that_a_template_takes_renders_as_it_does(tokenizer, te
 @settings(max_examples=200, deadline=None)
 @given(sample=conversations())
 def test_a_conversation_is_left_to_us_only_if_the_template_could_not_write_it(tokenizer, sample):
-    """Every sample with one clip in each assistant turn, and none in a row, is compared."""
+    """All samples with a single clip in each assistant turn and no two assistant turns in a row are compared."""
     assistants = [turn for turn in sample.turns if turn.role == "assistant"]
     in_a_row = "assistant assistant" in " ".join(turn.role for turn in sample.turns)
     plain = all(len(t.parts) == 1 and isinstance(t.parts[0], Clip) and t.recipient is None for t in assistants)
@@ -156,7 +156,7 @@ def test_a_conversation_is_left_to_us_only_if_the_template_could_not_write_it(to
 
 @pytest.fixture(scope="module")
 def merging_tokenizer(tokenizer):
-    """Make a tokenizer that merges as the full-size checkpoint's does: Llama 3's way of splitting, byte-level BPE."""
+    """Return a byte-level BPE tokenizer with merges and Llama 3's splits, as in the full-size checkpoint."""
     bpe = Tokenizer(models.BPE())
     words = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -188,7 +188,7 @@ def test_tokens_are_those_of_the_whole_text_at_once(tokenizer, merging_tokenizer
 
 
 def test_the_merging_tokenizer_merges(merging_tokenizer):
-    """The test above would prove little with one token a byte."""
+    """The test above needs a tokenizer with longer tokens than a byte."""
     assert len(merging_tokenizer.encode("<|eot_id|>assistant\n\nab", add_special_tokens=False)) == 4
 
 
@@ -229,7 +229,7 @@ def walked(sample: Sample, frames: dict[Clip, int], encode: Any) -> tuple[list[i
 @settings(max_examples=200, deadline=None)
 @given(sample=conversations())
 def test_labels_are_what_a_walk_over_the_turns_gives(tokenizer, sample):
-    """Supervised: what an assistant says, its audio markers, its end. Masked: all else, placeholders above all."""
+    """Labels are the text, audio markers and end of assistant turns. Placeholders and other turns are masked."""
     frames = {clip: 1 + int(clip.path.stem) % 5 for clip in sample.clips}
     lengths = [frames[clip] for clip in sample.clips]
     segments = tokenize(sample, tokenizer)
@@ -247,7 +247,7 @@ def test_labels_are_what_a_walk_over_the_turns_gives(tokenizer, sample):
 
 
 def test_only_the_last_of_a_manifests_turns_is_learned(tmp_path, tokenizer):
-    """Of a simple sample with a reference, the labels are the markers of the one answer and nothing more."""
+    """The labels of a simple sample with a reference are only the markers of the answer."""
     for name in ("a.wav", "r.wav"):
         (tmp_path / name).touch()
     entry = {"id": "a", "audio": "a.wav", "text": "Say it.", "ref_audio": "r.wav", "ref_text": "Heard."}

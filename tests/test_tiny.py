@@ -52,7 +52,7 @@ def test_plain_transformers_loads_it_whole(tiny):
 
 
 def test_the_codec_gives_25_frames_a_second_in_8_codebooks(tiny):
-    """Its strides are those of the Higgs codec."""
+    """The codec has the strides of the Higgs codec."""
     codec = DacModel.from_pretrained(tiny.codec_dir).eval()
     with torch.no_grad():
         codes_1KT = codec.encode(torch.randn(1, 1, 24_000, generator=torch.manual_seed(0)) * 0.1).audio_codes
@@ -61,7 +61,7 @@ def test_the_codec_gives_25_frames_a_second_in_8_codebooks(tiny):
 
 
 def test_the_tokenizer_writes_every_language_and_keeps_special_tokens_whole(tiny):
-    """One token a byte, one a marker, and back again."""
+    """A byte and a marker are a token each, and decoding restores the text."""
     tokenizer = AutoTokenizer.from_pretrained(tiny.model_dir)
     text = "Tea, شاي, 茶, 🍵\n\t"
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -83,7 +83,7 @@ def test_ids_of_the_configuration_are_those_of_the_tokenizer(tiny):
 
 
 def test_the_same_seed_writes_the_same_bytes(tiny, tmp_path):
-    """Two writings are one checkpoint, another seed is another, and the caller's random numbers go on undisturbed."""
+    """Equal seeds give equal bytes, other seeds other weights, and the caller's random state is unchanged."""
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -110,7 +110,7 @@ def test_every_size_can_be_chosen_on_the_command_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("part", ["model", "codec"])
 def test_nothing_is_overwritten(tmp_path, capsys, part):
-    """A folder that holds a part of one is left alone."""
+    """A folder with a part of a checkpoint stays unchanged."""
     (tmp_path / part).mkdir()
     assert main(["tiny", str(tmp_path)]) == 2
     assert f"expected a new folder, got {tmp_path / part}, which exists already" in capsys.readouterr().err
@@ -136,14 +136,14 @@ def test_a_place_that_cannot_be_written_to_is_a_user_error(tmp_path):
     ],
 )
 def test_a_size_that_cannot_be_is_refused(tmp_path, capsys, flag, value, message):
-    """Each size has its range, and nothing is written."""
+    """A size out of range is an error, and no file is written."""
     assert main(["tiny", str(tmp_path / "t"), f"--{flag}", str(value)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
 
 
 def test_the_defaults_of_the_command_are_those_of_the_library():
-    """The command line states them without importing torch; this keeps the two together."""
+    """The command states its defaults without importing torch, equal to the library's."""
     from higgs_audio_trainer.cli.tiny import _DEFAULT
 
     size = TinySize()

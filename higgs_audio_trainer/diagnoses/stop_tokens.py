@@ -73,7 +73,7 @@ def stop_never_predicted(logged: LoggedStep, history: History) -> Iterator[Findi
 
 
 def _is_far_off(counts: TokenCounts) -> bool:
-    """Return True if rank and probability of the stop token are both low. A high rank shows that learning goes on."""
+    """Return True if the stop token is below rank 10 and improbable. A better rank shows that learning continues."""
     rank, probability = counts.stop_rank, counts.stop_probability
     return rank is not None and rank > _BEST_RANK and probability is not None and probability < _LEAST_PROBABILITY
 

@@ -1,4 +1,4 @@
-"""The checks of the alignment: what is shifted is named, what repeats is not."""
+"""Checks of the alignment: shifted labels are named, repeated labels are not."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def of_codebook_0(**changes):
 
 
 def test_a_healthy_step_raises_nothing():
-    """Labels in their place, half of which are predicted, raise nothing; nor do old logs and evaluations."""
+    """Labels in place with 50 % accuracy raise nothing, nor do old logs and evaluations."""
     assert codes(logged_step(), history(logged_step(step(10)))) == []
     assert codes(logged_step(counted=()), history(logged_step(step(10), counted=()))) == []
     assert codes(logged_step(evaluation=eval_result())) == []
@@ -37,7 +37,7 @@ def test_a_healthy_step_raises_nothing():
 
 @pytest.mark.parametrize(("place", "offset", "words"), [(1, -1, "same index"), (3, 1, "the loss shifts them again")])
 def test_shifted_labels_are_named(place, offset, words):
-    """Labels that fit at another offset are an error from the first step, and the offset is named."""
+    """Labels at another offset are an error from the first step, and the message names the offset."""
     matches = [20] * 5
     matches[place] = 396
     (found,) = shifted_alignment(of_codebook_0(label_matches=tuple(matches)), history())
@@ -49,7 +49,7 @@ def test_shifted_labels_are_named(place, offset, words):
 
 
 def test_shuffled_labels_have_no_offset():
-    """Labels that fit nowhere are an error without an offset, even where all codebooks share it."""
+    """Labels that fit at no offset are an error without an offset, also in all codebooks at once."""
     bad = {"label_matches": (4, 4, 5, 4, 4)}
     (found,) = shifted_alignment(logged_step(counted=(counts(0, **bad), counts(1, **bad))), history())
     assert (found.codebook, found.evidence["offset"]) == (None, [None, None])
@@ -58,19 +58,19 @@ def test_shuffled_labels_have_no_offset():
 
 @pytest.mark.parametrize(("fitting", "faults"), [(396, 0), (395, 1)])
 def test_a_hundredth_of_the_labels_may_be_out_of_place(fitting, faults):
-    """The bound on the labels that are out of place is kept."""
+    """Up to 1 % of the labels may be out of place."""
     assert len(codes(of_codebook_0(label_matches=(9, 9, fitting, 9, 9)))) == faults
 
 
 def test_a_constant_stretch_raises_nothing():
-    """Labels of silence fit at every offset, and in their place."""
+    """Labels of silence fit at every offset, including their own."""
     constant = {"label_matches": (392, 396, 400, 396, 392), "offset_contested": (8, 4, 4, 8, 4)}
     quiet = constant | {"offset_matches": (8, 4, 4, 8, 4), "offset_correct": (0,) * 5, "offset_surplus": (9.0,) * 5}
     assert codes(of_codebook_0(**quiet)) == []
 
 
 def test_labels_of_a_constant_stretch_that_are_out_of_place_are_not_given_an_offset():
-    """An offset that fits hardly better than the declared one is not named."""
+    """An offset that fits hardly better than offset 0 is not named."""
     (found,) = shifted_alignment(of_codebook_0(label_matches=(380, 391, 390, 380, 380)), history())
     assert found.evidence["offset"] is None
 
@@ -88,7 +88,7 @@ def predicted(place, **changes):
 
 @pytest.mark.parametrize(("place", "offset"), [(0, -2), (1, -1), (2, 1), (3, 2), (4, -1)])
 def test_predictions_of_another_place_are_named(place, offset):
-    """Predictions that fit another place are an error; those of the input are said to copy it, too."""
+    """Predictions of a neighbouring token are an error, and predictions of the input also copy the input."""
     checked = of_codebook_0(**predicted(place))
     (found,) = shifted_alignment(checked, history())
     assert found.evidence["offset"] == offset
@@ -111,7 +111,7 @@ def test_predictions_of_another_place_are_named(place, offset):
     ],
 )
 def test_what_is_not_clear_raises_nothing(changes):
-    """Each condition of the test is needed, and figures that are missing raise nothing."""
+    """Each condition of the test is necessary, and missing figures raise nothing."""
     assert codes(of_codebook_0(**predicted(4, **changes))) == []
 
 
@@ -123,9 +123,9 @@ def test_a_clear_case_is_found_at_a_small_step():
 
 
 def counted(labels, predictions, given):
-    """Count as extraction does, over [D, N] draws of sequences; `given` is the probability of each label's neighbour.
+    """Yield counts as extraction does, over [D, N] draws of sequences.
 
-    The input is the label before, so that it stands for offset -1.
+    `given` returns the probability of each label's neighbour. The input is the previous label and so has offset -1.
     """
     columns = {"contested": [], "matches": [], "correct": [], "surplus": []}
     for offset in (-2, -1, 1, 2, -1):
@@ -144,7 +144,7 @@ def counted(labels, predictions, given):
 
 
 def labels_of(random, repeated, size):
-    """Draw labels, each of which repeats the one before at a rate."""
+    """Return random labels that repeat their predecessor at a rate."""
     fresh = random.integers(0, size, (DRAWS, SLOTS))
     repeats = random.random((DRAWS, SLOTS)) < repeated
     for slot in range(1, SLOTS):
@@ -155,7 +155,7 @@ def labels_of(random, repeated, size):
 @pytest.mark.parametrize("size", [4, 50])
 @pytest.mark.parametrize("repeated", [0.0, 0.6])
 def test_random_predictions_never_alarm(size, repeated):
-    """Of 10,000 draws of random predictions none is told to fit another place."""
+    """No competing token wins in 10,000 draws of random predictions."""
     random = np.random.default_rng(0)
     labels = labels_of(random, repeated, size)
     drawn = counted(labels, random.integers(0, size, labels.shape), lambda other: other.shape[1] * np.full(DRAWS, 0.9))
@@ -163,7 +163,7 @@ def test_random_predictions_never_alarm(size, repeated):
 
 
 def test_a_constant_prediction_of_short_sequences_never_alarms():
-    """A model that says the last token of 64 sequences of five labels everywhere is not told to fit the next label."""
+    """A constant prediction of the last token in 64 sequences of five labels does not fit the next label."""
     figures = {"offset_contested": (0, 0, 256, 0, 0), "offset_matches": (0, 0, 64, 0, 0), "offset_correct": (0,) * 5}
     figures |= {"num_targets": 320, "offset_surplus": (0.0, 0.0, 60.0, 0.0, 0.0)}
     assert preferred_token(counts(**figures, stop_targets=64)) is None
@@ -172,7 +172,7 @@ def test_a_constant_prediction_of_short_sequences_never_alarms():
 
 
 def test_a_model_that_expects_repetition_never_alarms():
-    """Of 10,000 draws, none in which a calibrated model always says the token before is told to copy."""
+    """A calibrated model that always predicts the previous token is never accused of copying, in 10,000 draws."""
     random = np.random.default_rng(2)
     labels = labels_of(random, 0.6, 50)
     copies = np.concatenate([labels[:, :1], labels[:, :-1]], 1)
@@ -194,7 +194,7 @@ def test_a_model_that_expects_repetition_never_alarms():
 @pytest.mark.parametrize("most", [0.6, 0.8, 0.9, 1.0])
 @pytest.mark.parametrize("samples", [1, 2, 8])
 def test_a_batch_that_repeats_less_than_the_data_never_alarms(most, samples):
-    """Samples repeat from not at all to nearly always, and a model calibrated over all of them meets quiet batches."""
+    """Samples repeat at rates from zero to nearly one, and a model calibrated over all samples meets quiet batches."""
     random = np.random.default_rng(3)
     for rates in random.uniform(0, most, (500, samples)):
         repeats = (random.random((samples, 60)) < rates[:, None]).sum()
@@ -215,7 +215,7 @@ def copied_sample(codebook=0, **changes):
 
 
 def test_copies_are_seen_in_the_samples_alone():
-    """A log without counts shows copies too, once enough slots were shown."""
+    """A log without counts shows copies after enough slots."""
     one, two = (
         logged_step(samples=(copied_sample(),), counted=()),
         logged_step(step(10), samples=(copied_sample(),), counted=()),
@@ -225,7 +225,7 @@ def test_copies_are_seen_in_the_samples_alone():
 
 
 def test_counts_may_deny_what_few_slots_show():
-    """Copies in the samples say nothing of a model that copies everywhere and expects just the repetition there is."""
+    """Copies in the samples are no evidence against a model that copies everywhere with calibrated probability."""
     both = (copied_sample(), copied_sample())
     unsure = replace(counts(0), offset_surplus=(0.0,) * 5)
     unsure = replace(unsure, offset_matches=unsure.offset_contested, offset_correct=(0,) * 5)
@@ -239,7 +239,7 @@ def test_counts_may_deny_what_few_slots_show():
 
 @pytest.mark.parametrize(("labels", "found"), [([1, 2, 3, 4, 5], [("shifted_alignment", 1)]), ([7] * 5, [])])
 def test_labels_equal_to_their_inputs_are_seen_in_the_samples_alone(labels, found):
-    """A log without counts shows labels equal to the inputs, unless they are those of silence."""
+    """A log without counts shows labels equal to the inputs, except labels of silence."""
     window = shown(labels, labels, labels)
     same = sample(1, first=window, last=window)
     assert codes(logged_step(samples=(same, same), counted=())) == found
@@ -274,7 +274,7 @@ def any_history():
 @settings(max_examples=150, deadline=None)
 @given(any_logged_step(), any_history())
 def test_anything_is_answered_and_alike_when_asked_again(checked, before):
-    """Whatever a log holds, the checks raise nothing, change nothing, and answer alike twice."""
+    """For any log, the checks raise nothing, change nothing and give the same answers twice."""
     saved = repr((checked, before))
     for check in (*alignment.CHECKS, *levels.CHECKS, *stop_tokens.CHECKS):
         answers = [repr(list(check(checked, before))) for _ in range(2)]

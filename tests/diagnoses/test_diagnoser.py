@@ -15,30 +15,30 @@ from higgs_audio_trainer.logged_step import LoggedStep
 from tests.builders import eval_result, random_events, run_start
 from tests.diagnoses.builders import counts, logged_step, sample, step
 
-#: State of two logged steps and more, written by the version that called reported findings `said`.
+#: State after five logged steps, saved by the version with `said` as the name of the reported findings.
 EARLIER = Path(__file__).parent.parent / "fixtures" / "diagnoses.msgpack"
 OURS = (*masking.CHECKS, *codebooks.CHECKS, *dynamics.CHECKS, *samples.CHECKS)
 
 
 def infinite(number):
-    """Make a due step whose gradient is infinite, and nothing else is known."""
+    """Return a logged step with an infinite gradient norm and no counts."""
     return logged_step(step(number, grad_norm=math.inf), counted=(), samples=())
 
 
 def broken(number):
-    """Make a due step whose losses are NaN."""
+    """Return a logged step with a NaN loss and no counts."""
     return logged_step(step(number, loss=math.nan), counted=(), samples=())
 
 
 def started(**changes):
-    """Make a diagnoser that was told of a run."""
+    """Return a diagnoser after the start of a run."""
     diagnoser = Diagnoser()
     diagnoser.start(run_start(num_codebooks=2, **changes))
     return diagnoser
 
 
 def test_a_finding_is_said_once_and_counted():
-    """What is found at every due step is one event; `counted` and `said` tell how often it was found."""
+    """A finding of every logged step is a single event, and `counted` and `reported` hold the number of findings."""
     diagnoser = started()
     reported = [event.step for number in (1, 2, 3) for event in diagnoser.check(broken(number))]
     assert reported == [1]
@@ -48,7 +48,7 @@ def test_a_finding_is_said_once_and_counted():
 
 
 def test_a_finding_that_becomes_worse_is_said_again_with_its_repeats():
-    """A note is said, then counted; the error of the same code is said again, and what is milder is not."""
+    """A note is reported and counted, an error of the same code is reported again, and milder findings are not."""
     diagnoser = started(config={"mixed_precision": "fp16"})
     order = [infinite(1), infinite(2), infinite(3), broken(4), infinite(5), broken(6)]
     events = [event for one in order for event in diagnoser.check(one)]
@@ -57,7 +57,7 @@ def test_a_finding_that_becomes_worse_is_said_again_with_its_repeats():
 
 
 def test_modalities_and_codebooks_are_said_apart():
-    """One code of text, of one codebook and of another is three findings."""
+    """A code of text, of a codebook and of another codebook gives three reports."""
     wrong = {"divisor": 131.0}
     diagnoser = started(num_train_samples=4)
     first = (counts(None, **wrong), counts(0, **wrong), counts(1))
@@ -72,7 +72,7 @@ def test_modalities_and_codebooks_are_said_apart():
 
 
 def test_the_worst_of_one_code_at_one_step_is_said():
-    """A loss and a gradient that explode at once are one finding, the error."""
+    """A loss and a gradient that explode at once are a single finding, the error."""
     diagnoser = started()
     for number in range(1, 6):
         diagnoser.check(logged_step(step(number), counted=(), samples=()))
@@ -82,7 +82,7 @@ def test_the_worst_of_one_code_at_one_step_is_said():
 
 @pytest.mark.parametrize("cut", range(7))
 def test_a_run_that_was_interrupted_says_what_one_that_was_not_says(cut):
-    """Saving and restoring at any due step, NaN losses among them, changes no event and no count."""
+    """Saving and restoring at any logged step changes no event and no count, NaN losses included."""
     logged = [
         logged_step(step(1)),
         infinite(2),
@@ -116,13 +116,13 @@ def test_a_state_saved_before_the_fields_had_their_names_restores():
 
 
 def test_what_is_not_saved_state_is_refused():
-    """A damaged state is an error that can be caught."""
+    """A damaged state raises `DecodeError`."""
     with pytest.raises(msgspec.DecodeError):
         started().restore(b"\xc1 not a state")
 
 
 def test_memory_does_not_grow_with_the_run():
-    """10,000 due steps of ever new samples are remembered in no more space than 5,000."""
+    """A history of 10,000 logged steps with new samples is no larger than after 5,000 steps."""
     history, sizes = History(run=Run(num_codebooks=2)), []
     figures, shown = step(), sample()
     for number in range(10_000):
@@ -136,7 +136,7 @@ def test_memory_does_not_grow_with_the_run():
 
 
 def logged_steps_of(events):
-    """Gather random events into due steps: each figure with the counts and samples drawn so far."""
+    """Return random events as logged steps, each with the counts and samples before its figures."""
     made, counted, shown = [], [], []
     for event in events:
         if isinstance(event, TokenCounts):
@@ -158,7 +158,7 @@ RANDOM = random_events().filter(lambda event: isinstance(event, (TokenCounts, Pr
 @settings(max_examples=150, deadline=None)
 @given(st.lists(RANDOM, max_size=12), st.integers(0, 3), st.sampled_from([None, "fp16"]))
 def test_no_check_raises_and_each_answers_alike_when_asked_again(events, num_codebooks, precision):
-    """Whatever the events hold, checks give one-line messages, twice the same, and change nothing."""
+    """For any events, checks give one-line messages, answer alike twice, and change nothing."""
     history = History(run=Run(num_codebooks=num_codebooks or None, max_length=100, mixed_precision=precision))
     for one in logged_steps_of(events):
         before = msgspec.msgpack.encode(history)

@@ -1,4 +1,4 @@
-"""The checks of the level of the losses."""
+"""Checks of the size of the losses."""
 
 import math
 
@@ -20,7 +20,7 @@ def at_chance(number, audio_loss=CHANCE, **changes):
 
 
 def test_a_healthy_step_raises_nothing():
-    """Losses well below chance and above zero raise nothing; nor do evaluations."""
+    """Losses well below chance and above zero raise nothing, nor do evaluations."""
     assert found(logged_step(step(1))) == []
     assert found(logged_step(step(200)), history(logged_step(step(1)), logged_step(step(100)))) == []
     assert found(logged_step(evaluation=eval_result(audio_loss=CHANCE))) == []
@@ -28,7 +28,7 @@ def test_a_healthy_step_raises_nothing():
 
 @pytest.mark.parametrize(("random", "severity"), [(False, "error"), (None, "warning")])
 def test_a_pretrained_checkpoint_does_not_begin_at_chance(random, severity):
-    """Step 1 at chance is an error of a pretrained checkpoint, and a warning where a log does not say what it is."""
+    """Chance level at step 1 is an error of a pretrained checkpoint, and a warning where the kind is unknown."""
     (one,) = found(at_chance(1), history(base_is_random=random))
     assert (one.code, one.severity, one.modality, one.codebook) == ("chance_level", severity, "audio", None)
     assert "6.93" in one.message
@@ -36,7 +36,7 @@ def test_a_pretrained_checkpoint_does_not_begin_at_chance(random, severity):
 
 
 def test_a_text_without_weight_stays_at_chance():
-    """What is not trained on purpose is not judged; the audio is."""
+    """Text with weight 0 is not checked, and audio is."""
     untrained = logged_step(step(1, text_loss=math.log(128256), audio_loss=CHANCE))
     one = found(untrained, history(base_is_random=False, text_loss_weight=0.0))
     assert [finding.modality for finding in one] == ["audio"]
@@ -60,7 +60,7 @@ def test_random_weights_begin_at_chance():
     ],
 )
 def test_the_noise_of_chance_is_that_of_the_targets(changes, is_found):
-    """A loss is at chance within three standard errors of its slots; too few slots, or no number, raise nothing."""
+    """Chance level allows three standard errors. Few slots, NaN and infinity raise nothing."""
     one = found(logged_step(step(1, **changes)), history(base_is_random=False))
     assert [finding.modality for finding in one] == (["text"] if is_found else [])
 
@@ -73,7 +73,7 @@ def later(losses, rates=(1e-5, 1e-4, 1e-4), numbers=(1, 60, 120), *, random=True
 
 
 def test_chance_after_the_warm_up_is_an_error():
-    """A loss that stays at chance is an error, of random weights too."""
+    """A loss that stays at chance level is an error, also of random weights."""
     (one,) = later((6.95, 6.93, 6.94))
     assert (one.code, one.severity) == ("chance_level", "error")
     assert "warm-up" in one.message
@@ -92,7 +92,7 @@ def test_chance_after_the_warm_up_is_an_error():
     ],
 )
 def test_a_run_that_may_still_learn_raises_nothing(changes):
-    """Nothing is said during the warm-up, too early, or of a loss that falls."""
+    """The warm-up, early steps and falling losses raise nothing."""
     assert later(**changes) == []
 
 
@@ -106,7 +106,7 @@ def leaking(number, losses=(0.001, 3.1), **changes):
 
 
 def test_a_loss_near_zero_at_once_is_an_error():
-    """A codebook near zero at the first steps is too good, and so are all at once, in one finding."""
+    """A codebook near zero at the first steps is too good, and all codebooks together are a single finding."""
     (one,) = found(leaking(1))
     assert (one.code, one.severity, one.codebook) == ("too_good", "error", 0)
     assert "same index" in one.message
@@ -117,7 +117,7 @@ def test_a_loss_near_zero_at_once_is_an_error():
 
 
 def test_what_can_be_learned_by_heart_is_not_too_good():
-    """Later steps raise nothing, unless the first epoch is still running."""
+    """Later steps raise nothing, except during the first epoch."""
     assert found(leaking(11, epoch=2.0)) == []
     assert [one.code for one in found(leaking(500, epoch=0.5))] == ["too_good"]
 
@@ -130,7 +130,7 @@ def test_labels_that_hardly_vary_are_easy(changes):
 
 
 def test_logs_without_counts_are_compared_with_chance():
-    """Without counts, audio is compared with ln V if its shown labels vary, and text with nothing."""
+    """Without counts, audio with varied shown labels is compared with ln V, and text is not compared."""
     bad = step(1, audio_loss_per_codebook=(0.001, 3.1), text_loss=0.001)
     assert [(one.code, one.codebook) for one in found(logged_step(bad, counted=()))] == [("too_good", 0)]
     silence = shown([7] * 5, [7] * 5)

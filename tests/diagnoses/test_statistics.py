@@ -1,4 +1,4 @@
-"""The statistics of the checks: exact, and no more false alarms than declared."""
+"""Statistics of the checks: exact, with no more false alarms than declared."""
 
 import math
 from fractions import Fraction
@@ -22,7 +22,7 @@ def exact_tail(least, draws, rate):
 
 @given(st.integers(0, 60), st.integers(-2, 62), st.integers(0, 40))
 def test_the_tail_is_that_of_the_binomial_distribution(draws, least, fortieths):
-    """The tail equals the sum of its terms in exact fractions, in the far tails too."""
+    """The tail equals the sum of its terms in exact fractions, also far from the mean."""
     expected = exact_tail(least, draws, Fraction(fortieths, 40))
     assert binomial_tail(least, draws, fortieths / 40) == pytest.approx(expected, rel=1e-10, abs=1e-15)
 
@@ -40,17 +40,17 @@ def test_huge_counts_take_no_time():
 
 
 def test_the_sign_test_alarms_no_more_often_than_declared():
-    """Of 10,000 pairs of equally good answers, at most the declared share is told apart, and not far fewer."""
+    """The test separates equally good answers at the declared rate in 10,000 pairs, and not far more rarely."""
     random, alpha = np.random.default_rng(0), 1e-2
     contested = random.integers(100, 500, DRAWS)
     wins = random.binomial(contested, 0.5)
     pairs = zip(wins.tolist(), (contested - wins).tolist(), strict=True)
-    told = sum(clearly_beats(won, lost, alpha=alpha) for won, lost in pairs)
-    assert 0.4 * alpha * DRAWS <= told <= alpha * DRAWS + 3 * math.sqrt(alpha * DRAWS)
+    separated = sum(clearly_beats(won, lost, alpha=alpha) for won, lost in pairs)
+    assert 0.4 * alpha * DRAWS <= separated <= alpha * DRAWS + 3 * math.sqrt(alpha * DRAWS)
 
 
 def test_counts_rise_above_their_rate_no_more_often_than_declared():
-    """Of 10,000 counts drawn at the rate they are compared with, at most the declared share is above it."""
+    """Counts drawn at their own rate exceed the rate as often as declared, in 10,000 draws."""
     random, alpha = np.random.default_rng(1), 1e-2
     draws, rates = random.integers(200, 2000, DRAWS), random.uniform(0.02, 0.9, DRAWS)
     counted = zip(random.binomial(draws, rates).tolist(), draws.tolist(), rates.tolist(), strict=True)
@@ -59,7 +59,7 @@ def test_counts_rise_above_their_rate_no_more_often_than_declared():
 
 
 def test_what_is_clear_is_told():
-    """Twenty wins of twenty are clear; nineteen are too few to tell, and so is a rate that a count just meets."""
+    """Twenty wins in twenty slots are clear, and nineteen wins or a count equal to the rate are not."""
     assert clearly_beats(20, 0)
     assert not clearly_beats(19, 0)
     assert not clearly_beats(60, 40)
@@ -75,7 +75,7 @@ def findings(*codebooks, **changes):
 
 
 def test_what_all_codebooks_share_is_said_once():
-    """Findings of every codebook become one, whose evidence lists their figures."""
+    """Findings of every codebook become a single finding with lists of figures."""
     (one,) = per_codebook(findings(1, 0, 2), 3)
     assert (one.codebook, one.modality, one.severity) == (None, "audio", "warning")
     assert one.message == "in all 3 codebooks; for example, codebook 0: bad"
@@ -84,13 +84,13 @@ def test_what_all_codebooks_share_is_said_once():
 
 @pytest.mark.parametrize("num_codebooks", [None, 1, 2, 4, 2**53])
 def test_what_only_some_codebooks_share_is_said_of_each(num_codebooks):
-    """Nothing is folded where a codebook is without a finding, is the only one, or where K is not known."""
+    """Findings are not merged where a codebook has no finding, is the only codebook, or K is unknown."""
     some = findings(0) if num_codebooks == 1 else findings(0, 1, 2)
     assert list(per_codebook(some, num_codebooks)) == some
 
 
 def test_findings_of_another_kind_stay_apart():
-    """A finding without a codebook, of another code or severity is not folded."""
+    """Findings without a codebook, or of another code or severity, are not merged."""
     other = [*findings(None), *findings(0, code="order"), *findings(1, severity="error")]
     assert list(per_codebook(other, 2)) == other
     assert len(list(per_codebook([*other, *findings(0, 1)], 2))) == 4

@@ -1,4 +1,4 @@
-"""The checks of the stop tokens."""
+"""Checks of the stop tokens."""
 
 import pytest
 
@@ -14,14 +14,14 @@ def found(checked, before=None):
 
 
 def test_a_healthy_step_raises_nothing():
-    """Stop tokens that are labels, some predicted, raise nothing; nor do old logs and evaluations."""
+    """Stop tokens with some correct predictions raise nothing, nor do old logs and evaluations."""
     assert found(logged_step(), history(logged_step(step(10)))) == []
     assert found(logged_step(counted=()), history()) == []
     assert found(logged_step(evaluation=eval_result(), samples=(sample(0, stop_targets=0),))) == []
 
 
 def test_a_codebook_without_a_stop_token_is_an_error():
-    """A codebook whose stop tokens are masked is named, with what follows from it."""
+    """A codebook with masked stop tokens is named with the consequence."""
     (one,) = found(logged_step(counted=(counts(), counts(0), counts(1, **MASKED, masked={"stop": 4}))))
     assert (one.code, one.severity, one.modality, one.codebook) == ("no_stop_target", "error", "audio", 1)
     assert "the voice never ends" in one.message
@@ -29,7 +29,7 @@ def test_a_codebook_without_a_stop_token_is_an_error():
 
 
 def test_all_codebooks_without_a_stop_token_are_said_once():
-    """Where all codebooks lack it, one finding names them all; text is another."""
+    """All codebooks without stop tokens are a single finding, and text is another finding."""
     audio, text = found(logged_step(counted=(counts(0, **MASKED), counts(1, **MASKED), counts(**MASKED))))
     assert (audio.codebook, audio.evidence["codebooks"]) == (None, [0, 1])
     assert (text.modality, text.codebook) == ("text", None)
@@ -37,12 +37,12 @@ def test_all_codebooks_without_a_stop_token_are_said_once():
 
 
 def test_a_series_without_targets_lacks_no_stop_token():
-    """What is not trained at all is another check's."""
+    """A series without targets is left to `masked_out`."""
     assert found(logged_step(counted=(counts(0, **MASKED, num_targets=0, num_correct=0),))) == []
 
 
 def test_logs_without_counts_are_judged_by_their_samples():
-    """Without counts, a series is judged by all its shown samples together."""
+    """Without counts, all shown samples of a series are checked together."""
     bare, ended = sample(0, stop_targets=0), sample(0)
     assert [(one.code, one.codebook) for one in found(logged_step(counted=(), samples=(bare, bare)))] == [
         ("no_stop_target", 0)
@@ -58,7 +58,7 @@ def missed(number=60, codebook=0, **changes):
 
 
 def test_a_stop_token_that_is_never_predicted_is_a_warning():
-    """A series that learned all but its stop token is named, with rank and probability: a note, later a warning."""
+    """A series that learned all but its stop token is a note and later a warning, with rank and probability."""
     assert found(missed()) == []
     (one,) = found(missed(), history(missed(10)))
     assert (one.code, one.severity, one.codebook) == ("stop_never_predicted", "note", 0)
@@ -84,24 +84,24 @@ def test_a_stop_token_that_is_never_predicted_is_a_warning():
     ],
 )
 def test_stops_that_may_yet_be_learned_raise_nothing(changes):
-    """Each condition is needed: enough stops, all missed, of a series that knows the rest."""
+    """Each condition is necessary: enough stop tokens, all missed, in a series that predicts the rest."""
     assert found(missed(**changes), history(missed(10, **changes))) == []
 
 
 def test_few_stops_a_step_add_up():
-    """One stop a step of a codebook that is right in a quarter: not after two due steps, but after fifty."""
+    """With a stop token a step and 25 % accuracy, two logged steps are too few and fifty are enough."""
     steps = [missed(number, stop_targets=1, num_correct=100) for number in range(10, 520, 10)]
     assert found(steps[1], history(steps[0])) == []
     assert found(steps[-1], history(*steps[:-1]))
 
 
 def test_stops_may_be_learned_later_than_the_rest():
-    """What learned the rest by step 100 is not blamed at step 200, however many stops it missed, but at step 300."""
+    """A series that learned the rest by step 100 has until step 300 to learn its stop tokens."""
     steps = [missed(number) for number in range(100, 310, 10)]
     assert found(steps[10], history(*steps[:10])) == []
     assert len(found(steps[20], history(*steps[:20]))) == 1
 
 
 def test_one_step_without_is_not_enough():
-    """A stop token that the due step before predicted raises nothing."""
+    """A stop token that the previous logged step predicted raises nothing."""
     assert found(missed(), history(missed(10, stop_correct=1))) == []

@@ -1,4 +1,4 @@
-"""What the tests of the zoo share: trainings with a mistake, on one thread."""
+"""Fixtures of the zoo's tests: trainings with planted faults, on a single thread."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +19,7 @@ from tests.zoo.runs import alarms, found
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: for matrices this small, others wait for each other and no more."""
+    """Compute on a single thread. With matrices this small, threads only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], MemorySink]:
-    """Train with a mistake and return the events; once for all tests of a file."""
+    """Return a function that trains with a planted fault once for each test file and returns the events."""
     codes_dir, trained = tmp_path_factory.mktemp("codes"), dict[str, MemorySink]()
 
     def planted(name: str) -> MemorySink:
@@ -41,7 +41,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], MemorySin
 
 @pytest.fixture
 def check_found() -> Callable[[str, MemorySink], int]:
-    """Check that a fault was found as it is to be, by `diagnose` too; return the step at which it was found first."""
+    """Return a function that checks the diagnosis of a fault, live and in the log, and returns its first step."""
 
     def check(name: str, memory: MemorySink) -> int:
         code = FAULTS[name].found_by
@@ -50,15 +50,15 @@ def check_found() -> Callable[[str, MemorySink], int]:
         assert {event["severity"] for event in by_it} == {MILDER.get(code, "error")}
         assert {event["code"] for event in alarms(memory)} - {code} <= ALSO.get(name, set())
         assert (code in memory.named("run_end")[0]["diagnoses"]) == (MILDER.get(code) != "note")
-        told = ("step", "code", "severity", "codebook", "message")
-        assert _found_in_the_log(memory) == [tuple(event[n] for n in told) for event in memory.named("diagnosis")]
+        fields = ("step", "code", "severity", "codebook", "message")
+        assert _found_in_the_log(memory) == [tuple(event[n] for n in fields) for event in memory.named("diagnosis")]
         return int(by_it[0]["step"])
 
     return check
 
 
 def _found_in_the_log(memory: MemorySink) -> list[tuple[Any, ...]]:
-    """Look through the events as `diagnose` does."""
+    """Return the findings of `diagnose` in the events."""
     diagnoser, events = Diagnoser(), []
     for part in dues(map(typed, memory.records)):
         if isinstance(part, RunStart):

@@ -1,4 +1,4 @@
-"""What is to be found in the trainings that have a mistake planted, and such a training."""
+"""Trainings with planted faults, and the findings that are expected."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _CODEBOOKS = 4
 
 
 def plant(name: str, folder: Path, codes_dir: Path, **settings: int) -> MemorySink:
-    """Make a mistake in a training on the bundled clips and return the events.
+    """Train on the bundled clips with a planted fault and return the events.
 
     Args:
-        name: of the mistake, one of `FAULTS`.
-        folder: new; everything goes there but the codes.
-        codes_dir: where the clips' codes are kept from one training to the next.
-        settings: of the training, which else is as long as it takes to find the mistake.
+        name: Name of the fault, from `FAULTS`.
+        folder: New folder for all files but the codes.
+        codes_dir: Folder of the clips' codes, kept between trainings.
+        settings: Settings of the training. By default the training is as long as the diagnosis needs.
     """
     base = write_base(folder / "base", _CODEBOOKS)
     shutil.copytree(CLIPS, folder / "clips")

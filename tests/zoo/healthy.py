@@ -1,11 +1,11 @@
-"""Healthy trainings of all kinds, in which nothing worse than a note may be found.
+"""Healthy trainings of all kinds, without findings worse than a note.
 
     python -m tests.zoo.healthy [--runs 54] [--seed 0] [--workers 2]
 
-Each is small and real: codes with as much repetition and silence as speech has, texts of many scripts, 1 to 12
-codebooks, other lengths, batches, rates, schedules and seeds. Evaluations are of samples that are trained on: on others
-a tiny model that learns by heart is overfit, and that is not healthy. Prints what was found; exits with 1 if anything
-was.
+Each training is small and real: codes with as much repetition and silence as speech, texts of many scripts, 1 to 12
+codebooks, and various lengths, batches, learning rates, schedules and seeds. Evaluations use training samples. A tiny
+model that memorizes its samples overfits other samples, and overfitting is a finding. The command prints the findings
+and exits with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TEXTS = (
 
 
 def plan(seed: int) -> dict[str, Any]:
-    """Draw a training: its settings, and what its samples are like."""
+    """Return random settings and traits of a training."""
     rng = random.Random(seed)
     steps = rng.choice([10, 20, 40, 60, 90, 150])
     settings = {
@@ -74,9 +74,9 @@ def plan(seed: int) -> dict[str, Any]:
 
 
 def codes_of(drawn: Mapping[str, Any], numbers: np.random.Generator) -> np.ndarray:
-    """Draw the codes of one clip, [K, T]: tokens that repeat, with silence at both ends.
+    """Return random codes of a clip, [K, T], with repeated tokens and silence at both ends.
 
-    A few frames of it always end the clip, as in every recording: without a cue nobody could know where it ends.
+    A few silent frames end every clip, as in recordings. Without this cue no model could predict the end.
     """
     size = int(numbers.integers(drawn["frames"][0], drawn["frames"][1] + 1))
     codes = numbers.integers(0, drawn["alphabet"], (drawn["codebooks"], size))
@@ -91,7 +91,7 @@ def codes_of(drawn: Mapping[str, Any], numbers: np.random.Generator) -> np.ndarr
 
 
 def write_manifest(drawn: Mapping[str, Any], folder: Path) -> Path:
-    """Write samples with their codes."""
+    """Write samples with their codes, and return the manifest."""
     numbers, rng = np.random.default_rng(drawn["seed"]), random.Random(drawn["seed"])
     names = [f"sample-{index}" for index in range(drawn["samples"])]
     for name in names:
@@ -115,7 +115,7 @@ def _entry(form: str, name: str, names: Sequence[str], rng: random.Random) -> di
 
 
 def run(seed: int) -> dict[str, Any]:
-    """Train one and return what was drawn, what was learned and what was found."""
+    """Train with a seed and return the plan, the losses and the findings."""
     import torch
 
     from tests.zoo.runs import alarms, train, write_base
@@ -137,14 +137,14 @@ def run(seed: int) -> dict[str, Any]:
         "steps": settings["max_steps"],
         "lr": settings["lr"],
         "loss": (steps[0]["loss"], steps[-1]["loss"]),
-        "dues": len(steps),
+        "logged_steps": len(steps),
         "notes": sorted({e["code"] for e in memory.named("diagnosis") if e["severity"] == "note"} - {"mask_audit"}),
         "alarms": [(event["code"], event["step"], event["message"]) for event in alarms(memory)],
     }
 
 
 def train_all(runs: int, *, seed: int = 0, workers: int = 2) -> Iterator[dict[str, Any]]:
-    """Train the runs from a seed on, in some processes, and yield what `run` returns of each."""
+    """Train with consecutive seeds in several processes, and yield the results of `run`."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap(run, range(seed, seed + runs))
         pool.close()
@@ -152,16 +152,16 @@ def train_all(runs: int, *, seed: int = 0, workers: int = 2) -> Iterator[dict[st
 
 
 def main() -> int:
-    """Train them all and print a line of each."""
+    """Train with all seeds and print a line for each training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=54)
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others count on from there")
     parser.add_argument("--workers", type=int, default=2, help="processes [%(default)s]")
     given = parser.parse_args()
-    alarms = due = 0
+    alarms = steps = 0
     for outcome in train_all(given.runs, seed=given.seed, workers=given.workers):
         alarms += bool(outcome["alarms"])
-        due += outcome["dues"]
+        steps += outcome["logged_steps"]
         first, last = outcome["loss"]
         print(
             f"seed {outcome['seed']:<4} K {outcome['codebooks']:<3} {outcome['steps']:>3} steps "
@@ -169,7 +169,7 @@ def main() -> int:
             *(f"\n    {code} at step {step}: {message}" for code, step, message in outcome["alarms"]),
             flush=True,
         )
-    print(f"{given.runs} healthy runs, {due} due steps: {alarms} with an alarm")
+    print(f"{given.runs} healthy runs, {steps} logged steps: {alarms} with an alarm")
     return 1 if alarms else 0
 
 

@@ -1,4 +1,4 @@
-"""Trainings of a very small model, real from the manifest to the last event, for the zoo."""
+"""Trainings of a very small model for the zoo, real from the manifest to the last event."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def train(base: Base, manifest: Path, folder: Path, *, fault: PlantedFault | Non
 
 
 def found(memory: MemorySink) -> Sequence[Mapping[str, Any]]:
-    """Return what was found, but for the audit, which finds no fault."""
+    """Return the diagnoses without the mask audit."""
     return [event for event in memory.named("diagnosis") if event["code"] != "mask_audit"]
 
 
 def alarms(memory: MemorySink) -> Sequence[Mapping[str, Any]]:
-    """Return what was found at warning or above."""
+    """Return the diagnoses of severity warning or error."""
     return [event for event in memory.named("diagnosis") if event["severity"] != "note"]

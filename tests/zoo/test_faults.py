@@ -1,4 +1,4 @@
-"""The fault zoo: one tiny training for each mistake that shows at step 1, and the diagnosis that finds it."""
+"""Fault zoo: a tiny training for each mistake that shows at step 1, and the diagnosis that finds the mistake."""
 
 import pytest
 
@@ -12,20 +12,20 @@ from tests.zoo.runs import found, train, write_base
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in LEARNED])
 def test_a_fault_is_found_at_step_1(plant, check_found, name):
-    """It is found at once, as severe as it is, and nothing else is said but what follows from it."""
+    """The diagnosis comes at step 1 with the expected severity, and other diagnoses are only consequences."""
     assert check_found(name, plant(name)) == 1
 
 
 @pytest.mark.parametrize(("name", "offset"), [("same_index", -1), ("shifted_minus_1", -1), ("shifted_plus_1", 1)])
 def test_shifted_labels_are_named_with_their_offset(plant, name, offset):
-    """The evidence says by how much, of text and of every codebook."""
+    """The evidence holds the offset of text and of every codebook."""
     shifted = [event for event in found(plant(name)) if event["code"] == "shifted_alignment"]
     assert [event["modality"] for event in shifted] == ["text", "audio"]
     assert [event["evidence"]["offset"] for event in shifted] == [offset, [offset] * 4]
 
 
 def test_labels_at_the_same_index_are_shown_as_they_are(plant):
-    """The log says that rows were not shifted, and that each label is its row's input."""
+    """The log shows rows without shift, and labels equal to their row's input."""
     samples = plant("same_index").named("prediction_sample")
     assert {event["shift"] for event in samples} == {0}
     shown = [window for event in samples for window in (event["first"], event["last"])]
@@ -40,7 +40,7 @@ def test_labels_at_the_same_index_are_shown_as_they_are(plant):
     ],
 )
 def test_the_places_that_are_to_be_masked_are_named(plant, name, evidence):
-    """The prompt is one of text, reference speech one of audio."""
+    """The prompt is a place of text, and reference speech a place of audio."""
     (event,) = [event for event in found(plant(name)) if event["code"] == "prompt_supervised"]
     places = event["evidence"]["places"]
     named = set().union(*places) if isinstance(places, list) else set(places)
@@ -48,7 +48,7 @@ def test_the_places_that_are_to_be_masked_are_named(plant, name, evidence):
 
 
 def test_the_samples_at_fault_are_named(plant):
-    """The clip of silence, and each pair of samples that are one."""
+    """The silent clip and each pair of equal samples are named."""
     (silent,) = found(plant("silent_clip"))
     assert silent["evidence"]["samples"] == ["en-1"]
     pairs = found(plant("duplicated_data"))[0]["evidence"]["pairs"]
@@ -57,7 +57,7 @@ def test_the_samples_at_fault_are_named(plant):
 
 
 def test_nothing_of_a_fault_is_left(plant, tmp_path):
-    """After a training with a fault, every function is the one that it was, and a training is what it was."""
+    """After a training with a fault, all functions are restored, and a new training is as before."""
     places = [place[:2] for fault in FAULTS.values() for place in fault.functions]
     assert {(HiggsAudioForTraining, "_text_rows"), (batch, "build_example")} <= set(places)
     before = [getattr(owner, name) for owner, name in places]
@@ -75,7 +75,7 @@ def test_nothing_of_a_fault_is_left(plant, tmp_path):
 
 
 def test_nothing_is_left_of_a_training_that_failed():
-    """The functions are put back whatever ends it."""
+    """Any exception restores the functions."""
     before = HiggsAudioForTraining._text_rows
     with pytest.raises(KeyboardInterrupt), FAULTS["same_index"].planted():
         raise KeyboardInterrupt
