@@ -31,7 +31,7 @@ class Followed:
 
     def __init__(self, *paths, all_attempts=False):
         self.faults = []
-        self.follower = Follower(*paths, all_attempts=all_attempts, on_fault=self.faults.append)
+        self.follower = Follower(*paths, all_attempts=all_attempts, on_problem=self.faults.append)
 
     def round(self):
         """Return what a round brings: rank, attempt and number of each event."""

@@ -292,7 +292,7 @@ def test_a_first_segment_that_was_removed(tmp_path):
 def faults_of(path):
     """Read a log and return its events and what was said of the other lines."""
     said = []
-    return list(read(path, on_fault=said.append)), [str(fault) for fault in said]
+    return list(read(path, on_problem=said.append)), [str(fault) for fault in said]
 
 
 def test_a_bad_line_costs_itself_alone(tmp_path):

@@ -13,7 +13,7 @@ from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.events import VOLATILE_FIELDS
 from higgs_audio_trainer.logs.summary.bars import ASCII, BLOCKS, glyphs
 from higgs_audio_trainer.logs.summary.curve import MOST_POINTS, Curve
-from higgs_audio_trainer.logs.summary.figures import Alarm, summaries
+from higgs_audio_trainer.logs.summary.figures import RunProblem, summaries
 from higgs_audio_trainer.logs.summary.text import render_summary
 from sinks.terminal.fold import columns
 from tests.builders import (
@@ -52,7 +52,7 @@ def step_of(step, *, codebooks=2, last=20, **changes):
 def summed(folder, events, **envelope):
     """Write a log and sum it up."""
     file_of(folder).write_bytes(dump(records_of(events, **envelope)))
-    (summary,) = summaries(folder, on_fault=pytest.fail)
+    (summary,) = summaries(folder, on_problem=pytest.fail)
     return summary
 
 
@@ -99,8 +99,8 @@ class TestFigures:
         assert summary.training.losses["codebook 0"].best == 3.0
         assert summary.training.accuracies["audio"].first == 0.5
         assert summary.alarms == [
-            Alarm("no text targets", "warning", 1, 1),
-            Alarm("no audio targets", "warning", 1, 2),
+            RunProblem("no text targets", "warning", 1, 1),
+            RunProblem("no audio targets", "warning", 1, 2),
         ]
 
     def test_not_finite(self, tmp_path):
@@ -109,10 +109,10 @@ class TestFigures:
         file_of(tmp_path).write_bytes(
             dump([r | {"nonfinite": ["loss"]} if r["loss"] is None else r for r in _cleaned(records_of(events))])
         )
-        (summary,) = summaries(tmp_path, on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         loss = summary.training.losses["total"]
         assert (loss.first, loss.last, loss.best, loss.trend) == (None, None, 3.0, (None, 3.0, None))
-        assert summary.alarms == [Alarm("train_step with values that are not finite", "warning", 2, 1)]
+        assert summary.alarms == [RunProblem("train_step with values that are not finite", "warning", 2, 1)]
 
     def test_diagnoses(self, tmp_path):
         """A code is one alarm, as severe as it became, with what it is about; its count is that of the run's end."""
@@ -132,17 +132,17 @@ class TestFigures:
         """Alarms are counted by code and severity, the worst first; what a sink lost is among them."""
         made = summed(tmp_path, [*training(), sink_recovered(), cap_reached()]).alarms
         assert made == [
-            Alarm("codebook_collapsed", "error", 1, 8),
-            Alarm("no_stop_label", "warning", 2, 4),
-            Alarm("sink jsonl failed for a time", "warning", 1, None),
-            Alarm("sink jsonl reached its cap", "warning", 1, None),
+            RunProblem("codebook_collapsed", "error", 1, 8),
+            RunProblem("no_stop_label", "warning", 2, 4),
+            RunProblem("sink jsonl failed for a time", "warning", 1, None),
+            RunProblem("sink jsonl reached its cap", "warning", 1, None),
         ]
 
     def test_ranks(self, tmp_path):
         """All ranks log the same figures; they count once."""
         for rank in (0, 1):
             file_of(tmp_path, rank=rank).write_bytes(dump(records_of([step_of(2), step_of(4)], rank=rank)))
-        (summary,) = summaries(tmp_path, on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         assert summary.training.count == 2
         assert summary.cost.step_ms == 400.0
 
@@ -152,7 +152,7 @@ class TestFigures:
             records = records_of(events, attempt=attempt)
             del records[2]
             file_of(tmp_path, attempt=attempt).write_bytes(dump(records))
-        (summary,) = summaries(tmp_path, on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         assert (summary.attempt, summary.start.resumed_from_step, summary.end.reason) == (1, 4, "completed")
         assert [(gap.attempt, gap.first_seq) for gap in summary.gaps] == [(0, 2), (1, 2)]
         assert summary.training.last_step == 12
@@ -163,7 +163,7 @@ class TestFigures:
         for count in (500, 5_000):
             file_of(tmp_path).write_bytes(dump(records_of([step_of(s, last=count) for s in range(1, count)])))
             tracemalloc.start()
-            list(summaries(tmp_path, on_fault=pytest.fail))
+            list(summaries(tmp_path, on_problem=pytest.fail))
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         assert peaks[1] < peaks[0] * 1.2
@@ -300,7 +300,7 @@ class TestText:
         records = records_of([run_start(resumed_from_step=7), *[step_of(s) for s in range(1, 19)]], attempt=3)
         records += records_of([sink_recovered(first_seq=2, last_seq=4)] * 20, attempt=3)[19:]
         file_of(tmp_path, attempt=3).write_bytes(dump([r for r in records if r["seq"] not in {2, 3, 4, 8, 10, 11, 14}]))
-        (summary,) = summaries(tmp_path, on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         lines = shown(summary, tmp_path, 200).split("\n")
         assert lines[0] == "run      r; attempt 3, resumed from step 7; 1 process on cpu; seed 42"
         assert "state    no run_end: killed, or still running; last event at 3-19" in lines
@@ -317,7 +317,7 @@ class TestText:
         """A log without times and numbers has no cost and no gaps."""
         records = [{k: v for k, v in r.items() if k not in VOLATILE_FIELDS} for r in records_of(training())]
         (tmp_path / "golden.jsonl").write_bytes(dump(records))
-        (summary,) = summaries(tmp_path / "golden.jsonl", on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path / "golden.jsonl", on_problem=pytest.fail)
         lines = shown(summary, tmp_path, 80).split("\n")
         assert lines[0] == "run      1 process on cpu; seed 42"
         assert lines[-2:] == ["gaps     n/a: the events have no seq", "logging  n/a: the log has no times"]

@@ -25,7 +25,7 @@ from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
 from higgs_audio_trainer.logs.gaps import gaps
 from higgs_audio_trainer.logs.typed import typed
 from higgs_audio_trainer.logs.validation.members import repeated_member
-from higgs_audio_trainer.logs.validation.strict import is_plain, misfit
+from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
 from higgs_audio_trainer.logs.validation.validate import validate
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.jsonl import JsonlSink
@@ -642,11 +642,11 @@ ODD = [..., None, True, "", "text", -1, 0, 3, 2**64 - 1, 0.5, -0.5, [], [1], [No
 @settings(max_examples=400, deadline=None, phases=[Phase.generate])
 @given(random_events(), st.integers(0, 10**6), st.sampled_from(ODD))
 def test_the_verdict_is_that_of_the_json_schemas(event, choice, odd):
-    """A random event with a random change: `misfit` and the committed schema agree, but for what a line says of itself."""
+    """A random event with a random change: `invalid_field` and the committed schema agree, but for what a line says of itself."""
     record = json.loads(orjson.dumps(record_of(event)))
     paths = [path for path in paths_of(record) if path[0] not in ("event", "v")]
     record = replaced_at(record, paths[choice % len(paths)], odd)
-    found = misfit(record)
+    found = invalid_field(record)
     if found is not None:
         assert not SCHEMAS[event.name].is_valid(record), found
     elif "nonfinite" not in record and "replaced" not in record:

@@ -66,7 +66,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         raise UserError(f"{given.expected}: expected a log or a golden, got no such file. --bless makes one of B")
     faults = Faults()
     try:
-        comparison = compare(given.expected, given.got, options=options, on_fault=faults)
+        comparison = compare(given.expected, given.got, options=options, on_problem=faults)
     finally:
         faults.close()
     return _report(comparison, given.format or FORMATS[0])

@@ -19,7 +19,7 @@ from higgs_audio_trainer.cli.parser import width_of
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs import filter as filters
 from higgs_audio_trainer.logs.filter import Filter
-from higgs_audio_trainer.logs.lines import Line
+from higgs_audio_trainer.logs.lines import LogLine
 from sinks.console import FOR_FILES, text_of, wants_color
 from sinks.terminal.escape import encodable, printable
 from sinks.terminal.screen import say_on_stderr
@@ -87,7 +87,7 @@ class _Printer:
         from higgs_audio_trainer.logs.reader import read_lines
 
         faults = Faults()
-        lines = read_lines(*paths, all_attempts=all_attempts, on_fault=faults)
+        lines = read_lines(*paths, all_attempts=all_attempts, on_problem=faults)
         pages = pager and is_terminal(self._stdout)
         with faults.held(wanted=pages), paged(self._stdout, os.environ, wanted=pages) as out:
             for line in lines:
@@ -106,7 +106,7 @@ class _Printer:
 
         faults = Faults()
         out, pause = Output(self._stdout), _pause_before(self._stdout)
-        follower = Follower(*paths, all_attempts=all_attempts, on_fault=faults)
+        follower = Follower(*paths, all_attempts=all_attempts, on_problem=faults)
         said: set[Path] = set()
         try:
             while True:
@@ -122,7 +122,7 @@ class _Printer:
         finally:
             faults.close()
 
-    def _print(self, line: Line, out: Output) -> bool:
+    def _print(self, line: LogLine, out: Output) -> bool:
         """Print a line if it is one of those that are asked for; tell whether it is."""
         self._read += 1
         if not self._chosen.matches(line.record) or self._is_for_files(line.record["event"]):
@@ -172,7 +172,7 @@ def _summarize(given: argparse.Namespace, chosen: Filter, width: int | None) -> 
     stdout = _standard_output()
     faults = Faults()
     encoding = encoding_of(stdout)
-    for index, summary in enumerate(summaries(*given.paths, on_fault=faults)):
+    for index, summary in enumerate(summaries(*given.paths, on_problem=faults)):
         if not summary.events and faults.count:
             raise _no_log(given.paths)
         text = render_summary(summary, width=width or _columns(stdout), encoding=encoding)

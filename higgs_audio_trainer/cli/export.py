@@ -55,7 +55,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
 
     where = _where(given.log, given.to, given.output)
     faults = Faults()
-    lines = read_lines(given.log, on_fault=faults)
+    lines = read_lines(given.log, on_problem=faults)
     first = next(lines, None)
     if first is None:
         raise UserError(f"{given.log}: expected events, got none. Nothing was exported")

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Write the lines of logs in order."""
     given = parser(prog).parse_args(arguments)
     faults = Faults()
-    lines = read_lines(*given.paths, all_attempts=given.all_attempts, on_fault=faults)
+    lines = read_lines(*given.paths, all_attempts=given.all_attempts, on_problem=faults)
     sys.stdout.flush()
     write = sys.stdout.buffer.write
     for line in lines:

@@ -65,7 +65,7 @@ def _gathered(name: str) -> Gathered:
     faults = Faults()
     try:
         shown = "standard input" if name == _STDIN else name
-        found = gather(shown, read(name, on_fault=faults), _folder_of(name))
+        found = gather(shown, read(name, on_problem=faults), _folder_of(name))
     finally:
         faults.close()
     found.faults = faults.count

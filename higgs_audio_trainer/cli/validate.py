@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from higgs_audio_trainer.cli.parser import ArgumentParser
-from higgs_audio_trainer.logs.validation.finding import Finding
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
+from higgs_audio_trainer.logs.validation.violation import Violation
 from sinks.terminal.escape import encodable, known_encoding, printable
 
 _FOUND = 1
@@ -94,9 +94,9 @@ def _report(found: Validation) -> dict[str, Any]:
     }
 
 
-def _first_of_each(found: Validation) -> tuple[list[Finding], list[Finding]]:
-    errors: list[Finding] = []
-    notes: list[Finding] = []
+def _first_of_each(found: Validation) -> tuple[list[Violation], list[Violation]]:
+    errors: list[Violation] = []
+    notes: list[Violation] = []
     for finding in found:
         kept = errors if finding.severity == "error" else notes
         if len(kept) < _SHOWN:
@@ -104,7 +104,7 @@ def _first_of_each(found: Validation) -> tuple[list[Finding], list[Finding]]:
     return errors, notes
 
 
-def _entry(finding: Finding) -> dict[str, str]:
+def _entry(finding: Violation) -> dict[str, str]:
     names = ("where", "path", "expected", "got", "kind", "severity")
     # The name of a file may be bytes that are no UTF-8, which JSON cannot hold.
     return {name: getattr(finding, name).encode(errors="backslashreplace").decode() for name in names}

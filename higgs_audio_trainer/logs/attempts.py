@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import Record
 
 _NONE = -1  # the step of a checkpoint that there was not
 
 
-class Attempt:
+class LoggedAttempt:
     """What is known of an attempt, over all its ranks. Steps between what it resumed and what it reached, it made.
 
     Args:
@@ -38,7 +38,7 @@ class Attempt:
 
     def reach(self, record: Record) -> None:
         """Take note of how far a record says it came."""
-        step = whole(record, "step")
+        step = int_field(record, "step")
         if step is not None:
             self.reached = max(self.reached, step)
             self.completed = max(self.completed, step if record["event"] == "checkpoint" else step - 1)
@@ -46,10 +46,10 @@ class Attempt:
     def learn(self, record: Record) -> None:
         """Take note of what a record says of it."""
         self.has_begun = True
-        step = whole(record, "step")
+        step = int_field(record, "step")
         if record["event"] == "run_start":
             if self.resumed is None:
-                resumed = whole(record, "resumed_from_step")
+                resumed = int_field(record, "resumed_from_step")
                 self.resumed = _NONE if resumed is None else resumed
         elif step is not None:
             if self.resumed is None:
@@ -67,7 +67,7 @@ class Attempt:
         return self.start < step <= self.completed
 
 
-def shows(attempt: Attempt, record: Record, place: int, attempts: Collection[Attempt]) -> bool:
+def shows(attempt: LoggedAttempt, record: Record, place: int, attempts: Collection[LoggedAttempt]) -> bool:
     """Tell whether an attempt's record is one of the run's.
 
     Args:
@@ -79,7 +79,7 @@ def shows(attempt: Attempt, record: Record, place: int, attempts: Collection[Att
     later = [other for other in attempts if other.number > attempt.number and other.has_begun]
     if record["event"] in ("run_start", "run_end"):
         return not later
-    step = whole(record, "step")
+    step = int_field(record, "step")
     if step is None:
         step = max(place, attempt.start + 1)
     evaluates = _is_of_evaluation(record)
@@ -89,7 +89,7 @@ def shows(attempt: Attempt, record: Record, place: int, attempts: Collection[Att
     )
 
 
-def _is_abandoned(attempt: Attempt, step: int, attempts: Collection[Attempt]) -> bool:
+def _is_abandoned(attempt: LoggedAttempt, step: int, attempts: Collection[LoggedAttempt]) -> bool:
     """Tell whether an attempt's way of making a step led nowhere.
 
     A later attempt went on from a checkpoint of that step or a later one, which neither this attempt nor one between

@@ -15,7 +15,7 @@ _SUFFIXES = ("", ".gz", ".zst")
 _FILE = re.compile(r"rank(\d+)-attempt(\d+)(?:\.segment(\d+))?\.jsonl(\.gz|\.zst|)")
 
 
-class Name(NamedTuple):
+class FileName(NamedTuple):
     """What the name of a file says."""
 
     rank: int
@@ -24,7 +24,7 @@ class Name(NamedTuple):
     suffix: str
 
 
-class Stream(NamedTuple):
+class AttemptFiles(NamedTuple):
     """The files of one rank and attempt, in the order of their segments."""
 
     rank: int
@@ -32,13 +32,13 @@ class Stream(NamedTuple):
     files: Sequence[Path]
 
 
-def named(path: Path) -> Name | None:
+def parse_name(path: Path) -> FileName | None:
     """Read a file's name; None for a name that the sink does not give."""
     match = _FILE.fullmatch(path.name)
-    return Name(int(match[1]), int(match[2]), int(match[3] or 0), match[4]) if match else None
+    return FileName(int(match[1]), int(match[2]), int(match[3] or 0), match[4]) if match else None
 
 
-def find(paths: Iterable[str | Path]) -> list[list[Stream]]:
+def find(paths: Iterable[str | Path]) -> list[list[AttemptFiles]]:
     """Find the logs that paths name: files of one folder are one log, and a file of another name is one by itself.
 
     Args:
@@ -47,14 +47,14 @@ def find(paths: Iterable[str | Path]) -> list[list[Stream]]:
     Raises:
         UserError: one of them is not there, or holds no log; or two files say that they are the same one.
     """
-    logs: dict[Path, dict[Name, Path]] = {}
+    logs: dict[Path, dict[FileName, Path]] = {}
     for path in paths:
         for folder, name, file in _found(path_of(path)):
             _add(logs.setdefault(folder, {}), name, file)
-    return [streams(files) for files in logs.values()]
+    return [files_by_attempt(files) for files in logs.values()]
 
 
-def files_in(path: Path) -> dict[Name, Path]:
+def files_in(path: Path) -> dict[FileName, Path]:
     """Find the files of a run's output directory, or of the folder of its log.
 
     Raises:
@@ -64,22 +64,22 @@ def files_in(path: Path) -> dict[Name, Path]:
     return next((found for folder in (path / "events", path) if (found := files_of(folder))), {})
 
 
-def files_of(folder: Path) -> dict[Name, Path]:
+def files_of(folder: Path) -> dict[FileName, Path]:
     """Find the files of the log in a folder.
 
     Raises:
         OSError: it cannot be listed.
         UserError: two files say that they are the same one.
     """
-    files: dict[Name, Path] = {}
+    files: dict[FileName, Path] = {}
     for file in folder.glob("*.jsonl*"):
-        name = named(file)
+        name = parse_name(file)
         if name and file.is_file():
             _add(files, name, file)
     return files
 
 
-def _add(files: dict[Name, Path], name: Name, file: Path) -> None:
+def _add(files: dict[FileName, Path], name: FileName, file: Path) -> None:
     """Add a file of a log; `rank0-attempt0.jsonl` and `rank00000-attempt000.jsonl` cannot both be the same one."""
     other = files.setdefault(name, file)
     if other != file:
@@ -89,14 +89,14 @@ def _add(files: dict[Name, Path], name: Name, file: Path) -> None:
         )
 
 
-def _found(path: Path) -> list[tuple[Path, Name, Path]]:
+def _found(path: Path) -> list[tuple[Path, FileName, Path]]:
     if path == STDIN:
-        return [(path, Name(0, 0, 0, ""), path)]
+        return [(path, FileName(0, 0, 0, ""), path)]
     try:
         if not path.is_dir():
             path.stat()
-            name = named(path)
-            return [(path.parent, name, path) if name else (path, Name(0, 0, 0, ""), path)]
+            name = parse_name(path)
+            return [(path.parent, name, path) if name else (path, FileName(0, 0, 0, ""), path)]
         found = files_in(path)
     except OSError as error:
         raise unreadable(path, error) from error
@@ -108,9 +108,9 @@ def _found(path: Path) -> list[tuple[Path, Name, Path]]:
     return [(file.parent, name, file) for name, file in found.items()]
 
 
-def streams(files: Mapping[Name, Path]) -> list[Stream]:
+def files_by_attempt(files: Mapping[FileName, Path]) -> list[AttemptFiles]:
     """Put the files of one log in order. Of one that is there twice, the one that is not compressed is taken."""
     found: dict[tuple[int, int], dict[int, Path]] = {}
     for name in sorted(files, key=lambda name: (*name[:3], _SUFFIXES.index(name.suffix))):
         found.setdefault((name.rank, name.attempt), {}).setdefault(name.segment, files[name])
-    return [Stream(rank, attempt, list(segments.values())) for (rank, attempt), segments in found.items()]
+    return [AttemptFiles(rank, attempt, list(segments.values())) for (rank, attempt), segments in found.items()]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.events import EVENTS, Modality, Split
-from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import Record
 
 MODALITIES: tuple[str, ...] = get_args(Modality)
@@ -59,12 +59,12 @@ class Filter:
 
     def matches(self, record: Record) -> bool:
         """Tell whether an event is one of those that are asked for."""
-        step = whole(record, "step")
+        step = int_field(record, "step")
         return (
             (not self.events or record["event"] in self.events)
             and (self.steps is None or (step is not None and step in self.steps))
-            and (not self.ranks or whole(record, "rank") in self.ranks)
-            and (not self.codebooks or whole(record, "codebook") in self.codebooks)
+            and (not self.ranks or int_field(record, "rank") in self.ranks)
+            and (not self.codebooks or int_field(record, "codebook") in self.codebooks)
             and self.modality in (None, record.get("modality"))
             and self.split in (None, record.get("split"))
             and (not self.samples or any(_text(record, name) in self.samples for name in ("sample_id", "fingerprint")))
@@ -78,7 +78,7 @@ def _text(record: Record, name: str) -> str | None:
 
 
 def _is_mismatched(record: Record) -> bool:
-    correct, targets = whole(record, "num_correct"), whole(record, "num_targets")
+    correct, targets = int_field(record, "num_correct"), int_field(record, "num_targets")
     return "sample_id" in record and correct is not None and targets is not None and correct < targets
 
 

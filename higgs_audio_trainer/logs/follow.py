@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.logs.files import Name, Stream, files_in, files_of, named, streams
-from higgs_audio_trainer.logs.lines import Line, LogFile, OnFault
+from higgs_audio_trainer.logs.files import AttemptFiles, FileName, files_by_attempt, files_in, files_of, parse_name
+from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import Merger
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 
@@ -28,7 +28,7 @@ class Follower:
         paths: as for `read`; a folder may be empty at first. Of a file that is named as the sink names them, later
             segments are followed too.
         all_attempts: do not leave out what a later attempt made anew. What is superseded later is there already.
-        on_fault: is told of each line that cannot be used.
+        on_problem: is told of each line that cannot be used.
 
     Attributes:
         waiting: folders that had no log in the last round.
@@ -37,10 +37,10 @@ class Follower:
         UserError: one of the paths is not there.
     """
 
-    def __init__(self, *paths: str | Path, all_attempts: bool, on_fault: OnFault) -> None:
+    def __init__(self, *paths: str | Path, all_attempts: bool, on_problem: OnProblem) -> None:
         self._paths = [path_of(path) for path in paths]
         self._all_attempts = all_attempts
-        self._on_fault = on_fault
+        self._on_problem = on_problem
         self._logs: dict[Path, _FollowedLog] = {}
         self.waiting: list[Path] = []
         for path in self._paths:
@@ -52,7 +52,7 @@ class Follower:
         """Whether nothing can come: all is read, and none of it is a file or folder that may grow."""
         return bool(self._logs) and not self.waiting and all(log.has_ended for log in self._logs.values())
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[LogLine]:
         """Read one round: yield the lines that came since the last one, in the order of `read`.
 
         Raises:
@@ -61,12 +61,12 @@ class Follower:
         found = self._found()
         self._logs = {folder: log for folder, log in self._logs.items() if folder in found}
         for folder, files in found.items():
-            log = self._logs.setdefault(folder, _FollowedLog(self._all_attempts, self._on_fault))
-            yield from log.lines(streams(files))
+            log = self._logs.setdefault(folder, _FollowedLog(self._all_attempts, self._on_problem))
+            yield from log.lines(files_by_attempt(files))
 
-    def _found(self) -> dict[Path, dict[Name, Path]]:
+    def _found(self) -> dict[Path, dict[FileName, Path]]:
         """Find the files that there are now, by their log: files of one folder are one."""
-        logs: dict[Path, dict[Name, Path]] = {}
+        logs: dict[Path, dict[FileName, Path]] = {}
         self.waiting = []
         for path in self._paths:
             try:
@@ -76,16 +76,16 @@ class Follower:
             if not files and path.is_dir():
                 self.waiting.append(path)
             for name, file in files.items():
-                logs.setdefault(file.parent if named(file) else file, {})[name] = file
+                logs.setdefault(file.parent if parse_name(file) else file, {})[name] = file
         return logs
 
 
-def _files_of(path: Path) -> dict[Name, Path]:
+def _files_of(path: Path) -> dict[FileName, Path]:
     if path != STDIN and path.is_dir():
         return files_in(path)
-    name = named(path)
+    name = parse_name(path)
     if name is None:
-        return {Name(0, 0, 0, ""): path} if path == STDIN or path.exists() else {}
+        return {FileName(0, 0, 0, ""): path} if path == STDIN or path.exists() else {}
     return {
         other: file
         for other, file in files_of(path.parent).items()
@@ -123,9 +123,9 @@ class _Part:
 class _FollowedLog:
     """One log: its files, and how far they were read."""
 
-    def __init__(self, all_attempts: bool, on_fault: OnFault) -> None:
+    def __init__(self, all_attempts: bool, on_problem: OnProblem) -> None:
         self._all_attempts = all_attempts
-        self._on_fault = on_fault
+        self._on_problem = on_problem
         self._merger = Merger()
         self._parts: dict[_PartKey, _Part] = {}
         self._is_first_round = True
@@ -134,7 +134,7 @@ class _FollowedLog:
     def has_ended(self) -> bool:
         return all(part.is_read and not part.is_lasting for part in self._parts.values())
 
-    def lines(self, log: Sequence[Stream]) -> Iterator[Line]:
+    def lines(self, log: Sequence[AttemptFiles]) -> Iterator[LogLine]:
         """Yield what is new. Of attempts that were there at first, what later ones made anew is left out."""
         filters = self._is_first_round and not self._all_attempts
         self._is_first_round = False
@@ -146,7 +146,7 @@ class _FollowedLog:
             if not filters or self._merger.shows(key, line.record):
                 yield line
 
-    def _look(self, log: Sequence[Stream]) -> None:
+    def _look(self, log: Sequence[AttemptFiles]) -> None:
         """Look which files there are and which changed; forget those that are gone."""
         before, self._parts = self._parts, {}
         last_attempts = {stream.rank: stream.attempt for stream in log}  # in their order
@@ -158,7 +158,7 @@ class _FollowedLog:
                 if part is not None:
                     self._parts[key] = part
 
-    def _looked_at(self, path: Path, part: _Part | None, growing: bool, stream: Stream) -> _Part | None:
+    def _looked_at(self, path: Path, part: _Part | None, growing: bool, stream: AttemptFiles) -> _Part | None:
         """Look at a file; None if it is gone."""
         try:
             status = os.fstat(0) if path == STDIN else _status(path)
@@ -172,13 +172,13 @@ class _FollowedLog:
         seen = _identity(status), status.st_size, growing
         if part is None:
             is_lasting = path != STDIN and stat.S_ISREG(status.st_mode)
-            return _Part(LogFile(path, self._on_fault), *seen, is_lasting)
+            return _Part(LogFile(path, self._on_problem), *seen, is_lasting)
         part.is_read &= (part.identity, part.size, part.growing) == seen or not part.is_lasting
         part.identity, part.size, part.growing = seen
         part.file.path = path
         return part
 
-    def _new_lines(self, stream: Stream) -> Iterator[Line]:
+    def _new_lines(self, stream: AttemptFiles) -> Iterator[LogLine]:
         for path in stream.files:
             part = self._parts.get(_key(stream, path))
             if part is None or part.is_read:
@@ -191,8 +191,8 @@ class _FollowedLog:
                     raise
 
 
-def _key(stream: Stream, path: Path) -> _PartKey:
-    name = named(path)
+def _key(stream: AttemptFiles, path: Path) -> _PartKey:
+    name = parse_name(path)
     return stream.rank, stream.attempt, name.segment if name else 0
 
 

@@ -10,8 +10,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from higgs_audio_trainer.logs.files import named
-from higgs_audio_trainer.logs.lines import Line, whole
+from higgs_audio_trainer.logs.files import parse_name
+from higgs_audio_trainer.logs.lines import LogLine, int_field
 from higgs_audio_trainer.logs.reader import read_lines
 from higgs_audio_trainer.logs.typed import Record
 
@@ -62,7 +62,7 @@ def gaps(log: str | Path | Iterable[Record], *, sink: str = "jsonl") -> list[Gap
     return _found(((record, None) for record in log), sink)
 
 
-def gaps_in(lines: Iterable[Line], *, sink: str = "jsonl") -> list[Gap]:
+def gaps_in(lines: Iterable[LogLine], *, sink: str = "jsonl") -> list[Gap]:
     """Find the gaps as `gaps` does, in lines of all attempts in the order that `read_lines` gives them."""
     return _found(((line.record, line.path) for line in lines), sink)
 
@@ -72,7 +72,7 @@ def may_begin_late(first: Path | None) -> bool:
 
     A file that is not named as the sink names them may hold any segments.
     """
-    name = named(first) if first is not None else None
+    name = parse_name(first) if first is not None else None
     return name is None or name.segment > 0
 
 
@@ -80,7 +80,7 @@ def _found(items: Iterable[tuple[Record, Path | None]], sink: str) -> list[Gap]:
     """Find the gaps in records, each with its file."""
     ledgers: dict[tuple[int, int], Ledger] = {}
     for record, path in items:
-        rank, attempt, seq = whole(record, "rank"), whole(record, "attempt"), whole(record, "seq")
+        rank, attempt, seq = int_field(record, "rank"), int_field(record, "attempt"), int_field(record, "seq")
         if rank is not None and attempt is not None and seq is not None and seq >= 0:
             if (rank, attempt) not in ledgers:
                 ledgers[rank, attempt] = Ledger(may_begin_late(path))
@@ -162,9 +162,9 @@ class Ledger:
     def _account(self, record: Record, seq: int) -> None:
         if record["event"] == "cap_reached" and self.capped_at is None:
             self.capped_at = seq
-        first, last, lost = (whole(record, name) for name in ("first_seq", "last_seq", "lost"))
+        first, last, lost = (int_field(record, name) for name in ("first_seq", "last_seq", "lost"))
         if record["event"] == "sink_recovered" and first is not None and last is not None and lost is not None:
-            self.outages.append(Outage(first, last, lost, seq, whole(record, "errno")))
+            self.outages.append(Outage(first, last, lost, seq, int_field(record, "errno")))
 
     def gaps(self) -> Iterator[tuple[int, int, Outage | str | None]]:
         """Yield first and last number of each gap and what explains it: an outage, `cap_reached`, `keep` or nothing.

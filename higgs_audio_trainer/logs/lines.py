@@ -10,16 +10,16 @@ import orjson
 
 from higgs_audio_trainer.errors import Fault
 from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
-from higgs_audio_trainer.logs.typed import Misfit, Record, typed
+from higgs_audio_trainer.logs.typed import InvalidField, Record, typed
 
-OnFault = Callable[[Fault], None]
+OnProblem = Callable[[Fault], None]
 EventOf = Callable[[Record], Any]  # a `Logged`, what is wrong with the record, or None where no event is asked for
 
 LONGEST_LINE = 2**20  # bytes; four times the longest that the writer makes
 _NEWLINE = b"\n"
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     """A line that holds an event.
 
     Attributes:
@@ -50,7 +50,7 @@ def where(path: Path, number: int, offset: int) -> str:
     return f"{path}:{number} (byte {offset})"
 
 
-def whole(record: Record, name: str) -> int | None:
+def int_field(record: Record, name: str) -> int | None:
     """Return a field that is a whole number; None where it is something else or not there."""
     value = record.get(name)
     return value if type(value) is int else None  # True is none
@@ -61,8 +61,8 @@ class LogFile:
 
     Args:
         path: the file; `-` is standard input.
-        on_fault: is told of lines that hold no event.
-        misfits: yield those of them, too, that are objects with the name of an event.
+        on_problem: is told of lines that hold no event.
+        keep_invalid: yield those of them, too, that are objects with the name of an event.
         event_of: makes the event of a record.
 
     Attributes:
@@ -70,15 +70,17 @@ class LogFile:
         offset: bytes read, after decompression.
     """
 
-    def __init__(self, path: Path, on_fault: OnFault, *, misfits: bool = False, event_of: EventOf = typed) -> None:
+    def __init__(
+        self, path: Path, on_problem: OnProblem, *, keep_invalid: bool = False, event_of: EventOf = typed
+    ) -> None:
         self.path = path
         self.number = 0
         self.offset = 0
-        self._on_fault = on_fault
-        self._misfits = misfits
+        self._on_problem = on_problem
+        self._keep_invalid = keep_invalid
         self._event_of = event_of
 
-    def lines(self, *, growing: bool = False) -> Iterator[Line]:
+    def lines(self, *, growing: bool = False) -> Iterator[LogLine]:
         """Yield the lines from where the last call ended. Split at the newline byte alone.
 
         Args:
@@ -98,23 +100,23 @@ class LogFile:
                 self.number += 1
                 place, self.offset = self.offset, self.offset + size
                 record = object_of(line) if size == len(line) else _too_long(size)
-                if isinstance(record, Misfit):
-                    self._on_fault(Fault(where(self.path, self.number, place), *record))
+                if isinstance(record, InvalidField):
+                    self._on_problem(Fault(where(self.path, self.number, place), *record))
                     continue
                 event = self._event_of(record)
-                if isinstance(event, Misfit):
-                    self._on_fault(Fault(where(self.path, self.number, place), *event))
-                    if not self._misfits:
+                if isinstance(event, InvalidField):
+                    self._on_problem(Fault(where(self.path, self.number, place), *event))
+                    if not self._keep_invalid:
                         continue
                     event = None
-                yield Line(record, event, line, self.path, self.number, place)
+                yield LogLine(record, event, line, self.path, self.number, place)
 
     def _read(self, file: BinaryIO, limit: int) -> bytes:
         try:
             return file.readline(limit)
         except DAMAGED as error:
             place = where(self.path, self.number + 1, self.offset)
-            self._on_fault(Fault(place, "$", "compressed bytes that are whole", f"{error or type(error).__name__}"))
+            self._on_problem(Fault(place, "$", "compressed bytes that are whole", f"{error or type(error).__name__}"))
             return b""
         except OSError as error:
             raise unreadable(self.path, error) from error
@@ -129,22 +131,22 @@ class LogFile:
         return size, False
 
 
-def object_of(line: bytes) -> Record | Misfit:
+def object_of(line: bytes) -> Record | InvalidField:
     """Parse a line as an object with the name of an event, whatever else it holds; or say why it is none."""
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         torn = "" if line.endswith(_NEWLINE) else "a torn last line, "
-        return Misfit("$", "a JSON object", f"{torn}{len(line):,} bytes that are none ({error})")
+        return InvalidField("$", "a JSON object", f"{torn}{len(line):,} bytes that are none ({error})")
     if not isinstance(record, dict):
-        return Misfit("$", "a JSON object", type(record).__name__)
+        return InvalidField("$", "a JSON object", type(record).__name__)
     if not isinstance(record.get("event"), str):
-        return Misfit("$.event", "the name of an event", type(record.get("event")).__name__)
+        return InvalidField("$.event", "the name of an event", type(record.get("event")).__name__)
     return record
 
 
-def _too_long(size: int) -> Misfit:
-    return Misfit("$", f"a line of at most {LONGEST_LINE:,} bytes", f"{size:,} bytes")
+def _too_long(size: int) -> InvalidField:
+    return InvalidField("$", f"a line of at most {LONGEST_LINE:,} bytes", f"{size:,} bytes")
 
 
 def tail(path: Path) -> Iterator[Record]:
@@ -155,5 +157,5 @@ def tail(path: Path) -> Iterator[Record]:
     """
     for line in reversed(end_of(path, LONGEST_LINE).split(_NEWLINE)):
         record = object_of(line)
-        if not isinstance(record, Misfit) and not isinstance(typed(record), Misfit):
+        if not isinstance(record, InvalidField) and not isinstance(typed(record), InvalidField):
             yield record

@@ -14,7 +14,7 @@ _OF_A_DUE = (TrainStep, TokenCounts, PredictionSample, EvalResult)
 _OFFSETS = 5  # items of each list in `token_counts`
 
 
-def dues(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
+def logged_steps(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
     """Group the events of a run: its first `run_start`, then each due step and each evaluation.
 
     Of each step the events of the lowest rank count that logged it: all ranks log the same figures. Those of one step

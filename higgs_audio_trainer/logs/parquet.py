@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, Envelope, Window
-from higgs_audio_trainer.logs.lines import Line
+from higgs_audio_trainer.logs.lines import LogLine
 
 OTHER = "other"  # the file of what this version does not know
 _GROUP_BYTES = 4 * 1024 * 1024  # of lines
@@ -46,14 +46,14 @@ class ParquetFiles:
         self._arrow = pa
         self._folder = folder
         self._group_bytes = group_bytes
-        self._tables: dict[str, _Table] = {}
+        self._tables: dict[str, _EventTable] = {}
 
     def __enter__(self) -> Self:
         """Make the folder."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
-    def add(self, line: Line) -> None:
+    def add(self, line: LogLine) -> None:
         """Take a line.
 
         Raises:
@@ -61,7 +61,7 @@ class ParquetFiles:
         """
         name = line.record["event"] if isinstance(line.event, EVENTS.get(line.record["event"], NoneType)) else OTHER
         if name not in self._tables:
-            self._tables[name] = _Table(self._arrow, self._folder / f"{name}.parquet", _hints(name))
+            self._tables[name] = _EventTable(self._arrow, self._folder / f"{name}.parquet", _hints(name))
         self._tables[name].add(line, self._group_bytes)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -77,7 +77,7 @@ class ParquetFiles:
                 table.discard()
 
 
-class _Table:
+class _EventTable:
     """The rows of one event."""
 
     def __init__(self, arrow: Any, path: Path, hints: Mapping[str, Any]) -> None:
@@ -90,13 +90,13 @@ class _Table:
         self._rows: list[_Json] = []
         self._bytes = 0
 
-    def add(self, line: Line, group_bytes: int) -> None:
+    def add(self, line: LogLine, group_bytes: int) -> None:
         self._rows.append(self._row(line))
         self._bytes += len(line.raw)
         if self._bytes >= group_bytes:
             self._write()
 
-    def _row(self, line: Line) -> _Json:
+    def _row(self, line: LogLine) -> _Json:
         if "record" in self._hints:
             return {"record": json.dumps(line.record)}
         row = {name: _value(line.record.get(name), hint) for name, hint in self._hints.items()}

@@ -13,18 +13,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from higgs_audio_trainer.errors import Fault
-from higgs_audio_trainer.logs.attempts import Attempt, shows
-from higgs_audio_trainer.logs.files import Stream, find
-from higgs_audio_trainer.logs.lines import Line, LogFile, OnFault, tail, whole
+from higgs_audio_trainer.logs.attempts import LoggedAttempt, shows
+from higgs_audio_trainer.logs.files import AttemptFiles, find
+from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, int_field, tail
 from higgs_audio_trainer.logs.typed import Logged, Record
 
 _REMEMBERED = 64  # lines among which a repeated one is recognised
 _BEFORE_ALL = -1  # the place of `run_start`
 _Key = tuple[int, int, int]  # place, rank and attempt; the place is the step that a line is sorted by
-_Item = tuple[_Key, Line]
+_Item = tuple[_Key, LogLine]
 
 
-def read(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | None = None) -> Iterator[Logged]:
+def read(*paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None) -> Iterator[Logged]:
     """Read logs as typed events: instances of the classes in `events` that have the fields of the envelope too.
 
     By default each step is shown as the highest attempt made it, `run_start` and `run_end` are those of the highest
@@ -36,45 +36,54 @@ def read(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | Non
             are read as one log, and one that is not named as the sink names them in its own order; `-` is standard
             input. Files may be compressed by gzip or zstd. Several logs are read one after the other.
         all_attempts: show the events of every attempt.
-        on_fault: is told of each line that cannot be used; without it such lines are passed over.
+        on_problem: is told of each line that cannot be used; without it such lines are passed over.
 
     Raises:
         UserError: there is no log at a path; or, while it is read, a file cannot be read.
     """
-    return (line.event for line in read_lines(*paths, all_attempts=all_attempts, on_fault=on_fault))
+    return (line.event for line in read_lines(*paths, all_attempts=all_attempts, on_problem=on_problem))
 
 
 def read_lines(
-    *paths: str | Path, all_attempts: bool = False, on_fault: OnFault | None = None, misfits: bool = False
-) -> Iterator[Line]:
+    *paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None, keep_invalid: bool = False
+) -> Iterator[LogLine]:
     """Read logs as `read` does, line by line: with the JSON object, the bytes and the place of each event.
 
-    With `misfits`, a line that is an object with the name of an event, but not as its type says, is yielded, too, after
-    its fault was told. Its `event` is None.
+    With `keep_invalid`, a line that is an object with the name of an event, but not as its type says, is yielded, too,
+    after its fault was told. Its `event` is None.
     """
     logs = find(paths)
-    return (line for log in logs for line in _lines_of(log, all_attempts, on_fault or _ignore, misfits))
+    return (line for log in logs for line in _lines_of(log, all_attempts, on_problem or _ignore, keep_invalid))
 
 
-def _lines_of(log: Sequence[Stream], all_attempts: bool, on_fault: OnFault, misfits: bool) -> Iterator[Line]:
+def _lines_of(
+    log: Sequence[AttemptFiles], all_attempts: bool, on_problem: OnProblem, keep_invalid: bool
+) -> Iterator[LogLine]:
     if not all_attempts:
-        return (line for line, is_of_run in marked_lines(log, on_fault, misfits=misfits) if is_of_run)
+        return (line for line, is_of_run in marked_lines(log, on_problem, keep_invalid=keep_invalid) if is_of_run)
     return (
-        line for _, line in Merger().merged((stream, whole_lines(stream, on_fault, misfits=misfits)) for stream in log)
+        line
+        for _, line in Merger().merged(
+            (stream, whole_lines(stream, on_problem, keep_invalid=keep_invalid)) for stream in log
+        )
     )
 
 
-def marked_lines(log: Sequence[Stream], on_fault: OnFault, *, misfits: bool = False) -> Iterator[tuple[Line, bool]]:
+def marked_lines(
+    log: Sequence[AttemptFiles], on_problem: OnProblem, *, keep_invalid: bool = False
+) -> Iterator[tuple[LogLine, bool]]:
     """Yield the lines of all attempts of a log, and whether each is one of those that `read` shows."""
     merger = Merger()
     merger.look_ahead(log)
-    for key, line in merger.merged((stream, whole_lines(stream, on_fault, misfits=misfits)) for stream in log):
+    for key, line in merger.merged(
+        (stream, whole_lines(stream, on_problem, keep_invalid=keep_invalid)) for stream in log
+    ):
         yield line, merger.shows(key, line.record)
 
 
-def whole_lines(stream: Stream, on_fault: OnFault, *, misfits: bool = False) -> Iterator[Line]:
+def whole_lines(stream: AttemptFiles, on_problem: OnProblem, *, keep_invalid: bool = False) -> Iterator[LogLine]:
     """Yield the lines of all segments of a rank and attempt."""
-    return (line for path in stream.files for line in LogFile(path, on_fault, misfits=misfits).lines())
+    return (line for path in stream.files for line in LogFile(path, on_problem, keep_invalid=keep_invalid).lines())
 
 
 class Merger:
@@ -84,19 +93,19 @@ class Merger:
     """
 
     def __init__(self) -> None:
-        self._attempts: dict[int, Attempt] = {}
-        self._streams: dict[tuple[int, int], _Stream] = {}
+        self._attempts: dict[int, LoggedAttempt] = {}
+        self._streams: dict[tuple[int, int], _AttemptLines] = {}
 
-    def look_ahead(self, log: Sequence[Stream]) -> None:
+    def look_ahead(self, log: Sequence[AttemptFiles]) -> None:
         """See how far each attempt came, which decides on what is shown of those before it."""
         for stream in log:
-            self._attempts.setdefault(stream.attempt, Attempt(stream.attempt))
+            self._attempts.setdefault(stream.attempt, LoggedAttempt(stream.attempt))
         if len(self._attempts) > 1:
             for stream in log:
                 for record in _last_records(stream.files):
                     self._attempts[stream.attempt].reach(record)
 
-    def merged(self, log: Iterable[tuple[Stream, Iterable[Line]]]) -> Iterator[_Item]:
+    def merged(self, log: Iterable[tuple[AttemptFiles, Iterable[LogLine]]]) -> Iterator[_Item]:
         """Yield lines in the order of `read`, each with its key.
 
         Args:
@@ -114,9 +123,9 @@ class Merger:
         """Forget the lines of a rank and attempt: its files were written anew."""
         self._streams.pop((rank, attempt), None)
 
-    def _stream(self, stream: Stream) -> _Stream:
-        attempt = self._attempts.setdefault(stream.attempt, Attempt(stream.attempt))
-        return self._streams.setdefault((stream.rank, stream.attempt), _Stream(stream.rank, attempt))
+    def _stream(self, stream: AttemptFiles) -> _AttemptLines:
+        attempt = self._attempts.setdefault(stream.attempt, LoggedAttempt(stream.attempt))
+        return self._streams.setdefault((stream.rank, stream.attempt), _AttemptLines(stream.rank, attempt))
 
 
 def _key(item: _Item) -> _Key:
@@ -127,11 +136,11 @@ def _last_records(files: Sequence[Path]) -> Iterator[Record]:
     """Yield the last records of a stream, the last one first, up to one that was made by a step."""
     for record in (record for path in reversed(files) for record in tail(path)):
         yield record
-        if record["event"] != "run_end" and whole(record, "step") is not None:
+        if record["event"] != "run_end" and int_field(record, "step") is not None:
             return
 
 
-class _Stream:
+class _AttemptLines:
     """What is known of the lines of one rank and attempt while they are read.
 
     Args:
@@ -139,25 +148,25 @@ class _Stream:
         attempt: is told what the records say of it.
     """
 
-    def __init__(self, rank: int, attempt: Attempt) -> None:
+    def __init__(self, rank: int, attempt: LoggedAttempt) -> None:
         self._rank = rank
         self._attempt = attempt
         self._place = _BEFORE_ALL
         self._start: int | None = None
         self._recent: deque[int] = deque(maxlen=_REMEMBERED)
 
-    def placed(self, lines: Iterable[Line]) -> Iterator[_Item]:
+    def placed(self, lines: Iterable[LogLine]) -> Iterator[_Item]:
         """Yield each line with its place, which never goes back: within a file, its order holds."""
         for line in lines:
             if self._is_repeated(line):
                 continue
             self._attempt.learn(line.record)
-            step = whole(line.record, "step")
+            step = int_field(line.record, "step")
             if line.record["event"] != "run_start":
                 self._place = max(self._place, self._attempt.start if step is None else step)
             yield (self._place, self._rank, self._attempt.number), line
 
-    def _is_repeated(self, line: Line) -> bool:
+    def _is_repeated(self, line: LogLine) -> bool:
         """Tell whether a line was there before.
 
         A segment begins with the `run_start` of the first one, and with the line whose fate there is not known.

@@ -50,7 +50,7 @@ class Logged(Protocol):
     extra: dict[str, Any]
 
 
-class Misfit(NamedTuple):
+class InvalidField(NamedTuple):
     """What in a line is not as its type says: the fields of a `Fault` but for its place."""
 
     field: str
@@ -59,7 +59,7 @@ class Misfit(NamedTuple):
 
 
 def typed(record: Record) -> Any:
-    """Make the typed event of a record, a `Logged`; or a `Misfit` where none can be made.
+    """Make the typed event of a record, a `Logged`; or a `InvalidField` where none can be made.
 
     Fields that two runs may differ in may be missing, and are None. A null that stands for NaN is NaN again; one that
     stands for another value that no line can hold makes the event `Unknown`.
@@ -68,7 +68,7 @@ def typed(record: Record) -> Any:
         return _unknown(record)
     cls = _as_read(record["event"])
     event = _converted(_with_nan(record, list(_texts(record["nonfinite"]))) if "nonfinite" in record else record, cls)
-    if isinstance(event, Misfit):
+    if isinstance(event, InvalidField):
         if excused(record, event):
             return _converted(record, Unknown)
         if event.got == "null":
@@ -79,7 +79,7 @@ def typed(record: Record) -> Any:
 def _unknown(record: Record) -> Any:
     """Make an `Unknown`. What is in its envelope, and not of the type that we know, is kept in `extra`."""
     known, others = record, {}
-    while isinstance(event := _converted(known, Unknown), Misfit):
+    while isinstance(event := _converted(known, Unknown), InvalidField):
         name = event.field.removeprefix("$.")
         if name not in known:
             return event
@@ -89,7 +89,7 @@ def _unknown(record: Record) -> Any:
     return event
 
 
-def excused(record: Record, found: Misfit) -> bool:
+def excused(record: Record, found: InvalidField) -> bool:
     """Tell whether a record itself accounts for what is wrong in it. Whatever cuts a line cuts no field of it off."""
     if found[1:] == MISSING:
         parent = found.field.rpartition(".")[0]
@@ -102,7 +102,7 @@ def marked(record: Record, path: str) -> bool:
 
     Args:
         record: a line.
-        path: of the value, as in `Misfit`: `$.first.labels[3]`.
+        path: of the value, as in `InvalidField`: `$.first.labels[3]`.
     """
     found, place = marks(record), path.removeprefix("$.")
     return bool(found) and any(mark in (MORE, place) or place.startswith((f"{mark}.", f"{mark}[")) for mark in found)
@@ -126,9 +126,9 @@ def _converted(record: Record, cls: Any) -> Any:
         event = convert({name: value for name, value in record.items() if name != "extra"}, cls)
     else:
         event = convert(record, cls)
-    if not isinstance(event, Misfit) and not record.keys() <= known:
+    if not isinstance(event, InvalidField) and not record.keys() <= known:
         event.extra.update((name, value) for name, value in record.items() if name not in known)
-    if issubclass(cls, PredictionSample) and not isinstance(event, Misfit):
+    if issubclass(cls, PredictionSample) and not isinstance(event, InvalidField):
         for window in _WINDOWS:
             if not record[window].keys() <= _names(Window):
                 items = record[window].items()
@@ -137,11 +137,11 @@ def _converted(record: Record, cls: Any) -> Any:
 
 
 def convert(record: Record, cls: Any) -> Any:
-    """Make an instance of a class, or a `Misfit`."""
+    """Make an instance of a class, or a `InvalidField`."""
     try:
         return msgspec.convert(record, cls)
     except msgspec.ValidationError as error:
-        return _misfit_of(str(error), record, cls)
+        return _invalid_field_of(str(error), record, cls)
 
 
 _EXPECTED = re.compile(r"Expected (?P<expected>.*?)(?:, got (?P<got>.*?))?(?: - at `(?P<path>.*)`)?", re.DOTALL)
@@ -151,19 +151,21 @@ _NAMES = {str: "str", int: "int", float: "float", bool: "bool", NoneType: "null"
 _PLACE = re.compile(r"[^.\[\]$]+|\[\d+\]")
 
 
-def _misfit_of(message: str, record: Record, cls: Any) -> Misfit:
+def _invalid_field_of(message: str, record: Record, cls: Any) -> InvalidField:
     """Put what msgspec says into the form of a fault."""
     if missing := _MISSING.fullmatch(message):
-        return Misfit(f"{missing['path'] or '$'}.{missing['name']}", *MISSING)
+        return InvalidField(f"{missing['path'] or '$'}.{missing['name']}", *MISSING)
     path = message.rpartition(" - at `")[2].removesuffix("`")
     if path.endswith(_SOME_KEY):
         path = _with_key(path, message, record)
     if wrong := _EXPECTED.fullmatch(message):
         expected = wrong["expected"].replace("`", "")
-        return Misfit(path, expected, wrong["got"].strip("`") if wrong["got"] else _shown(_value_at(record, path)))
+        return InvalidField(
+            path, expected, wrong["got"].strip("`") if wrong["got"] else _shown(_value_at(record, path))
+        )
     choices = _choices(cls).get(path.removeprefix("$."))
     expected = " or ".join(choices) if choices else "another value"
-    return Misfit(path, expected, _shown(_value_at(record, path)))
+    return InvalidField(path, expected, _shown(_value_at(record, path)))
 
 
 def _value_at(record: Any, path: str) -> Any:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from higgs_audio_trainer.errors import Fault, UserError
-from higgs_audio_trainer.logs.diff.comparison import MISSING, Comparison, Divergence, Setting, Side
+from higgs_audio_trainer.logs.diff.comparison import MISSING, ComparedLog, Comparison, Divergence, Setting
 from higgs_audio_trainer.logs.diff.difference import Comparer, Difference
 from higgs_audio_trainer.logs.diff.divergence import place_of, position_of, rank_of
 from higgs_audio_trainer.logs.diff.join import (
     OF_A_RUN,
-    Entry,
+    ComparedEvent,
     Key,
     Pair,
     UnsortedError,
@@ -24,7 +24,7 @@ from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.tally import Tally
 from higgs_audio_trainer.logs.diff.tolerance import Tolerances, field_with_tolerance
 from higgs_audio_trainer.logs.diff.windows import OF_THE_MODEL, WINDOWS
-from higgs_audio_trainer.logs.lines import OnFault
+from higgs_audio_trainer.logs.lines import OnProblem
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
 
@@ -74,7 +74,7 @@ def _names(given: Collection[str]) -> Collection[str]:
 _DEFAULT = Options()
 
 
-def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_fault: OnFault | None = None) -> Comparison:
+def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_problem: OnProblem | None = None) -> Comparison:
     """Compare two logs, joined by key: the order of their lines does not matter.
 
     Memory does not grow with the logs: the events of one step are held at a time, and logs that are not sorted by step
@@ -84,7 +84,7 @@ def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_fault: O
         expected: A, a path as for `read`, or records.
         got: B.
         options: tolerances, and what is left out.
-        on_fault: is told of each line that holds no event; without it such lines are only counted. Those that are an
+        on_problem: is told of each line that holds no event; without it such lines are only counted. Those that are an
             object with the name of an event, but not as its type says, are compared all the same.
 
     Returns:
@@ -95,7 +95,7 @@ def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_fault: O
     """
     if all(isinstance(log, (str, type(STDIN))) and str(log) == str(STDIN) for log in (expected, got)):
         raise UserError("diff: expected two logs, got standard input (-) twice. Name a file for one of them")
-    tell = on_fault or _ignore
+    tell = on_problem or _ignore
     with Source(expected, tell) as ours, Source(got, tell) as theirs:
         try:
             return _compared(ours, theirs, joined, options)
@@ -110,17 +110,17 @@ def _ignore(_fault: Fault) -> None:
 def _compared(
     ours: Source,
     theirs: Source,
-    join: Callable[[Iterator[Entry], Iterator[Entry]], Iterator[Pair]],
+    join: Callable[[Iterator[ComparedEvent], Iterator[ComparedEvent]], Iterator[Pair]],
     options: Options,
 ) -> Comparison:
-    comparison = _Comparison(options)
+    comparison = _RunningComparison(options)
     selection = options.selection()
     for expected, got in join(*(_taken(source, selection) for source in (ours, theirs))):
         comparison.take(expected, got)
     return comparison.result(ours, theirs)
 
 
-def _taken(source: Source, selection: Selection) -> Iterator[Entry]:
+def _taken(source: Source, selection: Selection) -> Iterator[ComparedEvent]:
     """Yield what is compared, and every `run_start`."""
     if selection.takes_all:
         return source.entries()
@@ -131,7 +131,7 @@ def _taken(source: Source, selection: Selection) -> Iterator[Entry]:
     )
 
 
-class _Comparison:
+class _RunningComparison:
     """A comparison that goes on, pair by pair."""
 
     def __init__(self, options: Options) -> None:
@@ -147,7 +147,7 @@ class _Comparison:
         self._joined_of_steps = False
         self._any_of_steps = False
 
-    def take(self, expected: Entry | None, got: Entry | None) -> None:
+    def take(self, expected: ComparedEvent | None, got: ComparedEvent | None) -> None:
         """Take a pair; None where one side alone has the event."""
         entry = expected or got
         assert entry is not None
@@ -168,7 +168,7 @@ class _Comparison:
         else:
             self._differing += self._take_records(expected.record, got.record)
 
-    def _lacks(self, entry: Entry, kind: str) -> None:
+    def _lacks(self, entry: ComparedEvent, kind: str) -> None:
         there = entry.record["event"]
         self._tally.lacks(kind, there)
         expected, got = (there, MISSING) if kind == "only_in_expected" else (MISSING, there)
@@ -260,7 +260,7 @@ class _Comparison:
             exact=self._tolerances.exact,
         )
 
-    def _refuse_if_nothing_was_compared(self, expected: Side, got: Side) -> None:
+    def _refuse_if_nothing_was_compared(self, expected: ComparedLog, got: ComparedLog) -> None:
         if not (self._any_joined or self._joined_of_steps) or (self._any_of_steps and not self._joined_of_steps):
             raise UserError(
                 f"diff: expected events that both logs have, got none. A, {expected.name}: {_extent(expected)}. "
@@ -274,7 +274,7 @@ class _Comparison:
             )
 
 
-def _extent(side: Side) -> str:
+def _extent(side: ComparedLog) -> str:
     if not side.events:
         return "no event"
     events = "1 event" if side.events == 1 else f"{side.events:,} events"

@@ -32,7 +32,7 @@ MISSING: Final = _Missing()
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ComparedLog:
     """One of the two logs.
 
     Attributes:
@@ -172,8 +172,8 @@ class Comparison:
     """
 
     same: bool
-    expected: Side
-    got: Side
+    expected: ComparedLog
+    got: ComparedLog
     joined: int
     differing: int
     settings: tuple[Setting, ...]

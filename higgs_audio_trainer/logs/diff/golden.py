@@ -22,7 +22,7 @@ from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
 from higgs_audio_trainer.logs.lines import LONGEST_LINE, object_of
 from higgs_audio_trainer.logs.source import STDIN
-from higgs_audio_trainer.logs.typed import Misfit, Record
+from higgs_audio_trainer.logs.typed import InvalidField, Record
 
 _ENVELOPE = tuple(item.name for item in fields(Envelope))
 _COMPRESSED = (".gz", ".zst")
@@ -152,7 +152,7 @@ def _refuse_other(path: Path) -> None:
     with path.open("rb") as file:
         line = file.readline(LONGEST_LINE)
     record = object_of(line)
-    if isinstance(record, Misfit):
+    if isinstance(record, InvalidField):
         got = "a line that is no event"
     elif of_a_log := [name for name in ("seq", "ts") if name in record]:
         got = f"a log, whose events have {of_a_log[0]}"

@@ -18,7 +18,7 @@ import orjson
 
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.diff.sorter import Sorter
-from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import Record
 
 _MOST_OF_A_STEP = 20_000  # events
@@ -29,7 +29,7 @@ _EVENTS = {name: place for place, name in enumerate(EVENTS)}
 _START, _STEP, _NO_STEP, _END = range(4)
 
 
-class Entry(NamedTuple):
+class ComparedEvent(NamedTuple):
     """An event as it is compared.
 
     Attributes:
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 Key = tuple[Any, ...]
-Pair = tuple[Entry | None, Entry | None]  # expected and got; None where the other side alone has it
+Pair = tuple[ComparedEvent | None, ComparedEvent | None]  # expected and got; None where the other side alone has it
 
 
 class UnsortedError(Exception):
@@ -62,7 +62,7 @@ def order_of(record: Record) -> Key:
     `run_start` comes first, then step by step and rank by rank; events without a step, and `run_end` last. The last
     part tells events of one key apart: their place in the batch.
     """
-    event, step = record["event"], whole(record, "step")
+    event, step = record["event"], int_field(record, "step")
     if event in OF_A_RUN:
         phase = _START if event == "run_start" else _END
         return phase, sortable(record.get("rank")), event, sortable(None)
@@ -101,14 +101,14 @@ def sortable(value: Any) -> Key:
     return 4, *((2, name, sortable(item)) for name, item in sorted(value.items()))
 
 
-class Half:
+class JoinSide:
     """One side of a join. Close it.
 
     Args:
         entries: its events.
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[ComparedEvent]) -> None:
         self._entries = entries
         self.others = Sorter(order_of)
 
@@ -116,14 +116,14 @@ class Half:
         """Drop temporary files."""
         self.others.close()
 
-    def steps(self) -> Iterator[tuple[int, list[Entry]]]:
+    def steps(self) -> Iterator[tuple[int, list[ComparedEvent]]]:
         """Yield the events of each step, in order; `others` gets those that belong to no step.
 
         Raises:
             UnsortedError: the order of the log does not allow it.
         """
         step: int | None = None
-        group: list[Entry] = []
+        group: list[ComparedEvent] = []
         for entry in self._entries:
             if entry.step is None or entry.record["event"] in OF_A_RUN:
                 self.others.add(entry.record, entry.encoded)
@@ -140,7 +140,7 @@ class Half:
         if step is not None:
             yield step, group
 
-    def rest(self) -> Iterator[tuple[Key, list[Entry]]]:
+    def rest(self) -> Iterator[tuple[Key, list[ComparedEvent]]]:
         """Yield the other events, key by key, in order."""
         for key, items in groupby(self.others, key=_join_key):
             yield key, [_decoded(encoded) for _, encoded in items]
@@ -155,29 +155,29 @@ def _join_key(item: tuple[Key, bytes]) -> Key:
     return item[0][:-1]
 
 
-def _decoded(encoded: bytes) -> Entry:
+def _decoded(encoded: bytes) -> ComparedEvent:
     record = orjson.loads(encoded)
-    return Entry(whole(record, "step"), record, encoded)
+    return ComparedEvent(int_field(record, "step"), record, encoded)
 
 
-def joined(expected: Iterable[Entry], got: Iterable[Entry]) -> Iterator[Pair]:
+def joined(expected: Iterable[ComparedEvent], got: Iterable[ComparedEvent]) -> Iterator[Pair]:
     """Join two logs that are sorted by step.
 
     Raises:
         UnsortedError: one of them is not; what was yielded before counts for nothing.
     """
     with ExitStack() as stack:
-        left, right = (stack.enter_context(closing(Half(entries))) for entries in (expected, got))
+        left, right = (stack.enter_context(closing(JoinSide(entries))) for entries in (expected, got))
         for ours, theirs in _merged(left.steps(), right.steps()):
             yield from _paired(ours, theirs)
         for ours, theirs in _merged(left.rest(), right.rest()):
             yield from _matched(ours, theirs)
 
 
-def joined_unsorted(expected: Iterable[Entry], got: Iterable[Entry]) -> Iterator[Pair]:
+def joined_unsorted(expected: Iterable[ComparedEvent], got: Iterable[ComparedEvent]) -> Iterator[Pair]:
     """Join two logs of any order, by temporary files."""
     with ExitStack() as stack:
-        left, right = (stack.enter_context(closing(Half(entries))) for entries in (expected, got))
+        left, right = (stack.enter_context(closing(JoinSide(entries))) for entries in (expected, got))
         left.sort()
         right.sort()
         for ours, theirs in _merged(left.rest(), right.rest()):
@@ -185,8 +185,8 @@ def joined_unsorted(expected: Iterable[Entry], got: Iterable[Entry]) -> Iterator
 
 
 def _merged(
-    left: Iterator[tuple[Any, list[Entry]]], right: Iterator[tuple[Any, list[Entry]]]
-) -> Iterator[tuple[list[Entry], list[Entry]]]:
+    left: Iterator[tuple[Any, list[ComparedEvent]]], right: Iterator[tuple[Any, list[ComparedEvent]]]
+) -> Iterator[tuple[list[ComparedEvent], list[ComparedEvent]]]:
     ours, theirs = next(left, None), next(right, None)
     while ours is not None or theirs is not None:
         if theirs is None or (ours is not None and ours[0] < theirs[0]):
@@ -201,7 +201,7 @@ def _merged(
             ours, theirs = next(left, None), next(right, None)
 
 
-def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
+def _paired(ours: Sequence[ComparedEvent], theirs: Sequence[ComparedEvent]) -> Iterator[Pair]:
     """Pair the events of one step."""
     if len(ours) == len(theirs) and all(a.encoded == b.encoded for a, b in zip(ours, theirs, strict=True)):
         yield from zip(ours, theirs, strict=True)
@@ -211,14 +211,14 @@ def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
         yield from _matched(left.get(key, []), right.get(key, []))
 
 
-def _by_key(entries: Iterable[Entry]) -> dict[Key, list[Entry]]:
-    groups: dict[Key, list[Entry]] = defaultdict(list)
+def _by_key(entries: Iterable[ComparedEvent]) -> dict[Key, list[ComparedEvent]]:
+    groups: dict[Key, list[ComparedEvent]] = defaultdict(list)
     for entry in entries:
         groups[key_of(entry.record)].append(entry)
     return dict(groups)
 
 
-def _matched(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
+def _matched(ours: Sequence[ComparedEvent], theirs: Sequence[ComparedEvent]) -> Iterator[Pair]:
     """Pair events of one key: the equal ones, then those that say the same of where they are, then what is left."""
     if len(ours) <= 1 and len(theirs) <= 1:
         yield (ours[0] if ours else None), (theirs[0] if theirs else None)
@@ -232,9 +232,9 @@ def _matched(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
 
 
 def _matched_by(
-    key: Callable[[Entry], Any], left: Sequence[Entry], right: Sequence[Entry]
-) -> tuple[list[Pair], list[Entry], list[Entry]]:
-    waiting: dict[Any, list[Entry]] = defaultdict(list)
+    key: Callable[[ComparedEvent], Any], left: Sequence[ComparedEvent], right: Sequence[ComparedEvent]
+) -> tuple[list[Pair], list[ComparedEvent], list[ComparedEvent]]:
+    waiting: dict[Any, list[ComparedEvent]] = defaultdict(list)
     for entry in reversed(right):
         waiting[key(entry)].append(entry)
     pairs: list[Pair] = []
@@ -249,13 +249,13 @@ def _matched_by(
     return pairs, unmatched, [entry for entry in right if id(entry) not in taken]
 
 
-def _content(entry: Entry) -> Key:
+def _content(entry: ComparedEvent) -> Key:
     return sortable(entry.record), _exact(entry)  # numbers by value, so that small changes keep their order
 
 
-def _exact(entry: Entry) -> bytes:
+def _exact(entry: ComparedEvent) -> bytes:
     return orjson.dumps(entry.record, option=orjson.OPT_SORT_KEYS)
 
 
-def _place(entry: Entry) -> Key:
+def _place(entry: ComparedEvent) -> Key:
     return tuple(sortable(entry.record.get(name)) for name in ("sample_index", "path", "sink"))

@@ -13,11 +13,11 @@ from typing import Any, Self
 import orjson
 
 from higgs_audio_trainer.errors import Fault, UserError
-from higgs_audio_trainer.logs.diff.comparison import Side
-from higgs_audio_trainer.logs.diff.join import Entry
+from higgs_audio_trainer.logs.diff.comparison import ComparedLog
+from higgs_audio_trainer.logs.diff.join import ComparedEvent
 from higgs_audio_trainer.logs.diff.selection import strip, volatile_settings
 from higgs_audio_trainer.logs.diff.sorter import no_room
-from higgs_audio_trainer.logs.lines import Line, OnFault, whole
+from higgs_audio_trainer.logs.lines import LogLine, OnProblem, int_field
 from higgs_audio_trainer.logs.reader import read_lines
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 from higgs_audio_trainer.logs.typed import Record
@@ -33,7 +33,7 @@ class Source:
     Args:
         log: a path as for `read`, or records. What can be read once, such as standard input, is copied to a temporary
             file; records are copied, too.
-        on_fault: is told once of each line that holds no event. What is an event by its name alone is an entry as well.
+        on_problem: is told once of each line that holds no event. What has an event name alone is an entry, too.
 
     Attributes:
         name: its path.
@@ -42,8 +42,8 @@ class Source:
         UserError: it cannot be read, or a record is none.
     """
 
-    def __init__(self, log: Log, on_fault: OnFault) -> None:
-        self._on_fault = on_fault
+    def __init__(self, log: Log, on_problem: OnProblem) -> None:
+        self._on_problem = on_problem
         self._told = 0
         self._copy: Path | None = None
         self._records: list[Record] | None = None
@@ -77,7 +77,7 @@ class Source:
         """Close it."""
         self.close()
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ComparedEvent]:
         """Yield the events from the beginning, in the reader's order."""
         self._forget()
         lowest: int | None = None
@@ -91,34 +91,34 @@ class Source:
             try:
                 encoded = orjson.dumps(record)
             except TypeError:  # more levels than can be written, though not than can be read
-                where = place.where if isinstance(place, Line) else f"{_RECORDS}[{place}]"
+                where = place.where if isinstance(place, LogLine) else f"{_RECORDS}[{place}]"
                 self._fault(Fault(where, "$", "values that are nested 250 levels deep at most", "deeper ones"))
                 continue
-            step = whole(record, "step")
+            step = int_field(record, "step")
             if step is not None:
                 lowest, highest = (step, step) if lowest is None else (min(lowest, step), max(highest, step))
                 self._steps = (lowest, highest)
             self._events += 1
-            yield Entry(step, record, encoded)
+            yield ComparedEvent(step, record, encoded)
 
     def settings(self) -> dict[str, Any]:
         """Return what the `run_start` of the lowest rank says of folders and hosts; of the events read so far."""
         return self._settings[1] if self._settings else {}
 
-    def side(self) -> Side:
+    def side(self) -> ComparedLog:
         """Return what is known of it, of the events read so far."""
         first, last = self._steps or (None, None)
-        return Side(self.name, self._run_id, self._events, self._faults, first, last)
+        return ComparedLog(self.name, self._run_id, self._events, self._faults, first, last)
 
     def _take_settings(self, record: Record) -> None:
-        rank = whole(record, "rank")
+        rank = int_field(record, "rank")
         key = (rank is None, rank or 0)
         if self._settings is None or key < self._settings[0]:
             self._settings = key, volatile_settings(record)
 
-    def _read(self) -> Iterator[tuple[Record, Line | int]]:
+    def _read(self) -> Iterator[tuple[Record, LogLine | int]]:
         if self._records is None:
-            return ((line.record, line) for line in read_lines(self._path, on_fault=self._fault, misfits=True))
+            return ((line.record, line) for line in read_lines(self._path, on_problem=self._fault, keep_invalid=True))
         return ((dict(record), index) for index, record in enumerate(self._records))
 
     def _fault(self, fault: Fault) -> None:
@@ -127,7 +127,7 @@ class Source:
             self._told = self._faults
             if self._copy is not None:
                 fault = fault._replace(where=fault.where.replace(str(self._copy), self.name, 1))
-            self._on_fault(fault)
+            self._on_problem(fault)
 
 
 def _as_read(index: int, record: Mapping[str, Any]) -> Record:

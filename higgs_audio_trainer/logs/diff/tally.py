@@ -21,7 +21,7 @@ _FLOATS = "floats"
 _FEWEST, _LEAST_MEAN, _STANDARD_ERRORS = 8, 0.05, 4.0
 
 
-class _Found:
+class _KindTally:
     """The differences of one kind in one field of one event."""
 
     __slots__ = ("differing", "expected", "got", "residual", "step")
@@ -41,7 +41,7 @@ class _Found:
         self.differing += 1
 
 
-class _Sums:
+class _FieldTally:
     """One field of one event."""
 
     __slots__ = (
@@ -57,7 +57,7 @@ class _Sums:
     )
 
     def __init__(self) -> None:
-        self.kinds: dict[str, _Found] = {}
+        self.kinds: dict[str, _KindTally] = {}
         self.values = 0
         self.total = self.squares = 0.0
         # The values of one event, such as its codebooks, share its error: together they are one piece of evidence.
@@ -84,7 +84,7 @@ class _Sums:
 
     def report(self, event: str, name: str, kind: str = _FLOATS) -> Field:
         """Say what was found in one kind of differences; all figures of floats belong to that of floats."""
-        found = self.kinds.get(kind) or _Found()
+        found = self.kinds.get(kind) or _KindTally()
         values = self.values if kind == _FLOATS else 0
         return Field(
             event=event,
@@ -113,8 +113,8 @@ class Tally:
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
         self.lone: dict[str, Counter[str]] = {}
-        self._fields: dict[tuple[str, str], _Sums] = {}
-        self._compared: list[_Sums] = []  # of the event that is being compared
+        self._fields: dict[tuple[str, str], _FieldTally] = {}
+        self._compared: list[_FieldTally] = []  # of the event that is being compared
 
     def agree(self, event: str, record: Record) -> None:
         """Take note of two events that are equal: each of their floats has the residual 0."""
@@ -150,7 +150,7 @@ class Tally:
         self.kinds[found.kind] += 1
         kinds = self._sums(event, field_of(found.path)).kinds
         if found.kind not in kinds:
-            kinds[found.kind] = _Found()
+            kinds[found.kind] = _KindTally()
         kinds[found.kind].add(found, step)
 
     def lacks(self, kind: str, event: str) -> None:
@@ -174,11 +174,11 @@ class Tally:
         found = self.kinds + Counter(drift=drifts)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
-    def _sums(self, event: str, field: str) -> _Sums:
+    def _sums(self, event: str, field: str) -> _FieldTally:
         sums = self._fields.get((event, field))
         if sums is None:
             key = (event, field) if len(self._fields) < _MOST_FIELDS else _OTHERS
-            sums = self._fields.setdefault(key, _Sums())
+            sums = self._fields.setdefault(key, _FieldTally())
         return sums
 
 

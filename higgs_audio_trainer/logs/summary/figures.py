@@ -11,7 +11,7 @@ from typing import Any
 from higgs_audio_trainer.events import CapReached, Diagnosis, EvalResult, RunEnd, RunStart, SinkRecovered, TrainStep
 from higgs_audio_trainer.logs.files import find
 from higgs_audio_trainer.logs.gaps import Gap, gaps_in
-from higgs_audio_trainer.logs.lines import Line, OnFault
+from higgs_audio_trainer.logs.lines import LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.summary.curve import Curve, Series
 
@@ -23,7 +23,7 @@ _SEVERITIES = ("note", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class SplitMetrics:
     """Losses and accuracies of the steps of a training, or of its evaluations.
 
     Attributes:
@@ -42,7 +42,7 @@ class Figures:
 
 
 @dataclass(slots=True)
-class Alarm:
+class RunProblem:
     """Something that went wrong.
 
     Attributes:
@@ -97,19 +97,19 @@ class Summary:
     end: RunEnd | None
     attempt: int | None
     last_ts: str | None
-    training: Figures
-    evaluation: Figures
-    alarms: list[Alarm]
+    training: SplitMetrics
+    evaluation: SplitMetrics
+    alarms: list[RunProblem]
     gaps: list[Gap] | None
     cost: Cost
 
 
-def summaries(*paths: str | Path, on_fault: OnFault) -> Iterator[Summary]:
+def summaries(*paths: str | Path, on_problem: OnProblem) -> Iterator[Summary]:
     """Sum up logs, one after the other, in memory that does not grow with them.
 
     Args:
         paths: as for `read`.
-        on_fault: is told of each line that cannot be used.
+        on_problem: is told of each line that cannot be used.
 
     Raises:
         UserError: as `read`.
@@ -118,13 +118,13 @@ def summaries(*paths: str | Path, on_fault: OnFault) -> Iterator[Summary]:
         path = log[0].files[0]
         count = sum(len(stream.files) for stream in log)
         summing = _Summing()
-        found = gaps_in(summing.lines(marked_lines(log, on_fault)))
+        found = gaps_in(summing.lines(marked_lines(log, on_problem)))
         yield summing.summary(path if count == 1 else path.parent, found)
 
 
 @dataclass(slots=True)
 class _Collected:
-    """Figures while they are collected."""
+    """SplitMetrics while they are collected."""
 
     count: int = 0
     first_step: int | None = None
@@ -155,8 +155,8 @@ class _Collected:
     def _add_accuracy(self, name: str, step: int, value: float | None) -> None:
         self.accuracies.setdefault(name, Curve(max)).add(step, value)
 
-    def figures(self) -> Figures:
-        return Figures(
+    def figures(self) -> SplitMetrics:
+        return SplitMetrics(
             self.count,
             self.first_step,
             self.last_step,
@@ -177,10 +177,10 @@ class _Summing:
         self._is_numbered = False
         self._rank: int | None = None  # all ranks log the same figures
         self._training, self._evaluation = _Collected(), _Collected()
-        self._alarms: dict[tuple[str, str], Alarm] = {}
+        self._alarms: dict[tuple[str, str], RunProblem] = {}
         self._cost = Cost()
 
-    def lines(self, lines: Iterable[tuple[Line, bool]]) -> Iterator[Line]:
+    def lines(self, lines: Iterable[tuple[LogLine, bool]]) -> Iterator[LogLine]:
         """Pass on the lines of all attempts; count what is the run's."""
         for line, is_of_run in lines:
             event = line.event
@@ -237,12 +237,12 @@ class _Summing:
             self._cost.step_ms = (self._cost.step_ms or 0.0) + event.step_ms
             self._cost.logging_ms = (self._cost.logging_ms or 0.0) + event.logging_ms
 
-    def _alarm(self, name: str, severity: str, step: int | None, code: str | None = None) -> Alarm:
+    def _alarm(self, name: str, severity: str, step: int | None, code: str | None = None) -> RunProblem:
         """Count an alarm; those with a code are one, whatever their severity."""
         key = (name, severity if code is None else "")
         if key not in self._alarms and len(self._alarms) >= _MOST_ALARMS:
             name, key = _OTHER_ALARMS, (_OTHER_ALARMS, severity)
-        alarm = self._alarms.setdefault(key, Alarm(name, severity, count=0, first_step=step))
+        alarm = self._alarms.setdefault(key, RunProblem(name, severity, count=0, first_step=step))
         alarm.count += 1
         return alarm
 

@@ -14,7 +14,7 @@ _LEAST_TREND, _MOST_TREND = 5, 20
 _GRID_GAP = "   "
 
 
-class Row(NamedTuple):
+class MetricRow(NamedTuple):
     """One row: what it is of, its loss and its accuracy over the steps; None where there is none."""
 
     name: str
@@ -36,15 +36,15 @@ def share_text(value: float | None, decimals: int = 1) -> str:
     return f"{value:.{decimals}%}" if abs(value) <= 1 else f"{value:.2g}"
 
 
-def table(rows: Sequence[Row], width: int, glyphs: Glyphs) -> list[str]:
+def table(rows: Sequence[MetricRow], width: int, glyphs: Glyphs) -> list[str]:
     """Lay out rows with two lines of headings.
 
     Bars, steps and trends are added while there is room for them; where there is little, the first figures are left
     out, and then the best.
     """
     names = [row.name for row in rows]
-    losses = _Group("loss", [row.loss for row in rows], loss_text, glyphs)
-    shares = _Group("right", [row.accuracy for row in rows], share_text, glyphs)
+    losses = _ColumnGroup("loss", [row.loss for row in rows], loss_text, glyphs)
+    shares = _ColumnGroup("right", [row.accuracy for row in rows], share_text, glyphs)
     room = width - max(map(len, names)) - 2 * len("  ") - losses.width - shares.width
     for dropped in ("first", "best"):
         if room < 0:
@@ -57,7 +57,7 @@ def table(rows: Sequence[Row], width: int, glyphs: Glyphs) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _fill(losses: _Group, shares: _Group, room: int) -> None:
+def _fill(losses: _ColumnGroup, shares: _ColumnGroup, room: int) -> None:
     """Give room to what is worth it, in this order; what is left goes to bars and trends."""
     wishes = (
         (shares, "bar", _LEAST_BAR),
@@ -80,7 +80,7 @@ def _fill(losses: _Group, shares: _Group, room: int) -> None:
             room -= 1
 
 
-class _Group:
+class _ColumnGroup:
     """The columns of one kind of figure.
 
     Attributes:
@@ -136,7 +136,7 @@ class _Group:
         return max(map(len, (name, *self._columns[name])))
 
 
-def grid(rows: Sequence[Row], width: int, most_lines: int, glyphs: Glyphs) -> list[str]:
+def grid(rows: Sequence[MetricRow], width: int, most_lines: int, glyphs: Glyphs) -> list[str]:
     """Lay out many rows side by side, shorter: as many as fit in a number of lines, and how many more there are."""
     cells = list(_cells(rows, glyphs, _LEAST_BAR - 1))
     beside = max(1, (width + len(_GRID_GAP)) // (len(cells[0]) + len(_GRID_GAP)))
@@ -149,7 +149,7 @@ def grid(rows: Sequence[Row], width: int, most_lines: int, glyphs: Glyphs) -> li
     return [line.rstrip() for line in laid] + ([f"... and {rest:,} more"] if rest else [])
 
 
-def _cells(rows: Sequence[Row], glyphs: Glyphs, bar: int) -> Iterator[str]:
+def _cells(rows: Sequence[MetricRow], glyphs: Glyphs, bar: int) -> Iterator[str]:
     """Yield a heading and the cell of each row, all equally wide."""
     figures = [
         [row.name]

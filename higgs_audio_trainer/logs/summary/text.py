@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from higgs_audio_trainer.logs.gaps import Gap
 from higgs_audio_trainer.logs.summary.bars import Glyphs, glyphs
-from higgs_audio_trainer.logs.summary.figures import Alarm, Figures, Summary
-from higgs_audio_trainer.logs.summary.table import Row, grid, table
+from higgs_audio_trainer.logs.summary.figures import RunProblem, SplitMetrics, Summary
+from higgs_audio_trainer.logs.summary.table import MetricRow, grid, table
 from sinks.terminal.escape import printable
 from sinks.terminal.fold import folded
 
@@ -22,7 +22,7 @@ _LONGEST = 60  # characters of a text that a log gives
 _LABEL = 9  # columns of what stands before a line
 
 
-class _Entry(NamedTuple):
+class _LabelledFacts(NamedTuple):
     """Facts and the label before them."""
 
     label: str
@@ -50,8 +50,8 @@ def render_summary(summary: Summary, *, width: int, encoding: str) -> str:
     return "\n\n".join("\n".join(block) for block in (before, figures, after) if block)
 
 
-def _line(label: str, *facts: str | None) -> _Entry:
-    return _Entry(label, "; ".join(fact for fact in facts if fact))
+def _line(label: str, *facts: str | None) -> _LabelledFacts:
+    return _LabelledFacts(label, "; ".join(fact for fact in facts if fact))
 
 
 def _text(value: Any) -> str:
@@ -62,7 +62,7 @@ def _count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def _run(summary: Summary) -> Iterator[_Entry]:
+def _run(summary: Summary) -> Iterator[_LabelledFacts]:
     start: Any = summary.start
     if start is None:
         yield _line("log", printable(str(summary.path)), _count(summary.events, "event"), "no run_start")
@@ -107,7 +107,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[str]:
         yield known["dtype"]
 
 
-def _state(summary: Summary) -> _Entry:
+def _state(summary: Summary) -> _LabelledFacts:
     end: Any = summary.end
     if end is None:
         last = "" if summary.last_ts is None else f"; last event at {_text(summary.last_ts)}"
@@ -119,14 +119,14 @@ def _state(summary: Summary) -> _Entry:
     return _line("state", f"ended at step {end.step:,}: {_text(end.reason)}")
 
 
-def _steps(summary: Summary) -> _Entry:
+def _steps(summary: Summary) -> _LabelledFacts:
     training, evaluation = summary.training, summary.evaluation
     logged = f"{training.count:,} logged" + _span(training)
     evaluated = f"{_count(evaluation.count, 'evaluation')}{_span(evaluation)}" if evaluation.count else None
     return _line("steps", logged, evaluated)
 
 
-def _span(figures: Figures) -> str:
+def _span(figures: SplitMetrics) -> str:
     if figures.first_step is None or figures.last_step is None:
         return ""
     if figures.first_step == figures.last_step:
@@ -141,7 +141,7 @@ def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str
     names = ("total", *(trained or ("text", "audio")))
     rows = list(_rows(training, *names))
     codebooks = list(_rows(training, *(name for name in training.losses if name.startswith("codebook "))))
-    evaluations = [Row(f"eval {name}", *figures) for name, *figures in _rows(evaluation, *names)]
+    evaluations = [MetricRow(f"eval {name}", *figures) for name, *figures in _rows(evaluation, *names)]
     if not rows and not evaluations:
         return []
     whole = table([*rows, *codebooks, *evaluations], width, drawn)
@@ -152,13 +152,13 @@ def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str
     return [*upper, *grid(numbered, width, max(1, room - len(upper) - _AROUND_GRID), drawn)]
 
 
-def _rows(figures: Figures, *names: str) -> Iterator[Row]:
+def _rows(figures: SplitMetrics, *names: str) -> Iterator[MetricRow]:
     for name in names:
         if name in figures.losses:
-            yield Row(name, figures.losses[name], figures.accuracies.get(name))
+            yield MetricRow(name, figures.losses[name], figures.accuracies.get(name))
 
 
-def _alarms(alarms: Sequence[Alarm]) -> Iterator[_Entry]:
+def _alarms(alarms: Sequence[RunProblem]) -> Iterator[_LabelledFacts]:
     if not alarms:
         yield _line("alarms", "none")
     label = "alarms"
@@ -176,7 +176,7 @@ def _about(series: Sequence[str]) -> str:
     return f" ({', '.join(shown)})" if shown else ""
 
 
-def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_Entry]:
+def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_LabelledFacts]:
     if gaps is None:
         yield _line("gaps", "n/a: the events have no seq")
         return
@@ -199,7 +199,7 @@ def _place(gap: Gap) -> str:
     return f"seq {numbers} of rank {gap.rank}, attempt {gap.attempt}"
 
 
-def _cost(summary: Summary) -> Iterator[_Entry]:
+def _cost(summary: Summary) -> Iterator[_LabelledFacts]:
     cost, end = summary.cost, summary.end
     label = "logging"
     if cost.step_ms is not None and cost.logging_ms is not None:

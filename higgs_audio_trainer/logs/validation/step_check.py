@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.logs.lines import Line, where, whole
+from higgs_audio_trainer.logs.lines import LogLine, int_field, where
 from higgs_audio_trainer.logs.typed import MARKS, Record, marked
-from higgs_audio_trainer.logs.validation.finding import Finding
+from higgs_audio_trainer.logs.validation.violation import Violation
 
 _ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample", "token_counts"})
 _KEY = ("event", "split", "modality", "sample_index", "codebook")
@@ -30,13 +30,13 @@ class StepCheck:
         """Take note of the step of the checkpoint that was resumed."""
         self._step = step
 
-    def take(self, line: Line) -> Iterator[Finding]:
+    def take(self, line: LogLine) -> Iterator[Violation]:
         """Take a line that fits its schema."""
-        step = whole(line.record, "step")
+        step = int_field(line.record, "step")
         if step is None or marked(line.record, "$.step"):
             return
         if self._step is not None and step < self._step:
-            yield Finding(line.where, "$.step", f"at least {self._step}, the step before", str(step), "step")
+            yield Violation(line.where, "$.step", f"at least {self._step}, the step before", str(step), "step")
         if step != self._step:
             self._step = step
             self._keys.clear()
@@ -45,18 +45,18 @@ class StepCheck:
         if line.record["event"] == "prediction_sample":
             yield from self._renames(line)
 
-    def _repeats(self, line: Line) -> Iterator[Finding]:
+    def _repeats(self, line: LogLine) -> Iterator[Violation]:
         event = line.record["event"]
         if event not in _ONCE_A_STEP:
             return
         key = tuple(map(line.record.get, _KEY))
         if key in self._keys:
             got = f"another one than at {where(*self._keys[key])}"
-            yield Finding(line.where, "$", f"one {_described(line.record)} of step {self._step}", got, "duplicate")
+            yield Violation(line.where, "$", f"one {_described(line.record)} of step {self._step}", got, "duplicate")
         else:
             self._keys[key] = line.path, line.number, line.offset
 
-    def _renames(self, line: Line) -> Iterator[Finding]:
+    def _renames(self, line: LogLine) -> Iterator[Violation]:
         record, has_marks = line.record, not MARKS.isdisjoint(line.record)
         split, index, at = record["split"], record["sample_index"], (line.path, line.number, line.offset)
         for name in _NAMES:
@@ -64,7 +64,7 @@ class StepCheck:
                 continue
             before, place = self._samples.setdefault((split, index, name), (record[name], at))
             if before != record[name]:
-                yield Finding(
+                yield Violation(
                     line.where,
                     f"$.{name}",
                     f"{before!r}, as sample {index} has at {where(*place)}",

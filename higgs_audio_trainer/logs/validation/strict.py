@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, Window
-from higgs_audio_trainer.logs.typed import Misfit, Record, convert, excused, without_null
+from higgs_audio_trainer.logs.typed import InvalidField, Record, convert, excused, without_null
 
 _BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # JSON Schema's words, and msgspec's
 _UNIONS = (Union, UnionType)  # `Literal["a"] | None` is the former
@@ -26,7 +26,7 @@ _MARKS = (
 )
 
 
-def misfit(record: Record, *, golden: bool = False) -> Misfit | None:
+def invalid_field(record: Record, *, golden: bool = False) -> InvalidField | None:
     """Say what in a record is not as its schema says, if anything is.
 
     Args:
@@ -40,7 +40,7 @@ def misfit(record: Record, *, golden: bool = False) -> Misfit | None:
         candidate = {key: fillers[key] for key in fillers.keys() & VOLATILE_FIELDS} | candidate
     for _ in range(len(fillers) + 1):
         found = convert(candidate, _schema_class(name))
-        if not isinstance(found, Misfit):
+        if not isinstance(found, InvalidField):
             return None
         key = _top(found.field)
         if key not in fillers or not excused(record, found):
@@ -53,7 +53,7 @@ def is_plain(record: Record) -> bool:
     """Tell whether a record is of an event and a version that this package knows, and as plain as nearly every line.
 
     It fits its schema, has no field that its schema does not name, no mark, and no null that stands for a number. What
-    is wrong in a record that is not plain, if anything, is for `misfit` to say.
+    is wrong in a record that is not plain, if anything, is for `invalid_field` to say.
     """
     name = record["event"]
     if name not in EVENTS or record.get("v") != SCHEMA_VERSION:

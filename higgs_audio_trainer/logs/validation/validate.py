@@ -13,15 +13,15 @@ from typing import Any
 
 from higgs_audio_trainer.errors import Fault
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
-from higgs_audio_trainer.logs.files import Stream, find, named
+from higgs_audio_trainer.logs.files import AttemptFiles, find, parse_name
 from higgs_audio_trainer.logs.gaps import may_begin_late
-from higgs_audio_trainer.logs.lines import Line, LogFile, where, whole
+from higgs_audio_trainer.logs.lines import LogFile, LogLine, int_field, where
 from higgs_audio_trainer.logs.typed import MARKS, Record, excused, typed
+from higgs_audio_trainer.logs.validation.attempt_check import AttemptCheck
 from higgs_audio_trainer.logs.validation.consistency import contradictions, inconsistencies
-from higgs_audio_trainer.logs.validation.finding import Finding, Kind
 from higgs_audio_trainer.logs.validation.members import repeated_member
-from higgs_audio_trainer.logs.validation.stream_check import StreamCheck
-from higgs_audio_trainer.logs.validation.strict import is_plain, misfit
+from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
+from higgs_audio_trainer.logs.validation.violation import Kind, Violation
 
 _MOST_FAULTS = 100  # between two lines that hold an event; further ones are counted
 _MOST_NAMES = 100  # of unknown fields
@@ -57,7 +57,7 @@ class Validation:
         logs: the files of each log.
     """
 
-    def __init__(self, logs: Sequence[Sequence[Stream]]) -> None:
+    def __init__(self, logs: Sequence[Sequence[AttemptFiles]]) -> None:
         self._logs = logs
         self._reset()
 
@@ -73,9 +73,9 @@ class Validation:
         """How many findings are errors."""
         return self.kinds.total()
 
-    def __iter__(self) -> Iterator[Finding]:
+    def __iter__(self) -> Iterator[Violation]:
         self._reset()  # whoever iterates once more counts anew
-        for finding in chain.from_iterable(_Log(log, self).findings() for log in self._logs):
+        for finding in chain.from_iterable(_ValidatedLog(log, self).findings() for log in self._logs):
             if finding.severity == "note":
                 self.notes += 1
                 self.has_noted_gaps = self.has_noted_gaps or finding.kind == "gap"
@@ -84,39 +84,39 @@ class Validation:
             yield finding
 
 
-class _Log:
+class _ValidatedLog:
     """One log: what its files have in common."""
 
-    def __init__(self, log: Sequence[Stream], counts: Validation) -> None:
+    def __init__(self, log: Sequence[AttemptFiles], counts: Validation) -> None:
         self._log = log
         self._counts = counts
         self._run_id: str | None = None
         self._is_golden: bool | None = None  # not known before the first line
         self._unknown: set[tuple[str, str]] = set()
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[Violation]:
         last = max(stream.attempt for stream in self._log)
         yield from _missing_attempts(self._log)
         for stream in self._log:
-            if named(stream.files[0]) is None:
+            if parse_name(stream.files[0]) is None:
                 yield from self._joined(stream.files[0])
             else:
                 yield from self._named(stream, is_last=stream.attempt == last)
 
-    def _named(self, stream: Stream, *, is_last: bool) -> Iterator[Finding]:
+    def _named(self, stream: AttemptFiles, *, is_last: bool) -> Iterator[Violation]:
         """Check files whose names say of which rank and attempt they are."""
-        check = StreamCheck(begins_late=may_begin_late(stream.files[0]))
+        check = AttemptCheck(begins_late=may_begin_late(stream.files[0]))
         said: _Key | None = None
         size = 0
         for path in stream.files:
             check.begin_file()
-            faults = _Faults()
+            faults = _SkippedLines()
             for line in LogFile(path, faults, event_of=_event_of).lines():
                 if faults.count:
                     yield from self._faults(faults, check)
                 size += 1
                 if size == 1 and self._begins_golden(line.record):
-                    check = StreamCheck(is_golden=True)
+                    check = AttemptCheck(is_golden=True)
                 key = _key_of(line.record, (stream.rank, stream.attempt))
                 if key not in (said, (stream.rank, stream.attempt)):
                     yield _misnamed(line, stream, key)
@@ -132,11 +132,11 @@ class _Log:
             yield _empty(stream.files[0], is_last=is_last)
         yield from check.end(is_last=is_last)
 
-    def _joined(self, path: Path) -> Iterator[Finding]:
+    def _joined(self, path: Path) -> Iterator[Violation]:
         """Check a file that may hold the lines of several ranks and attempts, as `merge` writes it."""
-        checks: dict[_Key, StreamCheck] = {}
-        check = StreamCheck(is_joined=True)  # of the lines before the first that says whose it is
-        faults = _Faults()
+        checks: dict[_Key, AttemptCheck] = {}
+        check = AttemptCheck(is_joined=True)  # of the lines before the first that says whose it is
+        faults = _SkippedLines()
         for line in LogFile(path, faults, event_of=_event_of).lines():
             if faults.count:
                 yield from self._faults(faults, check)
@@ -156,22 +156,22 @@ class _Log:
         for (_, attempt), each in checks.items() or [((0, 0), check)]:
             yield from each.end(is_last=attempt == last, may_be_part=attempt != last)
 
-    def _new_check(self) -> StreamCheck:
-        return StreamCheck(is_golden=self._is_golden or False, is_joined=True)
+    def _new_check(self) -> AttemptCheck:
+        return AttemptCheck(is_golden=self._is_golden or False, is_joined=True)
 
     def _begins_golden(self, first: Record) -> bool:
         self._is_golden = not any(name in first for name in _TOLD_APART)
         self._counts.is_golden = self._counts.is_golden or self._is_golden
         return self._is_golden
 
-    def _faults(self, faults: _Faults, check: StreamCheck) -> Iterator[Finding]:
+    def _faults(self, faults: _SkippedLines, check: AttemptCheck) -> Iterator[Violation]:
         for fault in faults.taken():
             kind: Kind = "line" if fault.field == "$" else "schema"
-            yield from check.faulty(Finding(fault.where, fault.field, fault.expected, fault.got, kind))
+            yield from check.faulty(Violation(fault.where, fault.field, fault.expected, fault.got, kind))
         if more := faults.take_more():
-            yield Finding(more[0], "$", "lines that hold an event", f"{more[1]:,} more that hold none", "line")
+            yield Violation(more[0], "$", "lines that hold an event", f"{more[1]:,} more that hold none", "line")
 
-    def _line(self, line: Line, check: StreamCheck, *, after_fault: bool) -> Iterator[Finding]:
+    def _line(self, line: LogLine, check: AttemptCheck, *, after_fault: bool) -> Iterator[Violation]:
         if check.is_repeated(line):
             return
         self._counts.events += 1
@@ -183,39 +183,41 @@ class _Log:
             yield from self._unknown_fields(line)
         yield from check.take(line, is_sound=not found, after_fault=after_fault)
 
-    def _alone(self, line: Line, check: StreamCheck) -> list[Finding]:
+    def _alone(self, line: LogLine, check: AttemptCheck) -> list[Violation]:
         """Check a line by itself."""
         record, found = line.record, []
         repeated = repeated_member(line.raw, record)
         if repeated is not None:
-            found.append(Finding(line.where, "$", "each member of a JSON object once", f"{repeated!r} twice", "member"))
+            found.append(
+                Violation(line.where, "$", "each member of a JSON object once", f"{repeated!r} twice", "member")
+            )
         event = record["event"]
         start = record if event == "run_start" else check.start
         if line.event is None:  # it is plain
             wrong = contradictions(record, start)
         elif event not in EVENTS or record.get("v") != SCHEMA_VERSION:
             return [*found, _unknown_event(line)]
-        elif (misfitting := misfit(record, golden=bool(self._is_golden))) is not None:
-            return [*found, Finding(line.where, *misfitting, "schema")]
+        elif (invalid := invalid_field(record, golden=bool(self._is_golden))) is not None:
+            return [*found, Violation(line.where, *invalid, "schema")]
         else:
             wrong = [item for item in inconsistencies(record, start) if not excused(record, item)]
-        return [*found, *(Finding(line.where, *item, "value") for item in wrong)] if wrong else found
+        return [*found, *(Violation(line.where, *item, "value") for item in wrong)] if wrong else found
 
-    def _run(self, line: Line) -> Iterator[Finding]:
+    def _run(self, line: LogLine) -> Iterator[Violation]:
         run_id = line.record.get("run_id")
         if isinstance(run_id, str):
             if self._run_id is not None:
-                yield Finding(line.where, "$.run_id", f"{self._run_id!r}, as the line before", repr(run_id), "run_id")
+                yield Violation(line.where, "$.run_id", f"{self._run_id!r}, as the line before", repr(run_id), "run_id")
             self._run_id = run_id
 
-    def _unknown_fields(self, line: Line) -> Iterator[Finding]:
+    def _unknown_fields(self, line: LogLine) -> Iterator[Violation]:
         if line.record["event"] not in EVENTS:
             return
         for name in line.event.extra:
             key = (line.record["event"], name)
             if name not in MARKS and key not in self._unknown and len(self._unknown) < _MOST_NAMES:
                 self._unknown.add(key)
-                yield Finding(
+                yield Violation(
                     line.where,
                     f"$.{name}",
                     f"a field of {key[0]}",
@@ -225,7 +227,7 @@ class _Log:
                 )
 
 
-class _Faults:
+class _SkippedLines:
     """Takes the faults of a file between two of its lines: the first of them, and the number of the others.
 
     Attributes:
@@ -262,33 +264,33 @@ def _event_of(record: Record) -> Any:
 
 
 def _key_of(record: Record, default: _Key) -> _Key:
-    rank, attempt = whole(record, "rank"), whole(record, "attempt")
+    rank, attempt = int_field(record, "rank"), int_field(record, "attempt")
     return default[0] if rank is None else rank, default[1] if attempt is None else attempt
 
 
-def _missing_attempts(log: Sequence[Stream]) -> Iterator[Finding]:
+def _missing_attempts(log: Sequence[AttemptFiles]) -> Iterator[Violation]:
     first_files = {stream.attempt: stream.files[0] for stream in reversed(log)}
     for one, other in pairwise(sorted(first_files)):
         if other > one + 1:
             missing = f"attempt {one + 1}" if other == one + 2 else f"attempts {one + 1} to {other - 1}"
             place = where(first_files[other], 1, 0)
-            yield Finding(place, "$.attempt", f"files of {missing} before it", "none", "name", "note")
+            yield Violation(place, "$.attempt", f"files of {missing} before it", "none", "name", "note")
 
 
-def _misnamed(line: Line, stream: Stream, key: _Key) -> Finding:
+def _misnamed(line: LogLine, stream: AttemptFiles, key: _Key) -> Violation:
     name = "rank" if key[0] != stream.rank else "attempt"
     expected, got = (stream.rank, key[0]) if name == "rank" else (stream.attempt, key[1])
-    return Finding(line.where, f"$.{name}", f"{expected}, as the file's name has it", str(got), "name")
+    return Violation(line.where, f"$.{name}", f"{expected}, as the file's name has it", str(got), "name")
 
 
-def _unknown_event(line: Line) -> Finding:
+def _unknown_event(line: LogLine) -> Violation:
     event, newer = line.record["event"], "a newer version may have written it, and must check it"
     if event not in EVENTS:
-        return Finding(line.where, "$.event", f"one of {', '.join(EVENTS)}", f"{event!r}: {newer}", "unknown")
-    return Finding(line.where, "$.v", str(SCHEMA_VERSION), f"{line.record.get('v')!r}: {newer}", "unknown")
+        return Violation(line.where, "$.event", f"one of {', '.join(EVENTS)}", f"{event!r}: {newer}", "unknown")
+    return Violation(line.where, "$.v", str(SCHEMA_VERSION), f"{line.record.get('v')!r}: {newer}", "unknown")
 
 
-def _empty(path: Path, *, is_last: bool) -> Finding:
-    return Finding(
+def _empty(path: Path, *, is_last: bool) -> Violation:
+    return Violation(
         where(path, 1, 0), "$", "run_start as the first line", "no line", "run_start", "error" if is_last else "note"
     )

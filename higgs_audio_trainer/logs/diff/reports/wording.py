@@ -7,7 +7,16 @@ from typing import Any
 
 import orjson
 
-from higgs_audio_trainer.logs.diff.comparison import KINDS, MISSING, Comparison, Divergence, Field, Place, Setting, Side
+from higgs_audio_trainer.logs.diff.comparison import (
+    KINDS,
+    MISSING,
+    ComparedLog,
+    Comparison,
+    Divergence,
+    Field,
+    Place,
+    Setting,
+)
 from sinks.terminal.escape import printable
 
 _LONGEST_VALUE = 80  # characters
@@ -67,7 +76,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def side(given: Side) -> str:
+def side(given: ComparedLog) -> str:
     """Write which log a side is."""
     parts = [] if given.run_id is None else [f"run {name(given.run_id)}"]
     parts.append(count(given.events, "event"))

@@ -10,10 +10,10 @@ from enum import Enum, auto
 from operator import itemgetter
 
 from higgs_audio_trainer.logs.gaps import Ledger, Outage
-from higgs_audio_trainer.logs.lines import Line, whole
+from higgs_audio_trainer.logs.lines import LogLine, int_field
 from higgs_audio_trainer.logs.typed import Record
-from higgs_audio_trainer.logs.validation.finding import Finding, Kind, Severity
 from higgs_audio_trainer.logs.validation.step_check import StepCheck
+from higgs_audio_trainer.logs.validation.violation import Kind, Severity, Violation
 
 _SINK = "jsonl"
 _MOST_TORN = 100  # lines whose fate is looked into at the end; further ones are errors
@@ -27,7 +27,7 @@ class _Head(Enum):
     PASSED = auto()
 
 
-class StreamCheck:
+class AttemptCheck:
     """What is known of one rank and attempt. Grows with the gaps and with what a step holds, not with the log.
 
     Args:
@@ -46,11 +46,11 @@ class StreamCheck:
         self._ledger = Ledger(begins_late)
         self._steps = StepCheck()
         self._jumps: list[tuple[int, str]] = []  # first missing number, and the place where that showed
-        self._torn: list[tuple[int, Finding]] = []  # the number that was to come, and what came
+        self._torn: list[tuple[int, Violation]] = []  # the number that was to come, and what came
         self._faulty: dict[int, int] = {}  # the number that was to come, and how many lines without an event came
         self._start_raw = self._last_raw = b""
-        self._again: Line | None = None  # `run_start` once more in a joined file, until the next line
-        self._last: Line | None = None
+        self._again: LogLine | None = None  # `run_start` once more in a joined file, until the next line
+        self._last: LogLine | None = None
         self._seq: int | None = None
         self._head = _Head.PASSED
         self._ended = self._is_capped = self._late_is_said = False
@@ -60,7 +60,7 @@ class StreamCheck:
         """Take note that the lines of another file follow."""
         self._head = _Head.PASSED if self._last is None else _Head.AHEAD
 
-    def is_repeated(self, line: Line) -> bool:
+    def is_repeated(self, line: LogLine) -> bool:
         """Tell whether a line is one that a segment begins with and that was there before."""
         raw = line.raw.rstrip()
         if raw == self._start_raw and self._head is _Head.AHEAD:
@@ -74,7 +74,7 @@ class StreamCheck:
             return True
         return False
 
-    def faulty(self, finding: Finding) -> Iterator[Finding]:
+    def faulty(self, finding: Violation) -> Iterator[Violation]:
         """Take a line that holds no event. One that is no JSON a failing sink may have left, and told of it later."""
         expected = self._ledger.expected
         if expected in self._faulty or len(self._faulty) < _MOST_TORN:
@@ -84,7 +84,7 @@ class StreamCheck:
         else:
             yield finding
 
-    def take(self, line: Line, *, is_sound: bool, after_fault: bool) -> Iterator[Finding]:
+    def take(self, line: LogLine, *, is_sound: bool, after_fault: bool) -> Iterator[Violation]:
         """Take a line.
 
         Args:
@@ -99,13 +99,13 @@ class StreamCheck:
             yield from self._steps.take(line)
         if line.record["event"] == "run_start" and not self.start and is_sound:
             self.start, self._start_raw = line.record, line.raw.rstrip()
-            self._steps.begin_at(whole(line.record, "resumed_from_step"))
+            self._steps.begin_at(int_field(line.record, "resumed_from_step"))
         self._last, self._last_raw, self._head = line, line.raw.rstrip(), _Head.PASSED
 
-    def _place_in_file(self, line: Line, *, after_fault: bool) -> Iterator[Finding]:
+    def _place_in_file(self, line: LogLine, *, after_fault: bool) -> Iterator[Violation]:
         event, last = line.record["event"], self._last
         if self._again is not None:
-            yield from self._begun_again(self._again, whole(line.record, "seq"))
+            yield from self._begun_again(self._again, int_field(line.record, "seq"))
             self._again = None
         if self._head is _Head.AHEAD and self.start and not after_fault:
             yield _finding(line, "$.event", "run_start, with which each segment begins", event, "run_start")
@@ -122,14 +122,14 @@ class StreamCheck:
         self._ended = self._ended or event == "run_end"
         self._is_capped = self._is_capped or (event == "cap_reached" and line.record.get("sink") == _SINK)
 
-    def _begun_again(self, start: Line, seq: int | None) -> Iterator[Finding]:
+    def _begun_again(self, start: LogLine, seq: int | None) -> Iterator[Violation]:
         """Say so where `run_start` stood once more, and no later segment follows, whose numbers go on."""
         if seq is None or self._seq is None or seq <= self._seq:
             got = "the last line" if seq is None else f"one before seq {seq:,}"
             yield _finding(start, "$.event", "run_start before lines that go on", got, "run_start")
 
-    def _number(self, line: Line) -> Iterator[Finding]:
-        seq = whole(line.record, "seq")
+    def _number(self, line: LogLine) -> Iterator[Violation]:
+        seq = int_field(line.record, "seq")
         if seq is None or seq < 0:
             return  # the schema's finding
         if self._seq is not None and seq <= self._seq:
@@ -140,7 +140,7 @@ class StreamCheck:
         self._seq = seq
         self._ledger.enter(line.record, seq, _SINK)
 
-    def end(self, *, is_last: bool, may_be_part: bool = False) -> Iterator[Finding]:
+    def end(self, *, is_last: bool, may_be_part: bool = False) -> Iterator[Violation]:
         """Say what can be said once all lines were taken.
 
         Args:
@@ -163,7 +163,7 @@ class StreamCheck:
         yield from self._torn_lines(explained)
         yield from self._ends(explained, is_last=is_last)
 
-    def _gap(self, first: int, last: int, reason: Outage | str | None) -> Finding:
+    def _gap(self, first: int, last: int, reason: Outage | str | None) -> Violation:
         place = self._jumps[bisect_right(self._jumps, first, key=itemgetter(0)) - 1][1]
         numbers = f"seq {first:,}" if first == last else f"seq {first:,} to {last:,}"
         if reason == "keep":
@@ -175,29 +175,29 @@ class StreamCheck:
             got = f"none: the log is full, said by cap_reached at seq {self._ledger.capped_at:,}"
         else:
             got = "none, and nothing that explains it"
-        return Finding(place, "$.seq", numbers, got, "gap", _note_if(reason is not None))
+        return Violation(place, "$.seq", numbers, got, "gap", _note_if(reason is not None))
 
-    def _torn_lines(self, explained: list[tuple[int, int]]) -> Iterator[Finding]:
+    def _torn_lines(self, explained: list[tuple[int, int]]) -> Iterator[Violation]:
         for expected, finding in self._torn:
             index = bisect_right(explained, expected, key=itemgetter(0)) - 1
             if index >= 0 and explained[index][1] >= expected:
                 got = f"{finding.got}: what a failed write left of an event that is said to be lost"
-                yield Finding(finding.where, finding.path, finding.expected, got, finding.kind, "note")
+                yield Violation(finding.where, finding.path, finding.expected, got, finding.kind, "note")
             else:
                 yield finding
 
-    def _ends(self, explained: list[tuple[int, int]], *, is_last: bool) -> Iterator[Finding]:
+    def _ends(self, explained: list[tuple[int, int]], *, is_last: bool) -> Iterator[Violation]:
         if self._without_start is not None:
             is_lost = bool(explained) and explained[0][0] == 0
             got = "another event: it was lost, as is said" if is_lost else "another event"
-            yield Finding(
+            yield Violation(
                 self._without_start, "$.event", "run_start as the first line", got, "run_start", _note_if(is_lost)
             )
         if not self._ended and self._last is not None:
             ending = (
                 "the process was killed, or is still running" if is_last else "the process was killed, then resumed"
             )
-            yield Finding(
+            yield Violation(
                 self._last.where,
                 "$.event",
                 "run_end as the last line",
@@ -207,8 +207,8 @@ class StreamCheck:
             )
 
 
-def _finding(line: Line, path: str, expected: str, got: str, kind: Kind) -> Finding:
-    return Finding(line.where, path, expected, got, kind)
+def _finding(line: LogLine, path: str, expected: str, got: str, kind: Kind) -> Violation:
+    return Violation(line.where, path, expected, got, kind)
 
 
 def _note_if(is_accounted_for: bool) -> Severity:

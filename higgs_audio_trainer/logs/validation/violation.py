@@ -24,7 +24,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Violation:
     """One finding; prints as `file:line (byte offset): $.path: expected ..., got ...`.
 
     Attributes:
