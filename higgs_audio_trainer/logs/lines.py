@@ -1,4 +1,4 @@
-"""The lines of a file of a log. A line that holds no event costs itself alone."""
+"""Lines of a log file. An invalid line does not affect other lines."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
 from higgs_audio_trainer.logs.typed import InvalidField, Record, typed
 
 OnProblem = Callable[[Fault], None]
-EventOf = Callable[[Record], Any]  # a `Logged`, what is wrong with the record, or None where no event is asked for
+EventOf = Callable[[Record], Any]  # returns a `Logged`, an `InvalidField`, or None if no event is needed
 
-LONGEST_LINE = 2**20  # bytes; four times the longest that the writer makes
+LONGEST_LINE = 2**20  # bytes; four times the longest line of the writer
 _NEWLINE = b"\n"
 
 
 class LogLine(NamedTuple):
-    """A line that holds an event.
+    """A line with an event.
 
     Attributes:
-        record: the JSON object.
-        event: the same as a typed event, a `Logged`; None where it is as no type says, if such lines are asked for, or
-            where none was made of it.
-        raw: its bytes, newline included.
-        path: its file.
-        number: of the line in its file, counted from 1.
-        offset: of its first byte in its file.
+        record: JSON object of the line.
+        event: Typed event of the line, a `Logged`. None for an invalid line of a reader with `keep_invalid`, and for a
+            reader whose `event_of` returns None.
+        raw: Bytes of the line with the newline.
+        path: File of the line.
+        number: Number of the line in the file, counted from 1.
+        offset: Offset of the line's first byte in the decompressed file.
     """
 
     record: Record
@@ -41,33 +41,44 @@ class LogLine(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The place, as faults name it."""
+        """Place of the line, as in error messages."""
         return where(self.path, self.number, self.offset)
 
 
 def where(path: Path, number: int, offset: int) -> str:
-    """Name a place in a log: `file:line (byte offset)`."""
+    """Return the name of a place in a log.
+
+    Example:
+        >>> where(Path("run.jsonl"), 3, 512)
+        'run.jsonl:3 (byte 512)'
+    """
     return f"{path}:{number} (byte {offset})"
 
 
 def int_field(record: Record, name: str) -> int | None:
-    """Return a field that is a whole number; None where it is something else or not there."""
+    """Return an integer field; None for another type or a missing field.
+
+    Example:
+        >>> record = {"step": 10, "loss": 2.5, "ok": True}
+        >>> [int_field(record, name) for name in ("step", "loss", "ok", "rank")]
+        [10, None, None, None]
+    """
     value = record.get(name)
-    return value if type(value) is int else None  # True is none
+    return value if type(value) is int else None  # a bool is an instance of int, not a number
 
 
 class LogFile:
-    """A file of a log, read line by line, and read on where it has grown.
+    """Reader of a log file, line by line, that can continue after the file grew.
 
     Args:
-        path: the file; `-` is standard input.
-        on_problem: is told of lines that hold no event.
-        keep_invalid: yield those of them, too, that are objects with the name of an event.
-        event_of: makes the event of a record.
+        path: Path of the file; `-` is standard input.
+        on_problem: Receives each invalid line.
+        keep_invalid: Yield objects with an event name that do not fit the event's type, too.
+        event_of: Function that makes the event of a record.
 
     Attributes:
-        number: lines read.
-        offset: bytes read, after decompression.
+        number: Number of lines read.
+        offset: Number of bytes read, after decompression.
     """
 
     def __init__(
@@ -81,13 +92,14 @@ class LogFile:
         self._event_of = event_of
 
     def lines(self, *, growing: bool = False) -> Iterator[LogLine]:
-        """Yield the lines from where the last call ended. Split at the newline byte alone.
+        """Yield the lines after the last line read. Only the newline byte ends a line.
 
         Args:
-            growing: somebody writes to it: leave a line without its newline for the next call.
+            growing: Whether another process writes to the file. A last line without a newline then waits for the next
+                call.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: The file cannot be read.
         """
         with opened(self.path, self.offset) as file:
             while line := self._read(file, LONGEST_LINE):
@@ -99,7 +111,7 @@ class LogFile:
                     return
                 self.number += 1
                 place, self.offset = self.offset, self.offset + size
-                record = object_of(line) if size == len(line) else _too_long(size)
+                record = parse_line(line) if size == len(line) else _too_long(size)
                 if isinstance(record, InvalidField):
                     self._on_problem(Fault(where(self.path, self.number, place), *record))
                     continue
@@ -116,13 +128,13 @@ class LogFile:
             return file.readline(limit)
         except DAMAGED as error:
             place = where(self.path, self.number + 1, self.offset)
-            self._on_problem(Fault(place, "$", "compressed bytes that are whole", f"{error or type(error).__name__}"))
+            self._on_problem(Fault(place, "$", "complete compressed data", f"{error or type(error).__name__}"))
             return b""
         except OSError as error:
             raise unreadable(self.path, error) from error
 
     def _skip(self, file: BinaryIO) -> tuple[int, bool]:
-        """Pass over the rest of a line, part by part; return its size in bytes, and whether it has an end."""
+        """Skip the rest of a line in blocks; return the number of bytes and whether the line ends with a newline."""
         size = 0
         while part := self._read(file, LONGEST_LINE):
             size += len(part)
@@ -131,13 +143,23 @@ class LogFile:
         return size, False
 
 
-def object_of(line: bytes) -> Record | InvalidField:
-    """Parse a line as an object with the name of an event, whatever else it holds; or say why it is none."""
+def parse_line(line: bytes) -> Record | InvalidField:
+    r"""Parse a line as a JSON object with an event name.
+
+    Returns:
+        The object, or an `InvalidField` that describes the problem.
+
+    Example:
+        >>> parse_line(b'{"event": "train_step", "step": 1}\n')
+        {'event': 'train_step', 'step': 1}
+        >>> parse_line(b'[1, 2]\n')
+        InvalidField(field='$', expected='a JSON object', got='list')
+    """
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         torn = "" if line.endswith(_NEWLINE) else "a torn last line, "
-        return InvalidField("$", "a JSON object", f"{torn}{len(line):,} bytes that are none ({error})")
+        return InvalidField("$", "a JSON object", f"{torn}{len(line):,} bytes that are not JSON ({error})")
     if not isinstance(record, dict):
         return InvalidField("$", "a JSON object", type(record).__name__)
     if not isinstance(record.get("event"), str):
@@ -150,12 +172,12 @@ def _too_long(size: int) -> InvalidField:
 
 
 def tail(path: Path) -> Iterator[Record]:
-    """Yield the last records of a file, the last one first: those within the length of the longest line.
+    """Yield the last records of a file, newest first, within the size of the longest line.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: The file cannot be read.
     """
     for line in reversed(end_of(path, LONGEST_LINE).split(_NEWLINE)):
-        record = object_of(line)
+        record = parse_line(line)
         if not isinstance(record, InvalidField) and not isinstance(typed(record), InvalidField):
             yield record

@@ -1,7 +1,7 @@
-"""A log as Parquet: a file of each event, with a column of each of its fields, typed as `events` says.
+"""Export of a log to Parquet, one file for each event name, one column for each field, with the types of `events`.
 
-Memory does not grow with the log: of each event, a few MiB wait to become a row group. A file takes its name, and the
-place of an older one, when all of them are complete.
+Memory does not grow with the log. A few MiB of lines for each event name wait to become a row group. The files are
+renamed to their final names, and replace older files, after all files are complete.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, Envelope, Window
 from higgs_audio_trainer.logs.lines import LogLine
 
-OTHER = "other"  # the file of what this version does not know
-_GROUP_BYTES = 4 * 1024 * 1024  # of lines
+OTHER = "other"  # file name for events that this version does not know
+_GROUP_BYTES = 4 * 1024 * 1024  # lines of a row group
 _Json = dict[str, Any]
 
 
 class ParquetFiles:
-    """Takes lines of a log; a context, whose end without an error makes the files.
+    """Context manager that writes the added lines to Parquet files when the block ends without an error.
 
     Args:
-        folder: of the files; is made.
-        group_bytes: how many bytes of lines become a row group.
+        folder: Folder of the files; created if missing.
+        group_bytes: Bytes of lines that form a row group.
 
     Raises:
         UserError: pyarrow is not installed.
@@ -49,15 +49,15 @@ class ParquetFiles:
         self._tables: dict[str, _EventTable] = {}
 
     def __enter__(self) -> Self:
-        """Make the folder."""
+        """Create the folder."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def add(self, line: LogLine) -> None:
-        """Take a line.
+        """Add a line to the file of the line's event.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: The disk is full, or the file cannot be written.
         """
         name = line.record["event"] if isinstance(line.event, EVENTS.get(line.record["event"], NoneType)) else OTHER
         if name not in self._tables:
@@ -65,7 +65,7 @@ class ParquetFiles:
         self._tables[name].add(line, self._group_bytes)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Name the files, or leave nothing behind where there was an error."""
+        """Rename the complete files to their final names, or remove all temporary files after an error."""
         try:
             if kind is None:
                 for table in self._tables.values():
@@ -78,7 +78,7 @@ class ParquetFiles:
 
 
 class _EventTable:
-    """The rows of one event."""
+    """Rows of one event name."""
 
     def __init__(self, arrow: Any, path: Path, hints: Mapping[str, Any]) -> None:
         self._arrow = arrow
@@ -116,7 +116,7 @@ class _EventTable:
         self._unfinished.replace(self._path)
 
     def discard(self) -> None:
-        with suppress(Exception):  # of a disk that is full: it is removed
+        with suppress(Exception):  # the file is removed anyway; the close may fail on a full disk
             self._writer.close()
         self._unfinished.unlink(missing_ok=True)
 
@@ -133,7 +133,7 @@ def _types_of(cls: type[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _type(arrow: Any, hint: Any) -> Any:
-    """Return the type of a column. A mapping whose values have no type of their own is the text of a JSON object."""
+    """Return the Arrow type of a column. A mapping with values of any type becomes a JSON string."""
     hint = _without_none(hint)
     plain = {int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_(), str: arrow.string()}
     if hint in plain:
@@ -145,7 +145,7 @@ def _type(arrow: Any, hint: Any) -> Any:
     if get_origin(hint) is dict and get_args(hint)[1] is not Any:
         key, value = get_args(hint)
         return arrow.map_(_type(arrow, key), _type(arrow, value))
-    return arrow.string()  # a name among a few, or JSON
+    return arrow.string()  # a `Literal` or JSON
 
 
 def _value(value: Any, hint: Any) -> Any:

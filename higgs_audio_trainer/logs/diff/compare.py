@@ -155,7 +155,7 @@ class _RunningComparison:
         self._any_of_steps |= event not in OF_A_RUN
         if expected is None or got is None:
             if self._selection.takes(event) and self._selection.of(entry.record):
-                self._lacks(entry, "only_in_expected" if got is None else "only_in_got")
+                self._take_missing(entry, "only_in_expected" if got is None else "only_in_got")
             return
         self._any_joined |= self._selection.takes(event)
         self._joined_of_steps |= event not in OF_A_RUN
@@ -164,15 +164,15 @@ class _RunningComparison:
         elif expected.encoded == got.encoded:
             record = self._selection.of(expected.record)
             self._joined += bool(record)
-            self._tally.agree(event, record)
+            self._tally.add_equal(event, record)
         else:
             self._differing += self._take_records(expected.record, got.record)
 
-    def _lacks(self, entry: ComparedEvent, kind: str) -> None:
+    def _take_missing(self, entry: ComparedEvent, kind: str) -> None:
         there = entry.record["event"]
-        self._tally.lacks(kind, there)
+        self._tally.add_missing(kind, there)
         expected, got = (there, MISSING) if kind == "only_in_expected" else (MISSING, there)
-        self._diverges(entry.record, Difference(kind, (), expected, got), only_predictions=False)
+        self._take_divergence(entry.record, Difference(kind, (), expected, got), only_predictions=False)
 
     def _take_settings(self, expected: Record, got: Record) -> bool:
         """Compare two `run_start`; return whether they differ in what counts."""
@@ -199,7 +199,7 @@ class _RunningComparison:
         first: Difference | None = None
         slots = set()
         for found in self._comparer.differences(event, ours, theirs):
-            self._tally.differs(event, found, expected.get("step"))
+            self._tally.add_difference(event, found, expected.get("step"))
             if len(found.path) > 1 and found.path[0] in WINDOWS:
                 slots.add(found.path[1])
             if first is None or rank_of(found.path) < rank_of(first.path):
@@ -207,10 +207,12 @@ class _RunningComparison:
         self._tally.end_event()
         if first is None:
             return False
-        self._diverges(expected, first, got=got, only_predictions="predictions" in slots and slots <= OF_THE_MODEL)
+        self._take_divergence(
+            expected, first, got=got, only_predictions="predictions" in slots and slots <= OF_THE_MODEL
+        )
         return True
 
-    def _diverges(
+    def _take_divergence(
         self, record: Record, found: Difference, *, got: Record | None = None, only_predictions: bool
     ) -> None:
         order = canonical_order_of(record)
@@ -237,7 +239,7 @@ class _RunningComparison:
         Raises:
             UserError: nothing was compared.
         """
-        expected, got = ours.side(), theirs.side()
+        expected, got = ours.compared_log(), theirs.compared_log()
         self._refuse_if_nothing_was_compared(expected, got)
         drifts = () if self._tolerances.exact else self._tally.drifts()
         counts = self._tally.counts(len(drifts))

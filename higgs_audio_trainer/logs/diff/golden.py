@@ -20,7 +20,7 @@ from higgs_audio_trainer.logs.diff.join import canonical_order_of, sortable
 from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
-from higgs_audio_trainer.logs.lines import LONGEST_LINE, object_of
+from higgs_audio_trainer.logs.lines import LONGEST_LINE, parse_line
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import InvalidField, Record
 
@@ -151,7 +151,7 @@ def _refuse_other(path: Path) -> None:
     """Refuse to write over a file that is no golden."""
     with path.open("rb") as file:
         line = file.readline(LONGEST_LINE)
-    record = object_of(line)
+    record = parse_line(line)
     if isinstance(record, InvalidField):
         got = "a line that is no event"
     elif of_a_log := [name for name in ("seq", "ts") if name in record]:

@@ -29,7 +29,7 @@ _VOLATILE = tuple(sorted(name for name in VOLATILE_FIELDS if "." not in name))
 _VOLATILE_WITHIN = _nested(VOLATILE_FIELDS)
 
 
-def strip(record: Record) -> None:
+def drop_volatile(record: Record) -> None:
     """Take the fields out of a record that two runs may differ in."""
     for name in _VOLATILE:
         record.pop(name, None)
@@ -87,8 +87,8 @@ class Selection:
         if self.takes_all:
             return record
         ignore, only = self._paths_of(record["event"])
-        kept = record if only is None else _kept(record, only)
-        return _left(kept, ignore) if ignore else kept
+        kept = record if only is None else _with_only(record, only)
+        return _without(kept, ignore) if ignore else kept
 
     def _paths_of(self, event: str) -> tuple[frozenset[str], frozenset[str] | None]:
         """Return the paths that are ignored in an event, and those alone compared: None for all."""
@@ -103,21 +103,21 @@ class Selection:
         return found
 
 
-def _kept(record: Mapping[str, Any], paths: Collection[str]) -> Record:
+def _with_only(record: Mapping[str, Any], paths: Collection[str]) -> Record:
     nested = _nested(paths)
     kept: Record = {}
     for name, value in record.items():
         if name in paths:
             kept[name] = value
-        elif name in nested and isinstance(value, dict) and (inner := _kept(value, nested[name])):
+        elif name in nested and isinstance(value, dict) and (inner := _with_only(value, nested[name])):
             kept[name] = inner
     return kept
 
 
-def _left(record: Mapping[str, Any], paths: Collection[str]) -> Record:
+def _without(record: Mapping[str, Any], paths: Collection[str]) -> Record:
     nested = _nested(paths)
     return {
-        name: _left(value, nested[name]) if name in nested and isinstance(value, dict) else value
+        name: _without(value, nested[name]) if name in nested and isinstance(value, dict) else value
         for name, value in record.items()
         if name not in paths
     }

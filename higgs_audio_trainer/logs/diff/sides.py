@@ -15,7 +15,7 @@ import orjson
 from higgs_audio_trainer.errors import Fault, UserError
 from higgs_audio_trainer.logs.diff.comparison import ComparedLog
 from higgs_audio_trainer.logs.diff.join import ComparedEvent
-from higgs_audio_trainer.logs.diff.selection import strip, volatile_settings
+from higgs_audio_trainer.logs.diff.selection import drop_volatile, volatile_settings
 from higgs_audio_trainer.logs.diff.sorter import no_room
 from higgs_audio_trainer.logs.lines import LogLine, OnProblem, int_field
 from higgs_audio_trainer.logs.reader import read_lines
@@ -87,7 +87,7 @@ class Source:
                 self._take_settings(record)
             if self._run_id is None and isinstance(run_id := record.get("run_id"), str):
                 self._run_id = run_id
-            strip(record)
+            drop_volatile(record)
             try:
                 encoded = orjson.dumps(record)
             except TypeError:  # more levels than can be written, though not than can be read
@@ -105,7 +105,7 @@ class Source:
         """Return what the `run_start` of the lowest rank says of folders and hosts; of the events read so far."""
         return self._settings[1] if self._settings else {}
 
-    def side(self) -> ComparedLog:
+    def compared_log(self) -> ComparedLog:
         """Return what is known of it, of the events read so far."""
         first, last = self._steps or (None, None)
         return ComparedLog(self.name, self._run_id, self._events, self._faults, first, last)

@@ -116,7 +116,7 @@ class Tally:
         self._fields: dict[tuple[str, str], _FieldTally] = {}
         self._compared: list[_FieldTally] = []  # of the event that is being compared
 
-    def agree(self, event: str, record: Record) -> None:
+    def add_equal(self, event: str, record: Record) -> None:
         """Take note of two events that are equal: each of their floats has the residual 0."""
         for name in float_fields(event):
             value = record.get(name)
@@ -145,7 +145,7 @@ class Tally:
             sums.end_event()
         self._compared.clear()
 
-    def differs(self, event: str, found: Difference, step: Any) -> None:
+    def add_difference(self, event: str, found: Difference, step: Any) -> None:
         """Take note of a difference."""
         self.kinds[found.kind] += 1
         kinds = self._sums(event, field_of(found.path)).kinds
@@ -153,7 +153,7 @@ class Tally:
             kinds[found.kind] = _KindTally()
         kinds[found.kind].add(found, step)
 
-    def lacks(self, kind: str, event: str) -> None:
+    def add_missing(self, kind: str, event: str) -> None:
         """Take note of an event that one side lacks."""
         self.kinds[kind] += 1
         names = self.lone.setdefault(kind, Counter())

@@ -116,7 +116,7 @@ def summaries(*paths: str | Path, on_problem: OnProblem) -> Iterator[Summary]:
     """
     for log in find(paths):
         path = log[0].files[0]
-        count = sum(len(stream.files) for stream in log)
+        count = sum(len(group.files) for group in log)
         summing = _Summing()
         found = gaps_in(summing.lines(marked_lines(log, on_problem)))
         yield summing.summary(path if count == 1 else path.parent, found)

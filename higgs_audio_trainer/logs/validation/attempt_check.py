@@ -170,7 +170,7 @@ class AttemptCheck:
             got = "none: earlier segments are gone, as keep has it"
         elif isinstance(reason, Outage):
             cause = f" ({_cause(reason.errno)})" if reason.errno is not None else ""
-            got = f"none: lost by sink {_SINK}{cause}, said by sink_recovered at seq {reason.said_at:,}"
+            got = f"none: lost by sink {_SINK}{cause}, said by sink_recovered at seq {reason.reported_at:,}"
         elif reason:
             got = f"none: the log is full, said by cap_reached at seq {self._ledger.capped_at:,}"
         else:

@@ -13,7 +13,7 @@ from math import inf, isclose
 
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.lines import int_field
-from higgs_audio_trainer.logs.typed import MORE, InvalidField, Record, marks, numbers
+from higgs_audio_trainer.logs.typed import MORE, InvalidField, Record, marks, number_fields
 from higgs_audio_trainer.logs.validation.count_rules import COUNT_RULES
 from higgs_audio_trainer.logs.validation.sample_rules import LEAST_LOSS, SAMPLE_RULES, Rule, at_least_0
 
@@ -60,7 +60,7 @@ def _rules_for(record: Record, spoiled: Collection[str]) -> Sequence[Rule]:
 
 def _nulls(record: Record) -> Iterator[InvalidField]:
     """A number is null only where `nonfinite` or `replaced` says what it was (`encodable`)."""
-    scalars, lists = numbers(record["event"])
+    scalars, lists = number_fields(record["event"])
     expected = "a number, or a null that `nonfinite` or `replaced` names"
     for name in scalars:
         if name in record and record[name] is None:

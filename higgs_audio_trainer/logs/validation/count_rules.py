@@ -59,10 +59,12 @@ def _offsets(record: Record, _start: Record) -> Iterator[InvalidField]:
         name, index = _COUNTS[place // _NUM_OFFSETS], place % _NUM_OFFSETS
         yield InvalidField(f"$.{name}[{index}]", f"0 to num_targets, {targets}", str(count))
     else:
-        yield from _rivals(record["num_correct"], contested, matches, correct)
+        yield from _competing_tokens(record["num_correct"], contested, matches, correct)
 
 
-def _rivals(num_correct: int, contested: list[int], matches: list[int], correct: list[int]) -> Iterator[InvalidField]:
+def _competing_tokens(
+    num_correct: int, contested: list[int], matches: list[int], correct: list[int]
+) -> Iterator[InvalidField]:
     """A prediction equals the label, the other token or none of the two."""
     for index, (slots, others, right) in enumerate(zip(contested, matches, correct, strict=True)):
         if others + right > slots:
@@ -84,7 +86,7 @@ def _frequencies(record: Record, _start: Record) -> Iterator[InvalidField]:
             yield InvalidField(f"$.{name}", "at least 0", repr(value))
 
 
-def _strip(record: Record, _start: Record) -> Iterator[InvalidField]:
+def _mask_map(record: Record, _start: Record) -> Iterator[InvalidField]:
     strip = record["strip"]
     if strip is None:
         return
@@ -103,5 +105,5 @@ COUNT_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("stop_targets", "stop_rank", "stop_probability"), of_stop_token),
     ((*_OF_LABELS, "num_targets"), _frequencies),
     (("divisor",), at_least_0("divisor")),
-    (("strip", "step"), _strip),
+    (("strip", "step"), _mask_map),
 )

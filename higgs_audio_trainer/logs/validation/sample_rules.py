@@ -22,7 +22,7 @@ _SHIFT = 1  # the only one that version 1 of the schema knows
 LEAST_LOSS = -1e-3  # a cross-entropy is at least 0, but for rounding
 _MOST_PROBABLE = 1 - LEAST_LOSS
 _LISTS = ("positions", "inputs", "labels", "predictions")
-_STANDING = ("label_ranks", "label_probabilities")
+_LABEL_RANKS = ("label_ranks", "label_probabilities")
 _TEXTS = ("predicted_text", "label_text")
 
 
@@ -145,7 +145,7 @@ def _of_window(record: Record, name: str) -> Iterator[InvalidField]:
             return
     yield from _of_positions(record, name)
     yield from _of_tokens(record, name)
-    yield from _of_standing(record, name)
+    yield from _of_label_ranks(record, name)
     if window["predicted_text"] is not None or window["label_text"] is not None:
         yield from _of_texts(record, name)
 
@@ -195,10 +195,10 @@ def _of_tokens(record: Record, name: str) -> list[InvalidField]:
     return found
 
 
-def _of_standing(record: Record, name: str) -> Iterator[InvalidField]:
+def _of_label_ranks(record: Record, name: str) -> Iterator[InvalidField]:
     """Look at the ranks and probabilities of the labels, where a log has them."""
     labels = record[name]["labels"]
-    for part in _STANDING:
+    for part in _LABEL_RANKS:
         values = record[name].get(part)
         if values is None:
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.logs.lines import LogLine, int_field, where
-from higgs_audio_trainer.logs.typed import MARKS, Record, marked
+from higgs_audio_trainer.logs.typed import MARKS, Record, is_marked
 from higgs_audio_trainer.logs.validation.violation import Violation
 
 _ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample", "token_counts"})
@@ -33,7 +33,7 @@ class StepCheck:
     def take(self, line: LogLine) -> Iterator[Violation]:
         """Take a line that fits its schema."""
         step = int_field(line.record, "step")
-        if step is None or marked(line.record, "$.step"):
+        if step is None or is_marked(line.record, "$.step"):
             return
         if self._step is not None and step < self._step:
             yield Violation(line.where, "$.step", f"at least {self._step}, the step before", str(step), "step")
@@ -60,7 +60,7 @@ class StepCheck:
         record, has_marks = line.record, not MARKS.isdisjoint(line.record)
         split, index, at = record["split"], record["sample_index"], (line.path, line.number, line.offset)
         for name in _NAMES:
-            if has_marks and marked(record, f"$.{name}"):
+            if has_marks and is_marked(record, f"$.{name}"):
                 continue
             before, place = self._samples.setdefault((split, index, name), (record[name], at))
             if before != record[name]:

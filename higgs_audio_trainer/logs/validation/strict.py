@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, Window
-from higgs_audio_trainer.logs.typed import InvalidField, Record, convert, excused, without_null
+from higgs_audio_trainer.logs.typed import InvalidField, Record, convert, fill_nulls, is_explained
 
 _BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # JSON Schema's words, and msgspec's
 _UNIONS = (Union, UnionType)  # `Literal["a"] | None` is the former
@@ -35,7 +35,7 @@ def invalid_field(record: Record, *, golden: bool = False) -> InvalidField | Non
     """
     name = record["event"]
     fillers = _fillers(name)
-    candidate = without_null(record, 0.0)  # a null stands for a number that no line can hold
+    candidate = fill_nulls(record, 0.0)  # a null stands for a number that no line can hold
     if golden:
         candidate = {key: fillers[key] for key in fillers.keys() & VOLATILE_FIELDS} | candidate
     for _ in range(len(fillers) + 1):
@@ -43,7 +43,7 @@ def invalid_field(record: Record, *, golden: bool = False) -> InvalidField | Non
         if not isinstance(found, InvalidField):
             return None
         key = _top(found.field)
-        if key not in fillers or not excused(record, found):
+        if key not in fillers or not is_explained(record, found):
             return found
         candidate[key] = fillers[key]
     return None

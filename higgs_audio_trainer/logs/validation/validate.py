@@ -16,7 +16,7 @@ from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
 from higgs_audio_trainer.logs.files import AttemptFiles, find, parse_name
 from higgs_audio_trainer.logs.gaps import may_begin_late
 from higgs_audio_trainer.logs.lines import LogFile, LogLine, int_field, where
-from higgs_audio_trainer.logs.typed import MARKS, Record, excused, typed
+from higgs_audio_trainer.logs.typed import MARKS, Record, is_explained, typed
 from higgs_audio_trainer.logs.validation.attempt_check import AttemptCheck
 from higgs_audio_trainer.logs.validation.consistency import contradictions, inconsistencies
 from higgs_audio_trainer.logs.validation.members import repeated_member
@@ -95,20 +95,20 @@ class _ValidatedLog:
         self._unknown: set[tuple[str, str]] = set()
 
     def findings(self) -> Iterator[Violation]:
-        last = max(stream.attempt for stream in self._log)
+        last = max(group.attempt for group in self._log)
         yield from _missing_attempts(self._log)
-        for stream in self._log:
-            if parse_name(stream.files[0]) is None:
-                yield from self._joined(stream.files[0])
+        for group in self._log:
+            if parse_name(group.files[0]) is None:
+                yield from self._joined(group.files[0])
             else:
-                yield from self._named(stream, is_last=stream.attempt == last)
+                yield from self._named(group, is_last=group.attempt == last)
 
-    def _named(self, stream: AttemptFiles, *, is_last: bool) -> Iterator[Violation]:
+    def _named(self, group: AttemptFiles, *, is_last: bool) -> Iterator[Violation]:
         """Check files whose names say of which rank and attempt they are."""
-        check = AttemptCheck(begins_late=may_begin_late(stream.files[0]))
+        check = AttemptCheck(begins_late=may_begin_late(group.files[0]))
         said: _Key | None = None
         size = 0
-        for path in stream.files:
+        for path in group.files:
             check.begin_file()
             faults = _SkippedLines()
             for line in LogFile(path, faults, event_of=_event_of).lines():
@@ -117,19 +117,19 @@ class _ValidatedLog:
                 size += 1
                 if size == 1 and self._begins_golden(line.record):
                     check = AttemptCheck(is_golden=True)
-                key = _key_of(line.record, (stream.rank, stream.attempt))
-                if key not in (said, (stream.rank, stream.attempt)):
-                    yield _misnamed(line, stream, key)
+                key = _key_of(line.record, (group.rank, group.attempt))
+                if key not in (said, (group.rank, group.attempt)):
+                    yield _misnamed(line, group, key)
                 if said is None:
-                    self._counts.ranks.add(stream.rank)
-                    self._counts.attempts.add(stream.attempt)
+                    self._counts.ranks.add(group.rank)
+                    self._counts.attempts.add(group.attempt)
                 said = key
                 yield from self._line(line, check, after_fault=faults.count > 0 and faults.is_at_head)
                 faults.is_at_head = False
             yield from self._faults(faults, check)
             size += faults.count
         if size == 0:
-            yield _empty(stream.files[0], is_last=is_last)
+            yield _empty(group.files[0], is_last=is_last)
         yield from check.end(is_last=is_last)
 
     def _joined(self, path: Path) -> Iterator[Violation]:
@@ -200,7 +200,7 @@ class _ValidatedLog:
         elif (invalid := invalid_field(record, golden=bool(self._is_golden))) is not None:
             return [*found, Violation(line.where, *invalid, "schema")]
         else:
-            wrong = [item for item in inconsistencies(record, start) if not excused(record, item)]
+            wrong = [item for item in inconsistencies(record, start) if not is_explained(record, item)]
         return [*found, *(Violation(line.where, *item, "value") for item in wrong)] if wrong else found
 
     def _run(self, line: LogLine) -> Iterator[Violation]:
@@ -269,7 +269,7 @@ def _key_of(record: Record, default: _Key) -> _Key:
 
 
 def _missing_attempts(log: Sequence[AttemptFiles]) -> Iterator[Violation]:
-    first_files = {stream.attempt: stream.files[0] for stream in reversed(log)}
+    first_files = {group.attempt: group.files[0] for group in reversed(log)}
     for one, other in pairwise(sorted(first_files)):
         if other > one + 1:
             missing = f"attempt {one + 1}" if other == one + 2 else f"attempts {one + 1} to {other - 1}"
@@ -277,9 +277,9 @@ def _missing_attempts(log: Sequence[AttemptFiles]) -> Iterator[Violation]:
             yield Violation(place, "$.attempt", f"files of {missing} before it", "none", "name", "note")
 
 
-def _misnamed(line: LogLine, stream: AttemptFiles, key: _Key) -> Violation:
-    name = "rank" if key[0] != stream.rank else "attempt"
-    expected, got = (stream.rank, key[0]) if name == "rank" else (stream.attempt, key[1])
+def _misnamed(line: LogLine, group: AttemptFiles, key: _Key) -> Violation:
+    name = "rank" if key[0] != group.rank else "attempt"
+    expected, got = (group.rank, key[0]) if name == "rank" else (group.attempt, key[1])
     return Violation(line.where, f"$.{name}", f"{expected}, as the file's name has it", str(got), "name")
 
 

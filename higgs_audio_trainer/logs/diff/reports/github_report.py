@@ -48,7 +48,10 @@ def _said(comparison: Comparison) -> Iterator[tuple[str, str]]:
         details = [wording.name(field.path) for field in comparison.worst if field.kind == kind]
         if kind == "drift":
             details = [wording.drift(field) for field in comparison.drifts]
-        yield _titled(comparison, kind), wording.lone(comparison, kind) or _listed(details) or wording.NO_DETAILS
+        yield (
+            _titled(comparison, kind),
+            wording.missing_events(comparison, kind) or _listed(details) or wording.NO_DETAILS,
+        )
 
 
 def _titled(comparison: Comparison, kind: str) -> str:

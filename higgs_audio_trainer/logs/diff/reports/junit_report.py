@@ -42,7 +42,7 @@ def _lines(comparison: Comparison, kind: str) -> list[str]:
     lines = [wording.setting(item) for item in comparison.settings if item.kind == kind]
     if comparison.first is not None and comparison.first.kind == kind:
         lines.append(f"First divergence: {': '.join(wording.divergence(comparison.first))}")
-    lines += [text] if (text := wording.lone(comparison, kind)) else []
+    lines += [text] if (text := wording.missing_events(comparison, kind)) else []
     lines += [_field(wording.field_cells(field)) for field in comparison.worst if field.kind == kind]
     if kind == "drift":
         lines += [wording.drift(field) for field in comparison.drifts]

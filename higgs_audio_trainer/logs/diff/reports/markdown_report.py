@@ -28,7 +28,7 @@ def _blocks(comparison: Comparison) -> Iterator[list[str]]:
         yield [f"**First divergence:** {_code(where)}: {_code(what)}" + (f". {_text(remark)}" if remark else "")]
     if comparison.counts:
         yield _table(("differences by kind", "number"), wording.kind_counts(comparison))
-        yield [f"- {KINDS[kind]}: {_code(wording.lone(comparison, kind))}" for kind in comparison.lone]
+        yield [f"- {KINDS[kind]}: {_code(wording.missing_events(comparison, kind))}" for kind in comparison.lone]
     if comparison.worst:
         yield _table(wording.FIELD_TITLES, [wording.field_cells(field) for field in comparison.worst[:_MOST_FIELDS]])
         yield _more(len(comparison.worst) - _MOST_FIELDS)

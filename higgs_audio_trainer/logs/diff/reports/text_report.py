@@ -63,7 +63,7 @@ def _first(comparison: Comparison) -> list[str]:
 
 
 def _counts(comparison: Comparison) -> list[str]:
-    details = [wording.lone(comparison, kind) for kind in comparison.counts]
+    details = [wording.missing_events(comparison, kind) for kind in comparison.counts]
     counts = [(*row, detail) for row, detail in zip(wording.kind_counts(comparison), details, strict=True)]
     return ["Differences by kind:", *_columns(counts, right=(1,))] if counts else []
 

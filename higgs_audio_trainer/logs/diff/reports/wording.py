@@ -167,7 +167,7 @@ def kind_counts(comparison: Comparison) -> list[tuple[str, str]]:
 NO_DETAILS = "in none of the worst fields; --only shows others"
 
 
-def lone(comparison: Comparison, kind: str) -> str:
+def missing_events(comparison: Comparison, kind: str) -> str:
     """Write which events one side lacks: `12 prediction_sample, 4 train_step`; "" for other kinds."""
     events = [f"{number:,} {name(event)}" for event, number in comparison.lone.get(kind, {}).items()]
     more = [f"and {len(events) - _MOST_NAMES:,} more names"] if len(events) > _MOST_NAMES else []
