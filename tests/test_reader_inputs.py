@@ -155,7 +155,7 @@ def test_a_pipe_that_gives_little_at_a_time(data, size, tmp_path):
 def test_a_closed_standard_input(monkeypatch):
     """It is no log."""
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(UserError, match="standard input, which is closed"):
+    with pytest.raises(UserError, match="a closed standard input"):
         list(read("-"))
 
 

@@ -1,4 +1,4 @@
-"""Selection of the attempt whose events count for a step that several attempts made."""
+"""Selection of the attempt whose events count for a step made by several attempts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ class LoggedAttempt:
         number: Number of the attempt: 0 at first, +1 at each resume or elastic restart.
 
     Attributes:
-        resumed: Step of the checkpoint that the attempt resumed from, -1 without a checkpoint, None before the first
-            record.
+        resumed: Step of the resumed checkpoint, -1 without a checkpoint, None before the first record.
         reached: Highest known step of the attempt, -1 before the first step.
-        completed: Highest step known to be saved or passed. A later attempt that resumed from this step or a lower step
-            may have resumed from a checkpoint of this attempt.
-        evaluated: The step `resumed`, if the attempt evaluated the model at that step again because the stopped attempt
+        completed: Highest step known to be saved or passed. A later attempt resumed from this step or a lower step may
+            use a checkpoint of this attempt.
+        evaluated: The step `resumed`, if the attempt repeated the evaluation at that step because the stopped attempt
             may have skipped the evaluation; else None.
         has_begun: Whether a record of the attempt was read.
 
@@ -43,7 +42,7 @@ class LoggedAttempt:
 
     @property
     def start(self) -> int:
-        """Step of the checkpoint that the attempt began from, -1 if unknown."""
+        """Step of the resumed checkpoint, -1 if unknown."""
         return _NONE if self.resumed is None else self.resumed
 
     def reach(self, record: Record) -> None:
@@ -111,7 +110,7 @@ def _is_abandoned(attempt: LoggedAttempt, step: int, attempts: Collection[Logged
     """Return True if a later attempt resumed from before this step, so this attempt's version was discarded.
 
     A later attempt resumed from a checkpoint at this step or a later step. Neither this attempt nor an attempt between
-    the two reached that checkpoint, so an earlier attempt saved the checkpoint, and the step belongs to the earlier
+    the two reached the checkpoint, so an earlier attempt saved the checkpoint, and the step belongs to the earlier
     attempt.
     """
     if not any(other.number < attempt.number and other.made_step(step) for other in attempts):

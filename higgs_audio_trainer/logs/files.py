@@ -26,7 +26,7 @@ class FileName(NamedTuple):
 
 
 class AttemptFiles(NamedTuple):
-    """Files of one rank and attempt, sorted by segment."""
+    """Files of a rank and attempt, sorted by segment."""
 
     rank: int
     attempt: int
@@ -34,7 +34,7 @@ class AttemptFiles(NamedTuple):
 
 
 def parse_name(path: Path) -> FileName | None:
-    """Parse the name of a file; return None for a name that the JSONL sink does not write.
+    """Parse the name of a file; return None for a name unknown to the JSONL sink.
 
     Example:
         >>> parse_name(Path("events/rank00001-attempt000.segment002.jsonl.gz"))
@@ -47,7 +47,7 @@ def parse_name(path: Path) -> FileName | None:
 
 
 def find(paths: Iterable[str | Path]) -> list[list[AttemptFiles]]:
-    """Find the logs at paths. Files of one folder form one log; a file with another name is a log by itself.
+    """Find the logs at paths. The files of a folder form a log; a file with another name is a log by itself.
 
     Args:
         paths: Output directories, folders of logs, or files. `-` is standard input.
@@ -117,7 +117,7 @@ def _located(path: Path) -> list[tuple[Path, FileName, Path]]:
 
 
 def files_by_attempt(files: Mapping[FileName, Path]) -> list[AttemptFiles]:
-    """Group the files of one log by rank and attempt, sorted by segment.
+    """Group the files of a log by rank and attempt, sorted by segment.
 
     Of two copies of a file, the uncompressed copy counts.
 

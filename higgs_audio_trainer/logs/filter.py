@@ -19,7 +19,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A range of steps that includes both ends; None leaves an end open.
+    """A range of steps with both ends included; None leaves an end open.
 
     Example:
         >>> [step in Steps(10, None) for step in (9, 10, 1000)]
@@ -113,7 +113,7 @@ def _event_name(name: str) -> str:
 
 
 def unknown_events(names: Iterable[str]) -> list[str]:
-    """Return a message for each name that this version does not know. A newer version may know the name.
+    """Return a message for each name unknown to this version. A newer version may know the name.
 
     Example:
         >>> unknown_events({"train_step", "trian_step"})
@@ -126,7 +126,7 @@ def unknown_events(names: Iterable[str]) -> list[str]:
 
 
 def steps_of(text: str) -> Steps:
-    """Parse the range of `--step`: `FIRST:LAST` with both ends included, `FIRST:`, `:LAST` or one step.
+    """Parse the range of `--step`: `FIRST:LAST` with both ends included, `FIRST:`, `:LAST` or a single step.
 
     Raises:
         UserError: The text has another form.

@@ -1,7 +1,7 @@
 """Reading logs while a run writes the files, in rounds.
 
-Each round lists the folders again, so that new segments, attempts and ranks appear, and reads on in every changed file.
-A line without a newline waits for a later round while the writer may still complete the line.
+Each round lists the folders again to find new segments, attempts and ranks, and reads on in every changed file. A line
+without a newline waits for a later round while the writer may still complete the line.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ class Follower:
     """Reads new lines of logs in rounds.
 
     Args:
-        paths: Paths as for `read`. A folder may be empty at first. For a file with a name of the JSONL sink, later
-            segments are followed too.
-        all_attempts: Yield lines that a later attempt replaced. A step that is replaced after its round is always
-            yielded.
+        paths: Paths as for `read`. A folder may be empty at first. For a file named by the JSONL sink, later segments
+            are followed too.
+        all_attempts: Yield lines of replaced steps. A step replaced after its round is yielded in any case.
         on_problem: Receives each invalid line.
 
     Attributes:
@@ -50,11 +49,11 @@ class Follower:
 
     @property
     def has_ended(self) -> bool:
-        """Whether no line can follow: every input is read, and no input is a file or folder that can grow."""
+        """Whether no line can follow. Every input is then read, and no input is a file or folder, which could grow."""
         return bool(self._logs) and not self.waiting and all(log.has_ended for log in self._logs.values())
 
     def lines(self) -> Iterator[LogLine]:
-        """Yield the lines that appeared since the last round, in the order of `read`.
+        """Yield the lines written since the last round, in the order of `read`.
 
         Raises:
             UserError: A file cannot be read.
@@ -66,7 +65,7 @@ class Follower:
             yield from log.lines(files_by_attempt(files))
 
     def _found(self) -> dict[Path, dict[FileName, Path]]:
-        """Find the present files of each log. Files of one folder form one log."""
+        """Find the present files of each log. The files of a folder form a log."""
         logs: dict[Path, dict[FileName, Path]] = {}
         self.waiting = []
         for path in self._paths:
@@ -136,7 +135,7 @@ class _FollowedLog:
         return all(part.is_read and not part.is_lasting for part in self._parts.values())
 
     def lines(self, log: Sequence[AttemptFiles]) -> Iterator[LogLine]:
-        """Yield new lines. The first round skips steps that a later attempt made again."""
+        """Yield new lines. The first round skips the steps repeated by a later attempt."""
         filters = self._is_first_round and not self._all_attempts
         self._is_first_round = False
         if filters:

@@ -1,4 +1,4 @@
-"""Missing sequence numbers of a log, with the reason that the log gives for each gap."""
+"""Missing sequence numbers of a log, with the logged reason for each gap."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _first = itemgetter(0)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Gap:
-    """Consecutive sequence numbers that are missing from the log of one rank and attempt.
+    """Consecutive missing sequence numbers of one rank and attempt.
 
     Attributes:
         rank: Rank.
         attempt: Attempt.
         first_seq: First missing `seq`.
         last_seq: Last missing `seq`.
-        explained_by: Event that accounts for the gap (`sink_recovered` or `cap_reached`), or `keep`, the sink option
-            that deletes old segments; None without an explanation.
+        explained_by: Event with the reason (`sink_recovered` or `cap_reached`), or `keep`, the sink option for deleting
+            old segments; None without an explanation.
 
     Example:
         >>> Gap(rank=0, attempt=0, first_seq=3, last_seq=7, explained_by=None).count
@@ -50,13 +50,13 @@ class Gap:
 def gaps(log: str | Path | Iterable[Record], *, sink: str = "jsonl") -> list[Gap]:
     """Find the gaps in `seq` of each rank and attempt, from 0 to the highest number.
 
-    A `sink_recovered` event explains a gap if no more events are missing in its range than the event counts as lost.
-    Otherwise the event explains no gap.
+    A `sink_recovered` event explains the gaps in its range if the event's `lost` is at least the number of missing
+    events. Otherwise the event explains no gap.
 
     Args:
         log: Path as for `read`, or records of all attempts in the order of `read_lines`. Records do not name their
             segments. If the run had the option `keep`, the first segments may be deleted.
-        sink: Name of the sink that wrote the log. Losses of other sinks explain no gap.
+        sink: Name of the log's sink. Losses of other sinks explain no gap.
 
     Raises:
         UserError: As for `read`.
@@ -106,7 +106,7 @@ def _all_gaps(items: Iterable[tuple[Record, Path | None]], sink: str) -> list[Ga
 
 
 class Outage(NamedTuple):
-    """Loss that a `sink_recovered` event reports.
+    """Loss reported by a `sink_recovered` event.
 
     Attributes:
         first_seq: First lost event.
@@ -129,10 +129,10 @@ class Ledger:
 
     Attributes:
         begins_late: Whether the first segments may be deleted, see `may_begin_late`.
-        keeps: Whether the run has a sink with the option `keep`, which deletes old segments.
+        keeps: Whether the run has a sink with the option `keep`, for deleting old segments.
         expected: Next number if no number is missing.
         missing: First and last number of each missing range, sorted.
-        outages: Losses that `sink_recovered` events report.
+        outages: Losses reported by `sink_recovered` events.
         capped_at: `seq` of `cap_reached`; None without such an event.
     """
 
@@ -149,7 +149,7 @@ class Ledger:
         Args:
             record: Event of the line.
             seq: Sequence number, at least 0.
-            sink: Name of the sink that wrote the log. Events of other sinks explain no gap.
+            sink: Name of the log's sink. Events of other sinks explain no gap.
         """
         if record["event"] == "run_start":
             config = record.get("config")
@@ -164,7 +164,7 @@ class Ledger:
             self._account(record, seq)
 
     def _fill(self, seq: int) -> None:
-        """Remove a number that arrived after a higher number from the missing ranges."""
+        """Remove a late number from the missing ranges."""
         index = bisect_right(self.missing, seq, key=_first) - 1
         if index < 0 or self.missing[index][1] < seq:
             return  # a repeated line

@@ -68,13 +68,13 @@ def int_field(record: Record, name: str) -> int | None:
 
 
 class LogFile:
-    """Reader of a log file, line by line, that can continue after the file grew.
+    """Reader of a log file, line by line. The reader can continue after the file grew.
 
     Args:
         path: Path of the file; `-` is standard input.
         on_problem: Receives each invalid line.
-        keep_invalid: Yield objects with an event name that do not fit the event's type, too.
-        event_of: Function that makes the event of a record.
+        keep_invalid: Also yield objects with an event name and an invalid field.
+        event_of: Function from a record to the event.
 
     Attributes:
         number: Number of lines read.
@@ -147,7 +147,7 @@ def parse_line(line: bytes) -> Record | InvalidField:
     r"""Parse a line as a JSON object with an event name.
 
     Returns:
-        The object, or an `InvalidField` that describes the problem.
+        The object, or an `InvalidField` with the problem.
 
     Example:
         >>> parse_line(b'{"event": "train_step", "step": 1}\n')

@@ -18,7 +18,7 @@ def logged_steps(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
     """Group the events of a run: yield the first `run_start`, then each logged step and each evaluation.
 
     All ranks log the same figures, so only the events of the lowest rank of a step count. Memory holds the events of
-    one step. Events that no check uses, and events whose lists have different lengths, are skipped.
+    one step. Events unused by the checks, and events with lists of different lengths, are skipped.
 
     Args:
         events: Events in the order of `read`.
@@ -38,7 +38,7 @@ def logged_steps(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
 
 
 def _of_step(step: int, group: Iterable[Any]) -> Iterator[LoggedStep]:
-    """Yield the logged step and then the evaluation of one step."""
+    """Yield the logged step and then the evaluation of a step."""
     rank: int | None = None
     train: TrainStep | None = None
     evaluation: EvalResult | None = None
@@ -63,7 +63,7 @@ def _of_step(step: int, group: Iterable[Any]) -> Iterator[LoggedStep]:
 
 
 def _is_sound(event: Any) -> bool:
-    """Return True if the lists of an event have the required lengths, which the event's type does not state."""
+    """Return True if the lists of an event have the required lengths, unstated by the event's type."""
     if isinstance(event, PredictionSample):
         return all(map(_is_even, (event.first, event.last)))
     if isinstance(event, TokenCounts):

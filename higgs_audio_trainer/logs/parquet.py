@@ -1,4 +1,4 @@
-"""Export of a log to Parquet, one file for each event name, one column for each field, with the types of `events`.
+"""Export of a log to Parquet: a file for each event name, a column for each field, with the types of `events`.
 
 Memory does not grow with the log. A few MiB of lines for each event name wait to become a row group. The files are
 renamed to their final names, and replace older files, after all files are complete.
@@ -19,17 +19,17 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, Envelope, Window
 from higgs_audio_trainer.logs.lines import LogLine
 
-OTHER = "other"  # file name for events that this version does not know
+OTHER = "other"  # file name for events unknown to this version
 _GROUP_BYTES = 4 * 1024 * 1024  # lines of a row group
 _Json = dict[str, Any]
 
 
 class ParquetFiles:
-    """Context manager that writes the added lines to Parquet files when the block ends without an error.
+    """Context manager for writing lines to Parquet files. The files appear when the block ends without an error.
 
     Args:
         folder: Folder of the files; created if missing.
-        group_bytes: Bytes of lines that form a row group.
+        group_bytes: Bytes of lines in a row group.
 
     Raises:
         UserError: pyarrow is not installed.
@@ -78,7 +78,7 @@ class ParquetFiles:
 
 
 class _EventTable:
-    """Rows of one event name."""
+    """Rows of an event name."""
 
     def __init__(self, arrow: Any, path: Path, hints: Mapping[str, Any]) -> None:
         self._arrow = arrow

@@ -1,7 +1,7 @@
-"""Reading of logs: files, segments, ranks and attempts as one sequence of events.
+"""Reading of logs: files, segments, ranks and attempts as a single sequence of events.
 
 `read` yields events in the order of (step, rank, attempt, seq). An event without a step keeps its place in its file,
-and `run_start` comes first. An invalid line does not affect other lines. Memory does not grow with the log: one event
+and `run_start` comes first. An invalid line does not affect other lines. Memory does not grow with the log. One event
 of each rank and attempt is held.
 """
 
@@ -27,14 +27,14 @@ _Item = tuple[_Key, LogLine]
 def read(*paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None) -> Iterator[Logged]:
     r"""Read logs as typed events: instances of the classes in `events`, with the envelope's fields as attributes.
 
-    By default the events of a step come from the highest attempt that made the step. `run_start` and `run_end` come
-    from the highest attempt. If an evaluation was repeated at a resume, the later result counts. A run that was stopped
-    and resumed then reads like a run without a stop, except for the checkpoint saved at the stop.
+    By default a repeated step counts once, with the events of the highest attempt. `run_start` and `run_end` come from
+    the highest attempt. If an evaluation was repeated at a resume, the later result counts. A resumed run then reads
+    like a run without a stop, except for the checkpoint saved at the stop.
 
     Args:
-        paths: Output directory of a run, folder of log files, or files. Files of one folder are read as one log. A file
-            with another name than the JSONL sink's is read in its own order. `-` is standard input. Files may be
-            compressed with gzip or zstd. Several logs are read one after the other.
+        paths: Output directory of a run, folder of log files, or files. The files of a folder are read as a single log.
+            A file not named by the JSONL sink is read in its own order. `-` is standard input. Files may be compressed
+            with gzip or zstd. Several logs are read in turn.
         all_attempts: Yield the events of every attempt.
         on_problem: Receives each invalid line. Without `on_problem`, invalid lines are skipped.
 
@@ -58,8 +58,8 @@ def read_lines(
 ) -> Iterator[LogLine]:
     """Read logs like `read`, as lines with the JSON object, the bytes and the place of each event.
 
-    With `keep_invalid`, an object with an event name that does not fit the event's type is reported to `on_problem` and
-    then yielded with `event` None.
+    With `keep_invalid`, an object with an event name and an invalid field is reported to `on_problem` and then yielded
+    with `event` None.
     """
     logs = find(paths)
     return (line for log in logs for line in _lines_of(log, all_attempts, on_problem or _ignore, keep_invalid))
@@ -94,9 +94,9 @@ def whole_lines(group: AttemptFiles, on_problem: OnProblem, *, keep_invalid: boo
 
 
 class Merger:
-    """Sorts the lines of all ranks and attempts of one log, and selects the lines of the attempt that counts.
+    """Sorts the lines of all ranks and attempts of a log, and finds the replaced lines.
 
-    `merged` may be called again with lines that were written since the last call.
+    `merged` may be called again with the lines written since the last call.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Merger:
         self._streams: dict[tuple[int, int], _AttemptLines] = {}
 
     def look_ahead(self, log: Sequence[AttemptFiles]) -> None:
-        """Find the last step of each attempt, which decides the steps that earlier attempts contribute."""
+        """Find the last step of each attempt, to know the replaced steps of earlier attempts."""
         for group in log:
             self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
         if len(self._attempts) > 1:
@@ -122,7 +122,7 @@ class Merger:
         return heapq.merge(*parts, key=_key)  # reads the first line of every group before the first yield
 
     def shows(self, key: _Key, record: Record) -> bool:
-        """Return True if no later attempt replaced the line that `merged` just yielded."""
+        """Return True if no later attempt replaced the line last yielded by `merged`."""
         place, _, attempt = key
         return len(self._attempts) == 1 or is_current(self._attempts[attempt], record, place, self._attempts.values())
 

@@ -34,7 +34,7 @@ DAMAGED = (zlib.error, zstd.ZstdError, EOFError)
 def path_of(given: str | Path) -> Path:
     """Return the path of a log. `-` means standard input.
 
-    `./-` means a file named `-`. pathlib removes the difference, so the path of that file is made absolute.
+    `./-` means a file named `-`. pathlib removes the difference, so the path of this file is made absolute.
 
     Raises:
         UserError: The path contains a null character.
@@ -151,7 +151,7 @@ def _pieces(file: io.BufferedReader) -> Iterator[bytes]:
 
 
 def _decompressed(file: io.BufferedReader, new: Callable[[], Any]) -> Iterator[bytes]:
-    """Yield decompressed data, in small pieces so that all data before damage is yielded."""
+    """Yield decompressed data, in small pieces to yield all data before damage."""
     decompressor = None
     for piece in _pieces(file):
         rest = piece
@@ -166,7 +166,7 @@ def _decompressed(file: io.BufferedReader, new: Callable[[], Any]) -> Iterator[b
             if decompressor.eof:
                 rest, decompressor = decompressor.unused_data, None
     if decompressor is not None:
-        raise EOFError("the data ends too early")
+        raise EOFError("data that ends too early")
 
 
 class _Parts(io.RawIOBase):
@@ -192,7 +192,7 @@ def _joined(parts: Iterator[bytes]) -> io.BufferedReader:
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """Return an error for a log that cannot be read, with the operating system's reason."""
+    """Return an error for an unreadable log, with the operating system's reason."""
     return UserError(
         f"{path}: expected a readable log, got: {error.strerror or error}. Name a file or a folder of logs."
     )

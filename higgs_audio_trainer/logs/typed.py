@@ -1,7 +1,7 @@
 """Lines as typed events: instances of the classes in `events`, with the envelope's fields beside the payload.
 
 `typed(record)` returns a subclass instance of the event's class in `events`, so `isinstance` and `match` work. An event
-or a version that this package does not know becomes `Unknown`.
+or a version unknown to this package becomes `Unknown`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _LONGEST_VALUE = 80  # characters of a value in a message
 
 
 class Logged(Protocol):
-    """Attributes of every event that is read from a log.
+    """Attributes of every event read from a log.
 
     Attributes:
         event: Name of the event.
         v: Version of the event's schema.
-        ts, run_id, attempt, seq: None in a golden file, which has no field that differs between two equal runs.
-        extra: Fields that this version does not know, and the marks `nonfinite`, `replaced`, `shortened`. The name of a
-            window's unknown field begins with the window: `first.probabilities`.
+        ts, run_id, attempt, seq: None in a golden file, which has no volatile fields.
+        extra: Unknown fields, and the marks `nonfinite`, `replaced`, `shortened`. The name of a window's unknown field
+            begins with the window, as in `first.probabilities`.
     """
 
     event: str
@@ -51,7 +51,13 @@ class Logged(Protocol):
 
 
 class InvalidField(NamedTuple):
-    """A field that does not fit the event's type: a `Fault` without the place."""
+    """A problem in a field of a line, without the place of the line.
+
+    Attributes:
+        field: Path of the field, such as `$.first.labels[3]`; `$` is the line.
+        expected: Description of the expected value.
+        got: The value or its type.
+    """
 
     field: str
     expected: str
@@ -61,8 +67,8 @@ class InvalidField(NamedTuple):
 def typed(record: Record) -> Any:
     """Return the typed event of a record, a `Logged`; or an `InvalidField` if the record does not fit the event's type.
 
-    Fields that differ between two equal runs may be missing and are then None. A null that replaces a NaN becomes NaN.
-    A null that replaces another value that JSON cannot hold makes the event `Unknown`.
+    Volatile fields may be missing and are then None. A null in place of a NaN becomes NaN. A null in place of another
+    value unknown to JSON makes the event `Unknown`.
 
     Example:
         >>> record = {"event": "checkpoint", "v": 1, "rank": 0, "level": "info", "step": 10, "path": "checkpoint-10"}
@@ -213,7 +219,7 @@ def _shown(value: Any) -> str:
 
 
 def _with_nan(record: Record, paths: Iterable[str]) -> Record:
-    """Return a copy with NaN at paths of values that were NaN or infinite. The marks do not distinguish the two."""
+    """Return a copy with NaN at the paths of NaN or infinite values. The marks do not distinguish the two."""
     copy = dict(record)
     items: dict[str, set[str]] = {}
     within: dict[str, list[str]] = {}
@@ -238,7 +244,7 @@ def _with_nan(record: Record, paths: Iterable[str]) -> Record:
 
 
 def fill_nulls(record: Record, number: float) -> Record:
-    """Return a copy of a record with a number for each null in a field that must hold numbers."""
+    """Return a copy of a record with a number for each null in a required number field."""
     scalars, lists = number_fields(record["event"])
     copy = dict(record)
     copy.update((name, number) for name in scalars if name in copy and copy[name] is None)
@@ -279,8 +285,8 @@ def _choices(cls: Any) -> Mapping[str, tuple[str, ...]]:
 def _as_read(name: str) -> Any:
     """Return the class of an event as read: the payload's class with the fields of the envelope and `extra`.
 
-    Fields that differ between two equal runs are optional, and so are fields added after the first version. The class
-    is created at the first line of the event, because the creation of all classes takes as long as the start of Python.
+    Volatile fields are optional, and so are fields added after the first version. The class is created at the first
+    line of the event, because the creation of all classes takes as long as the start of Python.
     """
     payload = EVENTS[name]
     members: list[tuple[str, Any, Any]] = []
@@ -298,9 +304,9 @@ def _as_read(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """An event or version that this package does not know, or an event with values that JSON cannot hold.
+    """An event or version unknown to this package, or an event with values unknown to JSON.
 
-    An envelope field with an unexpected type is None and its value is in `extra`.
+    An envelope field with an unexpected type is None, with the value in `extra`.
     """
 
     event: str

@@ -1,6 +1,6 @@
-"""Rules among the values of a `token_counts`: sums that agree, counts of parts that are no more than the whole.
+"""Rules between the values of a `token_counts`: equal sums, and parts no larger than their total.
 
-Each rule takes a line and its `run_start`, and yields what in the line cannot be.
+Each rule takes a line and the `run_start`, and yields the inconsistent fields of the line.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def _places(record: Record, _start: Record) -> Iterator[InvalidField]:
             if count < 0:
                 yield InvalidField(f"$.{name}.{place}", "at least 0", str(count))
     total, targets = sum(record["supervised"].values()), record["num_targets"]
-    if total != targets and (record["masked"] or record["supervised"]):  # a foreign training's are not known
+    if total != targets and (record["masked"] or record["supervised"]):  # else unknown
         yield InvalidField("$.num_targets", f"the sum of supervised, {total}", str(targets))
 
 
 def _offsets(record: Record, _start: Record) -> Iterator[InvalidField]:
     for name in _LISTS:
         if len(record[name]) != _NUM_OFFSETS:
-            yield InvalidField(f"$.{name}", f"{_NUM_OFFSETS} items, one an offset", str(len(record[name])))
+            yield InvalidField(f"$.{name}", f"{_NUM_OFFSETS} items, one for each offset", str(len(record[name])))
             return
     matched, contested, matches, correct = map(record.__getitem__, _COUNTS)
     targets, counts = record["num_targets"], matched + contested + matches + correct
@@ -65,13 +65,13 @@ def _offsets(record: Record, _start: Record) -> Iterator[InvalidField]:
 def _competing_tokens(
     num_correct: int, contested: list[int], matches: list[int], correct: list[int]
 ) -> Iterator[InvalidField]:
-    """A prediction equals the label, the other token or none of the two."""
-    for index, (slots, others, right) in enumerate(zip(contested, matches, correct, strict=True)):
-        if others + right > slots:
-            expected = f"at most {slots - right}, offset_contested less offset_correct"
+    """Check that a prediction counts as the label, as the competing token or as neither."""
+    for index, (slots, others, agreeing) in enumerate(zip(contested, matches, correct, strict=True)):
+        if others + agreeing > slots:
+            expected = f"at most {slots - agreeing}, offset_contested - offset_correct"
             yield InvalidField(f"$.offset_matches[{index}]", expected, str(others))
-        if right > num_correct:
-            yield InvalidField(f"$.offset_correct[{index}]", f"at most num_correct, {num_correct}", str(right))
+        if agreeing > num_correct:
+            yield InvalidField(f"$.offset_correct[{index}]", f"at most num_correct, {num_correct}", str(agreeing))
 
 
 def _frequencies(record: Record, _start: Record) -> Iterator[InvalidField]:
@@ -79,9 +79,9 @@ def _frequencies(record: Record, _start: Record) -> Iterator[InvalidField]:
         value = record[name]
         if value is None:
             if record["num_targets"]:
-                yield InvalidField(f"$.{name}", f"a number, for num_targets is {record['num_targets']}", "null")
+                yield InvalidField(f"$.{name}", f"a number because num_targets is {record['num_targets']}", "null")
         elif name in _SHARES and not 0 <= value <= 1:
-            yield InvalidField(f"$.{name}", "a share, from 0 to 1", repr(value))
+            yield InvalidField(f"$.{name}", "a share from 0 to 1", repr(value))
         elif value < (LEAST_LOSS if name == "unigram_loss" else 0):
             yield InvalidField(f"$.{name}", "at least 0", repr(value))
 
@@ -91,12 +91,12 @@ def _mask_map(record: Record, _start: Record) -> Iterator[InvalidField]:
     if strip is None:
         return
     if record["step"] != 1:
-        yield InvalidField("$.strip", "null, for the step is not 1", repr(strip))
+        yield InvalidField("$.strip", "null because the step is not 1", repr(strip))
     elif not _RUNS.fullmatch(strip):
-        yield InvalidField("$.strip", "runs of a count and a sign, as in 57p 1# 72_ 2#", repr(strip))
+        yield InvalidField("$.strip", "runs of a count and a symbol, as in 57p 1# 72_ 2#", repr(strip))
 
 
-#: Rules, and the fields that each looks at.
+#: Each rule with its fields.
 COUNT_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("modality", "codebook", "num_codebooks"), of_modality),
     (("num_targets", "num_correct", "stop_targets", "stop_correct"), _parts),

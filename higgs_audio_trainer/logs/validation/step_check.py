@@ -1,4 +1,4 @@
-"""The lines of one step held against each other, and the order of the steps of one rank and attempt."""
+"""Checks between the lines of one step, and of the order of steps of one rank and attempt."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _KEY = ("event", "split", "modality", "sample_index", "codebook")
 _NAMES = ("sample_id", "fingerprint")
 
 
-_Place = tuple[Path, int, int]  # of a line; put into words for a finding alone
+_Place = tuple[Path, int, int]  # path, number and offset of a line; formatted only for a violation
 
 
 class StepCheck:
-    """What is known of the present step."""
+    """State of the current step."""
 
     def __init__(self) -> None:
         self._step: int | None = None
         self._keys: dict[tuple[Any, ...], _Place] = {}
-        self._samples: dict[tuple[Any, ...], tuple[Any, _Place]] = {}  # names of each, and where they were read
+        self._samples: dict[tuple[Any, ...], tuple[Any, _Place]] = {}  # names of each sample with their place
 
     def begin_at(self, step: int | None) -> None:
-        """Take note of the step of the checkpoint that was resumed."""
+        """Set the step of the resumed checkpoint."""
         self._step = step
 
     def take(self, line: LogLine) -> Iterator[Violation]:
-        """Take a line that fits its schema."""
+        """Check a line, valid by the schema."""
         step = int_field(line.record, "step")
         if step is None or is_marked(line.record, "$.step"):
             return
         if self._step is not None and step < self._step:
-            yield Violation(line.where, "$.step", f"at least {self._step}, the step before", str(step), "step")
+            yield Violation(line.where, "$.step", f"at least {self._step}, the previous step", str(step), "step")
         if step != self._step:
             self._step = step
             self._keys.clear()
@@ -51,7 +51,7 @@ class StepCheck:
             return
         key = tuple(map(line.record.get, _KEY))
         if key in self._keys:
-            got = f"another one than at {where(*self._keys[key])}"
+            got = f"a repetition of {where(*self._keys[key])}"
             yield Violation(line.where, "$", f"one {_described(line.record)} of step {self._step}", got, "duplicate")
         else:
             self._keys[key] = line.path, line.number, line.offset

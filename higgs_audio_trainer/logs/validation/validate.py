@@ -1,6 +1,6 @@
-"""A log held against its contract: the schema of each line, and what lines must be to each other.
+"""Validation of a log: the schema of each line, and the relations between lines.
 
-All attempts are looked at, each file in its own order, line by line: memory does not grow with the log.
+All attempts are validated, each file in its own order, line by line. Memory does not grow with the log.
 """
 
 from __future__ import annotations
@@ -23,38 +23,50 @@ from higgs_audio_trainer.logs.validation.members import repeated_member
 from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
 from higgs_audio_trainer.logs.validation.violation import Kind, Violation
 
-_MOST_FAULTS = 100  # between two lines that hold an event; further ones are counted
-_MOST_NAMES = 100  # of unknown fields
-_TOLD_APART = ("ts", "run_id", "attempt", "seq")  # what no line of a golden has
+_MOST_FAULTS = 100  # invalid lines to report between two valid lines; more invalid lines are only counted
+_MOST_NAMES = 100  # unknown fields to report
+_NOT_IN_GOLDEN = ("ts", "run_id", "attempt", "seq")  # fields that golden files lack
 _Key = tuple[int, int]  # rank and attempt
 
 
 def validate(*paths: str | Path) -> Validation:
-    """Look for faults in logs: iterate over what is returned, and read its counts afterwards.
+    r"""Validate logs. The returned object yields violations; its counts are complete after the iteration.
 
     Args:
-        paths: as for `read`.
+        paths: Paths as for `read`.
 
     Raises:
-        UserError: there is no log at a path; or, while it is iterated, a file cannot be read.
+        UserError: A path holds no log. During iteration, a file cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> line = '{"event": "checkpoint", "v": 1, "rank": 0, "level": "info", "step": 10, "path": "checkpoint-20"}'
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "golden.jsonl"
+        ...     _ = path.write_text(line + "\n")
+        ...     validation = validate(path)
+        ...     [(violation.path, violation.expected, violation.got) for violation in validation]
+        [('$.path', 'checkpoint-10, the number of the step', "'checkpoint-20'")]
+        >>> validation.events, validation.errors
+        (1, 1)
     """
     return Validation(find(paths))
 
 
 class Validation:
-    """Findings, found while they are iterated over; and counts of what was looked at so far.
-
-    Attributes:
-        events: lines that hold an event.
-        ranks: which there are.
-        attempts: which there are.
-        kinds: errors by their kind.
-        notes: how many.
-        has_noted_gaps: there are gaps that are explained.
-        is_golden: whether it is a golden, whose lines have no field that two runs may differ in.
+    """Violations, found during iteration, and counts of the lines so far.
 
     Args:
-        logs: the files of each log.
+        logs: Files of each log.
+
+    Attributes:
+        events: Number of lines with an event.
+        ranks: Ranks of the lines.
+        attempts: Attempts of the lines.
+        kinds: Number of errors by kind.
+        notes: Number of notes.
+        has_noted_gaps: Whether the log has explained gaps.
+        is_golden: Whether the log is a golden file, whose lines lack the volatile fields.
     """
 
     def __init__(self, logs: Sequence[Sequence[AttemptFiles]]) -> None:
@@ -70,31 +82,31 @@ class Validation:
 
     @property
     def errors(self) -> int:
-        """How many findings are errors."""
+        """Number of violations with the severity `error`."""
         return self.kinds.total()
 
     def __iter__(self) -> Iterator[Violation]:
-        self._reset()  # whoever iterates once more counts anew
-        for finding in chain.from_iterable(_ValidatedLog(log, self).findings() for log in self._logs):
-            if finding.severity == "note":
+        self._reset()  # each iteration counts again
+        for violation in chain.from_iterable(_ValidatedLog(log, self).violations() for log in self._logs):
+            if violation.severity == "note":
                 self.notes += 1
-                self.has_noted_gaps = self.has_noted_gaps or finding.kind == "gap"
+                self.has_noted_gaps = self.has_noted_gaps or violation.kind == "gap"
             else:
-                self.kinds[finding.kind] += 1
-            yield finding
+                self.kinds[violation.kind] += 1
+            yield violation
 
 
 class _ValidatedLog:
-    """One log: what its files have in common."""
+    """State shared by the files of a log."""
 
     def __init__(self, log: Sequence[AttemptFiles], counts: Validation) -> None:
         self._log = log
         self._counts = counts
         self._run_id: str | None = None
-        self._is_golden: bool | None = None  # not known before the first line
+        self._is_golden: bool | None = None  # unknown before the first line
         self._unknown: set[tuple[str, str]] = set()
 
-    def findings(self) -> Iterator[Violation]:
+    def violations(self) -> Iterator[Violation]:
         last = max(group.attempt for group in self._log)
         yield from _missing_attempts(self._log)
         for group in self._log:
@@ -104,9 +116,9 @@ class _ValidatedLog:
                 yield from self._named(group, is_last=group.attempt == last)
 
     def _named(self, group: AttemptFiles, *, is_last: bool) -> Iterator[Violation]:
-        """Check files whose names say of which rank and attempt they are."""
+        """Validate files whose names contain rank and attempt."""
         check = AttemptCheck(begins_late=may_begin_late(group.files[0]))
-        said: _Key | None = None
+        previous: _Key | None = None
         size = 0
         for path in group.files:
             check.begin_file()
@@ -118,12 +130,12 @@ class _ValidatedLog:
                 if size == 1 and self._begins_golden(line.record):
                     check = AttemptCheck(is_golden=True)
                 key = _key_of(line.record, (group.rank, group.attempt))
-                if key not in (said, (group.rank, group.attempt)):
+                if key not in (previous, (group.rank, group.attempt)):
                     yield _misnamed(line, group, key)
-                if said is None:
+                if previous is None:
                     self._counts.ranks.add(group.rank)
                     self._counts.attempts.add(group.attempt)
-                said = key
+                previous = key
                 yield from self._line(line, check, after_fault=faults.count > 0 and faults.is_at_head)
                 faults.is_at_head = False
             yield from self._faults(faults, check)
@@ -133,9 +145,9 @@ class _ValidatedLog:
         yield from check.end(is_last=is_last)
 
     def _joined(self, path: Path) -> Iterator[Violation]:
-        """Check a file that may hold the lines of several ranks and attempts, as `merge` writes it."""
+        """Validate a file that may hold the lines of several ranks and attempts, as written by `merge`."""
         checks: dict[_Key, AttemptCheck] = {}
-        check = AttemptCheck(is_joined=True)  # of the lines before the first that says whose it is
+        check = AttemptCheck(is_joined=True)  # for lines before the first rank and attempt
         faults = _SkippedLines()
         for line in LogFile(path, faults, event_of=_event_of).lines():
             if faults.count:
@@ -160,7 +172,7 @@ class _ValidatedLog:
         return AttemptCheck(is_golden=self._is_golden or False, is_joined=True)
 
     def _begins_golden(self, first: Record) -> bool:
-        self._is_golden = not any(name in first for name in _TOLD_APART)
+        self._is_golden = not any(name in first for name in _NOT_IN_GOLDEN)
         self._counts.is_golden = self._counts.is_golden or self._is_golden
         return self._is_golden
 
@@ -169,7 +181,7 @@ class _ValidatedLog:
             kind: Kind = "line" if fault.field == "$" else "schema"
             yield from check.faulty(Violation(fault.where, fault.field, fault.expected, fault.got, kind))
         if more := faults.take_more():
-            yield Violation(more[0], "$", "lines that hold an event", f"{more[1]:,} more that hold none", "line")
+            yield Violation(more[0], "$", "lines with an event", f"{more[1]:,} more lines without an event", "line")
 
     def _line(self, line: LogLine, check: AttemptCheck, *, after_fault: bool) -> Iterator[Violation]:
         if check.is_repeated(line):
@@ -184,7 +196,7 @@ class _ValidatedLog:
         yield from check.take(line, is_sound=not found, after_fault=after_fault)
 
     def _alone(self, line: LogLine, check: AttemptCheck) -> list[Violation]:
-        """Check a line by itself."""
+        """Validate a line without other lines."""
         record, found = line.record, []
         repeated = repeated_member(line.raw, record)
         if repeated is not None:
@@ -193,7 +205,7 @@ class _ValidatedLog:
             )
         event = record["event"]
         start = record if event == "run_start" else check.start
-        if line.event is None:  # it is plain
+        if line.event is None:  # a plain line, see `_event_of`
             wrong = contradictions(record, start)
         elif event not in EVENTS or record.get("v") != SCHEMA_VERSION:
             return [*found, _unknown_event(line)]
@@ -207,7 +219,9 @@ class _ValidatedLog:
         run_id = line.record.get("run_id")
         if isinstance(run_id, str):
             if self._run_id is not None:
-                yield Violation(line.where, "$.run_id", f"{self._run_id!r}, as the line before", repr(run_id), "run_id")
+                yield Violation(
+                    line.where, "$.run_id", f"{self._run_id!r}, as in the previous line", repr(run_id), "run_id"
+                )
             self._run_id = run_id
 
     def _unknown_fields(self, line: LogLine) -> Iterator[Violation]:
@@ -221,18 +235,18 @@ class _ValidatedLog:
                     line.where,
                     f"$.{name}",
                     f"a field of {key[0]}",
-                    "one that this version does not know; a newer one may have written it",
+                    "a field unknown to this version; a newer version may have written the line",
                     "unknown",
                     "note",
                 )
 
 
 class _SkippedLines:
-    """Takes the faults of a file between two of its lines: the first of them, and the number of the others.
+    """Collects the invalid lines of a file between two valid lines, and counts the lines beyond the limit.
 
     Attributes:
-        count: all faults of the file.
-        is_at_head: no line that holds an event has come yet.
+        count: Number of invalid lines in the file.
+        is_at_head: Whether no valid line was read yet.
     """
 
     def __init__(self) -> None:
@@ -253,13 +267,13 @@ class _SkippedLines:
         return kept
 
     def take_more(self) -> tuple[str, int] | None:
-        """Return the place of the first that was not kept and how many there were."""
+        """Return the place of the first invalid line beyond the limit, and the number of such lines."""
         more, self._more = self._more, None
         return more
 
 
 def _event_of(record: Record) -> Any:
-    """Make the event of a record; none of a plain one, of which it would say nothing more."""
+    """Return the typed event of a record; None for a plain record, whose typed event gives no further information."""
     return None if is_plain(record) else typed(record)
 
 
@@ -274,17 +288,20 @@ def _missing_attempts(log: Sequence[AttemptFiles]) -> Iterator[Violation]:
         if other > one + 1:
             missing = f"attempt {one + 1}" if other == one + 2 else f"attempts {one + 1} to {other - 1}"
             place = where(first_files[other], 1, 0)
-            yield Violation(place, "$.attempt", f"files of {missing} before it", "none", "name", "note")
+            yield Violation(place, "$.attempt", f"files of {missing}", "none", "name", "note")
 
 
 def _misnamed(line: LogLine, group: AttemptFiles, key: _Key) -> Violation:
     name = "rank" if key[0] != group.rank else "attempt"
     expected, got = (group.rank, key[0]) if name == "rank" else (group.attempt, key[1])
-    return Violation(line.where, f"$.{name}", f"{expected}, as the file's name has it", str(got), "name")
+    return Violation(line.where, f"$.{name}", f"{expected}, as in the file's name", str(got), "name")
 
 
 def _unknown_event(line: LogLine) -> Violation:
-    event, newer = line.record["event"], "a newer version may have written it, and must check it"
+    event, newer = (
+        line.record["event"],
+        "a newer version may have written the line; check the log with the newer version",
+    )
     if event not in EVENTS:
         return Violation(line.where, "$.event", f"one of {', '.join(EVENTS)}", f"{event!r}: {newer}", "unknown")
     return Violation(line.where, "$.v", str(SCHEMA_VERSION), f"{line.record.get('v')!r}: {newer}", "unknown")

@@ -1,4 +1,4 @@
-"""What `validate` finds: where, what was expected, what there is, and how bad it is."""
+"""Violations reported by `validate`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ from typing import Literal
 
 Severity = Literal["error", "note"]
 Kind = Literal[
-    "line",  # no event can be read from it: torn, no JSON
-    "schema",  # a field is not as the schema says
-    "value",  # a value contradicts others of its line
-    "member",  # a JSON object names a member twice
-    "unknown",  # an event, a version or a field that this version does not know
-    "duplicate",  # two lines of one step say what one may say
-    "seq",  # goes back, or repeats itself
-    "gap",  # seq that are not there
-    "step",  # goes back
+    "line",  # a line without an event: torn or no JSON
+    "schema",  # a field violates the schema
+    "value",  # a value contradicts other values
+    "member",  # a member name is repeated in a JSON object
+    "unknown",  # an unknown event, version or field
+    "duplicate",  # an event is repeated within a step
+    "seq",  # seq decreases or repeats
+    "gap",  # seq are missing
+    "step",  # step decreases
     "run_start",
     "run_end",
     "run_id",
-    "name",  # of the file: its rank and attempt are not those of the line
+    "name",  # the file's name contradicts the rank or attempt of a line
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One finding; prints as `file:line (byte offset): $.path: expected ..., got ...`.
+    """A violation; prints as `file:line (byte offset): $.path: expected ..., got ...`.
 
     Attributes:
-        where: `file:line (byte offset)`.
-        path: of the value in the line, `$.first.labels[3]`; `$` is the line.
-        expected: what belongs there.
-        got: what there is.
-        kind: which check found it.
-        severity: `error`, or `note` for what is out of the ordinary and accounted for.
+        where: Place of the line: `file:line (byte offset)`.
+        path: Path of the value in the line, such as `$.first.labels[3]`; `$` is the line.
+        expected: Description of the expected value.
+        got: The value, or a description of the problem.
+        kind: Kind of the check.
+        severity: `error`, or `note` for an unusual but explained state.
+
+    Example:
+        >>> print(Violation("run.jsonl:3 (byte 512)", "$.step", "at least 20, the previous step", "10", "step"))
+        run.jsonl:3 (byte 512): $.step: expected at least 20, the previous step, got 10
     """
 
     where: str
