@@ -85,7 +85,7 @@ class TestFigures:
         assert (made.count, made.first_step, made.last_step) == (4, 1, 4)
 
     def test_without_targets(self, tmp_path):
-        """What has no target has no loss, though the event says 0; it is an alarm."""
+        """What has no target has no loss, though the event says 0; it is an problem."""
         nothing = train_step(
             step=1,
             text_loss=0.0,
@@ -98,13 +98,13 @@ class TestFigures:
         assert summary.training.losses["text"].first is None
         assert summary.training.losses["codebook 0"].best == 3.0
         assert summary.training.accuracies["audio"].first == 0.5
-        assert summary.alarms == [
+        assert summary.problems == [
             RunProblem("no text targets", "warning", 1, 1),
             RunProblem("no audio targets", "warning", 1, 2),
         ]
 
     def test_not_finite(self, tmp_path):
-        """A NaN is no best, stands in no trend, and is an alarm."""
+        """A NaN is no best, stands in no trend, and is an problem."""
         events = [train_step(step=1, loss=math.nan), train_step(step=2, loss=3.0), train_step(step=3, loss=math.inf)]
         file_of(tmp_path).write_bytes(
             dump([r | {"nonfinite": ["loss"]} if r["loss"] is None else r for r in _cleaned(records_of(events))])
@@ -112,30 +112,30 @@ class TestFigures:
         (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         loss = summary.training.losses["total"]
         assert (loss.first, loss.last, loss.best, loss.trend) == (None, None, 3.0, (None, 3.0, None))
-        assert summary.alarms == [RunProblem("train_step with values that are not finite", "warning", 2, 1)]
+        assert summary.problems == [RunProblem("train_step with non-finite values", "warning", 2, 1)]
 
     def test_diagnoses(self, tmp_path):
-        """A code is one alarm, as severe as it became, with what it is about; its count is that of the run's end."""
+        """A code is one problem, as severe as it became, with what it is about; its count is that of the run's end."""
         found = [diagnosis(code="collapsed", step=2, modality="audio", codebook=k, repeats=k) for k in range(5)]
         worse = diagnosis(code="collapsed", step=9, modality="audio", codebook=0, severity="error")
         note = diagnosis(code="mask_audit", severity="note")
         log = [run_start(), train_step(step=2), *found, note, train_step(step=9), worse]
-        (alarm,) = summed(tmp_path, log).alarms
-        assert (alarm.name, alarm.severity, alarm.count, alarm.first_step) == ("collapsed", "error", 16, 2)
-        (alarm,) = summed(tmp_path, [*log, run_end(diagnoses={"collapsed": 7, "unheard_of": 1})]).alarms
-        assert (alarm.count, alarm.about[:2]) == (7, ["audio codebook 0", "audio codebook 1"])
+        (problem,) = summed(tmp_path, log).problems
+        assert (problem.name, problem.severity, problem.count, problem.first_step) == ("collapsed", "error", 16, 2)
+        (problem,) = summed(tmp_path, [*log, run_end(diagnoses={"collapsed": 7, "unheard_of": 1})]).problems
+        assert (problem.count, problem.about[:2]) == (7, ["audio codebook 0", "audio codebook 1"])
         text = render_summary(summed(tmp_path, log), width=120, encoding="utf-8")
         about = "audio codebook 0, audio codebook 1, audio codebook 2, ..."
-        assert f"alarms   error: collapsed ({about}), 16 times, first at step 2" in text
+        assert f"problems error: collapsed ({about}), 16 times, first at step 2" in text
 
-    def test_alarms(self, tmp_path):
-        """Alarms are counted by code and severity, the worst first; what a sink lost is among them."""
-        made = summed(tmp_path, [*training(), sink_recovered(), cap_reached()]).alarms
+    def test_problems(self, tmp_path):
+        """Problems are counted by code and severity, the worst first; what a sink lost is among them."""
+        made = summed(tmp_path, [*training(), sink_recovered(), cap_reached()]).problems
         assert made == [
             RunProblem("codebook_collapsed", "error", 1, 8),
             RunProblem("no_stop_label", "warning", 2, 4),
-            RunProblem("sink jsonl failed for a time", "warning", 1, None),
-            RunProblem("sink jsonl reached its cap", "warning", 1, None),
+            RunProblem("sink jsonl failed temporarily", "warning", 1, None),
+            RunProblem("sink jsonl reached its size limit", "warning", 1, None),
         ]
 
     def test_ranks(self, tmp_path):
@@ -185,7 +185,7 @@ AT = {
         state    stopped by SIGTERM at step 20
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
-                    loss                  right
+                    loss                  accuracy
                     first  last  best at  first   last   best last
         total       7.400 2.000 2.000 20
         text        0.900 0.000 0.000 20  10.0% 100.0% 100.0% ██████
@@ -196,7 +196,7 @@ AT = {
         eval text   1.000 1.000 1.000 10  75.0%  75.0%  75.0% █████░
         eval audio  3.500 3.500 3.500 10  37.5%  37.5%  37.5% ██░░░░
 
-        alarms   error: codebook_collapsed, 1 time, first at step 8
+        problems error: codebook_collapsed, 1 time, first at step 8
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
@@ -210,7 +210,7 @@ AT = {
         state    stopped by SIGTERM at step 20
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
-                    loss                           right
+                    loss                           accuracy
                     first  last  best at trend     first   last   best at trend   last
         total       7.400 2.000 2.000 20 ██▇▅▄▃▂▁
         text        0.900 0.000 0.000 20 ██▇▅▄▃▂▁  10.0% 100.0% 100.0% 20 ▁▁▃▄▆▇█ ██████
@@ -221,7 +221,7 @@ AT = {
         eval text   1.000 1.000 1.000 10 ▅▅        75.0%  75.0%  75.0% 10 ▅▅      █████░
         eval audio  3.500 3.500 3.500 10 ▅▅        37.5%  37.5%  37.5% 10 ▅▅      ██░░░░
 
-        alarms   error: codebook_collapsed, 1 time, first at step 8
+        problems error: codebook_collapsed, 1 time, first at step 8
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
@@ -235,7 +235,7 @@ AT = {
         state    stopped by SIGTERM at step 20
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
-                    loss                                  right
+                    loss                                  accuracy
                     first  last  best at trend            first   last   best at trend          last
         total       7.400 2.000 2.000 20 ██▇▆▅▄▃▂▁▁
         text        0.900 0.000 0.000 20 ██▇▆▅▄▃▂▁▁       10.0% 100.0% 100.0% 20 ▁▁▂▃▄▅▆▇██     ████████████
@@ -246,7 +246,7 @@ AT = {
         eval text   1.000 1.000 1.000 10 ▅▅               75.0%  75.0%  75.0% 10 ▅▅             █████████░░░
         eval audio  3.500 3.500 3.500 10 ▅▅               37.5%  37.5%  37.5% 10 ▅▅             █████░░░░░░░
 
-        alarms   error: codebook_collapsed, 1 time, first at step 8
+        problems error: codebook_collapsed, 1 time, first at step 8
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
@@ -255,7 +255,7 @@ AT = {
 }
 
 IN_ASCII = """
-                loss                           right
+                loss                           accuracy
                 first  last  best at trend     first   last   best at trend   last
     total       7.400 2.000 2.000 20 ##%+=-._
     text        0.900 0.000 0.000 20 ##%+=-._  10.0% 100.0% 100.0% 20 __-=*%# ######
@@ -263,7 +263,7 @@ IN_ASCII = """
     eval total  8.000 7.000 7.000 20 #_
     eval text   1.000 1.000 1.000 10 ++        75.0%  75.0%  75.0% 10 ++      #####.
     eval audio  3.500 3.500 3.500 10 ++        37.5%  37.5%  37.5% 10 ++      ##....
-    codebooks: loss, then right
+    codebooks: loss, then accuracy
        first  last  best first last best
      0  6.50  2.00  2.00   10% 100% 100% ###
      1  7.50  3.00  3.00    5%  50%  50% ##.
@@ -290,7 +290,7 @@ class TestText:
             state    no run_end: killed, or still running
             steps    0 logged
 
-            alarms   none
+            problems none
             gaps     n/a: the events have no seq
             logging  n/a: the log has no times
         """)
@@ -307,7 +307,7 @@ class TestText:
         assert lines[-3:] == [
             "gaps     3 missing events, explained by sink_recovered",
             (
-                "         4 missing events that nothing explains: seq 8 of rank 0, attempt 3, "
+                "         4 missing events without an explanation: seq 8 of rank 0, attempt 3, "
                 "seq 10 to 11 of rank 0, attempt 3 and 1 more gap"
             ),
             "logging  11 ms of 2,200 ms in the logged steps (0.50%)",

@@ -45,6 +45,10 @@ class LogLine(NamedTuple):
         return where(self.path, self.number, self.offset)
 
 
+def ignore_problem(_problem: Fault) -> None:
+    """Ignore an invalid line."""
+
+
 def where(path: Path, number: int, offset: int) -> str:
     """Return the name of a place in a log.
 

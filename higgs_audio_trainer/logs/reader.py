@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from higgs_audio_trainer.errors import Fault
 from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
 from higgs_audio_trainer.logs.files import AttemptFiles, find
-from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, int_field, tail
+from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
 from higgs_audio_trainer.logs.typed import Logged, Record
 
 _REMEMBERED = 64  # recent lines that are compared to find repeated lines
@@ -62,7 +61,7 @@ def read_lines(
     with `event` None.
     """
     logs = find(paths)
-    return (line for log in logs for line in _lines_of(log, all_attempts, on_problem or _ignore, keep_invalid))
+    return (line for log in logs for line in _lines_of(log, all_attempts, on_problem or ignore_problem, keep_invalid))
 
 
 def _lines_of(
@@ -189,7 +188,3 @@ class _AttemptLines:
         if self._start is None and line.record["event"] == "run_start":
             self._start = digest
         return False
-
-
-def _ignore(_fault: Fault) -> None:
-    pass

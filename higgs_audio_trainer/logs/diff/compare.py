@@ -1,11 +1,11 @@
-"""Two logs compared: the first divergence, what differs and how often, and what drifts. Pure: data in, data out."""
+"""Comparison of two logs: first divergence, differing fields with counts, and one-sided drifts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from higgs_audio_trainer.errors import Fault, UserError
+from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import MISSING, ComparedLog, Comparison, Divergence, Setting
 from higgs_audio_trainer.logs.diff.difference import Comparer, Difference
 from higgs_audio_trainer.logs.diff.divergence import place_of, position_of, rank_of
@@ -24,27 +24,32 @@ from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.tally import Tally
 from higgs_audio_trainer.logs.diff.tolerance import Tolerances, field_with_tolerance
 from higgs_audio_trainer.logs.diff.windows import OF_THE_MODEL, WINDOWS
-from higgs_audio_trainer.logs.lines import OnProblem
+from higgs_audio_trainer.logs.lines import OnProblem, ignore_problem
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
+from sinks.terminal.words import count_of
 
 _MOST_SETTINGS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How logs are compared.
+    """Settings of a comparison.
 
     Attributes:
-        rtol: relative tolerance of floats: a number for all fields, or by field (`loss`) or field of an event
-            (`train_step.loss`), which goes first; "" is all others.
-        atol: absolute tolerance, likewise.
-        exact: floats must be equal bit for bit.
-        ignore: events and fields that are left out; see `Selection` for how they are named.
-        only: events and fields that are compared; empty for all.
+        rtol: Relative tolerance of floats: a number for all fields, or a number by field (`loss`) or by field of an
+            event (`train_step.loss`). The key "" stands for all other fields. The most specific key counts.
+        atol: Absolute tolerance of floats, in the same form.
+        exact: Floats must be equal bit for bit.
+        ignore: Names of events and fields to leave out, see `Selection`.
+        only: Names of events and fields to compare; empty for all.
 
     Raises:
-        UserError: a name or a number is none.
+        UserError: A name or a number is invalid.
+
+    Example:
+        >>> Options(rtol={"loss": 1e-3}).tolerances().of("train_step", "loss")
+        Tolerance(rtol=0.001, atol=1e-06)
     """
 
     rtol: float | Mapping[str, float] = field(default_factory=dict)
@@ -58,12 +63,12 @@ class Options:
         self.selection()
 
     def tolerances(self) -> Tolerances:
-        """Return the tolerance of every field."""
+        """Return the tolerances of all fields."""
         rtol, atol = (given if isinstance(given, Mapping) else {"": given} for given in (self.rtol, self.atol))
         return Tolerances(rtol, atol, exact=self.exact)
 
     def selection(self) -> Selection:
-        """Return what is compared."""
+        """Return the compared events and fields."""
         return Selection(_names(self.ignore), _names(self.only))
 
 
@@ -75,36 +80,39 @@ _DEFAULT = Options()
 
 
 def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_problem: OnProblem | None = None) -> Comparison:
-    """Compare two logs, joined by key: the order of their lines does not matter.
+    """Compare two logs, joined by key. The order of lines does not matter.
 
-    Memory does not grow with the logs: the events of one step are held at a time, and logs that are not sorted by step
-    are sorted in temporary files.
+    Memory does not grow with the logs. The events of one step are held at a time. Logs not sorted by step are sorted in
+    temporary files.
 
     Args:
-        expected: A, a path as for `read`, or records.
-        got: B.
-        options: tolerances, and what is left out.
-        on_problem: is told of each line that holds no event; without it such lines are only counted. Those that are an
-            object with the name of an event, but not as its type says, are compared all the same.
+        expected: Log A: a path as for `read`, or records.
+        got: Log B.
+        options: Tolerances, and events and fields to leave out.
+        on_problem: Receives each invalid line. Invalid lines with an event name are compared, other invalid lines are
+            only counted.
 
     Returns:
-        what differs; `same` if nothing does.
+        The differences; `same` is True without a difference.
 
     Raises:
-        UserError: they cannot be compared: one cannot be read, or they have no event in common.
+        UserError: A log cannot be read, or the logs have no event in common.
+
+    Example:
+        >>> step = {"event": "train_step", "v": 1, "rank": 0, "step": 10, "loss": 2.5}
+        >>> compare([step], [step]).same
+        True
+        >>> compare([step], [step | {"loss": 2.6}]).counts
+        {'floats': 1}
     """
     if all(isinstance(log, (str, type(STDIN))) and str(log) == str(STDIN) for log in (expected, got)):
         raise UserError("diff: expected two logs, got standard input (-) twice. Name a file for one of them")
-    tell = on_problem or _ignore
+    tell = on_problem or ignore_problem
     with Source(expected, tell) as ours, Source(got, tell) as theirs:
         try:
             return _compared(ours, theirs, joined, options)
         except UnsortedError:
             return _compared(ours, theirs, joined_unsorted, options)
-
-
-def _ignore(_fault: Fault) -> None:
-    pass
 
 
 def _compared(
@@ -121,7 +129,7 @@ def _compared(
 
 
 def _taken(source: Source, selection: Selection) -> Iterator[ComparedEvent]:
-    """Yield what is compared, and every `run_start`."""
+    """Yield the compared events and every `run_start`."""
     if selection.takes_all:
         return source.entries()
     return (
@@ -132,7 +140,7 @@ def _taken(source: Source, selection: Selection) -> Iterator[ComparedEvent]:
 
 
 class _RunningComparison:
-    """A comparison that goes on, pair by pair."""
+    """A comparison in progress, pair by pair."""
 
     def __init__(self, options: Options) -> None:
         self._tally = Tally()
@@ -148,7 +156,7 @@ class _RunningComparison:
         self._any_of_steps = False
 
     def take(self, expected: ComparedEvent | None, got: ComparedEvent | None) -> None:
-        """Take a pair; None where one side alone has the event."""
+        """Compare a pair; None stands for an event missing in a log."""
         entry = expected or got
         assert entry is not None
         event = entry.record["event"]
@@ -175,7 +183,7 @@ class _RunningComparison:
         self._take_divergence(entry.record, Difference(kind, (), expected, got), only_predictions=False)
 
     def _take_settings(self, expected: Record, got: Record) -> bool:
-        """Compare two `run_start`; return whether they differ in what counts."""
+        """Compare two `run_start`; return whether a compared field differs."""
         takes = self._selection.takes("run_start")
         ours, theirs = (self._selection.of(record) if takes else {} for record in (expected, got))
         self._joined += bool(ours or theirs)
@@ -192,7 +200,7 @@ class _RunningComparison:
         return bool(counted)
 
     def _take_records(self, expected: Record, got: Record) -> bool:
-        """Compare two events; return whether they differ."""
+        """Compare two events; return whether a field differs."""
         event = expected["event"]
         ours, theirs = self._selection.of(expected), self._selection.of(got)
         self._joined += bool(ours or theirs)
@@ -234,10 +242,10 @@ class _RunningComparison:
         self._first = order, divergence
 
     def result(self, ours: Source, theirs: Source) -> Comparison:
-        """Return what was found.
+        """Return the comparison.
 
         Raises:
-            UserError: nothing was compared.
+            UserError: Nothing was compared.
         """
         expected, got = ours.compared_log(), theirs.compared_log()
         self._refuse_if_nothing_was_compared(expected, got)
@@ -245,7 +253,7 @@ class _RunningComparison:
         counts = self._tally.counts(len(drifts))
         places, others = ours.settings(), theirs.settings()
         moved = {name for name in places.keys() | others.keys() if places.get(name) != others.get(name)}
-        known = places and others  # a golden says nothing of them
+        known = places and others  # a golden has no folders and hosts
         return Comparison(
             same=not counts,
             expected=expected,
@@ -265,13 +273,13 @@ class _RunningComparison:
     def _refuse_if_nothing_was_compared(self, expected: ComparedLog, got: ComparedLog) -> None:
         if not (self._any_joined or self._joined_of_steps) or (self._any_of_steps and not self._joined_of_steps):
             raise UserError(
-                f"diff: expected events that both logs have, got none. A, {expected.name}: {_extent(expected)}. "
+                f"diff: expected events in both logs, got no common event. A, {expected.name}: {_extent(expected)}. "
                 f"B, {got.name}: {_extent(got)}. Events are joined by event, split, step, rank, modality, fingerprint "
                 "and codebook: name two runs with the same data and --log_steps"
             )
         if not (self._joined or self._tally.kinds):
             raise UserError(
-                "diff: expected something to compare, got no event that has what --only and --ignore leave. "
+                "diff: expected fields to compare, got no event with a field that --only and --ignore leave. "
                 "Name other fields"
             )
 
@@ -279,7 +287,7 @@ class _RunningComparison:
 def _extent(side: ComparedLog) -> str:
     if not side.events:
         return "no event"
-    events = "1 event" if side.events == 1 else f"{side.events:,} events"
+    events = count_of(side.events, "event")
     if side.first_step is None:
         return f"{events}, none with a step"
     first, last = side.first_step, side.last_step

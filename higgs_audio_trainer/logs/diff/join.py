@@ -1,9 +1,9 @@
-"""The events of two logs, joined by key, never by order.
+"""Join of the events of two logs by key, independent of the order of lines.
 
 The key is (event, split, step, rank, modality, code of a diagnosis, fingerprint, codebook).
 
-Logs come sorted by step, and the events of a step are held at a time. Where a log turns out not to be sorted, or a step
-holds too many, both are sorted on disk and joined anew. `run_start` and `run_end` are joined by rank alone.
+Logs are sorted by step, so the events of one step are held at a time. If a log is not sorted, or a step has too many
+events, both logs are sorted on disk and joined again. `run_start` and `run_end` are joined by rank alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import Record
 
-_MOST_OF_A_STEP = 20_000  # events
-OF_A_RUN = ("run_start", "run_end")  # one of each, at whatever step
+_MOST_OF_A_STEP = 20_000  # events held in memory
+OF_A_RUN = ("run_start", "run_end")  # joined by rank, whatever their step
 _SPLITS_OF_A_STEP = {"train": 0, "eval": 1}
 _MODALITIES = {"text": 0, "audio": 1}
 _EVENTS = {name: place for place, name in enumerate(EVENTS)}
@@ -30,12 +30,12 @@ _START, _STEP, _NO_STEP, _END = range(4)
 
 
 class ComparedEvent(NamedTuple):
-    """An event as it is compared.
+    """An event as compared.
 
     Attributes:
-        step: its step; None where it has none.
-        record: the event without volatile fields.
-        encoded: the same as JSON.
+        step: Step of the event; None without a step.
+        record: Event without volatile fields.
+        encoded: The record as JSON.
     """
 
     step: int | None
@@ -44,23 +44,28 @@ class ComparedEvent(NamedTuple):
 
 
 Key = tuple[Any, ...]
-Pair = tuple[ComparedEvent | None, ComparedEvent | None]  # expected and got; None where the other side alone has it
+Pair = tuple[ComparedEvent | None, ComparedEvent | None]  # event in log A and in log B; None if missing
 
 
 class UnsortedError(Exception):
-    """A log is not sorted by step, or a step of it does not fit into memory."""
+    """A log is not sorted by step, or a step does not fit into memory."""
 
 
 def key_of(record: Record) -> Key:
-    """Return what an event is joined by."""
+    """Return the join key of an event."""
     return order_of(record)[:-1]
 
 
 def order_of(record: Record) -> Key:
-    """Return what events are sorted by: the key they are joined by, in the order in which a run makes them.
+    """Return the sort key of an event: the parts of the join key, in the order of a run.
 
-    `run_start` comes first, then step by step and rank by rank; events without a step, and `run_end` last. The last
-    part tells events of one key apart: their place in the batch.
+    `run_start` comes first, then the events by step and rank. Events without a step and `run_end` come last. The last
+    part of the sort key, the index in the batch, distinguishes events with the same join key.
+
+    Example:
+        >>> start, end = {"event": "run_start", "rank": 0}, {"event": "run_end", "rank": 0, "step": 10}
+        >>> order_of(start) < order_of({"event": "train_step", "rank": 0, "step": 10}) < order_of(end)
+        True
     """
     event, step = record["event"], int_field(record, "step")
     if event in OF_A_RUN:
@@ -83,13 +88,18 @@ def order_of(record: Record) -> Key:
 
 
 def canonical_order_of(record: Record) -> Key:
-    """Return what the lines of a golden are sorted by: as `order_of`, but sample by sample of the batch."""
+    """Return the sort key of a golden file's lines: like `order_of`, but grouped by sample of the batch."""
     order = order_of(record)
     return order if record["event"] in OF_A_RUN else (*order[:8], order[10], order[8], order[9])
 
 
 def sortable(value: Any) -> Key:
-    """Return a key that sorts any JSON value: null, numbers by value, texts, lists, objects."""
+    """Return a sort key for any JSON value: null, numbers by value, strings, lists, objects.
+
+    Example:
+        >>> sorted(["b", 2, None, [1], 1.5], key=sortable)
+        [None, 1.5, 2, 'b', [1]]
+    """
     if value is None:
         return (0,)
     if isinstance(value, (int, float)):
@@ -102,10 +112,10 @@ def sortable(value: Any) -> Key:
 
 
 class JoinSide:
-    """One side of a join. Close it.
+    """A log in a join. Call `close` at the end.
 
     Args:
-        entries: its events.
+        entries: Events of the log.
     """
 
     def __init__(self, entries: Iterable[ComparedEvent]) -> None:
@@ -113,14 +123,14 @@ class JoinSide:
         self.others = Sorter(order_of)
 
     def close(self) -> None:
-        """Drop temporary files."""
+        """Delete temporary files."""
         self.others.close()
 
     def steps(self) -> Iterator[tuple[int, list[ComparedEvent]]]:
-        """Yield the events of each step, in order; `others` gets those that belong to no step.
+        """Yield the events of each step, in order; add events without a step to `others`.
 
         Raises:
-            UnsortedError: the order of the log does not allow it.
+            UnsortedError: The log is not sorted by step, or a step has too many events.
         """
         step: int | None = None
         group: list[ComparedEvent] = []
@@ -141,12 +151,12 @@ class JoinSide:
             yield step, group
 
     def rest(self) -> Iterator[tuple[Key, list[ComparedEvent]]]:
-        """Yield the other events, key by key, in order."""
+        """Yield the other events, grouped by join key and sorted."""
         for key, items in groupby(self.others, key=_join_key):
             yield key, [_decoded(encoded) for _, encoded in items]
 
     def sort(self) -> None:
-        """Put all events to the others, which are sorted."""
+        """Add all events to `others`, which sorts the events."""
         for entry in self._entries:
             self.others.add(entry.record, entry.encoded)
 
@@ -161,10 +171,10 @@ def _decoded(encoded: bytes) -> ComparedEvent:
 
 
 def joined(expected: Iterable[ComparedEvent], got: Iterable[ComparedEvent]) -> Iterator[Pair]:
-    """Join two logs that are sorted by step.
+    """Join two logs sorted by step.
 
     Raises:
-        UnsortedError: one of them is not; what was yielded before counts for nothing.
+        UnsortedError: A log is not sorted by step. The pairs yielded so far are then invalid.
     """
     with ExitStack() as stack:
         left, right = (stack.enter_context(closing(JoinSide(entries))) for entries in (expected, got))
@@ -175,7 +185,7 @@ def joined(expected: Iterable[ComparedEvent], got: Iterable[ComparedEvent]) -> I
 
 
 def joined_unsorted(expected: Iterable[ComparedEvent], got: Iterable[ComparedEvent]) -> Iterator[Pair]:
-    """Join two logs of any order, by temporary files."""
+    """Join two logs in any order, with temporary files."""
     with ExitStack() as stack:
         left, right = (stack.enter_context(closing(JoinSide(entries))) for entries in (expected, got))
         left.sort()
@@ -202,7 +212,7 @@ def _merged(
 
 
 def _paired(ours: Sequence[ComparedEvent], theirs: Sequence[ComparedEvent]) -> Iterator[Pair]:
-    """Pair the events of one step."""
+    """Pair the events of a step."""
     if len(ours) == len(theirs) and all(a.encoded == b.encoded for a, b in zip(ours, theirs, strict=True)):
         yield from zip(ours, theirs, strict=True)
         return
@@ -219,7 +229,7 @@ def _by_key(entries: Iterable[ComparedEvent]) -> dict[Key, list[ComparedEvent]]:
 
 
 def _matched(ours: Sequence[ComparedEvent], theirs: Sequence[ComparedEvent]) -> Iterator[Pair]:
-    """Pair events of one key: the equal ones, then those that say the same of where they are, then what is left."""
+    """Pair events with the same key: equal events first, then events with the same place, then the remaining events."""
     if len(ours) <= 1 and len(theirs) <= 1:
         yield (ours[0] if ours else None), (theirs[0] if theirs else None)
         return
@@ -250,7 +260,7 @@ def _matched_by(
 
 
 def _content(entry: ComparedEvent) -> Key:
-    return sortable(entry.record), _exact(entry)  # numbers by value, so that small changes keep their order
+    return sortable(entry.record), _exact(entry)  # numbers sorted by value keep their order after small changes
 
 
 def _exact(entry: ComparedEvent) -> bytes:

@@ -1,4 +1,4 @@
-"""One of two logs that are compared, read as often as needed, whatever it comes from."""
+"""A log of a comparison, readable several times, from files, standard input or records."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _BLOCK_BYTES = 2**20
 
 
 class Source:
-    """A log that can be read several times. Close it.
+    """A log readable several times. Call `close` at the end.
 
     Args:
-        log: a path as for `read`, or records. What can be read once, such as standard input, is copied to a temporary
-            file; records are copied, too.
-        on_problem: is told once of each line that holds no event. What has an event name alone is an entry, too.
+        log: Path as for `read`, or records. Input readable only once, such as standard input, is copied to a temporary
+            file. Records are copied, too.
+        on_problem: Receives each invalid line once. Invalid lines with an event name are entries, too.
 
     Attributes:
-        name: its path.
+        name: Path of the log, or "records".
 
     Raises:
-        UserError: it cannot be read, or a record is none.
+        UserError: The log cannot be read, or a record is invalid.
     """
 
     def __init__(self, log: Log, on_problem: OnProblem) -> None:
@@ -65,16 +65,16 @@ class Source:
         self._settings: tuple[Any, dict[str, Any]] | None = None
 
     def close(self) -> None:
-        """Drop the temporary file."""
+        """Delete the temporary file."""
         if self._copy is not None:
             self._copy.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the source."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the source."""
         self.close()
 
     def entries(self) -> Iterator[ComparedEvent]:
@@ -90,9 +90,9 @@ class Source:
             drop_volatile(record)
             try:
                 encoded = orjson.dumps(record)
-            except TypeError:  # more levels than can be written, though not than can be read
+            except TypeError:  # nested deeper than orjson writes, but not deeper than orjson reads
                 where = place.where if isinstance(place, LogLine) else f"{_RECORDS}[{place}]"
-                self._fault(Fault(where, "$", "values that are nested 250 levels deep at most", "deeper ones"))
+                self._fault(Fault(where, "$", "values nested at most 250 levels deep", "deeper values"))
                 continue
             step = int_field(record, "step")
             if step is not None:
@@ -102,11 +102,11 @@ class Source:
             yield ComparedEvent(step, record, encoded)
 
     def settings(self) -> dict[str, Any]:
-        """Return what the `run_start` of the lowest rank says of folders and hosts; of the events read so far."""
+        """Return folders and host from the `run_start` of the lowest rank, among the events read so far."""
         return self._settings[1] if self._settings else {}
 
     def compared_log(self) -> ComparedLog:
-        """Return what is known of it, of the events read so far."""
+        """Return the summary of the events read so far."""
         first, last = self._steps or (None, None)
         return ComparedLog(self.name, self._run_id, self._events, self._faults, first, last)
 
@@ -131,13 +131,13 @@ class Source:
 
 
 def _as_read(index: int, record: Mapping[str, Any]) -> Record:
-    """Copy a record, with its values as a reader has them: lists for tuples, null for NaN."""
+    """Copy a record with the values of a reader: lists for tuples, null for NaN."""
     try:
         copy = orjson.loads(orjson.dumps(dict(record)))
     except TypeError as error:
         raise UserError(f"{_RECORDS}[{index}]: expected a record of builtins, got: {error}") from error
     if not isinstance(copy, dict) or not isinstance(copy.get("event"), str):
-        raise UserError(f"{_RECORDS}[{index}]: expected a record with the name of its event, got {record!r:.80}")
+        raise UserError(f"{_RECORDS}[{index}]: expected a record with an event name, got {record!r:.80}")
     return copy
 
 
@@ -152,8 +152,8 @@ def _can_be_read_once(path: Path) -> bool:
 
 
 def _copied(path: Path) -> Path:
-    """Copy what can be read once, as it is: compressed or not."""
-    import tempfile  # slow to import, and not needed for a file
+    """Copy input readable only once to a temporary file, without decompression."""
+    import tempfile  # slow to import, and unused for files
 
     try:
         descriptor, name = tempfile.mkstemp(prefix="higgs-audio-trainer-", suffix=".jsonl")

@@ -1,4 +1,4 @@
-"""A summary as one screen of text."""
+"""Summary of a log as a screen of text."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from higgs_audio_trainer.logs.summary.figures import RunProblem, SplitMetrics, S
 from higgs_audio_trainer.logs.summary.table import MetricRow, grid, table
 from sinks.terminal.escape import printable
 from sinks.terminal.fold import folded
+from sinks.terminal.words import count_of
 
-_MOST_ROWS = 12  # codebooks with a line each; more stand side by side
+_MOST_ROWS = 12  # codebooks with a line each; more codebooks are shown side by side
 _SCREEN = 40  # lines
-_AROUND_GRID = 2  # lines: its heading, and how many more there are
-_MOST_ALARMS, _MOST_GAPS = 5, 2
-_MOST_SERIES = 3  # of an alarm
-_LONGEST = 60  # characters of a text that a log gives
-_LABEL = 9  # columns of what stands before a line
+_AROUND_GRID = 2  # lines for the heading and the number of hidden rows
+_MOST_PROBLEMS, _MOST_GAPS = 5, 2
+_MOST_SERIES = 3  # affected series shown for a problem
+_LONGEST = 60  # characters of a string from a log
+_LABEL = 9  # columns of the label
 
 
 class _LabelledFacts(NamedTuple):
-    """Facts and the label before them."""
+    """A line of facts with a label."""
 
     label: str
     text: str
 
     def lines(self, width: int) -> list[str]:
-        """Fold the facts beside their label."""
+        """Return the facts, folded beside the label."""
         lines = folded(self.text, width - _LABEL).split("\n")
         return [f"{'' if index else self.label:<{_LABEL}}{line}" for index, line in enumerate(lines)]
 
 
 def render_summary(summary: Summary, *, width: int, encoding: str) -> str:
-    """Render a summary, in at most 40 lines where it has 60 columns, without the newline at the end.
+    """Render a summary in at most 40 lines at 60 columns or more, without the last newline.
 
     Args:
-        summary: the figures.
-        width: columns in which lines are folded.
-        encoding: a codec that exists; bars are drawn in ASCII where it has no blocks.
+        summary: The summary.
+        width: Width in columns; longer lines are folded.
+        encoding: Name of an existing codec. Without Unicode blocks in the encoding, bars are drawn in ASCII.
     """
     before = [line for entry in (*_run(summary), _state(summary), _steps(summary)) for line in entry.lines(width)]
-    ends = (*_alarms(summary.alarms), *_gaps(summary.gaps), *_cost(summary))
+    ends = (*_problems(summary.problems), *_gaps(summary.gaps), *_cost(summary))
     after = [line for entry in ends for line in entry.lines(width)]
     room = _SCREEN - len(before) - len(after) - len(["", ""])
     figures = _figures(summary, width, room, glyphs(encoding))
@@ -58,28 +59,24 @@ def _text(value: Any) -> str:
     return printable(value if isinstance(value, str) else str(value), longest=_LONGEST)
 
 
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def _run(summary: Summary) -> Iterator[_LabelledFacts]:
     start: Any = summary.start
     if start is None:
-        yield _line("log", printable(str(summary.path)), _count(summary.events, "event"), "no run_start")
+        yield _line("log", printable(str(summary.path)), count_of(summary.events, "event"), "no run_start")
         return
     resumed = start.resumed_from_step
     yield _line(
         "run",
         None if start.run_id is None else _text(start.run_id),
         f"attempt {summary.attempt}, resumed from step {resumed}" if summary.attempt and resumed is not None else None,
-        f"{_count(start.world_size, 'process', 'processes')} on {_text(start.device)}",
+        f"{count_of(start.world_size, 'process', 'processes')} on {_text(start.device)}",
         f"seed {start.seed}",
     )
-    yield _line("log", printable(str(summary.path)), _count(summary.events, "event"))
+    yield _line("log", printable(str(summary.path)), count_of(summary.events, "event"))
     yield _line(
         "data",
-        f"{_count(start.num_train_samples, 'training sample')}, {start.num_eval_samples:,} for evaluation",
-        _count(start.num_codebooks, "codebook"),
+        f"{count_of(start.num_train_samples, 'training sample')}, {start.num_eval_samples:,} for evaluation",
+        count_of(start.num_codebooks, "codebook"),
     )
     settings = _settings(start.config)
     if settings:
@@ -87,7 +84,7 @@ def _run(summary: Summary) -> Iterator[_LabelledFacts]:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[str]:
-    """Say the settings that one asks for first."""
+    """Yield the most important settings."""
     known = {
         name: f"{value:g}" if isinstance(value, float) else _text(value)
         for name, value in config.items()
@@ -122,7 +119,7 @@ def _state(summary: Summary) -> _LabelledFacts:
 def _steps(summary: Summary) -> _LabelledFacts:
     training, evaluation = summary.training, summary.evaluation
     logged = f"{training.count:,} logged" + _span(training)
-    evaluated = f"{_count(evaluation.count, 'evaluation')}{_span(evaluation)}" if evaluation.count else None
+    evaluated = f"{count_of(evaluation.count, 'evaluation')}{_span(evaluation)}" if evaluation.count else None
     return _line("steps", logged, evaluated)
 
 
@@ -135,7 +132,7 @@ def _span(figures: SplitMetrics) -> str:
 
 
 def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str]:
-    """Lay out losses and accuracies in as many lines as there is room for, if that can be."""
+    """Return the lines of losses and accuracies, fitted to the remaining lines of the screen if possible."""
     training, evaluation = summary.training, summary.evaluation
     trained = None if summary.start is None else summary.start.modalities
     names = ("total", *(trained or ("text", "audio")))
@@ -147,7 +144,7 @@ def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str
     whole = table([*rows, *codebooks, *evaluations], width, drawn)
     if not codebooks or (len(codebooks) <= _MOST_ROWS and len(whole) <= room):
         return whole
-    upper = [*table([*rows, *evaluations], width, drawn), "codebooks: loss, then right"]
+    upper = [*table([*rows, *evaluations], width, drawn), "codebooks: loss, then accuracy"]
     numbered = [row._replace(name=row.name.removeprefix("codebook ")) for row in codebooks]
     return [*upper, *grid(numbered, width, max(1, room - len(upper) - _AROUND_GRID), drawn)]
 
@@ -158,17 +155,17 @@ def _rows(figures: SplitMetrics, *names: str) -> Iterator[MetricRow]:
             yield MetricRow(name, figures.losses[name], figures.accuracies.get(name))
 
 
-def _alarms(alarms: Sequence[RunProblem]) -> Iterator[_LabelledFacts]:
-    if not alarms:
-        yield _line("alarms", "none")
-    label = "alarms"
-    for alarm in alarms[:_MOST_ALARMS]:
-        place = "" if alarm.first_step is None else f", first at step {alarm.first_step:,}"
-        name = f"{_text(alarm.name)}{_about(alarm.about)}"
-        yield _line(label, f"{alarm.severity}: {name}, {_count(alarm.count, 'time')}{place}")
+def _problems(problems: Sequence[RunProblem]) -> Iterator[_LabelledFacts]:
+    if not problems:
+        yield _line("problems", "none")
+    label = "problems"
+    for problem in problems[:_MOST_PROBLEMS]:
+        place = "" if problem.first_step is None else f", first at step {problem.first_step:,}"
+        name = f"{_text(problem.name)}{_about(problem.about)}"
+        yield _line(label, f"{problem.severity}: {name}, {count_of(problem.count, 'time')}{place}")
         label = ""
-    if len(alarms) > _MOST_ALARMS:
-        yield _line("", f"... and {len(alarms) - _MOST_ALARMS:,} more kinds")
+    if len(problems) > _MOST_PROBLEMS:
+        yield _line("", f"... and {len(problems) - _MOST_PROBLEMS:,} more kinds")
 
 
 def _about(series: Sequence[str]) -> str:
@@ -186,12 +183,12 @@ def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_LabelledFacts]:
         yield _line("gaps", "none")
     if explained:
         reasons = " and ".join(sorted({gap.explained_by for gap in gaps if gap.explained_by}))
-        yield _line("gaps", f"{_count(explained, 'missing event')}, explained by {reasons}")
+        yield _line("gaps", f"{count_of(explained, 'missing event')}, explained by {reasons}")
     if unexplained:
         places = [_place(gap) for gap in unexplained[:_MOST_GAPS]]
-        more = f" and {_count(len(unexplained) - _MOST_GAPS, 'more gap')}" if len(unexplained) > _MOST_GAPS else ""
-        missing = _count(sum(gap.count for gap in unexplained), "missing event")
-        yield _line("" if explained else "gaps", f"{missing} that nothing explains: {', '.join(places)}{more}")
+        more = f" and {count_of(len(unexplained) - _MOST_GAPS, 'more gap')}" if len(unexplained) > _MOST_GAPS else ""
+        missing = count_of(sum(gap.count for gap in unexplained), "missing event")
+        yield _line("" if explained else "gaps", f"{missing} without an explanation: {', '.join(places)}{more}")
 
 
 def _place(gap: Gap) -> str:
@@ -212,7 +209,7 @@ def _cost(summary: Summary) -> Iterator[_LabelledFacts]:
         if ended.logging_ms_total is not None and math.isfinite(ended.logging_ms_total):
             facts.append(f"{_ms(ended.logging_ms_total)} in all")
         if ended.events_written is not None and ended.events_lost is not None:
-            facts.append(f"{_count(ended.events_written, 'event')} written, {ended.events_lost:,} lost")
+            facts.append(f"{count_of(ended.events_written, 'event')} written, {ended.events_lost:,} lost")
     if facts:
         yield _line(label, *facts)
     elif label:

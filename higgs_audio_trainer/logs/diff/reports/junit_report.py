@@ -1,16 +1,16 @@
-"""A comparison as JUnit's XML, which CI systems show as tests: one test for each kind of difference."""
+"""Report of a comparison as JUnit XML, shown as tests by CI systems: a test for each kind of difference."""
 
 from __future__ import annotations
 
 import re
-from xml.etree import ElementTree as ET  # only written here; what is read is our own
+from xml.etree import ElementTree as ET  # used for writing only
 
 from higgs_audio_trainer.logs.diff.comparison import KINDS, Comparison
 from higgs_audio_trainer.logs.diff.reports import wording
 
 _SUITE = "higgs-audio-trainer diff"
 _MOST_LINES = 50
-# What XML 1.0 cannot hold, not even as a reference: https://www.w3.org/TR/xml/#charsets
+# Characters forbidden in XML 1.0, even as references. Source: https://www.w3.org/TR/xml/#charsets
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -34,7 +34,7 @@ def render(comparison: Comparison) -> str:
     output = ET.SubElement(suite, "system-out")
     output.text = _clean("\n".join([*wording.faults(comparison), wording.verdict(comparison)]))
     ET.indent(root)
-    # In ASCII, so that it is what its first line says, however it is written.
+    # ASCII is valid UTF-8, whatever encoding the file is written with.
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, "us-ascii", xml_declaration=False).decode()}\n'
 
 
