@@ -350,7 +350,7 @@ def test_two_logs_that_are_the_same(report):
 def test_two_logs_with_nothing_in_common(report):
     """They are drawn all the same, and it is said why they were not compared."""
     page = report([train_step(step=1)], [train_step(step=2)])
-    assert "They could not be compared. diff: expected events that both logs have, got none." in page.text
+    assert "They could not be compared. diff: expected events in both logs, got no common event." in page.text
 
 
 def test_a_log_of_one_event(report):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ class Ledger:
         A missing range is split where the reason changes. Numbers in segments deleted by `keep` do not count against an
         outage.
         """
-        known_from = self._known_from()
+        known_from, capped_at = self._known_from(), math.inf if self.capped_at is None else self.capped_at
         consistent = _ConsistentOutages(
             item
             for item in self.outages
@@ -198,7 +199,11 @@ class Ledger:
             inner = ordered[bisect_right(ordered, first) : bisect_right(ordered, last)]
             changes: list[tuple[int, Outage | str | None]] = []
             for seq in (first, *inner):
-                reason = consistent.at(seq) or self._cap(seq) or ("keep" if seq < known_from else None)
+                reason = (
+                    consistent.at(seq)
+                    or ("cap_reached" if seq > capped_at else None)
+                    or ("keep" if seq < known_from else None)
+                )
                 if not changes or _name(changes[-1][1]) != _name(reason):
                     changes.append((seq, reason))
             for (start, reason), (stop, _) in pairwise([*changes, (last + 1, None)]):
@@ -214,9 +219,6 @@ class Ledger:
         ranges = self.missing[begin : bisect_right(self.missing, last, key=_first)]
         overlaps = (min(last, end) - max(first, start) + 1 for start, end in ranges)
         return sum(size for size in overlaps if size > 0)
-
-    def _cap(self, seq: int) -> str | None:
-        return "cap_reached" if self.capped_at is not None and seq > self.capped_at else None
 
 
 class _ConsistentOutages:

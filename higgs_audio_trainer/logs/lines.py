@@ -115,7 +115,10 @@ class LogFile:
                     return
                 self.number += 1
                 place, self.offset = self.offset, self.offset + size
-                record = parse_line(line) if size == len(line) else _too_long(size)
+                if size == len(line):
+                    record = parse_line(line)
+                else:
+                    record = InvalidField("$", f"a line of at most {LONGEST_LINE:,} bytes", f"{size:,} bytes")
                 if isinstance(record, InvalidField):
                     self._on_problem(Fault(where(self.path, self.number, place), *record))
                     continue
@@ -169,10 +172,6 @@ def parse_line(line: bytes) -> Record | InvalidField:
     if not isinstance(record.get("event"), str):
         return InvalidField("$.event", "the name of an event", type(record.get("event")).__name__)
     return record
-
-
-def _too_long(size: int) -> InvalidField:
-    return InvalidField("$", f"a line of at most {LONGEST_LINE:,} bytes", f"{size:,} bytes")
 
 
 def tail(path: Path) -> Iterator[Record]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
@@ -118,7 +119,7 @@ class Merger:
             log: Lines of each rank and attempt, in written order.
         """
         parts = [self._stream(group).placed(lines) for group, lines in log]
-        return heapq.merge(*parts, key=_key)  # reads the first line of every group before the first yield
+        return heapq.merge(*parts, key=itemgetter(0))  # reads the first line of every group before the first yield
 
     def shows(self, key: _Key, record: Record) -> bool:
         """Return True if no later attempt replaced the line last yielded by `merged`."""
@@ -132,10 +133,6 @@ class Merger:
     def _stream(self, group: AttemptFiles) -> _AttemptLines:
         attempt = self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
         return self._streams.setdefault((group.rank, group.attempt), _AttemptLines(group.rank, attempt))
-
-
-def _key(item: _Item) -> _Key:
-    return item[0]
 
 
 def _last_records(files: Sequence[Path]) -> Iterator[Record]:

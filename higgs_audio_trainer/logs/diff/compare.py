@@ -27,7 +27,6 @@ from higgs_audio_trainer.logs.diff.windows import OF_THE_MODEL, WINDOWS
 from higgs_audio_trainer.logs.lines import OnProblem, ignore_problem
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
-from sinks.terminal.words import count_of
 
 _MOST_SETTINGS = 1_000
 
@@ -287,7 +286,7 @@ class _RunningComparison:
 def _extent(side: ComparedLog) -> str:
     if not side.events:
         return "no event"
-    events = count_of(side.events, "event")
+    events = "1 event" if side.events == 1 else f"{side.events:,} events"
     if side.first_step is None:
         return f"{events}, none with a step"
     first, last = side.first_step, side.last_step

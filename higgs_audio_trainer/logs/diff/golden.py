@@ -88,7 +88,7 @@ def encode(record: Record) -> bytes:
         >>> encode({"step": 10, "path": "checkpoint-10", "event": "checkpoint", "zebra": 1, "apple": 2})
         b'{"event":"checkpoint","step":10,"path":"checkpoint-10","apple":2,"zebra":1}'
     """
-    return orjson.dumps(_arranged(record, _field_order(record["event"]) or _ENVELOPE, windows=True))
+    return orjson.dumps(_arranged(record, _field_orders().get(record["event"], _ENVELOPE), windows=True))
 
 
 def _arranged(record: Record, order: Iterable[str], *, windows: bool = False) -> Record:
@@ -100,10 +100,6 @@ def _value(value: Any, is_window: bool = False) -> Any:
     if isinstance(value, dict):
         return _arranged(value, WINDOW_FIELDS if is_window else ())
     return [_value(item) for item in value] if isinstance(value, list) else value
-
-
-def _field_order(event: str) -> tuple[str, ...]:
-    return _field_orders().get(event, ())
 
 
 @cache

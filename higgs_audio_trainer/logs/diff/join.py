@@ -152,17 +152,13 @@ class JoinSide:
 
     def rest(self) -> Iterator[tuple[Key, list[ComparedEvent]]]:
         """Yield the other events, grouped by join key and sorted."""
-        for key, items in groupby(self.others, key=_join_key):
+        for key, items in groupby(self.others, key=lambda item: item[0][:-1]):
             yield key, [_decoded(encoded) for _, encoded in items]
 
     def sort(self) -> None:
         """Add all events to `others`, which sorts the events."""
         for entry in self._entries:
             self.others.add(entry.record, entry.encoded)
-
-
-def _join_key(item: tuple[Key, bytes]) -> Key:
-    return item[0][:-1]
 
 
 def _decoded(encoded: bytes) -> ComparedEvent:

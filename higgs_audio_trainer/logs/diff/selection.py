@@ -87,12 +87,9 @@ class Selection:
                 _check(flag, name)
         self._ignore = frozenset(name.removeprefix(f"{UNKNOWN}.") for name in ignore)
         self._only = frozenset(name.removeprefix(f"{UNKNOWN}.") for name in only)
-        self._only_events = bool(self._only) and all(self._is_event(name) for name in self._only)
+        self._only_events = bool(self._only) and all(name.partition(".")[0] in EVENTS for name in self._only)
         self._paths: dict[str, tuple[frozenset[str], frozenset[str] | None]] = {}
         self.takes_all = not ignore and not only
-
-    def _is_event(self, name: str) -> bool:
-        return name.partition(".")[0] in EVENTS
 
     def takes(self, event: str) -> bool:
         """Return True if events of a name are compared."""

@@ -162,12 +162,14 @@ class Tally:
     def worst(self) -> tuple[Field, ...]:
         """Return the differing fields, sorted by the number of differing values, largest first."""
         fields = [sums.report(*key, kind) for key, sums in self._fields.items() for kind in sums.kinds]
-        return tuple(sorted(fields, key=_badness)[:_WORST])
+        return tuple(
+            sorted(fields, key=lambda field: (-field.differing, -abs(field.residual or 0.0), field.path))[:_WORST]
+        )
 
     def drifts(self) -> tuple[Field, ...]:
         """Return the drifting fields, largest drift first."""
         fields = [sums.report(*key) for key, sums in self._fields.items() if sums.drifts()]
-        return tuple(sorted(fields, key=_shift))
+        return tuple(sorted(fields, key=lambda field: (-abs(field.mean_residual or 0.0), field.path)))
 
     def counts(self, drifts: int) -> dict[str, int]:
         """Return the number of differences by kind, without zeros."""
@@ -180,11 +182,3 @@ class Tally:
             key = (event, field) if len(self._fields) < _MOST_FIELDS else _OTHERS
             sums = self._fields.setdefault(key, _FieldTally())
         return sums
-
-
-def _badness(field: Field) -> tuple[Any, ...]:
-    return -field.differing, -abs(field.residual or 0.0), field.path
-
-
-def _shift(field: Field) -> tuple[Any, ...]:
-    return -abs(field.mean_residual or 0.0), field.path

@@ -249,9 +249,8 @@ class _Summing:
     def summary(self, path: Path, found: list[Gap]) -> Summary:
         """Return the summary of the lines passed so far."""
         for code, count in self._end.diagnoses.items() if self._end else ():
-            if problem := self._problems.get(
-                (code, "")
-            ):  # the log has a diagnosis once; `run_end` has the number of occurrences
+            # The log has each diagnosis once; `run_end` has the number of occurrences.
+            if problem := self._problems.get((code, "")):
                 problem.count = count
         return Summary(
             path=path,

@@ -49,7 +49,7 @@ def invalid_field(record: Record, *, golden: bool = False) -> InvalidField | Non
         found = convert(candidate, _schema_class(name))
         if not isinstance(found, InvalidField):
             return None
-        key = _top(found.field)
+        key = found.field.removeprefix("$.").partition(".")[0].partition("[")[0]
         if key not in fillers or not is_explained(record, found):
             return found
         candidate[key] = fillers[key]
@@ -69,10 +69,6 @@ def is_plain(record: Record) -> bool:
     except msgspec.ValidationError:
         return False
     return True
-
-
-def _top(path: str) -> str:
-    return path.removeprefix("$.").partition(".")[0].partition("[")[0]
 
 
 @cache

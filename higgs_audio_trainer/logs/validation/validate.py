@@ -155,7 +155,11 @@ class _ValidatedLog:
             is_golden = not checks and self._begins_golden(line.record)
             key = _key_of(line.record, (0, 0))
             if key not in checks:
-                checks[key] = check if not checks and not is_golden else self._new_check()
+                checks[key] = (
+                    check
+                    if not checks and not is_golden
+                    else AttemptCheck(is_golden=bool(self._is_golden), is_joined=True)
+                )
             check = checks[key]
             self._counts.ranks.add(key[0])
             self._counts.attempts.add(key[1])
@@ -167,9 +171,6 @@ class _ValidatedLog:
         last = max((attempt for _, attempt in checks), default=0)
         for (_, attempt), each in checks.items() or [((0, 0), check)]:
             yield from each.end(is_last=attempt == last, may_be_part=attempt != last)
-
-    def _new_check(self) -> AttemptCheck:
-        return AttemptCheck(is_golden=self._is_golden or False, is_joined=True)
 
     def _begins_golden(self, first: Record) -> bool:
         self._is_golden = not any(name in first for name in _NOT_IN_GOLDEN)

@@ -24,7 +24,7 @@ def render(comparison: Comparison) -> str:
     for key, side in (("A", comparison.expected), ("B", comparison.got)):
         ET.SubElement(properties, "property", {"name": key, "value": _clean(wording.side(side))})
         if side.faults:
-            ET.SubElement(properties, "property", {"name": f"faulty lines of {key}", "value": str(side.faults)})
+            ET.SubElement(properties, "property", {"name": f"invalid lines of {key}", "value": str(side.faults)})
     for kind, words in KINDS.items():
         case = ET.SubElement(suite, "testcase", {"classname": "higgs_audio_trainer.diff", "name": words, "time": "0"})
         if kind in comparison.counts:
