@@ -36,7 +36,7 @@ from benchmarks.rows import Row, run_alone
 from benchmarks.timing import quartiles, ratio
 from benchmarks.training_step import QUICK, SIZES, THREADS, Size
 from higgs_audio_trainer.data.batch import Collator, TokenIds
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, never_due
@@ -155,7 +155,7 @@ def train(
             emit,
             never_due,
             evaluations=False,
-            shown=Shown(2, 5, (0,), None),
+            shown=WindowSettings(2, 5, (0,), None),
             vocabulary=vocabulary,
             counts=True,
             watch=LiveChecks(emit, fails=False),

@@ -42,7 +42,7 @@ from benchmarks.examples import example, torch_threads
 from benchmarks.rows import Row, run_alone
 from higgs_audio_trainer.data.batch import Collator, TokenIds, Vocabulary
 from higgs_audio_trainer.data.delay import num_stream_frames
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, due_every
@@ -219,7 +219,7 @@ def train(training: Training, warm_up: int, steps: int, *, checks: bool, rank: i
         example(ids, length=training.length, frames=frames, markers=_MARKERS, seed=seed)
         for seed in range(training.batch_size * training.ranks)
     ]
-    shown = Shown(training.samples_shown, 5, tuple(range(training.codebooks_shown)), None)
+    shown = WindowSettings(training.samples_shown, 5, tuple(range(training.codebooks_shown)), None)
     with tempfile.TemporaryDirectory() as folder, _emit_to(Path(folder), rank) as emit:
         trainer = _Timed(
             telemetry=Telemetry(

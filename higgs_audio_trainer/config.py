@@ -1,8 +1,8 @@
-"""The settings of a training run: typed, checked where they are made, and the single list of our flags.
+"""Settings of a training run: types, checks, and the only list of the trainer's own flags.
 
-Each field of `TrainSettings` is a flag, an argument of the YAML file and an entry of `run_start`. Its metadata
-holds what a command line needs: the group and text for `--help`, and the names by which Hugging Face's scripts know
-the same thing. Everything else that `transformers.TrainingArguments` takes goes into `extra`.
+Each field of `TrainSettings` is a flag, a key of the YAML file and an entry of `run_start`. The metadata of a field
+holds the group and the text for `--help`, the limits, and the names of the same setting in Hugging Face's scripts. All
+other fields of `transformers.TrainingArguments` go into `extra`.
 """
 
 from __future__ import annotations
@@ -52,24 +52,35 @@ def _flag(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """What one training run is told. Wrong values raise `UserError`."""
+    """Settings of one training run. The constructor checks all values.
+
+    The metadata of each field describes the setting.
+
+    Raises:
+        UserError: A value is out of range, or a required path is empty.
+
+    Example:
+        >>> settings = TrainSettings(train_manifest="train.jsonl", output_dir="out", log_codebooks="0,7")
+        >>> settings.lr, settings.codebooks(num_codebooks=8)
+        (0.0001, (0, 7))
+    """
 
     train_manifest: str = _flag("", "data", "JSON Lines of samples to train on (required)", aliases=("train_file",))
     eval_manifest: str | None = _flag(
         None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",)
     )
     max_seconds: float = _flag(60.0, "data", "longest clip, in seconds", above=0)
-    skip_bad_samples: bool = _flag(False, "data", "train without samples that have faults, and say which")
+    skip_bad_samples: bool = _flag(False, "data", "train without samples that have problems, and list them")
     codes_dir: str | None = _flag(None, "data", "cache of encoded audio [~/.cache/higgs-audio-trainer/codes]")
 
     base_ckpt: str = _flag(
         DEFAULT_BASE_CKPT, "model", "base checkpoint: a folder or a name on the Hub", aliases=("model_name_or_path",)
     )
-    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the one that base_ckpt names]")
+    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the codec that base_ckpt names]")
     dtype: str = _flag(
         "auto",
         "model",
-        "weights of the base model; auto: bfloat16 on a GPU that has it, else float32",
+        "weights of the base model; auto: bfloat16 on a GPU with bfloat16, else float32",
         choices=("auto", "float32", "bfloat16", "float16"),
         aliases=("torch_dtype",),
     )
@@ -91,7 +102,7 @@ class TrainSettings:
         8, "optimisation", "micro-batches an optimizer step", aliases=("gradient_accumulation_steps",), minimum=1
     )
     epochs: float = _flag(3.0, "optimisation", "passes over the manifest", aliases=("num_train_epochs",), above=0)
-    max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: as many as the epochs make")
+    max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: until the epochs are done")
     lr: float = _flag(1e-4, "optimisation", "peak learning rate", aliases=("learning_rate",), minimum=0)
     wd: float = _flag(0.01, "optimisation", "weight decay", aliases=("weight_decay",), minimum=0)
     warmup: float = _flag(
@@ -105,7 +116,7 @@ class TrainSettings:
     resume: str | None = _flag(
         None,
         "run",
-        "go on with a run, from its last or the named checkpoint",
+        "continue a run from the last checkpoint, or from a named one",
         aliases=("resume_from_checkpoint",),
     )
     val_steps: int = _flag(500, "run", "evaluate every so many steps", aliases=("eval_steps",), minimum=1)
@@ -125,17 +136,17 @@ class TrainSettings:
     log_window: int = _flag(5, "log", "slots to show at each end", minimum=1, maximum=1000)
     log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
     log_text: bool = _flag(True, "log", "decode text tokens beside their ids")
-    log_ranks: bool = _flag(False, "log", "rank and probability of each label that is shown")
+    log_ranks: bool = _flag(False, "log", "log rank and probability of each shown label")
     log_audio: int = _flag(0, "log", "decode shown samples to WAV files every N logged steps; 0: never", minimum=0)
-    log_audio_seconds: float = _flag(60.0, "log", "most seconds that one of these files may take", above=0)
+    log_audio_seconds: float = _flag(60.0, "log", "longest WAV file, in seconds", above=0)
     diagnose: str = _flag(
         "warn",
         "log",
         "checks of the record; fail: an error ends the run, saved, with exit status 3",
         choices=("off", "warn", "fail"),
     )
-    log_all_ranks: bool = _flag(False, "log", "write a file on every rank, not on rank 0 alone")
-    strict_logging: bool = _flag(False, "log", "let an error in logging end the run")
+    log_all_ranks: bool = _flag(False, "log", "write a file on every rank instead of on rank 0 only")
+    strict_logging: bool = _flag(False, "log", "end the run when logging fails")
 
     extra: Mapping[str, Any] = field(default_factory=dict)  # other fields of transformers.TrainingArguments
 
@@ -155,18 +166,21 @@ class TrainSettings:
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return all settings by their names, secrets included."""
+        """Return all settings by name, including secrets."""
         return {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
 
     def targets(self) -> tuple[str, ...]:
-        """Split `lora_targets`."""
+        """Return the module names in `lora_targets`."""
         return tuple(name for part in self.lora_targets.split(",") if (name := part.strip()))
 
     def codebooks(self, num_codebooks: int) -> tuple[int, ...]:
-        """Resolve `log_codebooks` for a model.
+        """Return the codebooks that `log_codebooks` names.
+
+        Args:
+            num_codebooks: Codebooks of the model.
 
         Raises:
-            UserError: the model has no such codebook.
+            UserError: The model has fewer codebooks.
         """
         if self.log_codebooks == "all":
             return tuple(range(num_codebooks))
@@ -180,12 +194,22 @@ class TrainSettings:
 
 
 def flags() -> list[Field[Any]]:
-    """Return every field that is a flag of ours, in order."""
+    """Return the fields of `TrainSettings` that are flags, in order.
+
+    Example:
+        >>> [item.name for item in flags()][:2]
+        ['train_manifest', 'eval_manifest']
+    """
     return [item for item in fields(TrainSettings) if item.metadata]
 
 
 def default_of(item: Field[Any]) -> Any:
-    """Return a field's default."""
+    """Return the default of a field.
+
+    Example:
+        >>> default_of(next(item for item in flags() if item.name == "log_steps"))
+        50
+    """
     assert item.default is not MISSING
     return item.default
 
@@ -208,5 +232,5 @@ def _check(item: Field[Any], value: Any) -> None:
         bounds.append((value <= limits["maximum"], f"at most {limits['maximum']}"))
     if isinstance(value, float) and not math.isfinite(value):
         bounds.append((False, "finite"))
-    if not all(holds for holds, _ in bounds):  # NaN holds none
+    if not all(holds for holds, _ in bounds):  # NaN violates every bound
         raise UserError(f"--{item.name}: expected {' and '.join(text for _, text in bounds)}, got {value:g}{hint}")

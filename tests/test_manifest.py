@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.data.manifest import DEFAULT_SYSTEM_PROMPT, read_manifest
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
-from higgs_audio_trainer.errors import Fault, ManifestError, UserError
+from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError
 from tests.samples import write_manifest
 
 SYSTEM = Turn("system", (DEFAULT_SYSTEM_PROMPT,))
@@ -379,11 +379,11 @@ def test_a_manifest_that_cannot_be_read_is_a_user_error(folder, name):
 
 def test_a_manifest_error_lists_every_fault_and_counts_them():
     """The message that ends a run is one line a fault, and the way to go on."""
-    faults = [Fault("m.jsonl:1", "text", "a text", "nothing"), Fault("m.jsonl:3", "audio", "a path", "3")]
+    faults = [InputProblem("m.jsonl:1", "text", "a text", "nothing"), InputProblem("m.jsonl:3", "audio", "a path", "3")]
     assert str(ManifestError(faults)).splitlines() == [
         "m.jsonl:1: text: expected a text, got nothing",
         "m.jsonl:3: audio: expected a path, got 3",
-        "2 faults. Mend them, or train without these samples: --skip_bad_samples",
+        "2 problems. Fix them, or pass --skip_bad_samples to train without these lines.",
     ]
 
 
@@ -443,7 +443,7 @@ def check_all_accounted_for(path: Path, num_lines: int) -> None:
     """Check that each line gave a sample or at least one fault."""
     samples, faults = read_manifest(path)
     assert {type(s) for s in samples} <= {Sample}
-    assert {type(f) for f in faults} <= {Fault}
+    assert {type(f) for f in faults} <= {InputProblem}
     places = {sample.where for sample in samples} | {fault.where for fault in faults}
     assert len(samples) + len({fault.where for fault in faults}) == len(places) == max(num_lines, 1)
     assert all("\n" not in str(fault) for fault in faults)

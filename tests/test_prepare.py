@@ -222,7 +222,7 @@ def test_every_fault_is_listed_at_once_and_nothing_is_encoded(bad_manifest, prep
     assert len(lines) == len(BAD_LINES) + 1
     for number, (line, (_, fault)) in enumerate(zip(lines, BAD_LINES, strict=False), start=2):
         assert line.startswith(f"{bad_manifest}:{number}: {fault}")
-    assert lines[-1] == "9 faults. Mend them, or train without these samples: --skip_bad_samples"
+    assert lines[-1] == "9 problems. Fix them, or pass --skip_bad_samples to train without these lines."
     assert not (tmp_path / "codes").exists()
 
 
@@ -241,7 +241,7 @@ def test_faults_are_the_same_when_everything_is_encoded_already(bad_manifest, pr
     prepare(bad_manifest, skip_bad_samples=True)
     with pytest.raises(ManifestError) as caught:
         prepare(bad_manifest, max_seconds=1.0)
-    faults = {fault.where.rpartition(":")[2]: fault.got for fault in caught.value.faults}
+    faults = {fault.where.rpartition(":")[2]: fault.got for fault in caught.value.problems}
     assert faults["11"] == "1.20 s ('good2.wav')"
     assert "1" not in faults
 
@@ -287,7 +287,7 @@ def test_a_sample_is_as_long_as_the_model_takes_and_no_longer(clips, prepare, ch
     with pytest.raises(ManifestError) as caught:
         prepare(clips, checkpoint=replace(checkpoint, config=config))
     expected, got = f"at most {max(lengths) - 1} tokens", str(max(lengths))
-    assert [(f.field, f.expected, f.got) for f in caught.value.faults] == [("sample", expected, got)]
+    assert [(f.field, f.expected, f.got) for f in caught.value.problems] == [("sample", expected, got)]
 
 
 def test_a_frame_that_only_encoding_shows_is_counted(checkpoint, tmp_path):

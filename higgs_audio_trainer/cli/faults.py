@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from higgs_audio_trainer.errors import Fault
+from higgs_audio_trainer.errors import InputProblem
 from sinks.terminal.escape import printable
 from sinks.terminal.screen import say_on_stderr
 
@@ -23,7 +23,7 @@ class Faults:
         self.count = 0
         self._held: list[str] | None = None
 
-    def __call__(self, fault: Fault) -> None:
+    def __call__(self, fault: InputProblem) -> None:
         """Take a fault."""
         self.count += 1
         if self.count <= _MOST:

@@ -14,7 +14,7 @@ from higgs_audio_trainer.errors import UserError
 
 if TYPE_CHECKING:
     from higgs_audio_trainer.logs.diff.comparison import Comparison
-    from higgs_audio_trainer.report.gather import Gathered
+    from higgs_audio_trainer.report.gather import GatheredLog
 
 _OUTPUT = "report.html"
 _STDIN = "-"
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     return 0
 
 
-def _gathered(name: str) -> Gathered:
+def _gathered(name: str) -> GatheredLog:
     from higgs_audio_trainer.cli.faults import Faults
     from higgs_audio_trainer.logs.reader import read
     from higgs_audio_trainer.report.gather import gather
@@ -68,7 +68,7 @@ def _gathered(name: str) -> Gathered:
         found = gather(shown, read(name, on_problem=faults), _folder_of(name))
     finally:
         faults.close()
-    found.faults = faults.count
+    found.damaged_lines = faults.count
     if not found.events:
         raise UserError(f"{name}: expected the log of a run, got no event in it. Name a run's folder")
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.data.sample import Clip
-from higgs_audio_trainer.errors import Fault
+from higgs_audio_trainer.errors import InputProblem
 
 #: Markers that only the renderer may write: in a text they would break the turn structure.
 STRUCTURAL_TOKENS = (
@@ -41,7 +41,7 @@ class LineFaults:
     """What is wrong with one line. A line is read to its end, so that all of it is said at once."""
 
     def __init__(self, where: str) -> None:
-        self.found: list[Fault] = []
+        self.found: list[InputProblem] = []
         self._where = where
 
     @contextmanager
@@ -50,7 +50,7 @@ class LineFaults:
         try:
             yield
         except BadField as bad:
-            self.found.append(Fault(self._where, bad.field, bad.expected, bad.got))
+            self.found.append(InputProblem(self._where, bad.field, bad.expected, bad.got))
 
 
 def given(entry: Mapping[str, Any], key: str) -> bool:

@@ -24,7 +24,7 @@ from higgs_audio_trainer.data.fields import (
     show,
 )
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
-from higgs_audio_trainer.errors import Fault, UserError
+from higgs_audio_trainer.errors import InputProblem, UserError
 
 __all__ = ["DEFAULT_SYSTEM_PROMPT", "Clip", "Sample", "Turn", "read_manifest"]
 
@@ -32,7 +32,7 @@ __all__ = ["DEFAULT_SYSTEM_PROMPT", "Clip", "Sample", "Turn", "read_manifest"]
 DEFAULT_SYSTEM_PROMPT = "Generate audio following instruction."
 
 
-def read_manifest(path: str | Path) -> tuple[list[Sample], list[Fault]]:
+def read_manifest(path: str | Path) -> tuple[list[Sample], list[InputProblem]]:
     """Read a manifest.
 
     Returns:
@@ -47,7 +47,7 @@ def read_manifest(path: str | Path) -> tuple[list[Sample], list[Fault]]:
     except OSError as error:
         raise UserError(f"{path}: expected a manifest (JSON Lines), got {error.strerror}. Check the path.") from error
     samples: list[Sample] = []
-    faults: list[Fault] = []
+    faults: list[InputProblem] = []
     lines_of_ids: dict[str, int] = {}
     for number, line in _lines(data):
         where = f"{path}:{number}"
@@ -60,7 +60,7 @@ def read_manifest(path: str | Path) -> tuple[list[Sample], list[Fault]]:
                 samples.append(Sample(sample_id, turns, where))
         faults.extend(line_faults.found)
     if not samples and not faults:
-        faults.append(Fault(f"{path}:1", "manifest", "at least one sample", "an empty file"))
+        faults.append(InputProblem(f"{path}:1", "manifest", "at least one sample", "an empty file"))
     return samples, faults
 
 

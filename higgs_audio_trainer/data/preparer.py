@@ -11,7 +11,7 @@ from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.clips import ClipStore
 from higgs_audio_trainer.data.prompt import sequence_length, tokenize
 from higgs_audio_trainer.data.sample import Clip, Sample
-from higgs_audio_trainer.errors import Fault, ManifestError, UserError
+from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ class Prepared:
     """
 
     samples: list[PreparedSample]
-    faults: list[Fault]
+    faults: list[InputProblem]
     encoded: int
 
 
@@ -54,13 +54,13 @@ class Preparer:
     skip_bad_samples: bool = False
     progress: Progress = iter
 
-    def prepare(self, samples: Sequence[Sample], faults: Sequence[Fault] = ()) -> Prepared:
+    def prepare(self, samples: Sequence[Sample], faults: Sequence[InputProblem] = ()) -> Prepared:
         """Check and encode; see `check` and `encode`."""
         return self.encode(*self.check(samples, faults))
 
     def check(
-        self, samples: Sequence[Sample], faults: Sequence[Fault] = ()
-    ) -> tuple[list[PreparedSample], list[Fault]]:
+        self, samples: Sequence[Sample], faults: Sequence[InputProblem] = ()
+    ) -> tuple[list[PreparedSample], list[InputProblem]]:
         """Check every file that a manifest names, and tokenize what is in order.
 
         Args:
@@ -78,7 +78,7 @@ class Preparer:
         fitting, too_long = self._fitting(checked)
         return fitting, self._judge([*faults, *broken, *too_long], fitting)
 
-    def encode(self, samples: Sequence[PreparedSample], faults: Sequence[Fault]) -> Prepared:
+    def encode(self, samples: Sequence[PreparedSample], faults: Sequence[InputProblem]) -> Prepared:
         """Encode the clips of checked samples that have no codes yet.
 
         Raises:
@@ -91,7 +91,7 @@ class Preparer:
         usable, too_long = self._fitting(samples)
         return Prepared(usable, self._judge([*faults, *too_long], usable), len(waiting))
 
-    def _check(self, samples: Sequence[Sample]) -> tuple[list[PreparedSample], list[Fault]]:
+    def _check(self, samples: Sequence[Sample]) -> tuple[list[PreparedSample], list[InputProblem]]:
         checked, faults = [], []
         for sample in samples:
             paths = []
@@ -100,24 +100,24 @@ class Preparer:
                     paths.append(self.store.check(clip))
                 except AudioError as error:
                     got = f"{error.got} ({clip.path.name!r})"
-                    faults.append(Fault(sample.where, clip.field, error.expected, got))
+                    faults.append(InputProblem(sample.where, clip.field, error.expected, got))
             if len(paths) == len(sample.clips):
                 segments = tuple(tokenize(sample, self.tokenizer))
                 checked.append(PreparedSample(sample.id, segments, tuple(paths), sample.where))
         return checked, faults
 
-    def _fitting(self, samples: Sequence[PreparedSample]) -> tuple[list[PreparedSample], list[Fault]]:
+    def _fitting(self, samples: Sequence[PreparedSample]) -> tuple[list[PreparedSample], list[InputProblem]]:
         fitting, faults = [], []
         for sample in samples:
             frames = [self.store.frames[path] for path in sample.code_files]
             length = sequence_length(sample.segments, frames, self.num_codebooks)
             if length > self.max_length:
-                faults.append(Fault(sample.where, "sample", f"at most {self.max_length} tokens", f"{length}"))
+                faults.append(InputProblem(sample.where, "sample", f"at most {self.max_length} tokens", f"{length}"))
             else:
                 fitting.append(sample)
         return fitting, faults
 
-    def _judge(self, faults: Sequence[Fault], usable: Sequence[PreparedSample]) -> list[Fault]:
+    def _judge(self, faults: Sequence[InputProblem], usable: Sequence[PreparedSample]) -> list[InputProblem]:
         """Sort faults, and stop at them where there is no going on."""
         in_order = sorted(faults, key=_line_number)
         if in_order and not self.skip_bad_samples:
@@ -127,5 +127,5 @@ class Preparer:
         return in_order
 
 
-def _line_number(fault: Fault) -> int:
+def _line_number(fault: InputProblem) -> int:
     return int(fault.where.rpartition(":")[2])

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from higgs_audio_trainer import run
 from higgs_audio_trainer.data import batch
 from higgs_audio_trainer.data.batch import Example
 from higgs_audio_trainer.data.delay import num_stream_frames
@@ -289,7 +288,7 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "lr_x1000": Fault("the learning rate is a thousand times too high", "non_finite", settings={"lr": 10.0}),
     "frozen_adapters": Fault(
-        "the adapters get no gradient: nothing is trained", "plateau", functions=((run, "add_lora", _frozen),)
+        "the adapters get no gradient: nothing is trained", "plateau", functions=((model, "add_lora", _frozen),)
     ),
     "duplicated_data": Fault("each sample is in the manifest twice", "duplicate_samples", files=_twice),
     "untrained_base": Fault(

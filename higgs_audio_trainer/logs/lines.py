@@ -8,11 +8,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from higgs_audio_trainer.errors import Fault
+from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
 from higgs_audio_trainer.logs.typed import InvalidField, Record, typed
 
-OnProblem = Callable[[Fault], None]
+OnProblem = Callable[[InputProblem], None]
 EventOf = Callable[[Record], Any]  # returns a `Logged`, an `InvalidField`, or None if no event is needed
 
 LONGEST_LINE = 2**20  # bytes; four times the longest line of the writer
@@ -45,7 +45,7 @@ class LogLine(NamedTuple):
         return where(self.path, self.number, self.offset)
 
 
-def ignore_problem(_problem: Fault) -> None:
+def ignore_problem(_problem: InputProblem) -> None:
     """Ignore an invalid line."""
 
 
@@ -120,11 +120,11 @@ class LogFile:
                 else:
                     record = InvalidField("$", f"a line of at most {LONGEST_LINE:,} bytes", f"{size:,} bytes")
                 if isinstance(record, InvalidField):
-                    self._on_problem(Fault(where(self.path, self.number, place), *record))
+                    self._on_problem(InputProblem(where(self.path, self.number, place), *record))
                     continue
                 event = self._event_of(record)
                 if isinstance(event, InvalidField):
-                    self._on_problem(Fault(where(self.path, self.number, place), *event))
+                    self._on_problem(InputProblem(where(self.path, self.number, place), *event))
                     if not self._keep_invalid:
                         continue
                     event = None
@@ -135,7 +135,7 @@ class LogFile:
             return file.readline(limit)
         except DAMAGED as error:
             place = where(self.path, self.number + 1, self.offset)
-            self._on_problem(Fault(place, "$", "complete compressed data", f"{error or type(error).__name__}"))
+            self._on_problem(InputProblem(place, "$", "complete compressed data", f"{error or type(error).__name__}"))
             return b""
         except OSError as error:
             raise unreadable(self.path, error) from error

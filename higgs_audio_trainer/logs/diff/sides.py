@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import orjson
 
-from higgs_audio_trainer.errors import Fault, UserError
+from higgs_audio_trainer.errors import InputProblem, UserError
 from higgs_audio_trainer.logs.diff.comparison import ComparedLog
 from higgs_audio_trainer.logs.diff.join import ComparedEvent
 from higgs_audio_trainer.logs.diff.selection import drop_volatile, volatile_settings
@@ -92,7 +92,7 @@ class Source:
                 encoded = orjson.dumps(record)
             except TypeError:  # nested deeper than orjson writes, but not deeper than orjson reads
                 where = place.where if isinstance(place, LogLine) else f"{_RECORDS}[{place}]"
-                self._fault(Fault(where, "$", "values nested at most 250 levels deep", "deeper values"))
+                self._fault(InputProblem(where, "$", "values nested at most 250 levels deep", "deeper values"))
                 continue
             step = int_field(record, "step")
             if step is not None:
@@ -121,7 +121,7 @@ class Source:
             return ((line.record, line) for line in read_lines(self._path, on_problem=self._fault, keep_invalid=True))
         return ((dict(record), index) for index, record in enumerate(self._records))
 
-    def _fault(self, fault: Fault) -> None:
+    def _fault(self, fault: InputProblem) -> None:
         self._faults += 1
         if self._faults > self._told:
             self._told = self._faults

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from higgs_audio_trainer.logs.summary.bars import Glyphs
-from higgs_audio_trainer.logs.summary.curve import Series
+from higgs_audio_trainer.logs.summary.curve import CurveSummary
 
 _NUMBERS = ("first", "last", "best")
 _LEAST_BAR, _MOST_BAR = 4, 12
@@ -18,8 +18,8 @@ class MetricRow(NamedTuple):
     """A row of the table: name, loss and accuracy over the steps. A missing metric is None."""
 
     name: str
-    loss: Series | None
-    accuracy: Series | None
+    loss: CurveSummary | None
+    accuracy: CurveSummary | None
 
 
 def loss_text(value: float | None, decimals: int = 3) -> str:
@@ -98,7 +98,7 @@ class _ColumnGroup:
     """
 
     def __init__(
-        self, title: str, series: Sequence[Series | None], write: Callable[[float | None], str], glyphs: Glyphs
+        self, title: str, series: Sequence[CurveSummary | None], write: Callable[[float | None], str], glyphs: Glyphs
     ) -> None:
         self.title = title
         self.extras: dict[str, int] = {}

@@ -125,7 +125,7 @@ def _of_codebook(record: Record, _start: Record) -> Iterator[InvalidField]:
         yield InvalidField("$.modality", expected, "null" if record["modality"] is None else repr(record["modality"]))
 
 
-# train_step and eval_result (`extraction/extraction`)
+# train_step and eval_result (`extraction/loss_sums`)
 
 
 def _codebooks(record: Record, start: Record) -> Iterator[InvalidField]:
