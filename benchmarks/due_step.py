@@ -43,6 +43,7 @@ from higgs_audio_trainer.recording.recorder import Telemetry, never_due
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks.terminal.screen import Screen
 
 NO_SINKS, NOT_DUE, UNCHECKED, DUE = ("--sinks none", "not due", "due, --diagnose off", "due")
 WARM_UP_ROUNDS = 2
@@ -147,7 +148,7 @@ def train(
     seconds = (size.length - PROMPT_TOKENS - _MARKERS - config.num_codebooks - 1) / FRAMES_PER_SECOND
     vocabulary = vocabulary_of(ids)
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = sinks.Screen(nowhere, nowhere)
+        screen = Screen(nowhere, nowhere)
         emit = Pipeline(
             sinks.build("console,jsonl", sinks.SinkContext(folder, "r", 0, 0, screen, screen.note)), run_id="r"
         )

@@ -50,6 +50,7 @@ from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_d
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks.terminal.screen import Screen
 
 FRAMES_PER_SECOND = 25
 PROMPT_TOKENS = 60
@@ -284,7 +285,7 @@ def _training(plan: Plan, model: Any, batch_size: int, logging: Logging) -> floa
 @contextmanager
 def _telemetry(plan: Plan, folder: str, logs: bool) -> Iterator[Telemetry]:
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = sinks.Screen(nowhere, nowhere)
+        screen = Screen(nowhere, nowhere)
         context = sinks.SinkContext(folder, "r", 0, 0, screen, screen.note)
         emit = Pipeline(sinks.build("console,jsonl", context), run_id="r")
         vocabulary = vocabulary_of(token_ids(plan.config))

@@ -49,6 +49,7 @@ from higgs_audio_trainer.recording.recorder import Telemetry, due_every
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks.terminal.screen import Screen
 
 FLAT, LINEAR = 0.2, 1.1  # largest exponents
 PROMPT = 32  # tokens
@@ -262,7 +263,7 @@ def _emit_to(folder: Path, rank: int) -> Iterator[Emit]:
         yield NullPipeline()
         return
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = sinks.Screen(nowhere, nowhere)
+        screen = Screen(nowhere, nowhere)
         context = sinks.SinkContext(str(folder), "r", 0, 0, screen, screen.note)
         yield Pipeline(sinks.build("console,jsonl", context), run_id="r")
         screen.close()

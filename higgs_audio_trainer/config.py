@@ -70,17 +70,17 @@ class TrainSettings:
         None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",)
     )
     max_seconds: float = _flag(60.0, "data", "longest clip, in seconds", above=0)
-    skip_bad_samples: bool = _flag(False, "data", "train without samples that have problems, and list them")
+    skip_bad_samples: bool = _flag(False, "data", "skip samples that have problems, and print the problems")
     codes_dir: str | None = _flag(None, "data", "cache of encoded audio [~/.cache/higgs-audio-trainer/codes]")
 
     base_ckpt: str = _flag(
         DEFAULT_BASE_CKPT, "model", "base checkpoint: a folder or a name on the Hub", aliases=("model_name_or_path",)
     )
-    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the codec that base_ckpt names]")
+    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the codec of base_ckpt]")
     dtype: str = _flag(
         "auto",
         "model",
-        "weights of the base model; auto: bfloat16 on a GPU with bfloat16, else float32",
+        "data type of the base model; auto: bfloat16 on a GPU with bfloat16, else float32",
         choices=("auto", "float32", "bfloat16", "float16"),
         aliases=("torch_dtype",),
     )
@@ -91,61 +91,61 @@ class TrainSettings:
     lora_targets: str = _flag(
         LORA_TARGETS,
         "lora",
-        "modules with an adapter: names or ends; mlp.* is text, audio_mlp.* audio [attention, MLPs]",
+        "modules with an adapter: names or endings; mlp.* is text, audio_mlp.* audio [attention, MLPs]",
         aliases=("lora_target_modules",),
     )
 
     batch_size: int = _flag(
-        1, "optimisation", "samples a micro-batch and device", aliases=("per_device_train_batch_size",), minimum=1
+        1, "optimisation", "samples per micro-batch and device", aliases=("per_device_train_batch_size",), minimum=1
     )
     grad_accum: int = _flag(
-        8, "optimisation", "micro-batches an optimizer step", aliases=("gradient_accumulation_steps",), minimum=1
+        8, "optimisation", "micro-batches per optimizer step", aliases=("gradient_accumulation_steps",), minimum=1
     )
     epochs: float = _flag(3.0, "optimisation", "passes over the manifest", aliases=("num_train_epochs",), above=0)
-    max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: until the epochs are done")
+    max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: all steps of the epochs")
     lr: float = _flag(1e-4, "optimisation", "peak learning rate", aliases=("learning_rate",), minimum=0)
     wd: float = _flag(0.01, "optimisation", "weight decay", aliases=("weight_decay",), minimum=0)
     warmup: float = _flag(
-        0.03, "optimisation", "warm-up steps; below 1: a share of all steps", aliases=("warmup_steps",), minimum=0
+        0.03, "optimisation", "warm-up steps; below 1: a fraction of all steps", aliases=("warmup_steps",), minimum=0
     )
     text_loss_weight: float = _flag(1.0, "optimisation", "loss = weight x text loss + audio loss", minimum=0)
     gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
-    seed: int = _flag(42, "optimisation", "seed of every random generator", minimum=0, maximum=2**32 - 1)
+    seed: int = _flag(42, "optimisation", "seed of all random generators", minimum=0, maximum=2**32 - 1)
 
     output_dir: str = _flag("", "run", "folder for adapter, checkpoints and events (required)")
     resume: str | None = _flag(
         None,
         "run",
-        "continue a run from the last checkpoint, or from a named one",
+        "continue a run from its last or the given checkpoint",
         aliases=("resume_from_checkpoint",),
     )
-    val_steps: int = _flag(500, "run", "evaluate every so many steps", aliases=("eval_steps",), minimum=1)
-    save_steps: int = _flag(500, "run", "save a checkpoint every so many steps", minimum=1)
+    val_steps: int = _flag(500, "run", "evaluate every N steps", aliases=("eval_steps",), minimum=1)
+    save_steps: int = _flag(500, "run", "save a checkpoint every N steps", minimum=1)
     report_to: str = _flag("none", "run", "trackers of transformers, e.g. tensorboard,wandb")
 
     log_steps: int = _flag(
         50,
         "log",
-        "log step 1 and every so many steps",
+        "log step 1 and every N steps",
         aliases=("logging_steps",),
         minimum=1,
         hint="to turn logging off: --sinks none",
     )
-    sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl, none, or MODULE:FACTORY")
-    log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1, maximum=1000)
-    log_window: int = _flag(5, "log", "slots to show at each end", minimum=1, maximum=1000)
-    log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
-    log_text: bool = _flag(True, "log", "decode text tokens beside their ids")
-    log_ranks: bool = _flag(False, "log", "log rank and probability of each shown label")
-    log_audio: int = _flag(0, "log", "decode shown samples to WAV files every N logged steps; 0: never", minimum=0)
-    log_audio_seconds: float = _flag(60.0, "log", "longest WAV file, in seconds", above=0)
+    sinks: str = _flag("console,jsonl", "log", "sinks of events: console, jsonl, none or MODULE:FACTORY")
+    log_samples: int = _flag(2, "log", "samples of the micro-batch to log", minimum=1, maximum=1000)
+    log_window: int = _flag(5, "log", "slots to log at each end", minimum=1, maximum=1000)
+    log_codebooks: str = _flag("0", "log", "codebooks to log: a list like 0,1,7 or all")
+    log_text: bool = _flag(True, "log", "log decoded text beside token ids")
+    log_ranks: bool = _flag(False, "log", "log rank and probability of each logged label")
+    log_audio: int = _flag(0, "log", "decode logged samples to WAV files every N logged steps; 0: never", minimum=0)
+    log_audio_seconds: float = _flag(60.0, "log", "time limit of decoding one WAV file, in seconds", above=0)
     diagnose: str = _flag(
         "warn",
         "log",
-        "checks of the record; fail: an error ends the run, saved, with exit status 3",
+        "checks of the record; fail: an error saves and ends the run with exit status 3",
         choices=("off", "warn", "fail"),
     )
-    log_all_ranks: bool = _flag(False, "log", "write a file on every rank instead of on rank 0 only")
+    log_all_ranks: bool = _flag(False, "log", "write a log file on every rank, not only on rank 0")
     strict_logging: bool = _flag(False, "log", "end the run when logging fails")
 
     extra: Mapping[str, Any] = field(default_factory=dict)  # other fields of transformers.TrainingArguments

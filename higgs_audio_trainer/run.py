@@ -41,7 +41,9 @@ from higgs_audio_trainer.training.run_facts import run_facts
 from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks import specification
 from sinks.terminal.escape import printable_lines
+from sinks.terminal.screen import Screen
 
 _LAST_EVENTS_S = 3.0  # for `run_end` and the sinks, when the launcher is about to kill the process
 NamedSink = tuple[str, sinks.Sink]
@@ -57,7 +59,7 @@ class _Data:
 class _Console:
     """Outputs for the person who runs the training. None of them waits for a reader."""
 
-    screen: sinks.Screen
+    screen: Screen
     say: Say  # prints messages before the first event
     note: Say  # prints failures, with secrets redacted
 
@@ -97,12 +99,12 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     """
     quiet_third_parties()
     with _sink_errors():  # refuses a wrong name before anything is loaded
-        sinks.load(settings.sinks)
+        specification.load(settings.sinks)
     if settings.diagnose == "fail" and not _logs(settings, more_sinks):
         raise UserError(
             "--diagnose fail: expected a sink, since checks read the log, got --sinks none. Add a sink: --sinks jsonl"
         )
-    screen = sinks.Screen(sys.stdout, sys.stderr)
+    screen = Screen(sys.stdout, sys.stderr)
     redact = Redactor(settings.as_mapping(), os.environ)
     console = _Console(
         screen, say or (lambda text: screen.show(printable_lines(text))), lambda text: screen.note(redact(text))
@@ -190,7 +192,7 @@ def _plan(settings: TrainSettings, say: Say) -> Attempt:
     return attempt
 
 
-def _give_up(recorder: Recorder, screen: sinks.Screen, received: Signals) -> None:
+def _give_up(recorder: Recorder, screen: Screen, received: Signals) -> None:
     """End a process that cannot reach the end of its step before its launcher kills it."""
 
     def end_log() -> None:
@@ -270,7 +272,7 @@ def _restarts() -> int:
 
 def _logs(settings: TrainSettings, more_sinks: Sequence[NamedSink]) -> bool:
     """Return True if any rank logs. The result is the same on every rank, since the sums are collective."""
-    return bool(sinks.parse(settings.sinks) or more_sinks)
+    return bool(specification.parse(settings.sinks) or more_sinks)
 
 
 def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments: TrainingArguments, say: Say) -> _Data:

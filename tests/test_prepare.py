@@ -121,8 +121,8 @@ def test_what_the_command_encoded_training_finds(tiny, clips, prepare, tmp_path,
     assert main(command(tiny, clips, tmp_path / "codes", "--eval_manifest", str(clips))) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{clips}: encoded 8 clips to {tmp_path / 'codes'}",
-        f"{clips}: 8 samples are ready",
-        f"{clips}: 8 samples are ready",
+        f"{clips}: 8 samples ready",
+        f"{clips}: 8 samples ready",
     ]
     prepare(clips)
     assert prepare.said == []

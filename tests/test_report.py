@@ -445,7 +445,7 @@ def test_the_command_replaces_its_own_page_and_nothing_else(tmp_path, capsys):
     [
         (["missing.jsonl"], "missing.jsonl"),
         (["a.jsonl", "missing.jsonl"], "missing.jsonl"),
-        (["empty.jsonl"], "got no event in it"),
+        (["empty.jsonl"], "got a log without events"),
         (["a.jsonl", "-"], "got standard input (-)"),
         (["a.jsonl", "-o", "no/such/folder/page.html"], "expected a place for the page"),
         ([], "LOG"),
