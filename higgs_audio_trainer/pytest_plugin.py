@@ -1,6 +1,6 @@
-"""The pytest plugin: a log that is kept in memory, and a log held against a golden one.
+"""The pytest plugin: a sink that keeps events in memory, and the comparison of a log with a golden file.
 
-pytest finds it by its entry point. Where no test asks for a fixture it costs the import of this file: the fixtures
+pytest finds the plugin by its entry point. A test session without these fixtures only imports this file. The fixtures
 import everything else.
 """
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     Log = MemorySink | Iterable[Mapping[str, Any]] | str | Path
 
 _UPDATE = "--update-golden"
-_USUAL: Mapping[str, float] = {}  # the tolerances of `diff`
-_WRITTEN = "golden_written"  # the property of a test that names a golden; a worker of xdist sends it with its report
+_USUAL: Mapping[str, float] = {}  # default tolerances of `diff`
+_WRITTEN = "golden_written"  # property of a test with the path of a golden; xdist workers send properties in reports
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add our option."""
+    """Add the option `--update-golden`."""
     group = parser.getgroup("higgs-audio-trainer")
-    group.addoption(_UPDATE, action="store_true", help="write the goldens of assert_matches_golden anew")
+    group.addoption(_UPDATE, action="store_true", help="write the golden files instead of comparing")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which goldens were written."""
+    """Print the paths of written golden files."""
     if not config.getoption(_UPDATE):
         return
     reports = (report for found in terminalreporter.stats.values() for report in found)
@@ -43,7 +43,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def event_log() -> MemorySink:
-    """A sink that keeps a run's events in `records`: `run_training(settings, more_sinks=[("log", event_log)])`."""
+    """Return a sink that keeps a run's events in the list `records`.
+
+    Pass the sink to a training: `run_training(settings, more_sinks=[("log", event_log)])`.
+    """
     from sinks import MemorySink
 
     return MemorySink()
@@ -51,15 +54,18 @@ def event_log() -> MemorySink:
 
 @pytest.fixture
 def assert_matches_golden(request: pytest.FixtureRequest) -> AssertMatchesGolden:
-    """`assert_matches_golden(log, path)` fails the test where a log is not as its golden; see `--update-golden`."""
+    """Return `assert_matches_golden(log, path)`, which fails the test if the log differs from the golden file.
+
+    `--update-golden` writes the golden file instead.
+    """
     return AssertMatchesGolden(request)
 
 
 class AssertMatchesGolden:
-    """What the fixture `assert_matches_golden` is.
+    """The value of the fixture `assert_matches_golden`.
 
     Args:
-        request: of the test.
+        request: Request of the test.
     """
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
@@ -76,20 +82,21 @@ class AssertMatchesGolden:
         atol: float | Mapping[str, float] = _USUAL,
         exact: bool = False,
     ) -> None:
-        """Fail the test where a log is not as its golden, with the text of `higgs-audio-trainer diff`.
+        """Fail the test if a log differs from a golden file, with the report of `higgs-audio-trainer diff`.
 
-        With `--update-golden` the golden is written anew instead.
+        With `--update-golden` the golden file is written instead.
 
         Args:
-            log: the fixture `event_log`, or records, which are mappings and not typed events; or the path of a log,
-                such as a run's output directory. A relative one begins at the current folder.
-            path: of the golden. A relative one begins at the folder of the test's file.
-            ignore: names of fields and events that are not compared, as for `diff --ignore`: several, or a text of
-                several with commas between them.
-            only: names of those that alone are compared, likewise.
-            rtol: relative tolerance of floats: one for all, or field by field; what is not named is as in `diff`.
-            atol: absolute tolerance, likewise.
-            exact: floats must be the same bit by bit.
+            log: The fixture `event_log`, an iterable of records (mappings, not typed events), or the path of a log,
+                such as a run's output directory. A relative path starts at the current folder.
+            path: Path of the golden file. A relative path starts at the folder of the test's file.
+            ignore: Names of fields and events to leave out, as for `diff --ignore`. Either a list of names or a string
+                of names separated by commas.
+            only: Names of fields and events to compare, in the same form.
+            rtol: Relative tolerance of floats: a number for all fields, or numbers by field. Other fields have the
+                defaults of `diff`.
+            atol: Absolute tolerance, in the same form.
+            exact: Floats must be equal bit for bit.
         """
         from higgs_audio_trainer.errors import UserError
         from higgs_audio_trainer.logs.diff.compare import Options
@@ -115,7 +122,7 @@ class AssertMatchesGolden:
         self._request.node.user_properties.append((_WRITTEN, str(golden)))
 
     def _difference(self, golden: Path, log: Log, options: Options) -> str:
-        """Say what differs and what to do about it; nothing where nothing does."""
+        """Return the differences and the command to accept the log; "" without a difference."""
         from higgs_audio_trainer.logs.diff.compare import compare
         from higgs_audio_trainer.logs.diff.reports import render
 
@@ -147,7 +154,7 @@ def _checked(name: str, given: float | Mapping[str, float]) -> float | Mapping[s
 
 
 def _readable(log: Log) -> str | Path | Iterable[Mapping[str, Any]]:
-    """Return a path or records."""
+    """Return the log as a path or records."""
     from higgs_audio_trainer.errors import UserError
     from sinks import MemorySink
 

@@ -163,7 +163,7 @@ def test_an_added_field_is_none(apply):
 def test_an_older_log_is_read_whole(name):
     """Every line becomes the event that it was, with every field of it, and nothing is unknown."""
     folder, faults = FIXTURES / "logs" / name, []
-    events = list(read(folder, all_attempts=True, on_fault=faults.append))
+    events = list(read(folder, all_attempts=True, on_problem=faults.append))
     assert faults == []
     assert {event.event for event in events} >= {
         "run_start",

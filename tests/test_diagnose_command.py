@@ -8,7 +8,7 @@ import pytest
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.diagnoses import diagnoser
 from higgs_audio_trainer.diagnoses.finding import Finding
-from higgs_audio_trainer.logs.logged_steps import dues
+from higgs_audio_trainer.logs.logged_steps import logged_steps
 from higgs_audio_trainer.logs.reader import read
 from tests.builders import (
     audio_sample,
@@ -226,7 +226,7 @@ class TestLoggedSteps:
     def test_a_run(self, tmp_path):
         """Each step comes with its counts and samples, then its evaluation. Other events are ignored."""
         events = [*logged(1), checkpoint(step=1), *logged(2)[:2], sink_recovered(), *logged(2)[2:], *evaluation(2)]
-        start, *parts = dues(read(write(tmp_path, *events)))
+        start, *parts = logged_steps(read(write(tmp_path, *events)))
         assert start.num_codebooks == 8
         assert [(part.step, part.train is None, len(part.counts), len(part.samples)) for part in parts] == [
             (1, False, 2, 2),
@@ -239,7 +239,7 @@ class TestLoggedSteps:
         """The lowest rank that logged a step provides the step."""
         write(tmp_path, *logged(1))
         write(tmp_path, *logged(1), *logged(2), rank=1)
-        parts = list(dues(read(tmp_path)))
+        parts = list(logged_steps(read(tmp_path)))
         assert [(part.step, part.train.rank, len(part.samples)) for part in parts[1:]] == [(1, 0, 2), (2, 1, 2)]
 
     def test_lists_that_do_not_belong_together(self, tmp_path):
@@ -248,5 +248,5 @@ class TestLoggedSteps:
         uneven = replace(whole, first=replace(whole.first, labels=(1,)))
         ranked = replace(whole, last=replace(whole.last, label_ranks=(1,)))
         events = [train_step(step=1), uneven, ranked, whole, token_counts(step=1, label_matches=())]
-        _, part = dues(read(write(tmp_path, *events)))
+        _, part = logged_steps(read(write(tmp_path, *events)))
         assert (len(part.samples), part.counts) == (1, ())

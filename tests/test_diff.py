@@ -588,8 +588,8 @@ def test_what_this_version_does_not_know_can_be_left_out():
         ({"only": frozenset({"step_ms"})}, "differs from run to run"),
         ({"rtol": {"grad_nrom": 1.0}}, "Did you mean grad_norm?"),
         ({"rtol": {"train_stp.loss": 1.0}}, "Did you mean train_step.loss?"),
-        ({"ignore": frozenset({"rank"})}, "which events are joined by"),
-        ({"ignore": frozenset({"prediction_sample.fingerprint"})}, "which events are joined by"),
+        ({"ignore": frozenset({"rank"})}, "which joins the events of the two logs"),
+        ({"ignore": frozenset({"prediction_sample.fingerprint"})}, "which joins the events of the two logs"),
         ({"rtol": -1.0}, "at least 0"),
         ({"atol": math.nan}, "at least 0"),
         ({"rtol": 1.0, "exact": True}, "--exact"),
@@ -618,7 +618,7 @@ def test_logs_without_a_common_event_cannot_be_compared():
 def test_nothing_left_to_compare_is_not_the_same():
     """A field that no event has compares nothing."""
     records = records_of([train_step()])
-    with pytest.raises(UserError, match="something to compare"):
+    with pytest.raises(UserError, match="fields to compare"):
         compare(records, records, options=Options(only=frozenset({"first.labels"})))
 
 

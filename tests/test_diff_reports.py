@@ -58,10 +58,10 @@ TEXT = """\
 A: records (run 20260102-030405-abcd, 11 events, steps 1 to 3)
 B: records (run 20260102-030405-abcd, 10 events, steps 1 to 3)
 
-The runs were set up differently:
+The runs have different settings:
   config.lr: expected 0.0001, got 0.0002
   versions.torch: expected "2.13.0", got "2.12.0"
-Also different, but not compared: host
+Different but not compared: host
 
 First divergence: step 2, train_step
   loss: expected 4.13217, got 5.16521 (off by +0.25 relative; tolerance 0.0001 relative, 1e-06
@@ -94,10 +94,10 @@ A: records (run 20260102-030405-abcd, 11 events, steps 1 to
 B: records (run 20260102-030405-abcd, 10 events, steps 1 to
     3)
 
-The runs were set up differently:
+The runs have different settings:
   config.lr: expected 0.0001, got 0.0002
   versions.torch: expected "2.13.0", got "2.12.0"
-Also different, but not compared: host
+Different but not compared: host
 
 First divergence: step 2, train_step
   loss: expected 4.13217, got 5.16521 (off by +0.25
@@ -131,12 +131,12 @@ MARKDOWN = """\
 - A: <code>records (run 20260102-030405-abcd, 11 events, steps 1 to 3)</code>
 - B: <code>records (run 20260102-030405-abcd, 10 events, steps 1 to 3)</code>
 
-| set up differently | expected | got |
+| different settings | expected | got |
 | --- | ---: | ---: |
 | <code>config.lr</code> | <code>0.0001</code> | <code>0.0002</code> |
 | <code>versions.torch</code> | <code>"2.13.0"</code> | <code>"2.12.0"</code> |
 
-Also different, but not compared: host
+Different but not compared: host
 
 **First divergence:** <code>step 2, train&#95;step</code>: <code>loss: expected 4.13217, got 5.16521 (off by +0.25 relative; tolerance 0.0001 relative, 1e-06 absolute)</code>
 
@@ -217,10 +217,10 @@ GITHUB = """\
 A: records (run 20260102-030405-abcd, 11 events, steps 1 to 3)
 B: records (run 20260102-030405-abcd, 10 events, steps 1 to 3)
 
-The runs were set up differently:
+The runs have different settings:
   config.lr: expected 0.0001, got 0.0002
   versions.torch: expected "2.13.0", got "2.12.0"
-Also different, but not compared: host
+Different but not compared: host
 
 First divergence: step 2, train_step
   loss: expected 4.13217, got 5.16521 (off by +0.25 relative; tolerance 0.0001 relative, 1e-06
@@ -254,8 +254,8 @@ B: records (run 20260102-030405-abcd, 10 events, steps 1 to 10)
 Differences by kind:
   one-sided drifts  1
 
-Drift: train_step.grad_norm: 10 values, all within tolerance, but on average +0.40 tolerances off:
-    one-sided
+Drift: train_step.grad_norm: 10 values, all within tolerance, but the mean is +0.40 tolerances off
+    (one-sided)
 
 Differs: 0 of 10 joined events, 1 one-sided drift.
 """

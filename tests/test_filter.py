@@ -140,7 +140,7 @@ class TestReading:
     @pytest.mark.parametrize("text", ["-1", "a", "0-3", "1.0", "٣"])
     def test_bad_numbers(self, text):
         """What is no whole number is said, with its flag."""
-        with pytest.raises(UserError, match=f"--rank: expected whole numbers from 0 on, like 0,3, got '{text}'"):
+        with pytest.raises(UserError, match=f"--rank: expected integers of at least 0, as in 0,3, got '{text}'"):
             numbers_of("--rank", [text])
 
     @pytest.mark.parametrize("text", ["", ",", " , "])

@@ -31,7 +31,7 @@ class Followed:
 
     def __init__(self, *paths, all_attempts=False):
         self.faults = []
-        self.follower = Follower(*paths, all_attempts=all_attempts, on_fault=self.faults.append)
+        self.follower = Follower(*paths, all_attempts=all_attempts, on_problem=self.faults.append)
 
     def round(self):
         """Return what a round brings: rank, attempt and number of each event."""
@@ -193,7 +193,7 @@ class TestPaths:
 
     def test_nothing_there(self, tmp_path):
         """A path that is not there is bad input."""
-        with pytest.raises(UserError, match=r"nowhere: expected a log that can be read, got: No such file"):
+        with pytest.raises(UserError, match=r"nowhere: expected a readable log, got: No such file"):
             Followed(tmp_path / "nowhere")
 
     def test_a_named_file(self, tmp_path):

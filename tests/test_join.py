@@ -9,9 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higgs_audio_trainer.logs.diff import join
-from higgs_audio_trainer.logs.diff.join import Entry, UnsortedError, joined, joined_unsorted, key_of, order_of, sortable
+from higgs_audio_trainer.logs.diff.join import (
+    ComparedEvent,
+    UnsortedError,
+    joined,
+    joined_unsorted,
+    key_of,
+    order_of,
+    sortable,
+)
 from higgs_audio_trainer.logs.diff.sorter import Sorter
-from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.lines import int_field
 from tests.builders import (
     audio_sample,
     checkpoint,
@@ -26,7 +34,7 @@ from tests.builders import (
 
 def entry_of(record):
     """Make what is joined of a record."""
-    return Entry(whole(record, "step"), record, orjson.dumps(record))
+    return ComparedEvent(int_field(record, "step"), record, orjson.dumps(record))
 
 
 def entries_of(*events):
@@ -138,7 +146,7 @@ def test_each_event_is_in_one_pair_and_keys_agree(ours, theirs, random):
 @given(st.lists(RECORDS, max_size=12), st.lists(RECORDS, max_size=12))
 def test_both_ways_of_joining_give_the_same_pairs(ours, theirs):
     """Sorted in memory step by step or on disk as a whole: the same pairs."""
-    ours, theirs = (sorted(records, key=lambda record: whole(record, "step") or 0) for records in (ours, theirs))
+    ours, theirs = (sorted(records, key=lambda record: int_field(record, "step") or 0) for records in (ours, theirs))
     left, right = ([entry_of(record) for record in records] for records in (ours, theirs))
 
     def written(pairs):

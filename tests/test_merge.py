@@ -99,7 +99,7 @@ def test_a_damaged_compressed_log(tmp_path, capfdbinary):
     out, err = merged(capfdbinary, path)
     assert out.splitlines() == dump(a_run()).splitlines()
     fault, total = err.decode().splitlines()
-    assert "compressed bytes that are whole" in fault
+    assert "complete compressed data" in fault
     assert total == "1 problem. All other lines were read. Run `validate` for details."
 
 

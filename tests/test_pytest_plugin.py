@@ -202,9 +202,9 @@ def test_what_is_compared_can_be_chosen(session, golden):
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        ("assert_matches_golden(event_log, 'goldens/run.jsonl')", "events that both logs have, got none"),
-        ("assert_matches_golden('nowhere', 'goldens/run.jsonl')", "nowhere: expected a log"),
-        ("assert_matches_golden([{}], 'goldens/run.jsonl')", "expected a record with the name of its event"),
+        ("assert_matches_golden(event_log, 'goldens/run.jsonl')", "events in both logs, got no common event"),
+        ("assert_matches_golden('nowhere', 'goldens/run.jsonl')", "nowhere: expected a readable log"),
+        ("assert_matches_golden([{}], 'goldens/run.jsonl')", "expected a record with an event name"),
         ("assert_matches_golden(None, 'goldens/run.jsonl')", "expected a log: event_log, a path, or records"),
         ("assert_matches_golden({}, 'goldens/run.jsonl')", "got dict"),
         ("assert_matches_golden([3], 'goldens/run.jsonl')", "got list of other things"),
@@ -227,7 +227,7 @@ def test_a_golden_is_not_made_of_nothing(session):
     session.makepyfile(
         "def test_it(event_log, assert_matches_golden):\n    assert_matches_golden(event_log, 'g.jsonl')"
     )
-    assert "expected events, for a golden" in failure_of(session.runpytest_inprocess("--update-golden"))
+    assert "expected events for a golden" in failure_of(session.runpytest_inprocess("--update-golden"))
     assert not (session.path / "g.jsonl").exists()
 
 

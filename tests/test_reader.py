@@ -292,7 +292,7 @@ def test_a_first_segment_that_was_removed(tmp_path):
 def faults_of(path):
     """Read a log and return its events and what was said of the other lines."""
     said = []
-    return list(read(path, on_fault=said.append)), [str(fault) for fault in said]
+    return list(read(path, on_problem=said.append)), [str(fault) for fault in said]
 
 
 def test_a_bad_line_costs_itself_alone(tmp_path):
@@ -360,7 +360,7 @@ def test_no_log_is_said(tmp_path, name):
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path):
     """A system's error is the user's to mend, not a traceback."""
-    with pytest.raises(UserError, match="expected a log that can be read, got: Is a directory"):
+    with pytest.raises(UserError, match="expected a readable log, got: Is a directory"):
         list(LogFile(tmp_path, print).lines())
 
 

@@ -58,7 +58,7 @@ def test_zstd_frames_that_are_to_be_skipped(tmp_path):
     frames = (SKIPPABLE_FRAME, COMPRESSED[".zst"], SKIPPABLE_FRAME, MORE_COMPRESSED[".zst"], SKIPPABLE_FRAME)
     path.write_bytes(b"".join(frames))
     faults = []
-    assert len(list(read(path, on_fault=faults.append))) == 2 * len(RECORDS)
+    assert len(list(read(path, on_problem=faults.append))) == 2 * len(RECORDS)
     assert faults == []
 
 
@@ -71,7 +71,7 @@ def test_compressed_files_that_are_cut_off(suffix, tmp_path):
     for size in (*range(4, len(data) - 1, 7), *range(len(data) - 12, len(data))):
         path.write_bytes(data[:size])
         faults = []
-        found = list(read(path, on_fault=faults.append))
+        found = list(read(path, on_problem=faults.append))
         expected = DECOMPRESSORS[suffix]().decompress(data[:size]).count(b"\n")
         assert found == RECORDS[:expected]
         assert len(faults) == 1
@@ -91,7 +91,7 @@ def test_what_stands_before_damage_is_read(suffix, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(data)
     faults = []
-    assert seqs(read(path, on_fault=faults.append)) == list(range(2000))
+    assert seqs(read(path, on_problem=faults.append)) == list(range(2000))
     assert len(faults) == 1
 
 
@@ -155,7 +155,7 @@ def test_a_pipe_that_gives_little_at_a_time(data, size, tmp_path):
 def test_a_closed_standard_input(monkeypatch):
     """It is no log."""
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(UserError, match="standard input, which is closed"):
+    with pytest.raises(UserError, match="a closed standard input"):
         list(read("-"))
 
 

@@ -322,7 +322,7 @@ def test_two_logs_that_are_the_same(report):
 def test_two_logs_with_nothing_in_common(report):
     """Logs without common events are drawn, and the page reports why the logs were not compared."""
     page = report([train_step(step=1)], [train_step(step=2)])
-    assert "The logs could not be compared. diff: expected events that both logs have, got none." in page.text
+    assert "The logs could not be compared. diff: expected events in both logs, got no common event." in page.text
 
 
 def test_a_log_of_one_event(report):

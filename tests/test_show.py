@@ -249,7 +249,7 @@ class TestFlags:
             (["--width", "19"], "--width: expected columns from 20 to 9,999, got '19'"),
             (["--width", "x"], "--width: expected columns from 20 to 9,999, got 'x'"),
             (["--step", "2:1"], "--step: expected the first step before the last, got '2:1'"),
-            (["--rank", "x"], "--rank: expected whole numbers from 0 on, like 0,3, got 'x'"),
+            (["--rank", "x"], "--rank: expected integers of at least 0, as in 0,3, got 'x'"),
             (["--modality", "video"], "--modality: expected text or audio, got 'video'"),
             (["--split", "x\x1b"], "--split: expected train or eval, got 'x\\x1b'"),
             (["--summary", "--raw"], "--summary: expected no --raw. Remove one of the two flags"),
@@ -277,7 +277,7 @@ class TestInput:
         """A missing file is an error."""
         code, out, err = show(capsys, tmp_path / "nowhere")
         assert (code, out) == (2, "")
-        assert "nowhere: expected a log that can be read, got: No such file or directory" in err
+        assert "nowhere: expected a readable log, got: No such file or directory" in err
 
     def test_faults(self, log, capsys):
         """A line without an event is reported on stderr with its position. All other lines are printed."""

@@ -13,7 +13,7 @@ from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.events import VOLATILE_FIELDS
 from higgs_audio_trainer.logs.summary.bars import ASCII, BLOCKS, glyphs
 from higgs_audio_trainer.logs.summary.curve import MOST_POINTS, Curve
-from higgs_audio_trainer.logs.summary.figures import Alarm, summaries
+from higgs_audio_trainer.logs.summary.figures import RunProblem, summaries
 from higgs_audio_trainer.logs.summary.text import render_summary
 from sinks.terminal.fold import columns
 from tests.builders import (
@@ -52,7 +52,7 @@ def step_of(step, *, codebooks=2, last=20, **changes):
 def summed(folder, events, **envelope):
     """Write a log and sum it up."""
     file_of(folder).write_bytes(dump(records_of(events, **envelope)))
-    (summary,) = summaries(folder, on_fault=pytest.fail)
+    (summary,) = summaries(folder, on_problem=pytest.fail)
     return summary
 
 
@@ -85,7 +85,7 @@ class TestFigures:
         assert (made.count, made.first_step, made.last_step) == (4, 1, 4)
 
     def test_without_targets(self, tmp_path):
-        """What has no target has no loss, though the event says 0; it is an alarm."""
+        """What has no target has no loss, though the event says 0; it is an problem."""
         nothing = train_step(
             step=1,
             text_loss=0.0,
@@ -98,51 +98,51 @@ class TestFigures:
         assert summary.training.losses["text"].first is None
         assert summary.training.losses["codebook 0"].best == 3.0
         assert summary.training.accuracies["audio"].first == 0.5
-        assert summary.alarms == [
-            Alarm("no text targets", "warning", 1, 1),
-            Alarm("no audio targets", "warning", 1, 2),
+        assert summary.problems == [
+            RunProblem("no text targets", "warning", 1, 1),
+            RunProblem("no audio targets", "warning", 1, 2),
         ]
 
     def test_not_finite(self, tmp_path):
-        """A NaN is no best, stands in no trend, and is an alarm."""
+        """A NaN is no best, stands in no trend, and is an problem."""
         events = [train_step(step=1, loss=math.nan), train_step(step=2, loss=3.0), train_step(step=3, loss=math.inf)]
         file_of(tmp_path).write_bytes(
             dump([r | {"nonfinite": ["loss"]} if r["loss"] is None else r for r in _cleaned(records_of(events))])
         )
-        (summary,) = summaries(tmp_path, on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         loss = summary.training.losses["total"]
         assert (loss.first, loss.last, loss.best, loss.trend) == (None, None, 3.0, (None, 3.0, None))
-        assert summary.alarms == [Alarm("train_step with values that are not finite", "warning", 2, 1)]
+        assert summary.problems == [RunProblem("train_step with non-finite values", "warning", 2, 1)]
 
     def test_diagnoses(self, tmp_path):
-        """A code is one alarm, as severe as it became, with what it is about; its count is that of the run's end."""
+        """A code is one problem, as severe as it became, with what it is about; its count is that of the run's end."""
         found = [diagnosis(code="collapsed", step=2, modality="audio", codebook=k, repeats=k) for k in range(5)]
         worse = diagnosis(code="collapsed", step=9, modality="audio", codebook=0, severity="error")
         note = diagnosis(code="mask_audit", severity="note")
         log = [run_start(), train_step(step=2), *found, note, train_step(step=9), worse]
-        (alarm,) = summed(tmp_path, log).alarms
-        assert (alarm.name, alarm.severity, alarm.count, alarm.first_step) == ("collapsed", "error", 16, 2)
-        (alarm,) = summed(tmp_path, [*log, run_end(diagnoses={"collapsed": 7, "unheard_of": 1})]).alarms
-        assert (alarm.count, alarm.about[:2]) == (7, ["audio codebook 0", "audio codebook 1"])
+        (problem,) = summed(tmp_path, log).problems
+        assert (problem.name, problem.severity, problem.count, problem.first_step) == ("collapsed", "error", 16, 2)
+        (problem,) = summed(tmp_path, [*log, run_end(diagnoses={"collapsed": 7, "unheard_of": 1})]).problems
+        assert (problem.count, problem.about[:2]) == (7, ["audio codebook 0", "audio codebook 1"])
         text = render_summary(summed(tmp_path, log), width=120, encoding="utf-8")
         about = "audio codebook 0, audio codebook 1, audio codebook 2, ..."
-        assert f"alarms   error: collapsed ({about}), 16 times, first at step 2" in text
+        assert f"problems error: collapsed ({about}), 16 times, first at step 2" in text
 
-    def test_alarms(self, tmp_path):
-        """Alarms are counted by code and severity, the worst first; what a sink lost is among them."""
-        made = summed(tmp_path, [*training(), sink_recovered(), cap_reached()]).alarms
+    def test_problems(self, tmp_path):
+        """Problems are counted by code and severity, the worst first; what a sink lost is among them."""
+        made = summed(tmp_path, [*training(), sink_recovered(), cap_reached()]).problems
         assert made == [
-            Alarm("codebook_collapsed", "error", 1, 8),
-            Alarm("no_stop_label", "warning", 2, 4),
-            Alarm("sink jsonl failed for a time", "warning", 1, None),
-            Alarm("sink jsonl reached its cap", "warning", 1, None),
+            RunProblem("codebook_collapsed", "error", 1, 8),
+            RunProblem("no_stop_label", "warning", 2, 4),
+            RunProblem("sink jsonl failed temporarily", "warning", 1, None),
+            RunProblem("sink jsonl reached its size limit", "warning", 1, None),
         ]
 
     def test_ranks(self, tmp_path):
         """All ranks log the same figures; they count once."""
         for rank in (0, 1):
             file_of(tmp_path, rank=rank).write_bytes(dump(records_of([step_of(2), step_of(4)], rank=rank)))
-        (summary,) = summaries(tmp_path, on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         assert summary.training.count == 2
         assert summary.cost.step_ms == 400.0
 
@@ -152,7 +152,7 @@ class TestFigures:
             records = records_of(events, attempt=attempt)
             del records[2]
             file_of(tmp_path, attempt=attempt).write_bytes(dump(records))
-        (summary,) = summaries(tmp_path, on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         assert (summary.attempt, summary.start.resumed_from_step, summary.end.reason) == (1, 4, "completed")
         assert [(gap.attempt, gap.first_seq) for gap in summary.gaps] == [(0, 2), (1, 2)]
         assert summary.training.last_step == 12
@@ -163,7 +163,7 @@ class TestFigures:
         for count in (500, 5_000):
             file_of(tmp_path).write_bytes(dump(records_of([step_of(s, last=count) for s in range(1, count)])))
             tracemalloc.start()
-            list(summaries(tmp_path, on_fault=pytest.fail))
+            list(summaries(tmp_path, on_problem=pytest.fail))
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         assert peaks[1] < peaks[0] * 1.2
@@ -185,7 +185,7 @@ AT = {
         state    stopped by SIGTERM at step 20
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
-                    loss                  right
+                    loss                  accuracy
                     first  last  best at  first   last   best last
         total       7.400 2.000 2.000 20
         text        0.900 0.000 0.000 20  10.0% 100.0% 100.0% ██████
@@ -196,7 +196,7 @@ AT = {
         eval text   1.000 1.000 1.000 10  75.0%  75.0%  75.0% █████░
         eval audio  3.500 3.500 3.500 10  37.5%  37.5%  37.5% ██░░░░
 
-        alarms   error: codebook_collapsed, 1 time, first at step 8
+        problems error: codebook_collapsed, 1 time, first at step 8
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
@@ -210,7 +210,7 @@ AT = {
         state    stopped by SIGTERM at step 20
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
-                    loss                           right
+                    loss                           accuracy
                     first  last  best at trend     first   last   best at trend   last
         total       7.400 2.000 2.000 20 ██▇▅▄▃▂▁
         text        0.900 0.000 0.000 20 ██▇▅▄▃▂▁  10.0% 100.0% 100.0% 20 ▁▁▃▄▆▇█ ██████
@@ -221,7 +221,7 @@ AT = {
         eval text   1.000 1.000 1.000 10 ▅▅        75.0%  75.0%  75.0% 10 ▅▅      █████░
         eval audio  3.500 3.500 3.500 10 ▅▅        37.5%  37.5%  37.5% 10 ▅▅      ██░░░░
 
-        alarms   error: codebook_collapsed, 1 time, first at step 8
+        problems error: codebook_collapsed, 1 time, first at step 8
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
@@ -235,7 +235,7 @@ AT = {
         state    stopped by SIGTERM at step 20
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
-                    loss                                  right
+                    loss                                  accuracy
                     first  last  best at trend            first   last   best at trend          last
         total       7.400 2.000 2.000 20 ██▇▆▅▄▃▂▁▁
         text        0.900 0.000 0.000 20 ██▇▆▅▄▃▂▁▁       10.0% 100.0% 100.0% 20 ▁▁▂▃▄▅▆▇██     ████████████
@@ -246,7 +246,7 @@ AT = {
         eval text   1.000 1.000 1.000 10 ▅▅               75.0%  75.0%  75.0% 10 ▅▅             █████████░░░
         eval audio  3.500 3.500 3.500 10 ▅▅               37.5%  37.5%  37.5% 10 ▅▅             █████░░░░░░░
 
-        alarms   error: codebook_collapsed, 1 time, first at step 8
+        problems error: codebook_collapsed, 1 time, first at step 8
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
@@ -255,7 +255,7 @@ AT = {
 }
 
 IN_ASCII = """
-                loss                           right
+                loss                           accuracy
                 first  last  best at trend     first   last   best at trend   last
     total       7.400 2.000 2.000 20 ##%+=-._
     text        0.900 0.000 0.000 20 ##%+=-._  10.0% 100.0% 100.0% 20 __-=*%# ######
@@ -263,7 +263,7 @@ IN_ASCII = """
     eval total  8.000 7.000 7.000 20 #_
     eval text   1.000 1.000 1.000 10 ++        75.0%  75.0%  75.0% 10 ++      #####.
     eval audio  3.500 3.500 3.500 10 ++        37.5%  37.5%  37.5% 10 ++      ##....
-    codebooks: loss, then right
+    codebooks: loss, then accuracy
        first  last  best first last best
      0  6.50  2.00  2.00   10% 100% 100% ###
      1  7.50  3.00  3.00    5%  50%  50% ##.
@@ -290,7 +290,7 @@ class TestText:
             state    no run_end: killed, or still running
             steps    0 logged
 
-            alarms   none
+            problems none
             gaps     n/a: the events have no seq
             logging  n/a: the log has no times
         """)
@@ -300,14 +300,14 @@ class TestText:
         records = records_of([run_start(resumed_from_step=7), *[step_of(s) for s in range(1, 19)]], attempt=3)
         records += records_of([sink_recovered(first_seq=2, last_seq=4)] * 20, attempt=3)[19:]
         file_of(tmp_path, attempt=3).write_bytes(dump([r for r in records if r["seq"] not in {2, 3, 4, 8, 10, 11, 14}]))
-        (summary,) = summaries(tmp_path, on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         lines = shown(summary, tmp_path, 200).split("\n")
         assert lines[0] == "run      r; attempt 3, resumed from step 7; 1 process on cpu; seed 42"
         assert "state    no run_end: killed, or still running; last event at 3-19" in lines
         assert lines[-3:] == [
             "gaps     3 missing events, explained by sink_recovered",
             (
-                "         4 missing events that nothing explains: seq 8 of rank 0, attempt 3, "
+                "         4 missing events without an explanation: seq 8 of rank 0, attempt 3, "
                 "seq 10 to 11 of rank 0, attempt 3 and 1 more gap"
             ),
             "logging  11 ms of 2,200 ms in the logged steps (0.50%)",
@@ -317,7 +317,7 @@ class TestText:
         """A log without times and numbers has no cost and no gaps."""
         records = [{k: v for k, v in r.items() if k not in VOLATILE_FIELDS} for r in records_of(training())]
         (tmp_path / "golden.jsonl").write_bytes(dump(records))
-        (summary,) = summaries(tmp_path / "golden.jsonl", on_fault=pytest.fail)
+        (summary,) = summaries(tmp_path / "golden.jsonl", on_problem=pytest.fail)
         lines = shown(summary, tmp_path, 80).split("\n")
         assert lines[0] == "run      1 process on cpu; seed 42"
         assert lines[-2:] == ["gaps     n/a: the events have no seq", "logging  n/a: the log has no times"]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, PredictionSample, TrainStep, Window
 from higgs_audio_trainer.logs.gaps import gaps
 from higgs_audio_trainer.logs.reader import read
-from higgs_audio_trainer.logs.typed import MORE, Misfit, Unknown, typed
-from higgs_audio_trainer.logs.validation.strict import misfit
+from higgs_audio_trainer.logs.typed import MORE, InvalidField, Unknown, typed
+from higgs_audio_trainer.logs.validation.strict import invalid_field
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.jsonl import JsonlSink
 from tests.builders import RUN_ID, all_events, fixed_clock, random_events, record_of, run_start, text_sample, train_step
@@ -53,7 +53,7 @@ def test_reading_what_was_written_is_the_identity(events):
             pipeline(event)
         sink.close()
         faults = []
-        back = sorted(read(folder, on_fault=faults.append, all_attempts=True), key=lambda event: event.seq)
+        back = sorted(read(folder, on_problem=faults.append, all_attempts=True), key=lambda event: event.seq)
         assert faults == []
         assert len(back) == len(events) + 1
         for seq, (event, emitted) in enumerate(zip(back, [run_start(), *events], strict=True)):
@@ -134,20 +134,20 @@ def test_null_is_nan_where_a_number_was():
     assert isinstance(typed(many), TrainStep)  # in no time
 
 
-def test_what_a_line_says_of_itself_is_no_misfit():
+def test_what_a_line_says_of_itself_is_no_invalid_field():
     """A value that was replaced makes an event `Unknown`; a field that is not there was not replaced."""
     replaced = record(train_step()) | {"step": None, "replaced": {"step": "<torch.Tensor>"}}
     assert isinstance(typed(replaced), Unknown)
-    assert misfit(replaced) is None
-    assert misfit(replaced | {"epoch": "x"}) == Misfit("$.epoch", "float", "str")
+    assert invalid_field(replaced) is None
+    assert invalid_field(replaced | {"epoch": "x"}) == InvalidField("$.epoch", "float", "str")
     del replaced["step"]
-    assert typed(replaced) == misfit(replaced) == Misfit("$.step", "this field", "none")
+    assert typed(replaced) == invalid_field(replaced) == InvalidField("$.step", "this field", "none")
     odd = record(run_start()) | {"versions": {"torch": None}, "replaced": {"versions.torch": "<Version>"}}
     assert isinstance(typed(odd), Unknown)
-    assert misfit(record(train_step()) | {"step": None, "nonfinite": [MORE]}) is None
+    assert invalid_field(record(train_step()) | {"step": None, "nonfinite": [MORE]}) is None
     cut = record(text_sample()) | {"first": {}, "shortened": {"first": 6}}
     assert isinstance(typed(cut), Unknown)
-    assert misfit(cut) is None
+    assert invalid_field(cut) is None
 
 
 STEP, TEXT, START = record(train_step()), record(text_sample()), record(run_start())
@@ -178,9 +178,9 @@ MISFITS = [
 
 
 @pytest.mark.parametrize(("line", "expected"), MISFITS)
-def test_misfits_in_words(line, expected):
+def test_invalid_fields_in_words(line, expected):
     """Where, what is expected, what there is."""
-    assert misfit(line) == expected
+    assert invalid_field(line) == expected
 
 
 def test_huge_numbers_and_deep_nesting(tmp_path):
@@ -192,22 +192,22 @@ def test_huge_numbers_and_deep_nesting(tmp_path):
         step + b',"huge":' + b"9" * 5000 + b"}\n" + step + b',"deep":' + deep + b"}\n" + step + b',"e":1e999}\n'
     )
     faults = []
-    assert len(list(read(path, on_fault=faults.append))) + len(faults) == 3
+    assert len(list(read(path, on_problem=faults.append))) + len(faults) == 3
     assert gaps(path) == []
 
 
 @settings(max_examples=300, deadline=None, phases=[Phase.generate])
 @given(st.sampled_from([STEP, TEXT, START]), st.data())
 def test_no_value_in_any_field_is_an_exception(line, data):
-    """It is an event or a misfit, whatever the JSON."""
+    """It is an event or a invalid_field, whatever the JSON."""
     key = data.draw(st.sampled_from([*list(line)[1:], "nonfinite", "replaced", "shortened", "extra"]))
     value = data.draw(
         st.sampled_from([None, True, -1, 2**64 - 1, 0.5, "x", [], [None], [[]], {}, {"a": None}, ["loss"]])
     )
     found = typed(line | {key: value})
-    assert isinstance(found, (Misfit, Unknown, *EVENTS.values()))
-    wrong = misfit(line | {key: value}) if key != "v" else None
-    assert wrong is None or isinstance(wrong, Misfit)
+    assert isinstance(found, (InvalidField, Unknown, *EVENTS.values()))
+    wrong = invalid_field(line | {key: value}) if key != "v" else None
+    assert wrong is None or isinstance(wrong, InvalidField)
 
 
 def test_fields_of_every_class_are_there():

@@ -25,7 +25,7 @@ from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS
 from higgs_audio_trainer.logs.gaps import gaps
 from higgs_audio_trainer.logs.typed import typed
 from higgs_audio_trainer.logs.validation.members import repeated_member
-from higgs_audio_trainer.logs.validation.strict import is_plain, misfit
+from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
 from higgs_audio_trainer.logs.validation.validate import validate
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.jsonl import JsonlSink
@@ -214,40 +214,50 @@ VALUES = [
         TEXT,
         ("ts",),
         "2026-13-02T03:04:05.000060Z",
-        "$.ts: expected a time that there is, got '2026-13-02T03:04:05.000060Z'",
+        "$.ts: expected an existing date and time, got '2026-13-02T03:04:05.000060Z'",
     ),
     (TEXT, ("ts",), "yesterday", "$.ts: expected str matching regex"),
     (TEXT, ("seq",), -1, "$.seq: expected int >= 0, got -1"),
     (TEXT, ("rank",), -1, "$.rank: expected int >= 0, got -1"),
-    (TEXT, ("run_id",), "", "$.run_id: expected the name of a run, got an empty text"),
+    (TEXT, ("run_id",), "", "$.run_id: expected the name of a run, got an empty string"),
     (TEXT, ("level",), "fatal", "$.level: expected debug or info or warning or error, got 'fatal'"),
     (TEXT, ("split",), "test", "$.split: expected train or eval, got 'test'"),
-    (TEXT, ("v",), 2, "$.v: expected 1, got 2: a newer version may have written it, and must check it"),
-    (TEXT, ("step",), 0, "$.step: expected at least 1, for the split is train, got 0"),
+    (
+        TEXT,
+        ("v",),
+        2,
+        "$.v: expected 1, got 2: a newer version may have written the line; check the log with the newer version",
+    ),
+    (TEXT, ("step",), 0, "$.step: expected at least 1 because the split is train, got 0"),
     (TEXT, ("epoch",), -1.0, "$.epoch: expected at least 0, got -1.0"),
-    (TEXT, ("modality",), "audio", "$.num_codebooks: expected at least 1, for the modality is audio, got null"),
-    (TEXT, ("codebook",), 0, "$.codebook: expected null, for the modality is text, got 0"),
+    (TEXT, ("modality",), "audio", "$.num_codebooks: expected at least 1 because the modality is audio, got null"),
+    (TEXT, ("codebook",), 0, "$.codebook: expected null because the modality is text, got 0"),
     (TEXT, ("shift",), 0, "$.shift: expected 1, got 0"),
-    (TEXT, ("logits_shape",), [24], "$.logits_shape: expected [N, V], for the modality is text, got [24]"),
-    (TEXT, ("labels_shape",), [23], "$.labels_shape: expected [24], for logits_shape is [24, 128256], got [23]"),
+    (TEXT, ("logits_shape",), [24], "$.logits_shape: expected [N, V] because the modality is text, got [24]"),
+    (TEXT, ("labels_shape",), [23], "$.labels_shape: expected [24] because logits_shape is [24, 128256], got [23]"),
     (TEXT, ("num_targets",), 25, "$.num_targets: expected at most 24, the rows of logits_shape, got 25"),
     (TEXT, ("num_targets",), 13, "$.accuracy: expected num_correct / num_targets, 0.769231, got 0.8333333333333334"),
     (TEXT, ("num_correct",), 13, "$.num_correct: expected at most num_targets, 12, got 13"),
     (TEXT, ("accuracy",), 0.5, "$.accuracy: expected num_correct / num_targets, 0.833333, got 0.5"),
     (TEXT, ("accuracy",), None, "$.accuracy: expected num_correct / num_targets, 0.833333, got null"),
-    (TEXT, ("loss",), None, "$.loss: expected a number, for num_targets is 12, got null"),
+    (TEXT, ("loss",), None, "$.loss: expected a number because num_targets is 12, got null"),
     (TEXT, ("loss",), -0.5, "$.loss: expected a cross-entropy, at least 0, got -0.5"),
     (TEXT, ("stop_targets",), 13, "$.stop_targets: expected at most num_targets, 12, got 13"),
     (TEXT, ("first", "positions", 1), 9, "$.first.positions[1]: expected 11, the next position, got 9"),
     (TEXT, ("first", "labels", 1), -1, "$.first.labels[1]: expected a token or -100, got -1"),
-    (TEXT, ("first", "labels", 1), -100, "$.first.predictions[1]: expected null, for the label is -100, got 5678"),
+    (TEXT, ("first", "labels", 1), -100, "$.first.predictions[1]: expected null because the label is -100, got 5678"),
     (
         TEXT,
         ("first", "predictions", 1),
         None,
-        "$.first.predictions[1]: expected a token, for the label is 5678, got null",
+        "$.first.predictions[1]: expected a token because the label is 5678, got null",
     ),
-    (TEXT, ("first", "predictions", 1), -3, "$.first.predictions[1]: expected a token, for the label is 5678, got -3"),
+    (
+        TEXT,
+        ("first", "predictions", 1),
+        -3,
+        "$.first.predictions[1]: expected a token because the label is 5678, got -3",
+    ),
     (TEXT, ("first", "inputs", 1), -3, "$.first.inputs[1]: expected a token or null, got -3"),
     (
         TEXT,
@@ -259,7 +269,7 @@ VALUES = [
         TEXT,
         ("last", "predictions", 0),
         128256,
-        "$.last.predictions[0]: expected a token less than 128256, for the label is 2345, got 128256",
+        "$.last.predictions[0]: expected a token less than 128256 because the label is 2345, got 128256",
     ),
     (AUDIO, ("first", "inputs", 1), 1026, "$.first.inputs[1]: expected a token less than 1026 or null, got 1026"),
     (AUDIO, ("first", "labels", 1), 1026, "$.first.labels[1]: expected a token, less than 1026, or -100, got 1026"),
@@ -267,7 +277,7 @@ VALUES = [
         AUDIO,
         ("first", "positions", 0),
         0,
-        "$.first.positions[0]: expected at least 1, for no row comes before position 0, got 0",
+        "$.first.positions[0]: expected at least 1 because no row precedes position 0, got 0",
     ),
     (
         record_of(run_end(events_written=0)),
@@ -275,25 +285,30 @@ VALUES = [
         "done",
         "$.reason: expected one of completed, SIGTERM, SIGINT, SIGHUP, ",
     ),
-    (record_of(checkpoint()), ("path",), "checkpoint-9", "$.path: expected checkpoint-20, as step has it, got "),
-    (record_of(run_start()), ("versions",), {}, "$.versions: expected at least that of Python, got none"),
-    (TEXT, ("first", "inputs"), [None], "$.first.inputs: expected 5 items, as positions has, got 1"),
+    (
+        record_of(checkpoint()),
+        ("path",),
+        "checkpoint-9",
+        "$.path: expected checkpoint-20, the number of the step, got ",
+    ),
+    (record_of(run_start()), ("versions",), {}, "$.versions: expected at least the version of Python, got none"),
+    (TEXT, ("first", "inputs"), [None], "$.first.inputs: expected 5 items, as many as positions, got 1"),
     (
         TEXT,
         ("last", "label_text"),
         "x",
-        "$.last.predicted_text: expected a text, for the other one is decoded, got null",
+        "$.last.predicted_text: expected a text because the other text is decoded, got null",
     ),
-    (STEP, ("loss",), None, "$.loss: expected a number, or a null that `nonfinite` or `replaced` names, got null"),
-    (STEP, ("audio_loss",), 3.0, "$.audio_loss: expected the mean of its codebooks, 3.30096, got 3.0"),
-    (STEP, ("text_accuracy",), 1.5, "$.text_accuracy: expected a share, from 0 to 1, got 1.5"),
-    (STEP, ("text_accuracy",), None, "$.text_accuracy: expected a number, for text_targets is 16, got null"),
-    (STEP, ("text_targets",), 0, "$.text_accuracy: expected null, for text_targets is 0, got 0.8125"),
+    (STEP, ("loss",), None, "$.loss: expected a number, or a null listed in `nonfinite` or `replaced`, got null"),
+    (STEP, ("audio_loss",), 3.0, "$.audio_loss: expected the mean of the codebooks, 3.30096, got 3.0"),
+    (STEP, ("text_accuracy",), 1.5, "$.text_accuracy: expected a share from 0 to 1, got 1.5"),
+    (STEP, ("text_accuracy",), None, "$.text_accuracy: expected a number because text_targets is 16, got null"),
+    (STEP, ("text_targets",), 0, "$.text_accuracy: expected null because text_targets is 0, got 0.8125"),
     (
         STEP,
         ("audio_loss_per_codebook",),
         [3.30096],
-        "$.audio_accuracy_per_codebook: expected 1 items, as audio_loss_per_codebook has, got 2",
+        "$.audio_accuracy_per_codebook: expected 1 items, as many as audio_loss_per_codebook, got 2",
     ),
     (STEP, ("audio_loss_per_codebook", 1), "x", "$.audio_loss_per_codebook[1]: expected float, got str"),
     (
@@ -305,7 +320,7 @@ VALUES = [
     (STEP, ("learning_rate",), -1.0, "$.learning_rate: expected at least 0, got -1.0"),
     (STEP, ("grad_norm",), -1.0, "$.grad_norm: expected at least 0, got -1.0"),
     (STEP, ("step_ms",), -1.0, "$.step_ms: expected float >= 0.0, got -1.0"),
-    (record_of(sink_recovered()), ("lost",), 9, "$.lost: expected as many as seq 4 to 6 can hold, got 9"),
+    (record_of(sink_recovered()), ("lost",), 9, "$.lost: expected 2 to 3 because the range is seq 4 to 6, got 9"),
     (record_of(sink_recovered()), ("last_seq",), 3, "$.last_seq: expected at least first_seq, 4, got 3"),
     (
         record_of(cap_reached()),
@@ -320,53 +335,53 @@ VALUES = [
         "$.resumed_from_step: expected at least 0, got -1",
     ),
     (record_of(run_start()), ("versions", "torch"), 2, "$.versions.torch: expected str, got int"),
-    (TEXT, ("stop_rank",), None, "$.stop_rank: expected a number, for stop_targets is 1, got null"),
+    (TEXT, ("stop_rank",), None, "$.stop_rank: expected a number because stop_targets is 1, got null"),
     (TEXT, ("stop_rank",), 0, "$.stop_rank: expected int >= 1, got 0"),
-    (TEXT, ("stop_targets",), 0, "$.stop_rank: expected null, for stop_targets is 0, got 3"),
-    (TEXT, ("stop_probability",), 1.5, "$.stop_probability: expected a probability, from 0 to 1, got 1.5"),
+    (TEXT, ("stop_targets",), 0, "$.stop_rank: expected null because stop_targets is 0, got 3"),
+    (TEXT, ("stop_probability",), 1.5, "$.stop_probability: expected a probability from 0 to 1, got 1.5"),
     (RANKED, ("first", "label_ranks", 1), 0, "$.first.label_ranks[1]: expected a rank, at least 1, got 0"),
-    (RANKED, ("first", "label_ranks"), [1], "$.first.label_ranks: expected 5 items, as positions has, got 1"),
+    (RANKED, ("first", "label_ranks"), [1], "$.first.label_ranks: expected 5 items, as many as positions, got 1"),
     (
         RANKED,
         ("first", "label_ranks", 1),
         None,
-        "$.first.label_ranks[1]: expected a number, for the label is 5678, got null",
+        "$.first.label_ranks[1]: expected a number because the label is 5678, got null",
     ),
     (
         RANKED,
         ("first", "label_probabilities", 2),
         -0.5,
-        "$.first.label_probabilities[2]: expected a probability, from 0 to 1",
+        "$.first.label_probabilities[2]: expected a probability from 0 to 1",
     ),
-    (COUNTS, ("codebook",), 0, "$.codebook: expected null, for the modality is text, got 0"),
+    (COUNTS, ("codebook",), 0, "$.codebook: expected null because the modality is text, got 0"),
     (COUNTS, ("num_targets",), 17, "$.num_targets: expected the sum of supervised, 16, got 17"),
     (COUNTS, ("num_correct",), 17, "$.num_correct: expected at most num_targets, 16, got 17"),
     (COUNTS, ("stop_targets",), 17, "$.stop_targets: expected at most num_targets, 16, got 17"),
     (COUNTS, ("stop_correct",), 2, "$.stop_correct: expected at most stop_targets, 1, got 2"),
     (COUNTS, ("masked", "prompt"), -1, "$.masked.prompt: expected at least 0, got -1"),
-    (COUNTS, ("label_matches",), [1, 2, 16, 2], "$.label_matches: expected 5 items, one an offset, got 4"),
+    (COUNTS, ("label_matches",), [1, 2, 16, 2], "$.label_matches: expected 5 items, one for each offset, got 4"),
     (COUNTS, ("label_matches", 2), 17, "$.label_matches[2]: expected 0 to num_targets, 16, got 17"),
     (
         COUNTS,
         ("offset_matches", 1),
         3,
-        "$.offset_matches[1]: expected at most 2, offset_contested less offset_correct, got 3",
+        "$.offset_matches[1]: expected at most 2, offset_contested - offset_correct, got 3",
     ),
-    (COUNTS, ("offset_surplus", 1), None, "$.offset_surplus[1]: expected a number, or a null that"),
-    (COUNTS, ("stop_rank",), None, "$.stop_rank: expected a number, for stop_targets is 1, got null"),
+    (COUNTS, ("offset_surplus", 1), None, "$.offset_surplus[1]: expected a number, or a null listed in"),
+    (COUNTS, ("stop_rank",), None, "$.stop_rank: expected a number because stop_targets is 1, got null"),
     (COUNTS, ("stop_rank",), 0.5, "$.stop_rank: expected float >= 1.0, got 0.5"),
     (COUNTS, ("divisor",), -1.0, "$.divisor: expected at least 0, got -1.0"),
-    (COUNTS, ("unigram_accuracy",), 1.5, "$.unigram_accuracy: expected a share, from 0 to 1, got 1.5"),
+    (COUNTS, ("unigram_accuracy",), 1.5, "$.unigram_accuracy: expected a share from 0 to 1, got 1.5"),
     (COUNTS, ("unigram_loss",), -0.5, "$.unigram_loss: expected at least 0, got -0.5"),
-    (COUNTS, ("top_prediction",), None, "$.top_prediction: expected a number, for num_targets is 16, got null"),
-    (COUNTS, ("strip",), "57p", "$.strip: expected null, for the step is not 1, got '57p'"),
+    (COUNTS, ("top_prediction",), None, "$.top_prediction: expected a number because num_targets is 16, got null"),
+    (COUNTS, ("strip",), "57p", "$.strip: expected null because the step is not 1, got '57p'"),
     (
         COUNTS | {"step": 1},
         ("strip",),
         "0p",
-        "$.strip: expected runs of a count and a sign, as in 57p 1# 72_ 2#, got '0p'",
+        "$.strip: expected runs of a count and a symbol, as in 57p 1# 72_ 2#, got '0p'",
     ),
-    (record_of(diagnosis()), ("codebook",), 3, "$.modality: expected audio, for the codebook is 3, got null"),
+    (record_of(diagnosis()), ("codebook",), 3, "$.modality: expected audio because the codebook is 3, got null"),
     (
         record_of(run_end(events_written=0)),
         ("diagnoses",),
@@ -428,50 +443,50 @@ LOGS = [
         spoiled(drop(0)),
         [":1: $.seq: expected seq 0, got none, and", ":1: $.event: expected run_start as the first"],
     ),
-    (spoiled(drop(2)), [":3: $.seq: expected seq 2, got none, and nothing that explains it"]),
+    (spoiled(drop(2)), [":3: $.seq: expected seq 2, got none, and no event explains the gap"]),
     (
         spoiled(put(3, seq=9)),
         [
-            ":5: $.seq: expected more than 9, the seq before, got 4",
+            ":5: $.seq: expected more than 9, the previous seq, got 4",
             ":4: $.seq: expected seq 3, got none",
             ":4: $.seq: expected seq 6 to 8, got none",
         ],
     ),
-    (spoiled(put(2, step=19)), [":3: $.step: expected at least 20, the step before, got 19"]),
+    (spoiled(put(2, step=19)), [":3: $.step: expected at least 20, the previous step, got 19"]),
     (
         spoiled(put(2, run_id="other")),
-        [":3: $.run_id: expected '20260102-030405-abcd', as the line before, got 'other'", ":4: "],
+        [":3: $.run_id: expected '20260102-030405-abcd', as in the previous line, got 'other'", ":4: "],
     ),
     (
         spoiled(put(2, rank=1)),
         [
             ":3: $.rank: expected less than world_size, 1, got 1",
-            ":3: $.rank: expected 0, as the file's name has it, got 1",
+            ":3: $.rank: expected 0, as in the file's name, got 1",
         ],
     ),
-    (spoiled(put(2, attempt=3)), [":3: $.attempt: expected 0, as the file's name has it, got 3"]),
+    (spoiled(put(2, attempt=3)), [":3: $.attempt: expected 0, as in the file's name, got 3"]),
     (
         spoiled(put(2, event="later")),
         [":3: $.event: expected one of run_start, train_step, prediction_sample, "],
     ),
     (
         spoiled(lambda records: records.insert(5, records[4])),
-        [":6: $.seq: expected more than 4, the seq before, got 4, a repeated line"],
+        [":6: $.seq: expected more than 4, the previous seq, got 4, a repeated line"],
     ),
     (
         spoiled(lambda records: records.insert(1, records[0])),
-        [":2: $.event: expected run_start as the first line alone, got another one", ":2: "],
+        [":2: $.event: expected run_start only as the first line, got a second run_start", ":2: "],
     ),
     (
         spoiled(lambda records: records.insert(3, records[2] | {"seq": 9})),
         [
             ":5: ",
-            ":4: $: expected one train prediction_sample of sample 0, text, of step 20, got another one than at ",
+            ":4: $: expected one train prediction_sample of sample 0, text, of step 20, got a repetition of ",
         ],
     ),
     (
         dump(a_run()) + dump([a_run()[4] | {"seq": 6}]),
-        [":7: $.event: expected nothing after run_end, got checkpoint"],
+        [":7: $.event: expected no line after run_end, got checkpoint"],
     ),
     (
         dump(a_run()).replace(b'"step":20', b'"step":3,"step":20', 1),
@@ -495,8 +510,8 @@ def test_an_outage_is_a_note_and_a_torn_line_within_it_too(tmp_path):
     claim = a_run(sink_recovered(lost=2, first_seq=2, last_seq=3))[0] | {"seq": 5}
     lines = dump([*records[:2]]) + b'{"event":"x",\n' + dump([records[4], claim, records[6] | {"step": 30}])
     assert found_in(tmp_path, lines) == [
-        "rank00000-attempt000.jsonl:4: $.seq: expected seq 2 to 3, got none: lost by sink jsonl (ENOSPC, No space left on device), said by sink_recovered at seq 5",
-        "rank00000-attempt000.jsonl:3: $: expected a JSON object, got 14 bytes that are none (unexpected end of data: line 2 column 1 (char 14)): what a failed write left of an event that is said to be lost",
+        "rank00000-attempt000.jsonl:4: $.seq: expected seq 2 to 3, got none: lost by sink jsonl (ENOSPC, No space left on device), reported by sink_recovered at seq 5",
+        "rank00000-attempt000.jsonl:3: $: expected a JSON object, got 14 bytes that are not JSON (unexpected end of data: line 2 column 1 (char 14)): the rest of a failed write of an event reported as lost",
     ]
     assert errors_of(tmp_path) == []
 
@@ -543,7 +558,7 @@ def test_an_attempt_without_files_is_a_note(tmp_path):
     for attempt in (0, 3):
         file_of(tmp_path, attempt=attempt).write_bytes(dump(a_run(attempt=attempt)))
     assert found_in(tmp_path, a_run(attempt=4), attempt=4) == [
-        "rank00000-attempt003.jsonl:1: $.attempt: expected files of attempts 1 to 2 before it, got none"
+        "rank00000-attempt003.jsonl:1: $.attempt: expected files of attempts 1 to 2, got none"
     ]
     assert errors_of(tmp_path) == []
 
@@ -561,9 +576,18 @@ def test_counts_are_of_the_last_iteration(tmp_path):
     [
         ([0, 1, 0, 2, 3, 4, 5], []),  # as segments that were put together
         ([0, 1, 0, 1, 2, 3, 4, 5], []),  # the line whose fate was not known is there twice
-        ([0, 1, 2, 3, 4, 5, 0], [":7: $.event: expected run_start before lines that go on, got the last line"]),
-        ([0, 1, 0, 0, 2, 3, 4, 5], [":3: $.event: expected run_start before lines that go on, got one before seq 0"]),
-        ([0, 1, 2, 0, 1, 3, 4, 5], [":4: $.event: expected run_start before lines that go on, got one before seq 1"]),
+        (
+            [0, 1, 2, 3, 4, 5, 0],
+            [":7: $.event: expected run_start only before lines with a higher seq, got run_start as the last line"],
+        ),
+        (
+            [0, 1, 0, 0, 2, 3, 4, 5],
+            [":3: $.event: expected run_start only before lines with a higher seq, got run_start before seq 0"],
+        ),
+        (
+            [0, 1, 2, 0, 1, 3, 4, 5],
+            [":4: $.event: expected run_start only before lines with a higher seq, got run_start before seq 1"],
+        ),
     ],
 )
 def test_run_start_again_in_a_joined_file(order, expected, tmp_path):
@@ -592,7 +616,7 @@ def test_unknown_fields_are_noted_once(tmp_path):
     for record in records[1:3]:
         record["novel"] = 1
     assert found_in(tmp_path, records) == [
-        "rank00000-attempt000.jsonl:2: $.novel: expected a field of train_step, got one that this version does not know; a newer one may have written it"
+        "rank00000-attempt000.jsonl:2: $.novel: expected a field of train_step, got a field unknown to this version; a newer version may have written the line"
     ]
 
 
@@ -609,7 +633,7 @@ def test_counts_are_said_once_a_step(tmp_path):
     end = run_end(step=20, events_written=6)
     assert found_in(tmp_path, a_run(*events, diagnosis(), end)) == []
     (found,) = found_in(tmp_path, a_run(*events, counts[-1], end))
-    assert ": $: expected one token_counts of audio codebook 1 of step 20, got another one than at " in found
+    assert ": $: expected one token_counts of audio codebook 1 of step 20, got a repetition of " in found
 
 
 # The schema
@@ -642,11 +666,11 @@ ODD = [..., None, True, "", "text", -1, 0, 3, 2**64 - 1, 0.5, -0.5, [], [1], [No
 @settings(max_examples=400, deadline=None, phases=[Phase.generate])
 @given(random_events(), st.integers(0, 10**6), st.sampled_from(ODD))
 def test_the_verdict_is_that_of_the_json_schemas(event, choice, odd):
-    """A random event with a random change: `misfit` and the committed schema agree, but for what a line says of itself."""
+    """A random event with a random change: `invalid_field` and the committed schema agree, but for what a line says of itself."""
     record = json.loads(orjson.dumps(record_of(event)))
     paths = [path for path in paths_of(record) if path[0] not in ("event", "v")]
     record = replaced_at(record, paths[choice % len(paths)], odd)
-    found = misfit(record)
+    found = invalid_field(record)
     if found is not None:
         assert not SCHEMAS[event.name].is_valid(record), found
     elif "nonfinite" not in record and "replaced" not in record:

@@ -21,7 +21,7 @@ from higgs_audio_trainer.events import Diagnosis, RunStart
 from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.logs.diff.reports.github_report import annotation, plain
 from higgs_audio_trainer.logs.files import find
-from higgs_audio_trainer.logs.logged_steps import dues
+from higgs_audio_trainer.logs.logged_steps import logged_steps
 from higgs_audio_trainer.logs.reader import read
 from sinks.console import text_of, wants_color
 from sinks.rendering.record import RenderFailures
@@ -89,7 +89,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if len(logs := find(given.paths)) != 1:
         raise UserError(f"{', '.join(given.paths)}: expected the log of one run, got {len(logs)}. Name one of them")
     problems = ProblemPrinter()
-    diagnosed = _diagnose(dues(read(*given.paths, on_fault=problems)))
+    diagnosed = _diagnose(logged_steps(read(*given.paths, on_problem=problems)))
     problems.close()
     if not diagnosed.steps + diagnosed.evaluations:
         raise UserError(

@@ -64,7 +64,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         raise UserError(f"{given.expected}: expected a log or a golden, got no such file. --bless writes B to the file")
     problems = ProblemPrinter()
     try:
-        comparison = compare(given.expected, given.got, options=options, on_fault=problems)
+        comparison = compare(given.expected, given.got, options=options, on_problem=problems)
     finally:
         problems.close()
     return _report(comparison, given.format or FORMATS[0])

@@ -19,7 +19,7 @@ from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs import filter as filters
 from higgs_audio_trainer.logs.filter import Filter
-from higgs_audio_trainer.logs.lines import Line
+from higgs_audio_trainer.logs.lines import LogLine
 from sinks.console import FOR_FILES, text_of, wants_color
 from sinks.rendering.record import RenderFailures
 from sinks.terminal.escape import encodable_text, printable
@@ -90,7 +90,7 @@ class _EventPrinter:
         from higgs_audio_trainer.logs.reader import read_lines
 
         problems = ProblemPrinter()
-        lines = read_lines(*given.paths, all_attempts=given.all_attempts, on_fault=problems)
+        lines = read_lines(*given.paths, all_attempts=given.all_attempts, on_problem=problems)
         pager = not given.no_pager and is_terminal(self._stdout)
         with problems.postponed(wanted=pager), paged(self._stdout, os.environ, wanted=pager) as out:
             for line in lines:
@@ -109,7 +109,7 @@ class _EventPrinter:
 
         problems = ProblemPrinter()
         out, pause = Output(self._stdout), _pause_before(self._stdout)
-        follower = Follower(*given.paths, all_attempts=given.all_attempts, on_fault=problems)
+        follower = Follower(*given.paths, all_attempts=given.all_attempts, on_problem=problems)
         announced: set[Path] = set()
         try:
             while True:
@@ -125,7 +125,7 @@ class _EventPrinter:
         finally:
             problems.close()
 
-    def _print(self, line: Line, out: Output) -> bool:
+    def _print(self, line: LogLine, out: Output) -> bool:
         """Print a line if the line is selected, and return whether the line is selected."""
         self._read += 1
         if not self._selection.matches(line.record) or self._is_hidden(line.record["event"]):
@@ -181,7 +181,7 @@ def print_summaries(given: argparse.Namespace) -> int:
     stdout = _standard_output()
     problems = ProblemPrinter()
     encoding = encoding_of(stdout)
-    for index, summary in enumerate(summaries(*given.paths, on_fault=problems)):
+    for index, summary in enumerate(summaries(*given.paths, on_problem=problems)):
         if not summary.events and problems.count:
             raise _no_log(given)
         text = render_summary(summary, width=width or _columns(stdout), encoding=encoding)

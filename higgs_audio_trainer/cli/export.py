@@ -58,7 +58,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
 
     folder = _folder(given.log, given.to, given.output)
     problems = ProblemPrinter()
-    lines = read_lines(given.log, on_fault=problems)
+    lines = read_lines(given.log, on_problem=problems)
     first = next(lines, None)
     if first is None:
         raise UserError(f"{given.log}: expected events, got none. Nothing was exported")

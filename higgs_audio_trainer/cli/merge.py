@@ -28,7 +28,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Write the lines of logs in order and return the exit status."""
     given = parser(prog).parse_args(arguments)
     problems = ProblemPrinter()
-    lines = read_lines(*given.paths, all_attempts=given.all_attempts, on_fault=problems)
+    lines = read_lines(*given.paths, all_attempts=given.all_attempts, on_problem=problems)
     sys.stdout.flush()
     write = sys.stdout.buffer.write
     for line in lines:

@@ -71,7 +71,7 @@ def _gather(name: str) -> GatheredLog:
     problems = ProblemPrinter()
     try:
         title = "standard input" if name == _STDIN else name
-        gathered = gather(title, read(name, on_fault=problems), _output_dir_of(name))
+        gathered = gather(title, read(name, on_problem=problems), _output_dir_of(name))
     finally:
         problems.close()
     gathered.damaged_lines = problems.count

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
-from higgs_audio_trainer.logs.validation.finding import Finding
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
+from higgs_audio_trainer.logs.validation.violation import Violation
 from sinks.terminal.escape import encodable_text, known_encoding, printable
 from sinks.terminal.words import count_of
 
@@ -78,8 +78,8 @@ def _summary(validation: Validation) -> str:
 
 
 def _report(validation: Validation) -> dict[str, Any]:
-    errors: list[Finding] = []
-    notes: list[Finding] = []
+    errors: list[Violation] = []
+    notes: list[Violation] = []
     for finding in validation:
         shown = errors if finding.severity == "error" else notes
         if len(shown) < _MAX_SHOWN:
@@ -96,7 +96,7 @@ def _report(validation: Validation) -> dict[str, Any]:
     }
 
 
-def _entry(finding: Finding) -> dict[str, str]:
+def _entry(finding: Violation) -> dict[str, str]:
     names = ("where", "path", "expected", "got", "kind", "severity")
     # A file name may have bytes that are not UTF-8, which JSON cannot hold.
     return {name: getattr(finding, name).encode(errors="backslashreplace").decode() for name in names}

@@ -1,1 +1,1 @@
-"""The log as data: reading it back, its gaps, its schema. Free of torch."""
+"""Logs as data: reading, merging, comparing, validating and summarizing event files. Free of torch."""

@@ -1,4 +1,4 @@
-"""The files of logs: which belong together, and which rank, attempt and segment each is of."""
+"""Files of logs, grouped by log, rank, attempt and segment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import NamedTuple
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 
-# As the sink names them, and as they are compressed later. Of a file that is there twice, the first of these is read.
+# Suffixes of the JSONL sink's files and of compressed copies. Of two copies of a file, the copy whose suffix is listed
+# first is read.
 _SUFFIXES = ("", ".gz", ".zst")
 _FILE = re.compile(r"rank(\d+)-attempt(\d+)(?:\.segment(\d+))?\.jsonl(\.gz|\.zst|)")
 
 
-class Name(NamedTuple):
-    """What the name of a file says."""
+class FileName(NamedTuple):
+    """Rank, attempt, segment and compression suffix in a file's name."""
 
     rank: int
     attempt: int
@@ -24,63 +25,70 @@ class Name(NamedTuple):
     suffix: str
 
 
-class Stream(NamedTuple):
-    """The files of one rank and attempt, in the order of their segments."""
+class AttemptFiles(NamedTuple):
+    """Files of a rank and attempt, sorted by segment."""
 
     rank: int
     attempt: int
     files: Sequence[Path]
 
 
-def named(path: Path) -> Name | None:
-    """Read a file's name; None for a name that the sink does not give."""
+def parse_name(path: Path) -> FileName | None:
+    """Parse the name of a file; return None for a name unknown to the JSONL sink.
+
+    Example:
+        >>> parse_name(Path("events/rank00001-attempt000.segment002.jsonl.gz"))
+        FileName(rank=1, attempt=0, segment=2, suffix='.gz')
+        >>> parse_name(Path("golden.jsonl")) is None
+        True
+    """
     match = _FILE.fullmatch(path.name)
-    return Name(int(match[1]), int(match[2]), int(match[3] or 0), match[4]) if match else None
+    return FileName(int(match[1]), int(match[2]), int(match[3] or 0), match[4]) if match else None
 
 
-def find(paths: Iterable[str | Path]) -> list[list[Stream]]:
-    """Find the logs that paths name: files of one folder are one log, and a file of another name is one by itself.
+def find(paths: Iterable[str | Path]) -> list[list[AttemptFiles]]:
+    """Find the logs at paths. The files of a folder form a log; a file with another name is a log by itself.
 
     Args:
-        paths: output directories, folders of logs, files; `-` is standard input.
+        paths: Output directories, folders of logs, or files. `-` is standard input.
 
     Raises:
-        UserError: one of them is not there, or holds no log; or two files say that they are the same one.
+        UserError: A path is missing or holds no log, or two files have the same rank, attempt and segment.
     """
-    logs: dict[Path, dict[Name, Path]] = {}
+    logs: dict[Path, dict[FileName, Path]] = {}
     for path in paths:
-        for folder, name, file in _found(path_of(path)):
+        for folder, name, file in _located(path_of(path)):
             _add(logs.setdefault(folder, {}), name, file)
-    return [streams(files) for files in logs.values()]
+    return [files_by_attempt(files) for files in logs.values()]
 
 
-def files_in(path: Path) -> dict[Name, Path]:
-    """Find the files of a run's output directory, or of the folder of its log.
+def files_in(path: Path) -> dict[FileName, Path]:
+    """Find the log files of a run's output directory or of a folder of logs.
 
     Raises:
-        OSError: it cannot be listed.
-        UserError: two files say that they are the same one.
+        OSError: The folder cannot be listed.
+        UserError: Two files have the same rank, attempt and segment.
     """
     return next((found for folder in (path / "events", path) if (found := files_of(folder))), {})
 
 
-def files_of(folder: Path) -> dict[Name, Path]:
-    """Find the files of the log in a folder.
+def files_of(folder: Path) -> dict[FileName, Path]:
+    """Find the log files directly in a folder.
 
     Raises:
-        OSError: it cannot be listed.
-        UserError: two files say that they are the same one.
+        OSError: The folder cannot be listed.
+        UserError: Two files have the same rank, attempt and segment.
     """
-    files: dict[Name, Path] = {}
+    files: dict[FileName, Path] = {}
     for file in folder.glob("*.jsonl*"):
-        name = named(file)
+        name = parse_name(file)
         if name and file.is_file():
             _add(files, name, file)
     return files
 
 
-def _add(files: dict[Name, Path], name: Name, file: Path) -> None:
-    """Add a file of a log; `rank0-attempt0.jsonl` and `rank00000-attempt000.jsonl` cannot both be the same one."""
+def _add(files: dict[FileName, Path], name: FileName, file: Path) -> None:
+    """Add a file to a log; refuse a second spelling of a name, such as `rank0-attempt0.jsonl`."""
     other = files.setdefault(name, file)
     if other != file:
         raise UserError(
@@ -89,14 +97,14 @@ def _add(files: dict[Name, Path], name: Name, file: Path) -> None:
         )
 
 
-def _found(path: Path) -> list[tuple[Path, Name, Path]]:
+def _located(path: Path) -> list[tuple[Path, FileName, Path]]:
     if path == STDIN:
-        return [(path, Name(0, 0, 0, ""), path)]
+        return [(path, FileName(0, 0, 0, ""), path)]
     try:
         if not path.is_dir():
             path.stat()
-            name = named(path)
-            return [(path.parent, name, path) if name else (path, Name(0, 0, 0, ""), path)]
+            name = parse_name(path)
+            return [(path.parent, name, path) if name else (path, FileName(0, 0, 0, ""), path)]
         found = files_in(path)
     except OSError as error:
         raise unreadable(path, error) from error
@@ -108,9 +116,18 @@ def _found(path: Path) -> list[tuple[Path, Name, Path]]:
     return [(file.parent, name, file) for name, file in found.items()]
 
 
-def streams(files: Mapping[Name, Path]) -> list[Stream]:
-    """Put the files of one log in order. Of one that is there twice, the one that is not compressed is taken."""
+def files_by_attempt(files: Mapping[FileName, Path]) -> list[AttemptFiles]:
+    """Group the files of a log by rank and attempt, sorted by segment.
+
+    Of two copies of a file, the uncompressed copy counts.
+
+    Example:
+        >>> paths = map(Path, ("rank00000-attempt000.segment001.jsonl", "rank00000-attempt000.jsonl.gz"))
+        >>> [group] = files_by_attempt({parse_name(path): path for path in paths})
+        >>> group.rank, group.attempt, [path.name for path in group.files]
+        (0, 0, ['rank00000-attempt000.jsonl.gz', 'rank00000-attempt000.segment001.jsonl'])
+    """
     found: dict[tuple[int, int], dict[int, Path]] = {}
     for name in sorted(files, key=lambda name: (*name[:3], _SUFFIXES.index(name.suffix))):
         found.setdefault((name.rank, name.attempt), {}).setdefault(name.segment, files[name])
-    return [Stream(rank, attempt, list(segments.values())) for (rank, attempt), segments in found.items()]
+    return [AttemptFiles(rank, attempt, list(segments.values())) for (rank, attempt), segments in found.items()]

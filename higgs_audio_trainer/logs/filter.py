@@ -1,4 +1,4 @@
-"""Which events are shown: by name, step, rank, sample, modality, codebook, split, or for being wrong."""
+"""Filters for events by name, step, rank, sample, modality, codebook, split and mismatched predictions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from typing import Any, TypeVar, get_args
 
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.events import EVENTS, Modality, Split
-from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import Record
 
 MODALITIES: tuple[str, ...] = get_args(Modality)
 SPLITS: tuple[str, ...] = get_args(Split)
-_MOST_DIGITS = 18  # of a whole number that is given; no step has more
+_MOST_DIGITS = 18  # of an integer in a flag; more digits do not fit into 64 bits
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Steps from the first to the last, both with it; None: no bound."""
+    """A range of steps with both ends included; None leaves an end open.
+
+    Example:
+        >>> [step in Steps(10, None) for step in (9, 10, 1000)]
+        [False, True, True]
+    """
 
     first: int | None
     last: int | None
@@ -30,17 +35,22 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """What an event must be to be shown. Empty or None asks for nothing; an event without the field is none of those.
+    """Conditions that an event must meet to be shown. Events without the filtered field are hidden.
 
     Attributes:
-        events: its name is one of these.
-        steps: its step.
-        ranks: the rank that wrote it.
-        codebooks: its codebook; of a sample, of counts, of a diagnosis.
-        modality: text or audio.
-        split: train or eval.
-        samples: the id or the fingerprint of its sample.
-        mismatches_only: a sample with a target that was not predicted.
+        events: Names of events; empty for all.
+        steps: Range of steps; None for all.
+        ranks: Ranks that wrote the events; empty for all.
+        codebooks: Codebooks of samples, token counts and diagnoses; empty for all.
+        modality: Text or audio; None for both.
+        split: Train or eval; None for both.
+        samples: Ids or fingerprints of samples; empty for all.
+        mismatches_only: Show only samples with an incorrect prediction.
+
+    Example:
+        >>> step = {"event": "train_step", "step": 20, "rank": 0}
+        >>> Filter(steps=Steps(10, 30)).matches(step), Filter(modality="audio").matches(step)
+        (True, False)
     """
 
     events: frozenset[str] = frozenset()
@@ -54,17 +64,17 @@ class Filter:
 
     @property
     def takes_all(self) -> bool:
-        """Whether nothing is asked for."""
+        """Whether the filter has no condition."""
         return not any(getattr(self, item.name) for item in fields(self))
 
     def matches(self, record: Record) -> bool:
-        """Tell whether an event is one of those that are asked for."""
-        step = whole(record, "step")
+        """Return True if an event meets all conditions."""
+        step = int_field(record, "step")
         return (
             (not self.events or record["event"] in self.events)
             and (self.steps is None or (step is not None and step in self.steps))
-            and (not self.ranks or whole(record, "rank") in self.ranks)
-            and (not self.codebooks or whole(record, "codebook") in self.codebooks)
+            and (not self.ranks or int_field(record, "rank") in self.ranks)
+            and (not self.codebooks or int_field(record, "codebook") in self.codebooks)
             and self.modality in (None, record.get("modality"))
             and self.split in (None, record.get("split"))
             and (not self.samples or any(_text(record, name) in self.samples for name in ("sample_id", "fingerprint")))
@@ -78,15 +88,19 @@ def _text(record: Record, name: str) -> str | None:
 
 
 def _is_mismatched(record: Record) -> bool:
-    correct, targets = whole(record, "num_correct"), whole(record, "num_targets")
+    correct, targets = int_field(record, "num_correct"), int_field(record, "num_targets")
     return "sample_id" in record and correct is not None and targets is not None and correct < targets
 
 
 def events_of(texts: Iterable[str]) -> frozenset[str]:
-    """Read `--event`: names, apart by commas.
+    """Parse the names of `--event`, separated by commas.
 
     Raises:
-        UserError: one of them cannot be the name of an event.
+        UserError: A name cannot be the name of an event.
+
+    Example:
+        >>> sorted(events_of(["train_step, eval_result"]))
+        ['eval_result', 'train_step']
     """
     return _each("--event", texts, _event_name)
 
@@ -99,7 +113,12 @@ def _event_name(name: str) -> str:
 
 
 def unknown_events(names: Iterable[str]) -> list[str]:
-    """Say of each name that this version does not know what may be meant. A newer version may know it."""
+    """Return a message for each name unknown to this version. A newer version may know the name.
+
+    Example:
+        >>> unknown_events({"train_step", "trian_step"})
+        ['--event: this version knows no event trian_step. Did you mean train_step?']
+    """
     return [
         f"--event: this version knows no event {name}.{suggestion(name, EVENTS)}"
         for name in sorted(names - EVENTS.keys())
@@ -107,10 +126,16 @@ def unknown_events(names: Iterable[str]) -> list[str]:
 
 
 def steps_of(text: str) -> Steps:
-    """Read `--step`: `A:B` with both ends, `A:`, `:B` or `A`.
+    """Parse the range of `--step`: `FIRST:LAST` with both ends included, `FIRST:`, `:LAST` or a single step.
 
     Raises:
-        UserError: it is something else.
+        UserError: The text has another form.
+
+    Example:
+        >>> steps_of("100:200")
+        Steps(first=100, last=200)
+        >>> steps_of("50")
+        Steps(first=50, last=50)
     """
     first, colon, last = text.partition(":")
     bounds = [None if not part.strip() else _number(part) for part in (first, last if colon else first)]
@@ -123,25 +148,29 @@ def steps_of(text: str) -> Steps:
 
 
 def numbers_of(flag: str, texts: Iterable[str]) -> frozenset[int]:
-    """Read a flag that takes whole numbers, apart by commas.
+    """Parse a flag's integers, separated by commas.
 
     Raises:
-        UserError: one of them is none.
+        UserError: A part is not an integer of at least 0.
+
+    Example:
+        >>> sorted(numbers_of("--codebook", ["0,3", "7"]))
+        [0, 3, 7]
     """
 
     def read(text: str) -> int:
         if (number := _number(text)) < 0:
-            raise UserError(f"{flag}: expected whole numbers from 0 on, like 0,3, got {text!r}")
+            raise UserError(f"{flag}: expected integers of at least 0, as in 0,3, got {text!r}")
         return number
 
     return _each(flag, texts, read)
 
 
 def choice_of(flag: str, text: str | None, choices: tuple[str, ...]) -> str | None:
-    """Read a flag that takes one of a few words.
+    """Check that a flag's value, if given, is among the choices.
 
     Raises:
-        UserError: it is none of them.
+        UserError: The value is not among the choices.
     """
     if text is not None and text not in choices:
         raise UserError(f"{flag}: expected {' or '.join(choices)}, got {text!r}")
@@ -159,6 +188,6 @@ def _each(flag: str, texts: Iterable[str], read: Callable[[str], _Item]) -> froz
 
 
 def _number(text: str) -> int:
-    """Read a whole number; -1 for what is none."""
+    """Parse an integer of at least 0; return -1 for other text."""
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else -1

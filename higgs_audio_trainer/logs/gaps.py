@@ -1,7 +1,8 @@
-"""Events that are missing from a log: which numbers, and whether the log says why."""
+"""Missing sequence numbers of a log, with the logged reason for each gap."""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from higgs_audio_trainer.logs.files import named
-from higgs_audio_trainer.logs.lines import Line, whole
+from higgs_audio_trainer.logs.files import parse_name
+from higgs_audio_trainer.logs.lines import LogLine, int_field
 from higgs_audio_trainer.logs.reader import read_lines
 from higgs_audio_trainer.logs.typed import Record
 
@@ -20,15 +21,19 @@ _first = itemgetter(0)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Gap:
-    """Numbers that are missing from the log of one rank and attempt.
+    """Consecutive missing sequence numbers of one rank and attempt.
 
     Attributes:
-        rank: the rank.
-        attempt: the attempt.
-        first_seq: the first missing `seq`.
-        last_seq: the last one.
-        explained_by: `sink_recovered` or `cap_reached`, the event that accounts for them; `keep`, the option of the
-            sink by which it removed the segments that held them; None if nothing does.
+        rank: Rank.
+        attempt: Attempt.
+        first_seq: First missing `seq`.
+        last_seq: Last missing `seq`.
+        explained_by: Event with the reason (`sink_recovered` or `cap_reached`), or `keep`, the sink option for deleting
+            old segments; None without an explanation.
+
+    Example:
+        >>> Gap(rank=0, attempt=0, first_seq=3, last_seq=7, explained_by=None).count
+        5
     """
 
     rank: int
@@ -39,48 +44,57 @@ class Gap:
 
     @property
     def count(self) -> int:
-        """How many are missing."""
+        """Number of missing events."""
         return self.last_seq - self.first_seq + 1
 
 
 def gaps(log: str | Path | Iterable[Record], *, sink: str = "jsonl") -> list[Gap]:
-    """Find the gaps in `seq`, between 0 and the highest number there is, of each rank and attempt.
+    """Find the gaps in `seq` of each rank and attempt, from 0 to the highest number.
 
-    What a `sink_recovered` says is believed as far as it adds up: where more is missing between its first and last
-    number than it says was lost, none of it is explained.
+    A `sink_recovered` event explains the gaps in its range if the event's `lost` is at least the number of missing
+    events. Otherwise the event explains no gap.
 
     Args:
-        log: a path, as for `read`, or records of all attempts in the order that `read_lines` gives them. Records do not
-            say which segments are there: where the run had `keep`, the first ones may be gone.
-        sink: name of the sink that wrote the log; what other sinks lost explains nothing here.
+        log: Path as for `read`, or records of all attempts in the order of `read_lines`. Records do not name their
+            segments. If the run had the option `keep`, the first segments may be deleted.
+        sink: Name of the log's sink. Losses of other sinks explain no gap.
 
     Raises:
-        UserError: as `read`.
+        UserError: As for `read`.
+
+    Example:
+        >>> records = [{"event": "train_step", "rank": 0, "attempt": 0, "seq": seq} for seq in (0, 1, 4)]
+        >>> gaps(records)
+        [Gap(rank=0, attempt=0, first_seq=2, last_seq=3, explained_by=None)]
     """
     if isinstance(log, (str, Path)):
         return gaps_in(read_lines(log, all_attempts=True), sink=sink)
-    return _found(((record, None) for record in log), sink)
+    return _all_gaps(((record, None) for record in log), sink)
 
 
-def gaps_in(lines: Iterable[Line], *, sink: str = "jsonl") -> list[Gap]:
-    """Find the gaps as `gaps` does, in lines of all attempts in the order that `read_lines` gives them."""
-    return _found(((line.record, line.path) for line in lines), sink)
+def gaps_in(lines: Iterable[LogLine], *, sink: str = "jsonl") -> list[Gap]:
+    """Find gaps like `gaps`, in lines of all attempts in the order of `read_lines`."""
+    return _all_gaps(((line.record, line.path) for line in lines), sink)
 
 
 def may_begin_late(first: Path | None) -> bool:
-    """Tell whether the first segments may be gone, from the first file there is; None if that is not known.
+    """Return True if segments before the first existing file may be deleted.
 
-    A file that is not named as the sink names them may hold any segments.
+    A file with another name than the JSONL sink's, or an unknown file (None), can hold any segments.
+
+    Example:
+        >>> may_begin_late(Path("rank00000-attempt000.jsonl")), may_begin_late(Path("merged.jsonl"))
+        (False, True)
     """
-    name = named(first) if first is not None else None
+    name = parse_name(first) if first is not None else None
     return name is None or name.segment > 0
 
 
-def _found(items: Iterable[tuple[Record, Path | None]], sink: str) -> list[Gap]:
+def _all_gaps(items: Iterable[tuple[Record, Path | None]], sink: str) -> list[Gap]:
     """Find the gaps in records, each with its file."""
     ledgers: dict[tuple[int, int], Ledger] = {}
     for record, path in items:
-        rank, attempt, seq = whole(record, "rank"), whole(record, "attempt"), whole(record, "seq")
+        rank, attempt, seq = int_field(record, "rank"), int_field(record, "attempt"), int_field(record, "seq")
         if rank is not None and attempt is not None and seq is not None and seq >= 0:
             if (rank, attempt) not in ledgers:
                 ledgers[rank, attempt] = Ledger(may_begin_late(path))
@@ -93,34 +107,34 @@ def _found(items: Iterable[tuple[Record, Path | None]], sink: str) -> list[Gap]:
 
 
 class Outage(NamedTuple):
-    """What a `sink_recovered` says.
+    """Loss reported by a `sink_recovered` event.
 
     Attributes:
-        first_seq: the first lost event.
-        last_seq: the last one.
-        lost: how many of them.
-        said_at: seq of the event that says it.
-        errno: of the last error, if it was the operating system's.
+        first_seq: First lost event.
+        last_seq: Last lost event.
+        lost: Number of lost events.
+        reported_at: `seq` of the `sink_recovered` event.
+        errno: Error number of the last failure, None without an operating system's error.
     """
 
     first_seq: int
     last_seq: int
     lost: int
-    said_at: int
+    reported_at: int
     errno: int | None
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The numbers of one rank and attempt. Grows with the gaps, not with the log.
+    """Sequence numbers of one rank and attempt. Memory grows with the number of gaps, not with the log.
 
     Attributes:
-        begins_late: the files that are there may lack the first segments: see `may_begin_late`.
-        keeps: the run's sinks keep the last segments alone.
-        expected: the next number, if none is missing.
-        missing: first and last number of each range, in order.
-        outages: what each `sink_recovered` says.
-        capped_at: seq of `cap_reached`, if there is one.
+        begins_late: Whether the first segments may be deleted, see `may_begin_late`.
+        keeps: Whether the run has a sink with the option `keep`, for deleting old segments.
+        expected: Next number if no number is missing.
+        missing: First and last number of each missing range, sorted.
+        outages: Losses reported by `sink_recovered` events.
+        capped_at: `seq` of `cap_reached`; None without such an event.
     """
 
     begins_late: bool = True
@@ -131,12 +145,12 @@ class Ledger:
     capped_at: int | None = None
 
     def enter(self, record: Record, seq: int, sink: str) -> None:
-        """Take in a record.
+        """Record the sequence number of a line.
 
         Args:
-            record: a line.
-            seq: its number, at least 0.
-            sink: what other sinks say of themselves counts for nothing.
+            record: Event of the line.
+            seq: Sequence number, at least 0.
+            sink: Name of the log's sink. Events of other sinks explain no gap.
         """
         if record["event"] == "run_start":
             config = record.get("config")
@@ -146,12 +160,12 @@ class Ledger:
                 self.missing.append((self.expected, seq - 1))
             self.expected = seq + 1
         else:
-            self._found(seq)
+            self._fill(seq)
         if record.get("sink") == sink:
             self._account(record, seq)
 
-    def _found(self, seq: int) -> None:
-        """Take a number out of the missing ones: it came late, after one that was too high."""
+    def _fill(self, seq: int) -> None:
+        """Remove a late number from the missing ranges."""
         index = bisect_right(self.missing, seq, key=_first) - 1
         if index < 0 or self.missing[index][1] < seq:
             return  # a repeated line
@@ -162,36 +176,41 @@ class Ledger:
     def _account(self, record: Record, seq: int) -> None:
         if record["event"] == "cap_reached" and self.capped_at is None:
             self.capped_at = seq
-        first, last, lost = (whole(record, name) for name in ("first_seq", "last_seq", "lost"))
+        first, last, lost = (int_field(record, name) for name in ("first_seq", "last_seq", "lost"))
         if record["event"] == "sink_recovered" and first is not None and last is not None and lost is not None:
-            self.outages.append(Outage(first, last, lost, seq, whole(record, "errno")))
+            self.outages.append(Outage(first, last, lost, seq, int_field(record, "errno")))
 
     def gaps(self) -> Iterator[tuple[int, int, Outage | str | None]]:
-        """Yield first and last number of each gap and what explains it: an outage, `cap_reached`, `keep` or nothing.
+        """Yield the first and last number of each gap with its reason: an outage, `cap_reached`, `keep` or None.
 
-        A missing range is cut where its explanation changes. What is gone with `keep` counts against no outage.
+        A missing range is split where the reason changes. Numbers in segments deleted by `keep` do not count against an
+        outage.
         """
-        known_from = self._known_from()
-        believed = _Believed(
+        known_from, capped_at = self._known_from(), math.inf if self.capped_at is None else self.capped_at
+        consistent = _ConsistentOutages(
             item
             for item in self.outages
             if self._missing_within(max(item.first_seq, known_from), item.last_seq) <= item.lost
         )
-        cuts = {cut for item in believed.outages for cut in (item.first_seq, item.last_seq + 1)}
+        cuts = {cut for item in consistent.outages for cut in (item.first_seq, item.last_seq + 1)}
         cuts |= set() if self.capped_at is None else {self.capped_at + 1}
         ordered = sorted(cuts)
         for first, last in self.missing:
             inner = ordered[bisect_right(ordered, first) : bisect_right(ordered, last)]
             changes: list[tuple[int, Outage | str | None]] = []
             for seq in (first, *inner):
-                reason = believed.at(seq) or self._cap(seq) or ("keep" if seq < known_from else None)
+                reason = (
+                    consistent.at(seq)
+                    or ("cap_reached" if seq > capped_at else None)
+                    or ("keep" if seq < known_from else None)
+                )
                 if not changes or _name(changes[-1][1]) != _name(reason):
                     changes.append((seq, reason))
             for (start, reason), (stop, _) in pairwise([*changes, (last + 1, None)]):
                 yield start, stop - 1, reason
 
     def _known_from(self) -> int:
-        """Find the first number whose segment is not gone with `keep`: each segment begins with `run_start`, seq 0."""
+        """Return the first number whose segment exists. Each segment begins with a copy of `run_start`, seq 0."""
         is_late = self.begins_late and self.keeps and bool(self.missing) and self.missing[0][0] == 1
         return self.missing[0][1] + 1 if is_late else 0
 
@@ -201,16 +220,13 @@ class Ledger:
         overlaps = (min(last, end) - max(first, start) + 1 for start, end in ranges)
         return sum(size for size in overlaps if size > 0)
 
-    def _cap(self, seq: int) -> str | None:
-        return "cap_reached" if self.capped_at is not None and seq > self.capped_at else None
 
-
-class _Believed:
-    """Outages that add up, to be asked for the one that a number was lost in."""
+class _ConsistentOutages:
+    """Outages whose counts fit the gaps, searchable by sequence number."""
 
     def __init__(self, outages: Iterable[Outage]) -> None:
         self.outages = sorted(outages)
-        self._furthest: list[Outage] = []  # of the outages up to each, that which ends last
+        self._furthest: list[Outage] = []  # running maximum of the outages by `last_seq`
         for item in self.outages:
             before = self._furthest[-1] if self._furthest else item
             self._furthest.append(item if item.last_seq >= before.last_seq else before)

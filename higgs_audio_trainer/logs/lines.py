@@ -1,4 +1,4 @@
-"""The lines of a file of a log. A line that holds no event costs itself alone."""
+"""Lines of a log file. An invalid line does not affect other lines."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import orjson
 
 from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
-from higgs_audio_trainer.logs.typed import Misfit, Record, typed
+from higgs_audio_trainer.logs.typed import InvalidField, Record, typed
 
-OnFault = Callable[[InputProblem], None]
-EventOf = Callable[[Record], Any]  # a `Logged`, what is wrong with the record, or None where no event is asked for
+OnProblem = Callable[[InputProblem], None]
+EventOf = Callable[[Record], Any]  # returns a `Logged`, an `InvalidField`, or None if no event is needed
 
-LONGEST_LINE = 2**20  # bytes; four times the longest that the writer makes
+LONGEST_LINE = 2**20  # bytes; four times the longest line of the writer
 _NEWLINE = b"\n"
 
 
-class Line(NamedTuple):
-    """A line that holds an event.
+class LogLine(NamedTuple):
+    """A line with an event.
 
     Attributes:
-        record: the JSON object.
-        event: the same as a typed event, a `Logged`; None where it is as no type says, if such lines are asked for, or
-            where none was made of it.
-        raw: its bytes, newline included.
-        path: its file.
-        number: of the line in its file, counted from 1.
-        offset: of its first byte in its file.
+        record: JSON object of the line.
+        event: Typed event of the line, a `Logged`. None for an invalid line of a reader with `keep_invalid`, and for a
+            reader whose `event_of` returns None.
+        raw: Bytes of the line with the newline.
+        path: File of the line.
+        number: Number of the line in the file, counted from 1.
+        offset: Offset of the line's first byte in the decompressed file.
     """
 
     record: Record
@@ -41,51 +41,69 @@ class Line(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The place, as faults name it."""
+        """Place of the line, as in error messages."""
         return where(self.path, self.number, self.offset)
 
 
+def ignore_problem(_problem: InputProblem) -> None:
+    """Ignore an invalid line."""
+
+
 def where(path: Path, number: int, offset: int) -> str:
-    """Name a place in a log: `file:line (byte offset)`."""
+    """Return the name of a place in a log.
+
+    Example:
+        >>> where(Path("run.jsonl"), 3, 512)
+        'run.jsonl:3 (byte 512)'
+    """
     return f"{path}:{number} (byte {offset})"
 
 
-def whole(record: Record, name: str) -> int | None:
-    """Return a field that is a whole number; None where it is something else or not there."""
+def int_field(record: Record, name: str) -> int | None:
+    """Return an integer field; None for another type or a missing field.
+
+    Example:
+        >>> record = {"step": 10, "loss": 2.5, "ok": True}
+        >>> [int_field(record, name) for name in ("step", "loss", "ok", "rank")]
+        [10, None, None, None]
+    """
     value = record.get(name)
-    return value if type(value) is int else None  # True is none
+    return value if type(value) is int else None  # a bool is an instance of int, not a number
 
 
 class LogFile:
-    """A file of a log, read line by line, and read on where it has grown.
+    """Reader of a log file, line by line. The reader can continue after the file grew.
 
     Args:
-        path: the file; `-` is standard input.
-        on_fault: is told of lines that hold no event.
-        misfits: yield those of them, too, that are objects with the name of an event.
-        event_of: makes the event of a record.
+        path: Path of the file; `-` is standard input.
+        on_problem: Receives each invalid line.
+        keep_invalid: Also yield objects with an event name and an invalid field.
+        event_of: Function from a record to the event.
 
     Attributes:
-        number: lines read.
-        offset: bytes read, after decompression.
+        number: Number of lines read.
+        offset: Number of bytes read, after decompression.
     """
 
-    def __init__(self, path: Path, on_fault: OnFault, *, misfits: bool = False, event_of: EventOf = typed) -> None:
+    def __init__(
+        self, path: Path, on_problem: OnProblem, *, keep_invalid: bool = False, event_of: EventOf = typed
+    ) -> None:
         self.path = path
         self.number = 0
         self.offset = 0
-        self._on_fault = on_fault
-        self._misfits = misfits
+        self._on_problem = on_problem
+        self._keep_invalid = keep_invalid
         self._event_of = event_of
 
-    def lines(self, *, growing: bool = False) -> Iterator[Line]:
-        """Yield the lines from where the last call ended. Split at the newline byte alone.
+    def lines(self, *, growing: bool = False) -> Iterator[LogLine]:
+        """Yield the lines after the last line read. Only the newline byte ends a line.
 
         Args:
-            growing: somebody writes to it: leave a line without its newline for the next call.
+            growing: Whether another process writes to the file. A last line without a newline then waits for the next
+                call.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: The file cannot be read.
         """
         with opened(self.path, self.offset) as file:
             while line := self._read(file, LONGEST_LINE):
@@ -97,32 +115,33 @@ class LogFile:
                     return
                 self.number += 1
                 place, self.offset = self.offset, self.offset + size
-                record = object_of(line) if size == len(line) else _too_long(size)
-                if isinstance(record, Misfit):
-                    self._on_fault(InputProblem(where(self.path, self.number, place), *record))
+                if size == len(line):
+                    record = parse_line(line)
+                else:
+                    record = InvalidField("$", f"a line of at most {LONGEST_LINE:,} bytes", f"{size:,} bytes")
+                if isinstance(record, InvalidField):
+                    self._on_problem(InputProblem(where(self.path, self.number, place), *record))
                     continue
                 event = self._event_of(record)
-                if isinstance(event, Misfit):
-                    self._on_fault(InputProblem(where(self.path, self.number, place), *event))
-                    if not self._misfits:
+                if isinstance(event, InvalidField):
+                    self._on_problem(InputProblem(where(self.path, self.number, place), *event))
+                    if not self._keep_invalid:
                         continue
                     event = None
-                yield Line(record, event, line, self.path, self.number, place)
+                yield LogLine(record, event, line, self.path, self.number, place)
 
     def _read(self, file: BinaryIO, limit: int) -> bytes:
         try:
             return file.readline(limit)
         except DAMAGED as error:
             place = where(self.path, self.number + 1, self.offset)
-            self._on_fault(
-                InputProblem(place, "$", "compressed bytes that are whole", f"{error or type(error).__name__}")
-            )
+            self._on_problem(InputProblem(place, "$", "complete compressed data", f"{error or type(error).__name__}"))
             return b""
         except OSError as error:
             raise unreadable(self.path, error) from error
 
     def _skip(self, file: BinaryIO) -> tuple[int, bool]:
-        """Pass over the rest of a line, part by part; return its size in bytes, and whether it has an end."""
+        """Skip the rest of a line in blocks; return the number of bytes and whether the line ends with a newline."""
         size = 0
         while part := self._read(file, LONGEST_LINE):
             size += len(part)
@@ -131,31 +150,37 @@ class LogFile:
         return size, False
 
 
-def object_of(line: bytes) -> Record | Misfit:
-    """Parse a line as an object with the name of an event, whatever else it holds; or say why it is none."""
+def parse_line(line: bytes) -> Record | InvalidField:
+    r"""Parse a line as a JSON object with an event name.
+
+    Returns:
+        The object, or an `InvalidField` with the problem.
+
+    Example:
+        >>> parse_line(b'{"event": "train_step", "step": 1}\n')
+        {'event': 'train_step', 'step': 1}
+        >>> parse_line(b'[1, 2]\n')
+        InvalidField(field='$', expected='a JSON object', got='list')
+    """
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         torn = "" if line.endswith(_NEWLINE) else "a torn last line, "
-        return Misfit("$", "a JSON object", f"{torn}{len(line):,} bytes that are none ({error})")
+        return InvalidField("$", "a JSON object", f"{torn}{len(line):,} bytes that are not JSON ({error})")
     if not isinstance(record, dict):
-        return Misfit("$", "a JSON object", type(record).__name__)
+        return InvalidField("$", "a JSON object", type(record).__name__)
     if not isinstance(record.get("event"), str):
-        return Misfit("$.event", "the name of an event", type(record.get("event")).__name__)
+        return InvalidField("$.event", "the name of an event", type(record.get("event")).__name__)
     return record
 
 
-def _too_long(size: int) -> Misfit:
-    return Misfit("$", f"a line of at most {LONGEST_LINE:,} bytes", f"{size:,} bytes")
-
-
 def tail(path: Path) -> Iterator[Record]:
-    """Yield the last records of a file, the last one first: those within the length of the longest line.
+    """Yield the last records of a file, newest first, within the size of the longest line.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: The file cannot be read.
     """
     for line in reversed(end_of(path, LONGEST_LINE).split(_NEWLINE)):
-        record = object_of(line)
-        if not isinstance(record, Misfit) and not isinstance(typed(record), Misfit):
+        record = parse_line(line)
+        if not isinstance(record, InvalidField) and not isinstance(typed(record), InvalidField):
             yield record

@@ -1,4 +1,4 @@
-"""The events of a log as the checks look at them: due step by due step, evaluation by evaluation."""
+"""Events of a log, grouped into logged steps and evaluations for the checks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from higgs_audio_trainer.events import EvalResult, PredictionSample, RunStart, T
 from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.logs.typed import Logged
 
-_OF_A_DUE = (TrainStep, TokenCounts, PredictionSample, EvalResult)
-_OFFSETS = 5  # items of each list in `token_counts`
+_OF_A_STEP = (TrainStep, TokenCounts, PredictionSample, EvalResult)
+_OFFSETS = 5  # length of each list in `token_counts`
 
 
-def dues(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
-    """Group the events of a run: its first `run_start`, then each due step and each evaluation.
+def logged_steps(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
+    """Group the events of a run: yield the first `run_start`, then each logged step and each evaluation.
 
-    Of each step the events of the lowest rank count that logged it: all ranks log the same figures. Those of one step
-    are held at a time. Events that no check looks at, and those whose lists do not belong together, are passed over.
+    All ranks log the same figures, so only the events of the lowest rank of a step count. Memory holds the events of
+    one step. Events unused by the checks, and events with lists of different lengths, are skipped.
 
     Args:
-        events: in the order of `read`.
+        events: Events in the order of `read`.
+
+    Example:
+        >>> list(logged_steps([]))
+        []
     """
-    looked_at: Iterator[Any] = (event for event in events if isinstance(event, (RunStart, *_OF_A_DUE)))
+    looked_at: Iterator[Any] = (event for event in events if isinstance(event, (RunStart, *_OF_A_STEP)))
     has_start = False
     for step, group in groupby(looked_at, key=lambda event: getattr(event, "step", None)):
         if step is not None:
@@ -34,7 +38,7 @@ def dues(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
 
 
 def _of_step(step: int, group: Iterable[Any]) -> Iterator[LoggedStep]:
-    """Make the dues of one step; its evaluation comes after it."""
+    """Yield the logged step and then the evaluation of a step."""
     rank: int | None = None
     train: TrainStep | None = None
     evaluation: EvalResult | None = None
@@ -59,7 +63,7 @@ def _of_step(step: int, group: Iterable[Any]) -> Iterator[LoggedStep]:
 
 
 def _is_sound(event: Any) -> bool:
-    """Tell whether the lists of an event are as long as they must be, which its type does not say."""
+    """Return True if the lists of an event have the required lengths, unstated by the event's type."""
     if isinstance(event, PredictionSample):
         return all(map(_is_even, (event.first, event.last)))
     if isinstance(event, TokenCounts):

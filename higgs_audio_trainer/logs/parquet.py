@@ -1,7 +1,7 @@
-"""A log as Parquet: a file of each event, with a column of each of its fields, typed as `events` says.
+"""Export of a log to Parquet: a file for each event name, a column for each field, with the types of `events`.
 
-Memory does not grow with the log: of each event, a few MiB wait to become a row group. A file takes its name, and the
-place of an older one, when all of them are complete.
+Memory does not grow with the log. A few MiB of lines for each event name wait to become a row group. The files are
+renamed to their final names, and replace older files, after all files are complete.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, Envelope, Window
-from higgs_audio_trainer.logs.lines import Line
+from higgs_audio_trainer.logs.lines import LogLine
 
-OTHER = "other"  # the file of what this version does not know
-_GROUP_BYTES = 4 * 1024 * 1024  # of lines
+OTHER = "other"  # file name for events unknown to this version
+_GROUP_BYTES = 4 * 1024 * 1024  # lines of a row group
 _Json = dict[str, Any]
 
 
 class ParquetFiles:
-    """Takes lines of a log; a context, whose end without an error makes the files.
+    """Context manager for writing lines to Parquet files. The files appear when the block ends without an error.
 
     Args:
-        folder: of the files; is made.
-        group_bytes: how many bytes of lines become a row group.
+        folder: Folder of the files; created if missing.
+        group_bytes: Bytes of lines in a row group.
 
     Raises:
         UserError: pyarrow is not installed.
@@ -46,26 +46,26 @@ class ParquetFiles:
         self._arrow = pa
         self._folder = folder
         self._group_bytes = group_bytes
-        self._tables: dict[str, _Table] = {}
+        self._tables: dict[str, _EventTable] = {}
 
     def __enter__(self) -> Self:
-        """Make the folder."""
+        """Create the folder."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
-    def add(self, line: Line) -> None:
-        """Take a line.
+    def add(self, line: LogLine) -> None:
+        """Add a line to the file of the line's event.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: The disk is full, or the file cannot be written.
         """
         name = line.record["event"] if isinstance(line.event, EVENTS.get(line.record["event"], NoneType)) else OTHER
         if name not in self._tables:
-            self._tables[name] = _Table(self._arrow, self._folder / f"{name}.parquet", _hints(name))
+            self._tables[name] = _EventTable(self._arrow, self._folder / f"{name}.parquet", _hints(name))
         self._tables[name].add(line, self._group_bytes)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Name the files, or leave nothing behind where there was an error."""
+        """Rename the complete files to their final names, or remove all temporary files after an error."""
         try:
             if kind is None:
                 for table in self._tables.values():
@@ -77,8 +77,8 @@ class ParquetFiles:
                 table.discard()
 
 
-class _Table:
-    """The rows of one event."""
+class _EventTable:
+    """Rows of an event name."""
 
     def __init__(self, arrow: Any, path: Path, hints: Mapping[str, Any]) -> None:
         self._arrow = arrow
@@ -90,13 +90,13 @@ class _Table:
         self._rows: list[_Json] = []
         self._bytes = 0
 
-    def add(self, line: Line, group_bytes: int) -> None:
+    def add(self, line: LogLine, group_bytes: int) -> None:
         self._rows.append(self._row(line))
         self._bytes += len(line.raw)
         if self._bytes >= group_bytes:
             self._write()
 
-    def _row(self, line: Line) -> _Json:
+    def _row(self, line: LogLine) -> _Json:
         if "record" in self._hints:
             return {"record": json.dumps(line.record)}
         row = {name: _value(line.record.get(name), hint) for name, hint in self._hints.items()}
@@ -116,7 +116,7 @@ class _Table:
         self._unfinished.replace(self._path)
 
     def discard(self) -> None:
-        with suppress(Exception):  # of a disk that is full: it is removed
+        with suppress(Exception):  # the file is removed anyway; the close may fail on a full disk
             self._writer.close()
         self._unfinished.unlink(missing_ok=True)
 
@@ -133,7 +133,7 @@ def _types_of(cls: type[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _type(arrow: Any, hint: Any) -> Any:
-    """Return the type of a column. A mapping whose values have no type of their own is the text of a JSON object."""
+    """Return the Arrow type of a column. A mapping with values of any type becomes a JSON string."""
     hint = _without_none(hint)
     plain = {int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_(), str: arrow.string()}
     if hint in plain:
@@ -145,7 +145,7 @@ def _type(arrow: Any, hint: Any) -> Any:
     if get_origin(hint) is dict and get_args(hint)[1] is not Any:
         key, value = get_args(hint)
         return arrow.map_(_type(arrow, key), _type(arrow, value))
-    return arrow.string()  # a name among a few, or JSON
+    return arrow.string()  # a `Literal` or JSON
 
 
 def _value(value: Any, hint: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Logs read back: files, segments, ranks and attempts as one stream of events, whatever happened to the files.
+"""Reading of logs: files, segments, ranks and attempts as a single sequence of events.
 
-`read` yields events in the order of (step, rank, attempt, seq). An event without a step keeps its place in its file;
-`run_start` comes first. A bad line costs itself alone, and memory does not grow with the log: of each rank and attempt
-one event is held.
+`read` yields events in the order of (step, rank, attempt, seq). An event without a step keeps its place in its file,
+and `run_start` comes first. An invalid line does not affect other lines. Memory does not grow with the log. One event
+of each rank and attempt is held.
 """
 
 from __future__ import annotations
@@ -10,166 +10,178 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
-from higgs_audio_trainer.errors import InputProblem
-from higgs_audio_trainer.logs.attempts import Attempt, shows
-from higgs_audio_trainer.logs.files import Stream, find
-from higgs_audio_trainer.logs.lines import Line, LogFile, OnFault, tail, whole
+from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
+from higgs_audio_trainer.logs.files import AttemptFiles, find
+from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
 from higgs_audio_trainer.logs.typed import Logged, Record
 
-_REMEMBERED = 64  # lines among which a repeated one is recognised
-_BEFORE_ALL = -1  # the place of `run_start`
-_Key = tuple[int, int, int]  # place, rank and attempt; the place is the step that a line is sorted by
-_Item = tuple[_Key, Line]
+_REMEMBERED = 64  # recent lines that are compared to find repeated lines
+_BEFORE_ALL = -1  # place of `run_start`
+_Key = tuple[int, int, int]  # place, rank and attempt; the place is the step by which a line is sorted
+_Item = tuple[_Key, LogLine]
 
 
-def read(*paths: str | Path, all_attempts: bool = False, on_fault: OnFault | None = None) -> Iterator[Logged]:
-    """Read logs as typed events: instances of the classes in `events` that have the fields of the envelope too.
+def read(*paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None) -> Iterator[Logged]:
+    r"""Read logs as typed events: instances of the classes in `events`, with the envelope's fields as attributes.
 
-    By default each step is shown as the highest attempt made it, `run_start` and `run_end` are those of the highest
-    attempt, and of an evaluation that was made again at a resume the later one is shown. So a run that was interrupted
-    and resumed reads as one that was not, but for the checkpoint that a stop saved.
+    By default a repeated step counts once, with the events of the highest attempt. `run_start` and `run_end` come from
+    the highest attempt. If an evaluation was repeated at a resume, the later result counts. A resumed run then reads
+    like a run without a stop, except for the checkpoint saved at the stop.
 
     Args:
-        paths: a run's output directory, or the folder of its files; or files, of which those that lie in one folder
-            are read as one log, and one that is not named as the sink names them in its own order; `-` is standard
-            input. Files may be compressed by gzip or zstd. Several logs are read one after the other.
-        all_attempts: show the events of every attempt.
-        on_fault: is told of each line that cannot be used; without it such lines are passed over.
+        paths: Output directory of a run, folder of log files, or files. The files of a folder are read as a single log.
+            A file not named by the JSONL sink is read in its own order. `-` is standard input. Files may be compressed
+            with gzip or zstd. Several logs are read in turn.
+        all_attempts: Yield the events of every attempt.
+        on_problem: Receives each invalid line. Without `on_problem`, invalid lines are skipped.
 
     Raises:
-        UserError: there is no log at a path; or, while it is read, a file cannot be read.
+        UserError: A path holds no log. During iteration, a file cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> line = '{"event": "checkpoint", "v": 1, "rank": 0, "level": "info", "step": 10, "path": "checkpoint-10"}'
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "rank00000-attempt000.jsonl"
+        ...     _ = path.write_text(line + "\n")
+        ...     [(event.event, event.step, event.path) for event in read(folder)]
+        [('checkpoint', 10, 'checkpoint-10')]
     """
-    return (line.event for line in read_lines(*paths, all_attempts=all_attempts, on_fault=on_fault))
+    return (line.event for line in read_lines(*paths, all_attempts=all_attempts, on_problem=on_problem))
 
 
 def read_lines(
-    *paths: str | Path, all_attempts: bool = False, on_fault: OnFault | None = None, misfits: bool = False
-) -> Iterator[Line]:
-    """Read logs as `read` does, line by line: with the JSON object, the bytes and the place of each event.
+    *paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None, keep_invalid: bool = False
+) -> Iterator[LogLine]:
+    """Read logs like `read`, as lines with the JSON object, the bytes and the place of each event.
 
-    With `misfits`, a line that is an object with the name of an event, but not as its type says, is yielded, too, after
-    its fault was told. Its `event` is None.
+    With `keep_invalid`, an object with an event name and an invalid field is reported to `on_problem` and then yielded
+    with `event` None.
     """
     logs = find(paths)
-    return (line for log in logs for line in _lines_of(log, all_attempts, on_fault or _ignore, misfits))
+    return (line for log in logs for line in _lines_of(log, all_attempts, on_problem or ignore_problem, keep_invalid))
 
 
-def _lines_of(log: Sequence[Stream], all_attempts: bool, on_fault: OnFault, misfits: bool) -> Iterator[Line]:
+def _lines_of(
+    log: Sequence[AttemptFiles], all_attempts: bool, on_problem: OnProblem, keep_invalid: bool
+) -> Iterator[LogLine]:
     if not all_attempts:
-        return (line for line, is_of_run in marked_lines(log, on_fault, misfits=misfits) if is_of_run)
+        return (line for line, is_of_run in marked_lines(log, on_problem, keep_invalid=keep_invalid) if is_of_run)
     return (
-        line for _, line in Merger().merged((stream, whole_lines(stream, on_fault, misfits=misfits)) for stream in log)
+        line
+        for _, line in Merger().merged(
+            (group, whole_lines(group, on_problem, keep_invalid=keep_invalid)) for group in log
+        )
     )
 
 
-def marked_lines(log: Sequence[Stream], on_fault: OnFault, *, misfits: bool = False) -> Iterator[tuple[Line, bool]]:
-    """Yield the lines of all attempts of a log, and whether each is one of those that `read` shows."""
+def marked_lines(
+    log: Sequence[AttemptFiles], on_problem: OnProblem, *, keep_invalid: bool = False
+) -> Iterator[tuple[LogLine, bool]]:
+    """Yield the lines of all attempts of a log, each with True if `read` yields the line's event."""
     merger = Merger()
     merger.look_ahead(log)
-    for key, line in merger.merged((stream, whole_lines(stream, on_fault, misfits=misfits)) for stream in log):
+    for key, line in merger.merged((group, whole_lines(group, on_problem, keep_invalid=keep_invalid)) for group in log):
         yield line, merger.shows(key, line.record)
 
 
-def whole_lines(stream: Stream, on_fault: OnFault, *, misfits: bool = False) -> Iterator[Line]:
-    """Yield the lines of all segments of a rank and attempt."""
-    return (line for path in stream.files for line in LogFile(path, on_fault, misfits=misfits).lines())
+def whole_lines(group: AttemptFiles, on_problem: OnProblem, *, keep_invalid: bool = False) -> Iterator[LogLine]:
+    """Yield the lines of all segments of one rank and attempt."""
+    return (line for path in group.files for line in LogFile(path, on_problem, keep_invalid=keep_invalid).lines())
 
 
 class Merger:
-    """Puts the lines of the ranks and attempts of one log in order, and knows which of them are the run's.
+    """Sorts the lines of all ranks and attempts of a log, and finds the replaced lines.
 
-    May be given what is there, and later what came since.
+    `merged` may be called again with the lines written since the last call.
     """
 
     def __init__(self) -> None:
-        self._attempts: dict[int, Attempt] = {}
-        self._streams: dict[tuple[int, int], _Stream] = {}
+        self._attempts: dict[int, LoggedAttempt] = {}
+        self._streams: dict[tuple[int, int], _AttemptLines] = {}
 
-    def look_ahead(self, log: Sequence[Stream]) -> None:
-        """See how far each attempt came, which decides on what is shown of those before it."""
-        for stream in log:
-            self._attempts.setdefault(stream.attempt, Attempt(stream.attempt))
+    def look_ahead(self, log: Sequence[AttemptFiles]) -> None:
+        """Find the last step of each attempt, to know the replaced steps of earlier attempts."""
+        for group in log:
+            self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
         if len(self._attempts) > 1:
-            for stream in log:
-                for record in _last_records(stream.files):
-                    self._attempts[stream.attempt].reach(record)
+            for group in log:
+                for record in _last_records(group.files):
+                    self._attempts[group.attempt].reach(record)
 
-    def merged(self, log: Iterable[tuple[Stream, Iterable[Line]]]) -> Iterator[_Item]:
-        """Yield lines in the order of `read`, each with its key.
+    def merged(self, log: Iterable[tuple[AttemptFiles, Iterable[LogLine]]]) -> Iterator[_Item]:
+        """Yield lines in the order of `read`, each with its sort key.
 
         Args:
-            log: the lines of each rank and attempt, in the order that they were written.
+            log: Lines of each rank and attempt, in written order.
         """
-        parts = [self._stream(stream).placed(lines) for stream, lines in log]
-        return heapq.merge(*parts, key=_key)  # has the first line of every stream before it yields one
+        parts = [self._stream(group).placed(lines) for group, lines in log]
+        return heapq.merge(*parts, key=itemgetter(0))  # reads the first line of every group before the first yield
 
     def shows(self, key: _Key, record: Record) -> bool:
-        """Tell whether a line that was just merged is one of the run's."""
+        """Return True if no later attempt replaced the line last yielded by `merged`."""
         place, _, attempt = key
-        return len(self._attempts) == 1 or shows(self._attempts[attempt], record, place, self._attempts.values())
+        return len(self._attempts) == 1 or is_current(self._attempts[attempt], record, place, self._attempts.values())
 
     def forget(self, rank: int, attempt: int) -> None:
-        """Forget the lines of a rank and attempt: its files were written anew."""
+        """Forget the lines of a rank and attempt whose files were replaced."""
         self._streams.pop((rank, attempt), None)
 
-    def _stream(self, stream: Stream) -> _Stream:
-        attempt = self._attempts.setdefault(stream.attempt, Attempt(stream.attempt))
-        return self._streams.setdefault((stream.rank, stream.attempt), _Stream(stream.rank, attempt))
-
-
-def _key(item: _Item) -> _Key:
-    return item[0]
+    def _stream(self, group: AttemptFiles) -> _AttemptLines:
+        attempt = self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
+        return self._streams.setdefault((group.rank, group.attempt), _AttemptLines(group.rank, attempt))
 
 
 def _last_records(files: Sequence[Path]) -> Iterator[Record]:
-    """Yield the last records of a stream, the last one first, up to one that was made by a step."""
+    """Yield the last records of a rank and attempt, newest first.
+
+    The last yielded record is the newest record with a step, apart from `run_end`.
+    """
     for record in (record for path in reversed(files) for record in tail(path)):
         yield record
-        if record["event"] != "run_end" and whole(record, "step") is not None:
+        if record["event"] != "run_end" and int_field(record, "step") is not None:
             return
 
 
-class _Stream:
-    """What is known of the lines of one rank and attempt while they are read.
+class _AttemptLines:
+    """State of reading the lines of one rank and attempt.
 
     Args:
-        rank: the rank.
-        attempt: is told what the records say of it.
+        rank: Rank.
+        attempt: Attempt; updated with each record.
     """
 
-    def __init__(self, rank: int, attempt: Attempt) -> None:
+    def __init__(self, rank: int, attempt: LoggedAttempt) -> None:
         self._rank = rank
         self._attempt = attempt
         self._place = _BEFORE_ALL
         self._start: int | None = None
         self._recent: deque[int] = deque(maxlen=_REMEMBERED)
 
-    def placed(self, lines: Iterable[Line]) -> Iterator[_Item]:
-        """Yield each line with its place, which never goes back: within a file, its order holds."""
+    def placed(self, lines: Iterable[LogLine]) -> Iterator[_Item]:
+        """Yield each line with its sort key. The place never decreases, so lines keep the order of their file."""
         for line in lines:
             if self._is_repeated(line):
                 continue
-            self._attempt.learn(line.record)
-            step = whole(line.record, "step")
+            self._attempt.update(line.record)
+            step = int_field(line.record, "step")
             if line.record["event"] != "run_start":
                 self._place = max(self._place, self._attempt.start if step is None else step)
             yield (self._place, self._rank, self._attempt.number), line
 
-    def _is_repeated(self, line: Line) -> bool:
-        """Tell whether a line was there before.
+    def _is_repeated(self, line: LogLine) -> bool:
+        """Return True if the line appeared before.
 
-        A segment begins with the `run_start` of the first one, and with the line whose fate there is not known.
+        A segment begins with a copy of `run_start`, then with the last line of the segment before if a failed write
+        left the line's state unknown.
         """
         digest = hash(line.raw.rstrip())
-        if "seq" in line.record and (digest == self._start or digest in self._recent):  # a golden may say a thing twice
+        if "seq" in line.record and (digest == self._start or digest in self._recent):  # lines of a golden may be equal
             return True
         self._recent.append(digest)
         if self._start is None and line.record["event"] == "run_start":
             self._start = digest
         return False
-
-
-def _ignore(_fault: InputProblem) -> None:
-    pass

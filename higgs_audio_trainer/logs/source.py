@@ -1,4 +1,4 @@
-"""Bytes of a log: a file or standard input, compressed or not."""
+"""Bytes of a log from a file or standard input, decompressed if necessary."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ else:
     from backports import zstd
 
 STDIN = Path("-")
-# How compressed files begin: RFC 1952; RFC 8878, where a frame that is to be skipped may come first.
+# First bytes of compressed files. Source: RFC 1952 (gzip) and RFC 8878 (zstd, perhaps after a skippable frame).
 _GZIP, _ZSTD, _SKIPPED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 _MAGIC_BYTES = 4
 _BUFFER_BYTES = 2**16
-_PIECE_BYTES = 2**8  # of compressed bytes: what a damaged one costs of those before it
+_PIECE_BYTES = 2**8  # compressed bytes decompressed at once; damage loses at most the output of one piece
 
-#: What reading compressed bytes raises where they are damaged or end too early.
+#: Errors of reading damaged or truncated compressed data.
 DAMAGED = (zlib.error, zstd.ZstdError, EOFError)
 
 
 def path_of(given: str | Path) -> Path:
-    """Make the path of a log. `-` alone is standard input: `./-`, which is the same to pathlib, is a file.
+    """Return the path of a log. `-` means standard input.
+
+    `./-` means a file named `-`. pathlib removes the difference, so the path of this file is made absolute.
 
     Raises:
-        UserError: no file can be called so.
+        UserError: The path contains a null character.
+
+    Example:
+        >>> path_of("-") == STDIN, path_of("./-") == STDIN, path_of("run.jsonl")
+        (True, False, PosixPath('run.jsonl'))
     """
     if "\0" in str(given):
         raise UserError(f"{given}: expected the name of a file or folder, got one with a null character in it")
@@ -45,14 +51,15 @@ def path_of(given: str | Path) -> Path:
 
 @contextmanager
 def opened(path: Path, offset: int = 0) -> Iterator[BinaryIO]:
-    """Open a file, or standard input (`-`). Compressed bytes are known by how they begin, whatever the name.
+    """Open a file or standard input (`-`). The first bytes, not the name, identify compressed data.
 
     Args:
-        path: of the file.
-        offset: where to begin, after decompression; a compressed file is decompressed up to there.
+        path: Path of the file.
+        offset: Offset of the first byte to read, after decompression. Compressed data before the offset is decompressed
+            and dropped.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: The file cannot be opened.
     """
     try:
         file = cast("io.BufferedReader", _stdin() if path == STDIN else path.open("rb", _BUFFER_BYTES))
@@ -63,14 +70,14 @@ def opened(path: Path, offset: int = 0) -> Iterator[BinaryIO]:
 
 
 def end_of(path: Path, size: int) -> bytes:
-    """Read the last bytes of a file; of damaged compressed ones, the last before the damage.
+    """Read the last bytes of a file. For damaged compressed data, read the last bytes before the damage.
 
     Args:
-        path: of the file.
-        size: how many, after decompression.
+        path: Path of the file.
+        size: Number of bytes, after decompression.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: The file cannot be read.
     """
     with opened(path) as file:
         try:
@@ -87,7 +94,7 @@ def _end_of_unseekable(file: BinaryIO, size: int) -> bytes:
     while True:
         try:
             part = cast("io.BufferedReader", file).read1(_BUFFER_BYTES)
-        except DAMAGED:  # said where the lines are read
+        except DAMAGED:  # reported when the lines are read
             part = b""
         if not part:
             return bytes(kept[-size:])
@@ -98,7 +105,9 @@ def _end_of_unseekable(file: BinaryIO, size: int) -> bytes:
 
 def _stdin() -> BinaryIO:
     if sys.stdin is None or sys.stdin.closed:
-        raise UserError(f"{STDIN}: expected a log on standard input, which is closed. Name a file or a folder of logs.")
+        raise UserError(
+            f"{STDIN}: expected a log on standard input, got a closed standard input. Name a file or a folder of logs."
+        )
     return sys.stdin.buffer
 
 
@@ -110,7 +119,7 @@ def _plain(file: io.BufferedReader, path: Path, offset: int) -> BinaryIO:
         if is_seekable:
             file.seek(place)
         else:
-            # At the end of what a terminal gives, reading again would wait for another end.
+            # After the end of a terminal's input, another read would wait for another end.
             rest: Iterator[bytes] = iter(partial(file.read1, _BUFFER_BYTES), b"")
             file = _joined(chain((start,), rest if len(start) == _MAGIC_BYTES else ()))
         if start.startswith(_GZIP):
@@ -121,7 +130,7 @@ def _plain(file: io.BufferedReader, path: Path, offset: int) -> BinaryIO:
             file.seek(offset)
             return file
         _skip(file, offset)
-    except DAMAGED:  # met again where it is read, and said there
+    except DAMAGED:  # raised again when the lines are read, and reported there
         return file
     except OSError as error:
         raise unreadable(path, error) from error
@@ -137,18 +146,18 @@ def _pieces(file: io.BufferedReader) -> Iterator[bytes]:
     while piece := file.read(_PIECE_BYTES):
         if len(piece) == _PIECE_BYTES:
             yield piece
-        else:  # at the end there is a checksum: if it is wrong, all before it was read
+        else:  # single bytes at the end: a wrong checksum then loses no decompressed data
             yield from (bytes((byte,)) for byte in piece)
 
 
 def _decompressed(file: io.BufferedReader, new: Callable[[], Any]) -> Iterator[bytes]:
-    """Yield all that a decompressor gives, before it says that the rest is damaged: a little goes in at a time."""
+    """Yield decompressed data, in small pieces to yield all data before damage."""
     decompressor = None
     for piece in _pieces(file):
         rest = piece
         while rest:
             if decompressor is None:
-                rest = rest.lstrip(b"\0")  # may stand behind a member of gzip
+                rest = rest.lstrip(b"\0")  # padding after a gzip member
                 if not rest:
                     break
                 decompressor = new()
@@ -157,11 +166,11 @@ def _decompressed(file: io.BufferedReader, new: Callable[[], Any]) -> Iterator[b
             if decompressor.eof:
                 rest, decompressor = decompressor.unused_data, None
     if decompressor is not None:
-        raise EOFError("they end too early")
+        raise EOFError("data that ends too early")
 
 
 class _Parts(io.RawIOBase):
-    """Parts of bytes, read like a file. What was there before an error is read before it is raised."""
+    """Byte strings of an iterator as a raw file. Bytes before an error are read before the error is raised."""
 
     def __init__(self, parts: Iterator[bytes]) -> None:
         self._parts = parts
@@ -183,7 +192,7 @@ def _joined(parts: Iterator[bytes]) -> io.BufferedReader:
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """Say that a log cannot be read, and why."""
+    """Return an error for an unreadable log, with the operating system's reason."""
     return UserError(
-        f"{path}: expected a log that can be read, got: {error.strerror or error}. Name a file or a folder of logs."
+        f"{path}: expected a readable log, got: {error.strerror or error}. Name a file or a folder of logs."
     )

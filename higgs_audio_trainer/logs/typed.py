@@ -1,7 +1,7 @@
-"""Lines as typed events: the classes of `events` with the envelope beside the payload, as the line has them.
+"""Lines as typed events: instances of the classes in `events`, with the envelope's fields beside the payload.
 
-`typed(record)` makes one. It is an instance of the event's class in `events`, so `isinstance` and `match` work, and it
-has the fields of `Envelope` besides. An event or a version that this package does not know becomes `Unknown`.
+`typed(record)` returns a subclass instance of the event's class in `events`, so `isinstance` and `match` work. An event
+or a version unknown to this package becomes `Unknown`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import msgspec
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, PredictionSample, Window
 
 Record = dict[str, Any]
-MARKS = frozenset({"nonfinite", "replaced", "shortened"})  # what says which values are not those that were emitted
-MORE = "..."  # among them: there were more than they list
-MISSING = ("this field", "none")  # what is expected and found where a field is not there
+MARKS = frozenset({"nonfinite", "replaced", "shortened"})  # fields that list the values changed before writing
+MORE = "..."  # entry of a mark whose list of paths was cut
+MISSING = ("this field", "none")  # `expected` and `got` of a missing field
 _WINDOWS = ("first", "last")
-_LONGEST_VALUE = 80  # of a value in a message
+_LONGEST_VALUE = 80  # characters of a value in a message
 
 
 class Logged(Protocol):
-    """What every event has that was read from a log.
+    """Attributes of every event read from a log.
 
     Attributes:
-        event: its name.
-        v: version of its schema.
-        ts, run_id, attempt, seq: None in a golden, which has no field that two runs may differ in.
-        extra: fields of the line that this version does not know, and the marks `nonfinite`, `replaced`, `shortened`.
-            Of a window they have its name before them: `first.probabilities`.
+        event: Name of the event.
+        v: Version of the event's schema.
+        ts, run_id, attempt, seq: None in a golden file, which has no volatile fields.
+        extra: Unknown fields, and the marks `nonfinite`, `replaced`, `shortened`. The name of a window's unknown field
+            begins with the window, as in `first.probabilities`.
     """
 
     event: str
@@ -50,8 +50,14 @@ class Logged(Protocol):
     extra: dict[str, Any]
 
 
-class Misfit(NamedTuple):
-    """What in a line is not as its type says: the fields of a `InputProblem` but for its place."""
+class InvalidField(NamedTuple):
+    """A problem in a field of a line, without the place of the line.
+
+    Attributes:
+        field: Path of the field, such as `$.first.labels[3]`; `$` is the line.
+        expected: Description of the expected value.
+        got: The value or its type.
+    """
 
     field: str
     expected: str
@@ -59,27 +65,34 @@ class Misfit(NamedTuple):
 
 
 def typed(record: Record) -> Any:
-    """Make the typed event of a record, a `Logged`; or a `Misfit` where none can be made.
+    """Return the typed event of a record, a `Logged`; or an `InvalidField` if the record does not fit the event's type.
 
-    Fields that two runs may differ in may be missing, and are None. A null that stands for NaN is NaN again; one that
-    stands for another value that no line can hold makes the event `Unknown`.
+    Volatile fields may be missing and are then None. A null in place of a NaN becomes NaN. A null in place of another
+    value unknown to JSON makes the event `Unknown`.
+
+    Example:
+        >>> record = {"event": "checkpoint", "v": 1, "rank": 0, "level": "info", "step": 10, "path": "checkpoint-10"}
+        >>> typed(record).step, typed(record).ts
+        (10, None)
+        >>> typed(record | {"step": "ten"})
+        InvalidField(field='$.step', expected='int', got='str')
     """
     if record["event"] not in EVENTS or record.get("v") != SCHEMA_VERSION:
         return _unknown(record)
     cls = _as_read(record["event"])
     event = _converted(_with_nan(record, list(_texts(record["nonfinite"]))) if "nonfinite" in record else record, cls)
-    if isinstance(event, Misfit):
-        if excused(record, event):
+    if isinstance(event, InvalidField):
+        if is_explained(record, event):
             return _converted(record, Unknown)
         if event.got == "null":
-            return _converted(without_null(record, math.nan), cls)
+            return _converted(fill_nulls(record, math.nan), cls)
     return event
 
 
 def _unknown(record: Record) -> Any:
-    """Make an `Unknown`. What is in its envelope, and not of the type that we know, is kept in `extra`."""
+    """Return an `Unknown`. Envelope fields of unexpected types are moved to `extra`."""
     known, others = record, {}
-    while isinstance(event := _converted(known, Unknown), Misfit):
+    while isinstance(event := _converted(known, Unknown), InvalidField):
         name = event.field.removeprefix("$.")
         if name not in known:
             return event
@@ -89,31 +102,43 @@ def _unknown(record: Record) -> Any:
     return event
 
 
-def excused(record: Record, found: Misfit) -> bool:
-    """Tell whether a record itself accounts for what is wrong in it. Whatever cuts a line cuts no field of it off."""
+def is_explained(record: Record, found: InvalidField) -> bool:
+    """Return True if a record's marks explain an invalid field.
+
+    Marks never explain a missing top-level field, because cutting a line removes no field.
+    """
     if found[1:] == MISSING:
         parent = found.field.rpartition(".")[0]
-        return parent != "$" and marked(record, parent)
-    return marked(record, found.field)
+        return parent != "$" and is_marked(record, parent)
+    return is_marked(record, found.field)
 
 
-def marked(record: Record, path: str) -> bool:
-    """Tell whether a record says of a value that it is not the one that was emitted.
+def is_marked(record: Record, path: str) -> bool:
+    """Return True if a record marks a value as changed before writing.
 
     Args:
-        record: a line.
-        path: of the value, as in `Misfit`: `$.first.labels[3]`.
+        record: Record of a line.
+        path: Path of the value as in `InvalidField`, such as `$.first.labels[3]`.
+
+    Example:
+        >>> is_marked({"event": "train_step", "nonfinite": ["loss"]}, "$.loss")
+        True
     """
     found, place = marks(record), path.removeprefix("$.")
     return bool(found) and any(mark in (MORE, place) or place.startswith((f"{mark}.", f"{mark}[")) for mark in found)
 
 
 def marks(record: Record) -> Collection[str]:
-    """List the paths of values that a record says are not the ones that were emitted; `MORE` for more than it lists."""
-    if MARKS.isdisjoint(record):  # as nearly every line
+    """List the paths of values that were changed before writing, and `MORE` if the list was cut.
+
+    Example:
+        >>> marks({"event": "train_step", "nonfinite": ["loss", "grad_norm"]})
+        ['loss', 'grad_norm']
+    """
+    if MARKS.isdisjoint(record):  # true of nearly every line
         return ()
     found = list(chain.from_iterable(_texts(record.get(name)) for name in MARKS))
-    return found if MARKS.isdisjoint(found) else [*found, MORE]  # a list of marks was cut itself
+    return found if MARKS.isdisjoint(found) else [*found, MORE]  # a mark in a mark's list: the list was cut
 
 
 def _texts(marks: Any) -> Iterable[str]:
@@ -122,13 +147,13 @@ def _texts(marks: Any) -> Iterable[str]:
 
 def _converted(record: Record, cls: Any) -> Any:
     known = _names(cls)
-    if "extra" in record:  # a field of the line, and not ours
+    if "extra" in record:  # an unknown field named like our attribute
         event = convert({name: value for name, value in record.items() if name != "extra"}, cls)
     else:
         event = convert(record, cls)
-    if not isinstance(event, Misfit) and not record.keys() <= known:
+    if not isinstance(event, InvalidField) and not record.keys() <= known:
         event.extra.update((name, value) for name, value in record.items() if name not in known)
-    if issubclass(cls, PredictionSample) and not isinstance(event, Misfit):
+    if issubclass(cls, PredictionSample) and not isinstance(event, InvalidField):
         for window in _WINDOWS:
             if not record[window].keys() <= _names(Window):
                 items = record[window].items()
@@ -137,33 +162,35 @@ def _converted(record: Record, cls: Any) -> Any:
 
 
 def convert(record: Record, cls: Any) -> Any:
-    """Make an instance of a class, or a `Misfit`."""
+    """Return an instance of a class with the record's values, or an `InvalidField`."""
     try:
         return msgspec.convert(record, cls)
     except msgspec.ValidationError as error:
-        return _misfit_of(str(error), record, cls)
+        return _invalid_field_of(str(error), record, cls)
 
 
 _EXPECTED = re.compile(r"Expected (?P<expected>.*?)(?:, got (?P<got>.*?))?(?: - at `(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*?)`(?: - at `(?P<path>.*)`)?", re.DOTALL)
-_SOME_KEY = "[...]"  # how msgspec names a key of a mapping, whichever it is
+_SOME_KEY = "[...]"  # msgspec's name for any key of a mapping
 _NAMES = {str: "str", int: "int", float: "float", bool: "bool", NoneType: "null", list: "array", dict: "object"}
 _PLACE = re.compile(r"[^.\[\]$]+|\[\d+\]")
 
 
-def _misfit_of(message: str, record: Record, cls: Any) -> Misfit:
-    """Put what msgspec says into the form of a fault."""
+def _invalid_field_of(message: str, record: Record, cls: Any) -> InvalidField:
+    """Convert a message of msgspec to an `InvalidField`."""
     if missing := _MISSING.fullmatch(message):
-        return Misfit(f"{missing['path'] or '$'}.{missing['name']}", *MISSING)
+        return InvalidField(f"{missing['path'] or '$'}.{missing['name']}", *MISSING)
     path = message.rpartition(" - at `")[2].removesuffix("`")
     if path.endswith(_SOME_KEY):
         path = _with_key(path, message, record)
     if wrong := _EXPECTED.fullmatch(message):
         expected = wrong["expected"].replace("`", "")
-        return Misfit(path, expected, wrong["got"].strip("`") if wrong["got"] else _shown(_value_at(record, path)))
+        return InvalidField(
+            path, expected, wrong["got"].strip("`") if wrong["got"] else _shown(_value_at(record, path))
+        )
     choices = _choices(cls).get(path.removeprefix("$."))
     expected = " or ".join(choices) if choices else "another value"
-    return Misfit(path, expected, _shown(_value_at(record, path)))
+    return InvalidField(path, expected, _shown(_value_at(record, path)))
 
 
 def _value_at(record: Any, path: str) -> Any:
@@ -176,7 +203,7 @@ def _value_at(record: Any, path: str) -> Any:
 
 
 def _with_key(path: str, message: str, record: Record) -> str:
-    """Name the key of a mapping, which msgspec does not: that of the first value of the type that it found."""
+    """Replace `[...]` in msgspec's path by the key of the first value with the type in the message."""
     parent = path.removesuffix(_SOME_KEY)
     mapping, wrong = _value_at(record, parent), _EXPECTED.fullmatch(message)
     if isinstance(mapping, dict) and wrong and wrong["got"]:
@@ -192,7 +219,7 @@ def _shown(value: Any) -> str:
 
 
 def _with_nan(record: Record, paths: Iterable[str]) -> Record:
-    """Put NaN where paths say that there was a NaN or an infinity; they do not say which."""
+    """Return a copy with NaN at the paths of NaN or infinite values. The marks do not distinguish the two."""
     copy = dict(record)
     items: dict[str, set[str]] = {}
     within: dict[str, list[str]] = {}
@@ -216,9 +243,9 @@ def _with_nan(record: Record, paths: Iterable[str]) -> Record:
     return copy
 
 
-def without_null(record: Record, number: float) -> Record:
-    """Put a number for each null that stands where one must."""
-    scalars, lists = numbers(record["event"])
+def fill_nulls(record: Record, number: float) -> Record:
+    """Return a copy of a record with a number for each null in a required number field."""
+    scalars, lists = number_fields(record["event"])
     copy = dict(record)
     copy.update((name, number) for name in scalars if name in copy and copy[name] is None)
     for name in lists:
@@ -229,8 +256,13 @@ def without_null(record: Record, number: float) -> Record:
 
 
 @cache
-def numbers(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Name the fields of an event that hold a number, and those that hold a list of numbers, never null."""
+def number_fields(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of an event's number fields and number list fields, without optional fields.
+
+    Example:
+        >>> "loss" in number_fields("train_step")[0], "audio_loss_per_codebook" in number_fields("train_step")[1]
+        (True, True)
+    """
     hints = get_type_hints(EVENTS[name])
     return (
         tuple(key for key, hint in hints.items() if hint is float),
@@ -251,10 +283,10 @@ def _choices(cls: Any) -> Mapping[str, tuple[str, ...]]:
 
 @cache
 def _as_read(name: str) -> Any:
-    """Make the class of an event's line: its payload's class, with the envelope and what is unknown beside it.
+    """Return the class of an event as read: the payload's class with the fields of the envelope and `extra`.
 
-    What two runs may differ in may be missing, and so may what was added after the first logs were written. It is made
-    when the first such line is read: all of them take as long to make as Python does to start.
+    Volatile fields are optional, and so are fields added after the first version. The class is created at the first
+    line of the event, because the creation of all classes takes as long as the start of Python.
     """
     payload = EVENTS[name]
     members: list[tuple[str, Any, Any]] = []
@@ -272,9 +304,9 @@ def _as_read(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """An event, or a version of one, that this package does not know; or one whose values no line could hold.
+    """An event or version unknown to this package, or an event with values unknown to JSON.
 
-    A field of the envelope that is of another type than here is None, and in `extra`.
+    An envelope field with an unexpected type is None, with the value in `extra`.
     """
 
     event: str

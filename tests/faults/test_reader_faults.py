@@ -54,7 +54,7 @@ def test_any_bytes_flipped(flips):
     with TemporaryDirectory() as folder:
         file_of(folder).write_bytes(data)
         for all_attempts in (False, True):
-            events = list(read(folder, all_attempts=all_attempts, on_fault=str))
+            events = list(read(folder, all_attempts=all_attempts, on_problem=str))
             assert [event for event in events if event in untouched] == untouched
             assert len(events) <= len(mutated)
         gaps(folder)
@@ -90,7 +90,7 @@ def test_any_value_in_any_field(changes):
         for attempt, records in enumerate(attempts):
             file_of(folder, attempt=attempt).write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
         faults = []
-        events = list(read(folder, all_attempts=True, on_fault=faults.append))
+        events = list(read(folder, all_attempts=True, on_problem=faults.append))
         assert len(events) + len(faults) == sum(map(len, attempts))
         list(read(folder))
         gaps(folder)

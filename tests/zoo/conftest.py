@@ -9,7 +9,7 @@ import torch
 from higgs_audio_trainer.demo.faults import FAULTS
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser
 from higgs_audio_trainer.events import RunStart
-from higgs_audio_trainer.logs.logged_steps import dues
+from higgs_audio_trainer.logs.logged_steps import logged_steps
 from higgs_audio_trainer.logs.typed import typed
 from sinks import MemorySink
 from tests.zoo.faults import ALSO, MILDER
@@ -60,7 +60,7 @@ def check_found() -> Callable[[str, MemorySink], int]:
 def _found_in_the_log(memory: MemorySink) -> list[tuple[Any, ...]]:
     """Return the findings of `diagnose` in the events."""
     diagnoser, events = Diagnoser(), []
-    for part in dues(map(typed, memory.records)):
+    for part in logged_steps(map(typed, memory.records)):
         if isinstance(part, RunStart):
             diagnoser.start(part)
         else:

@@ -1,1 +1,1 @@
-"""Two logs compared, and goldens: `compare.compare`, `golden.write_golden`, `reports.render`."""
+"""Comparison of two logs, and golden files: `compare.compare`, `golden.write_golden`, `reports.render`."""

@@ -1,17 +1,17 @@
-"""Two logs compared: the first divergence, what differs and how often, and what drifts. Pure: data in, data out."""
+"""Comparison of two logs: first divergence, differing fields with counts, and one-sided drifts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from higgs_audio_trainer.errors import InputProblem, UserError
-from higgs_audio_trainer.logs.diff.comparison import MISSING, Comparison, Divergence, Setting, Side
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.logs.diff.comparison import MISSING, ComparedLog, Comparison, Divergence, Setting
 from higgs_audio_trainer.logs.diff.difference import Comparer, Difference
 from higgs_audio_trainer.logs.diff.divergence import place_of, position_of, rank_of
 from higgs_audio_trainer.logs.diff.join import (
     OF_A_RUN,
-    Entry,
+    ComparedEvent,
     Key,
     Pair,
     UnsortedError,
@@ -24,7 +24,7 @@ from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.tally import Tally
 from higgs_audio_trainer.logs.diff.tolerance import Tolerances, field_with_tolerance
 from higgs_audio_trainer.logs.diff.windows import OF_THE_MODEL, WINDOWS
-from higgs_audio_trainer.logs.lines import OnFault
+from higgs_audio_trainer.logs.lines import OnProblem, ignore_problem
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
 
@@ -33,18 +33,22 @@ _MOST_SETTINGS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How logs are compared.
+    """Settings of a comparison.
 
     Attributes:
-        rtol: relative tolerance of floats: a number for all fields, or by field (`loss`) or field of an event
-            (`train_step.loss`), which goes first; "" is all others.
-        atol: absolute tolerance, likewise.
-        exact: floats must be equal bit for bit.
-        ignore: events and fields that are left out; see `Selection` for how they are named.
-        only: events and fields that are compared; empty for all.
+        rtol: Relative tolerance of floats: a number for all fields, or a number by field (`loss`) or by field of an
+            event (`train_step.loss`). The key "" stands for all other fields. The most specific key counts.
+        atol: Absolute tolerance of floats, in the same form.
+        exact: Floats must be equal bit for bit.
+        ignore: Names of events and fields to leave out, see `Selection`.
+        only: Names of events and fields to compare; empty for all.
 
     Raises:
-        UserError: a name or a number is none.
+        UserError: A name or a number is invalid.
+
+    Example:
+        >>> Options(rtol={"loss": 1e-3}).tolerances().of("train_step", "loss")
+        Tolerance(rtol=0.001, atol=1e-06)
     """
 
     rtol: float | Mapping[str, float] = field(default_factory=dict)
@@ -58,12 +62,12 @@ class Options:
         self.selection()
 
     def tolerances(self) -> Tolerances:
-        """Return the tolerance of every field."""
+        """Return the tolerances of all fields."""
         rtol, atol = (given if isinstance(given, Mapping) else {"": given} for given in (self.rtol, self.atol))
         return Tolerances(rtol, atol, exact=self.exact)
 
     def selection(self) -> Selection:
-        """Return what is compared."""
+        """Return the compared events and fields."""
         return Selection(_names(self.ignore), _names(self.only))
 
 
@@ -74,28 +78,35 @@ def _names(given: Collection[str]) -> Collection[str]:
 _DEFAULT = Options()
 
 
-def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_fault: OnFault | None = None) -> Comparison:
-    """Compare two logs, joined by key: the order of their lines does not matter.
+def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_problem: OnProblem | None = None) -> Comparison:
+    """Compare two logs, joined by key. The order of lines does not matter.
 
-    Memory does not grow with the logs: the events of one step are held at a time, and logs that are not sorted by step
-    are sorted in temporary files.
+    Memory does not grow with the logs. The events of one step are held at a time. Logs not sorted by step are sorted in
+    temporary files.
 
     Args:
-        expected: A, a path as for `read`, or records.
-        got: B.
-        options: tolerances, and what is left out.
-        on_fault: is told of each line that holds no event; without it such lines are only counted. Those that are an
-            object with the name of an event, but not as its type says, are compared all the same.
+        expected: Log A: a path as for `read`, or records.
+        got: Log B.
+        options: Tolerances, and events and fields to leave out.
+        on_problem: Receives each invalid line. Invalid lines with an event name are compared, other invalid lines are
+            only counted.
 
     Returns:
-        what differs; `same` if nothing does.
+        The differences; `same` is True without a difference.
 
     Raises:
-        UserError: they cannot be compared: one cannot be read, or they have no event in common.
+        UserError: A log cannot be read, or the logs have no event in common.
+
+    Example:
+        >>> step = {"event": "train_step", "v": 1, "rank": 0, "step": 10, "loss": 2.5}
+        >>> compare([step], [step]).same
+        True
+        >>> compare([step], [step | {"loss": 2.6}]).counts
+        {'floats': 1}
     """
     if all(isinstance(log, (str, type(STDIN))) and str(log) == str(STDIN) for log in (expected, got)):
         raise UserError("diff: expected two logs, got standard input (-) twice. Name a file for one of them")
-    tell = on_fault or _ignore
+    tell = on_problem or ignore_problem
     with Source(expected, tell) as ours, Source(got, tell) as theirs:
         try:
             return _compared(ours, theirs, joined, options)
@@ -103,25 +114,21 @@ def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_fault: O
             return _compared(ours, theirs, joined_unsorted, options)
 
 
-def _ignore(_fault: InputProblem) -> None:
-    pass
-
-
 def _compared(
     ours: Source,
     theirs: Source,
-    join: Callable[[Iterator[Entry], Iterator[Entry]], Iterator[Pair]],
+    join: Callable[[Iterator[ComparedEvent], Iterator[ComparedEvent]], Iterator[Pair]],
     options: Options,
 ) -> Comparison:
-    comparison = _Comparison(options)
+    comparison = _RunningComparison(options)
     selection = options.selection()
     for expected, got in join(*(_taken(source, selection) for source in (ours, theirs))):
         comparison.take(expected, got)
     return comparison.result(ours, theirs)
 
 
-def _taken(source: Source, selection: Selection) -> Iterator[Entry]:
-    """Yield what is compared, and every `run_start`."""
+def _taken(source: Source, selection: Selection) -> Iterator[ComparedEvent]:
+    """Yield the compared events and every `run_start`."""
     if selection.takes_all:
         return source.entries()
     return (
@@ -131,8 +138,8 @@ def _taken(source: Source, selection: Selection) -> Iterator[Entry]:
     )
 
 
-class _Comparison:
-    """A comparison that goes on, pair by pair."""
+class _RunningComparison:
+    """A comparison in progress, pair by pair."""
 
     def __init__(self, options: Options) -> None:
         self._tally = Tally()
@@ -147,15 +154,15 @@ class _Comparison:
         self._joined_of_steps = False
         self._any_of_steps = False
 
-    def take(self, expected: Entry | None, got: Entry | None) -> None:
-        """Take a pair; None where one side alone has the event."""
+    def take(self, expected: ComparedEvent | None, got: ComparedEvent | None) -> None:
+        """Compare a pair; None stands for an event missing in a log."""
         entry = expected or got
         assert entry is not None
         event = entry.record["event"]
         self._any_of_steps |= event not in OF_A_RUN
         if expected is None or got is None:
             if self._selection.takes(event) and self._selection.of(entry.record):
-                self._lacks(entry, "only_in_expected" if got is None else "only_in_got")
+                self._take_missing(entry, "only_in_expected" if got is None else "only_in_got")
             return
         self._any_joined |= self._selection.takes(event)
         self._joined_of_steps |= event not in OF_A_RUN
@@ -164,18 +171,18 @@ class _Comparison:
         elif expected.encoded == got.encoded:
             record = self._selection.of(expected.record)
             self._joined += bool(record)
-            self._tally.agree(event, record)
+            self._tally.add_equal(event, record)
         else:
             self._differing += self._take_records(expected.record, got.record)
 
-    def _lacks(self, entry: Entry, kind: str) -> None:
+    def _take_missing(self, entry: ComparedEvent, kind: str) -> None:
         there = entry.record["event"]
-        self._tally.lacks(kind, there)
+        self._tally.add_missing(kind, there)
         expected, got = (there, MISSING) if kind == "only_in_expected" else (MISSING, there)
-        self._diverges(entry.record, Difference(kind, (), expected, got), only_predictions=False)
+        self._take_divergence(entry.record, Difference(kind, (), expected, got), only_predictions=False)
 
     def _take_settings(self, expected: Record, got: Record) -> bool:
-        """Compare two `run_start`; return whether they differ in what counts."""
+        """Compare two `run_start`; return whether a compared field differs."""
         takes = self._selection.takes("run_start")
         ours, theirs = (self._selection.of(record) if takes else {} for record in (expected, got))
         self._joined += bool(ours or theirs)
@@ -192,14 +199,14 @@ class _Comparison:
         return bool(counted)
 
     def _take_records(self, expected: Record, got: Record) -> bool:
-        """Compare two events; return whether they differ."""
+        """Compare two events; return whether a field differs."""
         event = expected["event"]
         ours, theirs = self._selection.of(expected), self._selection.of(got)
         self._joined += bool(ours or theirs)
         first: Difference | None = None
         slots = set()
         for found in self._comparer.differences(event, ours, theirs):
-            self._tally.differs(event, found, expected.get("step"))
+            self._tally.add_difference(event, found, expected.get("step"))
             if len(found.path) > 1 and found.path[0] in WINDOWS:
                 slots.add(found.path[1])
             if first is None or rank_of(found.path) < rank_of(first.path):
@@ -207,10 +214,12 @@ class _Comparison:
         self._tally.end_event()
         if first is None:
             return False
-        self._diverges(expected, first, got=got, only_predictions="predictions" in slots and slots <= OF_THE_MODEL)
+        self._take_divergence(
+            expected, first, got=got, only_predictions="predictions" in slots and slots <= OF_THE_MODEL
+        )
         return True
 
-    def _diverges(
+    def _take_divergence(
         self, record: Record, found: Difference, *, got: Record | None = None, only_predictions: bool
     ) -> None:
         order = canonical_order_of(record)
@@ -232,18 +241,18 @@ class _Comparison:
         self._first = order, divergence
 
     def result(self, ours: Source, theirs: Source) -> Comparison:
-        """Return what was found.
+        """Return the comparison.
 
         Raises:
-            UserError: nothing was compared.
+            UserError: Nothing was compared.
         """
-        expected, got = ours.side(), theirs.side()
+        expected, got = ours.compared_log(), theirs.compared_log()
         self._refuse_if_nothing_was_compared(expected, got)
         drifts = () if self._tolerances.exact else self._tally.drifts()
         counts = self._tally.counts(len(drifts))
         places, others = ours.settings(), theirs.settings()
         moved = {name for name in places.keys() | others.keys() if places.get(name) != others.get(name)}
-        known = places and others  # a golden says nothing of them
+        known = places and others  # a golden has no folders and hosts
         return Comparison(
             same=not counts,
             expected=expected,
@@ -260,21 +269,21 @@ class _Comparison:
             exact=self._tolerances.exact,
         )
 
-    def _refuse_if_nothing_was_compared(self, expected: Side, got: Side) -> None:
+    def _refuse_if_nothing_was_compared(self, expected: ComparedLog, got: ComparedLog) -> None:
         if not (self._any_joined or self._joined_of_steps) or (self._any_of_steps and not self._joined_of_steps):
             raise UserError(
-                f"diff: expected events that both logs have, got none. A, {expected.name}: {_extent(expected)}. "
+                f"diff: expected events in both logs, got no common event. A, {expected.name}: {_extent(expected)}. "
                 f"B, {got.name}: {_extent(got)}. Events are joined by event, split, step, rank, modality, fingerprint "
                 "and codebook: name two runs with the same data and --log_steps"
             )
         if not (self._joined or self._tally.kinds):
             raise UserError(
-                "diff: expected something to compare, got no event that has what --only and --ignore leave. "
+                "diff: expected fields to compare, got no event with a field that --only and --ignore leave. "
                 "Name other fields"
             )
 
 
-def _extent(side: Side) -> str:
+def _extent(side: ComparedLog) -> str:
     if not side.events:
         return "no event"
     events = "1 event" if side.events == 1 else f"{side.events:,} events"

@@ -1,4 +1,4 @@
-"""What a comparison of two logs found, as data. `diff` makes it, `reports` puts it into words."""
+"""Result of a comparison, as data. `compare` makes the result, `reports` render the result as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Kinds of differences, in the order in which reports name them, in words.
+#: Kinds of differences with their titles, in the order of the reports.
 KINDS: Mapping[str, str] = {
     "configuration": "configuration",
     "versions": "versions",
@@ -22,7 +22,7 @@ KINDS: Mapping[str, str] = {
 
 
 class _Missing:
-    """Stands for a field that one side lacks."""
+    """Placeholder for a field missing in a log."""
 
     def __repr__(self) -> str:
         return "no such field"
@@ -32,16 +32,16 @@ MISSING: Final = _Missing()
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two logs.
+class ComparedLog:
+    """A log of a comparison.
 
     Attributes:
-        name: its path, or what it is.
-        run_id: of its first event; None in a golden.
-        events: how many were read.
-        faults: lines that hold no event, or one that is not as its type says; the latter are compared all the same.
-        first_step: lowest step of its events; None if none has one.
-        last_step: highest step.
+        name: Path of the log, or "records".
+        run_id: Run of the first event; None in a golden.
+        events: Number of events.
+        faults: Number of invalid lines. Invalid lines with an event name are compared all the same.
+        first_step: Lowest step of the events; None without a step.
+        last_step: Highest step.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A field of `run_start` that differs.
+    """A differing field of `run_start`.
 
     Attributes:
         kind: `configuration` or `versions`.
-        rank: whose.
-        field: its name: `config.lr`, `versions.torch`, `seed`.
-        expected: A's value, or `MISSING`.
-        got: B's.
+        rank: Rank of the `run_start`.
+        field: Name of the field, such as `config.lr`, `versions.torch`, `seed`.
+        expected: Value in log A, or `MISSING`.
+        got: Value in log B, or `MISSING`.
     """
 
     kind: str
@@ -73,7 +73,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which event it is. What an event has not is None."""
+    """Identity of an event; missing fields are None."""
 
     event: str
     step: Any
@@ -87,18 +87,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """A difference at its place.
+    """A difference with its place.
 
     Attributes:
-        kind: one of `KINDS`.
-        place: the event.
-        field: path of the value: `loss`, `first.predictions[2]`; "" for an event that one side lacks.
-        position: of the slot in the sample's token sequence; None where the field is no slot.
-        expected: A's value, or `MISSING`.
-        got: B's.
-        rtol: relative tolerance of a float, None for all else.
-        atol: absolute one.
-        only_predictions: of the sample's slots the predictions alone differ: positions, inputs and labels agree.
+        kind: Kind of the difference, a key of `KINDS`.
+        place: Identity of the event.
+        field: Path of the value, such as `loss` or `first.predictions[2]`; "" for a missing event.
+        position: Position of the slot in the sample's token sequence; None outside the slots.
+        expected: Value in log A, or `MISSING`.
+        got: Value in log B, or `MISSING`.
+        rtol: Relative tolerance of a float, None for other types.
+        atol: Absolute tolerance of a float, None for other types.
+        only_predictions: Whether positions, inputs and labels of the sample agree, and only the model's outputs differ.
     """
 
     kind: str
@@ -114,21 +114,21 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What was found of one field over all events.
+    """Differences of one field over all events.
 
     Attributes:
-        event: name of the event.
-        name: of the field, without indices: `first.predictions`.
-        kind: the kind of its differences; `floats` for a float that agrees everywhere.
-        differing: values that differ in this kind.
-        values: floats that were compared; None for other fields, which are not counted where they agree.
-        step: where it differs most; for what is no float, where it differs first.
-        expected: A's value there.
-        got: B's.
-        residual: how many tolerances it is off there; None for what is no float, infinite without a tolerance.
-        mean_residual: mean over all values of (got - expected) / tolerance: far from 0 is a one-sided shift.
-        rms_residual: root of their mean square.
-        drifts: every value is within tolerance, but the mean so far from 0 that chance does not explain it.
+        event: Name of the event.
+        name: Name of the field without indices, such as `first.predictions`.
+        kind: Kind of the differences; `floats` for a float within tolerance.
+        differing: Number of differing values of this kind.
+        values: Number of compared floats; None for other types.
+        step: Step of the largest difference of floats, or of the first difference of other types.
+        expected: Value in log A at the step.
+        got: Value in log B at the step.
+        residual: Difference at the step in tolerances. None for other types than floats, infinite without a tolerance.
+        mean_residual: Mean of (got - expected) / tolerance over all values. A mean far from 0 is a one-sided shift.
+        rms_residual: Root mean square of the residuals.
+        drifts: Whether all values are within tolerance, but the mean residual is significantly different from 0.
     """
 
     event: str
@@ -146,34 +146,34 @@ class Field:
 
     @property
     def path(self) -> str:
-        """The field with its event: `train_step.loss`."""
+        """Name of the field with the event, such as `train_step.loss`."""
         return f"{self.event}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was found.
+    """Differences between two logs.
 
     Attributes:
-        same: nothing differs.
-        expected: side A.
-        got: side B.
-        joined: events that are in both, and of which something is compared.
-        differing: how many of them differ, within what is compared.
-        settings: fields of `run_start` that differ, the first 1,000.
-        uncounted: names of settings that differ and are not compared, such as folders.
-        first: the first divergence, by step, rank and event; None where nothing but settings or a drift differs.
-        counts: how many differences there are of each kind that there is, in the order of `KINDS`: values; events where
-            one side lacks them; fields that drift.
-        lone: events that one side lacks, by `only_in_expected` or `only_in_got` and by name, the most frequent first.
-        worst: fields that differ, one for each kind of difference in it, the worst first, at most 100.
-        drifts: fields with a one-sided shift, those that drift most first.
-        exact: floats were compared bit for bit.
+        same: Whether the logs have no difference.
+        expected: Log A.
+        got: Log B.
+        joined: Number of compared events in both logs.
+        differing: Number of joined events with a difference.
+        settings: Differing fields of `run_start`, the first 1,000.
+        uncounted: Names of differing settings outside the comparison, such as folders.
+        first: First divergence by step, rank and event. None if only settings or drifts differ.
+        counts: Number of differences by kind, in the order of `KINDS`, without zeros. Counts values, missing events and
+            drifting fields.
+        lone: Number of missing events by `only_in_expected` or `only_in_got` and by name, most frequent first.
+        worst: Differing fields, a `Field` for each kind of difference, worst first, at most 100.
+        drifts: Fields with a one-sided drift, largest drift first.
+        exact: Whether floats were compared bit for bit.
     """
 
     same: bool
-    expected: Side
-    got: Side
+    expected: ComparedLog
+    got: ComparedLog
     joined: int
     differing: int
     settings: tuple[Setting, ...]

@@ -1,4 +1,4 @@
-"""Two records compared, field by field: what differs, and how far floats are apart."""
+"""Comparison of two records, field by field, with the residuals of floats."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ from higgs_audio_trainer.logs.typed import Record
 _Path = tuple[str | int, ...]
 Measure = Callable[[str, str, float], None]  # event, field, residual
 
-_EXACT = frozenset({str, int, bool, type(None)})  # types of which equal values do not differ in any way
+_EXACT = frozenset({str, int, bool, type(None)})  # types whose equal values are identical
 _SHAPES = ("logits_shape", "labels_shape")
 _OF_VERSIONS = ("versions", "v")
 
 
 class Difference(NamedTuple):
-    """A value that differs.
+    """A differing value.
 
     Attributes:
-        kind: one of `comparison.KINDS`.
-        path: names and indices that lead to it.
-        expected: A's value, or `MISSING`.
-        got: B's.
-        residual: how many tolerances a float is off; None for what is no float.
+        kind: Kind of the difference, a key of `comparison.KINDS`.
+        path: Names and indices of the value.
+        expected: Value in log A, or `MISSING`.
+        got: Value in log B, or `MISSING`.
+        residual: Difference of floats in tolerances; None for other types.
+
+    Example:
+        >>> Difference("tokens", ("first", "labels", 3), 7, 8).place
+        'first.labels[3]'
     """
 
     kind: str
@@ -48,14 +52,19 @@ class Difference(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Its field, with indices."""
+        """Name of the field with indices."""
         parts = (f".{part}" if isinstance(part, str) else f"[{part}]" for part in self.path)
         return "".join(parts).removeprefix(".")
 
 
 @lru_cache(maxsize=4096)
 def field_of(path: _Path) -> str:
-    """Name the field of a path, without indices."""
+    """Return the name of a path's field, without indices.
+
+    Example:
+        >>> field_of(("first", "labels", 3))
+        'first.labels'
+    """
     return ".".join(part for part in path if isinstance(part, str))
 
 
@@ -63,8 +72,8 @@ class Comparer:
     """Compares records.
 
     Args:
-        tolerances: of floats.
-        measure: is told of each pair of floats that has a residual, also of those that agree.
+        tolerances: Tolerances of floats.
+        measure: Receives event, field and residual of each pair of floats, equal floats included.
     """
 
     def __init__(self, tolerances: Tolerances, measure: Measure) -> None:
@@ -72,24 +81,24 @@ class Comparer:
         self._measure = measure
 
     def differences(self, event: str, expected: Record, got: Record) -> Iterator[Difference]:
-        """Yield what differs between two events of one name, in the order of A's fields."""
+        """Yield the differences between two events of the same name, in the order of A's fields."""
         return self._members(event, (), expected, got)
 
     def _members(self, event: str, path: _Path, expected: Record, got: Record) -> Iterator[Difference]:
-        """Compare the members of an event, or of an object in it."""
+        """Compare the members of an event or of an object in an event."""
         floats, defaults = _known_of(event, path)
         for name in expected | got:
             a, b = expected.get(name, MISSING), got.get(name, MISSING)
             if (a is MISSING or b is MISSING) and name in defaults and defaults[name] == (b if a is MISSING else a):
-                continue  # what an older log lacks means the same
+                continue  # a field missing in an older log has the default value
             if name in floats:
                 yield from self._floats(event, (*path, name), a, b)
-            elif type(a) is not type(b) or type(a) not in _EXACT or a != b:  # else they are equal, as most are
+            elif type(a) is not type(b) or type(a) not in _EXACT or a != b:  # else equal, the frequent case
                 yield from self._values(event, (*path, name), a, b)
 
     def _floats(self, event: str, path: _Path, a: Any, b: Any) -> Iterator[Difference]:
-        """Compare what holds floats by its type: an integer there is a float without a fraction."""
-        if type(a) is float is type(b):  # as most are
+        """Compare a field of floats. JSON may hold a float without a fraction as an integer."""
+        if type(a) is float is type(b):  # the frequent case
             yield from self._float(event, path, a, b)
         elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
             for index, (x, y) in enumerate(zip(a, b, strict=True)):
@@ -105,7 +114,7 @@ class Comparer:
         elif isinstance(a, list) and isinstance(b, list):
             yield from self._lists(event, path, a, b)
         elif _is_number(a) and _is_number(b) and (isinstance(a, float) or isinstance(b, float)):
-            if event == "run_start":  # settings are what they are
+            if event == "run_start":  # settings have no tolerance
                 if not same_bits(a, b):
                     yield Difference(_kind(event, path, a, b), path, a, b)
             else:
@@ -118,7 +127,7 @@ class Comparer:
             yield Difference(_kind(event, path, a, b), path, a, b)
             return
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            if type(x) is int is type(y):  # as most are
+            if type(x) is int is type(y):  # the frequent case
                 if x != y:
                     yield Difference(_kind(event, path, x, y), (*path, index), x, y)
             else:
@@ -137,7 +146,7 @@ class Comparer:
 
 
 def _known_of(event: str, path: _Path) -> tuple[frozenset[str], Mapping[str, Any]]:
-    """Return which members hold floats, and what absent ones mean: of an event, or of a window of it."""
+    """Return the float members and the defaults of an event, or of a window of an event."""
     if not path:
         return float_fields(event), _defaults(event)
     if len(path) == 1 and path[0] in WINDOWS:
@@ -147,7 +156,7 @@ def _known_of(event: str, path: _Path) -> tuple[frozenset[str], Mapping[str, Any
 
 @cache
 def _defaults(event: str | None) -> Mapping[str, Any]:
-    """Return what absent fields of an event mean; of a window for None."""
+    """Return the default values of an event's fields; of a window's fields for None."""
     cls = Window if event is None else EVENTS.get(event)
     if cls is None:
         return {}
@@ -160,11 +169,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _kind(event: str, path: _Path, a: Any, b: Any) -> str:
-    """Name the kind of a difference in an exact value, or between a float and what is none."""
+    """Return the kind of a difference between values other than two floats."""
     head, field = path[0], path[1] if len(path) > 1 else None
     if event == "run_start":
         return "versions" if head in _OF_VERSIONS else "configuration"
-    if head in _SHAPES or (isinstance(a, list) and isinstance(b, list)):  # lists that differ as such differ in length
+    if head in _SHAPES or (isinstance(a, list) and isinstance(b, list)):  # lists compared as a whole differ in length
         return "shapes"
     if head in WINDOWS and field in SLOT_LISTS and not {list, type(MISSING)} & {type(a), type(b)}:
         masked = None if field != "labels" else IGNORE_INDEX

@@ -1,4 +1,4 @@
-"""Where two events part: which event it is, what in it comes first, and at which position."""
+"""Order and place of differences: the first difference within an event, its event and its position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OTHER = (1,)
 
 
 def place_of(record: Record) -> Place:
-    """Return which event a record is."""
+    """Return the identity of a record."""
     return Place(
         event=record["event"],
         step=record.get("step"),
@@ -29,7 +29,12 @@ def place_of(record: Record) -> Place:
 
 @lru_cache(maxsize=4096)
 def rank_of(path: Path) -> tuple[int, ...]:
-    """Return what comes first in an event: its slots, one after the other, then its fields in their order."""
+    """Return the sort key of a path within an event: slots in order, then other fields in their order.
+
+    Example:
+        >>> rank_of(("first", "labels", 0)) < rank_of(("first", "predictions", 0)) < rank_of(("loss",))
+        True
+    """
     if len(path) == 3 and path[0] in WINDOWS and path[1] in SLOT_LISTS:  # noqa: PLR2004
         window, name, index = path
         return 0, WINDOWS.index(str(window)), int(index), SLOT_LISTS.index(str(name))
@@ -37,7 +42,12 @@ def rank_of(path: Path) -> tuple[int, ...]:
 
 
 def position_of(path: Path, *records: Record) -> int | None:
-    """Return the position of a slot in the token sequence, from the first record that has it; None for no slot."""
+    """Return the position of a slot in the token sequence, from the first record with the slot; None outside the slots.
+
+    Example:
+        >>> position_of(("first", "labels", 1), {"event": "prediction_sample", "first": {"positions": [10, 11]}})
+        11
+    """
     if rank_of(path) == _OTHER:
         return None
     window, _, index = path

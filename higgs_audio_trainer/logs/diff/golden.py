@@ -1,12 +1,9 @@
-"""Goldens: a run's events in one order, without what two runs may differ in. The same run gives the same bytes."""
+"""Golden files: a run's events in a canonical order without volatile fields. Equal runs give equal bytes."""
 
 from __future__ import annotations
 
-import os
-import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -14,39 +11,47 @@ from typing import Any
 
 import orjson
 
+from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.errors import InputProblem, UserError
 from higgs_audio_trainer.events import EVENTS, Envelope
 from higgs_audio_trainer.logs.diff.join import canonical_order_of, sortable
 from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
-from higgs_audio_trainer.logs.lines import LONGEST_LINE, object_of
+from higgs_audio_trainer.logs.lines import LONGEST_LINE, parse_line
 from higgs_audio_trainer.logs.source import STDIN
-from higgs_audio_trainer.logs.typed import Misfit, Record
+from higgs_audio_trainer.logs.typed import InvalidField, Record
 
 _ENVELOPE = tuple(item.name for item in fields(Envelope))
 _COMPRESSED = (".gz", ".zst")
-_COMPLETED = "completed"  # the reason of a `run_end`
-_PUBLIC = 0o666  # less what the umask takes: goldens are committed, and others read them
+_COMPLETED = "completed"  # reason in the `run_end` of a finished run
 
 
 def write_golden(log: Log, path: str | Path, *, finished: bool = False) -> int:
-    """Write the events of a log as a golden, in the place of the one that may be there.
+    r"""Write the events of a log as a golden file, in place of an existing golden file.
 
-    The file is complete or not written at all. Memory does not grow with the log.
+    The file is written completely or not at all. Memory does not grow with the log.
 
     Args:
-        log: a path as for `read`, or records.
-        path: of the golden; folders on the way are made.
-        finished: refuse a log in which a rank has no `run_end`, or one with another reason than `completed`: that run
-            was stopped, or goes on.
+        log: Path as for `read`, or records.
+        path: Path of the golden file. Missing folders are created.
+        finished: Refuse a log of an unfinished run: a rank without a `run_end`, or with another reason than
+            `completed`.
 
     Returns:
-        number of events written.
+        Number of events written.
 
     Raises:
-        UserError: the log is no model to follow: it has lines that hold no event, or no event at all, or is not
-            finished; or a file cannot be read or written; or what is at the golden's place is none.
+        UserError: The log has invalid lines, no event or an unfinished run; a file cannot be read or written; or the
+            path names another file than a golden file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "golden.jsonl"
+        ...     count = write_golden([{"step": 10, "event": "checkpoint", "ts": "2026-01-02T03:04:05Z"}], path)
+        ...     count, path.read_text()
+        (1, '{"event":"checkpoint","step":10}\n')
     """
     target = _target(Path(path), log)
     faults: list[InputProblem] = []
@@ -71,15 +76,19 @@ def write_golden(log: Log, path: str | Path, *, finished: bool = False) -> int:
 
 
 def encode(record: Record) -> bytes:
-    """Encode an event without its volatile fields as a golden has it: fields in the order of their types, then others.
+    """Encode an event for a golden file: known fields in the order of their types, then other fields by name.
 
     Args:
-        record: the event, which has no volatile field.
+        record: Event without volatile fields.
 
     Returns:
-        a line, without the newline.
+        JSON of the event, without a newline.
+
+    Example:
+        >>> encode({"step": 10, "path": "checkpoint-10", "event": "checkpoint", "zebra": 1, "apple": 2})
+        b'{"event":"checkpoint","step":10,"path":"checkpoint-10","apple":2,"zebra":1}'
     """
-    return orjson.dumps(_arranged(record, _field_order(record["event"]) or _ENVELOPE, windows=True))
+    return orjson.dumps(_arranged(record, _field_orders().get(record["event"], _ENVELOPE), windows=True))
 
 
 def _arranged(record: Record, order: Iterable[str], *, windows: bool = False) -> Record:
@@ -93,10 +102,6 @@ def _value(value: Any, is_window: bool = False) -> Any:
     return [_value(item) for item in value] if isinstance(value, list) else value
 
 
-def _field_order(event: str) -> tuple[str, ...]:
-    return _field_orders().get(event, ())
-
-
 @cache
 def _field_orders() -> dict[str, tuple[str, ...]]:
     return {name: (*_ENVELOPE, *(item.name for item in fields(cls))) for name, cls in EVENTS.items()}
@@ -105,29 +110,36 @@ def _field_orders() -> dict[str, tuple[str, ...]]:
 def _refuse_faulty(name: str, faults: list[InputProblem], count: int) -> None:
     if faults:
         raise UserError(
-            f"{faults[0]}. A golden is made of a log that is whole. `higgs-audio-trainer validate` lists its faults"
+            f"{faults[0]}. A golden needs a log without invalid lines. "
+            "`higgs-audio-trainer validate` lists all problems"
         )
     if not count:
-        raise UserError(f"{name}: expected events, for a golden; got none. Name the log of a run")
+        raise UserError(f"{name}: expected events for a golden, got no event. Name the log of a run")
 
 
 def _refuse_unfinished(name: str, started: Mapping[Any, Any], ended: Mapping[Any, Any]) -> None:
-    """Refuse a run in which a rank, by its sort key, did not come to its end."""
+    """Refuse a run with an unfinished rank.
+
+    Args:
+        name: Name of the log.
+        started: Number of each rank by the rank's sort key.
+        ended: Reason in the `run_end` of each finished rank, by the rank's sort key.
+    """
     for key, rank in started.items():
         if key not in ended:
             raise UserError(
-                f"{name}: expected a run that ended, for a golden; got no run_end of rank {rank}. "
-                "Wait for its end, or run it again"
+                f"{name}: expected a finished run for a golden, got no run_end of rank {rank}. "
+                "Wait for the end of the run, or repeat the run"
             )
         if ended[key] != _COMPLETED:
             raise UserError(
-                f"{name}: expected a run that {_COMPLETED}, for a golden; got a run_end of rank {rank} whose reason is "
-                f"{ended[key]}. Resume it, or run it again"
+                f"{name}: expected a {_COMPLETED} run for a golden, got a run_end of rank {rank} with the reason "
+                f"{ended[key]}. Resume the run, or repeat the run"
             )
 
 
 def _target(path: Path, log: Log) -> Path:
-    """Return the file that a golden of a log is written to; a link stays one."""
+    """Return the file to write. A symbolic link stays a link."""
     try:
         _refuse_special(path)
         target = path.resolve()
@@ -135,73 +147,47 @@ def _target(path: Path, log: Log) -> Path:
             raise UserError(f"{path}: expected another file than the log, got {log} twice. Name a .jsonl file")
         if target.exists() and target.stat().st_size:
             _refuse_other(path)
-    except (OSError, RuntimeError) as error:  # links that lead in a circle are a RuntimeError
+    except (OSError, RuntimeError) as error:  # circular links raise RuntimeError
         why = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: expected a place for a golden, got: {why or error}. Name a .jsonl file") from error
+        raise UserError(f"{path}: expected a path for a golden, got: {why or error}. Name a .jsonl file") from error
     return target
 
 
 def _is_same(target: Path, log: str | Path) -> bool:
-    with suppress(OSError):  # one of them is not there, and whoever reads it says so
+    with suppress(OSError):  # a missing file is reported by the reader
         return target.samefile(log)
     return False
 
 
 def _refuse_other(path: Path) -> None:
-    """Refuse to write over a file that is no golden."""
+    """Refuse to replace a file other than a golden file."""
     with path.open("rb") as file:
         line = file.readline(LONGEST_LINE)
-    record = object_of(line)
-    if isinstance(record, Misfit):
-        got = "a line that is no event"
+    record = parse_line(line)
+    if isinstance(record, InvalidField):
+        got = "a line without an event"
     elif of_a_log := [name for name in ("seq", "ts") if name in record]:
-        got = f"a log, whose events have {of_a_log[0]}"
+        got = f"a log (the events have {of_a_log[0]})"
     else:
         return
-    raise UserError(f"{path}: expected a golden or no file, got {got}; remove it first if you mean it")
+    raise UserError(f"{path}: expected a golden or no file, got {got}; remove the file first to replace it")
 
 
 def _refuse_special(path: Path) -> None:
     if path.suffix in _COMPRESSED:
-        raise UserError(f"{path}: expected a golden that is not compressed, got {path.suffix}. Name a .jsonl file")
+        raise UserError(f"{path}: expected an uncompressed golden, got {path.suffix}. Name a .jsonl file")
     special = path.exists() and not path.is_file()
     if special or path == STDIN:
         what = "a folder" if path.is_dir() else "a device or a pipe" if special else "standard input"
-        raise UserError(f"{path}: expected a golden file, got {what}. Name a .jsonl file; it need not be there yet")
+        raise UserError(f"{path}: expected a golden file, got {what}. Name a new or existing .jsonl file")
 
 
 def _replace(target: Path, lines: Iterator[bytes]) -> None:
-    """Write lines to a file beside the target, and put it there once it is on the disk."""
-    hint = "It is as it was" if target.exists() else "Name another file"
-    with ExitStack() as stack:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            stack.callback(Path(name).unlink, missing_ok=True)
-            with os.fdopen(descriptor, "wb") as file:
-                file.writelines(line + b"\n" for line in lines)
-                file.flush()
-                os.fchmod(file.fileno(), _mode(target))
-                os.fsync(file.fileno())
-            Path(name).replace(target)
-            _sync_folder(target.parent)
-        except OSError as error:
-            raise UserError(
-                f"{target}: expected a golden that can be written, got: {error.strerror or error}. {hint}"
-            ) from error
-
-
-def _mode(target: Path) -> int:
-    with suppress(OSError):
-        return stat.S_IMODE(target.stat().st_mode)
-    umask = os.umask(0)
-    os.umask(umask)
-    return _PUBLIC & ~umask
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Write lines to a temporary file and rename the file to the target."""
+    hint = "The file is unchanged" if target.exists() else "Name another file"
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(target, sync=True) as file:
+            file.writelines(line + b"\n" for line in lines)
+    except OSError as error:
+        raise UserError(f"{target}: expected a writable golden, got: {error.strerror or error}. {hint}") from error

@@ -1,9 +1,9 @@
-"""The events of two logs, joined by key, never by order.
+"""Join of the events of two logs by key, independent of the order of lines.
 
 The key is (event, split, step, rank, modality, code of a diagnosis, fingerprint, codebook).
 
-Logs come sorted by step, and the events of a step are held at a time. Where a log turns out not to be sorted, or a step
-holds too many, both are sorted on disk and joined anew. `run_start` and `run_end` are joined by rank alone.
+Logs are sorted by step, so the events of one step are held at a time. If a log is not sorted, or a step has too many
+events, both logs are sorted on disk and joined again. `run_start` and `run_end` are joined by rank alone.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import orjson
 
 from higgs_audio_trainer.events import EVENTS
 from higgs_audio_trainer.logs.diff.sorter import Sorter
-from higgs_audio_trainer.logs.lines import whole
+from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import Record
 
-_MOST_OF_A_STEP = 20_000  # events
-OF_A_RUN = ("run_start", "run_end")  # one of each, at whatever step
+_MOST_OF_A_STEP = 20_000  # events held in memory
+OF_A_RUN = ("run_start", "run_end")  # joined by rank, whatever their step
 _SPLITS_OF_A_STEP = {"train": 0, "eval": 1}
 _MODALITIES = {"text": 0, "audio": 1}
 _EVENTS = {name: place for place, name in enumerate(EVENTS)}
 _START, _STEP, _NO_STEP, _END = range(4)
 
 
-class Entry(NamedTuple):
-    """An event as it is compared.
+class ComparedEvent(NamedTuple):
+    """An event as compared.
 
     Attributes:
-        step: its step; None where it has none.
-        record: the event without volatile fields.
-        encoded: the same as JSON.
+        step: Step of the event; None without a step.
+        record: Event without volatile fields.
+        encoded: The record as JSON.
     """
 
     step: int | None
@@ -44,25 +44,30 @@ class Entry(NamedTuple):
 
 
 Key = tuple[Any, ...]
-Pair = tuple[Entry | None, Entry | None]  # expected and got; None where the other side alone has it
+Pair = tuple[ComparedEvent | None, ComparedEvent | None]  # event in log A and in log B; None if missing
 
 
 class UnsortedError(Exception):
-    """A log is not sorted by step, or a step of it does not fit into memory."""
+    """A log is not sorted by step, or a step does not fit into memory."""
 
 
 def key_of(record: Record) -> Key:
-    """Return what an event is joined by."""
+    """Return the join key of an event."""
     return order_of(record)[:-1]
 
 
 def order_of(record: Record) -> Key:
-    """Return what events are sorted by: the key they are joined by, in the order in which a run makes them.
+    """Return the sort key of an event: the parts of the join key, in the order of a run.
 
-    `run_start` comes first, then step by step and rank by rank; events without a step, and `run_end` last. The last
-    part tells events of one key apart: their place in the batch.
+    `run_start` comes first, then the events by step and rank. Events without a step and `run_end` come last. The last
+    part of the sort key, the index in the batch, distinguishes events with the same join key.
+
+    Example:
+        >>> start, end = {"event": "run_start", "rank": 0}, {"event": "run_end", "rank": 0, "step": 10}
+        >>> order_of(start) < order_of({"event": "train_step", "rank": 0, "step": 10}) < order_of(end)
+        True
     """
-    event, step = record["event"], whole(record, "step")
+    event, step = record["event"], int_field(record, "step")
     if event in OF_A_RUN:
         phase = _START if event == "run_start" else _END
         return phase, sortable(record.get("rank")), event, sortable(None)
@@ -83,13 +88,18 @@ def order_of(record: Record) -> Key:
 
 
 def canonical_order_of(record: Record) -> Key:
-    """Return what the lines of a golden are sorted by: as `order_of`, but sample by sample of the batch."""
+    """Return the sort key of a golden file's lines: like `order_of`, but grouped by sample of the batch."""
     order = order_of(record)
     return order if record["event"] in OF_A_RUN else (*order[:8], order[10], order[8], order[9])
 
 
 def sortable(value: Any) -> Key:
-    """Return a key that sorts any JSON value: null, numbers by value, texts, lists, objects."""
+    """Return a sort key for any JSON value: null, numbers by value, strings, lists, objects.
+
+    Example:
+        >>> sorted(["b", 2, None, [1], 1.5], key=sortable)
+        [None, 1.5, 2, 'b', [1]]
+    """
     if value is None:
         return (0,)
     if isinstance(value, (int, float)):
@@ -101,29 +111,29 @@ def sortable(value: Any) -> Key:
     return 4, *((2, name, sortable(item)) for name, item in sorted(value.items()))
 
 
-class Half:
-    """One side of a join. Close it.
+class JoinSide:
+    """A log in a join. Call `close` at the end.
 
     Args:
-        entries: its events.
+        entries: Events of the log.
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[ComparedEvent]) -> None:
         self._entries = entries
         self.others = Sorter(order_of)
 
     def close(self) -> None:
-        """Drop temporary files."""
+        """Delete temporary files."""
         self.others.close()
 
-    def steps(self) -> Iterator[tuple[int, list[Entry]]]:
-        """Yield the events of each step, in order; `others` gets those that belong to no step.
+    def steps(self) -> Iterator[tuple[int, list[ComparedEvent]]]:
+        """Yield the events of each step, in order; add events without a step to `others`.
 
         Raises:
-            UnsortedError: the order of the log does not allow it.
+            UnsortedError: The log is not sorted by step, or a step has too many events.
         """
         step: int | None = None
-        group: list[Entry] = []
+        group: list[ComparedEvent] = []
         for entry in self._entries:
             if entry.step is None or entry.record["event"] in OF_A_RUN:
                 self.others.add(entry.record, entry.encoded)
@@ -140,44 +150,40 @@ class Half:
         if step is not None:
             yield step, group
 
-    def rest(self) -> Iterator[tuple[Key, list[Entry]]]:
-        """Yield the other events, key by key, in order."""
-        for key, items in groupby(self.others, key=_join_key):
+    def rest(self) -> Iterator[tuple[Key, list[ComparedEvent]]]:
+        """Yield the other events, grouped by join key and sorted."""
+        for key, items in groupby(self.others, key=lambda item: item[0][:-1]):
             yield key, [_decoded(encoded) for _, encoded in items]
 
     def sort(self) -> None:
-        """Put all events to the others, which are sorted."""
+        """Add all events to `others`, which sorts the events."""
         for entry in self._entries:
             self.others.add(entry.record, entry.encoded)
 
 
-def _join_key(item: tuple[Key, bytes]) -> Key:
-    return item[0][:-1]
-
-
-def _decoded(encoded: bytes) -> Entry:
+def _decoded(encoded: bytes) -> ComparedEvent:
     record = orjson.loads(encoded)
-    return Entry(whole(record, "step"), record, encoded)
+    return ComparedEvent(int_field(record, "step"), record, encoded)
 
 
-def joined(expected: Iterable[Entry], got: Iterable[Entry]) -> Iterator[Pair]:
-    """Join two logs that are sorted by step.
+def joined(expected: Iterable[ComparedEvent], got: Iterable[ComparedEvent]) -> Iterator[Pair]:
+    """Join two logs sorted by step.
 
     Raises:
-        UnsortedError: one of them is not; what was yielded before counts for nothing.
+        UnsortedError: A log is not sorted by step. The pairs yielded so far are then invalid.
     """
     with ExitStack() as stack:
-        left, right = (stack.enter_context(closing(Half(entries))) for entries in (expected, got))
+        left, right = (stack.enter_context(closing(JoinSide(entries))) for entries in (expected, got))
         for ours, theirs in _merged(left.steps(), right.steps()):
             yield from _paired(ours, theirs)
         for ours, theirs in _merged(left.rest(), right.rest()):
             yield from _matched(ours, theirs)
 
 
-def joined_unsorted(expected: Iterable[Entry], got: Iterable[Entry]) -> Iterator[Pair]:
-    """Join two logs of any order, by temporary files."""
+def joined_unsorted(expected: Iterable[ComparedEvent], got: Iterable[ComparedEvent]) -> Iterator[Pair]:
+    """Join two logs in any order, with temporary files."""
     with ExitStack() as stack:
-        left, right = (stack.enter_context(closing(Half(entries))) for entries in (expected, got))
+        left, right = (stack.enter_context(closing(JoinSide(entries))) for entries in (expected, got))
         left.sort()
         right.sort()
         for ours, theirs in _merged(left.rest(), right.rest()):
@@ -185,8 +191,8 @@ def joined_unsorted(expected: Iterable[Entry], got: Iterable[Entry]) -> Iterator
 
 
 def _merged(
-    left: Iterator[tuple[Any, list[Entry]]], right: Iterator[tuple[Any, list[Entry]]]
-) -> Iterator[tuple[list[Entry], list[Entry]]]:
+    left: Iterator[tuple[Any, list[ComparedEvent]]], right: Iterator[tuple[Any, list[ComparedEvent]]]
+) -> Iterator[tuple[list[ComparedEvent], list[ComparedEvent]]]:
     ours, theirs = next(left, None), next(right, None)
     while ours is not None or theirs is not None:
         if theirs is None or (ours is not None and ours[0] < theirs[0]):
@@ -201,8 +207,8 @@ def _merged(
             ours, theirs = next(left, None), next(right, None)
 
 
-def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
-    """Pair the events of one step."""
+def _paired(ours: Sequence[ComparedEvent], theirs: Sequence[ComparedEvent]) -> Iterator[Pair]:
+    """Pair the events of a step."""
     if len(ours) == len(theirs) and all(a.encoded == b.encoded for a, b in zip(ours, theirs, strict=True)):
         yield from zip(ours, theirs, strict=True)
         return
@@ -211,15 +217,15 @@ def _paired(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
         yield from _matched(left.get(key, []), right.get(key, []))
 
 
-def _by_key(entries: Iterable[Entry]) -> dict[Key, list[Entry]]:
-    groups: dict[Key, list[Entry]] = defaultdict(list)
+def _by_key(entries: Iterable[ComparedEvent]) -> dict[Key, list[ComparedEvent]]:
+    groups: dict[Key, list[ComparedEvent]] = defaultdict(list)
     for entry in entries:
         groups[key_of(entry.record)].append(entry)
     return dict(groups)
 
 
-def _matched(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
-    """Pair events of one key: the equal ones, then those that say the same of where they are, then what is left."""
+def _matched(ours: Sequence[ComparedEvent], theirs: Sequence[ComparedEvent]) -> Iterator[Pair]:
+    """Pair events with the same key: equal events first, then events with the same place, then the remaining events."""
     if len(ours) <= 1 and len(theirs) <= 1:
         yield (ours[0] if ours else None), (theirs[0] if theirs else None)
         return
@@ -232,9 +238,9 @@ def _matched(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[Pair]:
 
 
 def _matched_by(
-    key: Callable[[Entry], Any], left: Sequence[Entry], right: Sequence[Entry]
-) -> tuple[list[Pair], list[Entry], list[Entry]]:
-    waiting: dict[Any, list[Entry]] = defaultdict(list)
+    key: Callable[[ComparedEvent], Any], left: Sequence[ComparedEvent], right: Sequence[ComparedEvent]
+) -> tuple[list[Pair], list[ComparedEvent], list[ComparedEvent]]:
+    waiting: dict[Any, list[ComparedEvent]] = defaultdict(list)
     for entry in reversed(right):
         waiting[key(entry)].append(entry)
     pairs: list[Pair] = []
@@ -249,13 +255,13 @@ def _matched_by(
     return pairs, unmatched, [entry for entry in right if id(entry) not in taken]
 
 
-def _content(entry: Entry) -> Key:
-    return sortable(entry.record), _exact(entry)  # numbers by value, so that small changes keep their order
+def _content(entry: ComparedEvent) -> Key:
+    return sortable(entry.record), _exact(entry)  # numbers sorted by value keep their order after small changes
 
 
-def _exact(entry: Entry) -> bytes:
+def _exact(entry: ComparedEvent) -> bytes:
     return orjson.dumps(entry.record, option=orjson.OPT_SORT_KEYS)
 
 
-def _place(entry: Entry) -> Key:
+def _place(entry: ComparedEvent) -> Key:
     return tuple(sortable(entry.record.get(name)) for name in ("sample_index", "path", "sink"))

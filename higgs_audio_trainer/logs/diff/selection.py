@@ -1,4 +1,4 @@
-"""Which events and fields of two logs are compared: not those that two runs may differ in, not those left out."""
+"""Selection of compared events and fields: without volatile fields, and without fields left out by the user."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope
 from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
 from higgs_audio_trainer.logs.typed import MARKS, Record
 
-UNKNOWN = "extra"  # `extra.x` is the field or event x, which this version does not know
-#: What these hold is not known beforehand.
+UNKNOWN = "extra"  # `extra.x` is the field or event x, unknown to this version
+#: Fields with arbitrary content.
 _FREE = ("config", "versions", "evidence", "samples", "masked", "supervised", "diagnoses", UNKNOWN)
-_JOINED_BY = ("event", "split", "rank", "modality", "code", "fingerprint", "codebook")  # and step, but for `run_end`
-_MOST_EVENTS = 1_000  # whose names are remembered
+_JOINED_BY = ("event", "split", "rank", "modality", "code", "fingerprint", "codebook")  # and step, except in `run_end`
+_MOST_EVENTS = 1_000  # size of the cache by event name
 
 
 def _nested(paths: Collection[str]) -> Mapping[str, frozenset[str]]:
-    """Sort dotted paths by what stands before the dot."""
+    """Group dotted paths by the part before the first dot.
+
+    Example:
+        >>> _nested(["config.lr", "seed"])
+        {'config': frozenset({'lr'})}
+    """
     heads = {path.partition(".")[0] for path in paths if "." in path}
     return {head: frozenset(path[len(head) + 1 :] for path in paths if path.startswith(f"{head}.")) for head in heads}
 
@@ -29,8 +34,15 @@ _VOLATILE = tuple(sorted(name for name in VOLATILE_FIELDS if "." not in name))
 _VOLATILE_WITHIN = _nested(VOLATILE_FIELDS)
 
 
-def strip(record: Record) -> None:
-    """Take the fields out of a record that two runs may differ in."""
+def drop_volatile(record: Record) -> None:
+    """Remove the volatile fields of a record, in place.
+
+    Example:
+        >>> record = {"event": "train_step", "ts": "2026-01-02T03:04:05.000000Z", "step": 10}
+        >>> drop_volatile(record)
+        >>> record
+        {'event': 'train_step', 'step': 10}
+    """
     for name in _VOLATILE:
         record.pop(name, None)
     for name, inner in _VOLATILE_WITHIN.items():
@@ -40,7 +52,10 @@ def strip(record: Record) -> None:
 
 
 def volatile_settings(record: Record) -> dict[str, Any]:
-    """Return what a `run_start` says of places and hosts, by dotted path: fit for a note, no reason to differ."""
+    """Return the volatile settings of a `run_start`, such as folders and host, by dotted path.
+
+    Reports mention such settings, but they never count as a difference.
+    """
     config = record.get("config")
     settings = config if isinstance(config, dict) else {}
     within = _VOLATILE_WITHIN.get("config", frozenset())
@@ -49,18 +64,21 @@ def volatile_settings(record: Record) -> dict[str, Any]:
 
 
 class Selection:
-    """What is compared beside the volatile fields, which never are.
+    """Compared events and fields. Volatile fields are never compared.
 
-    A name is that of an event (`checkpoint`), a field (`loss`), a field of one event (`train_step.loss`), or of what a
-    field holds (`config.lr`, `first.predictions`). `extra.x` is x, where this version does not know it.
+    A name is an event (`checkpoint`), a field (`loss`), a field of an event (`train_step.loss`), or a member of a field
+    (`config.lr`, `first.predictions`). `extra.x` is the name x, unknown to this version.
 
     Args:
-        ignore: names that are left out.
-        only: names that are compared, if any are given; all others are left out. Events of other names are left out
-            where `only` names nothing but events.
+        ignore: Names to leave out.
+        only: Names to compare; empty for all. If `only` contains event names alone, other events are left out.
 
     Raises:
-        UserError: a name is none.
+        UserError: A name is invalid.
+
+    Example:
+        >>> Selection(only=["train_step.loss"]).of({"event": "train_step", "step": 10, "loss": 2.5})
+        {'loss': 2.5}
     """
 
     def __init__(self, ignore: Collection[str] = (), only: Collection[str] = ()) -> None:
@@ -69,29 +87,26 @@ class Selection:
                 _check(flag, name)
         self._ignore = frozenset(name.removeprefix(f"{UNKNOWN}.") for name in ignore)
         self._only = frozenset(name.removeprefix(f"{UNKNOWN}.") for name in only)
-        self._only_events = bool(self._only) and all(self._is_event(name) for name in self._only)
+        self._only_events = bool(self._only) and all(name.partition(".")[0] in EVENTS for name in self._only)
         self._paths: dict[str, tuple[frozenset[str], frozenset[str] | None]] = {}
         self.takes_all = not ignore and not only
 
-    def _is_event(self, name: str) -> bool:
-        return name.partition(".")[0] in EVENTS
-
     def takes(self, event: str) -> bool:
-        """Tell whether events of a name are compared at all."""
+        """Return True if events of a name are compared."""
         if event in self._ignore:
             return False
         return not self._only_events or any(name.partition(".")[0] == event for name in self._only)
 
     def of(self, record: Record) -> Record:
-        """Return what of a record is compared."""
+        """Return the compared fields of a record."""
         if self.takes_all:
             return record
         ignore, only = self._paths_of(record["event"])
-        kept = record if only is None else _kept(record, only)
-        return _left(kept, ignore) if ignore else kept
+        kept = record if only is None else _with_only(record, only)
+        return _without(kept, ignore) if ignore else kept
 
     def _paths_of(self, event: str) -> tuple[frozenset[str], frozenset[str] | None]:
-        """Return the paths that are ignored in an event, and those alone compared: None for all."""
+        """Return the ignored paths of an event and the only compared paths, None for all."""
         found = self._paths.get(event)
         if found is None:
             prefix = f"{event}."
@@ -103,48 +118,53 @@ class Selection:
         return found
 
 
-def _kept(record: Mapping[str, Any], paths: Collection[str]) -> Record:
+def _with_only(record: Mapping[str, Any], paths: Collection[str]) -> Record:
     nested = _nested(paths)
     kept: Record = {}
     for name, value in record.items():
         if name in paths:
             kept[name] = value
-        elif name in nested and isinstance(value, dict) and (inner := _kept(value, nested[name])):
+        elif name in nested and isinstance(value, dict) and (inner := _with_only(value, nested[name])):
             kept[name] = inner
     return kept
 
 
-def _left(record: Mapping[str, Any], paths: Collection[str]) -> Record:
+def _without(record: Mapping[str, Any], paths: Collection[str]) -> Record:
     nested = _nested(paths)
     return {
-        name: _left(value, nested[name]) if name in nested and isinstance(value, dict) else value
+        name: _without(value, nested[name]) if name in nested and isinstance(value, dict) else value
         for name, value in record.items()
         if name not in paths
     }
 
 
 def _check(flag: str, name: str) -> None:
-    """Refuse a name that is none, and say which is meant."""
+    """Refuse an invalid name and suggest a valid name."""
     head, dot, rest = name.partition(".")
     if name in names() or (dot and rest and (head in _FREE or (head in EVENTS and rest.split(".")[0] in _FREE))):
         if flag == "--only" and (name in VOLATILE_FIELDS or (head in EVENTS and rest in VOLATILE_FIELDS)):
-            raise UserError(f"{flag}: expected a field that is compared, got {name!r}, which differs from run to run")
+            raise UserError(f"{flag}: expected a compared field, got {name!r}, which differs from run to run")
         if flag == "--ignore" and (rest if head in EVENTS else name) in _JOINED_BY:
             raise UserError(
-                f"{flag}: expected a field that is compared, got {name!r}, which events are joined by: without it "
-                "nothing tells what belongs together. Ignore the events that differ in it, by name"
+                f"{flag}: expected a compared field, got {name!r}, which joins the events of the two logs. "
+                "Ignore the differing events by name instead"
             )
         return
-    hint = suggestion(name, names()) or " `higgs-audio-trainer schema` has the names."
+    hint = suggestion(name, names()) or " `higgs-audio-trainer schema` lists the names."
     raise UserError(
         f"{flag}: expected the name of an event or a field, got {name!r}.{hint} "
-        f"What this version does not know is named {UNKNOWN}.NAME"
+        f"Write {UNKNOWN}.NAME for a name unknown to this version"
     )
 
 
 @cache
 def names() -> frozenset[str]:
-    """Name every event, every field, `event.field`, and the fields of a window."""
+    """Return the names of all events, fields, `event.field`, and fields of a window.
+
+    Example:
+        >>> {"train_step", "loss", "train_step.loss", "first.labels"} <= names()
+        True
+    """
     return frozenset(_names())
 
 

@@ -1,4 +1,4 @@
-"""One of two logs that are compared, read as often as needed, whatever it comes from."""
+"""A log of a comparison, readable several times, from files, standard input or records."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, Self
 import orjson
 
 from higgs_audio_trainer.errors import InputProblem, UserError
-from higgs_audio_trainer.logs.diff.comparison import Side
-from higgs_audio_trainer.logs.diff.join import Entry
-from higgs_audio_trainer.logs.diff.selection import strip, volatile_settings
+from higgs_audio_trainer.logs.diff.comparison import ComparedLog
+from higgs_audio_trainer.logs.diff.join import ComparedEvent
+from higgs_audio_trainer.logs.diff.selection import drop_volatile, volatile_settings
 from higgs_audio_trainer.logs.diff.sorter import no_room
-from higgs_audio_trainer.logs.lines import Line, OnFault, whole
+from higgs_audio_trainer.logs.lines import LogLine, OnProblem, int_field
 from higgs_audio_trainer.logs.reader import read_lines
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 from higgs_audio_trainer.logs.typed import Record
@@ -28,22 +28,22 @@ _BLOCK_BYTES = 2**20
 
 
 class Source:
-    """A log that can be read several times. Close it.
+    """A log readable several times. Call `close` at the end.
 
     Args:
-        log: a path as for `read`, or records. What can be read once, such as standard input, is copied to a temporary
-            file; records are copied, too.
-        on_fault: is told once of each line that holds no event. What is an event by its name alone is an entry as well.
+        log: Path as for `read`, or records. Input readable only once, such as standard input, is copied to a temporary
+            file. Records are copied, too.
+        on_problem: Receives each invalid line once. Invalid lines with an event name are entries, too.
 
     Attributes:
-        name: its path.
+        name: Path of the log, or "records".
 
     Raises:
-        UserError: it cannot be read, or a record is none.
+        UserError: The log cannot be read, or a record is invalid.
     """
 
-    def __init__(self, log: Log, on_fault: OnFault) -> None:
-        self._on_fault = on_fault
+    def __init__(self, log: Log, on_problem: OnProblem) -> None:
+        self._on_problem = on_problem
         self._told = 0
         self._copy: Path | None = None
         self._records: list[Record] | None = None
@@ -65,19 +65,19 @@ class Source:
         self._settings: tuple[Any, dict[str, Any]] | None = None
 
     def close(self) -> None:
-        """Drop the temporary file."""
+        """Delete the temporary file."""
         if self._copy is not None:
             self._copy.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the source."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the source."""
         self.close()
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ComparedEvent]:
         """Yield the events from the beginning, in the reader's order."""
         self._forget()
         lowest: int | None = None
@@ -87,38 +87,38 @@ class Source:
                 self._take_settings(record)
             if self._run_id is None and isinstance(run_id := record.get("run_id"), str):
                 self._run_id = run_id
-            strip(record)
+            drop_volatile(record)
             try:
                 encoded = orjson.dumps(record)
-            except TypeError:  # more levels than can be written, though not than can be read
-                where = place.where if isinstance(place, Line) else f"{_RECORDS}[{place}]"
-                self._fault(InputProblem(where, "$", "values that are nested 250 levels deep at most", "deeper ones"))
+            except TypeError:  # nested deeper than orjson writes, but not deeper than orjson reads
+                where = place.where if isinstance(place, LogLine) else f"{_RECORDS}[{place}]"
+                self._fault(InputProblem(where, "$", "values nested at most 250 levels deep", "deeper values"))
                 continue
-            step = whole(record, "step")
+            step = int_field(record, "step")
             if step is not None:
                 lowest, highest = (step, step) if lowest is None else (min(lowest, step), max(highest, step))
                 self._steps = (lowest, highest)
             self._events += 1
-            yield Entry(step, record, encoded)
+            yield ComparedEvent(step, record, encoded)
 
     def settings(self) -> dict[str, Any]:
-        """Return what the `run_start` of the lowest rank says of folders and hosts; of the events read so far."""
+        """Return folders and host from the `run_start` of the lowest rank, among the events read so far."""
         return self._settings[1] if self._settings else {}
 
-    def side(self) -> Side:
-        """Return what is known of it, of the events read so far."""
+    def compared_log(self) -> ComparedLog:
+        """Return the summary of the events read so far."""
         first, last = self._steps or (None, None)
-        return Side(self.name, self._run_id, self._events, self._faults, first, last)
+        return ComparedLog(self.name, self._run_id, self._events, self._faults, first, last)
 
     def _take_settings(self, record: Record) -> None:
-        rank = whole(record, "rank")
+        rank = int_field(record, "rank")
         key = (rank is None, rank or 0)
         if self._settings is None or key < self._settings[0]:
             self._settings = key, volatile_settings(record)
 
-    def _read(self) -> Iterator[tuple[Record, Line | int]]:
+    def _read(self) -> Iterator[tuple[Record, LogLine | int]]:
         if self._records is None:
-            return ((line.record, line) for line in read_lines(self._path, on_fault=self._fault, misfits=True))
+            return ((line.record, line) for line in read_lines(self._path, on_problem=self._fault, keep_invalid=True))
         return ((dict(record), index) for index, record in enumerate(self._records))
 
     def _fault(self, fault: InputProblem) -> None:
@@ -127,17 +127,17 @@ class Source:
             self._told = self._faults
             if self._copy is not None:
                 fault = fault._replace(where=fault.where.replace(str(self._copy), self.name, 1))
-            self._on_fault(fault)
+            self._on_problem(fault)
 
 
 def _as_read(index: int, record: Mapping[str, Any]) -> Record:
-    """Copy a record, with its values as a reader has them: lists for tuples, null for NaN."""
+    """Copy a record with the values of a reader: lists for tuples, null for NaN."""
     try:
         copy = orjson.loads(orjson.dumps(dict(record)))
     except TypeError as error:
         raise UserError(f"{_RECORDS}[{index}]: expected a record of builtins, got: {error}") from error
     if not isinstance(copy, dict) or not isinstance(copy.get("event"), str):
-        raise UserError(f"{_RECORDS}[{index}]: expected a record with the name of its event, got {record!r:.80}")
+        raise UserError(f"{_RECORDS}[{index}]: expected a record with an event name, got {record!r:.80}")
     return copy
 
 
@@ -152,8 +152,8 @@ def _can_be_read_once(path: Path) -> bool:
 
 
 def _copied(path: Path) -> Path:
-    """Copy what can be read once, as it is: compressed or not."""
-    import tempfile  # slow to import, and not needed for a file
+    """Copy input readable only once to a temporary file, without decompression."""
+    import tempfile  # slow to import, and unused for files
 
     try:
         descriptor, name = tempfile.mkstemp(prefix="higgs-audio-trainer-", suffix=".jsonl")

@@ -1,4 +1,4 @@
-"""Records in any order, put into one: in memory while they are few, in a temporary file when they are many."""
+"""Sorting of records: in memory for few records, in a temporary file for many records."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ import orjson
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.typed import Record
 
-_CHUNK_BYTES = 2**23  # held in memory; then they go to the file, sorted
-_BLOCK_BYTES = 2**16  # read at once of each chunk
-_BYTES_A_RECORD = 1_500  # beside its own: objects, key
+_CHUNK_BYTES = 2**23  # held in memory before a sorted chunk is written to the file
+_BLOCK_BYTES = 2**16  # bytes read at once of each chunk
+_BYTES_A_RECORD = 1_500  # memory of a record's key and objects, besides the encoded record
 _Key = tuple[Any, ...]
 _Item = tuple[_Key, bytes]
 
 
 class Sorter:
-    """Takes records, yields them sorted. Close it.
+    """Sorts records. Call `close` at the end.
 
     Args:
-        key: what they are sorted by; records of equal keys come in the order of their bytes.
+        key: Sort key of a record. Records with equal keys are sorted by their bytes.
+        chunk_bytes: Bytes held in memory before a sorted chunk is written to the temporary file.
+
+    Example:
+        >>> sorter = Sorter(lambda record: (record["step"],))
+        >>> for step in (20, 10):
+        ...     sorter.add({"step": step}, b'{"step":%d}' % step)
+        >>> [encoded for _, encoded in sorter]
+        [b'{"step":10}', b'{"step":20}']
     """
 
     def __init__(self, key: Callable[[Record], _Key], *, chunk_bytes: int = _CHUNK_BYTES) -> None:
@@ -33,17 +41,17 @@ class Sorter:
         self._held: list[_Item] = []
         self._held_bytes = 0
         self._file: BinaryIO | None = None
-        self._cuts = [0]  # where in the file a chunk ends and the next begins
+        self._cuts = [0]  # offsets of the chunks in the file
 
     def add(self, record: Record, encoded: bytes) -> None:
-        """Take a record.
+        """Add a record.
 
         Args:
-            record: the record.
-            encoded: the same as JSON.
+            record: The record.
+            encoded: The record as JSON.
 
         Raises:
-            UserError: there is no room for the temporary file.
+            UserError: The temporary file cannot be written.
         """
         self._held.append((self._key(record), encoded))
         self._held_bytes += len(encoded) + _BYTES_A_RECORD
@@ -51,7 +59,7 @@ class Sorter:
             self._spill()
 
     def __iter__(self) -> Iterator[tuple[_Key, bytes]]:
-        """Yield keys and encoded records, sorted. Take no more once this began."""
+        """Yield sorted keys and encoded records. Adding records after the start of the iteration is invalid."""
         self._held.sort()
         if self._file is None:
             return iter(self._held)
@@ -59,13 +67,13 @@ class Sorter:
         return heapq.merge(*chunks, self._held)
 
     def close(self) -> None:
-        """Drop the temporary file."""
+        """Delete the temporary file."""
         self._held = []
         if self._file is not None:
             self._file.close()
 
     def _spill(self) -> None:
-        import tempfile  # slow to import, and not needed for a small log
+        import tempfile  # slow to import, and unused for a small log
 
         self._held.sort()
         try:
@@ -90,7 +98,7 @@ class Sorter:
 
 
 def no_room(error: OSError) -> UserError:
-    """Say that a temporary file cannot be written, and why."""
+    """Return an error for an unwritable temporary file, with the operating system's reason."""
     import tempfile
 
     return UserError(

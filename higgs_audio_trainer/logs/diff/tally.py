@@ -1,4 +1,4 @@
-"""What was found of every field, summed up as the events go by: in constant memory."""
+"""Sums over the differences of every field, in constant memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from higgs_audio_trainer.logs.diff.difference import Difference, field_of
 from higgs_audio_trainer.logs.diff.tolerance import float_fields
 from higgs_audio_trainer.logs.typed import Record
 
-_MOST_FIELDS = 2_000  # of which one log may have any number; all others count as one
+_MOST_FIELDS = 2_000  # fields with a tally of their own; further fields share a tally
 _OTHERS = ("...", "other fields")
 _OTHER_EVENTS = "other events"
 _WORST = 100
 _FLOATS = "floats"
-# A drift, where every value is within its tolerance: so many events, so far off on average, and so many standard errors
-# away from no shift at all. Where values are beyond, their mean tells little, and they are differences anyway.
+# A drift needs every value within tolerance, at least this many events, this mean residual, and this many standard
+# errors between the mean and 0. A field with values beyond tolerance is reported as a difference instead.
 _FEWEST, _LEAST_MEAN, _STANDARD_ERRORS = 8, 0.05, 4.0
 
 
-class _Found:
-    """The differences of one kind in one field of one event."""
+class _KindTally:
+    """Differences of one kind in one field of an event."""
 
     __slots__ = ("differing", "expected", "got", "residual", "step")
 
@@ -41,8 +41,8 @@ class _Found:
         self.differing += 1
 
 
-class _Sums:
-    """One field of one event."""
+class _FieldTally:
+    """Sums over one field of an event."""
 
     __slots__ = (
         "event_total",
@@ -57,17 +57,17 @@ class _Sums:
     )
 
     def __init__(self) -> None:
-        self.kinds: dict[str, _Found] = {}
+        self.kinds: dict[str, _KindTally] = {}
         self.values = 0
         self.total = self.squares = 0.0
-        # The values of one event, such as its codebooks, share its error: together they are one piece of evidence.
+        # The values of one event, such as the codebooks, share the event's error, so their mean counts as one sample.
         self.events = 0
         self.means = self.means_squares = 0.0  # sums of the events' means and of their squares
-        self.event_values = 0  # of the event that is being compared
+        self.event_values = 0  # values of the current event
         self.event_total = 0.0
 
     def end_event(self) -> None:
-        """Add the mean of the event that was compared."""
+        """Add the mean residual of the current event."""
         mean = self.event_total / self.event_values
         self.event_values, self.event_total = 0, 0.0
         self.events += 1
@@ -75,7 +75,7 @@ class _Sums:
         self.means_squares += mean * mean
 
     def drifts(self) -> bool:
-        """Tell whether the events' means are too far to one side for chance: a t-test."""
+        """Return True if the mean residual differs significantly from 0, by a t-test over the events."""
         if self.kinds or self.events < _FEWEST:
             return False
         mean = self.means / self.events
@@ -83,8 +83,8 @@ class _Sums:
         return abs(mean) >= _LEAST_MEAN and abs(mean) * math.sqrt(self.events) >= _STANDARD_ERRORS * math.sqrt(variance)
 
     def report(self, event: str, name: str, kind: str = _FLOATS) -> Field:
-        """Say what was found in one kind of differences; all figures of floats belong to that of floats."""
-        found = self.kinds.get(kind) or _Found()
+        """Return the result for one kind of differences. Figures of floats belong to the kind `floats`."""
+        found = self.kinds.get(kind) or _KindTally()
         values = self.values if kind == _FLOATS else 0
         return Field(
             event=event,
@@ -103,21 +103,21 @@ class _Sums:
 
 
 class Tally:
-    """Counts differences and sums up residuals.
+    """Counts differences and sums residuals.
 
     Attributes:
-        kinds: how many differences there are of each kind, drifts aside.
-        lone: events that one side lacks, by kind and name.
+        kinds: Number of differences by kind, without drifts.
+        lone: Missing events by kind and name.
     """
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
         self.lone: dict[str, Counter[str]] = {}
-        self._fields: dict[tuple[str, str], _Sums] = {}
-        self._compared: list[_Sums] = []  # of the event that is being compared
+        self._fields: dict[tuple[str, str], _FieldTally] = {}
+        self._compared: list[_FieldTally] = []  # fields of the current event
 
-    def agree(self, event: str, record: Record) -> None:
-        """Take note of two events that are equal: each of their floats has the residual 0."""
+    def add_equal(self, event: str, record: Record) -> None:
+        """Add two equal events; each of the floats has the residual 0."""
         for name in float_fields(event):
             value = record.get(name)
             if value is not None:
@@ -127,11 +127,11 @@ class Tally:
                 sums.events += number > 0
 
     def measure(self, event: str, field: str, residual: float) -> None:
-        """Take note of two floats that were compared."""
+        """Add the residual of two floats."""
         sums = self._sums(event, field)
         sums.values += 1
         square = residual * residual
-        if math.isfinite(square):  # else it is far beyond, and would hide what all others say
+        if math.isfinite(square):  # an infinite residual would hide all others
             sums.total += residual
             sums.squares += square
             if not sums.event_values:
@@ -140,51 +140,45 @@ class Tally:
             sums.event_total += residual
 
     def end_event(self) -> None:
-        """Take note that all floats of two events were compared."""
+        """End the comparison of two events."""
         for sums in self._compared:
             sums.end_event()
         self._compared.clear()
 
-    def differs(self, event: str, found: Difference, step: Any) -> None:
-        """Take note of a difference."""
+    def add_difference(self, event: str, found: Difference, step: Any) -> None:
+        """Add a difference."""
         self.kinds[found.kind] += 1
         kinds = self._sums(event, field_of(found.path)).kinds
         if found.kind not in kinds:
-            kinds[found.kind] = _Found()
+            kinds[found.kind] = _KindTally()
         kinds[found.kind].add(found, step)
 
-    def lacks(self, kind: str, event: str) -> None:
-        """Take note of an event that one side lacks."""
+    def add_missing(self, kind: str, event: str) -> None:
+        """Add a missing event."""
         self.kinds[kind] += 1
         names = self.lone.setdefault(kind, Counter())
         names[event if event in names or len(names) < _MOST_FIELDS else _OTHER_EVENTS] += 1
 
     def worst(self) -> tuple[Field, ...]:
-        """Return the fields that differ, those with the most differing values first."""
+        """Return the differing fields, sorted by the number of differing values, largest first."""
         fields = [sums.report(*key, kind) for key, sums in self._fields.items() for kind in sums.kinds]
-        return tuple(sorted(fields, key=_badness)[:_WORST])
+        return tuple(
+            sorted(fields, key=lambda field: (-field.differing, -abs(field.residual or 0.0), field.path))[:_WORST]
+        )
 
     def drifts(self) -> tuple[Field, ...]:
-        """Return the fields that are shifted to one side, the one that is shifted most first."""
+        """Return the drifting fields, largest drift first."""
         fields = [sums.report(*key) for key, sums in self._fields.items() if sums.drifts()]
-        return tuple(sorted(fields, key=_shift))
+        return tuple(sorted(fields, key=lambda field: (-abs(field.mean_residual or 0.0), field.path)))
 
     def counts(self, drifts: int) -> dict[str, int]:
-        """Return how many differences there are of each kind that there is."""
+        """Return the number of differences by kind, without zeros."""
         found = self.kinds + Counter(drift=drifts)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
-    def _sums(self, event: str, field: str) -> _Sums:
+    def _sums(self, event: str, field: str) -> _FieldTally:
         sums = self._fields.get((event, field))
         if sums is None:
             key = (event, field) if len(self._fields) < _MOST_FIELDS else _OTHERS
-            sums = self._fields.setdefault(key, _Sums())
+            sums = self._fields.setdefault(key, _FieldTally())
         return sums
-
-
-def _badness(field: Field) -> tuple[Any, ...]:
-    return -field.differing, -abs(field.residual or 0.0), field.path
-
-
-def _shift(field: Field) -> tuple[Any, ...]:
-    return -abs(field.mean_residual or 0.0), field.path

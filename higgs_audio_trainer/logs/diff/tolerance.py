@@ -1,4 +1,4 @@
-"""How far two floats may be apart, field by field."""
+"""Tolerances for the comparison of floats, by field."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from higgs_audio_trainer.logs.diff.windows import WINDOWS
 
 
 class Tolerance(NamedTuple):
-    """Floats agree where |got - expected| <= atol + rtol x |expected|."""
+    """Relative and absolute tolerance. Floats agree if |got - expected| <= atol + rtol * |expected|."""
 
     rtol: float
     atol: float
 
 
 EXACT = Tolerance(0.0, 0.0)
-USUAL = Tolerance(1e-4, 0.0)  # of fields that this version does not know, and of a diagnosis' evidence
+USUAL = Tolerance(1e-4, 0.0)  # for unknown fields and the evidence of a diagnosis
 _LOSS = Tolerance(1e-4, 1e-6)
-_COUNTED = Tolerance(1e-6, 0.0)  # quotients of counts, and what the schedule says: the same arithmetic each time
+_COUNTED = Tolerance(1e-6, 0.0)  # quotients of counts and schedules, with the same arithmetic in each run
 _PROBABILITY = Tolerance(1e-4, 1e-5)
-_RANK = Tolerance(0.05, 2.0)  # among logits that are nearly equal, rounding decides
+_RANK = Tolerance(0.05, 2.0)  # rounding decides the rank among nearly equal logits
 DEFAULTS: Mapping[str, Tolerance] = {
     "loss": _LOSS,
     "text_loss": _LOSS,
@@ -39,26 +39,26 @@ DEFAULTS: Mapping[str, Tolerance] = {
     "unigram_accuracy": _COUNTED,
     "unigram_loss": _COUNTED,
     "top_prediction_share": _COUNTED,
-    "offset_surplus": Tolerance(1e-3, 1e-2),  # a sum of probabilities less a count: about 0
+    "offset_surplus": Tolerance(1e-3, 1e-2),  # a sum of probabilities minus a count, about 0
     "stop_probability": _PROBABILITY,
     "label_probabilities": _PROBABILITY,
     "stop_rank": _RANK,
     "label_ranks": _RANK,
 }
-_RANKS = frozenset(name for name, tolerance in DEFAULTS.items() if tolerance is _RANK)  # integers, compared as floats
+_RANKS = frozenset(name for name, tolerance in DEFAULTS.items() if tolerance is _RANK)  # integers compared as floats
 
 
 class Tolerances:
-    """The tolerance of every field.
+    """Tolerances of all fields.
 
     Args:
-        rtol: relative, for all fields (key ""), for one, or for one of an event, which goes first;
-            what is not given is as in `DEFAULTS`.
-        atol: absolute, likewise.
-        exact: floats must be the same, bit for bit.
+        rtol: Relative tolerance by field, by `event.field`, or for all fields (key ""). The most specific key counts.
+            Fields without a key use `DEFAULTS`.
+        atol: Absolute tolerance, in the same form.
+        exact: Floats must be equal bit for bit.
 
     Raises:
-        UserError: a field is none that holds floats, or a tolerance is negative or no number.
+        UserError: A field has no floats, or a tolerance is negative or not a number.
     """
 
     def __init__(self, rtol: Mapping[str, float], atol: Mapping[str, float], *, exact: bool) -> None:
@@ -66,12 +66,17 @@ class Tolerances:
             for field, value in given.items():
                 _check(flag, field, value)
         if exact and (rtol or atol):
-            raise UserError("--exact: expected no --rtol or --atol beside it, got both. Leave one of them out")
+            raise UserError("--exact: expected no --rtol or --atol, got --exact and a tolerance. Leave one out")
         self.exact = exact
         self._rtol, self._atol = rtol, atol
 
     def of(self, event: str, field: str) -> Tolerance:
-        """Return the tolerance of a field of an event."""
+        """Return the tolerance of an event's field.
+
+        Example:
+            >>> Tolerances({"": 0.01, "train_step.loss": 0.1}, {}, exact=False).of("train_step", "loss")
+            Tolerance(rtol=0.1, atol=1e-06)
+        """
         if self.exact:
             return EXACT
         usual = DEFAULTS.get(field, USUAL)
@@ -89,7 +94,12 @@ def _given(tolerances: Mapping[str, float], event: str, field: str, usual: float
 
 
 def residual(expected: float, got: float, tolerance: Tolerance) -> float:
-    """Return how many tolerances a float is off, with its sign; infinite where there is no tolerance."""
+    """Return the signed difference in tolerances, infinite for a difference without a tolerance.
+
+    Example:
+        >>> residual(2.0, 2.5, Tolerance(rtol=0.0, atol=0.25))
+        2.0
+    """
     off = got - expected
     if off == 0:
         return 0.0
@@ -98,20 +108,30 @@ def residual(expected: float, got: float, tolerance: Tolerance) -> float:
 
 
 def same_bits(expected: float, got: float) -> bool:
-    """Tell whether two floats are the same, the sign of zero included; 1 and 1.0 are."""
+    """Return True if two floats are equal, including the sign of zero. 1 and 1.0 are equal.
+
+    Example:
+        >>> same_bits(1, 1.0), same_bits(0.0, -0.0)
+        (True, False)
+    """
     return expected == got and math.copysign(1.0, expected) == math.copysign(1.0, got)
 
 
 @cache
 def float_fields(event: str) -> frozenset[str]:
-    """Name the fields of an event that hold floats or ranks, also in lists; none of an event that is not known."""
+    """Return the fields of an event with floats or ranks, lists included; empty for an unknown event.
+
+    Example:
+        >>> "audio_loss_per_codebook" in float_fields("train_step"), "step" in float_fields("train_step")
+        (True, False)
+    """
     cls = EVENTS.get(event)
     return _float_fields(cls) if cls else frozenset()
 
 
 @cache
 def window_float_fields() -> frozenset[str]:
-    """Name the fields of a window that hold floats or ranks."""
+    """Return the fields of a window with floats or ranks."""
     return _float_fields(Window)
 
 
@@ -123,7 +143,12 @@ def _float_fields(cls: type[Any]) -> frozenset[str]:
 
 
 def field_with_tolerance(path: Sequence[str | int]) -> str:
-    """Name the field of a path whose tolerance counts: `label_ranks` of `first.label_ranks[2]`."""
+    """Return the field of a path for the tolerance.
+
+    Example:
+        >>> field_with_tolerance(("first", "label_ranks", 2)), field_with_tolerance(("loss",))
+        ('label_ranks', 'loss')
+    """
     return str(path[1] if len(path) > 1 and path[0] in WINDOWS else path[0])
 
 
@@ -139,7 +164,7 @@ def _check(flag: str, field: str, value: float) -> None:
     known = frozenset().union(*by_event.values())
     of_events = {f"{event}.{name}" for event, names in by_event.items() for name in names}
     if field and field not in known | of_events:
-        hint = suggestion(field, known | of_events) or f" There are {', '.join(sorted(known))}"
-        raise UserError(f"{flag}: expected a field that holds floats, got {field!r}.{hint}")
+        hint = suggestion(field, known | of_events) or f" The fields are {', '.join(sorted(known))}"
+        raise UserError(f"{flag}: expected a field with floats, got {field!r}.{hint}")
     if not (value >= 0 and math.isfinite(value)):
         raise UserError(f"{flag}: expected a number of at least 0, got {value}")

@@ -1,4 +1,4 @@
-"""The windows of a `prediction_sample`, as its types have them."""
+"""Fields of the windows of a `prediction_sample`, derived from the types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from higgs_audio_trainer.events import PredictionSample, Window
 
 WINDOWS = tuple(item.name for item in fields(PredictionSample) if item.type == "Window")
 WINDOW_FIELDS = tuple(item.name for item in fields(Window))
-#: Those that hold one value a slot, in the order in which a slot is told: its position first, then what is predicted.
+#: Fields with one value for each slot, in the order of comparison.
 SLOT_LISTS = tuple(item.name for item in fields(Window) if str(item.type).startswith("tuple["))
-#: Those that say what the model makes of a slot.
+#: Fields with outputs of the model.
 OF_THE_MODEL = frozenset({"predictions", "label_ranks", "label_probabilities"})

@@ -1,1 +1,1 @@
-"""A log on one screen: its figures, and their rendering."""
+"""Summary of a log on one screen: metrics, problems, gaps and cost, and their rendering."""

@@ -1,4 +1,4 @@
-"""Figures as small bars of characters, in blocks or, where an encoding has none, in ASCII."""
+"""Small bars and trend lines of characters, in Unicode blocks or in ASCII."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """What bars are drawn with.
+    """Characters of bars and trend lines.
 
     Attributes:
-        levels: from the lowest to the highest.
-        full: the part of a bar that is reached.
-        rest: the part that is not.
+        levels: Characters of trend lines, from the lowest to the highest level.
+        full: Character of the filled part of a bar.
+        rest: Character of the empty part of a bar.
     """
 
     levels: str
@@ -21,14 +21,24 @@ class Glyphs:
     rest: str
 
     def bar(self, share: float | None, width: int) -> str:
-        """Draw a share, 0 to 1, as a bar; blank where there is none."""
+        """Return a fraction from 0 to 1 as a bar; blanks for None.
+
+        Example:
+            >>> ASCII.bar(0.75, 8)
+            '######..'
+        """
         if share is None:
             return " " * width
         reached = int(min(max(share, 0.0), 1.0) * width + 0.5)
         return self.full * reached + self.rest * (width - reached)
 
     def trend(self, values: Sequence[float | None], width: int) -> str:
-        """Draw values over time, between the lowest and the highest of them; blank where there is none."""
+        """Return values over time as a trend line between their minimum and maximum, with blanks for None.
+
+        Example:
+            >>> BLOCKS.trend([1.0, 2.0, None, 4.0], 4)
+            '▁▃ █'
+        """
         points = _resampled(values, width)
         known = [value for value in points if value is not None]
         low, span = (min(known), max(known) - min(known)) if known else (0.0, 0.0)
@@ -45,7 +55,12 @@ ASCII = Glyphs("_.-=+*%#", "#", ".")
 
 
 def glyphs(encoding: str) -> Glyphs:
-    """Choose what an encoding has."""
+    """Return the glyphs for an encoding.
+
+    Example:
+        >>> glyphs("utf-8") is BLOCKS, glyphs("ascii") is ASCII
+        (True, True)
+    """
     try:
         f"{BLOCKS.levels}{BLOCKS.full}{BLOCKS.rest}".encode(encoding)
     except UnicodeEncodeError:
@@ -54,7 +69,7 @@ def glyphs(encoding: str) -> Glyphs:
 
 
 def _resampled(values: Sequence[float | None], width: int) -> list[float | None]:
-    """Make at most `width` values of many: means of neighbours."""
+    """Reduce many values to at most `width` means of neighbours."""
     if len(values) <= width:
         return list(values)
     points: list[float | None] = []

@@ -1,4 +1,4 @@
-"""A log in a few figures: how far it came, how well it learned, what went wrong, what the logging cost."""
+"""Summary of a log as data: progress, losses and accuracies, problems, gaps and the cost of logging."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 from higgs_audio_trainer.events import CapReached, Diagnosis, EvalResult, RunEnd, RunStart, SinkRecovered, TrainStep
 from higgs_audio_trainer.logs.files import find
 from higgs_audio_trainer.logs.gaps import Gap, gaps_in
-from higgs_audio_trainer.logs.lines import Line, OnFault
+from higgs_audio_trainer.logs.lines import LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.summary.curve import Curve, CurveSummary
 
 _MOST_CODEBOOKS = 256
-_MOST_ALARMS = 100  # of different names
-_OTHER_ALARMS = "others"
-_MOST_SERIES = 3  # of an alarm that are named
+_MOST_PROBLEMS = 100  # problems with different names
+_OTHER_PROBLEMS = "others"
+_MOST_SERIES = 3  # affected series named for a problem
 _SEVERITIES = ("note", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Losses and accuracies of the steps of a training, or of its evaluations.
+class SplitMetrics:
+    """Losses and accuracies over the steps of a training, or over the evaluations.
 
     Attributes:
-        count: how many there were.
-        first_step: of the first of them, None if there is none.
-        last_step: of the last of them.
-        losses: by what they are of: total, text, audio, codebook 0, codebook 1, ...; without targets there is none.
-        accuracies: likewise; there is none of the total, and that of audio is the mean of the codebooks'.
+        count: Number of logged steps or evaluations.
+        first_step: Step of the first event, None without events.
+        last_step: Step of the last event, None without events.
+        losses: Loss by name: total, text, audio, codebook 0, codebook 1, ... A loss without targets is None.
+        accuracies: Accuracy by name, without total. The accuracy of audio is the mean over the codebooks.
     """
 
     count: int
@@ -42,15 +42,15 @@ class Figures:
 
 
 @dataclass(slots=True)
-class Alarm:
-    """Something that went wrong.
+class RunProblem:
+    """A problem of the run.
 
     Attributes:
-        name: code of a diagnosis, or what happened.
+        name: Code of a diagnosis, or a description.
         severity: note, warning or error.
-        count: how often.
-        first_step: where first; None where it has no step.
-        about: what it is about, the first of them: text, audio codebook 3.
+        count: Number of occurrences.
+        first_step: Step of the first occurrence; None without a step.
+        about: Affected series, the first few: text, audio codebook 3.
     """
 
     name: str
@@ -62,11 +62,11 @@ class Alarm:
 
 @dataclass(slots=True)
 class Cost:
-    """What the logging cost; times are None where the log has none.
+    """Cost of logging; None if the log has no times.
 
     Attributes:
-        logging_ms: in the logged steps; milliseconds.
-        step_ms: those steps, logging included; milliseconds.
+        logging_ms: Time of logging in the logged steps, in milliseconds.
+        step_ms: Time of the logged steps with logging, in milliseconds.
     """
 
     logging_ms: float | None = None
@@ -75,20 +75,20 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A log in figures. What it does not say is None.
+    """Summary of a log. Unknown values are None.
 
     Attributes:
-        path: where the log is.
-        events: how many were read, over all attempts.
-        start: the `run_start` of the last attempt.
-        end: the `run_end` of the last attempt; None for a run that was killed or still runs.
-        attempt: number of the last attempt.
-        last_ts: time of the last event.
-        training: figures of the training's steps.
-        evaluation: figures of its evaluations.
-        alarms: what went wrong, the worst first.
-        gaps: what is missing; None for a log whose events have no numbers.
-        cost: what the logging cost.
+        path: Path of the log.
+        events: Number of events, over all attempts.
+        start: `run_start` of the last attempt.
+        end: `run_end` of the last attempt; None for a killed run or a running run.
+        attempt: Number of the last attempt.
+        last_ts: Time of the last event.
+        training: Metrics of the logged steps.
+        evaluation: Metrics of the evaluations.
+        problems: Problems of the run, worst first.
+        gaps: Missing events; None for a log without sequence numbers.
+        cost: Cost of logging.
     """
 
     path: Path
@@ -97,34 +97,34 @@ class Summary:
     end: RunEnd | None
     attempt: int | None
     last_ts: str | None
-    training: Figures
-    evaluation: Figures
-    alarms: list[Alarm]
+    training: SplitMetrics
+    evaluation: SplitMetrics
+    problems: list[RunProblem]
     gaps: list[Gap] | None
     cost: Cost
 
 
-def summaries(*paths: str | Path, on_fault: OnFault) -> Iterator[Summary]:
-    """Sum up logs, one after the other, in memory that does not grow with them.
+def summaries(*paths: str | Path, on_problem: OnProblem) -> Iterator[Summary]:
+    """Yield the summary of each log, in memory independent of the log's length.
 
     Args:
-        paths: as for `read`.
-        on_fault: is told of each line that cannot be used.
+        paths: Paths as for `read`.
+        on_problem: Receives each invalid line.
 
     Raises:
-        UserError: as `read`.
+        UserError: As for `read`.
     """
     for log in find(paths):
         path = log[0].files[0]
-        count = sum(len(stream.files) for stream in log)
+        count = sum(len(group.files) for group in log)
         summing = _Summing()
-        found = gaps_in(summing.lines(marked_lines(log, on_fault)))
+        found = gaps_in(summing.lines(marked_lines(log, on_problem)))
         yield summing.summary(path if count == 1 else path.parent, found)
 
 
 @dataclass(slots=True)
 class _Collected:
-    """Figures while they are collected."""
+    """Collector of the metrics of a split."""
 
     count: int = 0
     first_step: int | None = None
@@ -155,8 +155,8 @@ class _Collected:
     def _add_accuracy(self, name: str, step: int, value: float | None) -> None:
         self.accuracies.setdefault(name, Curve(max)).add(step, value)
 
-    def figures(self) -> Figures:
-        return Figures(
+    def figures(self) -> SplitMetrics:
+        return SplitMetrics(
             self.count,
             self.first_step,
             self.last_step,
@@ -166,7 +166,7 @@ class _Collected:
 
 
 class _Summing:
-    """Sums up while records pass by."""
+    """Collector of a summary while lines pass."""
 
     def __init__(self) -> None:
         self._events = 0
@@ -175,13 +175,13 @@ class _Summing:
         self._attempt: int | None = None
         self._last_ts: str | None = None
         self._is_numbered = False
-        self._rank: int | None = None  # all ranks log the same figures
+        self._rank: int | None = None  # rank of the first figures; all ranks log the same figures
         self._training, self._evaluation = _Collected(), _Collected()
-        self._alarms: dict[tuple[str, str], Alarm] = {}
+        self._problems: dict[tuple[str, str], RunProblem] = {}
         self._cost = Cost()
 
-    def lines(self, lines: Iterable[tuple[Line, bool]]) -> Iterator[Line]:
-        """Pass on the lines of all attempts; count what is the run's."""
+    def lines(self, lines: Iterable[tuple[LogLine, bool]]) -> Iterator[LogLine]:
+        """Pass on the lines of all attempts, and collect the lines of the current attempts."""
         for line, is_of_run in lines:
             event = line.event
             self._events += 1
@@ -190,9 +190,9 @@ class _Summing:
             if event.attempt is not None:
                 self._attempt = max(self._attempt or 0, event.attempt)
             if isinstance(event, SinkRecovered):
-                self._alarm(f"sink {event.sink} failed for a time", "warning", None)
+                self._problem(f"sink {event.sink} failed temporarily", "warning", None)
             elif isinstance(event, CapReached):
-                self._alarm(f"sink {event.sink} reached its cap", "warning", None)
+                self._problem(f"sink {event.sink} reached its size limit", "warning", None)
             elif is_of_run:
                 self._take(event)
             yield line
@@ -207,18 +207,18 @@ class _Summing:
         elif isinstance(event, (TrainStep, EvalResult)):
             self._take_figures(event)
         if event.extra.get("nonfinite"):
-            self._alarm(f"{event.event} with values that are not finite", "warning", getattr(event, "step", None))
+            self._problem(f"{event.event} with non-finite values", "warning", getattr(event, "step", None))
 
     def _take_diagnosis(self, event: Diagnosis) -> None:
-        """Take a fault, of which there may be one of each codebook; a note is none."""
+        """Count a warning or an error. Diagnoses with the same code are a single problem for all codebooks."""
         if event.severity == "note":
             return
-        alarm = self._alarm(event.code, event.severity, event.step, event.code)
-        alarm.count += event.repeats
-        alarm.severity = max(alarm.severity, event.severity, key=_SEVERITIES.index)
+        problem = self._problem(event.code, event.severity, event.step, event.code)
+        problem.count += event.repeats
+        problem.severity = max(problem.severity, event.severity, key=_SEVERITIES.index)
         about = f"{event.modality or ''}{'' if event.codebook is None else f' codebook {event.codebook}'}"
-        if about and about not in alarm.about and len(alarm.about) <= _MOST_SERIES:
-            alarm.about.append(about)
+        if about and about not in problem.about and len(problem.about) <= _MOST_SERIES:
+            problem.about.append(about)
 
     def _take_figures(self, event: Any) -> None:
         if self._rank is None:
@@ -232,25 +232,26 @@ class _Summing:
         modalities = None if self._start is None else self._start.modalities
         for modality, targets in (("text", event.text_targets), ("audio", event.audio_targets)):
             if targets == 0 and (modalities is None or modality in modalities):
-                self._alarm(f"no {modality} targets", "warning", event.step)
+                self._problem(f"no {modality} targets", "warning", event.step)
         if _is_time(event.step_ms) and _is_time(event.logging_ms):
             self._cost.step_ms = (self._cost.step_ms or 0.0) + event.step_ms
             self._cost.logging_ms = (self._cost.logging_ms or 0.0) + event.logging_ms
 
-    def _alarm(self, name: str, severity: str, step: int | None, code: str | None = None) -> Alarm:
-        """Count an alarm; those with a code are one, whatever their severity."""
+    def _problem(self, name: str, severity: str, step: int | None, code: str | None = None) -> RunProblem:
+        """Count a problem. Problems with a code are merged whatever their severity."""
         key = (name, severity if code is None else "")
-        if key not in self._alarms and len(self._alarms) >= _MOST_ALARMS:
-            name, key = _OTHER_ALARMS, (_OTHER_ALARMS, severity)
-        alarm = self._alarms.setdefault(key, Alarm(name, severity, count=0, first_step=step))
-        alarm.count += 1
-        return alarm
+        if key not in self._problems and len(self._problems) >= _MOST_PROBLEMS:
+            name, key = _OTHER_PROBLEMS, (_OTHER_PROBLEMS, severity)
+        problem = self._problems.setdefault(key, RunProblem(name, severity, count=0, first_step=step))
+        problem.count += 1
+        return problem
 
     def summary(self, path: Path, found: list[Gap]) -> Summary:
-        """Sum up what passed by."""
+        """Return the summary of the lines passed so far."""
         for code, count in self._end.diagnoses.items() if self._end else ():
-            if alarm := self._alarms.get((code, "")):  # a diagnosis is said once, and counted
-                alarm.count = count
+            # The log has each diagnosis once; `run_end` has the number of occurrences.
+            if problem := self._problems.get((code, "")):
+                problem.count = count
         return Summary(
             path=path,
             events=self._events,
@@ -260,7 +261,7 @@ class _Summing:
             last_ts=self._last_ts,
             training=self._training.figures(),
             evaluation=self._evaluation.figures(),
-            alarms=sorted(self._alarms.values(), key=lambda alarm: -_SEVERITIES.index(alarm.severity)),
+            problems=sorted(self._problems.values(), key=lambda problem: -_SEVERITIES.index(problem.severity)),
             gaps=found if self._is_numbered else None,
             cost=self._cost,
         )

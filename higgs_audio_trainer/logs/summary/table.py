@@ -1,4 +1,4 @@
-"""Losses and accuracies as a table with small bars, as wide as there is room."""
+"""Table of losses and accuracies with small bars, fitted to the width."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _LEAST_TREND, _MOST_TREND = 5, 20
 _GRID_GAP = "   "
 
 
-class Row(NamedTuple):
-    """One row: what it is of, its loss and its accuracy over the steps; None where there is none."""
+class MetricRow(NamedTuple):
+    """A row of the table: name, loss and accuracy over the steps. A missing metric is None."""
 
     name: str
     loss: CurveSummary | None
@@ -23,54 +23,64 @@ class Row(NamedTuple):
 
 
 def loss_text(value: float | None, decimals: int = 3) -> str:
-    """Write a loss."""
+    """Return a loss as text.
+
+    Example:
+        >>> loss_text(2.34567), loss_text(12345.6), loss_text(None)
+        ('2.346', '1.2e+04', 'n/a')
+    """
     if value is None:
         return "n/a"
-    return f"{value:.{decimals}f}" if abs(value) < 1_000 else f"{value:.2g}"  # noqa: PLR2004 - a loss has two digits
+    return f"{value:.{decimals}f}" if abs(value) < 1_000 else f"{value:.2g}"  # noqa: PLR2004 - a larger loss does not fit
 
 
-def share_text(value: float | None, decimals: int = 1) -> str:
-    """Write an accuracy in percent."""
+def accuracy_text(value: float | None, decimals: int = 1) -> str:
+    """Return an accuracy in percent.
+
+    Example:
+        >>> accuracy_text(0.7222), accuracy_text(None)
+        ('72.2%', 'n/a')
+    """
     if value is None:
         return "n/a"
     return f"{value:.{decimals}%}" if abs(value) <= 1 else f"{value:.2g}"
 
 
-def table(rows: Sequence[Row], width: int, glyphs: Glyphs) -> list[str]:
-    """Lay out rows with two lines of headings.
+def table(rows: Sequence[MetricRow], width: int, glyphs: Glyphs) -> list[str]:
+    """Return the lines of the table, with two lines of headings.
 
-    Bars, steps and trends are added while there is room for them; where there is little, the first figures are left
-    out, and then the best.
+    Bars, steps and trends are added if the width allows. For a small width the column of first values is dropped, then
+    the column of best values.
     """
     names = [row.name for row in rows]
-    losses = _Group("loss", [row.loss for row in rows], loss_text, glyphs)
-    shares = _Group("right", [row.accuracy for row in rows], share_text, glyphs)
-    room = width - max(map(len, names)) - 2 * len("  ") - losses.width - shares.width
+    losses = _ColumnGroup("loss", [row.loss for row in rows], loss_text, glyphs)
+    accuracies = _ColumnGroup("accuracy", [row.accuracy for row in rows], accuracy_text, glyphs)
+    room = width - max(map(len, names)) - 2 * len("  ") - losses.width - accuracies.width
     for dropped in ("first", "best"):
         if room < 0:
-            room += losses.drop(dropped) + shares.drop(dropped)
-    _fill(losses, shares, room)
+            room += losses.drop(dropped) + accuracies.drop(dropped)
+    _fill(losses, accuracies, room)
     head = max(map(len, names))
-    lines = [f"{'':{head}}  {losses.title:<{losses.width}}  {shares.title}"]
-    lines.append(f"{'':{head}}  {losses.heading()}  {shares.heading()}")
-    lines += [f"{name:<{head}}  {losses.row(index)}  {shares.row(index)}" for index, name in enumerate(names)]
+    lines = [f"{'':{head}}  {losses.title:<{losses.width}}  {accuracies.title}"]
+    lines.append(f"{'':{head}}  {losses.heading()}  {accuracies.heading()}")
+    lines += [f"{name:<{head}}  {losses.row(index)}  {accuracies.row(index)}" for index, name in enumerate(names)]
     return [line.rstrip() for line in lines]
 
 
-def _fill(losses: _Group, shares: _Group, room: int) -> None:
-    """Give room to what is worth it, in this order; what is left goes to bars and trends."""
+def _fill(losses: _ColumnGroup, accuracies: _ColumnGroup, room: int) -> None:
+    """Distribute the remaining width over the optional columns, in the order of importance."""
     wishes = (
-        (shares, "bar", _LEAST_BAR),
+        (accuracies, "bar", _LEAST_BAR),
         (losses, "trend", _LEAST_TREND),
         (losses, "at", losses.at_width),
-        (shares, "at", shares.at_width),
-        (shares, "trend", _LEAST_TREND),
+        (accuracies, "at", accuracies.at_width),
+        (accuracies, "trend", _LEAST_TREND),
     )
     for group, name, size in wishes:
         if room > size:
             group.extras[name] = size
             room -= 1 + size
-    growing = ((losses, "trend", _MOST_TREND), (shares, "trend", _MOST_TREND), (shares, "bar", _MOST_BAR))
+    growing = ((losses, "trend", _MOST_TREND), (accuracies, "trend", _MOST_TREND), (accuracies, "bar", _MOST_BAR))
     while room > 0:
         chosen = [(group, name) for group, name, most in growing if 0 < group.extras.get(name, 0) < most]
         if not chosen:
@@ -80,11 +90,11 @@ def _fill(losses: _Group, shares: _Group, room: int) -> None:
             room -= 1
 
 
-class _Group:
-    """The columns of one kind of figure.
+class _ColumnGroup:
+    """Columns of a metric.
 
     Attributes:
-        extras: widths of what there is room for beside the figures: `at`, the step of the best; `trend`; `bar`.
+        extras: Widths of the optional columns: `at`, the step of the best value; `trend`; `bar`.
     """
 
     def __init__(
@@ -109,7 +119,7 @@ class _Group:
         return sum(widths) + len(widths) - 1
 
     def drop(self, name: str) -> int:
-        """Leave a column out; return what it took."""
+        """Remove a column; return the freed width."""
         before = self.width
         del self._columns[name]
         return before - self.width
@@ -136,8 +146,8 @@ class _Group:
         return max(map(len, (name, *self._columns[name])))
 
 
-def grid(rows: Sequence[Row], width: int, most_lines: int, glyphs: Glyphs) -> list[str]:
-    """Lay out many rows side by side, shorter: as many as fit in a number of lines, and how many more there are."""
+def grid(rows: Sequence[MetricRow], width: int, most_lines: int, glyphs: Glyphs) -> list[str]:
+    """Return many rows side by side in a short form: as many rows as the lines allow, and the number of hidden rows."""
     cells = list(_cells(rows, glyphs, _LEAST_BAR - 1))
     beside = max(1, (width + len(_GRID_GAP)) // (len(cells[0]) + len(_GRID_GAP)))
     lines = min(most_lines, -(-len(rows) // beside))
@@ -149,12 +159,12 @@ def grid(rows: Sequence[Row], width: int, most_lines: int, glyphs: Glyphs) -> li
     return [line.rstrip() for line in laid] + ([f"... and {rest:,} more"] if rest else [])
 
 
-def _cells(rows: Sequence[Row], glyphs: Glyphs, bar: int) -> Iterator[str]:
-    """Yield a heading and the cell of each row, all equally wide."""
+def _cells(rows: Sequence[MetricRow], glyphs: Glyphs, bar: int) -> Iterator[str]:
+    """Yield a heading and the cell of each row, all with the same width."""
     figures = [
         [row.name]
         + ["" if row.loss is None else loss_text(getattr(row.loss, name), 2) for name in _NUMBERS]
-        + ["" if row.accuracy is None else share_text(getattr(row.accuracy, name), 0) for name in _NUMBERS]
+        + ["" if row.accuracy is None else accuracy_text(getattr(row.accuracy, name), 0) for name in _NUMBERS]
         for row in rows
     ]
     headings = ["", *_NUMBERS, *_NUMBERS]

@@ -1,4 +1,4 @@
-"""A summary as one screen of text."""
+"""Summary of a log as a screen of text."""
 
 from __future__ import annotations
 
@@ -8,78 +8,75 @@ from typing import Any, NamedTuple
 
 from higgs_audio_trainer.logs.gaps import Gap
 from higgs_audio_trainer.logs.summary.bars import Glyphs, glyphs
-from higgs_audio_trainer.logs.summary.figures import Alarm, Figures, Summary
-from higgs_audio_trainer.logs.summary.table import Row, grid, table
+from higgs_audio_trainer.logs.summary.figures import RunProblem, SplitMetrics, Summary
+from higgs_audio_trainer.logs.summary.table import MetricRow, grid, table
 from sinks.terminal.escape import printable
 from sinks.terminal.fold import folded
+from sinks.terminal.words import count_of
 
-_MOST_ROWS = 12  # codebooks with a line each; more stand side by side
+_MOST_ROWS = 12  # codebooks with a line each; more codebooks are shown side by side
 _SCREEN = 40  # lines
-_AROUND_GRID = 2  # lines: its heading, and how many more there are
-_MOST_ALARMS, _MOST_GAPS = 5, 2
-_MOST_SERIES = 3  # of an alarm
-_LONGEST = 60  # characters of a text that a log gives
-_LABEL = 9  # columns of what stands before a line
+_AROUND_GRID = 2  # lines for the heading and the number of hidden rows
+_MOST_PROBLEMS, _MOST_GAPS = 5, 2
+_MOST_SERIES = 3  # affected series shown for a problem
+_LONGEST = 60  # characters of a string from a log
+_LABEL = 9  # columns of the label
 
 
-class _Entry(NamedTuple):
-    """Facts and the label before them."""
+class _LabelledFacts(NamedTuple):
+    """A line of facts with a label."""
 
     label: str
     text: str
 
     def lines(self, width: int) -> list[str]:
-        """Fold the facts beside their label."""
+        """Return the facts, folded beside the label."""
         lines = folded(self.text, width - _LABEL).split("\n")
         return [f"{'' if index else self.label:<{_LABEL}}{line}" for index, line in enumerate(lines)]
 
 
 def render_summary(summary: Summary, *, width: int, encoding: str) -> str:
-    """Render a summary, in at most 40 lines where it has 60 columns, without the newline at the end.
+    """Render a summary in at most 40 lines at 60 columns or more, without the last newline.
 
     Args:
-        summary: the figures.
-        width: columns in which lines are folded.
-        encoding: a codec that exists; bars are drawn in ASCII where it has no blocks.
+        summary: The summary.
+        width: Width in columns; longer lines are folded.
+        encoding: Name of an existing codec. Without Unicode blocks in the encoding, bars are drawn in ASCII.
     """
     before = [line for entry in (*_run(summary), _state(summary), _steps(summary)) for line in entry.lines(width)]
-    ends = (*_alarms(summary.alarms), *_gaps(summary.gaps), *_cost(summary))
+    ends = (*_problems(summary.problems), *_gaps(summary.gaps), *_cost(summary))
     after = [line for entry in ends for line in entry.lines(width)]
     room = _SCREEN - len(before) - len(after) - len(["", ""])
     figures = _figures(summary, width, room, glyphs(encoding))
     return "\n\n".join("\n".join(block) for block in (before, figures, after) if block)
 
 
-def _line(label: str, *facts: str | None) -> _Entry:
-    return _Entry(label, "; ".join(fact for fact in facts if fact))
+def _line(label: str, *facts: str | None) -> _LabelledFacts:
+    return _LabelledFacts(label, "; ".join(fact for fact in facts if fact))
 
 
 def _text(value: Any) -> str:
     return printable(value if isinstance(value, str) else str(value), longest=_LONGEST)
 
 
-def _count(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def _run(summary: Summary) -> Iterator[_Entry]:
+def _run(summary: Summary) -> Iterator[_LabelledFacts]:
     start: Any = summary.start
     if start is None:
-        yield _line("log", printable(str(summary.path)), _count(summary.events, "event"), "no run_start")
+        yield _line("log", printable(str(summary.path)), count_of(summary.events, "event"), "no run_start")
         return
     resumed = start.resumed_from_step
     yield _line(
         "run",
         None if start.run_id is None else _text(start.run_id),
         f"attempt {summary.attempt}, resumed from step {resumed}" if summary.attempt and resumed is not None else None,
-        f"{_count(start.world_size, 'process', 'processes')} on {_text(start.device)}",
+        f"{count_of(start.world_size, 'process', 'processes')} on {_text(start.device)}",
         f"seed {start.seed}",
     )
-    yield _line("log", printable(str(summary.path)), _count(summary.events, "event"))
+    yield _line("log", printable(str(summary.path)), count_of(summary.events, "event"))
     yield _line(
         "data",
-        f"{_count(start.num_train_samples, 'training sample')}, {start.num_eval_samples:,} for evaluation",
-        _count(start.num_codebooks, "codebook"),
+        f"{count_of(start.num_train_samples, 'training sample')}, {start.num_eval_samples:,} for evaluation",
+        count_of(start.num_codebooks, "codebook"),
     )
     settings = _settings(start.config)
     if settings:
@@ -87,7 +84,7 @@ def _run(summary: Summary) -> Iterator[_Entry]:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[str]:
-    """Say the settings that one asks for first."""
+    """Yield the most important settings."""
     known = {
         name: f"{value:g}" if isinstance(value, float) else _text(value)
         for name, value in config.items()
@@ -107,7 +104,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[str]:
         yield known["dtype"]
 
 
-def _state(summary: Summary) -> _Entry:
+def _state(summary: Summary) -> _LabelledFacts:
     end: Any = summary.end
     if end is None:
         last = "" if summary.last_ts is None else f"; last event at {_text(summary.last_ts)}"
@@ -119,14 +116,14 @@ def _state(summary: Summary) -> _Entry:
     return _line("state", f"ended at step {end.step:,}: {_text(end.reason)}")
 
 
-def _steps(summary: Summary) -> _Entry:
+def _steps(summary: Summary) -> _LabelledFacts:
     training, evaluation = summary.training, summary.evaluation
     logged = f"{training.count:,} logged" + _span(training)
-    evaluated = f"{_count(evaluation.count, 'evaluation')}{_span(evaluation)}" if evaluation.count else None
+    evaluated = f"{count_of(evaluation.count, 'evaluation')}{_span(evaluation)}" if evaluation.count else None
     return _line("steps", logged, evaluated)
 
 
-def _span(figures: Figures) -> str:
+def _span(figures: SplitMetrics) -> str:
     if figures.first_step is None or figures.last_step is None:
         return ""
     if figures.first_step == figures.last_step:
@@ -135,40 +132,40 @@ def _span(figures: Figures) -> str:
 
 
 def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str]:
-    """Lay out losses and accuracies in as many lines as there is room for, if that can be."""
+    """Return the lines of losses and accuracies, fitted to the remaining lines of the screen if possible."""
     training, evaluation = summary.training, summary.evaluation
     trained = None if summary.start is None else summary.start.modalities
     names = ("total", *(trained or ("text", "audio")))
     rows = list(_rows(training, *names))
     codebooks = list(_rows(training, *(name for name in training.losses if name.startswith("codebook "))))
-    evaluations = [Row(f"eval {name}", *figures) for name, *figures in _rows(evaluation, *names)]
+    evaluations = [MetricRow(f"eval {name}", *figures) for name, *figures in _rows(evaluation, *names)]
     if not rows and not evaluations:
         return []
     whole = table([*rows, *codebooks, *evaluations], width, drawn)
     if not codebooks or (len(codebooks) <= _MOST_ROWS and len(whole) <= room):
         return whole
-    upper = [*table([*rows, *evaluations], width, drawn), "codebooks: loss, then right"]
+    upper = [*table([*rows, *evaluations], width, drawn), "codebooks: loss, then accuracy"]
     numbered = [row._replace(name=row.name.removeprefix("codebook ")) for row in codebooks]
     return [*upper, *grid(numbered, width, max(1, room - len(upper) - _AROUND_GRID), drawn)]
 
 
-def _rows(figures: Figures, *names: str) -> Iterator[Row]:
+def _rows(figures: SplitMetrics, *names: str) -> Iterator[MetricRow]:
     for name in names:
         if name in figures.losses:
-            yield Row(name, figures.losses[name], figures.accuracies.get(name))
+            yield MetricRow(name, figures.losses[name], figures.accuracies.get(name))
 
 
-def _alarms(alarms: Sequence[Alarm]) -> Iterator[_Entry]:
-    if not alarms:
-        yield _line("alarms", "none")
-    label = "alarms"
-    for alarm in alarms[:_MOST_ALARMS]:
-        place = "" if alarm.first_step is None else f", first at step {alarm.first_step:,}"
-        name = f"{_text(alarm.name)}{_about(alarm.about)}"
-        yield _line(label, f"{alarm.severity}: {name}, {_count(alarm.count, 'time')}{place}")
+def _problems(problems: Sequence[RunProblem]) -> Iterator[_LabelledFacts]:
+    if not problems:
+        yield _line("problems", "none")
+    label = "problems"
+    for problem in problems[:_MOST_PROBLEMS]:
+        place = "" if problem.first_step is None else f", first at step {problem.first_step:,}"
+        name = f"{_text(problem.name)}{_about(problem.about)}"
+        yield _line(label, f"{problem.severity}: {name}, {count_of(problem.count, 'time')}{place}")
         label = ""
-    if len(alarms) > _MOST_ALARMS:
-        yield _line("", f"... and {len(alarms) - _MOST_ALARMS:,} more kinds")
+    if len(problems) > _MOST_PROBLEMS:
+        yield _line("", f"... and {len(problems) - _MOST_PROBLEMS:,} more kinds")
 
 
 def _about(series: Sequence[str]) -> str:
@@ -176,7 +173,7 @@ def _about(series: Sequence[str]) -> str:
     return f" ({', '.join(shown)})" if shown else ""
 
 
-def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_Entry]:
+def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_LabelledFacts]:
     if gaps is None:
         yield _line("gaps", "n/a: the events have no seq")
         return
@@ -186,12 +183,12 @@ def _gaps(gaps: Sequence[Gap] | None) -> Iterator[_Entry]:
         yield _line("gaps", "none")
     if explained:
         reasons = " and ".join(sorted({gap.explained_by for gap in gaps if gap.explained_by}))
-        yield _line("gaps", f"{_count(explained, 'missing event')}, explained by {reasons}")
+        yield _line("gaps", f"{count_of(explained, 'missing event')}, explained by {reasons}")
     if unexplained:
         places = [_place(gap) for gap in unexplained[:_MOST_GAPS]]
-        more = f" and {_count(len(unexplained) - _MOST_GAPS, 'more gap')}" if len(unexplained) > _MOST_GAPS else ""
-        missing = _count(sum(gap.count for gap in unexplained), "missing event")
-        yield _line("" if explained else "gaps", f"{missing} that nothing explains: {', '.join(places)}{more}")
+        more = f" and {count_of(len(unexplained) - _MOST_GAPS, 'more gap')}" if len(unexplained) > _MOST_GAPS else ""
+        missing = count_of(sum(gap.count for gap in unexplained), "missing event")
+        yield _line("" if explained else "gaps", f"{missing} without an explanation: {', '.join(places)}{more}")
 
 
 def _place(gap: Gap) -> str:
@@ -199,7 +196,7 @@ def _place(gap: Gap) -> str:
     return f"seq {numbers} of rank {gap.rank}, attempt {gap.attempt}"
 
 
-def _cost(summary: Summary) -> Iterator[_Entry]:
+def _cost(summary: Summary) -> Iterator[_LabelledFacts]:
     cost, end = summary.cost, summary.end
     label = "logging"
     if cost.step_ms is not None and cost.logging_ms is not None:
@@ -212,7 +209,7 @@ def _cost(summary: Summary) -> Iterator[_Entry]:
         if ended.logging_ms_total is not None and math.isfinite(ended.logging_ms_total):
             facts.append(f"{_ms(ended.logging_ms_total)} in all")
         if ended.events_written is not None and ended.events_lost is not None:
-            facts.append(f"{_count(ended.events_written, 'event')} written, {ended.events_lost:,} lost")
+            facts.append(f"{count_of(ended.events_written, 'event')} written, {ended.events_lost:,} lost")
     if facts:
         yield _line(label, *facts)
     elif label:

@@ -1,1 +1,1 @@
-"""A log checked: each line by itself, and the lines against each other. `validate.validate` is the way in."""
+"""Validation of logs: each line alone, and the lines of a log together. Start with `validate.validate`."""

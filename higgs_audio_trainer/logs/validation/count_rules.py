@@ -1,6 +1,6 @@
-"""Rules among the values of a `token_counts`: sums that agree, counts of parts that are no more than the whole.
+"""Rules between the values of a `token_counts`: equal sums, and parts no larger than their total.
 
-Each rule takes a line and its `run_start`, and yields what in the line cannot be.
+Each rule takes a line and the `run_start`, and yields the inconsistent fields of the line.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from higgs_audio_trainer.logs.typed import Misfit, Record
+from higgs_audio_trainer.logs.typed import InvalidField, Record
 from higgs_audio_trainer.logs.validation.sample_rules import (
     LEAST_LOSS,
     Rule,
@@ -31,70 +31,72 @@ _COUNTS = ("label_matches", "offset_contested", "offset_matches", "offset_correc
 _LISTS = (*_COUNTS, "offset_surplus")
 
 
-def _parts(record: Record, _start: Record) -> Iterator[Misfit]:
+def _parts(record: Record, _start: Record) -> Iterator[InvalidField]:
     for name, whole in _PARTS:
         if record[name] > record[whole]:
-            yield Misfit(f"$.{name}", f"at most {whole}, {record[whole]}", str(record[name]))
+            yield InvalidField(f"$.{name}", f"at most {whole}, {record[whole]}", str(record[name]))
 
 
-def _places(record: Record, _start: Record) -> Iterator[Misfit]:
+def _places(record: Record, _start: Record) -> Iterator[InvalidField]:
     for name in ("masked", "supervised"):
         for place, count in record[name].items():
             if count < 0:
-                yield Misfit(f"$.{name}.{place}", "at least 0", str(count))
+                yield InvalidField(f"$.{name}.{place}", "at least 0", str(count))
     total, targets = sum(record["supervised"].values()), record["num_targets"]
-    if total != targets and (record["masked"] or record["supervised"]):  # a foreign training's are not known
-        yield Misfit("$.num_targets", f"the sum of supervised, {total}", str(targets))
+    if total != targets and (record["masked"] or record["supervised"]):  # else unknown
+        yield InvalidField("$.num_targets", f"the sum of supervised, {total}", str(targets))
 
 
-def _offsets(record: Record, _start: Record) -> Iterator[Misfit]:
+def _offsets(record: Record, _start: Record) -> Iterator[InvalidField]:
     for name in _LISTS:
         if len(record[name]) != _NUM_OFFSETS:
-            yield Misfit(f"$.{name}", f"{_NUM_OFFSETS} items, one an offset", str(len(record[name])))
+            yield InvalidField(f"$.{name}", f"{_NUM_OFFSETS} items, one for each offset", str(len(record[name])))
             return
     matched, contested, matches, correct = map(record.__getitem__, _COUNTS)
     targets, counts = record["num_targets"], matched + contested + matches + correct
     if min(counts) < 0 or max(counts) > targets:
         place, count = next(item for item in enumerate(counts) if not 0 <= item[1] <= targets)
         name, index = _COUNTS[place // _NUM_OFFSETS], place % _NUM_OFFSETS
-        yield Misfit(f"$.{name}[{index}]", f"0 to num_targets, {targets}", str(count))
+        yield InvalidField(f"$.{name}[{index}]", f"0 to num_targets, {targets}", str(count))
     else:
-        yield from _rivals(record["num_correct"], contested, matches, correct)
+        yield from _competing_tokens(record["num_correct"], contested, matches, correct)
 
 
-def _rivals(num_correct: int, contested: list[int], matches: list[int], correct: list[int]) -> Iterator[Misfit]:
-    """A prediction equals the label, the other token or none of the two."""
-    for index, (slots, others, right) in enumerate(zip(contested, matches, correct, strict=True)):
-        if others + right > slots:
-            expected = f"at most {slots - right}, offset_contested less offset_correct"
-            yield Misfit(f"$.offset_matches[{index}]", expected, str(others))
-        if right > num_correct:
-            yield Misfit(f"$.offset_correct[{index}]", f"at most num_correct, {num_correct}", str(right))
+def _competing_tokens(
+    num_correct: int, contested: list[int], matches: list[int], correct: list[int]
+) -> Iterator[InvalidField]:
+    """Check that a prediction counts as the label, as the competing token or as neither."""
+    for index, (slots, others, agreeing) in enumerate(zip(contested, matches, correct, strict=True)):
+        if others + agreeing > slots:
+            expected = f"at most {slots - agreeing}, offset_contested - offset_correct"
+            yield InvalidField(f"$.offset_matches[{index}]", expected, str(others))
+        if agreeing > num_correct:
+            yield InvalidField(f"$.offset_correct[{index}]", f"at most num_correct, {num_correct}", str(agreeing))
 
 
-def _frequencies(record: Record, _start: Record) -> Iterator[Misfit]:
+def _frequencies(record: Record, _start: Record) -> Iterator[InvalidField]:
     for name in _OF_LABELS:
         value = record[name]
         if value is None:
             if record["num_targets"]:
-                yield Misfit(f"$.{name}", f"a number, for num_targets is {record['num_targets']}", "null")
+                yield InvalidField(f"$.{name}", f"a number because num_targets is {record['num_targets']}", "null")
         elif name in _SHARES and not 0 <= value <= 1:
-            yield Misfit(f"$.{name}", "a share, from 0 to 1", repr(value))
+            yield InvalidField(f"$.{name}", "a share from 0 to 1", repr(value))
         elif value < (LEAST_LOSS if name == "unigram_loss" else 0):
-            yield Misfit(f"$.{name}", "at least 0", repr(value))
+            yield InvalidField(f"$.{name}", "at least 0", repr(value))
 
 
-def _strip(record: Record, _start: Record) -> Iterator[Misfit]:
+def _mask_map(record: Record, _start: Record) -> Iterator[InvalidField]:
     strip = record["strip"]
     if strip is None:
         return
     if record["step"] != 1:
-        yield Misfit("$.strip", "null, for the step is not 1", repr(strip))
+        yield InvalidField("$.strip", "null because the step is not 1", repr(strip))
     elif not _RUNS.fullmatch(strip):
-        yield Misfit("$.strip", "runs of a count and a sign, as in 57p 1# 72_ 2#", repr(strip))
+        yield InvalidField("$.strip", "runs of a count and a symbol, as in 57p 1# 72_ 2#", repr(strip))
 
 
-#: Rules, and the fields that each looks at.
+#: Each rule with its fields.
 COUNT_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("modality", "codebook", "num_codebooks"), of_modality),
     (("num_targets", "num_correct", "stop_targets", "stop_correct"), _parts),
@@ -103,5 +105,5 @@ COUNT_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("stop_targets", "stop_rank", "stop_probability"), of_stop_token),
     ((*_OF_LABELS, "num_targets"), _frequencies),
     (("divisor",), at_least_0("divisor")),
-    (("strip", "step"), _strip),
+    (("strip", "step"), _mask_map),
 )

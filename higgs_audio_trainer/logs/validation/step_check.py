@@ -1,4 +1,4 @@
-"""The lines of one step held against each other, and the order of the steps of one rank and attempt."""
+"""Checks between the lines of one step, and of the order of steps of one rank and attempt."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.logs.lines import Line, where, whole
-from higgs_audio_trainer.logs.typed import MARKS, Record, marked
-from higgs_audio_trainer.logs.validation.finding import Finding
+from higgs_audio_trainer.logs.lines import LogLine, int_field, where
+from higgs_audio_trainer.logs.typed import MARKS, Record, is_marked
+from higgs_audio_trainer.logs.validation.violation import Violation
 
 _ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample", "token_counts"})
 _KEY = ("event", "split", "modality", "sample_index", "codebook")
 _NAMES = ("sample_id", "fingerprint")
 
 
-_Place = tuple[Path, int, int]  # of a line; put into words for a finding alone
+_Place = tuple[Path, int, int]  # path, number and offset of a line; formatted only for a violation
 
 
 class StepCheck:
-    """What is known of the present step."""
+    """State of the current step."""
 
     def __init__(self) -> None:
         self._step: int | None = None
         self._keys: dict[tuple[Any, ...], _Place] = {}
-        self._samples: dict[tuple[Any, ...], tuple[Any, _Place]] = {}  # names of each, and where they were read
+        self._samples: dict[tuple[Any, ...], tuple[Any, _Place]] = {}  # names of each sample with their place
 
     def begin_at(self, step: int | None) -> None:
-        """Take note of the step of the checkpoint that was resumed."""
+        """Set the step of the resumed checkpoint."""
         self._step = step
 
-    def take(self, line: Line) -> Iterator[Finding]:
-        """Take a line that fits its schema."""
-        step = whole(line.record, "step")
-        if step is None or marked(line.record, "$.step"):
+    def take(self, line: LogLine) -> Iterator[Violation]:
+        """Check a line, valid by the schema."""
+        step = int_field(line.record, "step")
+        if step is None or is_marked(line.record, "$.step"):
             return
         if self._step is not None and step < self._step:
-            yield Finding(line.where, "$.step", f"at least {self._step}, the step before", str(step), "step")
+            yield Violation(line.where, "$.step", f"at least {self._step}, the previous step", str(step), "step")
         if step != self._step:
             self._step = step
             self._keys.clear()
@@ -45,26 +45,26 @@ class StepCheck:
         if line.record["event"] == "prediction_sample":
             yield from self._renames(line)
 
-    def _repeats(self, line: Line) -> Iterator[Finding]:
+    def _repeats(self, line: LogLine) -> Iterator[Violation]:
         event = line.record["event"]
         if event not in _ONCE_A_STEP:
             return
         key = tuple(map(line.record.get, _KEY))
         if key in self._keys:
-            got = f"another one than at {where(*self._keys[key])}"
-            yield Finding(line.where, "$", f"one {_described(line.record)} of step {self._step}", got, "duplicate")
+            got = f"a repetition of {where(*self._keys[key])}"
+            yield Violation(line.where, "$", f"one {_described(line.record)} of step {self._step}", got, "duplicate")
         else:
             self._keys[key] = line.path, line.number, line.offset
 
-    def _renames(self, line: Line) -> Iterator[Finding]:
+    def _renames(self, line: LogLine) -> Iterator[Violation]:
         record, has_marks = line.record, not MARKS.isdisjoint(line.record)
         split, index, at = record["split"], record["sample_index"], (line.path, line.number, line.offset)
         for name in _NAMES:
-            if has_marks and marked(record, f"$.{name}"):
+            if has_marks and is_marked(record, f"$.{name}"):
                 continue
             before, place = self._samples.setdefault((split, index, name), (record[name], at))
             if before != record[name]:
-                yield Finding(
+                yield Violation(
                     line.where,
                     f"$.{name}",
                     f"{before!r}, as sample {index} has at {where(*place)}",

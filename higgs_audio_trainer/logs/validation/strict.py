@@ -1,7 +1,7 @@
-"""Lines held against their schema: types, bounds and patterns, as the files in `schemas/` have them.
+"""Validation of lines against the schema: types, bounds and patterns of the files in `schemas/`.
 
-The same verdict as that of a JSON Schema library, in a small part of its time, but for two things: a whole number is
-written without a fraction (JSON Schema takes 5.0 for an integer), and what a line says of its own values is believed.
+The result equals the result of a JSON Schema library, in a fraction of the time, with two differences. An integer is
+written without a fraction (JSON Schema accepts 5.0). A line's marks excuse changed values.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, Window
-from higgs_audio_trainer.logs.typed import Misfit, Record, convert, excused, without_null
+from higgs_audio_trainer.logs.typed import InvalidField, Record, convert, fill_nulls, is_explained
 
-_BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # JSON Schema's words, and msgspec's
-_UNIONS = (Union, UnionType)  # `Literal["a"] | None` is the former
+_BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # keywords of JSON Schema and of msgspec
+_UNIONS = (Union, UnionType)  # the origin of `Literal["a"] | None` is Union
 _MARKS = (
     ("nonfinite", list[str]),
     ("replaced", dict[str, str]),
@@ -26,34 +26,40 @@ _MARKS = (
 )
 
 
-def misfit(record: Record, *, golden: bool = False) -> Misfit | None:
-    """Say what in a record is not as its schema says, if anything is.
+def invalid_field(record: Record, *, golden: bool = False) -> InvalidField | None:
+    """Return the first field of a record with a violation of the schema; None for a valid record.
 
     Args:
-        record: a line of an event and a version that this package knows.
-        golden: fields that two runs may differ in may be missing.
+        record: Line of a known event and version.
+        golden: Accept a record without the volatile fields.
+
+    Example:
+        >>> record = {"event": "checkpoint", "v": 1, "rank": 0, "level": "info", "step": 10, "path": "checkpoint-10"}
+        >>> invalid_field(record, golden=True) is None
+        True
+        >>> invalid_field(record | {"rank": -1}, golden=True)
+        InvalidField(field='$.rank', expected='int >= 0', got='-1')
     """
     name = record["event"]
     fillers = _fillers(name)
-    candidate = without_null(record, 0.0)  # a null stands for a number that no line can hold
+    candidate = fill_nulls(record, 0.0)  # a null replaces a number that JSON cannot hold
     if golden:
         candidate = {key: fillers[key] for key in fillers.keys() & VOLATILE_FIELDS} | candidate
     for _ in range(len(fillers) + 1):
         found = convert(candidate, _schema_class(name))
-        if not isinstance(found, Misfit):
+        if not isinstance(found, InvalidField):
             return None
-        key = _top(found.field)
-        if key not in fillers or not excused(record, found):
+        key = found.field.removeprefix("$.").partition(".")[0].partition("[")[0]
+        if key not in fillers or not is_explained(record, found):
             return found
         candidate[key] = fillers[key]
     return None
 
 
 def is_plain(record: Record) -> bool:
-    """Tell whether a record is of an event and a version that this package knows, and as plain as nearly every line.
+    """Return True for a valid record of a known event and version without unknown fields, marks and null numbers.
 
-    It fits its schema, has no field that its schema does not name, no mark, and no null that stands for a number. What
-    is wrong in a record that is not plain, if anything, is for `misfit` to say.
+    `invalid_field` finds the problem of other records, if any.
     """
     name = record["event"]
     if name not in EVENTS or record.get("v") != SCHEMA_VERSION:
@@ -63,10 +69,6 @@ def is_plain(record: Record) -> bool:
     except msgspec.ValidationError:
         return False
     return True
-
-
-def _top(path: str) -> str:
-    return path.removeprefix("$.").partition(".")[0].partition("[")[0]
 
 
 @cache
@@ -109,7 +111,7 @@ def _within(hint: Any, bounds: Mapping[str, Any]) -> Any:
 
 @cache
 def _fillers(name: str) -> Mapping[str, Any]:
-    """Give a value to each field of an event that fits its schema."""
+    """Return a valid value for each field of an event."""
     made: dict[str, Any] = {}
     for cls in (Envelope, EVENTS[name]):
         hints = get_type_hints(cls)

@@ -1,6 +1,6 @@
-"""A log held against its contract: the schema of each line, and what lines must be to each other.
+"""Validation of a log: the schema of each line, and the relations between lines.
 
-All attempts are looked at, each file in its own order, line by line: memory does not grow with the log.
+All attempts are validated, each file in its own order, line by line. Memory does not grow with the log.
 """
 
 from __future__ import annotations
@@ -13,51 +13,63 @@ from typing import Any
 
 from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
-from higgs_audio_trainer.logs.files import Stream, find, named
+from higgs_audio_trainer.logs.files import AttemptFiles, find, parse_name
 from higgs_audio_trainer.logs.gaps import may_begin_late
-from higgs_audio_trainer.logs.lines import Line, LogFile, where, whole
-from higgs_audio_trainer.logs.typed import MARKS, Record, excused, typed
+from higgs_audio_trainer.logs.lines import LogFile, LogLine, int_field, where
+from higgs_audio_trainer.logs.typed import MARKS, Record, is_explained, typed
+from higgs_audio_trainer.logs.validation.attempt_check import AttemptCheck
 from higgs_audio_trainer.logs.validation.consistency import contradictions, inconsistencies
-from higgs_audio_trainer.logs.validation.finding import Finding, Kind
 from higgs_audio_trainer.logs.validation.members import repeated_member
-from higgs_audio_trainer.logs.validation.stream_check import StreamCheck
-from higgs_audio_trainer.logs.validation.strict import is_plain, misfit
+from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
+from higgs_audio_trainer.logs.validation.violation import Kind, Violation
 
-_MOST_FAULTS = 100  # between two lines that hold an event; further ones are counted
-_MOST_NAMES = 100  # of unknown fields
-_TOLD_APART = ("ts", "run_id", "attempt", "seq")  # what no line of a golden has
+_MOST_FAULTS = 100  # invalid lines to report between two valid lines; more invalid lines are only counted
+_MOST_NAMES = 100  # unknown fields to report
+_NOT_IN_GOLDEN = ("ts", "run_id", "attempt", "seq")  # fields that golden files lack
 _Key = tuple[int, int]  # rank and attempt
 
 
 def validate(*paths: str | Path) -> Validation:
-    """Look for faults in logs: iterate over what is returned, and read its counts afterwards.
+    r"""Validate logs. The returned object yields violations; its counts are complete after the iteration.
 
     Args:
-        paths: as for `read`.
+        paths: Paths as for `read`.
 
     Raises:
-        UserError: there is no log at a path; or, while it is iterated, a file cannot be read.
+        UserError: A path holds no log. During iteration, a file cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> line = '{"event": "checkpoint", "v": 1, "rank": 0, "level": "info", "step": 10, "path": "checkpoint-20"}'
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "golden.jsonl"
+        ...     _ = path.write_text(line + "\n")
+        ...     validation = validate(path)
+        ...     [(violation.path, violation.expected, violation.got) for violation in validation]
+        [('$.path', 'checkpoint-10, the number of the step', "'checkpoint-20'")]
+        >>> validation.events, validation.errors
+        (1, 1)
     """
     return Validation(find(paths))
 
 
 class Validation:
-    """Findings, found while they are iterated over; and counts of what was looked at so far.
-
-    Attributes:
-        events: lines that hold an event.
-        ranks: which there are.
-        attempts: which there are.
-        kinds: errors by their kind.
-        notes: how many.
-        has_noted_gaps: there are gaps that are explained.
-        is_golden: whether it is a golden, whose lines have no field that two runs may differ in.
+    """Violations, found during iteration, and counts of the lines so far.
 
     Args:
-        logs: the files of each log.
+        logs: Files of each log.
+
+    Attributes:
+        events: Number of lines with an event.
+        ranks: Ranks of the lines.
+        attempts: Attempts of the lines.
+        kinds: Number of errors by kind.
+        notes: Number of notes.
+        has_noted_gaps: Whether the log has explained gaps.
+        is_golden: Whether the log is a golden file, whose lines lack the volatile fields.
     """
 
-    def __init__(self, logs: Sequence[Sequence[Stream]]) -> None:
+    def __init__(self, logs: Sequence[Sequence[AttemptFiles]]) -> None:
         self._logs = logs
         self._reset()
 
@@ -70,80 +82,84 @@ class Validation:
 
     @property
     def errors(self) -> int:
-        """How many findings are errors."""
+        """Number of violations with the severity `error`."""
         return self.kinds.total()
 
-    def __iter__(self) -> Iterator[Finding]:
-        self._reset()  # whoever iterates once more counts anew
-        for finding in chain.from_iterable(_Log(log, self).findings() for log in self._logs):
-            if finding.severity == "note":
+    def __iter__(self) -> Iterator[Violation]:
+        self._reset()  # each iteration counts again
+        for violation in chain.from_iterable(_ValidatedLog(log, self).violations() for log in self._logs):
+            if violation.severity == "note":
                 self.notes += 1
-                self.has_noted_gaps = self.has_noted_gaps or finding.kind == "gap"
+                self.has_noted_gaps = self.has_noted_gaps or violation.kind == "gap"
             else:
-                self.kinds[finding.kind] += 1
-            yield finding
+                self.kinds[violation.kind] += 1
+            yield violation
 
 
-class _Log:
-    """One log: what its files have in common."""
+class _ValidatedLog:
+    """State shared by the files of a log."""
 
-    def __init__(self, log: Sequence[Stream], counts: Validation) -> None:
+    def __init__(self, log: Sequence[AttemptFiles], counts: Validation) -> None:
         self._log = log
         self._counts = counts
         self._run_id: str | None = None
-        self._is_golden: bool | None = None  # not known before the first line
+        self._is_golden: bool | None = None  # unknown before the first line
         self._unknown: set[tuple[str, str]] = set()
 
-    def findings(self) -> Iterator[Finding]:
-        last = max(stream.attempt for stream in self._log)
+    def violations(self) -> Iterator[Violation]:
+        last = max(group.attempt for group in self._log)
         yield from _missing_attempts(self._log)
-        for stream in self._log:
-            if named(stream.files[0]) is None:
-                yield from self._joined(stream.files[0])
+        for group in self._log:
+            if parse_name(group.files[0]) is None:
+                yield from self._joined(group.files[0])
             else:
-                yield from self._named(stream, is_last=stream.attempt == last)
+                yield from self._named(group, is_last=group.attempt == last)
 
-    def _named(self, stream: Stream, *, is_last: bool) -> Iterator[Finding]:
-        """Check files whose names say of which rank and attempt they are."""
-        check = StreamCheck(begins_late=may_begin_late(stream.files[0]))
-        said: _Key | None = None
+    def _named(self, group: AttemptFiles, *, is_last: bool) -> Iterator[Violation]:
+        """Validate files whose names contain rank and attempt."""
+        check = AttemptCheck(begins_late=may_begin_late(group.files[0]))
+        previous: _Key | None = None
         size = 0
-        for path in stream.files:
+        for path in group.files:
             check.begin_file()
-            faults = _Faults()
+            faults = _SkippedLines()
             for line in LogFile(path, faults, event_of=_event_of).lines():
                 if faults.count:
                     yield from self._faults(faults, check)
                 size += 1
                 if size == 1 and self._begins_golden(line.record):
-                    check = StreamCheck(is_golden=True)
-                key = _key_of(line.record, (stream.rank, stream.attempt))
-                if key not in (said, (stream.rank, stream.attempt)):
-                    yield _misnamed(line, stream, key)
-                if said is None:
-                    self._counts.ranks.add(stream.rank)
-                    self._counts.attempts.add(stream.attempt)
-                said = key
+                    check = AttemptCheck(is_golden=True)
+                key = _key_of(line.record, (group.rank, group.attempt))
+                if key not in (previous, (group.rank, group.attempt)):
+                    yield _misnamed(line, group, key)
+                if previous is None:
+                    self._counts.ranks.add(group.rank)
+                    self._counts.attempts.add(group.attempt)
+                previous = key
                 yield from self._line(line, check, after_fault=faults.count > 0 and faults.is_at_head)
                 faults.is_at_head = False
             yield from self._faults(faults, check)
             size += faults.count
         if size == 0:
-            yield _empty(stream.files[0], is_last=is_last)
+            yield _empty(group.files[0], is_last=is_last)
         yield from check.end(is_last=is_last)
 
-    def _joined(self, path: Path) -> Iterator[Finding]:
-        """Check a file that may hold the lines of several ranks and attempts, as `merge` writes it."""
-        checks: dict[_Key, StreamCheck] = {}
-        check = StreamCheck(is_joined=True)  # of the lines before the first that says whose it is
-        faults = _Faults()
+    def _joined(self, path: Path) -> Iterator[Violation]:
+        """Validate a file that may hold the lines of several ranks and attempts, as written by `merge`."""
+        checks: dict[_Key, AttemptCheck] = {}
+        check = AttemptCheck(is_joined=True)  # for lines before the first rank and attempt
+        faults = _SkippedLines()
         for line in LogFile(path, faults, event_of=_event_of).lines():
             if faults.count:
                 yield from self._faults(faults, check)
             is_golden = not checks and self._begins_golden(line.record)
             key = _key_of(line.record, (0, 0))
             if key not in checks:
-                checks[key] = check if not checks and not is_golden else self._new_check()
+                checks[key] = (
+                    check
+                    if not checks and not is_golden
+                    else AttemptCheck(is_golden=bool(self._is_golden), is_joined=True)
+                )
             check = checks[key]
             self._counts.ranks.add(key[0])
             self._counts.attempts.add(key[1])
@@ -156,22 +172,19 @@ class _Log:
         for (_, attempt), each in checks.items() or [((0, 0), check)]:
             yield from each.end(is_last=attempt == last, may_be_part=attempt != last)
 
-    def _new_check(self) -> StreamCheck:
-        return StreamCheck(is_golden=self._is_golden or False, is_joined=True)
-
     def _begins_golden(self, first: Record) -> bool:
-        self._is_golden = not any(name in first for name in _TOLD_APART)
+        self._is_golden = not any(name in first for name in _NOT_IN_GOLDEN)
         self._counts.is_golden = self._counts.is_golden or self._is_golden
         return self._is_golden
 
-    def _faults(self, faults: _Faults, check: StreamCheck) -> Iterator[Finding]:
+    def _faults(self, faults: _SkippedLines, check: AttemptCheck) -> Iterator[Violation]:
         for fault in faults.taken():
             kind: Kind = "line" if fault.field == "$" else "schema"
-            yield from check.faulty(Finding(fault.where, fault.field, fault.expected, fault.got, kind))
+            yield from check.faulty(Violation(fault.where, fault.field, fault.expected, fault.got, kind))
         if more := faults.take_more():
-            yield Finding(more[0], "$", "lines that hold an event", f"{more[1]:,} more that hold none", "line")
+            yield Violation(more[0], "$", "lines with an event", f"{more[1]:,} more lines without an event", "line")
 
-    def _line(self, line: Line, check: StreamCheck, *, after_fault: bool) -> Iterator[Finding]:
+    def _line(self, line: LogLine, check: AttemptCheck, *, after_fault: bool) -> Iterator[Violation]:
         if check.is_repeated(line):
             return
         self._counts.events += 1
@@ -183,54 +196,58 @@ class _Log:
             yield from self._unknown_fields(line)
         yield from check.take(line, is_sound=not found, after_fault=after_fault)
 
-    def _alone(self, line: Line, check: StreamCheck) -> list[Finding]:
-        """Check a line by itself."""
+    def _alone(self, line: LogLine, check: AttemptCheck) -> list[Violation]:
+        """Validate a line without other lines."""
         record, found = line.record, []
         repeated = repeated_member(line.raw, record)
         if repeated is not None:
-            found.append(Finding(line.where, "$", "each member of a JSON object once", f"{repeated!r} twice", "member"))
+            found.append(
+                Violation(line.where, "$", "each member of a JSON object once", f"{repeated!r} twice", "member")
+            )
         event = record["event"]
         start = record if event == "run_start" else check.start
-        if line.event is None:  # it is plain
+        if line.event is None:  # a plain line, see `_event_of`
             wrong = contradictions(record, start)
         elif event not in EVENTS or record.get("v") != SCHEMA_VERSION:
             return [*found, _unknown_event(line)]
-        elif (misfitting := misfit(record, golden=bool(self._is_golden))) is not None:
-            return [*found, Finding(line.where, *misfitting, "schema")]
+        elif (invalid := invalid_field(record, golden=bool(self._is_golden))) is not None:
+            return [*found, Violation(line.where, *invalid, "schema")]
         else:
-            wrong = [item for item in inconsistencies(record, start) if not excused(record, item)]
-        return [*found, *(Finding(line.where, *item, "value") for item in wrong)] if wrong else found
+            wrong = [item for item in inconsistencies(record, start) if not is_explained(record, item)]
+        return [*found, *(Violation(line.where, *item, "value") for item in wrong)] if wrong else found
 
-    def _run(self, line: Line) -> Iterator[Finding]:
+    def _run(self, line: LogLine) -> Iterator[Violation]:
         run_id = line.record.get("run_id")
         if isinstance(run_id, str):
             if self._run_id is not None:
-                yield Finding(line.where, "$.run_id", f"{self._run_id!r}, as the line before", repr(run_id), "run_id")
+                yield Violation(
+                    line.where, "$.run_id", f"{self._run_id!r}, as in the previous line", repr(run_id), "run_id"
+                )
             self._run_id = run_id
 
-    def _unknown_fields(self, line: Line) -> Iterator[Finding]:
+    def _unknown_fields(self, line: LogLine) -> Iterator[Violation]:
         if line.record["event"] not in EVENTS:
             return
         for name in line.event.extra:
             key = (line.record["event"], name)
             if name not in MARKS and key not in self._unknown and len(self._unknown) < _MOST_NAMES:
                 self._unknown.add(key)
-                yield Finding(
+                yield Violation(
                     line.where,
                     f"$.{name}",
                     f"a field of {key[0]}",
-                    "one that this version does not know; a newer one may have written it",
+                    "a field unknown to this version; a newer version may have written the line",
                     "unknown",
                     "note",
                 )
 
 
-class _Faults:
-    """Takes the faults of a file between two of its lines: the first of them, and the number of the others.
+class _SkippedLines:
+    """Collects the invalid lines of a file between two valid lines, and counts the lines beyond the limit.
 
     Attributes:
-        count: all faults of the file.
-        is_at_head: no line that holds an event has come yet.
+        count: Number of invalid lines in the file.
+        is_at_head: Whether no valid line was read yet.
     """
 
     def __init__(self) -> None:
@@ -251,44 +268,47 @@ class _Faults:
         return kept
 
     def take_more(self) -> tuple[str, int] | None:
-        """Return the place of the first that was not kept and how many there were."""
+        """Return the place of the first invalid line beyond the limit, and the number of such lines."""
         more, self._more = self._more, None
         return more
 
 
 def _event_of(record: Record) -> Any:
-    """Make the event of a record; none of a plain one, of which it would say nothing more."""
+    """Return the typed event of a record; None for a plain record, whose typed event gives no further information."""
     return None if is_plain(record) else typed(record)
 
 
 def _key_of(record: Record, default: _Key) -> _Key:
-    rank, attempt = whole(record, "rank"), whole(record, "attempt")
+    rank, attempt = int_field(record, "rank"), int_field(record, "attempt")
     return default[0] if rank is None else rank, default[1] if attempt is None else attempt
 
 
-def _missing_attempts(log: Sequence[Stream]) -> Iterator[Finding]:
-    first_files = {stream.attempt: stream.files[0] for stream in reversed(log)}
+def _missing_attempts(log: Sequence[AttemptFiles]) -> Iterator[Violation]:
+    first_files = {group.attempt: group.files[0] for group in reversed(log)}
     for one, other in pairwise(sorted(first_files)):
         if other > one + 1:
             missing = f"attempt {one + 1}" if other == one + 2 else f"attempts {one + 1} to {other - 1}"
             place = where(first_files[other], 1, 0)
-            yield Finding(place, "$.attempt", f"files of {missing} before it", "none", "name", "note")
+            yield Violation(place, "$.attempt", f"files of {missing}", "none", "name", "note")
 
 
-def _misnamed(line: Line, stream: Stream, key: _Key) -> Finding:
-    name = "rank" if key[0] != stream.rank else "attempt"
-    expected, got = (stream.rank, key[0]) if name == "rank" else (stream.attempt, key[1])
-    return Finding(line.where, f"$.{name}", f"{expected}, as the file's name has it", str(got), "name")
+def _misnamed(line: LogLine, group: AttemptFiles, key: _Key) -> Violation:
+    name = "rank" if key[0] != group.rank else "attempt"
+    expected, got = (group.rank, key[0]) if name == "rank" else (group.attempt, key[1])
+    return Violation(line.where, f"$.{name}", f"{expected}, as in the file's name", str(got), "name")
 
 
-def _unknown_event(line: Line) -> Finding:
-    event, newer = line.record["event"], "a newer version may have written it, and must check it"
+def _unknown_event(line: LogLine) -> Violation:
+    event, newer = (
+        line.record["event"],
+        "a newer version may have written the line; check the log with the newer version",
+    )
     if event not in EVENTS:
-        return Finding(line.where, "$.event", f"one of {', '.join(EVENTS)}", f"{event!r}: {newer}", "unknown")
-    return Finding(line.where, "$.v", str(SCHEMA_VERSION), f"{line.record.get('v')!r}: {newer}", "unknown")
+        return Violation(line.where, "$.event", f"one of {', '.join(EVENTS)}", f"{event!r}: {newer}", "unknown")
+    return Violation(line.where, "$.v", str(SCHEMA_VERSION), f"{line.record.get('v')!r}: {newer}", "unknown")
 
 
-def _empty(path: Path, *, is_last: bool) -> Finding:
-    return Finding(
+def _empty(path: Path, *, is_last: bool) -> Violation:
+    return Violation(
         where(path, 1, 0), "$", "run_start as the first line", "no line", "run_start", "error" if is_last else "note"
     )

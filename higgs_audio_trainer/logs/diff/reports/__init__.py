@@ -1,4 +1,4 @@
-"""A comparison in words: one file a format. Pure: data in, text out."""
+"""Reports of a comparison as text, a file for each format."""
 
 from __future__ import annotations
 
@@ -15,18 +15,27 @@ _WITH_WIDTH = ("text", "github")
 
 
 def render(comparison: Comparison, format: str = "text", *, width: int = WIDTH) -> str:  # noqa: A002 - the flag's name
-    """Put a comparison into words.
+    """Render a comparison.
 
     Args:
-        comparison: what `compare` found.
-        format: one of `FORMATS`.
-        width: of the text, in columns; other formats are as wide as they are.
+        comparison: Result of `compare`.
+        format: Format, from `FORMATS`.
+        width: Width of text in columns. Other formats ignore the width.
 
     Returns:
-        the report, with a newline at its end. Texts from the logs are escaped as its readers need it.
+        The report with a newline at the end. Strings from the logs are escaped for the format.
 
     Raises:
-        UserError: there is no such format.
+        UserError: The format is unknown.
+
+    Example:
+        >>> from higgs_audio_trainer.logs.diff.compare import compare
+        >>> step = {"event": "train_step", "v": 1, "rank": 0, "step": 10, "loss": 2.5}
+        >>> print(render(compare([step], [step])), end="")
+        A: records (1 event, step 10)
+        B: records (1 event, step 10)
+        <BLANKLINE>
+        Same: 1 event agrees (floats within tolerance).
     """
     if format not in FORMATS:
         raise UserError(f"--format: expected one of {', '.join(FORMATS)}, got {format!r}.{suggestion(format, FORMATS)}")

@@ -1,7 +1,8 @@
-"""A comparison as annotations of GitHub Actions, and the text as it is.
+"""Report of a comparison as annotations of GitHub Actions, followed by the text report.
 
-GitHub shows 10 annotations a step. How they are escaped is actions/toolkit's `command.ts`; what else the runner obeys
-is a line that begins with `::`, blanks aside, and `##[` anywhere in a line: `ActionCommand.cs` of actions/runner.
+GitHub shows 10 annotations for each step. The source of the escaping is `command.ts` of actions/toolkit. The runner
+also obeys lines beginning with `::` after blanks, and `##[` anywhere in a line (source: `ActionCommand.cs` of
+actions/runner).
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ def render(comparison: Comparison, *, width: int) -> str:
     """Render a comparison.
 
     Args:
-        comparison: what was found.
-        width: of the text below the annotations, in columns.
+        comparison: Result of `compare`.
+        width: Width of the text below the annotations, in columns.
     """
-    annotations = [annotation("error", *said) for said in islice(_said(comparison), _MOST_ANNOTATIONS)]
+    annotations = [annotation("error", *texts) for texts in islice(_findings(comparison), _MOST_ANNOTATIONS)]
     if faults := wording.faults(comparison):
-        annotations.append(annotation("warning", "Faulty lines", " ".join(faults)))
+        annotations.append(annotation("warning", "Invalid lines", " ".join(faults)))
     lines = text_report.render(comparison, width=width).splitlines()
     return "".join(f"{line}\n" for line in [*annotations, *map(plain, lines)])
 
 
-def _said(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    """Yield titles and messages, the most telling first: what is set up differently explains all else."""
+def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Yield titles and messages, most important first. Different settings may explain all other differences."""
     for kind in _SETTINGS:
         details = [wording.setting(item) for item in comparison.settings if item.kind == kind]
         if details:
@@ -48,7 +49,10 @@ def _said(comparison: Comparison) -> Iterator[tuple[str, str]]:
         details = [wording.name(field.path) for field in comparison.worst if field.kind == kind]
         if kind == "drift":
             details = [wording.drift(field) for field in comparison.drifts]
-        yield _titled(comparison, kind), wording.lone(comparison, kind) or _listed(details) or wording.NO_DETAILS
+        yield (
+            _titled(comparison, kind),
+            wording.missing_events(comparison, kind) or _listed(details) or wording.NO_DETAILS,
+        )
 
 
 def _titled(comparison: Comparison, kind: str) -> str:
@@ -60,7 +64,12 @@ def _listed(details: Sequence[str]) -> str:
 
 
 def annotation(level: str, title: str, message: str) -> str:
-    """Make an annotation of a level: error, warning or notice."""
+    r"""Return an annotation with the level error, warning or notice.
+
+    Example:
+        >>> annotation("error", "First divergence: step 20", "loss: expected 2.5,\ngot 2.6")
+        '::error title=First divergence%3A step 20::loss: expected 2.5,%0Agot 2.6'
+    """
     return f"::{level} title={_escaped(title, _PROPERTY)}::{_escaped(message, _DATA)}"
 
 
@@ -71,7 +80,12 @@ def _escaped(text: str, replacements: tuple[tuple[str, str], ...]) -> str:
 
 
 def plain(line: str) -> str:
-    """Take away what would make a line a command."""
+    """Return a line without commands for the GitHub runner.
+
+    Example:
+        >>> plain("::error::x"), plain("##[group]x")
+        (': :error::x', '# #[group]x')
+    """
     indent = line[: len(line) - len(line.lstrip())]
     line = line.replace("##[", "# #[")
     return f"{indent}: {line.lstrip()[1:]}" if line.lstrip().startswith("::") else line

@@ -1,11 +1,11 @@
-"""A comparison for programs: one JSON object, its keys those of `Comparison` and of what it holds.
+"""Report of a comparison as one JSON object with the attributes of `Comparison` as keys.
 
 `same`, `exact`; `expected` and `got` (`name`, `run_id`, `events`, `faults`, `first_step`, `last_step`); `joined` and
 `differing` events; `settings` (`kind`, `rank`, `field`, `expected`, `got`); `uncounted` names; `first` or null (`kind`,
 `place`, `field`, `position`, `expected`, `got`, `rtol`, `atol`, `only_predictions`); `counts` by kind; `lone` events by
 kind and name; `worst` and `drifts` (`event`, `name`, `kind`, `differing`, `values`, `step`, `expected`, `got`,
-`residual`, `mean_residual`, `rms_residual`, `drifts`). A log that lacks a field or an event has no `expected`, or no
-`got`, there. A residual that is infinite, for there is no tolerance, is null.
+`residual`, `mean_residual`, `rms_residual`, `drifts`). If a field or an event is missing in a log, the key `expected`
+or `got` is missing. An infinite residual, without a tolerance, is null.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from higgs_audio_trainer.logs.diff.comparison import MISSING, Comparison
 
 
 def render(comparison: Comparison) -> str:
-    """Render a comparison, in ASCII: no terminal obeys what JSON escapes, and no encoding lacks it."""
+    """Render a comparison in ASCII, safe for terminals and for every encoding."""
     return json.dumps(_plain(comparison), indent=2, allow_nan=False) + "\n"
 
 

@@ -1,16 +1,16 @@
-"""A comparison as JUnit's XML, which CI systems show as tests: one test for each kind of difference."""
+"""Report of a comparison as JUnit XML, shown as tests by CI systems: a test for each kind of difference."""
 
 from __future__ import annotations
 
 import re
-from xml.etree import ElementTree as ET  # only written here; what is read is our own
+from xml.etree import ElementTree as ET  # used for writing only
 
 from higgs_audio_trainer.logs.diff.comparison import KINDS, Comparison
 from higgs_audio_trainer.logs.diff.reports import wording
 
 _SUITE = "higgs-audio-trainer diff"
 _MOST_LINES = 50
-# What XML 1.0 cannot hold, not even as a reference: https://www.w3.org/TR/xml/#charsets
+# Characters forbidden in XML 1.0, even as references. Source: https://www.w3.org/TR/xml/#charsets
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -24,7 +24,7 @@ def render(comparison: Comparison) -> str:
     for key, side in (("A", comparison.expected), ("B", comparison.got)):
         ET.SubElement(properties, "property", {"name": key, "value": _clean(wording.side(side))})
         if side.faults:
-            ET.SubElement(properties, "property", {"name": f"faulty lines of {key}", "value": str(side.faults)})
+            ET.SubElement(properties, "property", {"name": f"invalid lines of {key}", "value": str(side.faults)})
     for kind, words in KINDS.items():
         case = ET.SubElement(suite, "testcase", {"classname": "higgs_audio_trainer.diff", "name": words, "time": "0"})
         if kind in comparison.counts:
@@ -34,7 +34,7 @@ def render(comparison: Comparison) -> str:
     output = ET.SubElement(suite, "system-out")
     output.text = _clean("\n".join([*wording.faults(comparison), wording.verdict(comparison)]))
     ET.indent(root)
-    # In ASCII, so that it is what its first line says, however it is written.
+    # ASCII is valid UTF-8, whatever encoding the file is written with.
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, "us-ascii", xml_declaration=False).decode()}\n'
 
 
@@ -42,7 +42,7 @@ def _lines(comparison: Comparison, kind: str) -> list[str]:
     lines = [wording.setting(item) for item in comparison.settings if item.kind == kind]
     if comparison.first is not None and comparison.first.kind == kind:
         lines.append(f"First divergence: {': '.join(wording.divergence(comparison.first))}")
-    lines += [text] if (text := wording.lone(comparison, kind)) else []
+    lines += [text] if (text := wording.missing_events(comparison, kind)) else []
     lines += [_field(wording.field_cells(field)) for field in comparison.worst if field.kind == kind]
     if kind == "drift":
         lines += [wording.drift(field) for field in comparison.drifts]

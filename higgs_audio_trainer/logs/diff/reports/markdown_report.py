@@ -1,4 +1,4 @@
-"""A comparison as GitHub's Markdown, for a job's summary or a comment. Text from the logs stays text."""
+"""Report of a comparison as GitHub Markdown, for a job's summary or a comment. Strings from the logs are escaped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from higgs_audio_trainer.logs.diff.reports import wording
 
 _MOST_SETTINGS = 50
 _MOST_FIELDS = 20
-# What Markdown or HTML would read, as character references, which are text in every place.
+# Special characters of Markdown and HTML, replaced by character references.
 _SPECIAL = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|`*_~[]\\#@$"})
 
 
@@ -28,7 +28,7 @@ def _blocks(comparison: Comparison) -> Iterator[list[str]]:
         yield [f"**First divergence:** {_code(where)}: {_code(what)}" + (f". {_text(remark)}" if remark else "")]
     if comparison.counts:
         yield _table(("differences by kind", "number"), wording.kind_counts(comparison))
-        yield [f"- {KINDS[kind]}: {_code(wording.lone(comparison, kind))}" for kind in comparison.lone]
+        yield [f"- {KINDS[kind]}: {_code(wording.missing_events(comparison, kind))}" for kind in comparison.lone]
     if comparison.worst:
         yield _table(wording.FIELD_TITLES, [wording.field_cells(field) for field in comparison.worst[:_MOST_FIELDS]])
         yield _more(len(comparison.worst) - _MOST_FIELDS)
@@ -40,7 +40,7 @@ def _settings(comparison: Comparison) -> Iterator[list[str]]:
     if comparison.settings:
         shown = comparison.settings[:_MOST_SETTINGS]
         rows = [(wording.name(item.field), *wording.both(item.expected, item.got)) for item in shown]
-        yield _table(("set up differently", "expected", "got"), rows)
+        yield _table(("different settings", "expected", "got"), rows)
         yield _more(sum(comparison.counts.get(kind, 0) for kind in ("configuration", "versions")) - len(shown))
     note = wording.uncounted(comparison)
     yield [_text(note)] if note else []
@@ -64,4 +64,4 @@ def _code(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return text.translate(_SPECIAL).replace("://", "&#58;//")  # else an address becomes a link
+    return text.translate(_SPECIAL).replace("://", "&#58;//")  # keeps an address from becoming a link

@@ -1,4 +1,4 @@
-"""A comparison for a terminal: about one screen."""
+"""Report of a comparison for a terminal, about one screen."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _MOST_FIELDS = 10
 _MOST_DRIFTS = 5
 _NARROWEST = 40
 _FEWEST_COLUMNS = 2
-_LONGEST_NAME = 40  # of a field in the table: the longest of our own has 39
+_LONGEST_NAME = 40  # characters of a field's name in the table; the longest known name has 39
 
 
 def render(comparison: Comparison, *, width: int) -> str:
     """Render a comparison.
 
     Args:
-        comparison: what was found.
-        width: columns; longer lines are wrapped.
+        comparison: Result of `compare`.
+        width: Width in columns; longer lines are wrapped.
     """
     paragraphs = [paragraph for paragraph in _paragraphs(comparison, width) if paragraph]
     return "\n\n".join("\n".join(_wrapped(line, width) for line in paragraph) for paragraph in paragraphs) + "\n"
@@ -49,7 +49,7 @@ def _paragraphs(comparison: Comparison, width: int) -> Iterator[list[str]]:
 def _settings(comparison: Comparison) -> list[str]:
     lines = [f"  {wording.setting(item)}" for item in comparison.settings]
     total = sum(comparison.counts.get(kind, 0) for kind in ("configuration", "versions"))
-    title = ["The runs were set up differently:"] if lines else []
+    title = ["The runs have different settings:"] if lines else []
     note = wording.uncounted(comparison)
     return [*title, *_first_of(lines, _MOST_SETTINGS, total), *([note] if note else [])]
 
@@ -63,13 +63,13 @@ def _first(comparison: Comparison) -> list[str]:
 
 
 def _counts(comparison: Comparison) -> list[str]:
-    details = [wording.lone(comparison, kind) for kind in comparison.counts]
+    details = [wording.missing_events(comparison, kind) for kind in comparison.counts]
     counts = [(*row, detail) for row, detail in zip(wording.kind_counts(comparison), details, strict=True)]
     return ["Differences by kind:", *_columns(counts, right=(1,))] if counts else []
 
 
 def _worst(comparison: Comparison, width: int) -> list[str]:
-    """Write the table of fields, with as many columns as fit."""
+    """Return the table of fields, with as many columns as fit the width."""
     if not comparison.worst:
         return []
     fields = comparison.worst[:_MOST_FIELDS]
@@ -95,7 +95,7 @@ def _first_of(lines: Sequence[str], most: int, total: int) -> list[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> list[str]:
-    """Align columns, those in `right` to the right."""
+    """Align columns; columns in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

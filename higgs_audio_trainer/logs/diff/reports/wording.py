@@ -1,4 +1,4 @@
-"""The words that every report is made of. What comes from a log is made printable here, once."""
+"""Sentences shared by all reports. Strings from a log are made printable here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from typing import Any
 
 import orjson
 
-from higgs_audio_trainer.logs.diff.comparison import KINDS, MISSING, Comparison, Divergence, Field, Place, Setting, Side
+from higgs_audio_trainer.logs.diff.comparison import (
+    KINDS,
+    MISSING,
+    ComparedLog,
+    Comparison,
+    Divergence,
+    Field,
+    Place,
+    Setting,
+)
 from sinks.terminal.escape import printable
+from sinks.terminal.words import count_of
 
 _LONGEST_VALUE = 80  # characters
 _LONGEST_CELL = 14
@@ -19,7 +29,12 @@ _MOST_NAMES = 10
 
 
 def value(given: Any, *, longest: int = _LONGEST_VALUE) -> str:
-    """Write a value as JSON has it, cut where it is longer than so many characters."""
+    """Return a value as JSON, cut to a number of characters.
+
+    Example:
+        >>> value([1, None, "x"]), value("a" * 20, longest=10)
+        ('[1,null,"x"]', '"aaaaaa...')
+    """
     if given is MISSING:
         return "none"
     text = orjson.dumps(given).decode()
@@ -27,20 +42,25 @@ def value(given: Any, *, longest: int = _LONGEST_VALUE) -> str:
 
 
 def name(given: Any) -> str:
-    """Write a name without quotes."""
+    """Return a name without quotes."""
     return printable(given, longest=_LONGEST_VALUE) if isinstance(given, str) else value(given)
 
 
 def pair(expected: Any, got: Any) -> str:
-    """Write what was expected and got; floats with as many digits as it takes to tell them apart."""
+    """Return the expected and the actual value, with enough digits to distinguish floats.
+
+    Example:
+        >>> pair(2.5, 2.5000001)
+        'expected 2.5, got 2.5000001'
+    """
     ours, theirs = both(expected, got)
     if isinstance(expected, list) and isinstance(got, list) and len(expected) != len(got):
-        return f"expected {count(len(expected), 'value')} {ours}, got {len(got):,} {theirs}"
+        return f"expected {count_of(len(expected), 'value')} {ours}, got {len(got):,} {theirs}"
     return f"expected {ours}, got {theirs}"
 
 
 def both(expected: Any, got: Any, *, longest: int = _LONGEST_VALUE, digits: int = _DIGITS) -> tuple[str, str]:
-    """Write two values; floats with as many digits as it takes to tell them apart."""
+    """Return two values as text, with enough digits to distinguish floats."""
     if isinstance(expected, float) and isinstance(got, float):
         for shown in range(digits, 17):
             texts = f"{expected:.{shown}g}", f"{got:.{shown}g}"
@@ -52,7 +72,7 @@ def both(expected: Any, got: Any, *, longest: int = _LONGEST_VALUE, digits: int 
 
 
 def _around_difference(expected: Any, got: Any, longest: int) -> tuple[str, str]:
-    """Write two values whose beginnings are equal from shortly before they differ."""
+    """Return two long values with equal beginnings as text, from shortly before the first difference."""
     ours, theirs = (orjson.dumps(given).decode() for given in (expected, got))
     same = next(index for index, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
     shown = longest - 2 * len(_CUT)
@@ -62,15 +82,15 @@ def _around_difference(expected: Any, got: Any, longest: int) -> tuple[str, str]
     return first, second
 
 
-def count(number: int, noun: str) -> str:
-    """Write a number of things."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def side(given: ComparedLog) -> str:
+    """Return the description of a log.
 
-
-def side(given: Side) -> str:
-    """Write which log a side is."""
+    Example:
+        >>> side(ComparedLog(name="run", run_id="adeb", events=61, faults=0, first_step=1, last_step=60))
+        'run (run adeb, 61 events, steps 1 to 60)'
+    """
     parts = [] if given.run_id is None else [f"run {name(given.run_id)}"]
-    parts.append(count(given.events, "event"))
+    parts.append(count_of(given.events, "event"))
     if given.first_step is not None:
         one = given.first_step == given.last_step
         parts.append(f"step {given.first_step}" if one else f"steps {given.first_step} to {given.last_step}")
@@ -78,31 +98,35 @@ def side(given: Side) -> str:
 
 
 def setting(given: Setting) -> str:
-    """Write a setting that differs."""
+    """Return the description of a differing setting.
+
+    Example:
+        >>> setting(Setting(kind="configuration", rank=0, field="config.lr", expected=0.01, got=0.011))
+        'config.lr: expected 0.01, got 0.011'
+    """
     rank = "" if given.rank in (0, None) else f" (rank {value(given.rank)})"
     return f"{name(given.field)}{rank}: {pair(given.expected, given.got)}"
 
 
 def uncounted(comparison: Comparison) -> str:
-    """Write which settings differ without being compared; "" if none does."""
+    """Return the names of differing settings outside the comparison; "" without such settings."""
     names = [name(item) for item in comparison.uncounted]
     more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    return f"Also different, but not compared: {', '.join(names[:_MOST_NAMES])}{more}" if names else ""
+    return f"Different but not compared: {', '.join(names[:_MOST_NAMES])}{more}" if names else ""
 
 
 def faults(comparison: Comparison) -> list[str]:
-    """Write how many lines of each side are faulty, and what became of them."""
+    """Return the number of invalid lines of each log, with their treatment."""
     sides = (("A", comparison.expected.faults), ("B", comparison.got.faults))
     return [
-        f"{count(number, 'line')} of {letter} {'is' if number == 1 else 'are'} faulty: compared as they are where they "
-        "name an event, else passed over."
+        f"{count_of(number, 'invalid line')} in {letter}; lines with an event name are compared, others skipped."
         for letter, number in sides
         if number
     ]
 
 
 def place(given: Place, position: int | None = None) -> str:
-    """Write where something is: `step 20, sample en-2 (fingerprint 62a9), codebook 0, position 34`."""
+    """Return a place such as `step 20, sample en-2 (fingerprint 62a9), codebook 0, position 34`."""
     parts = [] if given.step is None else [f"step {value(given.step)}"]
     if given.rank not in (0, None):
         parts.append(f"rank {value(given.rank)}")
@@ -118,12 +142,12 @@ def place(given: Place, position: int | None = None) -> str:
 
 
 def divergence(given: Divergence) -> tuple[str, str]:
-    """Write where two logs part, and what is different there."""
+    """Return the place of a divergence and the difference."""
     where = place(given.place, given.position)
     if given.kind == "only_in_expected":
-        return where, "expected this event, got none"
+        return where, "expected this event, got no such event"
     if given.kind == "only_in_got":
-        return where, "expected no such event, got this one"
+        return where, "expected no such event, got this event"
     field = given.field.partition("[")[0] if given.position is not None else given.field
     off = "" if given.rtol is None or given.atol is None else f" ({_off(given)})"
     return where, f"{name(field)}: {pair(given.expected, given.got)}{off}"
@@ -143,30 +167,30 @@ def _off(given: Divergence) -> str:
 
 
 def remark(given: Divergence) -> str:
-    """Write what a divergence in predictions alone tells; "" for others."""
+    """Return a remark if only the predictions differ; else ""."""
     if not given.only_predictions:
         return ""
     return "Inputs, labels and positions of this sample agree; its predictions differ."
 
 
 def kind_counts(comparison: Comparison) -> list[tuple[str, str]]:
-    """Write how many differences there are of each kind."""
+    """Return the number of differences for each kind."""
     return [(KINDS[kind], f"{number:,}") for kind, number in comparison.counts.items()]
 
 
-#: What stands for details where a kind of difference has none to show.
-NO_DETAILS = "in none of the worst fields; --only shows others"
+#: Text for a kind of difference without details.
+NO_DETAILS = "not among the worst fields; --only shows other fields"
 
 
-def lone(comparison: Comparison, kind: str) -> str:
-    """Write which events one side lacks: `12 prediction_sample, 4 train_step`; "" for other kinds."""
+def missing_events(comparison: Comparison, kind: str) -> str:
+    """Return the missing events of a kind, such as `12 prediction_sample, 4 train_step`; "" for other kinds."""
     events = [f"{number:,} {name(event)}" for event, number in comparison.lone.get(kind, {}).items()]
     more = [f"and {len(events) - _MOST_NAMES:,} more names"] if len(events) > _MOST_NAMES else []
     return ", ".join([*events[:_MOST_NAMES], *more])
 
 
 def short_name(given: str, longest: int) -> str:
-    """Write a name without quotes, cut so that it takes so many columns at most, escapes included."""
+    """Return a name without quotes, cut to a number of columns, escapes included."""
     if len(name(given)) <= longest:
         return name(given)
     lengths = range(longest, 0, -1)
@@ -175,7 +199,7 @@ def short_name(given: str, longest: int) -> str:
 
 
 def differing(field: Field) -> str:
-    """Write how many values of a field differ: `3 of 60`."""
+    """Return the number of differing values of a field."""
     return f"{field.differing:,}" + ("" if field.values is None else f" of {field.values:,}")
 
 
@@ -183,7 +207,7 @@ FIELD_TITLES = ("worst fields (off: in tolerances)", "differ", "step", "expected
 
 
 def field_cells(field: Field) -> tuple[str, ...]:
-    """Write a row of the table of fields: how often it differs, where most, and how many tolerances it is off."""
+    """Return the row of a field in the table of fields, with one cell for each title of `FIELD_TITLES`."""
     ours, theirs = both(field.expected, field.got, longest=_LONGEST_CELL, digits=_DIGITS_OF_CELL)
     return (
         name(field.path),
@@ -197,7 +221,12 @@ def field_cells(field: Field) -> tuple[str, ...]:
 
 
 def residual(number: float | None) -> str:
-    """Write how many tolerances something is off."""
+    """Return a number of tolerances as text.
+
+    Example:
+        >>> residual(1.5), residual(2345.6), residual(math.inf), residual(None)
+        ('+1.50', '+2,346', 'beyond', '')
+    """
     if number is None:
         return ""
     if not math.isfinite(number):
@@ -208,24 +237,25 @@ def residual(number: float | None) -> str:
 
 
 def drift(field: Field) -> str:
-    """Write that a field is shifted to one side."""
+    """Return the description of a one-sided drift."""
     return (
-        f"{name(field.path)}: {count(field.values or 0, 'value')}, all within tolerance, but on average "
-        f"{residual(field.mean_residual)} tolerances off: one-sided"
+        f"{name(field.path)}: {count_of(field.values or 0, 'value')}, all within tolerance, but the mean is "
+        f"{residual(field.mean_residual)} tolerances off (one-sided)"
     )
 
 
 def verdict(comparison: Comparison) -> str:
-    """Write the result in one line."""
+    """Return the result of the comparison in one line."""
     if comparison.same:
         how = "floats bit for bit" if comparison.exact else "floats within tolerance"
-        return f"Same: {count(comparison.joined, 'event')} {'agrees' if comparison.joined == 1 else 'agree'} ({how})."
-    parts = [f"{comparison.differing:,} of {count(comparison.joined, 'joined event')}"]
+        agree = "agrees" if comparison.joined == 1 else "agree"
+        return f"Same: {count_of(comparison.joined, 'event')} {agree} ({how})."
+    parts = [f"{comparison.differing:,} of {count_of(comparison.joined, 'joined event')}"]
     for kind, letter in (("only_in_expected", "A"), ("only_in_got", "B")):
         if kind in comparison.counts:
             parts.append(f"{comparison.counts[kind]:,} only in {letter}")
     if "drift" in comparison.counts:
-        parts.append(count(comparison.counts["drift"], "one-sided drift"))
+        parts.append(count_of(comparison.counts["drift"], "one-sided drift"))
     first = comparison.first
     step = "" if first is None or first.place.step is None else f"; first at step {value(first.place.step)}"
     return f"Differs: {', '.join(parts)}{step}."
