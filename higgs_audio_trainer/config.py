@@ -121,6 +121,7 @@ class TrainSettings:
         hint="to turn logging off: --sinks none",
     )
     sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl, none, or MODULE:FACTORY")
+    processors: str = _flag("none", "log", "structlog processors that events pass before the sinks: MODULE:FACTORY,...")
     log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1, maximum=1000)
     log_window: int = _flag(5, "log", "slots to show at each end", minimum=1, maximum=1000)
     log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
@@ -155,8 +156,14 @@ class TrainSettings:
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return all settings by their names, secrets included."""
-        return {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
+        """Return all settings by their names, secrets included; `processors` only where there are some.
+
+        Logs and goldens of the time before `processors` stay equal to the logs of today.
+        """
+        settings = {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
+        if self.processors in ("", "none"):
+            del settings["processors"]
+        return settings
 
     def targets(self) -> tuple[str, ...]:
         """Split `lora_targets`."""

@@ -29,6 +29,7 @@ from higgs_audio_trainer.events import Diagnosis, RunStart
 from higgs_audio_trainer.extraction.windows import Shown
 from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter, claim, plan_attempt
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
+from higgs_audio_trainer.pipeline.processors import NamedProcessor, load_processors
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_due
@@ -99,6 +100,7 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     quiet_third_parties()
     with _sink_errors():  # a wrong name is said before anything is loaded
         sinks.load(settings.sinks)
+    processors = load_processors(settings.processors)
     if settings.diagnose == "fail" and not _logs(settings, more_sinks):
         raise UserError(
             "--diagnose fail: expected a sink, for what is logged is checked, got --sinks none. Name one: --sinks jsonl"
@@ -109,7 +111,7 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
         screen, say or (lambda text: screen.show(printable_lines(text))), lambda text: screen.note(redact(text))
     )
     try:
-        return _run(settings, more_sinks, console)
+        return _run(settings, more_sinks, processors, console)
     except Exception as error:
         redact.hide_in(error)
         raise
@@ -117,7 +119,9 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
         screen.close()
 
 
-def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Console) -> RunResult:
+def _run(
+    settings: TrainSettings, more_sinks: Sequence[NamedSink], processors: Sequence[NamedProcessor], console: _Console
+) -> RunResult:
     checkpoint = open_checkpoint(settings.base_ckpt)
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     arguments = training_arguments(settings)
@@ -126,7 +130,7 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
     set_seed(arguments.seed)
     model = _load_model(settings, checkpoint)
     built = _on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
-    emit = _build_emit(settings, arguments, attempt, built, console)
+    emit = _build_emit(settings, arguments, attempt, built, processors, console)
     watch = LiveChecks(emit, fails=settings.diagnose == "fail") if _watches(settings, arguments, built) else None
     log = RunLog(emit, built, watch)
     ears = _ears(settings, arguments, checkpoint, emit) if built else None
@@ -370,6 +374,7 @@ def _build_emit(
     arguments: TrainingArguments,
     attempt: Attempt,
     built: Sequence[NamedSink],
+    processors: Sequence[NamedProcessor],
     console: _Console,
 ) -> Emit:
     if not built:
@@ -381,6 +386,7 @@ def _build_emit(
         rank=arguments.process_index,
         strict=settings.strict_logging,
         say=console.note,
+        processors=processors,
     )
 
 

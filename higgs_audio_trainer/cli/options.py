@@ -137,7 +137,7 @@ def short_help(parser: argparse.ArgumentParser) -> str:
     lines = [f"usage: {parser.usage}", "", str(parser.description), ""]
     lines += [_short_line_of(item) for item in flags() if item.name in _COMMON]
     others = " ".join(f"--{item.name}" for item in flags() if item.name not in _COMMON)
-    more = f"more (--help_all explains): --config (a YAML file; flags win) {others}"
+    more = f"more (--help_all): --config (YAML; flags win) {others}"
     lines += ["", *textwrap.wrap(more, _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)]
     return "\n".join([*lines, "", str(parser.epilog)])
 

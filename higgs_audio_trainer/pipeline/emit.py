@@ -28,6 +28,8 @@ from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, R
 from higgs_audio_trainer.pipeline.delivery import NEVER, Delivery, Record, Sink
 from higgs_audio_trainer.pipeline.failure_message import Say, errno_of, failure_message, say_on_stderr, strict_error
 from higgs_audio_trainer.pipeline.json_values import to_json_values
+from higgs_audio_trainer.pipeline.processing import ProcessorChain
+from higgs_audio_trainer.pipeline.processors import NamedProcessor, Processor
 
 __all__ = [
     "Clock",
@@ -102,6 +104,8 @@ class Pipeline:
         strict: raise `LoggingError` where a sink raises, instead of counting it.
         clock: gives the time of emission, in UTC. `ts` follows it, backwards too; `seq` does not depend on it.
         say: tells a person one line.
+        processors: Callables with structlog's signature that add, change or remove fields, or raise `DropEvent`. See
+            `ProcessorChain`. A failure of a processor costs no event.
 
     Attributes:
         written: events that every sink took, `sink_recovered` included.
@@ -119,6 +123,7 @@ class Pipeline:
         strict: bool = False,
         clock: Clock = utc_now,
         say: Say = say_on_stderr,
+        processors: Sequence[Processor | NamedProcessor] = (),
     ) -> None:
         self.written = 0
         self.replaced = 0
@@ -130,7 +135,10 @@ class Pipeline:
         self._time = "1970-01-01T00:00:00.000000Z"
         self._next_seq = 0
         self._settled = NEVER
-        self._failures = {EMIT: 0, CLOCK: 0, REENTRANT: 0}
+        chain = ProcessorChain(processors, self._processor_failed) if processors else None
+        self._costs_no_event = (CLOCK, *(chain.sources if chain else ()))
+        self._failures = dict.fromkeys((EMIT, REENTRANT, *self._costs_no_event), 0)
+        self._strict_failures: list[tuple[str, BaseException]] = []  # of the present event; the first ends the run
         self._say = say
         self._announced: set[str] = set()
         self._unsaid: list[str] = []
@@ -142,7 +150,13 @@ class Pipeline:
         # Everything is given, so that nothing is taken from structlog's global configuration, which is the user's.
         self._log = structlog.wrap_logger(
             structlog.ReturnLogger(),
-            processors=[self._add_payload, self._stamp, self._make_encodable, self._deliver],
+            processors=[
+                self._add_payload,
+                self._stamp,
+                *([chain] if chain else []),
+                self._make_encodable,
+                self._deliver,
+            ],
             wrapper_class=structlog.BoundLogger,
             context_class=dict,
             cache_logger_on_first_use=True,
@@ -164,8 +178,8 @@ class Pipeline:
     @property
     def lost(self) -> int:
         """Deliveries that failed, what sinks took and lost later, and events that came to no delivery at all."""
-        late = self._failures[CLOCK]  # delivered all the same
-        return sum(self.failures.values()) - late + sum(outlet.dropped for outlet in self._outlets)
+        delivered = sum(self._failures[source] for source in self._costs_no_event)
+        return sum(self.failures.values()) - delivered + sum(outlet.dropped for outlet in self._outlets)
 
     def fail(self, source: str, error: Exception) -> None:
         """Count a failure of logging; the first of each source is said."""
@@ -197,6 +211,8 @@ class Pipeline:
                     if outlet.lost:
                         self._asked = outlet
                         self._report(outlet)
+            except LoggingError:  # of a strict pipeline, which counted the failure
+                pass
             except Exception:  # noqa: BLE001 - out of memory or of stack: counted, where not even a call can be made
                 self._failures[EMIT] += 1
             finally:
@@ -235,17 +251,20 @@ class Pipeline:
 
     def _emit(self, event: Event, level: Level) -> None:
         self._settle()  # what an interruption may have left undone
+        self._strict_failures.clear()
         try:
             # One method for all levels: `level` is data, and a wrong one must not choose what is called.
             self._log.msg(event.name, level=level, payload=event)
         except Exception as error:  # an event that is none, or a strict sink's; the training must not feel the former
             if not self._strict:
                 self._count(EMIT, error)
-            elif isinstance(error, LoggingError):
-                raise
             else:
                 self._failures[EMIT] += 1
                 raise strict_error(EMIT, error) from error
+        if self._strict_failures:  # after every sink had its turn
+            source, cause = self._strict_failures[0]
+            self._strict_failures.clear()  # an error keeps the frames of the failed call alive
+            raise strict_error(source, cause) from cause
 
     def _add_payload(self, _logger: object, _method: str, record: EventDict) -> EventDict:
         record.update(to_mapping(record.pop("payload")))
@@ -273,21 +292,15 @@ class Pipeline:
         if self._asked is not None and not self._takes(self._asked, record, seq):
             raise structlog.DropEvent
         self._next_seq = seq + 1  # not before: what failed until here leaves no gap
-        failed: tuple[Delivery, BaseException] | None = None
         try:
             for outlet in self._outlets:
                 if outlet is not self._asked:
-                    error = self._deliver_to(outlet, record, seq)
-                    if error is not None and failed is None:
-                        failed = (outlet, error)
+                    self._deliver_to(outlet, record, seq)
         finally:  # also where Ctrl-C came in the middle: the sinks that did not get the record have lost it
             self._settle()
-        if failed is not None and self._strict:  # once every sink had its turn
-            outlet, error = failed
-            raise strict_error(f"sink {outlet.name}", error) from error
         raise structlog.DropEvent
 
-    def _deliver_to(self, outlet: Delivery, record: EventDict, seq: int) -> BaseException | None:
+    def _deliver_to(self, outlet: Delivery, record: EventDict, seq: int) -> None:
         try:
             outlet.sink(dict(record))  # its own: structlog's users are wont to change what they are given
             outlet.took = seq
@@ -295,10 +308,18 @@ class Pipeline:
             raise  # the person's, not the sink's
         except BaseException as error:  # noqa: BLE001 - a sink that exits must not end the training; `_settle` counts it
             outlet.cause = errno_of(error)
-            if not self._strict:
-                self._announce_once(outlet.name, error)
-            return error
-        return None
+            self._note_failure(outlet.name, f"sink {outlet.name}", error)
+
+    def _processor_failed(self, source: str, error: BaseException) -> None:
+        self._failures[source] += 1
+        self._note_failure(source, source, error)
+
+    def _note_failure(self, source: str, described: str, error: BaseException) -> None:
+        """Announce a failure once; in a strict pipeline, keep the failure for `_emit` to raise."""
+        if self._strict:
+            self._strict_failures.append((described, error))
+        else:
+            self._announce_once(source, error)
 
     def _takes(self, outlet: Delivery, record: EventDict, seq: int) -> bool:
         try:
@@ -351,7 +372,7 @@ class Pipeline:
     def _announce_once(self, source: str, error: BaseException) -> None:
         if source not in self._announced:
             self._announced.add(source)
-            self._unsaid.append(failure_message(source, error))
+            self._unsaid.append(failure_message(source, error, costs_event=source not in self._costs_no_event))
 
     def _speak(self) -> None:
         """Say what is to be said, now that the event is delivered; `_busy` keeps `say` from emitting."""

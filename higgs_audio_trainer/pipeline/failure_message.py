@@ -28,8 +28,21 @@ def errno_of(error: BaseException) -> int | None:
     return number if type(number) is int else None
 
 
-def failure_message(source: str, error: BaseException) -> str:
-    """Word the failure of a sink or of another source of the log, in one line."""
+def failure_message(source: str, error: BaseException, *, costs_event: bool = True) -> str:
+    """Return one line about the failure of a sink or of another source of the log.
+
+    Args:
+        source: Name of the sink or of the part that failed.
+        error: The error.
+        costs_event: Whether an event may be lost.
+
+    >>> failure_message("jsonl", OSError(28, "Disk full")).partition("; ")[0]
+    'higgs-audio-trainer: logging to jsonl failed: Disk full (ENOSPC)'
+    >>> failure_message("processor p", KeyError("a"), costs_event=False)
+    "higgs-audio-trainer: processor p failed: KeyError('a'); training goes on and no event is lost."
+    """
+    if not costs_event:
+        return f"higgs-audio-trainer: {source} failed: {_described(error)}; training goes on and no event is lost."
     return (
         f"higgs-audio-trainer: logging to {source} failed: {_described(error)}; training goes on and run_end counts "
         "what is lost."
