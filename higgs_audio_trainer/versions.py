@@ -1,4 +1,4 @@
-"""Versions of what decides the result of a training."""
+"""Versions of the software behind the result of a training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "structlog",
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of the libraries that are installed."""
+    """Return the versions of this package, of Python and of the installed libraries.
+
+    >>> {"higgs_audio_trainer", "python"} <= versions().keys()
+    True
+    """
     found = {"higgs_audio_trainer": version("higgs-audio-trainer"), "python": platform.python_version()}
     for library in _LIBRARIES:
         with suppress(PackageNotFoundError):

@@ -13,11 +13,11 @@ class Deliveries:
 
     Args:
         sinks: Name and callable of each sink.
-        fail: Takes a sink and the error that the sink raises.
+        fail: Takes a sink and the sink's error.
 
     Attributes:
         next_seq: `seq` of the next record.
-        written: Number of records that every sink took.
+        written: Number of records taken by every sink.
 
     >>> deliveries = Deliveries([("print", lambda record: print(record["step"]))], fail=print)
     >>> deliveries.deliver({"step": 1})
@@ -39,13 +39,13 @@ class Deliveries:
 
     @property
     def num_lost(self) -> int:
-        """Number of records that sinks did not take, plus records that sinks dropped later; summed over the sinks."""
+        """Number of records not taken, plus records dropped later, summed over the sinks."""
         return sum(delivery.num_failed + delivery.num_dropped for delivery in self._all)
 
     def deliver(self, record: Record) -> None:
         """Offer a record to every sink.
 
-        A report that tests a failed sink goes to that sink first. If the sink still fails, no other sink gets the
+        A report from `probe_failed` goes to the failed sink first. If the sink still fails, no other sink gets the
         report, and the test costs no `seq`.
         """
         seq = self.next_seq
@@ -73,9 +73,9 @@ class Deliveries:
         self.written += taken_by_all
 
     def report_recoveries(self, emit: Callable[[SinkRecovered], None]) -> None:
-        """Emit a report for each sink that took a record after an outage.
+        """Emit a report for each sink with a record taken after an outage.
 
-        Each sink reports once: two sinks that fail by turns would report each other without end.
+        Each sink reports once. Two sinks failing by turns would otherwise report each other without end.
         """
         for delivery in self._all:
             if delivery.works_again:

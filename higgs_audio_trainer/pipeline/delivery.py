@@ -1,4 +1,4 @@
-"""Delivery of records to one sink, with an exact account of the records that the sink did not take."""
+"""Delivery of records to one sink, with an exact account of lost records."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ NEVER = -1  # no event has this seq
 class Delivery:
     """One sink and the account of its outages.
 
-    An outage begins with a lost record. An outage ends when the sink takes the `sink_recovered` record that reports the
+    An outage begins with a lost record. An outage ends when the sink takes the `sink_recovered` record about the
     outage. An earlier end would forget the outage if the sink lost that record too.
 
     Args:
         name: Name of the sink.
-        sink: Callable that takes a record.
+        sink: Takes one record.
 
     Attributes:
         name: Name of the sink.
-        num_failed: Records that the sink did not take, since the beginning.
-        num_lost: Records that the sink did not take in the present outage. 0 without an outage.
+        num_failed: Records lost since the beginning.
+        num_lost: Records lost in the present outage. 0 without an outage.
         first_lost_seq: `seq` of the first lost record of the present outage.
         last_lost_seq: `seq` of the last lost record of the present outage.
         errno: Error number of the last lost record. None if no error of the operating system was the cause.
-        taken_seq: `seq` of the last record that the sink took.
-        report_seq: `seq` of the `sink_recovered` record that accounts for the present outage.
+        taken_seq: `seq` of the last record taken by the sink.
+        report_seq: `seq` of the `sink_recovered` record about the present outage.
     """
 
     __slots__ = (
@@ -59,9 +59,9 @@ class Delivery:
         self.report_seq = NEVER
 
     def offer(self, record: Record, seq: int) -> BaseException | None:
-        """Give the sink a copy of a record and return the error that the sink raises.
+        """Give the sink a copy of a record, and return the sink's error if there is one.
 
-        A sink that raises `SystemExit` must not end the training, so every error but `KeyboardInterrupt` is returned.
+        `SystemExit` from a sink must not end the training, so every error but `KeyboardInterrupt` is returned.
         """
         try:
             self._sink(dict(record))  # a copy, for a sink may change the record
@@ -79,7 +79,7 @@ class Delivery:
     def book(self, seq: int) -> None:
         """Book the outcome of a record. A second call for the same record changes nothing.
 
-        The method calls nothing, so that no signal handler runs in between.
+        The method calls nothing, so no signal handler runs in between.
 
         >>> delivery = Delivery("a", print)
         >>> delivery.book(0)
@@ -108,7 +108,7 @@ class Delivery:
 
     @property
     def num_dropped(self) -> int:
-        """Records that the sink took and lost later, from the sink's `dropped` attribute."""
+        """Records taken by the sink and lost later, from the sink's `dropped` attribute."""
         with suppress(Exception):  # an attribute that raises counts as 0
             dropped = getattr(self._sink, "dropped", 0)
             if type(dropped) is int and dropped > 0:

@@ -1,4 +1,4 @@
-"""The pipeline: a structlog chain that turns an event into a record and delivers the record to every sink.
+"""The pipeline: a structlog chain from an event to a record in every sink.
 
 The links of the chain add run context, payload, time and `seq`, run the user's processors, make values encodable and
 deliver. The chain imports no sink and no torch, and never touches structlog's global configuration.
@@ -7,8 +7,8 @@ Invariants, for every caller and every failure:
 
 - A pipeline raises into the training only in strict mode. Every failure is counted.
 - Each event that reaches delivery has a `seq`, one more than the event before. Every sink gets events in that order.
-- A later `sink_recovered` record accounts for each `seq` that a sink did not take, unless the sink never works again.
-- A pipeline works only in the process that made the pipeline.
+- A later `sink_recovered` record accounts for each `seq` missed by a sink, unless the sink never works again.
+- A pipeline works only in the process of its creation.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Protocol
 
 import structlog
 
@@ -34,6 +32,7 @@ from higgs_audio_trainer.pipeline.json_values import to_json_values
 from higgs_audio_trainer.pipeline.null_pipeline import NullPipeline
 from higgs_audio_trainer.pipeline.processing import ProcessorChain
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, Processor
+from higgs_audio_trainer.pipeline.protocol import Emit
 
 __all__ = ["Clock", "Emit", "NullPipeline", "Pipeline", "Record", "Say", "Sink", "print_on_stderr", "utc_now"]
 
@@ -55,35 +54,6 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Emit(Protocol):
-    """Interface of a pipeline for a trainer: takes events, and counts the written and lost events."""
-
-    def __call__(self, event: Event, /, *, level: Level = "info") -> None:
-        """Deliver one event."""
-
-    @property
-    def written(self) -> int:
-        """Number of events that every sink took."""
-
-    @property
-    def lost(self) -> int:
-        """Number of failed deliveries, summed over the sinks, plus the events that reached no delivery."""
-
-    @property
-    def replaced(self) -> int:
-        """Number of replaced values, which JSON cannot represent."""
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on emitting; seconds."""
-
-    def fail(self, source: str, error: Exception) -> None:
-        """Count a failure of logging, and announce the first failure of each source."""
-
-    def recover(self) -> None:
-        """Let sinks that work again report their outages. The caller emits the last event afterwards."""
-
-
 class Pipeline:
     """Delivers each event to each sink, once and in order. Threads, signal handlers and finalisers may call a pipeline.
 
@@ -103,11 +73,11 @@ class Pipeline:
         clock: Returns the time of emission in UTC. `ts` follows a clock that goes backwards; `seq` does not depend on
             the clock.
         say: Prints one line for the user.
-        processors: Callables with structlog's signature that add, change or remove fields, or raise `DropEvent`. See
+        processors: Callables with structlog's signature, to change fields or to raise `DropEvent`. See
             `ProcessorChain`. A failure of a processor costs no event.
 
     Attributes:
-        replaced: Number of replaced values, which JSON cannot represent.
+        replaced: Number of values replaced for lack of a JSON form.
         seconds: Time spent on emitting; seconds.
 
     Raises:
@@ -170,7 +140,7 @@ class Pipeline:
 
     @property
     def failures(self) -> dict[str, int]:
-        """Number of failures of each source that failed."""
+        """Number of failures by source, without sources that never failed."""
         counts = dict(self._failures.counts)
         for delivery in self._deliveries:
             counts[delivery.name] = counts.get(delivery.name, 0) + delivery.num_failed
@@ -178,29 +148,32 @@ class Pipeline:
 
     @property
     def written(self) -> int:
-        """Number of events that every sink took, `sink_recovered` included."""
+        """Number of events taken by every sink, `sink_recovered` included."""
         return self._deliveries.written
 
     @property
     def lost(self) -> int:
-        """Number of failed deliveries, of records that sinks dropped later, and of events that reached no delivery."""
+        """Number of failed deliveries, records dropped later by sinks, and events without a delivery."""
         return self._failures.num_lost + self._deliveries.num_lost
 
     def fail(self, source: str, error: Exception) -> None:
         """Count a failure of logging, and announce the first failure of each source."""
         if os.getpid() != self._pid:
             return
-        with self._lock, self._counting_errors():
-            self._failures.add(source, error)
-            if not self._busy:  # the interrupted call prints the announcement
-                self._busy = True
-                try:
-                    self._print_announcements()
-                finally:
-                    self._busy = False
+        with self._lock:
+            try:
+                self._failures.add(source, error)
+                if not self._busy:  # the interrupted call prints the announcement
+                    self._busy = True
+                    try:
+                        self._print_announcements()
+                    finally:
+                        self._busy = False
+            except Exception:  # noqa: BLE001 - memory or stack ran out; counted without a call
+                self._failures.counts[EMIT] += 1
 
     def recover(self) -> None:
-        """Offer each failed sink a report of its outage. A sink that works again reports before `run_end`."""
+        """Offer each failed sink a report of the outage. A working sink takes the report before `run_end`."""
         if os.getpid() != self._pid:
             return
         with self._lock:
@@ -208,20 +181,13 @@ class Pipeline:
                 return
             self._busy = True
             try:
-                with self._counting_errors():
-                    self._deliveries.probe_failed(self._emit_report)
+                self._deliveries.probe_failed(self._emit_report)
+            except LoggingError:
+                pass  # a strict pipeline has counted the failure
+            except Exception:  # noqa: BLE001 - memory or stack ran out; counted without a call
+                self._failures.counts[EMIT] += 1
             finally:
                 self._busy = False
-
-    @contextmanager
-    def _counting_errors(self) -> Iterator[None]:
-        """Count an error instead of raising the error, such as when memory or stack runs out."""
-        try:
-            yield
-        except LoggingError:
-            pass  # of a strict pipeline, which counted the failure
-        except Exception:  # noqa: BLE001 - counted without a call, for no call may be possible
-            self._failures.counts[EMIT] += 1
 
     def __call__(self, event: Event, /, *, level: Level = "info") -> None:
         """Deliver one event.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.pipeline.json_values import describe, short
+from higgs_audio_trainer.pipeline.description import describe, short
 
 Say = Callable[[str], None]
 
@@ -17,7 +17,7 @@ _MAX_DESCRIPTION = 300
 
 
 def print_on_stderr(text: str) -> None:
-    """Print one line on stderr above a progress bar. If stderr is closed, print nothing."""
+    """Print one line on stderr, above any progress bar. Print nothing if stderr is closed."""
     if sys.stderr is not None:
         tqdm.write(text, file=sys.stderr)
 
@@ -70,7 +70,7 @@ def _system_error_text(error: BaseException) -> str:
 
 
 def strict_error(source: str, error: BaseException) -> LoggingError:
-    """Return the error that ends a strict run. The original error need not have a `repr` that works."""
+    """Return the error to end a strict run with. The `repr` of the original error may raise."""
     try:
         return LoggingError(source, error)
     except Exception:  # noqa: BLE001 - `repr` of a foreign exception may raise

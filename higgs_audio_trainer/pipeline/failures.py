@@ -1,4 +1,4 @@
-"""Failures of logging by source: every failure is counted, the first one of each source is announced."""
+"""Failures of logging by source. Every failure is counted, and the first failure of each source is announced."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class FailureCounts:
     """Counts and announcements of failures.
 
     Args:
-        sources: Sources that are known from the beginning, so that `counts[source] += 1` works without a call.
-        harmless: Sources whose failures cost no event.
+        sources: Sources known from the beginning, for `counts[source] += 1` without a call.
+        harmless: Sources of failures without a lost event.
         say: Prints one line for the user.
 
     Attributes:
         counts: Number of failures of each source.
-        harmless: Sources whose failures cost no event.
+        harmless: Sources of failures without a lost event.
 
     >>> failures = FailureCounts(["emit"], harmless=["clock"], say=print)
     >>> for _ in range(2):
@@ -38,7 +38,7 @@ class FailureCounts:
 
     @property
     def num_lost(self) -> int:
-        """Failures that may have cost an event."""
+        """Number of failures with a possibly lost event."""
         return sum(count for source, count in self.counts.items() if source not in self.harmless)
 
     def add(self, source: str, error: BaseException) -> None:
@@ -55,7 +55,7 @@ class FailureCounts:
             self._pending.append(failure_message(source, error, costs_event=source not in self.harmless))
 
     def print_announcements(self) -> None:
-        """Print the announcements that are pending at the time of the call."""
-        for _ in range(len(self._pending)):  # an announcement that is added meanwhile waits for the next call
+        """Print the pending announcements. Announcements added meanwhile wait for the next call."""
+        for _ in range(len(self._pending)):
             with suppress(Exception):  # nobody can read the message; the failure is counted
                 self._say(self._pending.pop(0))

@@ -1,4 +1,4 @@
-"""The pipeline of a rank that writes nothing."""
+"""The pipeline of a rank without sinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's processors as one link of the chain: guarded, so that no processor can cost an event or its number."""
+"""The user's processors as one guarded link of the chain. No processor can cost an event or break the numbering."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import structlog
 
 from higgs_audio_trainer.events import Envelope, RunEnd, RunStart, SinkRecovered
-from higgs_audio_trainer.pipeline.json_values import MAX_DEPTH, describe
+from higgs_audio_trainer.pipeline.description import describe
+from higgs_audio_trainer.pipeline.json_values import MAX_DEPTH
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, Processor, named_processors
 
 EventDict = structlog.typing.EventDict
@@ -26,15 +27,15 @@ _MISSING = object()
 
 
 class ProcessorChain:
-    """Processors in order, as one structlog processor that raises nothing but `DropEvent` and `KeyboardInterrupt`.
+    """Processors in order, as one structlog processor. Raises nothing but `DropEvent` and `KeyboardInterrupt`.
 
     Each processor gets a copy of the event, nested lists and mappings included. If the processor raises or returns no
     mapping, the event goes on as the event was before. A changed `PROTECTED_FIELDS` value is restored. Both are
-    failures of that processor. `DropEvent` drops the event, except for `UNDROPPABLE_EVENTS`, where a drop has no
+    failures of the processor. `DropEvent` drops the event, except for `UNDROPPABLE_EVENTS`, where a drop has no
     effect.
 
     Args:
-        processors: Callables with structlog's signature. The method name that a processor gets is the event's level.
+        processors: Callables with structlog's signature. The event's level is the method name for the processors.
         fail: Takes the source and the error of each failure.
 
     Attributes:
@@ -105,13 +106,13 @@ def _restore(processed: EventDict, expected: Mapping[str, Any]) -> str:
 
 
 def _copy_containers(value: Any, copies: dict[int, Any], depth: int) -> Any:
-    """Return a value in which every dict, list and tuple of such is new, so that a processor can change the copy.
+    """Return a value with new dicts and lists at every depth, for a processor to change.
 
-    Other values are shared. Containers below `MAX_DEPTH` are shared too: no line holds such a container.
+    Other values are shared. Containers below `MAX_DEPTH` are shared too, because no line holds such a container.
 
     Args:
         value: A value of an event.
-        copies: Copies by the identity of the original, for containers that are shared or contain themselves.
+        copies: Copies by the identity of the original, for shared and cyclic containers.
         depth: Number of containers around the value.
     """
     kind = type(value)

@@ -1,4 +1,4 @@
-"""structlog processors of the user: parse `--processors`, load the factories, refuse what cannot work in this log.
+"""structlog processors of the user: `--processors` parsed, factories loaded, unusable processors refused.
 
 A processor has structlog's signature, `(logger, method_name, event_dict) -> event_dict`. A factory returns a processor
 and takes no arguments but the options of the specification. Every mistake raises `UserError` before the run begins.
@@ -44,7 +44,7 @@ _RENDERING_FUNCTIONS = (
 
 
 class NamedProcessor(NamedTuple):
-    """A processor and the name that messages and counters use.
+    """A processor and its name in messages and counters.
 
     Attributes:
         name: As the user wrote the name in `--processors`, or the qualified name of the callable.
@@ -56,7 +56,7 @@ class NamedProcessor(NamedTuple):
 
 
 def load_processors(specification: str) -> list[NamedProcessor]:
-    """Return the processors that a specification names, in order.
+    """Return the processors of a specification, in order.
 
     Args:
         specification: `name[:option=value]...[,...]`. A name is `package.module:factory` or an entry point of the group
@@ -91,7 +91,7 @@ def named_processors(
     Args:
         processors: Callables with structlog's signature.
         names: Names of the processors. Without names, the qualified names of the callables.
-        where: Flag or argument that error messages name.
+        where: Flag or argument for error messages.
 
     Raises:
         UserError: A processor is no callable, renames the event or renders the event as text.
@@ -138,7 +138,7 @@ def _refusal(process: Any) -> str:
 
 
 def _without_our_frames(process: Processor) -> Processor:
-    """Return a processor that reports the caller of `emit` as the call site, where the processor reports call sites."""
+    """Return a processor. A `CallsiteParameterAdder` becomes a copy with the caller of `emit` as the call site."""
     if not isinstance(process, structlog.processors.CallsiteParameterAdder):
         return process
     adder = copy.copy(process)
@@ -180,7 +180,7 @@ def _parse_options(name: str, pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _make(name: str, factory: ProcessorFactory, options: dict[str, str]) -> Processor:
-    """Return the processor that a factory makes."""
+    """Return the processor made by a factory."""
     try:
         called = signature(factory)
     except (TypeError, ValueError) as error:
