@@ -36,13 +36,14 @@ from benchmarks.rows import Row, run_alone
 from benchmarks.timing import quartiles, ratio
 from benchmarks.training_step import QUICK, SIZES, THREADS, Size
 from higgs_audio_trainer.data.batch import Collator, TokenIds
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, never_due
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks.terminal.screen import Screen
 
 NO_SINKS, NOT_DUE, UNCHECKED, DUE = ("--sinks none", "not due", "due, --diagnose off", "due")
 WARM_UP_ROUNDS = 2
@@ -147,7 +148,7 @@ def train(
     seconds = (size.length - PROMPT_TOKENS - _MARKERS - config.num_codebooks - 1) / FRAMES_PER_SECOND
     vocabulary = vocabulary_of(ids)
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = sinks.Screen(nowhere, nowhere)
+        screen = Screen(nowhere, nowhere)
         emit = Pipeline(
             sinks.build("console,jsonl", sinks.SinkContext(folder, "r", 0, 0, screen, screen.note)), run_id="r"
         )
@@ -155,7 +156,7 @@ def train(
             emit,
             never_due,
             evaluations=False,
-            shown=Shown(2, 5, (0,), None),
+            shown=WindowSettings(2, 5, (0,), None),
             vocabulary=vocabulary,
             counts=True,
             watch=LiveChecks(emit, fails=False),

@@ -36,9 +36,9 @@ from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.extraction import Extracted, Extraction
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.training.model import TrainingOutput
-from higgs_audio_trainer.training.model_streams import training_marks, training_streams
+from higgs_audio_trainer.training.model_streams import annotate_training_batch, training_streams
 
 THREADS = 1  # what ours does is over before a second thread of a busy machine has woken up
 SAMPLES, WINDOW = 2, 5  # what is shown
@@ -46,7 +46,7 @@ _ENTRIES = 1026
 _IDS = TokenIds(128_001, 128_016, 128_014, 1024, 1025, 8)
 _MARKERS = (128_013, 128_012, 128_009)
 _VOCABULARY = Vocabulary((128_009,), _IDS.stream_bos, _IDS.stream_eos, (_IDS.audio, _IDS.audio_delay))
-_SHOWN = Shown(SAMPLES, WINDOW, (0,), None)
+_SHOWN = WindowSettings(SAMPLES, WINDOW, (0,), None)
 _KIB = 1024
 
 
@@ -113,7 +113,7 @@ class Logits:
 
     def ours(self, part: str = "both", *, counts: bool = False) -> Extracted:
         """Do what the trainer does at a due step; with counts, for the checks too."""
-        counter = TokenCounter(partial(training_marks, vocabulary=_VOCABULARY)) if counts else None
+        counter = TokenCounter(partial(annotate_training_batch, vocabulary=_VOCABULARY)) if counts else None
         extraction = Extraction("train", _SHOWN, partial(training_streams, vocabulary=_VOCABULARY), counter)
         extraction.observe(self.outputs[part], self.batch, self.batch["samples"])
         extracted = extraction.finish(extraction.sums(_IDS.num_codebooks, torch.device("cpu")), step=1, epoch=0.0)

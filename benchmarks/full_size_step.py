@@ -41,15 +41,16 @@ from benchmarks.rows import Row, run_alone
 from benchmarks.timing import ratio
 from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, TokenIds, Vocabulary, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
-from higgs_audio_trainer.extraction import windows
+from higgs_audio_trainer.extraction import host_transfer
 from higgs_audio_trainer.extraction.extraction import Extraction
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_due
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks.terminal.screen import Screen
 
 FRAMES_PER_SECOND = 25
 PROMPT_TOKENS = 60
@@ -270,9 +271,9 @@ def _training(plan: Plan, model: Any, batch_size: int, logging: Logging) -> floa
     """Train; return the seconds of a step, the device's work included."""
     with tempfile.TemporaryDirectory() as folder, _telemetry(plan, folder, logging != "nothing") as telemetry:
         trainer = _trainer(plan, model, batch_size, telemetry, folder, EmitsLater if logging == "later" else None)
-        copy = _through_pinned_memory if logging == "later" else windows.on_host
+        copy = _through_pinned_memory if logging == "later" else host_transfer.on_host
         began = time.perf_counter()
-        with mock.patch.object(windows, "on_host", copy):
+        with mock.patch.object(host_transfer, "on_host", copy):
             trainer.train()
             if isinstance(trainer, EmitsLater):
                 trainer.wait()
@@ -284,7 +285,7 @@ def _training(plan: Plan, model: Any, batch_size: int, logging: Logging) -> floa
 @contextmanager
 def _telemetry(plan: Plan, folder: str, logs: bool) -> Iterator[Telemetry]:
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = sinks.Screen(nowhere, nowhere)
+        screen = Screen(nowhere, nowhere)
         context = sinks.SinkContext(folder, "r", 0, 0, screen, screen.note)
         emit = Pipeline(sinks.build("console,jsonl", context), run_id="r")
         vocabulary = vocabulary_of(token_ids(plan.config))
@@ -292,7 +293,7 @@ def _telemetry(plan: Plan, folder: str, logs: bool) -> Iterator[Telemetry]:
             emit,
             due_every(1) if logs else never_due,
             evaluations=False,
-            shown=Shown(2, 5, (0,), None),
+            shown=WindowSettings(2, 5, (0,), None),
             vocabulary=vocabulary,
             counts=True,
             watch=LiveChecks(emit, fails=False) if logs else None,

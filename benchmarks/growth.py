@@ -42,13 +42,14 @@ from benchmarks.examples import example, torch_threads
 from benchmarks.rows import Row, run_alone
 from higgs_audio_trainer.data.batch import Collator, TokenIds, Vocabulary
 from higgs_audio_trainer.data.delay import num_stream_frames
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry, due_every
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks.terminal.screen import Screen
 
 FLAT, LINEAR = 0.2, 1.1  # largest exponents
 PROMPT = 32  # tokens
@@ -219,7 +220,7 @@ def train(training: Training, warm_up: int, steps: int, *, checks: bool, rank: i
         example(ids, length=training.length, frames=frames, markers=_MARKERS, seed=seed)
         for seed in range(training.batch_size * training.ranks)
     ]
-    shown = Shown(training.samples_shown, 5, tuple(range(training.codebooks_shown)), None)
+    shown = WindowSettings(training.samples_shown, 5, tuple(range(training.codebooks_shown)), None)
     with tempfile.TemporaryDirectory() as folder, _emit_to(Path(folder), rank) as emit:
         trainer = _Timed(
             telemetry=Telemetry(
@@ -262,7 +263,7 @@ def _emit_to(folder: Path, rank: int) -> Iterator[Emit]:
         yield NullPipeline()
         return
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = sinks.Screen(nowhere, nowhere)
+        screen = Screen(nowhere, nowhere)
         context = sinks.SinkContext(str(folder), "r", 0, 0, screen, screen.note)
         yield Pipeline(sinks.build("console,jsonl", context), run_id="r")
         screen.close()

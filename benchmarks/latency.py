@@ -25,6 +25,7 @@ import sinks
 from benchmarks.rows import Row, run_alone
 from benchmarks.typical_event import typical_event
 from higgs_audio_trainer.pipeline.emit import Pipeline
+from sinks.terminal.screen import Screen
 
 THREADS = 16
 PAUSE_S = 0.01
@@ -104,7 +105,7 @@ def _emit(emit: Pipeline, begin: threading.Barrier, calls: int, pause_s: float, 
 
 
 @contextmanager
-def _console(*, stopped: bool) -> Iterator[sinks.Screen]:
+def _console(*, stopped: bool) -> Iterator[Screen]:
     """Open a console that reads at once, or one that never reads: a pipe."""
     reading, writing = os.pipe()
     reader = None
@@ -112,7 +113,7 @@ def _console(*, stopped: bool) -> Iterator[sinks.Screen]:
         reader = threading.Thread(target=_read, args=(reading,), daemon=True)
         reader.start()
     with os.fdopen(writing, "w", encoding="utf-8") as stream:
-        screen = sinks.Screen(stream, stream)
+        screen = Screen(stream, stream)
         try:
             yield screen
         finally:

@@ -27,6 +27,7 @@ from benchmarks.timing import ratio
 from benchmarks.typical_event import typical_event
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.console import text_of
+from sinks.terminal.screen import Screen
 
 FLOOR, *_FILE_PEERS = FILES
 LATER = "loguru, enqueue"  # hands the record to a thread, which writes it later
@@ -64,7 +65,7 @@ def _measure(rounds: int, calls: int) -> dict[str, list[float]]:
     """Return seconds a call of ours and of each peer; no round is counted before each was called once."""
     event = typical_event()
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        screen = sinks.Screen(nowhere, nowhere)
+        screen = Screen(nowhere, nowhere)
         memory = sinks.MemorySink()
         Pipeline([("memory", memory)], run_id="0" * 26)(event)
         record = memory.records[0]

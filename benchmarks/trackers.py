@@ -33,6 +33,7 @@ from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Telemetry
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from sinks.null import discard
+from sinks.terminal.screen import Screen
 
 NAMES = ("trackio", "tensorboard", "wandb", "mlflow")
 _RUN = "0" * 26
@@ -65,7 +66,7 @@ def _due_steps(quick: bool, stores: Path) -> list[Row]:
                 [(_, sink)] = sinks.build(f"{name}:dir={stores / name}", sinks.SinkContext(str(folder), _RUN, 0, 0))
             except sinks.SinkError:
                 continue
-            screen = sinks.Screen(nowhere, nowhere)
+            screen = Screen(nowhere, nowhere)
             others = sinks.build("console,jsonl", sinks.SinkContext(str(folder / f"{name}-log"), _RUN, 0, 0, screen))
             built.extend([*others, (name, sink)])
             emit = Pipeline([*others, (name, sink)], run_id=_RUN)

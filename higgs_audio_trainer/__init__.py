@@ -1,4 +1,4 @@
-"""A LoRA trainer for Higgs Audio v2 whose training can be read, and a logger that makes any training readable."""
+"""LoRA trainer for Higgs Audio v2 that logs predictions against labels, and a logger for any other training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PredictionLogger"]
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Look up what takes long to import when it is asked for: the version, and what needs torch."""
+        """Import a name on first use, because reading the version and importing torch take long."""
         if name == "__version__":
             from importlib.metadata import version
 

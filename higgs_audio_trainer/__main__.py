@@ -1,4 +1,4 @@
-"""`python -m higgs_audio_trainer` is the console script."""
+"""Entry point of `python -m higgs_audio_trainer`, the same as the console script."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The settings of a training run: typed, checked where they are made, and the single list of our flags.
+"""Settings of a training run: types, checks, and the only list of the trainer's own flags.
 
-Each field of `TrainSettings` is a flag, an argument of the YAML file and an entry of `run_start`. Its metadata
-holds what a command line needs: the group and text for `--help`, and the names by which Hugging Face's scripts know
-the same thing. Everything else that `transformers.TrainingArguments` takes goes into `extra`.
+Each field of `TrainSettings` is a flag, a key of the YAML file and an entry of `run_start`. The metadata of a field
+holds the group and the text for `--help`, the limits, and the names of the same setting in Hugging Face's scripts. All
+other fields of `transformers.TrainingArguments` go into `extra`.
 """
 
 from __future__ import annotations
@@ -52,24 +52,35 @@ def _flag(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """What one training run is told. Wrong values raise `UserError`."""
+    """Settings of one training run. The constructor checks all values.
+
+    The metadata of each field describes the setting.
+
+    Raises:
+        UserError: A value is out of range, or a required path is empty.
+
+    Example:
+        >>> settings = TrainSettings(train_manifest="train.jsonl", output_dir="out", log_codebooks="0,7")
+        >>> settings.lr, settings.codebooks(num_codebooks=8)
+        (0.0001, (0, 7))
+    """
 
     train_manifest: str = _flag("", "data", "JSON Lines of samples to train on (required)", aliases=("train_file",))
     eval_manifest: str | None = _flag(
         None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",)
     )
     max_seconds: float = _flag(60.0, "data", "longest clip, in seconds", above=0)
-    skip_bad_samples: bool = _flag(False, "data", "train without samples that have faults, and say which")
+    skip_bad_samples: bool = _flag(False, "data", "skip samples that have problems, and print the problems")
     codes_dir: str | None = _flag(None, "data", "cache of encoded audio [~/.cache/higgs-audio-trainer/codes]")
 
     base_ckpt: str = _flag(
         DEFAULT_BASE_CKPT, "model", "base checkpoint: a folder or a name on the Hub", aliases=("model_name_or_path",)
     )
-    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the one that base_ckpt names]")
+    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the codec of base_ckpt]")
     dtype: str = _flag(
         "auto",
         "model",
-        "weights of the base model; auto: bfloat16 on a GPU that has it, else float32",
+        "data type of the base model; auto: bfloat16 on a GPU with bfloat16, else float32",
         choices=("auto", "float32", "bfloat16", "float16"),
         aliases=("torch_dtype",),
     )
@@ -80,63 +91,63 @@ class TrainSettings:
     lora_targets: str = _flag(
         LORA_TARGETS,
         "lora",
-        "modules with an adapter: names or ends; mlp.* is text, audio_mlp.* audio [attention, MLPs]",
+        "modules with an adapter: names or endings; mlp.* is text, audio_mlp.* audio [attention, MLPs]",
         aliases=("lora_target_modules",),
     )
 
     batch_size: int = _flag(
-        1, "optimisation", "samples a micro-batch and device", aliases=("per_device_train_batch_size",), minimum=1
+        1, "optimisation", "samples per micro-batch and device", aliases=("per_device_train_batch_size",), minimum=1
     )
     grad_accum: int = _flag(
-        8, "optimisation", "micro-batches an optimizer step", aliases=("gradient_accumulation_steps",), minimum=1
+        8, "optimisation", "micro-batches per optimizer step", aliases=("gradient_accumulation_steps",), minimum=1
     )
     epochs: float = _flag(3.0, "optimisation", "passes over the manifest", aliases=("num_train_epochs",), above=0)
-    max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: as many as the epochs make")
+    max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: all steps of the epochs")
     lr: float = _flag(1e-4, "optimisation", "peak learning rate", aliases=("learning_rate",), minimum=0)
     wd: float = _flag(0.01, "optimisation", "weight decay", aliases=("weight_decay",), minimum=0)
     warmup: float = _flag(
-        0.03, "optimisation", "warm-up steps; below 1: a share of all steps", aliases=("warmup_steps",), minimum=0
+        0.03, "optimisation", "warm-up steps; below 1: a fraction of all steps", aliases=("warmup_steps",), minimum=0
     )
     text_loss_weight: float = _flag(1.0, "optimisation", "loss = weight x text loss + audio loss", minimum=0)
     gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
-    seed: int = _flag(42, "optimisation", "seed of every random generator", minimum=0, maximum=2**32 - 1)
+    seed: int = _flag(42, "optimisation", "seed of all random generators", minimum=0, maximum=2**32 - 1)
 
     output_dir: str = _flag("", "run", "folder for adapter, checkpoints and events (required)")
     resume: str | None = _flag(
         None,
         "run",
-        "go on with a run, from its last or the named checkpoint",
+        "continue a run from its last or the given checkpoint",
         aliases=("resume_from_checkpoint",),
     )
-    val_steps: int = _flag(500, "run", "evaluate every so many steps", aliases=("eval_steps",), minimum=1)
-    save_steps: int = _flag(500, "run", "save a checkpoint every so many steps", minimum=1)
+    val_steps: int = _flag(500, "run", "evaluate every N steps", aliases=("eval_steps",), minimum=1)
+    save_steps: int = _flag(500, "run", "save a checkpoint every N steps", minimum=1)
     report_to: str = _flag("none", "run", "trackers of transformers, e.g. tensorboard,wandb")
 
     log_steps: int = _flag(
         50,
         "log",
-        "log step 1 and every so many steps",
+        "log step 1 and every N steps",
         aliases=("logging_steps",),
         minimum=1,
         hint="to turn logging off: --sinks none",
     )
-    sinks: str = _flag("console,jsonl", "log", "where events go: console, jsonl, none, or MODULE:FACTORY")
-    processors: str = _flag("none", "log", "structlog processors that events pass before the sinks: MODULE:FACTORY,...")
-    log_samples: int = _flag(2, "log", "samples of the micro-batch to show", minimum=1, maximum=1000)
-    log_window: int = _flag(5, "log", "slots to show at each end", minimum=1, maximum=1000)
-    log_codebooks: str = _flag("0", "log", "codebooks to show: a list like 0,1,7 or all")
-    log_text: bool = _flag(True, "log", "decode text tokens beside their ids")
-    log_ranks: bool = _flag(False, "log", "rank and probability of each label that is shown")
-    log_audio: int = _flag(0, "log", "decode shown samples to WAV files every N logged steps; 0: never", minimum=0)
-    log_audio_seconds: float = _flag(60.0, "log", "most seconds that one of these files may take", above=0)
+    sinks: str = _flag("console,jsonl", "log", "sinks of events: console, jsonl, none or MODULE:FACTORY")
+    processors: str = _flag("none", "log", "structlog processors of events, before the sinks: MODULE:FACTORY,...")
+    log_samples: int = _flag(2, "log", "samples of the micro-batch to log", minimum=1, maximum=1000)
+    log_window: int = _flag(5, "log", "slots to log at each end", minimum=1, maximum=1000)
+    log_codebooks: str = _flag("0", "log", "codebooks to log: a list like 0,1,7 or all")
+    log_text: bool = _flag(True, "log", "log decoded text beside token ids")
+    log_ranks: bool = _flag(False, "log", "log rank and probability of each logged label")
+    log_audio: int = _flag(0, "log", "decode logged samples to WAV files every N logged steps; 0: never", minimum=0)
+    log_audio_seconds: float = _flag(60.0, "log", "time limit of decoding one WAV file, in seconds", above=0)
     diagnose: str = _flag(
         "warn",
         "log",
-        "checks of the record; fail: an error ends the run, saved, with exit status 3",
+        "checks of the record; fail: an error saves and ends the run with exit status 3",
         choices=("off", "warn", "fail"),
     )
-    log_all_ranks: bool = _flag(False, "log", "write a file on every rank, not on rank 0 alone")
-    strict_logging: bool = _flag(False, "log", "let an error in logging end the run")
+    log_all_ranks: bool = _flag(False, "log", "write a log file on every rank, not only on rank 0")
+    strict_logging: bool = _flag(False, "log", "end the run when logging fails")
 
     extra: Mapping[str, Any] = field(default_factory=dict)  # other fields of transformers.TrainingArguments
 
@@ -156,9 +167,9 @@ class TrainSettings:
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return all settings by their names, secrets included; `processors` only where there are some.
+        """Return all settings by name, including secrets.
 
-        Logs and goldens of the time before `processors` stay equal to the logs of today.
+        `processors` is left out if there are none, so that logs stay equal to logs from before this setting.
         """
         settings = {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
         if self.processors in ("", "none"):
@@ -166,14 +177,17 @@ class TrainSettings:
         return settings
 
     def targets(self) -> tuple[str, ...]:
-        """Split `lora_targets`."""
+        """Return the module names in `lora_targets`."""
         return tuple(name for part in self.lora_targets.split(",") if (name := part.strip()))
 
     def codebooks(self, num_codebooks: int) -> tuple[int, ...]:
-        """Resolve `log_codebooks` for a model.
+        """Return the codebooks that `log_codebooks` names.
+
+        Args:
+            num_codebooks: Codebooks of the model.
 
         Raises:
-            UserError: the model has no such codebook.
+            UserError: The model has fewer codebooks.
         """
         if self.log_codebooks == "all":
             return tuple(range(num_codebooks))
@@ -187,12 +201,22 @@ class TrainSettings:
 
 
 def flags() -> list[Field[Any]]:
-    """Return every field that is a flag of ours, in order."""
+    """Return the fields of `TrainSettings` that are flags, in order.
+
+    Example:
+        >>> [item.name for item in flags()][:2]
+        ['train_manifest', 'eval_manifest']
+    """
     return [item for item in fields(TrainSettings) if item.metadata]
 
 
 def default_of(item: Field[Any]) -> Any:
-    """Return a field's default."""
+    """Return the default of a field.
+
+    Example:
+        >>> default_of(next(item for item in flags() if item.name == "log_steps"))
+        50
+    """
     assert item.default is not MISSING
     return item.default
 
@@ -215,5 +239,5 @@ def _check(item: Field[Any], value: Any) -> None:
         bounds.append((value <= limits["maximum"], f"at most {limits['maximum']}"))
     if isinstance(value, float) and not math.isfinite(value):
         bounds.append((False, "finite"))
-    if not all(holds for holds, _ in bounds):  # NaN holds none
+    if not all(holds for holds, _ in bounds):  # NaN violates every bound
         raise UserError(f"--{item.name}: expected {' and '.join(text for _, text in bounds)}, got {value:g}{hint}")

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: said in full, without a traceback, exit code 2."""
+"""Errors that a user can fix. Commands print the message without a traceback and exit with status 2."""
 
 from __future__ import annotations
 
@@ -7,40 +7,57 @@ from typing import NamedTuple
 
 
 class UserError(Exception):
-    """Bad input. The message says what was expected, what was found, where, and what to do next."""
+    """Bad input. The message states the expectation, the actual value, the place and the next step."""
 
     def __init__(self, message: str) -> None:
-        # torch raises the error of a data loader's worker anew, with the worker's traceback in front of the message.
+        # torch re-raises an error of a data loader's worker with the worker's traceback in front of the message.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
 
 
 def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Ask whether the name that is most like a wrong one was meant; empty if none is like it enough.
+    """Return the question whether the user meant the known name nearest to a mistyped name; empty without a near name.
 
     Args:
-        name: the wrong one.
-        known: those that there are.
-        cutoff: how alike they must be, from 0 to 1, as for `difflib.get_close_matches`.
+        name: Mistyped name.
+        known: Valid names.
+        cutoff: Least similarity, from 0 to 1, as for `difflib.get_close_matches`.
+
+    Example:
+        >>> suggestion("log_step", ["log_steps", "save_steps"])
+        ' Did you mean log_steps?'
+        >>> suggestion("x", ["log_steps"])
+        ''
     """
     from difflib import get_close_matches
 
-    found = get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f" Did you mean {found[0]}?" if found else ""
+    nearest = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {nearest[0]}?" if nearest else ""
 
 
 class LoggingError(UserError):
-    """Logging failed in a run that `--strict_logging` makes depend on its log. `__cause__` is what was raised."""
+    """Failure of logging in a run with `--strict_logging`. `__cause__` is the original exception."""
 
     def __init__(self, source: str, error: BaseException) -> None:
         got = str(error) if isinstance(error, OSError) and error.filename else repr(error)
         super().__init__(
             f"--strict_logging: expected every event to be logged, got {got} from {source}. "
-            "Mend its cause, or train without --strict_logging"
+            "Fix the cause, or train without --strict_logging."
         )
 
 
-class Fault(NamedTuple):
-    """One fault of an input file; prints as `file:line: field: expected ..., got ...`."""
+class InputProblem(NamedTuple):
+    """One problem in an input file.
+
+    Attributes:
+        where: Place of the problem, `file:line`.
+        field: Name of the field.
+        expected: Description of a valid value.
+        got: Description of the actual value.
+
+    Example:
+        >>> print(InputProblem("train.jsonl:3", "text", "a text", "an empty text"))
+        train.jsonl:3: text: expected a text, got an empty text
+    """
 
     where: str
     field: str
@@ -52,16 +69,22 @@ class Fault(NamedTuple):
 
 
 class ManifestError(UserError):
-    """A manifest has faults; all of them are listed at once."""
+    """Problems of a manifest. The message lists all problems.
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
-        count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
-        super().__init__(
-            "\n".join(
-                [*map(str, self.faults), f"{count}. Mend them, or train without these samples: --skip_bad_samples"]
-            )
+    Example:
+        >>> print(ManifestError([InputProblem("train.jsonl:3", "text", "a text", "an empty text")]))
+        train.jsonl:3: text: expected a text, got an empty text
+        1 problem. Fix it, or pass --skip_bad_samples to train without this line.
+    """
+
+    def __init__(self, problems: Sequence[InputProblem]) -> None:
+        self.problems = tuple(problems)
+        is_single = len(self.problems) == 1
+        advice = (
+            f"{len(self.problems)} problem{'' if is_single else 's'}. Fix {'it' if is_single else 'them'}, or pass "
+            f"--skip_bad_samples to train without {'this line' if is_single else 'these lines'}."
         )
+        super().__init__("\n".join([*map(str, self.problems), advice]))
 
-    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[Fault, ...]]]:
-        return type(self), (self.faults,)  # rank 0 sends it to the others
+    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[InputProblem, ...]]]:
+        return type(self), (self.problems,)  # rank 0 sends the error to the other ranks

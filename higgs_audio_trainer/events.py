@@ -1,9 +1,8 @@
-"""The typed events that a run emits: frozen dataclasses of builtins, and nothing but the standard library.
+"""Typed events of a run: frozen dataclasses of builtins. The module imports only the standard library.
 
-One event becomes one flat JSON object on one line. `Envelope` is what every line carries; the other classes
-are the payloads, and `EVENTS` maps an event's name to its class. The files in `schemas/` are generated from
-these types, so a field is added here and nowhere else. A field may be added; a changed meaning needs a new
-`SCHEMA_VERSION`.
+One event becomes one flat JSON object on one line. `Envelope` holds the fields of every line. The other classes are the
+payloads, and `EVENTS` maps the name of an event to the class. The files in `schemas/` are generated from these types,
+so a new field is added here only. Fields may be added; a changed meaning needs a new `SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 SCHEMA_VERSION = 1
-IGNORE_INDEX = -100  # the label of a slot that the loss does not see, as in torch and transformers
+IGNORE_INDEX = -100  # label of a masked slot, which the loss ignores, as in torch and transformers
 
-#: Fields in which two runs with the same seed and settings may differ. Comparisons leave them out. `config.x` is the
-#: setting x.
+#: Fields that may differ between two runs with the same seed and settings. Comparisons ignore these fields. `config.x`
+#: is the setting x.
 VOLATILE_FIELDS = frozenset(
     {
-        # which process wrote it, when, on what
+        # process, time and machine
         "ts",
         "run_id",
         "attempt",
@@ -28,14 +27,14 @@ VOLATILE_FIELDS = frozenset(
         "resumed_from_step",
         "config.resume",
         "host",
-        # where things are; what they are shows in the fingerprints and predictions
+        # paths; fingerprints and predictions show the contents
         "config.output_dir",
         "config.train_manifest",
         "config.eval_manifest",
         "config.base_ckpt",
         "config.audio_tokenizer",
         "config.codes_dir",
-        # how long it took, and how logging fared
+        # durations, and deliveries of the log
         "step_ms",
         "logging_ms",
         "logging_ms_total",
@@ -52,36 +51,36 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 def _doc(text: str, **constraints: Any) -> Any:
-    """Declare a required field with the description and bounds that its schema carries."""
+    """Return a required field, with description and bounds for the schema."""
     return field(metadata={"description": text, **constraints})
 
 
 def _added(text: str, default: Any, **constraints: Any) -> Any:
-    """Declare a field that was added after the first logs were written, and what those that lack it mean by it."""
+    """Return a field that the first logs lack. The default stands for the missing value in these logs."""
     return field(default=default, metadata={"description": text, **constraints})
 
 
 def _added_mapping(text: str) -> Any:
-    """Declare a mapping that was added after the first logs were written; those that lack it mean an empty one."""
+    """Return a mapping field that the first logs lack. A missing mapping stands for an empty mapping."""
     return field(default_factory=dict, metadata={"description": text})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What every line carries beside its payload."""
+    """Fields of every line, beside the payload."""
 
-    event: str = _doc("Name of the event; says which payload follows.")
-    v: int = _doc("Major version of the schema. Readers ignore fields they do not know.", minimum=1)
+    event: str = _doc("Name of the event; determines the payload.")
+    v: int = _doc("Major version of the schema. Readers ignore unknown fields.", minimum=1)
     ts: str = _doc(
         "Time of emission: RFC 3339, UTC, microseconds, ending in Z.",
         format="date-time",
         pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$",
     )
-    run_id: str = _doc("Identifies the run; the same in all its ranks and attempts.")
-    attempt: int = _doc("0 at first, one more at each resume or elastic restart.", minimum=0)
+    run_id: str = _doc("Identifier of the run, the same in all ranks and attempts.")
+    attempt: int = _doc("0 for the first attempt, one more at each resume or elastic restart.", minimum=0)
     rank: int = _doc("Global rank of the process that wrote the line.", minimum=0)
     seq: int = _doc(
-        "0, 1, 2, ... in each process and attempt; a gap is a lost event, which a later `sink_recovered` claims.",
+        "0, 1, 2, ... in each process and attempt; a gap is a lost event, which a later `sink_recovered` reports.",
         minimum=0,
     )
     level: Level = _doc("Severity.")
@@ -89,7 +88,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart:
-    """First line of every file: what is about to run."""
+    """First line of every file: settings, versions, data and device of the run."""
 
     name: ClassVar[str] = "run_start"
     config: dict[str, Any] = _doc("Resolved settings; secrets are replaced by [redacted].")
@@ -97,27 +96,29 @@ class RunStart:
     world_size: int = _doc("Number of processes that train.", minimum=1)
     device: str = _doc("Device of this rank, e.g. cuda:0 or cpu.")
     seed: int = _doc("Seed of every random generator.")
-    resumed_from_step: int | None = _doc("Optimizer step of the checkpoint that was resumed; null for a new run.")
+    resumed_from_step: int | None = _doc(
+        "Optimizer step of the checkpoint that the run resumed from; null for a new run."
+    )
     num_train_samples: int = _doc("Samples in the training manifest that are used.", minimum=0)
     num_eval_samples: int = _doc("Samples in the evaluation manifest that are used.", minimum=0)
     num_codebooks: int = _doc("Codebooks of the audio codec, K; 0 where no audio is trained.", minimum=0)
     trainable_parameters: int = _doc("Parameters that the optimizer updates.", minimum=0)
     host: str = _doc("Name of the machine.")
     base_is_random: bool | None = _added(
-        "Whether the base checkpoint declares that its weights are random, as `tiny` does; null where it is not known.",
+        "Whether the base checkpoint declares random weights, as a checkpoint of `tiny` does; null if unknown.",
         None,
     )
-    max_length: int | None = _added("Positions that the base model was made for; null where it is not known.", None)
+    max_length: int | None = _added("Longest sequence of the base model, in positions; null if unknown.", None)
     modalities: tuple[Modality, ...] | None = _added(
-        "What the model is trained on, text, audio or both; null where it is not known: both.", None
+        "Modalities that the model is trained on: text, audio or both; null if unknown, which stands for both.", None
     )
     stops: tuple[Modality, ...] | None = _added(
-        "Those of them that end with a stop token; null where it is not known: all.", None
+        "Trained modalities that end with a stop token; null if unknown, which stands for all.", None
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Figures:
+class _LossesAndAccuracies:
     """Losses and accuracies of a step or an evaluation, over all batches and ranks."""
 
     step: int = _doc("Optimizer steps done.", minimum=0)
@@ -126,79 +127,81 @@ class _Figures:
     text_loss: float = _doc("Mean cross-entropy over the supervised text slots; nats. 0 without targets.")
     audio_loss: float = _doc("Mean of audio_loss_per_codebook; nats.")
     audio_loss_per_codebook: tuple[float, ...] = _doc(
-        "Mean cross-entropy of each codebook over its own targets; nats, [K]. 0 for a codebook without targets."
+        "Mean cross-entropy over the targets of each codebook; nats, [K]. 0 for a codebook without targets."
     )
-    text_accuracy: float | None = _doc("Share of supervised text slots predicted right; null without targets.")
+    text_accuracy: float | None = _doc("Share of supervised text slots predicted correctly; null without targets.")
     audio_accuracy_per_codebook: tuple[float | None, ...] = _doc(
-        "Share of supervised slots predicted right in each codebook, [K]; null without targets."
+        "Share of supervised slots predicted correctly in each codebook, [K]; null without targets."
     )
     text_targets: int = _doc("Supervised text slots; the divisor of text_loss.", minimum=0)
     audio_targets: int = _doc("Supervised audio slots, all codebooks together.", minimum=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainStep(_Figures):
-    """Figures of one optimizer step, over all its micro-batches and all ranks."""
+class TrainStep(_LossesAndAccuracies):
+    """Losses and accuracies of one optimizer step, over all micro-batches and all ranks."""
 
     name: ClassVar[str] = "train_step"
     step: int = _doc("Optimizer step, counted from 1.", minimum=1)
     learning_rate: float = _doc("Learning rate that the step used.")
-    grad_norm: float | None = _doc("Norm of the gradients before clipping; null where it is not computed.")
+    grad_norm: float | None = _doc("Norm of the gradients before clipping; null if not computed.")
     step_ms: float = _doc("Wall time of the step on this rank, logging included; milliseconds.", minimum=0)
     logging_ms: float = _doc("Part of step_ms spent on extraction; milliseconds.", minimum=0)
     sequence_length: int | None = _added(
-        "Longest token sequence of the step on this rank, audio placeholders included; null where it is not known.",
+        "Longest token sequence of the step on this rank, audio placeholders included; null if unknown.",
         None,
         minimum=0,
     )
     samples: dict[str, str] = _added_mapping(
-        "Samples of the step on this rank, up to 64: the manifest's id and the fingerprint of each."
+        "Samples of the step on this rank, up to 64: id in the manifest and fingerprint."
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Up to `--log_window` neighbouring slots. A slot is a position and what is said of it, list by list."""
+    """Up to `--log_window` neighbouring slots. Entry i of each list belongs to slot i."""
 
     positions: tuple[int, ...] = _doc("Position p of each slot in the sample's token sequence.")
     inputs: tuple[int | None, ...] = _doc(
-        "Token fed in at p-1, from which p is predicted; null where p-1 holds no token of this codebook."
+        "Input token at p-1, from which p is predicted; null where p-1 holds no token of this codebook."
     )
     labels: tuple[int, ...] = _doc("Label at p; -100 where the slot is masked.")
     predictions: tuple[int | None, ...] = _doc(
-        "What the row at p-1 predicted for p; null where the slot is masked, for no logits are computed there."
+        "Token that the row at p-1 predicts for p; null for a masked slot, which has no logits."
     )
     predicted_text: str | None = _doc("Decoded predictions (text only, with --log_text).")
     label_text: str | None = _doc("Decoded labels (text only, with --log_text).")
     label_ranks: tuple[int | None, ...] | None = _added(
-        "Rank of each label among the logits of its row, 1 for the most likely; null where the slot is masked "
+        "Rank of each label among the logits of the row, 1 for the most likely; null for a masked slot "
         "(with --log_ranks, else null).",
         None,
     )
     label_probabilities: tuple[float | None, ...] | None = _added(
-        "Probability of each label; null where the slot is masked (with --log_ranks, else null).", None
+        "Probability of each label; null for a masked slot (with --log_ranks, else null).", None
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionSample:
-    """Predicted against label token ids of one sample, for its text or for one codebook of its audio."""
+    """Predicted and label token ids of one sample, for the text or for one codebook of the audio."""
 
     name: ClassVar[str] = "prediction_sample"
     step: int = _doc("Optimizer step that the forward pass belongs to, counted from 1.", minimum=0)
     epoch: float = _doc("Epochs done at the end of the step.")
     split: Split = _doc("train: from the step's first micro-batch; eval: from the evaluation's first batch.")
     modality: Modality = _doc("text or audio.")
-    sample_index: int = _doc("Row of the sample in its micro-batch, counted from 0.", minimum=0)
-    sample_id: str = _doc("The manifest's id of the sample.")
-    fingerprint: str = _doc("Hash of the sample's input tokens and codes: follows one sample over steps and runs.")
+    sample_index: int = _doc("Row of the sample in the micro-batch, counted from 0.", minimum=0)
+    sample_id: str = _doc("Id of the sample in the manifest.")
+    fingerprint: str = _doc(
+        "Hash of the sample's input tokens and codes, which identifies the sample over steps and runs."
+    )
     codebook: int | None = _doc("Codebook, counted from 0; null for text.")
     num_codebooks: int | None = _doc("Codebooks of the codec, K; null for text.")
     shift: int = _doc("1: the row at position p-1 predicts position p.")
     logits_shape: tuple[int, ...] = _doc("Shape of the logits that the loss saw: text [N, V], audio [N, K, C].")
     labels_shape: tuple[int, ...] = _doc("Shape of the labels that the loss saw: text [N], audio [K, N].")
     num_targets: int = _doc("Supervised slots of this sample and codebook.", minimum=0)
-    num_correct: int = _doc("How many of them were predicted right.", minimum=0)
+    num_correct: int = _doc("Supervised slots predicted correctly.", minimum=0)
     accuracy: float | None = _doc("num_correct / num_targets; null without targets.")
     loss: float | None = _doc("Mean cross-entropy over the sample's targets; nats; null without targets.")
     stop_targets: int = _doc(
@@ -207,12 +210,12 @@ class PredictionSample:
     first: Window = _doc("First slots of the target span (first to last supervised slot).")
     last: Window = _doc("Last slots of the target span; never overlaps `first`.")
     stop_rank: int | None = _added(
-        "Rank of the stop token at the last label that is one, 1 for the most likely; null without such a label.",
+        "Rank of the stop token at the last stop label, 1 for the most likely; null without a stop label.",
         None,
         minimum=1,
     )
     stop_probability: float | None = _added(
-        "Probability of the stop token there; null without such a label.", None, minimum=0
+        "Probability of the stop token at the last stop label; null without a stop label.", None, minimum=0
     )
     predicted_audio: str | None = _added(
         "WAV file of the sample's predicted codes, relative to the output directory (audio, with --log_audio).", None
@@ -224,10 +227,10 @@ class PredictionSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCounts:
-    """What labels, inputs and predictions of a step have to do with each other, in text or in one codebook.
+    """Counts that compare labels, inputs and predictions of a step, in the text or in one codebook.
 
-    Over all its micro-batches and ranks, where nothing else is said. A slot is a label, the row that predicts it, and
-    the token of the sequence that follows that row's input: its place.
+    The counts cover all micro-batches and ranks, unless the description names this rank. A slot consists of a label,
+    the row that predicts the label, and the token of the sequence that follows the row's input.
     """
 
     name: ClassVar[str] = "token_counts"
@@ -236,57 +239,61 @@ class TokenCounts:
     codebook: int | None = _doc("Codebook, counted from 0; null for text.")
     num_codebooks: int | None = _doc("Codebooks of the codec, K; null for text.")
     num_targets: int = _doc("Supervised slots.", minimum=0)
-    num_correct: int = _doc("How many of them were predicted right.", minimum=0)
+    num_correct: int = _doc("Supervised slots predicted correctly.", minimum=0)
     divisor: float | None = _doc(
-        "What the loss of these slots was divided by; null where there is none, or a loss is 0 or not finite."
+        "Divisor of the loss of these slots; null without a divisor, or if a loss is 0 or not finite."
     )
     masked: dict[str, int] = _doc(
         "Masked slots by reason: prompt, placeholder, reference_audio, stream_bos, delay_prefix, eos_fill, padding; "
-        "response, codes and stop are masked though they are to be learned."
+        "response, codes and stop count slots that are masked although they should be supervised."
     )
     supervised: dict[str, int] = _doc(
-        "Supervised slots by place: response in text, codes and stop in audio; any other is to be masked."
+        "Supervised slots by place: response in text, codes and stop in audio; all other places should be masked."
     )
     label_matches: tuple[int, ...] = _doc(
-        "Labels equal to the token of the sequence at offset -2, -1, 0, +1, +2 from their place; all are so at 0 where "
-        "each row predicts the token that follows it."
+        "Labels equal to the token of the sequence at offset -2, -1, 0, +1, +2 from the slot; all labels match at 0 if "
+        "each row predicts the next token."
     )
     offset_contested: tuple[int, ...] = _doc(
-        "Slots whose label differs from the label at offset -2, -1, +1, +2 and, in the fifth place, from the row's "
-        "input; a slot where there is no such other token is not counted."
+        "Slots whose label differs from a competing token: the label at offset -2, -1, +1, +2 and, as fifth entry, the "
+        "row's input; a slot without the competing token is not counted."
     )
-    offset_matches: tuple[int, ...] = _doc("How many of these predictions equal that other token.")
-    offset_correct: tuple[int, ...] = _doc("How many of these predictions equal their label.")
+    offset_matches: tuple[int, ...] = _doc("Predictions of these slots that equal the competing token.")
+    offset_correct: tuple[int, ...] = _doc("Predictions of these slots that equal the label.")
     offset_surplus: tuple[float, ...] = _doc(
-        "Probability given to that other token, summed over all slots that have one, less the number of slots whose "
-        "label it is: about 0 for a model that expects as much repetition as there is."
+        "Excess probability: probability of the competing token, summed over all slots that have a competing token, "
+        "less the number of slots whose label is that token; about 0 for a model that expects as much repetition as "
+        "the labels have."
     )
     stop_targets: int = _doc("Labels that are a stop token.", minimum=0)
-    stop_correct: int = _doc("How many of them were predicted right.", minimum=0)
+    stop_correct: int = _doc("Stop labels predicted correctly.", minimum=0)
     stop_rank: float | None = _doc(
-        "Mean rank of the stop token at each sample's last label that is one, 1 for the most likely; null without.",
+        "Mean rank of the stop token at each sample's last stop label, 1 for the most likely; null without a label.",
         minimum=1,
     )
-    stop_probability: float | None = _doc("Mean probability of the stop token there; null without.", minimum=0)
+    stop_probability: float | None = _doc(
+        "Mean probability of the stop token at each sample's last stop label; null without a label.", minimum=0
+    )
     unigram_accuracy: float | None = _doc(
-        "Share of the most frequent label, which is what always predicting it would get right; of this rank's slots."
+        "Share of the most frequent label, the accuracy of always predicting this label; of this rank's slots."
     )
     unigram_loss: float | None = _doc("Entropy of the labels' frequencies; nats; of this rank's slots.")
     top_prediction: int | None = _doc("Most frequent prediction, of this rank's slots; null without targets.")
-    top_prediction_share: float | None = _doc("Its share of the predictions; of this rank's slots.")
+    top_prediction_share: float | None = _doc("Share of the most frequent prediction; of this rank's slots.")
     constant_samples: tuple[str, ...] = _doc(
-        "Samples of this rank, up to 8, whose labels are nearly all equal to the label before them."
+        "Samples of this rank, up to 8, whose labels are nearly all equal to the preceding label."
     )
     strip: str | None = _doc(
         "At step 1, the slots of the first sample from position 0 on, as runs of a count and a sign: p prompt, _ "
         "placeholder, # supervised, E supervised stop, r reference audio, B stream BOS, d delay prefix, e EOS fill, "
-        "- no slot of this codebook, ? masked though it is to be learned, ! supervised though it is to be masked."
+        "- no slot of this codebook, ? masked although it should be supervised, ! supervised although it should be "
+        "masked."
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalResult(_Figures):
-    """Figures of one evaluation, over the whole evaluation manifest."""
+class EvalResult(_LossesAndAccuracies):
+    """Losses and accuracies of one evaluation, over the whole evaluation manifest."""
 
     name: ClassVar[str] = "eval_result"
     num_samples: int = _doc("Samples evaluated.", minimum=0)
@@ -304,18 +311,18 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """A check of the record found something."""
+    """Finding of a check of the record."""
 
     name: ClassVar[str] = "diagnosis"
-    step: int = _doc("Optimizer step at which it was found.", minimum=0)
+    step: int = _doc("Optimizer step of the finding.", minimum=0)
     code: str = _doc("Name of the check.")
-    severity: Literal["note", "warning", "error"] = _doc("How bad it is.")
-    message: str = _doc("What was found, the usual cause, what to do; one line.")
-    evidence: dict[str, Any] = _doc("The figures behind it.")
-    modality: Modality | None = _added("text or audio; null where it is about both.", None)
-    codebook: int | None = _added("Codebook, counted from 0; null where it is not about one.", None)
+    severity: Literal["note", "warning", "error"] = _doc("Severity of the finding.")
+    message: str = _doc("Finding, usual cause and remedy; one line.")
+    evidence: dict[str, Any] = _doc("Numbers behind the finding.")
+    modality: Modality | None = _added("text or audio; null for a finding about both.", None)
+    codebook: int | None = _added("Codebook, counted from 0; null for a finding that is not about one codebook.", None)
     repeats: int = _added(
-        "How often the same was found, less severe, since it was last said. What is found again is not said again.",
+        "Repetitions of the finding, no more severe, since the last event of the finding. A repetition emits no event.",
         0,
         minimum=0,
     )
@@ -323,28 +330,28 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkRecovered:
-    """A sink works again after it failed.
+    """A sink works again after a failure.
 
-    The seq that its file lacks from `first_seq` to `last_seq` are `lost` in number. Some between may be there: a sink
-    that takes an event and fails again on this one goes on counting.
+    The file of the sink lacks `lost` numbers seq between `first_seq` and `last_seq`. Other numbers between the two may
+    be in the file, because a sink that takes an event and fails on this event continues to count.
     """
 
     name: ClassVar[str] = "sink_recovered"
     sink: str = _doc("Name of the sink.")
-    lost: int = _doc("Events that it lost: as many seq from first_seq to last_seq are not in its file.", minimum=0)
+    lost: int = _doc("Lost events: as many seq from first_seq to last_seq are missing in the sink's file.", minimum=0)
     first_seq: int = _doc("seq of the first lost event.", minimum=0)
     last_seq: int = _doc("seq of the last lost event.", minimum=0)
-    errno: int | None = _doc("Number of the last error, if it was the operating system's; else null.")
+    errno: int | None = _doc("Number of the last error, if the operating system raised the error; else null.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapReached:
-    """A sink stops, because its files hold as much as they may. Only `run_end` follows in them."""
+    """A sink stops, because the files have reached the size limit. Only `run_end` follows in the files."""
 
     name: ClassVar[str] = "cap_reached"
     sink: str = _doc("Name of the sink.")
-    max_total_bytes: int = _doc("What its files may hold together; bytes.", minimum=0)
-    total_bytes: int = _doc("What they held when it stopped; bytes.", minimum=0)
+    max_total_bytes: int = _doc("Size limit of all files of the sink together; bytes.", minimum=0)
+    total_bytes: int = _doc("Size of all files of the sink at the stop; bytes.", minimum=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,20 +360,18 @@ class RunEnd:
 
     name: ClassVar[str] = "run_end"
     reason: str = _doc(
-        "completed; SIGTERM, SIGINT, SIGHUP or SIGUSR1 for a run that a signal stopped, with a checkpoint if it could; "
-        "interrupted for one that was stopped at once; diagnosis for one that --diagnose fail ended; error."
+        "completed; SIGTERM, SIGINT, SIGHUP or SIGUSR1 for a run that a signal stopped, with a checkpoint if possible; "
+        "interrupted for a run that was stopped at once; diagnosis for a run that --diagnose fail ended; error."
     )
     step: int = _doc("Optimizer steps done.", minimum=0)
-    events_written: int = _doc("Events that every sink took, this one not counted.", minimum=0)
-    events_lost: int = _doc(
-        "Deliveries that failed, summed over the sinks, and events that came to no delivery.", minimum=0
-    )
+    events_written: int = _doc("Events that every sink took, without this event.", minimum=0)
+    events_lost: int = _doc("Failed deliveries, summed over the sinks, and events that reached no delivery.", minimum=0)
     values_replaced: int = _added(
-        "Values that no line can hold and that were replaced; see `nonfinite` and `replaced`.", 0, minimum=0
+        "Values that a line cannot hold and that were replaced; see `nonfinite` and `replaced`.", 0, minimum=0
     )
     logging_ms_total: float = _doc("Time spent on logging in this attempt; milliseconds.", minimum=0)
     diagnoses: dict[str, int] = _added_mapping(
-        "At how many logged steps or evaluations each warning and error was found, by code."
+        "Number of logged steps or evaluations with each warning and error, by code."
     )
 
 
@@ -383,7 +388,7 @@ Event = (
     | RunEnd
 )
 
-#: Every event's name and class.
+#: Name and class of every event.
 EVENTS: Mapping[str, type[Event]] = {
     cls.name: cls
     for cls in (
@@ -405,12 +410,16 @@ _FIELDS_OF = {cls: attrgetter(*names) for cls, names in _FIELD_NAMES.items()}
 
 
 def to_mapping(event: Event | Window) -> dict[str, Any]:
-    """Turn an event into a mapping of builtins, in the order of its fields.
+    """Return an event as a mapping of builtins, in the order of the fields.
 
     `dataclasses.asdict` copies every list element by element and takes some twenty times longer.
+
+    Example:
+        >>> to_mapping(Checkpoint(step=50, path="checkpoint-50"))
+        {'step': 50, 'path': 'checkpoint-50'}
     """
     cls = type(event)
-    mapping: dict[str, Any] = dict(zip(_FIELD_NAMES[cls], _FIELDS_OF[cls](event)))  # noqa: B905 - as many by their making
+    mapping: dict[str, Any] = dict(zip(_FIELD_NAMES[cls], _FIELDS_OF[cls](event)))  # noqa: B905 - equal lengths by construction
     if cls is PredictionSample:
         for end in ("first", "last"):
             if type(mapping[end]) is Window:

@@ -1,4 +1,4 @@
-"""A logged optimizer step or evaluation, as the events that describe it."""
+"""Events of one logged optimizer step or of one evaluation, in one object."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts
 
 @dataclass(frozen=True, slots=True)
 class LoggedStep:
-    """What was logged of one due step, or of one evaluation; what a log lacks is None or empty.
+    """Events of a logged step or of an evaluation. Fields without an event are None or empty.
 
     Attributes:
-        step: optimizer step.
-        train: figures of the step; None at an evaluation.
-        counts: of text and of each codebook; empty in logs of versions that had none.
-        samples: the samples shown, of training or of the evaluation.
-        evaluation: figures of an evaluation; None at a training step.
+        step: Optimizer step.
+        train: Losses and accuracies of the step; None for an evaluation.
+        counts: Token counts of the text and of each codebook; empty in logs of versions without token counts.
+        samples: Samples of the step or of the evaluation.
+        evaluation: Losses and accuracies of the evaluation; None for a training step.
     """
 
     step: int

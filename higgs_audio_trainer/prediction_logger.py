@@ -1,9 +1,9 @@
-"""The log for any training: a callback of `transformers.Trainer`, or a context around the steps of a plain loop.
+"""The log of any training: a callback of `transformers.Trainer`, or a context around the steps of a plain loop.
 
     trainer.add_callback(PredictionLogger("out", log_steps=50))
 
-It owns no state of the training. Between due steps it does nothing; in a due step a forward hook reads what the model
-was given and what it returned. Whatever fails there is counted and said once, and never reaches the training.
+The logger owns no state of the training. Between logged steps it does nothing. In a logged step, forward hooks read the
+inputs and outputs of the model. An error of logging is counted, reported once, and does not reach the training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,63 +21,70 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 import sinks
 from higgs_audio_trainer.adapters import Adapter, adapter_for
 from higgs_audio_trainer.adapters.hooks import unwrapped
-from higgs_audio_trainer.events import Checkpoint, RunStart
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.pipeline.processors import Processor, named_processors
 from higgs_audio_trainer.recording.hooked_model import HookedModel
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import due_every
-from higgs_audio_trainer.recording.run_log import RunLog
-from higgs_audio_trainer.redaction import redacted
-from higgs_audio_trainer.versions import versions
+from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every
 
 
 @dataclass(slots=True)
 class StepNotes:
-    """What a plain loop may say of a step.
+    """Facts of a step that a plain loop may add.
 
     Attributes:
-        grad_norm: norm of its gradients, before they were clipped.
+        grad_norm: Norm of the gradients before clipping.
     """
 
     grad_norm: Tensor | float | None = None
 
 
 class PredictionLogger(TrainerCallback):
-    """Logs what a model predicts against its labels, every `log_steps` steps of any training.
+    """Logs predictions against labels every `log_steps` steps of any training.
 
-    With `transformers.Trainer` and what derives from it, add it as a callback. In a plain loop:
+    Add the logger to `transformers.Trainer`, or to a class derived from `Trainer`, as a callback. In a plain loop, use
+    `attach` and `step`.
 
-        logger = PredictionLogger("out", log_steps=50).attach(model, optimizer)
-        for number, batch in enumerate(loader, start=1):
-            with logger.step(number):
-                model(**batch).loss.backward()
-                optimizer.step()
-        logger.close()
-
-    The figures of a `train_step` are of the micro-batches that this process has seen; nothing is summed over ranks, and
-    rank 0 alone writes. Samples have no names here: their fingerprints stand for them.
+    The figures of a `train_step` cover the micro-batches of this process. Nothing is summed over ranks, and rank 0
+    alone writes. Fingerprints stand for the names of samples.
 
     Args:
-        output_dir: events go to `OUTPUT_DIR/events/`; None: the Trainer's own.
-        log_steps: due are step 1 and every multiple of it; None: the Trainer's `logging_steps`.
-        sinks: where events go, as for `--sinks`.
-        tokenizer: decodes text beside its ids; None: what the Trainer processes with.
-        adapter: what the outputs of the model mean; None: found by its class.
-        samples: how many of a step's first micro-batch are shown.
-        window: slots shown at each end of the target span.
-        codebooks: codebooks shown of audio.
-        diagnose: check what is logged, as `--diagnose warn` does.
-        processors: structlog processors that events pass before the sinks, as for `Pipeline`.
+        output_dir: Output directory; events go to `OUTPUT_DIR/events/`. None for the Trainer's output directory.
+        log_steps: Log step 1 and every multiple of this number. None for the Trainer's `logging_steps`.
+        sinks: Sinks of the events, as for `--sinks`.
+        tokenizer: Decodes text beside its ids. None for the Trainer's processing class.
+        adapter: Meaning of the model's outputs. None to find the adapter by the model's class.
+        samples: Number of samples shown of a step's first micro-batch.
+        window: Slots shown at each end of the target span.
+        codebooks: Codebooks shown of audio.
+        diagnose: Check the logged steps, as `--diagnose warn` does.
+        processors: structlog processors of events, before the sinks.
 
     Attributes:
-        emit: takes events; it knows how many were written and lost.
+        emit: Receives the events and counts written and lost events.
+
+    Example:
+        >>> import tempfile, torch, transformers
+        >>> config = transformers.LlamaConfig(
+        ...     vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+        ... )
+        >>> model, batch = transformers.LlamaForCausalLM(config), torch.tensor([[1, 2, 3, 4]])
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     logger = PredictionLogger(folder, log_steps=50, sinks="jsonl").attach(model, optimizer)
+        ...     for number in range(1, 4):
+        ...         with logger.step(number):
+        ...             model(input_ids=batch, labels=batch).loss.backward()
+        ...             optimizer.step()
+        ...     logger.close()
+        ...     from higgs_audio_trainer import read
+        ...     [event.event for event in read(folder) if event.event != "diagnosis"]
+        ['run_start', 'train_step', 'prediction_sample', 'token_counts', 'run_end']
     """
 
     def __init__(
@@ -100,85 +106,85 @@ class PredictionLogger(TrainerCallback):
         self._tokenizer, self._given_adapter = tokenizer, adapter
         self._samples, self._window, self._codebooks = samples, window, tuple(codebooks)
         self._diagnose = diagnose
-        self._processors = named_processors(processors)  # a wrong one is refused on every rank, and before the training
+        self._processors = named_processors(processors)  # refuses a wrong processor on every rank, before the training
         self._optimizer: Any = None
         self._learning_rate = float("nan")
-        self._is_due = due_every(log_steps or 1)
-        self._observation: HookedModel | None = None
-        self._log: RunLog | None = None
+        self._hooked: HookedModel | None = None
+        self._recorder: Recorder | None = None
 
     # In a plain loop
 
     def attach(
         self, model: nn.Module, optimizer: Any = None, *, config: Mapping[str, Any] | None = None
     ) -> PredictionLogger:
-        """Begin a log of a model's training, on rank 0; elsewhere do nothing.
+        """Begin the log of a plain loop on rank 0. Other ranks do nothing.
 
         Args:
-            model: what is trained, wrapped (DDP, peft, torch.compile) or not.
-            optimizer: to log its learning rate; None: it is null in the log.
-            config: settings to log; secrets are redacted.
+            model: Trained model, with or without wrappers (DDP, peft, torch.compile).
+            optimizer: Optimizer, for the learning rate in the log. None to log null.
+            config: Settings to log. Secrets are redacted.
 
         Raises:
-            UnreadableError: what its outputs mean is not known.
-            SinkError: the sinks cannot be made as asked.
-            ValueError: there is no `output_dir`.
+            UnreadableError: No adapter is known for the model.
+            SinkError: A sink cannot be set up.
+            ValueError: `output_dir` is missing.
         """
         self._optimizer = optimizer
         if self._output_dir is None:
             raise ValueError("PredictionLogger: expected a folder for the events, got none: PredictionLogger('out')")
         if _rank() == 0:
-            self._start(model, self._output_dir, config or {}, self._tokenizer, seed=torch.initial_seed())
+            log_steps, seed = self._log_steps or 1, torch.initial_seed()
+            self._start(model, self._output_dir, config or {}, self._tokenizer, log_steps=log_steps, seed=seed)
         return self
 
     @contextmanager
     def step(self, number: int, **given: Tensor) -> Iterator[StepNotes]:
-        """Take in one optimizer step.
+        """Log one optimizer step, if the step is due by `log_steps`.
 
         Args:
-            number: of the step, counted from 1.
-            **given: what the forward pass is not called with, such as `labels` where the loss is computed outside.
+            number: Number of the step, counted from 1.
+            **given: Tensors that the forward pass is not called with, such as `labels` of a loss outside the model.
 
         Yields:
-            notes, which take the norm of the gradients: `notes.grad_norm = clip_grad_norm_(...)`.
+            Notes for the norm of the gradients: `notes.grad_norm = clip_grad_norm_(...)`.
         """
         notes = StepNotes()
         self._begin(number, given)
         try:
             yield notes
         except BaseException:
-            if self._observation is not None:
-                self._observation.abandon()
+            if self._hooked is not None:
+                self._hooked.abandon()
             raise
-        if self._observation is not None and self._observation.end(number, 0.0, self._learning_rate):
-            self._observation.emit(None if notes.grad_norm is None else float(notes.grad_norm))
+        if self._hooked is not None and self._hooked.end(number, 0.0, self._learning_rate):
+            self._hooked.emit(None if notes.grad_norm is None else float(notes.grad_norm))
 
     @contextmanager
     def evaluation(self, step: int) -> Iterator[None]:
-        """Take in one evaluation: every forward pass within, of the model in evaluation mode and without gradients.
+        """Log one evaluation: all forward passes without gradients of the model in evaluation mode.
 
         Args:
-            step: optimizer steps done.
+            step: Optimizer steps done.
         """
-        if self._observation is None:
+        if self._hooked is None:
             yield
             return
-        self._observation.is_evaluating = True
+        self._hooked.is_evaluating = True
         try:
             yield
-            self._observation.evaluated(step, 0.0)
+            self._hooked.evaluated(step, 0.0)
         finally:
-            self._observation.is_evaluating = False
-            self._observation.forget_evaluation()
+            self._hooked.is_evaluating = False
+            self._hooked.forget_evaluation()
 
     def close(self, reason: str = "completed") -> None:
-        """End the log and leave the model as it was; a second time does nothing."""
-        if self._observation is None or self._log is None:
+        """End the log and remove the hooks from the model. A second call does nothing."""
+        if self._hooked is None or self._recorder is None:
             return
-        self._observation.close()
-        self._log.end(reason)
-        self._log.close()
-        self._observation = self._log = self._optimizer = None
+        self._hooked.close()
+        self._recorder.end(reason)
+        self._recorder.close()
+        self._hooked = self._recorder = self._optimizer = None
         atexit.unregister(self._close_at_exit)
 
     # As a callback
@@ -186,15 +192,15 @@ class PredictionLogger(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin the log; what is wrong with its settings is said before the first step."""
+        """Begin the log. Wrong settings raise an error before the first step."""
         if not state.is_world_process_zero:
             return
-        self._is_due = due_every(self._log_steps or max(1, int(args.logging_steps)))
         self._start(
             kwargs["model"],
             self._output_dir or str(args.output_dir),
             args.to_sanitized_dict(),
             self._tokenizer or _tokenizer_of(kwargs.get("processing_class")),
+            log_steps=self._log_steps or max(1, int(args.logging_steps)),
             seed=args.seed,
             resumed_from_step=state.global_step or None,
             num_train_samples=_length(kwargs.get("train_dataloader")),
@@ -203,23 +209,23 @@ class PredictionLogger(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """See whether the step is due."""
+        """Begin an optimizer step."""
         self._begin(state.global_step + 1, {})
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Note the learning rate before the schedule moves on."""
+        """Note the learning rate of the step before the scheduler changes the rate."""
         self._optimizer = kwargs.get("optimizer")
         self._note_learning_rate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Emit what the step was; where the Trainer is about to log it too, wait for the norm of the gradients."""
-        if self._observation is None:
+        """Emit a logged step. If the Trainer logs the step too, wait for the norm of the gradients in `on_log`."""
+        if self._hooked is None:
             return
-        is_ready = self._observation.end(state.global_step, float(state.epoch or 0.0), self._learning_rate)
+        is_ready = self._hooked.end(state.global_step, float(state.epoch or 0.0), self._learning_rate)
         if is_ready and not control.should_log:
-            self._observation.emit()
+            self._hooked.emit()
 
     def on_log(
         self,
@@ -229,26 +235,26 @@ class PredictionLogger(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Emit the step that waits."""
-        if self._observation is not None:
-            self._observation.emit((logs or {}).get("grad_norm"))
+        """Emit the waiting step with the norm of the gradients."""
+        if self._hooked is not None:
+            self._hooked.emit((logs or {}).get("grad_norm"))
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Emit what the evaluation was."""
-        if self._observation is not None:
-            self._observation.evaluated(state.global_step, float(state.epoch or 0.0))
+        """Emit the finished evaluation."""
+        if self._hooked is not None:
+            self._hooked.evaluated(state.global_step, float(state.epoch or 0.0))
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> None:
-        """Forget what was read: it belongs to no evaluation."""
-        if self._observation is not None:
-            self._observation.forget_evaluation()
+        """Drop the forward passes of a prediction, which belong to no evaluation."""
+        if self._hooked is not None:
+            self._hooked.forget_evaluation()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Emit that a checkpoint was saved."""
-        if self._observation is not None:
-            self.emit(Checkpoint(step=state.global_step, path=f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+        """Emit the saved checkpoint."""
+        if self._recorder is not None:
+            self._recorder.checkpoint_saved(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -265,11 +271,12 @@ class PredictionLogger(TrainerCallback):
         config: Mapping[str, Any],
         tokenizer: Any,
         *,
+        log_steps: int,
         seed: int,
         resumed_from_step: int | None = None,
         num_train_samples: int = 0,
     ) -> HookedModel:
-        self.close("error")  # of a training that ended without a word
+        self.close("error")  # an earlier training that did not call `on_train_end`
         core = unwrapped(model)
         adapter = self._given_adapter or adapter_for(core)
         settings = getattr(core, "config", None)
@@ -278,42 +285,40 @@ class PredictionLogger(TrainerCallback):
         built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
         self.emit = Pipeline(built, run_id=run_id, attempt=attempt, processors=self._processors)
         decode = None if tokenizer is None else lambda ids: str(tokenizer.decode(list(ids)))
-        shown = Shown(self._samples, self._window, self._codebooks, decode)
-        watch = LiveChecks(self.emit, fails=False) if self._diagnose else None
-        self._observation = observation = HookedModel(core, adapter, self.emit, shown, watch)
-        start = RunStart(
-            config=redacted({**config, "adapter": adapter.name, "model": type(core).__name__}),
-            versions=versions(),
+        shown = WindowSettings(self._samples, self._window, self._codebooks, decode)
+        checks = LiveChecks(self.emit, fails=False) if self._diagnose else None
+        record = RecorderSettings(every(log_steps), adapter.num_codebooks(settings), shown, counts=self._diagnose)
+        self._recorder = Recorder(self.emit, record, sinks=built, checks=checks)
+        self._hooked = hooked = HookedModel(core, adapter, self._recorder)
+        facts = RunFacts(
+            config={**config, "adapter": adapter.name, "model": type(core).__name__},
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
             device=str(next(core.parameters()).device),
             seed=seed,
             resumed_from_step=resumed_from_step,
             num_train_samples=num_train_samples,
-            num_eval_samples=0,  # a Trainer has not made them yet
-            num_codebooks=adapter.num_codebooks(settings),
+            num_eval_samples=0,  # a Trainer makes them after the beginning of the training
             trainable_parameters=sum(part.numel() for part in core.parameters() if part.requires_grad),
-            host=socket.gethostname(),
             max_length=getattr(settings, "max_position_embeddings", None),
             modalities=tuple(reading.modality for reading in adapter.readings),
             stops=adapter.stops(settings),
         )
-        self._log = RunLog(self.emit, built, watch)
-        self._log.start(start, lambda: (observation.step, observation.seconds))
+        self._recorder.start(facts, current_step=lambda: hooked.step)
         atexit.register(self._close_at_exit)
-        return observation
+        return hooked
 
     def _close_at_exit(self) -> None:
-        self.close("error")  # the training never said that it ended
+        self.close("error")  # the training did not end its log
 
     def _begin(self, step: int, given: Mapping[str, Any]) -> None:
-        if self._observation is not None:
-            self._observation.emit()  # the step before, if nobody logged it
-            if self._is_due(step):
-                self._observation.begin(given)
+        if self._hooked is not None and self._recorder is not None:
+            self._hooked.emit()  # the step before, if no `on_log` followed
+            self._hooked.begin(step, given)
+            if self._recorder.is_open("train"):
                 self._note_learning_rate()
 
     def _note_learning_rate(self) -> None:
-        with suppress(AttributeError, IndexError, KeyError, TypeError):  # there is none, or another kind of optimizer
+        with suppress(AttributeError, IndexError, KeyError, TypeError):  # no optimizer, or another kind
             self._learning_rate = float(self._optimizer.param_groups[0]["lr"])
 
 
@@ -324,7 +329,7 @@ def _rank() -> int:
 
 
 def _attempt(folder: Path, *, resumed: bool) -> tuple[str, int]:
-    """Return the run's id and the number of its attempt: one more than the files that are there."""
+    """Return the id of the run and the number of the attempt, one higher than those of the existing files."""
     numbers = [0]
     run_id = uuid.uuid4().hex[:12]
     for path in sorted(folder.glob("rank00000-attempt[0-9][0-9][0-9]*.jsonl")):
@@ -336,12 +341,12 @@ def _attempt(folder: Path, *, resumed: bool) -> tuple[str, int]:
 
 
 def _tokenizer_of(processing_class: Any) -> Any:
-    """Return what decodes text: the tokenizer, or that of a processor; None where there is neither."""
+    """Return the tokenizer, or the tokenizer of a processor, or None."""
     found = getattr(processing_class, "tokenizer", processing_class)
     return found if callable(getattr(found, "decode", None)) else None
 
 
 def _length(loader: object) -> int:
-    with suppress(TypeError):  # there is none, or it is streamed and nobody knows
+    with suppress(TypeError):  # no data set, or a stream of unknown length
         return len(getattr(loader, "dataset", None))  # type: ignore[arg-type]
     return 0

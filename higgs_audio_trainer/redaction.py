@@ -40,8 +40,9 @@ _OF_TEXT = re.compile(
 def is_secret_name(name: str) -> bool:
     """Return True if a setting, variable, header or parameter of this name holds a secret.
 
-    >>> [is_secret_name(name) for name in ("HF_TOKEN", "apiKey", "x-api-key", "pad_token", "lr")]
-    [True, True, True, False, False]
+    Example:
+        >>> [is_secret_name(name) for name in ("HF_TOKEN", "apiKey", "x-api-key", "pad_token", "lr")]
+        [True, True, True, False, False]
     """
     plain = _ENDING.sub("", _PARTS.sub("_", name).strip("_").lower())
     return _SECRET.search(plain) is not None and _OF_TEXT.search(plain) is None
@@ -134,8 +135,9 @@ def redacted(value: Any, name: str = "") -> Any:
         value: A setting, or a mapping or list of settings. Null, booleans and empty texts are no secrets.
         name: Name of the setting.
 
-    >>> redacted({"lr": 0.1, "hub_token": "hf_1", "url": "https://ann:pw@host/x"})
-    {'lr': 0.1, 'hub_token': '[redacted]', 'url': 'https://[redacted]@host/x'}
+    Example:
+        >>> redacted({"lr": 0.1, "hub_token": "hf_1", "url": "https://ann:pw@host/x"})
+        {'lr': 0.1, 'hub_token': '[redacted]', 'url': 'https://[redacted]@host/x'}
     """
     return _redact_setting(value, name, lambda _: REDACTED)
 
@@ -179,9 +181,10 @@ class Redactor:
         settings: Settings. The values of secret names are known secrets.
         environment: Environment variables. The values of secret names are known secrets.
 
-    >>> redact = Redactor({"hub_token": "winter-2024"})
-    >>> redact("login with winter-2024 failed; retry with api_key=a8f31c")
-    'login with [redacted] failed; retry with api_key=[redacted]'
+    Example:
+        >>> redact = Redactor({"hub_token": "winter-2024"})
+        >>> redact("login with winter-2024 failed; retry with api_key=a8f31c")
+        'login with [redacted] failed; retry with api_key=[redacted]'
     """
 
     def __init__(self, settings: Any = None, environment: Mapping[str, str] | None = None) -> None:

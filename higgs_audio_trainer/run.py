@@ -1,6 +1,6 @@
-"""The composition root: one place that knows settings, data, model, trainer and sinks, and wires them.
+"""The composition root of a training: connects settings, data, model, trainer, recorder and sinks.
 
-Rank is decided here, once: a rank with nothing to write gets the null pipeline.
+The rank decides here, once, which parts a process gets. A rank that writes nothing gets the null pipeline.
 """
 
 from __future__ import annotations
@@ -8,16 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from signal import Signals
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import torch
-from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -25,31 +22,32 @@ import sinks
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
 from higgs_audio_trainer.errors import LoggingError, UserError
-from higgs_audio_trainer.events import Diagnosis, RunStart
-from higgs_audio_trainer.extraction.windows import Shown
-from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter, claim, plan_attempt
+from higgs_audio_trainer.events import Diagnosis
+from higgs_audio_trainer.extraction.windows import WindowSettings
+from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter_settings, claim, plan_attempt
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
+from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, load_processors
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Telemetry, due_every, never_due
-from higgs_audio_trainer.recording.run_log import RunLog
+from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every, never
 from higgs_audio_trainer.redaction import Redactor
-from higgs_audio_trainer.training.arguments import training_arguments, uses_cuda
+from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
-from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.training.model import load_lora_model
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.training.progress import TrainingBar
-from higgs_audio_trainer.training.run_start import run_start
+from higgs_audio_trainer.training.ranks import on_every_rank, on_rank_0
+from higgs_audio_trainer.training.run_facts import run_facts
 from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from sinks import specification
 from sinks.terminal.escape import printable_lines
+from sinks.terminal.screen import Screen
 
-T = TypeVar("T")
-_LAST_WORDS_S = 3.0
+_LAST_EVENTS_S = 3.0  # for `run_end` and the sinks, when the launcher is about to kill the process
 NamedSink = tuple[str, sinks.Sink]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +58,23 @@ class _Data:
 
 @dataclass(frozen=True, slots=True)
 class _Console:
-    """Ways to the person who runs it, none of which waits for a reader."""
+    """Outputs for the person who runs the training. None of them waits for a reader."""
 
-    screen: sinks.Screen
-    say: Say  # what must be known before the first event
-    note: Say  # what went wrong, without the secrets that an error may quote
+    screen: Screen
+    say: Say  # prints messages before the first event
+    note: Say  # prints failures, with secrets redacted
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
-        run_id: identifies the run.
-        step: optimizer steps done.
-        attempt: number of the attempt.
-        stopped_by: what stopped it, after a checkpoint was saved; None where it came to its own end.
-        failed_by: the diagnosis that ended it, or was found at its last step, with `--diagnose fail`; on rank 0.
+        run_id: Identifier of the run.
+        step: Optimizer steps done.
+        attempt: Number of the attempt, 0 at first.
+        stopped_by: Signal or finding that stopped the run after a checkpoint. None for a completed run.
+        failed_by: With `--diagnose fail`, the finding that ended the run or was made at its last step; on rank 0.
     """
 
     run_id: str
@@ -87,25 +85,28 @@ class RunResult:
 
 
 def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (), say: Say | None = None) -> RunResult:
-    """Train as the settings say.
+    """Train LoRA adapters, as `higgs-audio-trainer train` does.
 
     Args:
-        settings: the run's settings.
-        more_sinks: sinks beside those that the settings name, on rank 0.
-        say: tells a person what must be known before the first event, such as skipped samples; None: on stdout.
+        settings: Settings of the run.
+        more_sinks: Names and callables of further sinks, on rank 0.
+        say: Prints messages before the first event, such as the names of skipped samples. None for stdout.
+
+    Returns:
+        The outcome of the run. The adapter and the checkpoints are in `settings.output_dir`.
 
     Raises:
-        UserError: something of the input is wrong. Nothing was trained.
+        UserError: An input is wrong. Nothing was trained.
     """
     quiet_third_parties()
-    with _sink_errors():  # a wrong name is said before anything is loaded
-        sinks.load(settings.sinks)
+    with _sink_errors():  # refuses a wrong name before anything is loaded
+        specification.load(settings.sinks)
     processors = load_processors(settings.processors)
     if settings.diagnose == "fail" and not _logs(settings, more_sinks):
         raise UserError(
-            "--diagnose fail: expected a sink, for what is logged is checked, got --sinks none. Name one: --sinks jsonl"
+            "--diagnose fail: expected a sink, since checks read the log, got --sinks none. Add a sink: --sinks jsonl"
         )
-    screen = sinks.Screen(sys.stdout, sys.stderr)
+    screen = Screen(sys.stdout, sys.stderr)
     redact = Redactor(settings.as_mapping(), os.environ)
     console = _Console(
         screen, say or (lambda text: screen.show(printable_lines(text))), lambda text: screen.note(redact(text))
@@ -125,51 +126,49 @@ def _run(
     checkpoint = open_checkpoint(settings.base_ckpt)
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     arguments = training_arguments(settings)
-    attempt = _on_rank_0(arguments, lambda: _plan(settings, console.say))
-    data = _on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, console.say))
+    attempt = on_rank_0(arguments, lambda: _plan(settings, console.say))
+    data = on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, console.say))
     set_seed(arguments.seed)
-    model = _load_model(settings, checkpoint)
-    built = _on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
+    model = load_lora_model(settings)
+    built = on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
     emit = _build_emit(settings, arguments, attempt, built, processors, console)
-    watch = LiveChecks(emit, fails=settings.diagnose == "fail") if _watches(settings, arguments, built) else None
-    log = RunLog(emit, built, watch)
-    ears = _ears(settings, arguments, checkpoint, emit) if built else None
+    checks = LiveChecks(emit, fails=settings.diagnose == "fail") if _has_checks(settings, arguments, built) else None
+    previews = _previews(settings, arguments, checkpoint, emit) if built else None
+    record = RecorderSettings(
+        every(settings.log_steps) if _logs(settings, more_sinks) else never,
+        checkpoint.ids.num_codebooks,
+        _shown(settings, checkpoint, codebooks) if built else None,
+        evaluations=_logs(settings, more_sinks),
+        counts=settings.diagnose != "off",
+        text_loss_weight=settings.text_loss_weight,
+        strict=settings.strict_logging,
+    )
+    recorder = Recorder(emit, record, sinks=built, checks=checks, previews=previews)
     bar = TrainingBar(console.screen.status_stream())
     with ExitStack() as cleanup:
-        cleanup.callback(log.close)
+        cleanup.callback(recorder.close)
         cleanup.callback(bar.close)
-        if ears is not None:
-            cleanup.callback(partial(ears.close, wait=False))
-        stop = StopSignals(partial(_give_up, log, console.screen), **under_torchrun(os.environ))
-        stopping = Stopping(lambda: stop.received or _verdict(watch))
-        telemetry = Telemetry(
-            emit=emit,
-            is_due=due_every(settings.log_steps) if _logs(settings, more_sinks) else never_due,
-            evaluations=_logs(settings, more_sinks),
-            shown=_shown(settings, checkpoint, codebooks) if built else None,
-            strict=settings.strict_logging,
-            vocabulary=checkpoint.vocabulary,
-            counts=settings.diagnose != "off",
-            watch=watch,
-            ears=ears,
-        )
-        trainer = _build_trainer(settings, arguments, checkpoint, model, data, telemetry, [bar], stopping)
-        _on_rank_0(arguments, lambda: cleanup.enter_context(claim(settings.output_dir, attempt)))
+        if previews is not None:
+            cleanup.callback(partial(previews.close, wait=False))
+        stop = StopSignals(partial(_give_up, recorder, console.screen), **under_torchrun(os.environ))
+        stopping = Stopping(lambda: stop.received or _failed_check(checks))
+        trainer = _build_trainer(settings, arguments, checkpoint, model, data, recorder, [bar], stopping)
+        on_rank_0(arguments, lambda: cleanup.enter_context(claim(settings.output_dir, attempt)))
         cleanup.enter_context(stop)
-        first = run_start(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation))
-        _train(trainer, attempt, log, first, stopping, ears)
-    stopped_by = stopping.stopped_by or _verdict(watch)
+        facts = run_facts(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation))
+        _train(trainer, attempt, recorder, facts, stopping, previews)
+    stopped_by = stopping.stopped_by or _failed_check(checks)
     return RunResult(
-        attempt.run_id, trainer.state.global_step, attempt.number, stopped_by, watch.failed_by if watch else None
+        attempt.run_id, trainer.state.global_step, attempt.number, stopped_by, checks.failed_by if checks else None
     )
 
 
-def _watches(settings: TrainSettings, arguments: TrainingArguments, built: Sequence[NamedSink]) -> bool:
-    """Whether this rank has its record checked: rank 0 does, with the figures of all."""
+def _has_checks(settings: TrainSettings, arguments: TrainingArguments, built: Sequence[NamedSink]) -> bool:
+    """Return True on rank 0, which checks the figures of all ranks."""
     return settings.diagnose != "off" and arguments.process_index == 0 and bool(built)
 
 
-def _ears(
+def _previews(
     settings: TrainSettings, arguments: TrainingArguments, checkpoint: BaseCheckpoint, emit: Emit
 ) -> AudioPreviews | None:
     if not settings.log_audio or arguments.process_index != 0:
@@ -177,15 +176,15 @@ def _ears(
     return AudioPreviews(
         settings.audio_tokenizer or codec_of(settings.base_ckpt),
         settings.output_dir,
-        is_due=due_every(settings.log_steps * settings.log_audio),
+        is_due=every(settings.log_steps * settings.log_audio),
         seconds=settings.log_audio_seconds,
         num_codes=min(checkpoint.ids.stream_bos, checkpoint.ids.stream_eos),
         fail=partial(emit.fail, "audio"),
     )
 
 
-def _verdict(watch: LiveChecks | None) -> Diagnosed | None:
-    return Diagnosed.diagnosis if watch is not None and watch.failed_by is not None else None
+def _failed_check(checks: LiveChecks | None) -> Diagnosed | None:
+    return Diagnosed.diagnosis if checks is not None and checks.failed_by is not None else None
 
 
 def _plan(settings: TrainSettings, say: Say) -> Attempt:
@@ -193,45 +192,45 @@ def _plan(settings: TrainSettings, say: Say) -> Attempt:
     for damage in attempt.damaged:
         say(f"--resume: passed over {damage}")
     if attempt.checkpoint is not None:
-        check_adapter(attempt.checkpoint, r=settings.lora_r, targets=settings.targets())
+        check_adapter_settings(attempt.checkpoint, r=settings.lora_r, targets=settings.targets())
     return attempt
 
 
-def _give_up(log: RunLog, screen: sinks.Screen, received: Signals) -> None:
-    """End a process whose launcher is about to kill it, and which cannot reach the end of its step."""
+def _give_up(recorder: Recorder, screen: Screen, received: Signals) -> None:
+    """End a process that cannot reach the end of its step before its launcher kills it."""
 
-    def say_why() -> None:
-        log.end(received.name)
-        log.close()
+    def end_log() -> None:
+        recorder.end(received.name)
+        recorder.close()
         screen.close()
 
-    # On a thread of its own: where a sink hangs, so does who waits for its turn to emit.
-    last_words = threading.Thread(target=say_why, daemon=True)
-    last_words.start()
-    last_words.join(_LAST_WORDS_S)
+    # A hanging sink blocks every thread that emits, so a separate thread emits the last events.
+    ending = threading.Thread(target=end_log, daemon=True)
+    ending.start()
+    ending.join(_LAST_EVENTS_S)
     os._exit(exit_status(received))
 
 
 def _train(
     trainer: HiggsAudioTrainer,
     attempt: Attempt,
-    log: RunLog,
-    first: RunStart,
+    recorder: Recorder,
+    facts: RunFacts,
     stopping: Stopping,
-    ears: AudioPreviews | None,
+    previews: AudioPreviews | None,
 ) -> None:
     try:
-        log.start(first, lambda: (trainer.state.global_step, trainer.extraction_seconds), attempt.checkpoint)
+        recorder.start(facts, current_step=lambda: trainer.state.global_step, checkpoint=attempt.checkpoint)
         trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
         if stopping.stopped_by is None:
             trainer.save_model()
-        if ears is not None:
-            ears.close(wait=stopping.stopped_by is None)
+        if previews is not None:
+            previews.close(wait=stopping.stopped_by is None)
     except BaseException as error:
-        with suppress(LoggingError):  # the error that ended the training is the one to be told
-            log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error")
+        with suppress(LoggingError):  # the error that ended the training is reported
+            recorder.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error")
         raise
-    log.end("completed" if stopping.stopped_by is None else stopping.stopped_by.name)
+    recorder.end("completed" if stopping.stopped_by is None else stopping.stopped_by.name)
 
 
 def _build_trainer(
@@ -240,13 +239,14 @@ def _build_trainer(
     checkpoint: BaseCheckpoint,
     model: Any,
     data: _Data,
-    telemetry: Telemetry,
+    recorder: Recorder,
     callbacks: list[TrainerCallback],
     stopping: Stopping,
 ) -> HiggsAudioTrainer:
     try:
         trainer = HiggsAudioTrainer(
-            telemetry=telemetry,
+            recorder=recorder,
+            vocabulary=checkpoint.vocabulary,
             text_loss_weight=settings.text_loss_weight,
             stopping=stopping,
             model=model,
@@ -256,9 +256,9 @@ def _build_trainer(
             eval_dataset=SpeechDataset(data.evaluation, checkpoint.ids) if data.evaluation else None,
             callbacks=callbacks,
         )
-    except (ValueError, ImportError, RuntimeError) as error:  # an argument it refuses, a tracker that is not there
+    except (ValueError, ImportError, RuntimeError) as error:  # a refused argument, or a missing tracker
         raise UserError(f"transformers.Trainer: {' '.join(str(error).split())}") from error
-    trainer.remove_callback(PrinterCallback)  # it prints a dictionary where our sinks print a line
+    trainer.remove_callback(PrinterCallback)  # prints dictionaries between the lines of the console sink
     return trainer
 
 
@@ -275,40 +275,8 @@ def _restarts() -> int:
 
 
 def _logs(settings: TrainSettings, more_sinks: Sequence[NamedSink]) -> bool:
-    """Whether any rank logs: every rank must answer alike, for the sums of a due step are collective."""
-    return bool(sinks.parse(settings.sinks) or more_sinks)
-
-
-def _on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
-    """Do something on rank 0 and give every rank the result, or the error."""
-    outcome: list[Any] = [None, None]
-    if arguments.process_index == 0:
-        try:
-            outcome[0] = work()
-        except UserError as error:
-            outcome[1] = error
-    if arguments.world_size > 1:
-        broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    result: T = outcome[0]
-    return result
-
-
-def _on_every_rank(arguments: TrainingArguments, work: Callable[[], T]) -> T:
-    """Do something on every rank; an error of one is raised on all, so that none waits for it."""
-    result: Any = None
-    errors: list[UserError | None] = [None]
-    try:
-        result = work()
-    except UserError as error:
-        errors = [error]
-    if arguments.world_size > 1:
-        errors = gather_object(errors)
-    for failed in errors:
-        if failed is not None:
-            raise failed
-    return cast("T", result)
+    """Return True if any rank logs. The result is the same on every rank, since the sums are collective."""
+    return bool(specification.parse(settings.sinks) or more_sinks)
 
 
 def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments: TrainingArguments, say: Say) -> _Data:
@@ -327,30 +295,6 @@ def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments
     return _Data(prepared[0], prepared[1] if len(prepared) > 1 else [])
 
 
-def _load_model(settings: TrainSettings, checkpoint: BaseCheckpoint) -> Any:
-    automatic = torch.bfloat16 if uses_cuda(settings) and torch.cuda.is_bf16_supported() else torch.float32
-    dtype = automatic if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    try:
-        loaded: Any = HiggsAudioForTraining.from_pretrained(settings.base_ckpt, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"--base_ckpt {checkpoint.name}: the weights cannot be loaded: {error}") from error
-    base, info = loaded
-    if info["missing_keys"]:
-        raise UserError(
-            f"--base_ckpt {checkpoint.name}: expected weights for {', '.join(sorted(info['missing_keys'])[:5])}, "
-            "got none. "
-            "text_lm_head.weight must be kept when a checkpoint is converted: the text loss needs it."
-        )
-    base.text_loss_weight = settings.text_loss_weight
-    return add_lora(
-        base,
-        r=settings.lora_r,
-        alpha=settings.lora_alpha,
-        dropout=settings.lora_dropout,
-        targets=settings.targets(),
-    )
-
-
 def _build_sinks(
     settings: TrainSettings,
     arguments: TrainingArguments,
@@ -358,7 +302,7 @@ def _build_sinks(
     more_sinks: Sequence[NamedSink],
     console: _Console,
 ) -> list[NamedSink]:
-    """Make the sinks of this rank; a rank that is not to write has none."""
+    """Return the sinks of this rank. A rank that writes nothing has none."""
     if arguments.process_index != 0 and not settings.log_all_ranks:
         return []
     context = sinks.SinkContext(
@@ -390,8 +334,8 @@ def _build_emit(
     )
 
 
-def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple[int, ...]) -> Shown:
-    return Shown(
+def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple[int, ...]) -> WindowSettings:
+    return WindowSettings(
         samples=settings.log_samples,
         window=settings.log_window,
         codebooks=codebooks,

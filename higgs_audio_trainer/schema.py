@@ -1,4 +1,4 @@
-"""JSON Schema 2020-12 of every event, made from the types in `events`."""
+"""JSON Schema 2020-12 of every event, generated from the types in `events`."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ import orjson
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, Envelope, Event, Window
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-#: What a line may carry beside envelope and payload: marks of what its values could not hold.
+#: Optional marks of a line, beside envelope and payload: values that the pipeline had to change.
 _MARKS = {
     "nonfinite": {
         "type": "array",
         "items": {"type": "string"},
-        "description": "Paths of values that were NaN or infinite; they are null. `...` last: there were more.",
+        "description": "Paths of values that were NaN or infinite and are null. A last entry `...` stands for more.",
     },
     "replaced": {
         "type": "object",
         "additionalProperties": {"type": "string"},
-        "description": "Paths of values that no line can hold, and what stood there. The key `...`: there were more.",
+        "description": "Paths and descriptions of values that a line cannot hold. A key `...` stands for more.",
     },
     "shortened": {
         "type": "object",
         "additionalProperties": {"type": "integer", "minimum": 0},
-        "description": "Paths of values cut because the line was too long, and how long they were.",
+        "description": "Paths of values shortened because the line was too long, and the original lengths.",
     },
 }
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    """Make the schema of one event: envelope and payload as one flat object.
+    """Return the schema of one event, envelope and payload as one flat object.
 
     Raises:
-        KeyError: there is no such event.
+        KeyError: No event has this name.
+
+    Example:
+        >>> schema_of("checkpoint")["properties"]["path"]
+        {'type': 'string', 'description': 'Folder of the checkpoint, relative to the output directory.'}
     """
     event = EVENTS[name]
     _, components = msgspec.json.schema_components([Envelope, event], ref_template="#/$defs/{name}")
@@ -57,7 +61,12 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def schema_of_any() -> dict[str, Any]:
-    """Make the schema of a line of the log: one of the events, whose schemas it holds."""
+    """Return the schema of any line of a log, with the schemas of all events in `$defs`.
+
+    Example:
+        >>> schema_of_any()["oneOf"][0]
+        {'$ref': 'urn:higgs-audio-trainer:event:run_start:v1'}
+    """
     return {
         "$schema": DIALECT,
         "$id": f"urn:higgs-audio-trainer:event:v{SCHEMA_VERSION}",
@@ -86,7 +95,12 @@ def _is_required(item: Field[Any]) -> bool:
 
 
 def encode(schema: dict[str, Any]) -> bytes:
-    """Write a schema as the committed files hold it."""
+    """Return the bytes of a committed schema file.
+
+    Example:
+        >>> encode({"type": "object"}).splitlines()
+        [b'{', b'  "type": "object"', b'}']
+    """
     return orjson.dumps(schema, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -100,7 +114,7 @@ def _described(components: dict[str, Any], cls: type[Any]) -> dict[str, Any]:
 
 
 def _nullable_numbers(schema: dict[str, Any]) -> dict[str, Any]:
-    """Let every number be null: that is how a non-finite one is written."""
+    """Allow null for every number, because the log writes a non-finite number as null."""
     if schema.get("type") == "number":
         return {"type": ["number", "null"]}
     return {

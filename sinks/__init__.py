@@ -1,7 +1,12 @@
-"""The consumers of a run's events: console, JSONL file, nothing, or a third party's.
+"""Sinks: the consumers of a run's events. Imports neither torch nor the trainer.
 
-Imports neither torch nor the trainer. `build("console,jsonl:dir=logs", context)` makes the sinks that a
-specification names; see `parse` for its grammar.
+The names in `__all__` are public. A package with a sink needs nothing else:
+
+- `Record`, `Sink`, `SinkFactory`, `SinkContext` and `SinkError` are the contract.
+- `build` makes the sinks of a specification such as `console,jsonl:dir=logs`.
+- `JsonlSink` writes a log file, `MemorySink` keeps records in a list, `render` returns a record as text.
+
+All modules of this package are implementation and may change.
 """
 
 from __future__ import annotations
@@ -10,48 +15,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sinks.console import ConsoleSink
     from sinks.jsonl import JsonlSink
     from sinks.memory import MemorySink
-    from sinks.protocol import Factory, Record, Sink, SinkContext, SinkError
-    from sinks.rendering import render
-    from sinks.specification import ENTRY_POINT_GROUP, SinkSpec, build, load, parse, resolve
-    from sinks.terminal.screen import Screen
+    from sinks.protocol import Record, Sink, SinkContext, SinkError, SinkFactory
+    from sinks.rendering.record import render
+    from sinks.specification import build
 
 __all__ = [
-    "ENTRY_POINT_GROUP",
-    "ConsoleSink",
-    "Factory",
     "JsonlSink",
     "MemorySink",
     "Record",
-    "Screen",
     "Sink",
     "SinkContext",
     "SinkError",
-    "SinkSpec",
+    "SinkFactory",
     "build",
-    "load",
-    "parse",
     "render",
-    "resolve",
 ]
 
-_HOMES = {
-    "console": ("ConsoleSink",),
+_MODULES = {
     "jsonl": ("JsonlSink",),
     "memory": ("MemorySink",),
-    "protocol": ("Factory", "Record", "Sink", "SinkContext", "SinkError"),
-    "rendering": ("render",),
-    "terminal.screen": ("Screen",),
-    "specification": ("ENTRY_POINT_GROUP", "SinkSpec", "build", "load", "parse", "resolve"),
+    "protocol": ("Record", "Sink", "SinkContext", "SinkError", "SinkFactory"),
+    "rendering.record": ("render",),
+    "specification": ("build",),
 }
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Import a name of `__all__` when it is asked for: whoever borrows an escape needs no sink."""
-        for home, names in _HOMES.items():
+        """Import the module of a public name on first use, so that `import sinks.null` loads no other sink."""
+        for module, names in _MODULES.items():
             if name in names:
-                return getattr(import_module(f"{__name__}.{home}"), name)
+                return getattr(import_module(f"{__name__}.{module}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

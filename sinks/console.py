@@ -1,31 +1,40 @@
-"""The console sink: what a person reads while the model trains."""
+"""The console sink: records as text on a terminal during a training."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from sinks.null import discard
-from sinks.protocol import Record, Sink, SinkContext
-from sinks.rendering import render
-from sinks.shorten import fits, shortened
-from sinks.terminal.escape import encodable, known_encoding
+from sinks.null import discard, null_sink
+from sinks.protocol import Record, SharedScreen, Sink, SinkContext
+from sinks.rendering.record import OnFailure, RenderFailures, render, warn_of_failure
+from sinks.shorten import MOST_SHOWN_BYTES, limited
+from sinks.terminal.escape import encodable_text, known_encoding
 from sinks.terminal.fold import folded
 from sinks.terminal.screen import Screen
 from sinks.terminal.stream import encoding_of, is_terminal
+from sinks.terminal.words import count_of
 
-#: Events that no person reads while a model trains: the files have them, and `show` prints them when they are named.
+#: Events that the console does not show. Log files have these events, and `show --event` prints them.
 FOR_FILES = ("token_counts",)
-_LONGEST_RECORD_BYTES = 64 * 1024  # as a line of JSON; ten million tokens are for a file
+_SPEAKER = "higgs-audio-trainer: console: "
 
 
 def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Decide on colour: NO_COLOR forbids it, then FORCE_COLOR asks for it, then a terminal gets it unless TERM=dumb.
+    """Return True if text on a stream gets colour.
 
-    The order is Python's own (`_colorize`). See https://no-color.org and https://force-color.org: a variable counts
-    when it is set and not empty.
+    NO_COLOR forbids colour, then FORCE_COLOR demands colour, then a terminal gets colour unless TERM is "dumb". A
+    variable counts if the variable is set and not empty. The order is the order of Python's `_colorize`. See
+    https://no-color.org and https://force-color.org.
+
+    Example:
+        >>> import io
+        >>> wants_color(io.StringIO(), {"FORCE_COLOR": "1"})
+        True
+        >>> wants_color(io.StringIO(), {"FORCE_COLOR": "1", "NO_COLOR": "1"})
+        False
     """
     if environment.get("NO_COLOR"):
         return False
@@ -34,78 +43,102 @@ def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
     return environment.get("TERM") != "dumb" and is_terminal(stream)
 
 
-def text_of(record: Record, *, color: bool, encoding: str, width: int | None = None) -> str:
-    """Make the text of a record that the console shows, during a training and after it.
+def text_of(
+    record: Record,
+    *,
+    color: bool,
+    encoding: str,
+    width: int | None = None,
+    on_failure: OnFailure = warn_of_failure,
+) -> str:
+    r"""Return the text of a record on a console, in a training or in a log.
 
     Args:
-        record: what a sink is given, or a line of a log.
-        color: mark by colour instead of by characters.
-        encoding: a codec that exists; what it lacks is escaped.
-        width: columns in which lines are folded; None: none is.
+        record: Record of a sink or of a log.
+        color: True marks mismatches by colour, False by a `*`.
+        encoding: Name of an existing codec; characters that the codec lacks are escaped.
+        width: Columns of a line; None for lines of any length.
+        on_failure: Called where a renderer raises; see `render`.
+
+    Example:
+        >>> text_of({"event": "checkpoint", "path": "é"}, color=False, encoding="ascii")
+        'saved \\xe9'
     """
-    text = encodable(render(_short(record), color=color, width=width), encoding)
-    return text if width is None else folded(text, width)  # what was escaped for the encoding is longer
+    try:
+        shown = limited(record, MOST_SHOWN_BYTES)
+    except TypeError:  # a third-party record with an object that JSON cannot hold can still be shown
+        shown = record
+    text = encodable_text(render(shown, color=color, width=width, on_failure=on_failure), encoding)
+    return text if width is None else folded(text, width)  # escapes make lines longer
 
 
 class ConsoleSink:
-    """Shows each record as text. In another process a copy of it shows nothing.
+    """Sink that shows each record as text. A copy in another process shows nothing.
+
+    A record whose renderer raises is shown field by field. The first such failure of each event is reported, and
+    `close` reports the number of failures.
 
     Args:
-        screen: where to show it.
-        color: mark by colour instead of by characters.
-        encoding: what the terminal understands; what it lacks is escaped. None: UTF-8; an unknown one: ASCII.
-        close_screen: whether the screen is this sink's own, to be closed with it.
+        screen: Terminal for the records.
+        color: True marks mismatches by colour, False by a `*`.
+        encoding: Encoding of the terminal; characters that the encoding lacks are escaped. None for UTF-8. An unknown
+            encoding counts as ASCII.
+        close_screen: True if the sink owns and closes the screen.
+        say: Prints a line for a person; None for a notice on the screen.
     """
 
-    def __init__(self, screen: Screen, *, color: bool, encoding: str | None, close_screen: bool = False) -> None:
+    def __init__(
+        self,
+        screen: SharedScreen,
+        *,
+        color: bool,
+        encoding: str | None,
+        close_screen: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self._screen = screen
         self._color = color
         self._encoding = known_encoding(encoding)
         self._close_screen = close_screen
-        self._dropped_before = screen.dropped  # what others had to show
+        self._say = say or screen.note
+        self._dropped_before = screen.dropped  # by other users of the screen
+        self._failures = RenderFailures(lambda text: self._say(f"{_SPEAKER}{text}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy as the null sink: a terminal has one owner."""
-        return _in_another_process, ()
+        """Become the null sink in a pickle or a copy, because a terminal has a single owner."""
+        return null_sink, ()
 
     @property
     def dropped(self) -> int:
-        """Records that no reader took in time."""
+        """Number of records that no reader accepted in time."""
         return self._screen.dropped - self._dropped_before
 
     def __call__(self, record: Record) -> None:
-        """Render one record, here, so that an error of it is the caller's; and have it shown, without waiting."""
+        """Render a record and queue the text. Rendering happens here, so that an exception reaches the caller."""
         if record.get("event") in FOR_FILES:
             return
-        self._screen.show(text_of(record, color=self._color, encoding=self._encoding))
+        text = text_of(record, color=self._color, encoding=self._encoding, on_failure=self._failures)
+        self._screen.show(text)
 
     def close(self) -> None:
-        """Wait a moment for what is still to be shown, if the screen is this sink's own."""
+        """Report failed renderings. If the sink owns the screen, wait a bounded time until all texts are written."""
+        if failed := self._failures.count:
+            self._say(f"{_SPEAKER}{count_of(failed, 'record was', 'records were')} shown field by field")
         if self._close_screen:
             self._screen.close()
 
 
-def _short(record: Record) -> Record:
-    try:
-        return record if fits(record, _LONGEST_RECORD_BYTES) else shortened(record, _LONGEST_RECORD_BYTES)
-    except TypeError:  # a third party's record, with what no line can hold: it can still be shown
-        return record
-
-
-def _in_another_process() -> Sink:
-    return discard
-
-
 def console_sink(context: SinkContext) -> Sink:
-    """Make the console sink. Rank 0 alone speaks: one terminal, one voice."""
+    """Make the console sink of rank 0. Other ranks get the null sink, because all ranks share a terminal."""
     if context.rank != 0:
         return discard
     screen = Screen(sys.stdout, sys.stderr) if context.screen is None else context.screen
-    if screen.out is None:  # a daemon closed it: nobody reads
+    if screen.out is None:  # a daemon closed its standard output
         return discard
     return ConsoleSink(
         screen,
         color=wants_color(screen.out, os.environ),
         encoding=encoding_of(screen.out),
         close_screen=context.screen is None,
+        say=None if context.screen is None else context.say,
     )

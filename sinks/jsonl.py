@@ -1,63 +1,69 @@
-"""The JSONL file sink: one record, one line, one write, in a file that is never cut off or written over."""
+"""The JSONL file sink. Each record is a line and a single write. Files are appended to and never truncated."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import orjson
 
 from sinks.null import null_sink
-from sinks.protocol import Record, Sink, SinkContext, SinkError
+from sinks.protocol import Record, Sink, SinkError, print_on_stderr
 from sinks.retry import Retry
 from sinks.segment import Segment, SegmentFiles
 from sinks.shorten import ENVELOPE, encoded
-from sinks.size import bytes_of
-from sinks.terminal.screen import say_on_stderr
 
 Durability = Literal["none", "checkpoint", "record"]
 
 MAX_LINE_BYTES = 256 * 1024
-_LANDMARKS = frozenset({"checkpoint", "run_end"})  # worth a sync
-_WORTH_A_TRY = _LANDMARKS | {"sink_recovered"}  # ... whatever happened before
-# After these the file takes no more, or may have lost some: the log goes on in another.
+KEEP_RANGE = "a whole number from 1, and max_bytes beside it"
+_SYNCED = frozenset({"checkpoint", "run_end"})  # with durability=checkpoint
+_NEVER_DELAYED = _SYNCED | {"sink_recovered"}  # tried at once, even after failures
+# After these errors the file takes no more lines or may have lost lines. The log continues in another file.
 _LOST_FILE = frozenset({errno.EFBIG, errno.EIO, errno.ESTALE})
-_MOST_FRUITLESS = 3  # files begun since a record was last written: a broken disk must not be littered with them
-_SMALLEST_KIB = {"max_bytes": 4, "max_total_bytes": 64}
-_KEEP = "a whole number from 1, and max_bytes beside it"
+_MOST_FRUITLESS = 3  # new files without a written record; a broken disk must not collect more
 _SPEAKER = "higgs-audio-trainer: "
-_LAST_WORDS_BYTES = 2048  # room for a `cap_reached` and a `run_end`
+_RESERVED_BYTES = 2048  # for a `cap_reached` and a `run_end`
 
 
 class JsonlSink:
-    """Appends each record to a file as one line of JSON, unbuffered.
+    """Sink that appends each record to a file as a line of JSON, unbuffered.
 
-    When the call returns, the line has been handed to the operating system: it outlives the process. When it raises,
-    the line is not in the file, but perhaps in part, as a torn line of its own. (A line whose sync failed in two files
-    is there and raises all the same.) Where a file is lost, the log goes on in another segment beside it, whose first
-    line is that of `run_start` again; readers drop a repeated line.
+    When the call returns, the operating system has the line, and the line outlives the process. When the call raises,
+    the line is not in the file, or a torn part of the line is. As an exception, a line whose sync failed in two files
+    is written and the call raises. If a file is lost, the log continues in another segment beside the file. The first
+    line of each segment repeats the line of `run_start`, and readers drop repeated lines.
 
-    Not safe from several threads: the pipeline calls it from one at a time. In a forked child it does nothing, and in
-    a pickle it becomes the null sink: a file has one writer.
+    One thread at a time may call the sink. The sink does nothing in a forked child and becomes the null sink in a
+    pickle, because a file has one writer.
 
     Args:
-        path: file to append to; its folder is made.
-        durability: what is forced to the disk: `none`, `checkpoint` (all up to each `checkpoint` and `run_end`), or
-            each `record`.
-        max_bytes: size of a segment; a longer record gets one of its own.
-        keep: how many segments of this log stay; None: all.
-        max_total_bytes: size of them together. Where it is reached, one `cap_reached` follows and later `run_end`.
-        say: tells a person one line.
-        clock: seconds that only go forward.
+        path: File to append to. The folder is created.
+        durability: Lines that are forced to the disk. `none`, `checkpoint` (all lines up to each `checkpoint` and
+            `run_end`), or each `record`.
+        max_bytes: Size of a segment in bytes. A longer record gets a segment for itself. None for no limit.
+        keep: Number of segments of this log that stay; None for all.
+        max_total_bytes: Size of all segments together in bytes. At this size the sink writes a `cap_reached`, and
+            later only `run_end`. None for no limit.
+        say: Prints a line for a person.
+        clock: Monotonic clock, in seconds.
 
     Raises:
-        SinkError: the file cannot be opened or is no regular file, or the arguments contradict each other.
+        SinkError: The file cannot be opened or is not a regular file, or the arguments contradict each other.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sink = JsonlSink(f"{folder}/events/run.jsonl")
+        ...     sink({"event": "checkpoint", "v": 1, "step": 20, "path": "checkpoint-20"})
+        ...     sink.close()
+        ...     print(sink.path.read_text(), end="")
+        {"event":"checkpoint","v":1,"step":20,"path":"checkpoint-20"}
     """
 
     def __init__(
@@ -68,13 +74,13 @@ class JsonlSink:
         max_bytes: int | None = None,
         keep: int | None = None,
         max_total_bytes: int | None = None,
-        say: Callable[[str], None] = say_on_stderr,
+        say: Callable[[str], None] = print_on_stderr,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if durability not in get_args(Durability):
-            raise _wrong("durability", f"one of {', '.join(get_args(Durability))}", durability)
+            raise option_error("durability", f"one of {', '.join(get_args(Durability))}", durability)
         if keep is not None and (max_bytes is None or keep < 1):
-            raise _wrong("keep", _KEEP, keep)
+            raise option_error("keep", KEEP_RANGE, keep)
         self._durability, self._max_bytes, self._keep, self._max_total = durability, max_bytes, keep, max_total_bytes
         self._say = say
         self._retry = Retry(clock)
@@ -83,7 +89,7 @@ class JsonlSink:
         self._preface_owed = False
         self._fruitless = 0
         self._is_capped = self._is_closed = False
-        self._files = SegmentFiles(Path(path).absolute())  # wherever the process goes
+        self._files = SegmentFiles(Path(path).absolute())  # independent of later changes of the working directory
         try:
             self._segment = self._files.open_first()
         except OSError as error:
@@ -96,19 +102,19 @@ class JsonlSink:
 
     @property
     def path(self) -> Path:
-        """The file that records go to at present."""
+        """Path of the present segment."""
         return self._segment.path
 
-    def __reduce__(self) -> tuple[Callable[..., Sink], tuple[None]]:
-        """Become the null sink in another process."""
-        return null_sink, (None,)
+    def __reduce__(self) -> tuple[Callable[..., Sink], tuple[()]]:
+        """Become the null sink in a pickle or a copy."""
+        return null_sink, ()
 
     def __call__(self, record: Record) -> None:
-        """Append one record.
+        """Append a record.
 
         Raises:
-            TypeError: the record holds something that is not a builtin, such as a tensor.
-            OSError: the record is not in the file; or the sink is closed, or full.
+            TypeError: The record holds an object that is not a builtin, such as a tensor.
+            OSError: The record is not in the file, or the sink is closed or full.
         """
         if os.getpid() != self._pid:
             return
@@ -117,7 +123,7 @@ class JsonlSink:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self.path))
         if self._is_capped and event != "run_end":
             raise self._full_error()
-        if event not in _WORTH_A_TRY:
+        if event not in _NEVER_DELAYED:
             self._retry.refuse_early()
         line = encoded(record, MAX_LINE_BYTES)
         try:
@@ -132,33 +138,33 @@ class JsonlSink:
             self._run_start = line
 
     def lock(self) -> bool:
-        """Keep the file from another run's sink; return whether none has it."""
+        """Lock the file against the sinks of other runs. Return False if another sink holds the lock."""
         return self._segment.lock()
 
     def close(self) -> None:
-        """Close the file; a second time does nothing."""
+        """Close the file. A second call does nothing."""
         if not self._is_closed and os.getpid() == self._pid:
             self._is_closed = True
             self._retire(self._segment)
 
     def _append(self, record: Record, line: bytes) -> None:
-        self._stand()
+        self._ensure_segment()
         if self._is_full_for(line):
             self._begin()
         event = record.get("event")
-        reserve = 0 if event == "run_end" else _LAST_WORDS_BYTES + 2 * len(self._run_start)
+        reserve = 0 if event == "run_end" else _RESERVED_BYTES + 2 * len(self._run_start)
         if not self._has_room(len(line) + reserve):
             self._end_at_cap(record)
             raise self._full_error()
         self._put(line)
-        if self._durability == "record" or (self._durability == "checkpoint" and event in _LANDMARKS):
+        if self._durability == "record" or (self._durability == "checkpoint" and event in _SYNCED):
             self._sync(line)
 
-    def _stand(self) -> None:
-        """See to it that there is a sound file at its path."""
+    def _ensure_segment(self) -> None:
+        """Reopen the present segment, or begin the next, if the present segment is lost or failed."""
         number = self._retry.errno
-        if what_happened := self._segment.look():
-            self._begin(what_happened)
+        if loss := self._segment.check():
+            self._begin(loss)
         elif (self._segment.spoiled or number in _LOST_FILE) and self._fruitless < _MOST_FRUITLESS:
             self._fruitless += 1
             self._begin(f"failed ({os.strerror(number or errno.EIO)})")
@@ -172,18 +178,22 @@ class JsonlSink:
         return size > self._bare_size and size + len(line) > self._max_bytes
 
     def _begin(self, why: str | None = None) -> None:
-        """Go on in the next segment. `why`: what happened to the present one; None: it is full."""
+        """Begin the next segment.
+
+        Args:
+            why: Loss of the present segment, as the end of a sentence; None if the segment is full.
+        """
         last, self._segment = self._segment, self._files.create_next()
         self._preface_owed = bool(self._run_start)
         self._bare_size = len(self._run_start)
         self._other_bytes += last.size
         self._retire(last)
         if why:
-            self._say(f"{_SPEAKER}{last.path} {why}; the log goes on in {self.path}")
+            self._say(f"{_SPEAKER}{last.path} {why}; the log continues in {self.path}")
         self._tidy()
 
     def _retire(self, segment: Segment) -> None:
-        with suppress(OSError):  # its last line is whole, or was counted as lost
+        with suppress(OSError):  # the last line is complete, or was counted as lost
             segment.end_line()
         if self._durability != "none" and not segment.spoiled:
             try:
@@ -193,7 +203,7 @@ class JsonlSink:
         segment.close()
 
     def _tidy(self) -> None:
-        """Remove the oldest segments but for `keep`, and add up those that stay beside the present one."""
+        """Remove the oldest segments above `keep`. Sum the sizes of the other segments."""
         if self._keep is None and self._max_total is None:
             return
         try:
@@ -202,7 +212,7 @@ class JsonlSink:
                 self._files.remove(segments[0].path)
                 del segments[0]
             self._other_bytes = sum(item.size for item in segments)
-        except OSError as error:  # the log itself is sound
+        except OSError as error:  # the present segment is intact
             self._say(f"{_SPEAKER}old segments of {self.path} could not be removed: {error}")
 
     def _put(self, line: bytes) -> None:
@@ -212,7 +222,7 @@ class JsonlSink:
         self._segment.write(line)
 
     def _sync(self, line: bytes) -> None:
-        """Have the disk keep the line; where it does not, write it into another file, once."""
+        """Sync the file. If the sync fails, write the line into another segment and sync again, once."""
         try:
             self._segment.sync()
         except OSError as error:
@@ -226,92 +236,34 @@ class JsonlSink:
             self._segment.sync()
 
     def _end_at_cap(self, record: Record) -> None:
-        """Say in the log, once, that it takes no more, as far as there is room to say it."""
-        last_words = self._cap_reached(record)
-        if not self._is_capped and self._has_room(len(last_words)):
-            self._put(last_words)
+        """Write a `cap_reached`, if there is room."""
+        line = self._cap_reached(record)
+        if not self._is_capped and self._has_room(len(line)):
+            self._put(line)
             if self._durability == "record":
-                self._sync(last_words)
+                self._sync(line)
         self._is_capped = True
 
     def _has_room(self, size: int) -> bool:
         if self._max_total is None:
             return True
-        size += 1 + len(self._run_start) * self._preface_owed  # a torn line may be owed a newline
+        size += 1 + len(self._run_start) * self._preface_owed  # 1 for the newline after a torn line
         return self._other_bytes + self._segment.size + size <= self._max_total
 
     def _cap_reached(self, record: Record) -> bytes:
-        says = {key: record[key] for key in ENVELOPE if key in record} | {"event": "cap_reached", "level": "warning"}
+        event = {key: record[key] for key in ENVELOPE if key in record} | {"event": "cap_reached", "level": "warning"}
         total = self._other_bytes + self._segment.size
-        says |= {"sink": "jsonl", "max_total_bytes": self._max_total, "total_bytes": total}
-        return orjson.dumps(says, option=orjson.OPT_APPEND_NEWLINE)
+        event |= {"sink": "jsonl", "max_total_bytes": self._max_total, "total_bytes": total}
+        return orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
 
     def _full_error(self) -> OSError:
         return OSError(errno.EDQUOT, f"max_total_bytes={self._max_total} is reached", str(self.path))
 
 
 def _unsynced(error: OSError) -> str:
-    return f"could not be synced ({error.strerror}): a power cut may cost what it holds since the last sync"
+    return f"could not be synced ({error.strerror}); a power failure may lose lines since the last sync"
 
 
-def jsonl_sink(
-    context: SinkContext,
-    *,
-    dir: str | None = None,  # noqa: A002 - the option's name on the command line
-    durability: str = "none",
-    max_bytes: str | None = None,
-    keep: str | None = None,
-    max_total_bytes: str | None = None,
-) -> Sink:
-    """Make the file sink of one rank and attempt.
-
-    Args:
-        context: the run.
-        dir: folder of the files, `~` for the home folder; `OUTPUT_DIR/events` if not given.
-        durability: `none`, `checkpoint` or `record`; see `JsonlSink`.
-        max_bytes: size of a segment, such as `100M`.
-        keep: how many segments stay.
-        max_total_bytes: size of all segments.
-
-    Raises:
-        SinkError: an option is wrong, the file cannot be opened or is no regular file, or it holds another run.
-    """
-    if dir == "":
-        raise SinkError("--sinks: jsonl: dir: expected a folder, got nothing")
-    folder = Path(context.output_dir) / "events" if dir is None else Path(dir).expanduser()
-    path = folder / f"rank{context.rank:05d}-attempt{context.attempt:03d}.jsonl"
-    if keep is not None and not re.fullmatch("[0-9]{1,9}", keep):
-        raise _wrong("keep", _KEEP, keep)
-    for item in SegmentFiles(path).segments() if folder.is_dir() else []:
-        if item.size:
-            raise SinkError(_taken(item.path))
-    sink = JsonlSink(
-        path,
-        durability=cast("Durability", durability),  # checked there
-        max_bytes=_size("max_bytes", max_bytes),
-        keep=None if keep is None else int(keep),
-        max_total_bytes=_size("max_total_bytes", max_total_bytes),
-        say=context.say,
-    )
-    if not sink.lock():
-        sink.close()
-        raise SinkError(_taken(path))
-    return sink
-
-
-def _taken(path: Path) -> str:
-    return (
-        f"jsonl: expected a file of its own, got {path}, which holds another run's events. "
-        "Choose another folder: --sinks console,jsonl:dir=FOLDER"
-    )
-
-
-def _size(option: str, text: str | None) -> int | None:
-    size = None if text is None else bytes_of(text) or 0
-    if size is not None and size < _SMALLEST_KIB[option] * 1024:
-        raise _wrong(option, f"a number of bytes such as 500K, 100M or 2G, at least {_SMALLEST_KIB[option]}K", text)
-    return size
-
-
-def _wrong(option: str, expected: str, got: object) -> SinkError:
+def option_error(option: str, expected: str, got: object) -> SinkError:
+    """Return the error about a wrong option of the sink."""
     return SinkError(f"--sinks: jsonl: {option}: expected {expected}, got {got!r}")

@@ -1,4 +1,4 @@
-"""The sink that keeps nothing."""
+"""The sink that discards every record."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from sinks.protocol import Record, Sink, SinkContext
 
 
 def discard(record: Record) -> None:
-    """Take a record and forget it."""
+    """Discard a record."""
 
 
-def null_sink(_context: SinkContext) -> Sink:
-    """Make the null sink."""
+def null_sink(_context: SinkContext | None = None) -> Sink:
+    """Return the sink that discards every record.
+
+    Other sinks become this sink in a pickle or a copy, because a file and a terminal have a single writer.
+
+    Example:
+        >>> sink = null_sink()
+        >>> sink({"event": "checkpoint", "path": "checkpoint-20"})
+    """
     return discard

@@ -1,45 +1,131 @@
-"""The contract of a sink: a callable that takes one record.
+"""The contract of a sink, a callable that takes a record. Imports nothing of the package.
 
-A record is a mapping of builtins, described by the files in `schemas/`. It is the sink's own to change, but for the
-values nested in it, which the next sink gets too. A sink that holds a resource may have a method `close()`, called
-once after the last record. A sink that takes records and may lose some later says how many in an attribute `dropped`.
+A record is a mapping of builtins. The files in `schemas/` describe the record of each event. The outer mapping belongs
+to the sink and may be changed. Nested values are shared with the next sink and must not be changed.
+
+A sink with a resource may have a method `close()`. The pipeline calls `close` once after the last record. A sink that
+accepts a record and may lose the record later reports the number of such records in an attribute `dropped`.
+
+Example:
+    >>> losses: list[float] = []
+    >>> def record_loss(record: Record) -> None:
+    ...     if record["event"] == "train_step":
+    ...         losses.append(record["loss"])
+    >>> record_loss({"event": "train_step", "v": 1, "step": 20, "loss": 4.13})
+    >>> losses
+    [4.13]
+
+    >>> def make(context: SinkContext, *, name: str = "losses") -> Sink:  # a factory: --sinks my_module:make:name=all
+    ...     print(f"rank {context.rank} makes {name}")
+    ...     return record_loss
+    >>> sink = make(SinkContext("out", "a-run", rank=0, attempt=0), name="all")
+    rank 0 makes all
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TextIO
 
-from sinks.terminal.screen import Screen, say_on_stderr
-
+#: One event: the envelope and the payload as builtins.
 Record = Mapping[str, Any]
-Sink = Callable[[Record], None]
+
+
+class Sink(Protocol):
+    """A callable that takes a record.
+
+    Example:
+        >>> records: list[Record] = []
+        >>> sink: Sink = records.append
+        >>> sink({"event": "checkpoint", "path": "checkpoint-20"})
+        >>> records[0]["path"]
+        'checkpoint-20'
+    """
+
+    def __call__(self, record: Record, /) -> None:
+        """Take a record.
+
+        Raises:
+            Exception: The record is lost. The pipeline counts the record and training continues.
+        """
+
+
+class SharedScreen(Protocol):
+    """The terminal of a run, shared by records, notices and the progress bar. No method waits or raises."""
+
+    @property
+    def out(self) -> TextIO | None:
+        """Stream of the records; None if standard output is closed."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of texts that no reader accepted in time."""
+
+    def show(self, text: str) -> None:
+        """Print the lines of a record."""
+
+    def note(self, text: str) -> None:
+        """Print a notice."""
+
+    def close(self) -> None:
+        """Wait, for a bounded time, until all texts are printed."""
+
+
+def print_on_stderr(text: str) -> None:
+    """Print a line on stderr and ignore a closed or broken stderr.
+
+    The line bypasses Python's buffer. A broken stderr would otherwise fail the flush at exit, and the exit status
+    would be 120.
+    """
+    with suppress(Exception):
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        line = f"{text}\n".encode(encoding, "backslashreplace")
+        raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+        if raw is None:  # the stream of a notebook or a test
+            sys.stderr.write(line.decode(encoding))
+        else:
+            raw.write(line)
 
 
 @dataclass(frozen=True, slots=True)
 class SinkContext:
-    """What a factory may know of the run. A factory is called as `factory(context, **options) -> Sink`.
+    """Facts about the run for the factory of a sink.
 
     Attributes:
-        output_dir: the run's output directory.
-        run_id: identifies the run, the same in all ranks and attempts.
-        rank: global rank of this process.
-        attempt: 0 at first, one more at each resume.
-        screen: the terminal that the run shares, with its progress bar; None: a sink that needs one makes its own.
-        say: tells a person one line, such as that a log goes on in another file; never raises.
+        output_dir: Output directory of the run.
+        run_id: Name of the run, the same in all ranks and attempts.
+        rank: Global rank of this process.
+        attempt: 0 for the first attempt, one more for each resume.
+        screen: Terminal that the run shares with its progress bar; None if a sink has to open a screen.
+        say: Prints a line for a person, such as the path of the next log file. Never raises.
+
+    Example:
+        >>> context = SinkContext("out", "20260102-030405-abcd", rank=0, attempt=1)
+        >>> f"{context.output_dir}/curves-attempt{context.attempt:03d}.csv"
+        'out/curves-attempt001.csv'
     """
 
     output_dir: str
     run_id: str
     rank: int
     attempt: int
-    screen: Screen | None = None
-    say: Callable[[str], None] = say_on_stderr
+    screen: SharedScreen | None = None
+    say: Callable[[str], None] = print_on_stderr
 
 
-Factory = Callable[..., Sink]
+#: Makes the sink of one rank and attempt from a context and the options of a specification. The options are keyword
+#: parameters, and the values are strings. Raises `SinkError` where an option is wrong or the sink cannot be set up.
+SinkFactory = Callable[..., Sink]
 
 
 class SinkError(Exception):
-    """A sink cannot be set up as asked; the message says what to do."""
+    """A sink cannot be set up. The message names the option, the expected value and the next action.
+
+    Example:
+        >>> raise SinkError("--sinks: csv: limit: expected a number, got 'many'")
+        Traceback (most recent call last):
+        sinks.protocol.SinkError: --sinks: csv: limit: expected a number, got 'many'
+    """

@@ -1,4 +1,4 @@
-"""When to try again what failed."""
+"""Waiting times between attempts after failures."""
 
 from __future__ import annotations
 
@@ -10,45 +10,54 @@ _MOST_DOUBLINGS = 6
 
 
 class Retry:
-    """After one failure at once; after more of them in a row after 0.1 s, doubling to 5 s.
+    """Schedule of attempts: the first retry at once, the next after 0.1 s, then doubling up to 5 s.
 
     Args:
-        clock: seconds that only go forward.
+        clock: Monotonic clock, in seconds.
+
+    Example:
+        >>> retry = Retry(clock=lambda: 0.0)
+        >>> waits = []
+        >>> for _ in range(4):
+        ...     retry.failed(OSError(errno.ENOSPC, "No space left on device"))
+        ...     waits.append(retry.wait_s)
+        >>> waits
+        [0.0, 0.1, 0.2, 0.4]
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._failures = 0
-        self._due = 0.0
+        self._next_s = 0.0
         self._last = (0, "", "")
 
     @property
     def errno(self) -> int | None:
-        """Number of the error that is not overcome yet."""
+        """Error number of the last failure; None after a success."""
         return self._last[0] if self._failures else None
 
     @property
     def wait_s(self) -> float:
-        """Seconds until it may be tried; 0 where it may be now."""
-        return max(0.0, self._due - self._clock()) if self._failures else 0.0
+        """Seconds until the next attempt; 0 if an attempt may start now."""
+        return max(0.0, self._next_s - self._clock()) if self._failures else 0.0
 
     def failed(self, error: OSError) -> None:
-        """Note a failure."""
-        # Not the error itself: its traceback would keep a record alive.
+        """Record a failure."""
+        # Not the exception, because the traceback would keep a record alive.
         self._last = (error.errno or errno.EIO, error.strerror or str(error), str(error.filename))
         wait = _FIRST_WAIT_S * 2 ** min(self._failures - 1, _MOST_DOUBLINGS) if self._failures else 0.0
         self._failures += 1
-        self._due = self._clock() + min(wait, _LONGEST_WAIT_S)
+        self._next_s = self._clock() + min(wait, _LONGEST_WAIT_S)
 
     def worked(self) -> None:
-        """Note that it works again."""
+        """Record a success."""
         self._failures = 0
 
     def refuse_early(self) -> None:
-        """Do nothing where it may be tried.
+        """Raise the last error again if the next attempt has to wait.
 
         Raises:
-            OSError: the last error again: it is too early to try.
+            OSError: The waiting time is not over.
         """
         if self.wait_s:
             raise OSError(*self._last)

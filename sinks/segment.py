@@ -1,6 +1,6 @@
-"""The files of one log: their names, and the system calls on the one that is open.
+"""The files of a log: names, and system calls on the open file.
 
-They are made here, by `os` and nothing else, so that tests can put a model file system in its place.
+All system calls are made by `os` in this module, so that tests can replace `os` by a model file system.
 """
 # ruff: noqa: PTH103, PTH108, PTH208
 
@@ -14,15 +14,15 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-# Readable, so that its last byte can be looked at. Appending keeps lines whole beside another writer; a symlink is
-# never followed; a child program inherits nothing; a FIFO that takes a file's place cannot hang the run.
+# Readable for a check of the last byte. Appending keeps lines complete beside another writer. Symlinks are not
+# followed, child programs inherit no descriptor, and a FIFO in the place of the file cannot block the run.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_MODE = 0o600  # transcripts are nobody else's business
-_OTHERS = 0o077
-_FIRST_DESCRIPTOR = 3  # below are the standard streams, also where they are closed: what is printed must not land here
+_MODE = 0o600  # transcripts are private
+_OTHERS = 0o077  # permissions of group and others
+_FIRST_DESCRIPTOR = 3  # lower numbers are standard streams; a closed one must not become the log
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})  # file systems that keep names without being asked
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})  # file systems that store names without a sync
 _NEWLINE = b"\n"
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -35,25 +35,25 @@ _KINDS = {
 
 
 class Segment:
-    """One open file, to whose end whole lines are appended. Nothing in it is ever cut off or written over.
+    """One open file of a log. Lines are appended, and nothing is truncated or overwritten.
 
     Attributes:
-        path: where it was opened.
-        size: bytes in it, when last looked at and written to.
-        spoiled: a sync of it failed. The system may have dropped what it could not write, so another sync would lie.
+        path: Path at the time of opening.
+        size: Size in bytes at the last check or write.
+        spoiled: True after a failed sync. The system may have dropped data, and a later sync reports no error.
 
     Args:
-        path: the file.
-        create: make it, and fail where something is there already; otherwise go on in the file that is there.
-        unsynced: folders whose list of names changed and is not on the disk yet; those that are synced are taken out.
+        path: Path of the file.
+        create: True creates the file and fails if the path exists. False opens an existing file.
+        unsynced: Folders whose list of names is not synced to the disk. A sync removes folders from the list.
 
     Raises:
-        OSError: it cannot be opened; with EINVAL and its kind as the text, it is no regular file.
+        OSError: The file cannot be opened. EINVAL with the kind of file as the text if the file is not regular.
     """
 
     def __init__(self, path: Path, *, create: bool, unsynced: list[Path] | None = None) -> None:
         self.path = path
-        self._name = os.fspath(path)  # it is looked at before each write
+        self._name = os.fspath(path)  # for the check before each write
         self.spoiled = False
         self._unsynced = [] if unsynced is None else unsynced
         if not create:
@@ -62,7 +62,7 @@ class Segment:
         try:
             status = os.fstat(self._fd)
             _require_file(status, path)
-            if status.st_mode & _OTHERS:  # it was there before, for others to read
+            if status.st_mode & _OTHERS:  # an existing file that others can read
                 os.fchmod(self._fd, _MODE)
             self._identity = (status.st_dev, status.st_ino)
             self.size = status.st_size
@@ -74,60 +74,60 @@ class Segment:
     def _ends_torn(self) -> bool:
         return self.size > 0 and os.pread(self._fd, 1, self.size - 1) != _NEWLINE
 
-    def look(self) -> str | None:
-        """Look whether the file is still open and at its path; return what became of it, or None."""
+    def check(self) -> str | None:
+        """Return None if the file is open and at its path, or else the loss as the end of a sentence."""
         if not self._is_ours():
             return "was closed by other code"
         try:
             status = os.lstat(self._name)
         except OSError as error:
-            # For any other reason it can't be told; the write will show.
+            # Other errors are inconclusive, and the next write reports a loss.
             return "was deleted or renamed" if error.errno in _GONE else None
         if (status.st_dev, status.st_ino) != self._identity:
             return "was replaced"
-        if status.st_size != self.size:  # somebody else's hand, or a write that a signal broke off
+        if status.st_size != self.size:  # another writer, or a write that a signal interrupted
             self.size = status.st_size
             self._is_torn = self._ends_torn()
         return None
 
     def write(self, line: bytes) -> None:
-        """Append a line, after a newline if the one before is torn.
+        """Append a line, after a newline if the previous line is torn.
 
         Args:
-            line: ends in its only newline.
+            line: Line with a single newline, at the end.
 
         Raises:
-            OSError: the line is not in the file, or in part: a torn line, which the next one won't be fused with.
+            OSError: The line is not in the file, or a torn part is. The next line starts a new line.
         """
         data = _NEWLINE + line if self._is_torn else line
         done = 0
         try:
             done = _write_some(self._fd, data)
-            while done < len(data):  # a nearly full disk takes a part
+            while done < len(data):  # a nearly full disk accepts a part
                 done += _write_some(self._fd, memoryview(data)[done:])
         except OSError:
             if done < len(data) - 1:
-                raise  # else the line is whole, and only the newline is owed
+                raise  # otherwise only the newline is missing
         finally:
             self.size += done
             if done:
                 self._is_torn = data[done - 1] != _NEWLINE[0]
 
     def end_line(self) -> None:
-        """Write the newline that is owed, if one is.
+        """Write the newline of a torn last line.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The newline cannot be written.
         """
         if self._is_torn:
             self.size += _write_some(self._fd, _NEWLINE)
             self._is_torn = False
 
     def sync(self) -> None:
-        """Have the disk keep what was written, and the names of the file and of new folders.
+        """Sync the data of the file and the names of the file and of new folders to the disk.
 
         Raises:
-            OSError: it does not; the segment is spoiled.
+            OSError: The sync failed, and the segment is spoiled.
         """
         try:
             os.fsync(self._fd)
@@ -139,10 +139,12 @@ class Segment:
             raise
 
     def reopened(self) -> Segment:
-        """Open the same file anew and close this descriptor, which kept the file's number from being another's.
+        """Return the same file opened again, and close this segment.
+
+        The present descriptor stays open until then, so that no other file gets the same inode number.
 
         Raises:
-            OSError: it cannot be opened, or is another file now.
+            OSError: The file cannot be opened, or the path holds another file.
         """
         fresh = Segment(self.path, create=False, unsynced=self._unsynced)
         if fresh._identity != self._identity:
@@ -152,7 +154,7 @@ class Segment:
         return fresh
 
     def close(self) -> None:
-        """Close the descriptor, unless somebody else did and its number may be another file's now."""
+        """Close the descriptor, unless other code closed the descriptor and the number may belong to another file."""
         if self._is_ours():
             os.close(self._fd)
 
@@ -164,7 +166,7 @@ class Segment:
         return (status.st_dev, status.st_ino) == self._identity
 
     def lock(self) -> bool:
-        """Keep the file for this process and its children; return whether nobody else has it."""
+        """Lock the file for this process and its children. Return False if another process holds the lock."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -176,7 +178,7 @@ class Segment:
 
 def _require_file(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something that is no file")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "an unknown kind of file")
         raise OSError(errno.EINVAL, kind, str(path))
 
 
@@ -191,7 +193,7 @@ def _above_standard_streams(descriptor: int) -> int:
 
 def _write_some(descriptor: int, data: bytes | memoryview) -> int:
     written = os.write(descriptor, data)
-    if not written:  # no file system should; it would be tried for ever
+    if not written:  # no file system should; a loop would never end
         raise OSError(errno.EIO, "nothing was written")
     return written
 
@@ -207,8 +209,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class Listed(NamedTuple):
-    """A file of a log: its number, path and size in bytes."""
+class ListedSegment(NamedTuple):
+    """File of a log: number of the segment, path, size in bytes."""
 
     number: int
     path: Path
@@ -216,31 +218,33 @@ class Listed(NamedTuple):
 
 
 class SegmentFiles:
-    """The files of one log: `NAME.jsonl`, then `NAME.segment001.jsonl` and so on, which sort after it.
+    """The files of a log: `NAME.jsonl`, then `NAME.segment001.jsonl` and so on, in sorted order.
 
     Args:
-        first: path of the first of them.
+        first: Path of the first file.
     """
 
     def __init__(self, first: Path) -> None:
         self._first = first
-        self._unsynced: list[Path] = []  # of all segments: a sync that failed leaves its folders to the next
+        self._unsynced: list[
+            Path
+        ] = []  # shared by all segments, so that the next sync repeats a failed sync of folders
         self._name = re.compile(rf"{re.escape(first.stem)}\.segment([0-9]{{3,}}){re.escape(first.suffix)}")
 
     def open_first(self) -> Segment:
-        """Make the first file, or go on in the one that is there.
+        """Create the first file, or open an existing first file.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: The file cannot be opened.
         """
         self._make_folder()
         return Segment(self._first, create=_status(self._first) is None, unsynced=self._unsynced)
 
     def create_next(self) -> Segment:
-        """Make the file after the newest; what has its name already is passed over.
+        """Create the file after the newest file, and skip numbers whose path exists.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: The file cannot be created.
         """
         self._make_folder()
         number = max((item.number for item in self.segments()), default=0)
@@ -248,11 +252,11 @@ class SegmentFiles:
             number += 1
             try:
                 return Segment(self._path_of(number), create=True, unsynced=self._unsynced)
-            except FileExistsError:  # a folder, a link: not ours
+            except FileExistsError:  # a folder or a link of somebody else
                 continue
 
     def _make_folder(self) -> None:
-        """Make the folder; note those whose list of names changes by it and by a file in it, the innermost last."""
+        """Create the folder. Add the folders whose list of names changes to the unsynced folders, innermost last."""
         changed = [self._first.parent]
         while _status(changed[0]) is None:
             changed.insert(0, changed[0].parent)
@@ -264,11 +268,11 @@ class SegmentFiles:
             return self._first
         return self._first.with_name(f"{self._first.stem}.segment{number:03d}{self._first.suffix}")
 
-    def segments(self) -> list[Listed]:
-        """Return each file of this log, the oldest first. Links and folders are none of it.
+    def segments(self) -> list[ListedSegment]:
+        """Return the files of this log, the oldest first. Links and folders do not count.
 
         Raises:
-            OSError: the folder cannot be read.
+            OSError: The folder cannot be read.
         """
         found = []
         for name in os.listdir(self._first.parent):
@@ -277,14 +281,14 @@ class SegmentFiles:
             path = self._path_of(number)
             status = _status(path) if path.name == name else None
             if status and stat.S_ISREG(status.st_mode):
-                found.append(Listed(number, path, status.st_size))
+                found.append(ListedSegment(number, path, status.st_size))
         return sorted(found)
 
     def remove(self, path: Path) -> None:
-        """Remove one of the files.
+        """Remove a file.
 
         Raises:
-            OSError: it cannot be removed.
+            OSError: The file cannot be removed.
         """
         os.unlink(path)
 

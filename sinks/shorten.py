@@ -1,4 +1,4 @@
-"""Records that are too long made short enough, with marks of what was cut. Pure: a record in, a record out."""
+"""Long records cut to a size, with a note of each cut. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import orjson
 from sinks.protocol import Record
 
 MARK = "shortened"
-#: What tells whose record it is; never cut.
+#: Size of a record, as a line of JSON, that is shown to a person. Log files keep longer records.
+MOST_SHOWN_BYTES = 64 * 1024
+#: Fields that identify a record and are never cut.
 ENVELOPE = ("event", "v", "ts", "run_id", "attempt", "rank", "seq", "level")
-# Names of things (a split, a codec, a path) and the fields of a structure, such as a window, are this short; cutting
-# them would break the schema and save nothing.
+# Names, such as a split or a codec, and structures, such as a window, are shorter. A cut would break the schema and
+# save little.
 _SHORTEST_TEXT = 64
 _SHORTEST_MAPPING = 16
 _SCALARS = frozenset({int, float, bool, type(None)})
@@ -24,44 +26,59 @@ _BYTES_A_FIELD = 5  # an empty name in quotes, a colon, a digit and a comma
 
 
 def encoded(record: Record, max_bytes: int) -> bytes:
-    """Encode a record as one line, shortened if need be.
+    r"""Return a record as a line of JSON, shortened if the line would be too long.
 
     Args:
-        record: builtins.
-        max_bytes: how long the line may be, with its newline.
+        record: Record of builtins.
+        max_bytes: Largest size of the line in bytes, with the newline.
 
     Raises:
-        TypeError: the record holds something that is not a builtin.
+        TypeError: The record holds an object that is not a builtin.
+
+    Example:
+        >>> encoded({"event": "x", "ids": list(range(10_000))}, 100)
+        b'{"event":"x","ids":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15],"shortened":{"ids":10000}}\n'
     """
     if _is_short(record.values()) or _may_fit(record, max_bytes, _Limits(max_bytes)):
-        # Else it is not even encoded: ten million tokens are not copied.
+        # A record of ten million tokens is not even encoded.
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         if len(line) <= max_bytes:
             return line
     return orjson.dumps(shortened(record, max_bytes), option=orjson.OPT_APPEND_NEWLINE)
 
 
-def fits(record: Record, max_bytes: int) -> bool:
-    """Tell whether a record need not be shortened.
+def limited(record: Record, max_bytes: int) -> Record:
+    """Return a record unchanged if its JSON is shorter than a size, or else a shortened copy.
+
+    Args:
+        record: Record of builtins.
+        max_bytes: Size in bytes.
 
     Raises:
-        TypeError: the record holds something that is not a builtin.
+        TypeError: The record holds an object that is not a builtin.
     """
-    return _may_fit(record, max_bytes, _Limits(max_bytes)) and len(orjson.dumps(record)) < max_bytes
+    if _may_fit(record, max_bytes, _Limits(max_bytes)) and len(orjson.dumps(record)) < max_bytes:
+        return record
+    return shortened(record, max_bytes)
 
 
 def shortened(record: Record, max_bytes: int) -> Record:
-    """Cut every list, text and mapping of a record to one length, the largest power of two that fits.
+    """Return a copy with every list, text and mapping cut to the same length, the largest power of two that fits.
 
-    The lists of a window therefore stay equally long. The field `shortened` says what was cut and how long it was:
-    `{"first.labels": 10000000}`. The envelope stays, and so do texts up to 64 characters and mappings up to 16 fields.
+    All lists of a window therefore stay equally long. The field `shortened` maps the path of each cut value to the
+    original length, as in `{"first.labels": 10000000}`. The envelope, texts up to 64 characters and mappings up to 16
+    fields are not cut.
 
     Args:
-        record: builtins.
-        max_bytes: how long the line may be, with its newline.
+        record: Record of builtins.
+        max_bytes: Largest size of the line of JSON in bytes, with the newline.
 
     Raises:
-        TypeError: the record holds something that is not a builtin.
+        TypeError: The record holds an object that is not a builtin.
+
+    Example:
+        >>> shortened({"event": "x", "first": {"labels": list(range(1_000))}}, 80)
+        {'event': 'x', 'first': {'labels': [0, 1, 2, 3]}, 'shortened': {'first.labels': 1000}}
     """
     for power in reversed(range(max_bytes.bit_length())):
         limits = _Limits(1 << power)
@@ -73,11 +90,11 @@ def shortened(record: Record, max_bytes: int) -> Record:
 
 
 class _Limits:
-    """How much of a list, a text and a mapping is kept.
+    """Lengths to which lists, texts and mappings are cut.
 
     Args:
-        items: of a list.
-        fields: of a mapping; as many as of a list if not given, but no structure is broken.
+        items: Items of a list.
+        fields: Fields of a mapping. Defaults to `items`, but at least 16, so that structures stay complete.
     """
 
     def __init__(self, items: int, fields: int | None = None) -> None:
@@ -95,14 +112,14 @@ def _cut_record(record: Record, limits: _Limits) -> Record:
     }
     earlier = record.get(MARK)
     if isinstance(earlier, dict):
-        marks |= earlier  # of what is cut again, how long it was at first
-    elif earlier is not None and not marks:  # a third party's
+        marks |= earlier  # keep the first length of a value that is cut twice
+    elif earlier is not None and not marks:  # a third-party field of the same name
         return short | {MARK: earlier}
     return short | {MARK: marks} if marks else short
 
 
 def _cut(value: Any, limits: _Limits, path: str, marks: dict[str, int]) -> Any:
-    """Copy a value with everything in it cut; note in `marks` how long it was."""
+    """Return a copy of a value with every part cut. Add the length of each cut value to `marks`."""
     if isinstance(value, str):
         kept: Any = value[: limits.characters]
     elif isinstance(value, (list, tuple)):
@@ -114,7 +131,7 @@ def _cut(value: Any, limits: _Limits, path: str, marks: dict[str, int]) -> Any:
         kept = {
             key: _cut(item, limits, f"{path}.{key}", marks)
             for key, item in islice(value.items(), limits.fields)
-            if len(key) <= limits.characters  # a field with an endless name is left out
+            if len(key) <= limits.characters  # a field with a very long name is left out
         }
     else:
         return value
@@ -124,7 +141,7 @@ def _cut(value: Any, limits: _Limits, path: str, marks: dict[str, int]) -> Any:
 
 
 def _is_short(values: Iterable[Any]) -> bool:
-    """Tell at a glance that no part of a record is long; nearly all records end here."""
+    """Return True if every part of a record is obviously short. This quick test is enough for nearly all records."""
     for item in values:
         kind = type(item)
         if kind in _SCALARS:
@@ -141,12 +158,12 @@ def _is_short(values: Iterable[Any]) -> bool:
 
 
 def _may_fit(record: Record, max_bytes: int, limits: _Limits) -> bool:
-    """Tell whether a record may fit once it is cut, without copying it or looking at more than could fit."""
+    """Return False if a record is too long even after the cut. Neither copies the record nor reads more than fits."""
     return _left(record, max_bytes, limits) >= 0
 
 
 def _left(value: Any, left: int, limits: _Limits) -> int:
-    """Return how many of `left` bytes remain beside a value at the least, or a negative number."""
+    """Return an upper bound of the bytes that remain of `left` after a value, negative if the value does not fit."""
     inner: Iterable[Any]
     if isinstance(value, (list, tuple)):
         inner = items = value if len(value) <= limits.items else value[: limits.items]
@@ -159,7 +176,7 @@ def _left(value: Any, left: int, limits: _Limits) -> int:
     else:
         return left - min(len(value), limits.characters) if isinstance(value, str) else left
     most = limits.items
-    for item in inner:  # every record passes here: nothing is called for what is small
+    for item in inner:  # a hot loop, so small values cost no call
         if left < 0:
             break
         kind = type(item)

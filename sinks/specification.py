@@ -1,6 +1,7 @@
-"""From `console,jsonl:dir=logs` to sinks: parse the specification, find the factories, check their options, call them.
+"""Sinks from a specification such as `console,jsonl:dir=logs`.
 
-Everything that can be wrong is said as a `SinkError`, before the run begins.
+`build` parses the specification, finds the factories, checks the options and calls the factories. Every mistake raises
+a `SinkError` before the run begins.
 """
 
 from __future__ import annotations
@@ -14,37 +15,50 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from sinks.console import console_sink
-from sinks.jsonl import jsonl_sink
+from sinks.jsonl_options import jsonl_sink
 from sinks.null import null_sink
-from sinks.protocol import Factory, Sink, SinkContext, SinkError
+from sinks.protocol import Sink, SinkContext, SinkError, SinkFactory
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "higgs_audio_trainer.sinks"
 NONE = "none"
-_BUILT_IN: dict[str, Factory] = {"console": console_sink, "jsonl": jsonl_sink, "null": null_sink}
-#: Imported when they are named: each brings what a tracker's sink needs.
+_BUILT_IN: dict[str, SinkFactory] = {"console": console_sink, "jsonl": jsonl_sink, "null": null_sink}
+#: Factories that are imported on first use.
 _TRACKERS = {name: f"sinks.trackers.{name}:factory" for name in ("trackio", "tensorboard", "wandb", "mlflow")}
 _OPTION = re.compile(r":(?=[A-Za-z_]\w*=)")
 
 
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
-    """One sink as asked for: its name and its options."""
+    """Name and options of a sink in a specification.
+
+    Attributes:
+        name: Name of the sink, or `package.module:factory`.
+        options: Values by the names of the options.
+    """
 
     name: str
     options: dict[str, str]
 
 
 def parse(specification: str) -> list[SinkSpec]:
-    """Parse `name[:option=value]...[,...]`; `none` alone is no sink at all.
+    """Return the sinks of a specification. `none` alone returns an empty list.
 
-    A name is `console`, `jsonl`, `null`, a tracker (`trackio`, `tensorboard`, `wandb`, `mlflow`), an entry point of the
-    group `higgs_audio_trainer.sinks`, or `package.module:factory`.
+    Args:
+        specification: `name[:option=value]...[,...]`. A name is `console`, `jsonl`, `null`, a tracker (`trackio`,
+            `tensorboard`, `wandb`, `mlflow`), an entry point of the group `higgs_audio_trainer.sinks`, or
+            `package.module:factory`.
 
     Raises:
-        SinkError: the specification is empty, names a sink or an option twice, or mixes `none` with others.
+        SinkError: The specification is empty, repeats a sink or an option, or mixes `none` with other names.
+
+    Example:
+        >>> parse("console,jsonl:dir=logs:keep=3")[1]
+        SinkSpec(name='jsonl', options={'dir': 'logs', 'keep': '3'})
+        >>> parse("none")
+        []
     """
     parts = [part.strip() for part in specification.split(",")]
     if parts == [NONE]:
@@ -66,17 +80,24 @@ def _parse_one(part: str) -> SinkSpec:
     return SinkSpec(name, options)
 
 
-def resolve(name: str) -> Factory:
-    """Find a sink's factory by its name.
+def resolve(name: str) -> SinkFactory:
+    """Return the factory of a sink.
+
+    Args:
+        name: Name in a specification; see `parse`.
 
     Raises:
-        SinkError: there is no such sink; the message lists those there are.
+        SinkError: The sink is unknown, and the message lists the known sinks. Or the factory cannot be imported.
+
+    Example:
+        >>> resolve("null").__name__
+        'null_sink'
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]
     if name in _TRACKERS:
         return resolve_name(_TRACKERS[name])  # type: ignore[no-any-return]
-    from importlib.metadata import entry_points  # noqa: PLC0415 - takes longer to import than all sinks together
+    from importlib.metadata import entry_points  # noqa: PLC0415 - imports slower than all sinks together
 
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in installed and (":" not in name or name.partition(":")[0] in (*_BUILT_IN, *_TRACKERS, *installed)):
@@ -89,20 +110,20 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     head, _, rest = name.partition(":")
     if head in known:
         return f"--sinks: expected options of {head} as {head}:option=value, got {rest!r}"
-    from difflib import get_close_matches  # noqa: PLC0415 - for a wrong name alone
+    from difflib import get_close_matches  # noqa: PLC0415 - needed for an unknown name only
 
     nearest = get_close_matches(name, known, n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     if "=" in name:
-        hint = " A colon stands before each option: jsonl:max_bytes=1M:keep=3."
+        hint = " Write a colon before each option: jsonl:max_bytes=1M:keep=3."
     return f"--sinks: expected one of {', '.join(known)} or package.module:factory, got {name!r}.{hint}"
 
 
-def _load(name: str, entry: EntryPoint | None) -> Factory:
+def _load(name: str, entry: EntryPoint | None) -> SinkFactory:
     load = partial(resolve_name, name) if entry is None else entry.load
     try:
         factory = load()
-    except Exception as error:  # whatever a third party's module raises while it is imported
+    except Exception as error:  # any exception from the import of a third-party module
         raise SinkError(
             f"--sinks: expected to load {name!r}, got {type(error).__name__}: {error}. "
             "Is its package installed or on PYTHONPATH?"
@@ -116,11 +137,18 @@ def _load(name: str, entry: EntryPoint | None) -> Factory:
     return factory  # type: ignore[no-any-return]
 
 
-def load(specification: str) -> list[tuple[SinkSpec, Factory]]:
-    """Find the factories that a specification names and check their options; nothing is made yet.
+def load(specification: str) -> list[tuple[SinkSpec, SinkFactory]]:
+    """Return the sinks of a specification with their factories, after a check of the options. No sink is made.
 
     Raises:
-        SinkError: the specification is malformed, or a sink or an option of it is unknown.
+        SinkError: The specification is malformed, or a sink or an option is unknown.
+
+    Example:
+        >>> [spec.name for spec, factory in load("console,null")]
+        ['console', 'null']
+        >>> load("null:color=red")
+        Traceback (most recent call last):
+        sinks.protocol.SinkError: --sinks: null: expected options: none; got an unexpected keyword argument 'color'
     """
     found = [(spec, resolve(spec.name)) for spec in parse(specification)]
     for spec, factory in found:
@@ -128,7 +156,7 @@ def load(specification: str) -> list[tuple[SinkSpec, Factory]]:
     return found
 
 
-def _check_options(spec: SinkSpec, factory: Factory) -> None:
+def _check_options(spec: SinkSpec, factory: SinkFactory) -> None:
     called = signature(factory)
     try:
         called.bind(None, **spec.options)
@@ -138,20 +166,31 @@ def _check_options(spec: SinkSpec, factory: Factory) -> None:
 
 
 def build(specification: str, context: SinkContext) -> list[tuple[str, Sink]]:
-    """Make every sink that a specification names, in its order.
+    """Make the sinks of a specification.
+
+    Args:
+        specification: Names and options, such as `console,jsonl:dir=logs`; see `parse`.
+        context: Facts about the run for the factories.
+
+    Returns:
+        Name and sink of each entry, in the order of the specification.
 
     Raises:
-        SinkError: as `load`, or a sink cannot be set up.
+        SinkError: The specification is malformed, a sink or an option is unknown, or a sink cannot be set up.
+
+    Example:
+        >>> [(name, sink)] = build("null", SinkContext("out", "a-run", rank=0, attempt=0))
+        >>> sink({"event": "checkpoint", "path": "checkpoint-20"})
     """
     return [(spec.name, _make(spec, factory, context)) for spec, factory in load(specification)]
 
 
-def _make(spec: SinkSpec, factory: Factory, context: SinkContext) -> Sink:
+def _make(spec: SinkSpec, factory: SinkFactory, context: SinkContext) -> Sink:
     try:
         sink = factory(context, **spec.options)
     except SinkError:
         raise
-    except Exception as error:  # whatever a third party's factory raises
+    except Exception as error:  # any exception of a third-party factory
         raise SinkError(f"--sinks: {spec.name} cannot be set up: {type(error).__name__}: {error}") from error
     if not callable(sink):
         raise SinkError(f"--sinks: {spec.name}: expected its factory to return a callable, got {sink!r}")

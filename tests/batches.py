@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
-from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, Vocabulary, build_example
+from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, build_example
 from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
 from higgs_audio_trainer.data.prompt import tokenize
 from higgs_audio_trainer.pipeline.emit import NullPipeline
-from higgs_audio_trainer.recording.recorder import Telemetry, never_due
+from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, never
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
 WORDS = ("tea", "kettle", "صباح", "الخير", "window", "rain", "harbour", "هادئ")
-NO_VOCABULARY = Vocabulary((), -1, -1, ())
-SILENT = Telemetry(NullPipeline(), never_due, evaluations=False, vocabulary=NO_VOCABULARY, shown=None)
+
+
+def silent() -> Recorder:
+    """Return a recorder that records nothing, as with `--sinks none`."""
+    return Recorder(NullPipeline(), RecorderSettings(never, 8, None, evaluations=False))
 
 
 def random_sample(rng: random.Random, index: int) -> tuple[Sample, list[int]]:
@@ -77,10 +80,24 @@ def make_trainer(
     model: Any,
     examples: Sequence[Example],
     output_dir: Path,
-    telemetry: Telemetry = SILENT,
+    recorder: Recorder | None = None,
     **arguments: Any,
 ) -> HiggsAudioTrainer:
     """Make a trainer on examples, on the CPU and without clipping, unless told otherwise."""
+    return HiggsAudioTrainer(
+        recorder=recorder or silent(),
+        vocabulary=checkpoint.vocabulary,
+        text_loss_weight=1.0,
+        model=model,
+        args=training_arguments(output_dir, **arguments),
+        data_collator=Collator(checkpoint.ids),
+        train_dataset=list(examples),
+        eval_dataset=list(examples),
+    )
+
+
+def training_arguments(output_dir: Path, **arguments: Any) -> TrainingArguments:
+    """Make arguments for the CPU, without clipping, unless told otherwise."""
     defaults: dict[str, Any] = {
         "output_dir": str(output_dir),
         "use_cpu": True,
@@ -96,12 +113,4 @@ def make_trainer(
         "ddp_find_unused_parameters": False,
         "seed": 7,
     }
-    return HiggsAudioTrainer(
-        telemetry=telemetry,
-        text_loss_weight=1.0,
-        model=model,
-        args=TrainingArguments(**(defaults | arguments)),
-        data_collator=Collator(checkpoint.ids),
-        train_dataset=list(examples),
-        eval_dataset=list(examples),
-    )
+    return TrainingArguments(**(defaults | arguments))

@@ -1,4 +1,4 @@
-"""Batches of random sequences, and the outputs of a model on them, made by loops."""
+"""Batches of random sequences, and outputs of a model for these batches, made by loops."""
 
 import random
 from functools import partial
@@ -10,14 +10,13 @@ from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.training.model import TrainingOutput
-from higgs_audio_trainer.training.model_streams import training_marks, training_streams
+from higgs_audio_trainer.training.model_streams import micro_batch_of
 
 AUDIO, DELAY, STOP, PAD = 90, 91, 92, 93  # text tokens with a meaning; the vocabulary has 100
 V, K, C = 100, 3, 20
 BOS, EOS = 18, 19
 VOCABULARY = Vocabulary((STOP,), BOS, EOS, (AUDIO, DELAY))
-READ = partial(training_streams, vocabulary=VOCABULARY)
-MARK = partial(training_marks, vocabulary=VOCABULARY)
+READ = partial(micro_batch_of, vocabulary=VOCABULARY)
 
 
 def ragged_batch(seed, size=3):
@@ -34,11 +33,11 @@ def ragged_batch(seed, size=3):
             frames = rng.randint(0, 7)
             ids += [AUDIO] * max(frames - 2, 0) + [DELAY] * min(frames, 2)
             labels += [IGNORE_INDEX] * frames
-            learned = rng.random() < 0.8
+            is_target = rng.random() < 0.8
             for frame in range(frames):
                 column = [rng.randrange(C) for _ in range(K)]
                 codes.append(column)
-                seen = [learned and frame > 0 and rng.random() < 0.8 for _ in range(K)]
+                seen = [is_target and frame > 0 and rng.random() < 0.8 for _ in range(K)]
                 code_labels.append([code if see else IGNORE_INDEX for code, see in zip(column, seen, strict=True)])
             ids.append(rng.randrange(2, 80))
             labels.append(IGNORE_INDEX)
@@ -69,7 +68,7 @@ def pad(rows):
 
 
 def frame_positions(batch, b):
-    """Positions of the frames of one sample, in order."""
+    """Return the positions of the frames of one sample, in order."""
     return [p for p, token in enumerate(batch["input_ids"][b].tolist()) if token in (AUDIO, DELAY)]
 
 
@@ -110,7 +109,7 @@ def outputs_of(batch, text_logits_BSV, audio_logits_BSKC):
 
 
 def one_hot(predictions, size):
-    """Make logits that predict these tokens."""
+    """Return logits that predict the given tokens."""
     return torch.nn.functional.one_hot(predictions, size).float() * 10
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
-from higgs_audio_trainer.recording.recorder import Telemetry
+from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, every
 from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from sinks import MemorySink
 from tests.batches import lora_model, make_trainer, random_examples
@@ -41,17 +42,8 @@ def record(model_dir, *, batch_size, grad_accum, samples, steps):
             max_steps=steps,
         )
         emit = Pipeline([("memory", memory)], run_id="r") if trainer.args.process_index == 0 else NullPipeline()
-        from higgs_audio_trainer.extraction.windows import Shown
-
-        shown = Shown(1, 5, (0,), None) if trainer.args.process_index == 0 else None
-        trainer._telemetry = Telemetry(
-            emit=emit,
-            is_due=lambda step: True,
-            evaluations=True,
-            shown=shown,
-            vocabulary=checkpoint.vocabulary,
-            counts=True,
-        )
+        shown = WindowSettings(1, 5, (0,), None) if trainer.args.process_index == 0 else None
+        trainer._recorder = Recorder(emit, RecorderSettings(every(1), checkpoint.ids.num_codebooks, shown, counts=True))
         trainer.add_callback(gradients)
         trainer.train()
         metrics = trainer.evaluate()

@@ -84,7 +84,7 @@ class TestFamilies:
         *others, reading = adapter.readings
         for wrong in {reading.shift + 1, max(reading.shift - 1, 0)} - {reading.shift}:
             off = replace(adapter, readings=(*others, replace(reading, shift=wrong)))
-            with pytest.raises(MisalignedError, match=f"Is shift={wrong} right"):
+            with pytest.raises(MisalignedError, match=f"Is shift={wrong} correct"):
                 check_adapter(off, model, batch)
 
 
@@ -105,7 +105,7 @@ def test_language_models(name):
 def test_a_decoder_whose_loss_does_not_shift():
     """Given its inputs as labels it learns to copy them: said so, and read as its loss has it."""
     model, batch = case("BartForCausalLM")
-    assert "expected what is fed in next" in hold(model, batch)
+    assert "expected the next input token" in hold(model, batch)
     labels = batch["labels"].roll(-1, dims=1)
     assert not hold(model, batch | {"labels": labels.index_fill(1, torch.tensor([11]), IGNORE_INDEX)})
 
@@ -126,7 +126,10 @@ class TestFinding:
     def test_a_depth_decoder_that_is_one_off(self):
         """Logits of the depth decoder taken for those of the codebook before or after: found."""
         model, batch = make("csm_of_codes")
-        for order, message in (([1, 2, 2], "codebook 1 not to see itself"), ([0, 0, 1], "codebook 2 to depend on")):
+        for order, message in (
+            ([1, 2, 2], "no gradient of codebook 1 at the token of codebook 1"),
+            ([0, 0, 1], "codebook 2 to depend on"),
+        ):
 
             def prepare(core, outputs, inputs, order=order):
                 depth = outputs.depth_decoder_logits[:, order]
@@ -139,7 +142,7 @@ class TestFinding:
         """Labels that equal what is fed in teach it to copy: its forward pass scores each row against its own input."""
         model, batch = make("moshi")
         copied = batch | {"audio_labels": batch["moshi_audio_codes"]}
-        with pytest.raises(MisalignedError, match=r"audio.*Is shift=0 right"):
+        with pytest.raises(MisalignedError, match=r"audio.*Is shift=0 correct"):
             check_adapter(MOSHI, model, copied)
 
     def test_unknown(self):

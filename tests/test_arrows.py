@@ -120,9 +120,32 @@ def test_sinks_are_imported_when_asked_for():
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     assert json.loads(done.stdout) == []
     assert sinks.build is sinks.specification.build
-    assert sinks.render is sinks.rendering.render
+    assert sinks.render is sinks.rendering.record.render
     assert all(hasattr(sinks, name) for name in sinks.__all__)
     assert not hasattr(sinks, "no_such_name")
+
+
+def test_null_sink_loads_no_terminal():
+    """The contract and the sinks that show nothing load neither the terminal nor the rendering of records."""
+    script = (
+        "import json, sys\nimport sinks.null, sinks.memory\n"
+        "print(json.dumps([name for name in sys.modules if name.startswith('sinks.') or name == 'tqdm']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert sorted(json.loads(done.stdout)) == ["sinks.memory", "sinks.null", "sinks.protocol"]
+
+
+SINK_ARROWS = [("protocol.py", ()), ("terminal", ("terminal",)), ("rendering", ("protocol", "rendering", "terminal"))]
+
+
+@pytest.mark.parametrize(("place", "allowed"), SINK_ARROWS, ids=str)
+def test_parts_of_sinks_import_downwards(place, allowed):
+    """The contract imports nothing of the package; the terminal knows no sink; rendering knows only these two."""
+    root = Path(sinks.__file__).parent / place
+    for path in [root] if root.is_file() else root.rglob("*.py"):
+        ours = {name.split(".")[1] for name in imported_by(path) if name.startswith("sinks.")}
+        assert ours <= set(allowed), path
+        assert "sinks" not in imported_by(path), path
 
 
 @pytest.mark.parametrize("path", sorted(Path(sinks.__file__).parent.rglob("*.py")), ids=lambda path: path.name)

@@ -105,7 +105,7 @@ def test_a_flac_of_unknown_length_is_refused(tmp_path):
     data[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
     data[22:26] = bytes(4)
     (tmp_path / "piped.flac").write_bytes(data)
-    check_fault(tmp_path / "piped.flac", "a file that says how long it is", "unknown length")
+    check_fault(tmp_path / "piped.flac", "a file with its length in the header", "unknown length")
 
 
 @pytest.mark.parametrize("stretch", [{}, {"offset_s": 1.0}, {"duration_s": 0.0}])

@@ -161,8 +161,8 @@ class TestDecoders:
     def test_one_that_works(self, played):
         """One process makes all files, and is gone at the end."""
         heard, started, failed = played(self.ANSWER)
-        samples = heard.hear(7, self.SAMPLES, self.ROWS)
-        heard.hear(8, self.SAMPLES, self.ROWS)
+        samples = heard.request(7, self.SAMPLES, self.ROWS)
+        heard.request(8, self.SAMPLES, self.ROWS)
         heard.close(wait=True)
         heard.close(wait=True)
         assert (samples[0].predicted_audio, samples[1].label_audio) == (None, "audio/step-000007-sample-0-label.wav")
@@ -172,7 +172,7 @@ class TestDecoders:
     @pytest.mark.parametrize(
         ("script", "said"),
         [
-            (HANG, "expected it within 0.2 seconds, got nothing. See --log_audio_seconds"),
+            (HANG, "expected the file within 0.2 seconds, got none. See --log_audio_seconds"),
             ("sys.exit(5)", "the decoder ended with status 5"),
             ("os.kill(os.getpid(), signal.SIGKILL)", "the decoder ended with status -9"),
             (
@@ -184,7 +184,7 @@ class TestDecoders:
     def test_one_that_fails(self, played, script, said):
         """Each file that did not come is said; none is waited for; each failure costs its process alone."""
         heard, started, failed = played(script, seconds=0.2 if script == self.HANG else 30.0)
-        heard.hear(7, self.SAMPLES, self.ROWS)
+        heard.request(7, self.SAMPLES, self.ROWS)
         heard._jobs.put(None)
         heard._thread.join()
         heard.close(wait=False)
@@ -199,7 +199,7 @@ class TestDecoders:
     def test_one_that_hangs_at_the_end(self, played):
         """The end of the run does not wait for it: what was asked for is said to be missing."""
         heard, started, failed = played(self.HANG)
-        heard.hear(7, self.SAMPLES, self.ROWS)
+        heard.request(7, self.SAMPLES, self.ROWS)
         heard.close(wait=False)
         assert len(failed) == 2
         assert all("the run ended before" in line for line in failed)
@@ -210,16 +210,16 @@ class TestDecoders:
         monkeypatch.setattr(audio_previews, "_MOST_WAITING", 8)
         heard, _, failed = played(self.HANG)
         for step in range(1, 12):
-            heard.hear(step, self.SAMPLES, self.ROWS)
+            heard.request(step, self.SAMPLES, self.ROWS)
         heard.close(wait=False)
         assert len(failed) == 22
-        assert any("8 files wait already" in line for line in failed)
+        assert any("8 files wait: decoding is too slow" in line for line in failed)
 
     def test_a_folder_that_cannot_be_written(self, played, tmp_path):
         """Something else is where the folder should be."""
         (tmp_path / "audio").write_text("not a folder")
         heard, _, failed = played(self.ANSWER)
-        heard.hear(7, self.SAMPLES, self.ROWS)
+        heard.request(7, self.SAMPLES, self.ROWS)
         heard.close(wait=True)
         assert len(failed) == 2
         assert all("File exists" in line for line in failed)
@@ -231,7 +231,7 @@ def test_a_codec_that_is_not_there(tmp_path):
     heard = AudioPreviews(
         str(tmp_path / "none"), tmp_path, is_due=bool, seconds=60.0, num_codes=CODES, fail=failed.append
     )
-    heard.hear(7, TestDecoders.SAMPLES, TestDecoders.ROWS)
+    heard.request(7, TestDecoders.SAMPLES, TestDecoders.ROWS)
     heard.close(wait=True)
     assert len(failed) == 2
     assert all(

@@ -116,7 +116,7 @@ def test_a_checkpoint_without_a_tokenizer_is_a_user_error(model_dir, spoil):
             path.unlink()
         else:
             path.write_text("{")
-    with pytest.raises(UserError, match=r"expected a tokenizer beside the model, got none that loads: \S") as caught:
+    with pytest.raises(UserError, match=r"expected a tokenizer beside the model, got an error: \S") as caught:
         open_checkpoint(str(model_dir))
     assert "\n" not in str(caught.value)
 
@@ -222,7 +222,7 @@ def test_a_codec_whose_weights_are_in_half_precision_encodes(codec_dir):
         (None, "expected a codec in transformers' layout"),
         ("{", "expected a codec in transformers' layout"),
         ('{"model_type": "dac", "n_codebooks": "x"}', "expected a codec in transformers' layout"),
-        ('{"n_filters": 32, "ratios": [8, 5, 4, 2]}', "A codec in Boson's original layout must be converted first"),
+        ('{"n_filters": 32, "ratios": [8, 5, 4, 2]}', "Convert a codec in Boson's original layout first"),
         ('{"model_type": "encodec"}', "expected model_type higgs_audio_v2_tokenizer or dac, got 'encodec'"),
     ],
 )
@@ -237,7 +237,7 @@ def test_a_folder_that_holds_no_codec_is_a_user_error(tmp_path, config, message)
 @pytest.mark.parametrize("name", ["/no/such/folder", "no/such-codec"])
 def test_a_codec_that_is_not_there_is_a_user_error(name):
     """Neither a folder nor a name that can be fetched."""
-    with pytest.raises(UserError, match=rf"got '{name}', which is not there or cannot be fetched"):
+    with pytest.raises(UserError, match=rf"got '{name}', which does not exist or cannot be downloaded"):
         Codec(name)
 
 
@@ -294,7 +294,7 @@ def test_the_higgs_codec_without_torchaudio_names_the_ways_out(tmp_path, monkeyp
     assert message.startswith(
         f"--audio_tokenizer {tmp_path}: expected torchaudio, which the Higgs codec needs, got none"
     )
-    for way_out in ("install the torchaudio that belongs to your torch", "prepare --codes_dir DIR", '"codes": path'):
+    for way_out in ("Install the torchaudio for your torch", "prepare --codes_dir DIR", '"codes": path'):
         assert way_out in message
 
 

@@ -136,7 +136,7 @@ def test_a_dataset_reads_codes_when_a_sample_is_asked_for(tmp_path):
 def test_codes_that_vanish_during_a_run_are_named(tmp_path):
     """The message gives the line of the manifest and the file."""
     sample = PreparedSample("a", (TokenSegment(None, True),), (tmp_path / "c.npy",), "m.jsonl:7")
-    with pytest.raises(UserError, match=r"^m\.jsonl:7: .*c\.npy: expected readable codes, got .*Was the file changed"):
+    with pytest.raises(UserError, match=r"^m\.jsonl:7: .*c\.npy: expected readable codes, got .*Did the file change"):
         SpeechDataset([sample], IDS)[0]
 
 

@@ -1,4 +1,4 @@
-"""The workflow of `examples/ci/`: its shape, and its steps, run as GitHub runs them."""
+"""Workflow of `examples/ci/`: its structure, and its steps run like on GitHub."""
 
 import os
 import re
@@ -21,7 +21,7 @@ INSTALL, TRAIN, CHECK, COMPARE = "Install", "Train the tiny model", "Check the l
 
 
 class Runner:
-    """A checkout of the repository on a machine of GitHub's, as far as the steps see it."""
+    """Checkout of the repository on a simulated GitHub machine."""
 
     def __init__(self, folder):
         self.checkout = folder / "checkout"
@@ -45,7 +45,7 @@ class Runner:
         )
 
     def run(self, command):
-        """Run commands with the shell that GitHub takes."""
+        """Run commands with the shell of GitHub."""
         return subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", command],
             cwd=self.checkout,
@@ -59,7 +59,7 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory):
-    """Check out and train, as the steps before the comparison do."""
+    """Check out the repository and run the training step."""
     runner = Runner(tmp_path_factory.mktemp("runner"))
     trained = runner.run(RUN[TRAIN])
     assert trained.returncode == 0, trained.stderr
@@ -67,7 +67,7 @@ def runner(tmp_path_factory):
 
 
 def test_the_workflow_has_the_shape_that_github_expects():
-    """One job, on a named machine, with a limit, that may read the repository and no more."""
+    """The workflow has one job with a time limit and read-only permissions."""
     assert set(WORKFLOW) == {"name", True, "permissions", "env", "jobs"}  # YAML reads `on` as true
     assert set(WORKFLOW[True]) == {"push", "pull_request"}
     assert WORKFLOW["permissions"] == {"contents": "read"}
@@ -77,7 +77,7 @@ def test_the_workflow_has_the_shape_that_github_expects():
 
 
 def test_actions_are_pinned_and_come_from_github():
-    """Each has a version; the log is kept where the job fails, and only there."""
+    """Each action has a version. The log is uploaded only after a failure."""
     actions = [step for step in JOB["steps"] if "uses" in step]
     assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]) for step in actions)
     (upload,) = (step for step in actions if "upload-artifact" in step["uses"])
@@ -86,12 +86,12 @@ def test_actions_are_pinned_and_come_from_github():
 
 
 def test_it_installs_as_the_readme_says():
-    """The lines of the step that cannot be run without a network stand in the README."""
+    """The README contains the lines of the installation step, which needs a network."""
     assert all(line in README for line in RUN[INSTALL].splitlines())
 
 
 def test_the_log_is_valid_and_like_the_golden(runner):
-    """What a runner trains passes the check and the comparison, and annotates nothing."""
+    """The log of the training passes the check and the comparison without annotations."""
     for step in (CHECK, COMPARE):
         done = runner.run(RUN[step])
         assert done.returncode == 0, (step, done.stdout, done.stderr)
@@ -99,7 +99,7 @@ def test_the_log_is_valid_and_like_the_golden(runner):
 
 
 def test_the_golden_is_made_as_its_readme_says(runner):
-    """The command writes a golden that the next comparison passes."""
+    """The command of the README writes a golden that passes the comparison."""
     (command,) = re.findall(r"```bash\n(.*?)\n```", (EXAMPLE / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     blessed = runner.run(command)
     assert blessed.returncode == 0, blessed.stderr
@@ -108,7 +108,7 @@ def test_the_golden_is_made_as_its_readme_says(runner):
 
 
 def test_a_changed_token_is_annotated(runner):
-    """One prediction of the golden changed: exit 1, an annotation with step, sample and position, and a report."""
+    """A changed prediction gives exit status 1, an annotation with step, sample and position, and a report."""
     golden = runner.checkout / "examples" / "ci" / "golden.jsonl"
     whole = golden.read_bytes()
     records = [orjson.loads(line) for line in whole.splitlines()]

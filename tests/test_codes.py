@@ -343,7 +343,7 @@ def test_a_clip_that_changes_under_the_run_ends_it_clearly(tmp_path):
     store = make_store(tmp_path)
     (path,) = [store.check(clip)]
     clip.path.write_bytes(b"gone")
-    with pytest.raises(UserError, match=r"a\.wav: expected audio .*It changed after it was checked; start again"):
+    with pytest.raises(UserError, match=r"a\.wav: expected audio .*The file changed after the check. Start again"):
         store.encode(clip)
     assert not path.exists()
 

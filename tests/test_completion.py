@@ -1,4 +1,4 @@
-"""Completion scripts, tried in the real shells."""
+"""Completion scripts in real shells."""
 
 import os
 import pty
@@ -23,13 +23,13 @@ BASH_FUNCTION = "_shtab_higgs_audio_trainer"
 
 
 def needs(shell):
-    """Skip a test where a shell is missing; in CI that is a failure."""
+    """Skip a test if a shell is missing. In CI a missing shell is a failure."""
     return pytest.mark.skipif(shell in ABSENT, reason=f"{shell} is not installed; CI installs it")
 
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory):
-    """Write the script of each shell, as the command prints it."""
+    """Write the script of each shell to a file."""
     folder = tmp_path_factory.mktemp("completion")
     for shell in SHELLS:
         command = [sys.executable, "-m", "higgs_audio_trainer", "completion", shell]
@@ -39,14 +39,14 @@ def scripts(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Make a folder with a manifest and a folder in it."""
+    """Make a folder with a manifest and a subfolder."""
     (tmp_path / "manifest.jsonl").touch()
     (tmp_path / "models").mkdir()
     return tmp_path
 
 
 def completed_by_bash(script, line, cwd):
-    """Complete the last word of a command line as bash's Tab key does."""
+    """Return the completions of bash for the last word of a command line."""
     words = line.split(" ")
     program = (
         f"source {shlex.quote(str(script))}; COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; "
@@ -57,7 +57,7 @@ def completed_by_bash(script, line, cwd):
 
 
 def completed_by_fish(script, line, cwd):
-    """Complete the last word of a command line as fish's Tab key does, without its descriptions."""
+    """Return the completions of fish for the last word of a command line, without descriptions."""
     program = f"source {shlex.quote(str(script))}; complete -C {shlex.quote(line)}"
     environment = os.environ | {"HOME": str(cwd), "XDG_CONFIG_HOME": str(cwd), "XDG_DATA_HOME": str(cwd)}
     done = subprocess.run(
@@ -67,7 +67,7 @@ def completed_by_fish(script, line, cwd):
 
 
 class Zsh:
-    """An interactive zsh in a terminal, whose `higgs-audio-trainer` prints the arguments that it is given."""
+    """Interactive zsh in a terminal, with a `higgs-audio-trainer` that prints its arguments."""
 
     PROMPT = b"READY> "
     PASTE = b"\x1b[?2004h"  # the line editor is ready for a pasted text
@@ -91,7 +91,7 @@ class Zsh:
         self.enter("higgs-audio-trainer() { print -r -- GIVEN:${(j:|:)@}: }")
 
     def enter(self, line):
-        """Type a line, and return what is shown until the next prompt."""
+        """Type a line and return the output until the next prompt."""
         os.write(self.terminal, line.encode() + b"\n")
         return self.until_prompt()
 
@@ -104,7 +104,7 @@ class Zsh:
         return shown.decode()
 
     def completed(self, line):
-        """Type a line and Tab, enter it, and return the last argument that the command was given."""
+        """Type a line, Tab and Enter, and return the last argument of the command."""
         shown = self.enter(f"{line}\t")
         return shown.rpartition("GIVEN:")[2].partition(":")[0].split("|")[-1]
 
@@ -136,20 +136,20 @@ UNAMBIGUOUS = [
 
 @pytest.mark.parametrize(("line", "word"), UNAMBIGUOUS)
 def test_bash_completes(scripts, folder, line, word):
-    """A word that can only become one is completed: commands, flags, events, files and folders."""
+    """Bash completes an unambiguous command, flag, event, file or folder."""
     assert completed_by_bash(scripts["bash"], line, folder) == [word]
 
 
 @needs("fish")
 @pytest.mark.parametrize(("line", "word"), UNAMBIGUOUS)
 def test_fish_completes(scripts, folder, line, word):
-    """The same in fish."""
+    """Fish completes the same words."""
     assert [found.rstrip("/") for found in completed_by_fish(scripts["fish"], line, folder)] == [word]
 
 
 @needs("zsh")
 def test_zsh_completes(scripts, folder):
-    """The same in zsh, at a terminal."""
+    """Zsh completes the same words in a terminal."""
     zsh = Zsh(scripts["zsh"], folder)
     try:
         found = {line: zsh.completed(line).rstrip("/") for line, _ in UNAMBIGUOUS}
@@ -159,7 +159,7 @@ def test_zsh_completes(scripts, folder):
 
 
 def test_every_command_flag_and_event_is_offered(scripts, folder):
-    """Nothing of ours is left out where all is asked for."""
+    """Bash offers all commands, flags and events."""
     script = scripts["bash"]
     assert completed_by_bash(script, "higgs-audio-trainer ", folder) == list(COMMANDS)
     offered = completed_by_bash(script, "higgs-audio-trainer train --", folder)
@@ -169,7 +169,7 @@ def test_every_command_flag_and_event_is_offered(scripts, folder):
 
 
 def test_folders_are_offered_where_a_folder_is_asked_for(scripts, folder):
-    """A manifest is no output directory."""
+    """A flag that takes a folder gets no files."""
     assert completed_by_bash(scripts["bash"], "higgs-audio-trainer train --output_dir m", folder) == ["models"]
 
 
@@ -186,7 +186,7 @@ INSTALLED = {
 
 @pytest.mark.parametrize("shell", [pytest.param(shell, marks=needs(shell)) for shell in SHELLS])
 def test_the_lines_that_install_it_work(shell, tmp_path):
-    """The line that the help gives for a shell, run as it stands, gives a new shell the completion."""
+    """The installation line of the help installs the completion for new shells."""
     file, look, expected = INSTALLED[shell]
     (line,) = (row for row in parser("higgs-audio-trainer completion").format_help().splitlines() if file in row)
     (tmp_path / ".config/fish").mkdir(parents=True)
@@ -207,12 +207,12 @@ def test_the_lines_that_install_it_work(shell, tmp_path):
 
 @pytest.mark.parametrize("shell", [pytest.param(shell, marks=needs(shell)) for shell in SHELLS])
 def test_the_shell_takes_the_script_for_its_own(scripts, shell):
-    """There is no error of syntax in it."""
+    """The script has no syntax error."""
     subprocess.run([shell, "-n", str(scripts[shell])], check=True, timeout=60)
 
 
 def test_another_shell_is_an_error(capsys):
-    """It is said which there are."""
+    """The error for an unknown shell lists the supported shells."""
     assert main(["completion", "tcsh"]) == 2
     error = capsys.readouterr().err
     assert "SHELL" in error

@@ -9,9 +9,12 @@ import pytest
 from tqdm import tqdm
 
 import sinks
-from sinks import ConsoleSink, render
-from sinks.console import console_sink, wants_color
+from higgs_audio_trainer.pipeline.emit import Pipeline
+from sinks import render
+from sinks.console import ConsoleSink, console_sink, wants_color
 from sinks.null import discard
+from sinks.rendering.record import failure_text
+from sinks.rendering.renderers import RENDERERS
 from sinks.terminal.screen import Screen
 from tests.builders import Screen as Terminal
 from tests.builders import audio_sample, checkpoint, context, record_of, text_sample, token_counts, window
@@ -24,9 +27,10 @@ def shown_by(sink, *records):
     sink.close()
 
 
-def console_on(out, *, err=None, color=False):
+def console_on(out, *, err=None, color=False, say=None):
     """Make a console sink with a screen of its own."""
-    return ConsoleSink(Screen(out, err), color=color, encoding=getattr(out, "encoding", None), close_screen=True)
+    encoding = getattr(out, "encoding", None)
+    return ConsoleSink(Screen(out, err), color=color, encoding=encoding, close_screen=True, say=say)
 
 
 class TestColor:
@@ -142,7 +146,7 @@ class TestStream:
             screen.close()
         assert terminal.lines() == [
             "saved checkpoint-20",
-            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right",
+            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct",
             "  First 1 - Predictions: [1]",
             "  First 1 - Labels:      [1]",
             "",
@@ -160,6 +164,48 @@ class TestStream:
         out = io.StringIO()
         shown_by(console_on(out), {"event": "odd", "object": Ellipsis, "bytes": b"\x1b[2J", "huge": 10**5000})
         assert out.getvalue() == "event=odd  object=Ellipsis  bytes=b'\\x1b[2J'  huge=<int>\n"
+
+
+class TestRendererFailures:
+    @pytest.fixture(autouse=True)
+    def broken(self, monkeypatch):
+        """Break the renderer of checkpoints."""
+        monkeypatch.setitem(RENDERERS, "checkpoint", lambda record, text_format: {}[record["path"]])
+
+    def test_report(self):
+        """A bug of a renderer is reported once, and counted at the end; the record is shown field by field."""
+        out, messages = io.StringIO(), []
+        sink = console_on(out, say=messages.append)
+        shown_by(sink, {"event": "checkpoint", "path": "a"}, {"event": "checkpoint", "path": "b"})
+        assert out.getvalue() == "event=checkpoint  path=a\nevent=checkpoint  path=b\n"
+        assert messages == [
+            f"higgs-audio-trainer: console: {failure_text('checkpoint', KeyError('a'))}",
+            "higgs-audio-trainer: console: 2 records were shown field by field",
+        ]
+        assert sink.dropped == 0
+
+    def test_without_a_reporter(self):
+        """A sink on its own reports on its screen."""
+        err = io.StringIO()
+        shown_by(console_on(io.StringIO(), err=err), {"event": "checkpoint", "path": "a"})
+        assert err.getvalue().splitlines()[1:] == ["higgs-audio-trainer: console: 1 record was shown field by field"]
+
+    def test_in_a_run(self):
+        """The sink of a run reports as the run does, and emission goes on."""
+        messages = []
+        screen = Screen(io.StringIO(), None)
+        run = sinks.SinkContext("out", "r", 0, 0, screen=screen, say=messages.append)
+        [(_, sink)] = built = sinks.build("console", run)
+        emit = Pipeline(built, run_id="r", say=messages.append)
+        for _ in range(2):
+            emit(checkpoint())
+        sink.close()
+        screen.close()
+        assert emit.lost == 0
+        assert [message.partition(" (")[0] for message in messages] == [
+            "higgs-audio-trainer: console: cannot render checkpoint",
+            "higgs-audio-trainer: console: 2 records were shown field by field",
+        ]
 
 
 class TestMaking:

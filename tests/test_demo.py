@@ -108,7 +108,7 @@ def test_a_planted_fault_is_told_first_and_found_at_last(tmp_path, capfd):
     assert lines[0].startswith("Planted: stop_masked. Every stream EOS is masked, as ")
     assert lines[-3:] == [
         "Planted: stop_masked, found at step 1 by no_stop_target.",
-        f"Look again:   higgs-audio-trainer diagnose {folder}/run",
+        f"Check again:  higgs-audio-trainer diagnose {folder}/run",
         "Other faults: higgs-audio-trainer demo --fault list",
     ]
     assert not any(line.startswith("Learned in") for line in lines)
@@ -119,4 +119,4 @@ def test_a_planted_fault_is_told_first_and_found_at_last(tmp_path, capfd):
 def test_a_fault_that_was_not_found_is_admitted(tmp_path):
     """A fault that shows only in what is learned is not found at step 1."""
     outcome = run_demo(tmp_path / "d", max_steps=1, seed=0, log_steps=1, fault="codebook_shuffled")
-    assert outcome.summary()[0] == "Planted: codebook_shuffled, not found: dead_codebook said nothing."
+    assert outcome.summary()[0] == "Planted: codebook_shuffled, not found by dead_codebook."

@@ -1,4 +1,4 @@
-"""`diff A B` as a person and a CI job meet it: what it prints and how it ends."""
+"""`diff A B` as a process: output and exit status."""
 
 import gzip
 import os
@@ -28,7 +28,7 @@ def lines_of(events):
 
 @pytest.fixture
 def logs(tmp_path, monkeypatch):
-    """Write two logs, of which b has another loss in step 2."""
+    """Write two logs. Log b has another loss at step 2."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     other = [*EVENTS]
@@ -39,12 +39,12 @@ def logs(tmp_path, monkeypatch):
 
 
 def ended(*arguments):
-    """Run the command; return its exit status."""
+    """Run the command and return its exit status."""
     return main(["diff", *map(str, arguments)])
 
 
-def test_the_exit_status_tells_the_verdict(logs, capsys):
-    """0 the same, 1 differs, 2 could not compare."""
+def test_exit_status(logs, capsys):
+    """The exit status is 0 for equal logs, 1 for a difference, 2 without a comparison."""
     (logs / "empty.jsonl").write_bytes(b"")
     assert ended("a.jsonl", "a.jsonl") == 0
     assert capsys.readouterr().out.endswith("Same: 11 events agree (floats within tolerance).\n")
@@ -61,23 +61,23 @@ def test_the_exit_status_tells_the_verdict(logs, capsys):
     [
         (("a.jsonl",), "B"),
         (("a.jsonl", "none.jsonl"), "none.jsonl"),
-        (("none.jsonl", "a.jsonl"), "--bless makes one of B"),
+        (("none.jsonl", "a.jsonl"), "--bless writes B to the file"),
         (("-", "-"), "standard input (-) twice"),
         (("a.jsonl", "b.jsonl", "--rtol", "loss=much"), "expected a number"),
         (("a.jsonl", "b.jsonl", "--rtol", "los=1"), "Did you mean loss?"),
         (("a.jsonl", "b.jsonl", "--ignore", "grad_nrom"), "Did you mean grad_norm?"),
         (("a.jsonl", "b.jsonl", "--format", "html"), "text"),
-        (("a.jsonl", "b.jsonl", "--bless", "--only", "loss"), "Leave them out"),
-        (("new.jsonl", "a.jsonl", "--bless", "--exact"), "no --exact beside it"),
-        (("new.jsonl", "a.jsonl", "--bless", "--rtol", "1"), "no --rtol beside it"),
-        (("new.jsonl", "a.jsonl", "--bless", "--atol", "1"), "no --atol beside it"),
-        (("new.jsonl", "a.jsonl", "--bless", "--format", "text"), "no --format beside it"),
+        (("a.jsonl", "b.jsonl", "--bless", "--only", "loss"), "Remove the flag"),
+        (("new.jsonl", "a.jsonl", "--bless", "--exact"), "expected no --exact, because nothing is compared"),
+        (("new.jsonl", "a.jsonl", "--bless", "--rtol", "1"), "expected no --rtol,"),
+        (("new.jsonl", "a.jsonl", "--bless", "--atol", "1"), "expected no --atol,"),
+        (("new.jsonl", "a.jsonl", "--bless", "--format", "text"), "expected no --format,"),
         (("b.jsonl", "a.jsonl", "--bless"), "expected a golden or no file, got a log"),
         ((".", "a.jsonl"), "rank00000-attempt000.jsonl"),
     ],
 )
-def test_bad_input_is_said_in_a_line(logs, capsys, arguments, says):
-    """What is wrong is said on stderr, without a traceback."""
+def test_bad_input_is_reported_in_a_line(logs, capsys, arguments, says):
+    """Bad input is reported on stderr without a traceback."""
     assert ended(*arguments) == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -86,7 +86,7 @@ def test_bad_input_is_said_in_a_line(logs, capsys, arguments, says):
 
 
 def test_tolerances_and_names_are_taken_in_every_spelling(logs):
-    """One for all, one by one, repeated, as a list."""
+    """Tolerances and names may be global, by field, repeated or in a list."""
     for flags in (
         ["--rtol", "2"],
         ["--rtol=loss=2"],
@@ -103,7 +103,7 @@ def test_tolerances_and_names_are_taken_in_every_spelling(logs):
 
 
 def test_a_log_in_disorder_is_sorted_on_disk(logs, capsys, monkeypatch):
-    """Shuffled lines give the same report, from chunks in a temporary file; no file is left."""
+    """Shuffled lines give the same report by sorting in a temporary file. No file remains."""
     monkeypatch.setenv("TMPDIR", str(logs / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(sorter.Sorter.__init__, "__kwdefaults__", {"chunk_bytes": 2_000})
@@ -119,8 +119,8 @@ def test_a_log_in_disorder_is_sorted_on_disk(logs, capsys, monkeypatch):
     assert list((logs / "tmp").iterdir()) == []
 
 
-def test_what_can_be_read_once_is_compared_as_well(logs):
-    """Standard input, compressed or not, and a pipe with a name; in disorder too."""
+def test_streams_are_compared(logs):
+    """Standard input, compressed or not, and a named pipe are compared, sorted or not."""
     lines = lines_of(EVENTS)
     command = [sys.executable, "-m", "higgs_audio_trainer", "diff"]
     for data in (b"".join(lines), gzip.compress(b"".join(lines)), b"".join(reversed(lines))):
@@ -134,8 +134,8 @@ def test_what_can_be_read_once_is_compared_as_well(logs):
     writer.join()
 
 
-def test_lines_that_hold_no_event_are_said_once(logs, capsys):
-    """They are told with their place, also where the log is read twice or was piped; the others are compared."""
+def test_lines_without_an_event_are_reported_once(logs, capsys):
+    """A line without an event is reported once with its position. All other lines are compared."""
     lines = lines_of(EVENTS)
     (logs / "torn.jsonl").write_bytes(b"".join([*reversed(lines), b'{"event"\n', b"\x00\xff\n"]))
     assert ended("a.jsonl", "torn.jsonl") == 0
@@ -151,8 +151,8 @@ def test_lines_that_hold_no_event_are_said_once(logs, capsys):
     assert done.stderr.startswith(b"-:12 (byte ")
 
 
-def test_lines_that_are_not_as_their_type_says_are_compared_as_they_are(logs, capsys):
-    """A difference in them is found; their fault is told and counted, and shows in every format."""
+def test_lines_that_break_their_schema_are_compared(logs, capsys):
+    """Lines that break their schema are compared, reported and counted in every format."""
     misfit = record_of(train_step(step=2)) | {"seq": 99, "loss": "much"}
     for name, record in (("c", misfit), ("d", misfit | {"grad_norm": 9.0}), ("e", misfit | {"loss": "little"})):
         lines = [*lines_of(EVENTS[:-1]), orjson.dumps(record) + b"\n", *lines_of(EVENTS)[-1:], b'{"event": "run_']
@@ -174,7 +174,7 @@ def test_lines_that_are_not_as_their_type_says_are_compared_as_they_are(logs, ca
 
 
 def test_bless_writes_the_golden_that_then_agrees(logs, capsys):
-    """B's events become A; then both are the same; a run that was killed is refused and A stays."""
+    """--bless writes golden A from B, and A then equals B. A killed run leaves A unchanged."""
     assert ended("golden.jsonl", "b.jsonl", "--bless") == 0
     assert capsys.readouterr().out == "golden.jsonl: golden of 11 events written\n"
     assert ended("golden.jsonl", "b.jsonl", "--exact") == 0
@@ -187,7 +187,7 @@ def test_bless_writes_the_golden_that_then_agrees(logs, capsys):
 
 
 def test_github_gets_a_summary_where_it_asks_for_one(logs, capsys, monkeypatch):
-    """The Markdown report is added to the job's summary; a summary that cannot be written changes no verdict."""
+    """The Markdown report is appended to the job summary. A write error keeps the exit status."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
     (logs / "summary.md").write_text("before\n")
     assert ended("a.jsonl", "b.jsonl", "--format", "github") == 1
@@ -198,15 +198,15 @@ def test_github_gets_a_summary_where_it_asks_for_one(logs, capsys, monkeypatch):
     assert "GITHUB_STEP_SUMMARY" in capsys.readouterr().err
 
 
-def test_a_folder_without_room_is_said(logs, capsys, monkeypatch):
-    """Where standard input cannot be kept, the folder is named."""
+def test_a_folder_without_room_is_reported(logs, capsys, monkeypatch):
+    """The error names the folder if standard input cannot be saved."""
     monkeypatch.setattr("tempfile.tempdir", str(logs / "missing"))
     assert ended("a.jsonl", "-") == 2
     assert "missing: expected room for a temporary file" in capsys.readouterr().err
 
 
 def test_the_help_fits_a_screen(capsys):
-    """24 lines of 80 columns, with an example."""
+    """The help fits 24 lines of 80 columns and has an example."""
     with pytest.raises(SystemExit):
         main(["diff", "--help"])
     lines = capsys.readouterr().out.splitlines()
@@ -216,7 +216,7 @@ def test_the_help_fits_a_screen(capsys):
 
 
 def test_a_closed_pipe_keeps_the_verdict(logs):
-    """`diff a b | head -1` ends with 1 where they differ."""
+    """`diff a b | head -1` ends with 1 for different logs."""
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "higgs_audio_trainer", "diff", "a.jsonl", "b.jsonl", "--format", "json"]

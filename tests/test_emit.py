@@ -272,7 +272,7 @@ class TestFailingSink:
         assert caught.value.__cause__ is error
         assert str(caught.value) == (
             "--strict_logging: expected every event to be logged, got OSError(28, 'No space left on device') from sink "
-            "a. Mend its cause, or train without --strict_logging"
+            "a. Fix the cause, or train without --strict_logging."
         )
         assert (emit.written, emit.lost, emit.seconds > 0, capsys.readouterr().err) == (0, 1, True, "")
 

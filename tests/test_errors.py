@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: what they say."""
+"""Messages of the errors that a user can fix."""
 
 import os
 import shlex
@@ -8,19 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from higgs_audio_trainer.errors import Fault, ManifestError
+from higgs_audio_trainer.errors import InputProblem, ManifestError
 
 
-@pytest.mark.parametrize(("count", "counted"), [(1, "1 fault."), (2, "2 faults.")])
-def test_manifest_error_lists_every_fault(count, counted):
-    """A manifest's faults are listed at once, each with its place, and the way out stands last."""
-    faults = [Fault(f"m.jsonl:{line}", "audio", "a file", "nothing") for line in range(1, count + 1)]
-    error = ManifestError(faults)
+@pytest.mark.parametrize(
+    ("count", "advice"),
+    [
+        (1, "1 problem. Fix it, or pass --skip_bad_samples to train without this line."),
+        (2, "2 problems. Fix them, or pass --skip_bad_samples to train without these lines."),
+    ],
+)
+def test_manifest_error_lists_every_problem(count, advice):
+    """The error lists all problems of a manifest at once, each with its line, and ends with the advice."""
+    problems = [InputProblem(f"m.jsonl:{line}", "audio", "a file", "nothing") for line in range(1, count + 1)]
+    error = ManifestError(problems)
     *lines, last = str(error).splitlines()
-    assert error.faults == tuple(faults)
+    assert error.problems == tuple(problems)
     assert lines == [f"m.jsonl:{line}: audio: expected a file, got nothing" for line in range(1, count + 1)]
-    assert last.startswith(counted)
-    assert "--skip_bad_samples" in last
+    assert last == advice
 
 
 COMMAND = f"{shlex.quote(sys.executable)} -m higgs_audio_trainer"

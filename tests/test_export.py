@@ -1,4 +1,4 @@
-"""`export` brings a log to each tracker and into Parquet, and brings it again without doing anything twice."""
+"""`export` copies a log to each tracker and to Parquet, and repeats no event."""
 
 import shutil
 from contextlib import suppress
@@ -22,13 +22,13 @@ EVENTS = [run_start(), train_step(), text_sample(), audio_sample()]
 
 @pytest.fixture
 def place(tmp_path, trackio_store, mlflow_store):
-    """Make the folders that exports go to."""
+    """Make the folders to export to."""
     shutil.copytree(mlflow_store, tmp_path / "to" / "mlflow")
     return tmp_path / "to"
 
 
 def write_log(folder, events, *, run_id="run"):
-    """Write a log of events; return its file."""
+    """Write a log of events and return its file."""
     path = folder / "events" / "rank00000-attempt000.jsonl"
     path.unlink(missing_ok=True)
     sink = JsonlSink(path)
@@ -40,22 +40,22 @@ def write_log(folder, events, *, run_id="run"):
 
 
 def export(target, log, place, capsys):
-    """Export a log; return the exit code and all that was said."""
+    """Export a log and return the exit code and all output."""
     to = [] if target == "trackio" else ["-o", str(place / target)]
     code = main(["export", str(log), "--to", target, *to])
-    said = capsys.readouterr()
-    return code, said.out + said.err
+    output = capsys.readouterr()
+    return code, output.out + output.err
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_again_adds_what_came_since_and_nothing_twice(name, tmp_path, place, capsys):
-    """And a log that was exported step by step is in the tracker as it would be at once."""
+def test_a_second_export_adds_only_new_events(name, tmp_path, place, capsys):
+    """A second export adds only new events. Stepwise exports equal one export."""
     run = f"exported-{name}"
     for count in (2, 4, 4):
         write_log(tmp_path, EVENTS[:count], run_id=run)
-        code, said = export(name, tmp_path, place, capsys)
-        assert (code, said.startswith(f"run {run}: ")) == (0, True)
-    assert name == "trackio" or "nothing new exported" in said
+        code, output = export(name, tmp_path, place, capsys)
+        assert (code, output.startswith(f"run {run}: ")) == (0, True)
+    assert name == "trackio" or "nothing new exported" in output
     write_log(tmp_path, [*EVENTS, train_step(step=40), diagnosis(step=40, message="No stop token.")], run_id=run)
     assert export(name, tmp_path, place, capsys)[0] == 0
     found = read(name, place / name, run)
@@ -65,7 +65,7 @@ def test_again_adds_what_came_since_and_nothing_twice(name, tmp_path, place, cap
 
 
 def test_the_tracker_has_what_its_sink_would_have_written(tmp_path, place, capsys):
-    """One code makes both."""
+    """An export writes the data of the live sink."""
     write_log(tmp_path, EVENTS, run_id="same")
     export("tensorboard", tmp_path, place, capsys)
     exported = read("tensorboard", place / "tensorboard", "same")
@@ -74,8 +74,8 @@ def test_the_tracker_has_what_its_sink_would_have_written(tmp_path, place, capsy
     assert (exported.scalars, texts(exported.samples)) == (live.scalars, texts(live.samples))
 
 
-def test_trackio_has_an_event_once_that_was_logged_and_exported(tmp_path, place, capsys):
-    """A log of a training whose sink lost some of it fills the gaps."""
+def test_trackio_stores_a_logged_and_exported_event_once(tmp_path, place, capsys):
+    """An export fills the gaps of a live trackio sink without repeats."""
     emitted("trackio", tmp_path, EVENTS[:3], run_id="gaps")
     write_log(tmp_path, EVENTS, run_id="gaps")
     export("trackio", tmp_path, place, capsys)
@@ -83,30 +83,30 @@ def test_trackio_has_an_event_once_that_was_logged_and_exported(tmp_path, place,
     assert (len(found.scalars["train/loss"]), len(found.samples)) == (1, 2)
 
 
-def test_an_interrupted_export_is_not_gone_on_with(tmp_path, place, capsys):
-    """What it wrote is not known, and would be there twice."""
+def test_an_interrupted_export_is_refused(tmp_path, place, capsys):
+    """An interrupted export is refused, because its events would be exported twice."""
     write_log(tmp_path, EVENTS)
     mark = place / "tensorboard" / ".exported" / "run.json"
     mark.parent.mkdir(parents=True)
     mark.write_text("")
-    code, said = export("tensorboard", tmp_path, place, capsys)
+    code, output = export("tensorboard", tmp_path, place, capsys)
     assert code == 2
-    assert f"{mark}: expected an export that came to its end, got one that was interrupted" in said
+    assert f"{mark}: expected a complete export, got an interrupted export" in output
 
 
 def test_a_tracker_that_fails_ends_the_export_at_its_line(tmp_path, place, capsys, monkeypatch):
-    """And the next export says that this one was interrupted."""
+    """The error of a tracker names the line. The next export reports the interruption."""
     log = write_log(tmp_path, EVENTS)
     monkeypatch.setattr("sinks.trackers.tensorboard.TensorBoard.log_sample", lambda *_: 1 / 0)
-    code, said = export("tensorboard", tmp_path, place, capsys)
+    code, output = export("tensorboard", tmp_path, place, capsys)
     assert code == 2
-    assert f"tensorboard: expected it to take {log}:3 (byte " in said
-    assert "ZeroDivisionError" in said
+    assert f"tensorboard: expected no error for {log}:3 (byte " in output
+    assert "ZeroDivisionError" in output
     assert "interrupted" in export("tensorboard", tmp_path, place, capsys)[1]
 
 
 def test_parquet_has_every_field_of_every_event(tmp_path, place, capsys):
-    """Columns are typed as the events are; the same log again gives the same files."""
+    """Columns have the types of the events. A second export writes the same files."""
     write_log(tmp_path, all_events())
     for _ in range(2):
         assert export("parquet", tmp_path, place, capsys)[0] == 0
@@ -122,12 +122,12 @@ OF_JSON = ("config", "evidence")  # texts of JSON in Parquet
 
 
 def without(record, *names):
-    """Leave fields out."""
+    """Return a mapping without some names."""
     return {name: value for name, value in record.items() if name not in names}
 
 
 def test_a_training_of_text_alone(tmp_path, place, capsys):
-    """As `PredictionLogger` logs a foreign one: no audio is drawn, and its columns are there and empty."""
+    """A training of text alone, logged by `PredictionLogger`, has no audio charts and empty audio columns."""
     none = {"audio_loss": 0.0, "audio_loss_per_codebook": (), "audio_accuracy_per_codebook": (), "audio_targets": 0}
     start = run_start(num_codebooks=0, modalities=("text",))
     write_log(tmp_path, [start, train_step(**none, grad_norm=None), text_sample(sample_id="0123456789abcdef")])
@@ -141,7 +141,7 @@ def test_a_training_of_text_alone(tmp_path, place, capsys):
 
 
 def test_parquet_keeps_what_this_version_does_not_know(tmp_path, place, capsys):
-    """A field goes into `extra`, an event into `other`."""
+    """Unknown fields go to `extra`, unknown events to `other`."""
     log = write_log(tmp_path, [train_step()])
     line = log.read_text()
     log.write_text(line.replace('"step":', '"new":[1],"step":', 1) + line.replace("train_step", "later"))
@@ -153,7 +153,7 @@ def test_parquet_keeps_what_this_version_does_not_know(tmp_path, place, capsys):
 
 
 def test_parquet_is_written_in_groups(tmp_path):
-    """Rows do not wait in memory for the end of the log."""
+    """Rows are written in groups before the end of the log, to bound memory."""
     write_log(tmp_path, [train_step(step=step) for step in range(1, 101)])
     with ParquetFiles(tmp_path / "out", group_bytes=20_000) as files:
         for line in read_lines(tmp_path):
@@ -164,7 +164,7 @@ def test_parquet_is_written_in_groups(tmp_path):
 
 
 def test_parquet_is_replaced_when_it_is_complete(tmp_path):
-    """An error leaves the files of before, and nothing beside them."""
+    """An error keeps the earlier files and leaves no temporary file."""
     write_log(tmp_path, [train_step()])
     (line,) = read_lines(tmp_path)
     with ParquetFiles(tmp_path / "out") as files:
@@ -177,38 +177,38 @@ def test_parquet_is_replaced_when_it_is_complete(tmp_path):
 
 
 def test_a_golden_goes_into_parquet_alone(place, capsys):
-    """It has no run, attempt or time, by which trackers order what they have."""
+    """Trackers refuse a golden, which lacks run, attempt and time."""
     assert export("parquet", GOLDEN, place, capsys)[0] == 0
     assert pq.read_table(place / "parquet" / "golden" / "train_step.parquet").num_rows == 3
-    code, said = export("tensorboard", GOLDEN, place, capsys)
+    code, output = export("tensorboard", GOLDEN, place, capsys)
     assert code == 2
-    assert "expected a log of a run, with run_id, attempt, rank, seq, ts in each line, got a golden" in said
+    assert "expected a log of a run, with run_id, attempt, rank, seq, ts in each line, got a golden" in output
 
 
 @pytest.mark.parametrize("run_id", ["../up", "/abs", ".hidden", "a b", ""])
 def test_a_run_whose_name_is_no_folder_is_refused(run_id, tmp_path, place, capsys):
-    """A log may come from anywhere, and must not say where files are written."""
+    """A run id from a log cannot choose another folder."""
     write_log(tmp_path, EVENTS, run_id=run_id)
-    code, said = export("parquet", tmp_path, place, capsys)
+    code, output = export("parquet", tmp_path, place, capsys)
     assert code == 2
-    assert "run_id: expected letters, digits" in said
+    assert "run_id: expected letters, digits" in output
 
 
-def test_bad_input_is_said(tmp_path, capsys):
-    """No log, an empty one, no such target."""
+def test_bad_input(tmp_path, capsys):
+    """A missing log, an empty log and an unknown target are errors without a traceback."""
     assert main(["export", str(tmp_path / "none"), "--to", "parquet"]) == 2
     write_log(tmp_path, [])
     assert main(["export", str(tmp_path), "--to", "parquet"]) == 2
     assert main(["export", str(tmp_path), "--to", "csv"]) == 2
-    said = capsys.readouterr().err
-    assert "expected events, got none" in said
-    assert "invalid choice: 'csv'" in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert "expected events, got none" in output
+    assert "invalid choice: 'csv'" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("target", ["parquet", "tensorboard", "wandb", "mlflow"])
 def test_a_place_that_cannot_be_written(tmp_path, capsys, target):
-    """A file is where the folder should be: said, without a traceback."""
+    """A file in the place of the folder is an error without a traceback."""
     log = write_log(tmp_path, EVENTS)
     (tmp_path / "file").write_text("")
     assert main(["export", str(log), "--to", target, "-o", str(tmp_path / "file" / "store")]) == 2
@@ -216,7 +216,7 @@ def test_a_place_that_cannot_be_written(tmp_path, capsys, target):
 
 
 def test_the_default_place_is_beside_the_log(tmp_path, capsys):
-    """In the run's output directory, apart from what a live sink writes there."""
+    """The default folder is in the output directory, apart from the folders of live sinks."""
     write_log(tmp_path, EVENTS)
     assert main(["export", str(tmp_path), "--to", "parquet"]) == 0
     assert (tmp_path / "exported" / "parquet" / "run" / "train_step.parquet").is_file()

@@ -1,4 +1,4 @@
-"""Extraction against a slow reference in plain Python, and on logits whose true answer is known."""
+"""Extraction against a slow reference in plain Python, and on logits with a known answer."""
 
 import math
 
@@ -10,7 +10,7 @@ from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.extraction import Extraction
 from higgs_audio_trainer.extraction.rows import SupervisedRows
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.training.model import TrainingOutput
 from tests.ragged import (
     EOS,
@@ -31,28 +31,28 @@ from tests.ragged import (
 
 
 def shown(**changes):
-    """Show two samples, five slots at each end, all codebooks."""
+    """Return settings that show two samples, five slots at each end, all codebooks."""
     defaults = {
         "samples": 2,
         "window": 5,
         "codebooks": tuple(range(K)),
         "decode": lambda ids: " ".join(map(str, ids)),
     }
-    return Shown(**(defaults | changes))
+    return WindowSettings(**(defaults | changes))
 
 
 def extract(batch, outputs, show=None):
-    """Observe one batch and finish."""
-    extraction = Extraction("train", show or shown(), READ)
+    """Observe one batch, finish, and return loss sums and samples."""
+    extraction = Extraction("train", show or shown())
     refs = [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]
-    extraction.observe(outputs, batch, refs)
+    extraction.observe(READ(outputs, batch, refs))
     return finished(extraction, grad_norm=torch.tensor(2.5))
 
 
 def finished(extraction, grad_norm=None):
-    """Finish, and return figures and samples."""
+    """Finish, and return loss sums and samples."""
     extracted = extraction.finish(extraction.sums(K, torch.device("cpu")), step=3, epoch=0.5, grad_norm=grad_norm)
-    return extracted.figures, extracted.samples
+    return extracted.loss_sums, extracted.samples
 
 
 def reference_series(batch, b, codebook, text_logits, audio_logits):
@@ -112,13 +112,13 @@ def assert_sample_equals(sample, span, window=5):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_equals_a_slow_reference(seed):
-    """On random ragged batches every field of every sample equals what loops over slots find."""
+    """On random ragged batches every field of every sample equals the result of loops over slots."""
     batch = ragged_batch(seed)
     torch.manual_seed(seed)
     B, S = batch["input_ids"].shape
     text_logits, audio_logits = torch.randn(B, S, V), torch.randn(B, S, K, C)
     window, codebooks, with_ranks = 1 + seed % 6, ((0,), (2, 0), (0, 1, 2))[seed % 3], seed % 2 == 0
-    figures, samples = extract(
+    sums, samples = extract(
         batch,
         outputs_of(batch, text_logits, audio_logits),
         shown(window=window, codebooks=codebooks, ranks=with_ranks),
@@ -131,7 +131,7 @@ def test_equals_a_slow_reference(seed):
         assert (sample.sample_id, sample.fingerprint) == (f"id{b}", f"f{b}")
         assert (sample.step, sample.epoch, sample.split, sample.shift) == (3, 0.5, "train", 1)
         assert sample.num_codebooks == (None if k is None else K)
-    payload = figures.payload(0.5)
+    payload = sums.event_fields(0.5)
     spans = {
         k: [
             s
@@ -150,12 +150,12 @@ def test_equals_a_slow_reference(seed):
     assert payload["loss"] == pytest.approx(0.5 * means[None] + sum(means[k] for k in range(K)) / K, rel=1e-4)
     assert payload["text_accuracy"] == right[None]
     assert list(payload["audio_accuracy_per_codebook"]) == [right[k] for k in range(K)]
-    assert figures.grad_norm == 2.5
+    assert sums.grad_norm == 2.5
 
 
 @pytest.mark.parametrize("targets", range(1, 13))
 def test_windows_never_overlap(targets):
-    """Of 1 to 12 slots, the first five and the last up to five are shown, each once."""
+    """Of 1 to 12 slots, the windows show the first five and at most the last five, each slot once."""
     batch = clip_batch(targets)
     _, samples = extract(batch, predicting(batch, 0))
     for sample in samples[1:]:
@@ -171,13 +171,13 @@ def test_windows_never_overlap(targets):
 def test_a_perfect_model_is_all_right():
     """Predictions equal labels, accuracy is 1 and the loss is close to 0."""
     batch = clip_batch(12)
-    figures, samples = extract(batch, predicting(batch, 0))
+    sums, samples = extract(batch, predicting(batch, 0))
     for sample in samples:
         assert sample.first.predictions == sample.first.labels
         assert sample.last.predictions == sample.last.labels
         assert sample.accuracy == 1.0
         assert sample.loss < 0.01
-    assert figures.payload(1.0)["audio_accuracy_per_codebook"] == (1.0,) * K
+    assert sums.event_fields(1.0)["audio_accuracy_per_codebook"] == (1.0,) * K
 
 
 def test_a_copying_model_shows_its_input():
@@ -192,7 +192,7 @@ def test_a_copying_model_shows_its_input():
 
 @pytest.mark.parametrize("shift", [1, -1, 2])
 def test_an_offset_is_visible(shift):
-    """Off by some frames in either direction: predictions are the labels of that many slots away."""
+    """Predictions that are off by some frames equal the labels of slots at that distance."""
     batch = clip_batch(12)
     _, samples = extract(batch, predicting(batch, shift), shown(window=12))
     sample = samples[1]
@@ -202,7 +202,7 @@ def test_an_offset_is_visible(shift):
 
 
 def test_a_constant_model_repeats_itself():
-    """One token everywhere is shown as it is, and is right where the label happens to be that token."""
+    """A constant prediction is shown unchanged, and is correct where the label is the same token."""
     batch = clip_batch(9)
     B, S = batch["input_ids"].shape
     outputs = outputs_of(batch, torch.zeros(B, S, V), one_hot(torch.full((B, S, K), EOS), C))
@@ -213,38 +213,38 @@ def test_a_constant_model_repeats_itself():
 
 
 def test_nan_logits_are_told_as_nan():
-    """NaN logits give NaN losses, not an exception, and counts stay true."""
+    """NaN logits give NaN losses instead of an exception, and the counts stay correct."""
     batch = clip_batch(6)
     B, S = batch["input_ids"].shape
     outputs = outputs_of(batch, torch.full((B, S, V), math.nan), torch.full((B, S, K, C), math.nan))
-    figures, samples = extract(batch, outputs)
+    sums, samples = extract(batch, outputs)
     assert all(math.isnan(sample.loss) for sample in samples)
-    assert math.isnan(figures.payload(1.0)["loss"])
-    assert figures.targets == (1, 6, 6, 6)
+    assert math.isnan(sums.event_fields(1.0)["loss"])
+    assert sums.targets == (1, 6, 6, 6)
 
 
 def test_a_codebook_without_targets_is_empty():
-    """Its windows are empty, its accuracy and loss null; the step's loss counts it as 0."""
+    """A sample without targets has empty windows, and null accuracy and loss; the loss of the step counts 0."""
     batch = clip_batch(6)
     batch["audio_labels"][..., 1] = IGNORE_INDEX
-    figures, samples = extract(batch, predicting(batch, 0))
+    sums, samples = extract(batch, predicting(batch, 0))
     sample = samples[2]
     assert sample.codebook == 1
     assert (sample.num_targets, sample.accuracy, sample.loss, sample.first.labels) == (0, None, None, ())
-    payload = figures.payload(1.0)
+    payload = sums.event_fields(1.0)
     assert payload["audio_loss_per_codebook"][1] == 0.0
     assert payload["audio_accuracy_per_codebook"][1] is None
 
 
 def test_a_batch_without_audio_or_without_text_targets():
-    """Batches of text alone, and of nothing supervised, are told as they are."""
+    """Batches of text alone, and batches without targets, are extracted without error."""
     batch = pad([([1, 2, 3, STOP], [IGNORE_INDEX, IGNORE_INDEX, 3, STOP], [], [])])
     B, S = batch["input_ids"].shape
-    figures, samples = extract(batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C)))
+    sums, samples = extract(batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C)))
     assert [len(sample.first.labels) for sample in samples] == [2, 0, 0, 0]
-    assert figures.targets == (2, 0, 0, 0)
+    assert sums.targets == (2, 0, 0, 0)
     batch["labels"][:] = IGNORE_INDEX
-    figures, samples = extract(batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C)))
+    sums, samples = extract(batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C)))
     assert all(sample.num_targets == 0 for sample in samples)
 
 
@@ -267,35 +267,35 @@ def test_text_is_decoded_without_masked_slots():
 
 
 def test_micro_batches_add_up_and_the_first_is_shown():
-    """Sums run over all micro-batches of the step; samples come from the first alone."""
+    """Sums run over all micro-batches of the step; samples come from the first micro-batch only."""
     batches = [ragged_batch(seed) for seed in (1, 2)]
     torch.manual_seed(0)
-    extraction = Extraction("train", shown(), READ)
+    extraction = Extraction("train", shown())
     alone = []
     for batch in batches:
         B, S = batch["input_ids"].shape
         outputs = outputs_of(batch, torch.randn(B, S, V), torch.randn(B, S, K, C))
         alone.append(extract(batch, outputs))
-        extraction.observe(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(B)])
-    figures, samples = finished(extraction)
+        extraction.observe(READ(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(B)]))
+    sums, samples = finished(extraction)
     assert samples == alone[0][1]
-    assert figures.targets == tuple(a + b for a, b in zip(alone[0][0].targets, alone[1][0].targets, strict=True))
-    assert figures.grad_norm is None
+    assert sums.targets == tuple(a + b for a, b in zip(alone[0][0].targets, alone[1][0].targets, strict=True))
+    assert sums.grad_norm is None
 
 
 def test_a_rank_that_writes_nothing_adds_its_sums():
-    """Without anything to show no series is cut out, and finish returns nothing."""
+    """Without settings, no windows are cut and `finish` returns None."""
     batch = clip_batch(4)
-    extraction = Extraction("train", None, READ)
-    extraction.observe(predicting(batch, 0), batch, [])
+    extraction = Extraction("train", None)
+    extraction.observe(READ(predicting(batch, 0), batch, []))
     sums = extraction.sums(K, torch.device("cpu"))
     assert sums[2].tolist() == [1, 4, 4, 4]
     assert extraction.finish(sums, step=1, epoch=0.0) is None
 
 
 def test_a_failed_extraction_still_takes_part():
-    """After an error the sums are NaN of the right shape, so that the collective of the ranks is kept."""
-    extraction = Extraction("train", shown(), READ)
+    """After an error the sums are NaN of the right shape, so that the collective operation of the ranks succeeds."""
+    extraction = Extraction("train", shown())
     extraction.failed = True
     sums = extraction.sums(K, torch.device("cpu"))
     assert sums.shape == (3, 1 + K)
@@ -304,7 +304,7 @@ def test_a_failed_extraction_still_takes_part():
 
 
 def test_one_transfer_to_the_host(monkeypatch):
-    """A due step brings everything over in one copy; observing brings nothing."""
+    """A logged step copies all results to the host once; observing copies nothing."""
     copies = []
     original = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copies.append(self.numel()) or original(self))
@@ -312,15 +312,15 @@ def test_one_transfer_to_the_host(monkeypatch):
         monkeypatch.setattr(torch.Tensor, method, forbidden(method, getattr(torch.Tensor, method), copies))
     batch = clip_batch(12)
     outputs = predicting_without_transfers(batch)
-    extraction = Extraction("train", shown(), READ)
-    extraction.observe(outputs, batch, [SampleRef("a", "b")])
+    extraction = Extraction("train", shown())
+    extraction.observe(READ(outputs, batch, [SampleRef("a", "b")]))
     assert copies == []
     extraction.finish(extraction.sums(K, torch.device("cpu")), step=1, epoch=0.0, grad_norm=torch.tensor(1.0))
     assert len(copies) == 1
 
 
 def forbidden(name, original, copies):
-    """Allow a conversion only of what was copied over."""
+    """Allow a conversion only of copied tensors."""
 
     def convert(self, *args):
         assert copies, f"{name}() waits for the device"
@@ -343,14 +343,14 @@ def predicting_without_transfers(batch):
 
 
 def test_a_batch_of_repeated_samples_shows_none():
-    """Where every sample of a rank's last batch was repeated, none is shown and the figures count nothing."""
+    """If every sample of a rank's last batch is a repetition, no sample is shown and all sums are 0."""
     batch = clip_batch(4)
     batch["labels"][:] = IGNORE_INDEX
     batch["audio_labels"][:] = IGNORE_INDEX
     B, S = batch["input_ids"].shape
     outputs = outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))
-    extraction = Extraction("eval", shown(), READ)
-    extraction.observe(outputs, batch, [])
-    figures, samples = finished(extraction)
+    extraction = Extraction("eval", shown())
+    extraction.observe(READ(outputs, batch, []))
+    sums, samples = finished(extraction)
     assert samples == ()
-    assert figures.targets == (0, 0, 0, 0)
+    assert sums.targets == (0, 0, 0, 0)

@@ -78,7 +78,7 @@ class TestRendered:
         sample = audio_sample(first=window(labels, [*labels[:3], 7, *labels[4:]]), last=window([5]))
         assert render(record_of(sample), width=52) == golden("""
             Audio Prediction vs Label Comparison (Codebook 0):
-              en-1 at step 20, 10 of 12 right
+              en-1 at step 20, 10 of 12 correct
               First 6 - Predictions: [ 1024,     1,    22,
               First 6 - Labels:      [ 1024,     1,    22,
                       - Predictions:     *7,  4444, 55555]
@@ -97,7 +97,7 @@ class TestRendered:
         )
         assert render(record_of(sample), width=48) == golden("""
             Sample 1 Prediction vs Label Comparison:
-              en-1 at step 20, 10 of 12 right
+              en-1 at step 20, 10 of 12 correct
               First 2 - Predictions: [ 1, *3]
               First 2 - Labels:      [ 1,  2]
               First 2 - Predicted text: "the quick brown
@@ -113,7 +113,7 @@ class TestRendered:
             Sample 1 Prediction vs
               Label Comparison:
               en-1 at step 20, 10 of
-              12 right
+              12 correct
               First 4 - P:
                 Predictions, L:
                 Labels
@@ -126,8 +126,8 @@ class TestRendered:
     def test_one_line_events(self):
         """Other events are folded between their figures."""
         assert render(record_of(train_step()), width=60) == golden("""
-            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right
-              audio 3.301, 33.1% right (codebook 0: 41.2%)  lr 0.0001
+            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct
+              audio 3.301, 33.1% correct (codebook 0: 41.2%)  lr 0.0001
               grad 1.23  210 ms
         """)
         assert render(record_of(run_start()), width=40) == golden("""

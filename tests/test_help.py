@@ -1,4 +1,4 @@
-"""The help of every command: one screen, with an example, in no time."""
+"""Help of every command: one screen, an example, a fast start."""
 
 import os
 import subprocess
@@ -9,8 +9,7 @@ import pytest
 from higgs_audio_trainer.cli import COMMANDS
 
 SCREEN = (24, 80)  # lines, columns
-# Every setting of a training has a line there.
-#: Commands whose exit status says more than done (0) and bad input (2).
+#: Commands with exit status 1 for findings.
 WITH_FINDINGS = ("diff", "validate", "diagnose")
 
 PROGRAM = """
@@ -25,7 +24,7 @@ finally:
 
 @pytest.fixture(scope="module")
 def helps():
-    """Print the help of each command in a terminal of 80 columns; return its text and what was imported for it."""
+    """Print the help of each command at 80 columns. Return its text and the heavy imports."""
     environment = os.environ | {"COLUMNS": "80"}
     return {
         name: subprocess.run(
@@ -42,7 +41,7 @@ def helps():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_fits_a_screen(helps, command):
-    """A terminal of the usual size shows all of it."""
+    """The help fits a terminal of the usual size."""
     lines, columns = SCREEN
     shown = helps[command].stdout.splitlines()
     assert len(shown) <= lines
@@ -51,7 +50,7 @@ def test_fits_a_screen(helps, command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_has_an_example_that_names_the_command(helps, command):
-    """The example is a line to paste."""
+    """The help has an example to copy."""
     (example,) = (line for line in helps[command].stdout.splitlines() if line.startswith("example:"))
     program = "higgs_audio_trainer" if command == "train" else f"higgs-audio-trainer {command} "
     assert program in example
@@ -59,19 +58,19 @@ def test_has_an_example_that_names_the_command(helps, command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_exits_with_0_and_imports_nothing_heavy(helps, command):
-    """Asking for help waits for no library that computes."""
+    """The help imports neither torch nor transformers nor numpy."""
     assert (helps[command].returncode, helps[command].stderr.strip()) == (0, "")
 
 
 @pytest.mark.parametrize("command", WITH_FINDINGS)
 def test_names_its_exit_codes(helps, command):
-    """A CI job that runs the command can be written from its help."""
+    """The help of a command with findings explains its exit codes."""
     text = " ".join(helps[command].stdout.lower().split())
     assert all(code in text.partition("exit")[2] for code in ("0", "1", "2"))
 
 
 def test_the_overview_lists_every_command():
-    """Each with what it does."""
+    """The overview lists each command with its description."""
     overview = [sys.executable, "-m", "higgs_audio_trainer", "--help"]
     shown = subprocess.run(overview, capture_output=True, text=True, check=True, timeout=60).stdout
     assert all(f"\n  {name:<12}{text}\n" in shown for name, text in COMMANDS.items())

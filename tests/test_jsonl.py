@@ -15,7 +15,7 @@ import pytest
 
 import sinks
 from sinks import JsonlSink, SinkError
-from sinks.size import bytes_of
+from sinks.jsonl_options import bytes_of
 from tests.builders import all_events, context, record_of, run_start, text_sample, train_step, window
 
 

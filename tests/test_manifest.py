@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.data.manifest import DEFAULT_SYSTEM_PROMPT, read_manifest
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
-from higgs_audio_trainer.errors import Fault, ManifestError, UserError
+from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError
 from tests.samples import write_manifest
 
 SYSTEM = Turn("system", (DEFAULT_SYSTEM_PROMPT,))
@@ -162,31 +162,31 @@ def test_lines_end_at_newlines_alone(folder):
 SIMPLE_FAULTS = [
     ({}, "id: expected a text, got nothing"),
     ({"id": True}, "id: expected a text, got a boolean"),
-    ({"id": " "}, "id: expected a text, got an empty one"),
+    ({"id": " "}, "id: expected a text, got an empty text"),
     ({"text": None}, "text: expected a text, got nothing"),
-    ({"text": "\u2003\n"}, "text: expected a text, got an empty one"),
+    ({"text": "\u2003\n"}, "text: expected a text, got an empty text"),
     ({"text": 1.5}, "text: expected a text, got a number"),
     (
         {"text": "a<|eot_id|><|AUDIO_OUT|>"},
         "text: expected a text without the markers of the chat format, got <|eot_id|>, <|AUDIO_OUT|>",
     ),
-    ({"audio": None}, "audio: expected a path, or codes in its place, got neither"),
-    ({"codes": "c.npy"}, "audio: expected a path, or codes in its place, got both"),
-    ({"audio": "no.wav"}, "audio: expected a file, got 'no.wav', which is not there"),
+    ({"audio": None}, "audio: expected a path, or codes instead, got neither"),
+    ({"codes": "c.npy"}, "audio: expected a path, or codes instead, got both"),
+    ({"audio": "no.wav"}, "audio: expected a file, got 'no.wav', which does not exist"),
     ({"audio": "."}, "audio: expected a file, got '.', which is a folder"),
-    ({"audio": "x" * 5000}, f"audio: expected a file, got '{'x' * 5000}', which is not there"),
-    ({"audio": "a\0.wav"}, "audio: expected a file, got 'a\\x00.wav', which is not there"),
+    ({"audio": "x" * 5000}, f"audio: expected a file, got '{'x' * 5000}', which does not exist"),
+    ({"audio": "a\0.wav"}, "audio: expected a file, got 'a\\x00.wav', which does not exist"),
     ({"audio": 3}, "audio: expected a path, got 3"),
     ({"audio": " "}, "audio: expected a path, got ' '"),
     ({"audio": ["a.wav"]}, "audio: expected a path, got a list"),
-    ({"ref_audio": "no.wav"}, "ref_audio: expected a file, got 'no.wav', which is not there"),
+    ({"ref_audio": "no.wav"}, "ref_audio: expected a file, got 'no.wav', which does not exist"),
     (
         {"ref_audio": "a.wav", "ref_codes": "c.npy"},
-        "ref_audio: expected a path, or ref_codes in its place, got both",
+        "ref_audio: expected a path, or ref_codes instead, got both",
     ),
     ({"ref_text": "t"}, "ref_audio: expected the audio that ref_text is the text of, got nothing"),
-    ({"ref_audio": "a.wav", "ref_text": ""}, "ref_text: expected a text, got an empty one"),
-    ({"scene": ""}, "scene: expected a text, got an empty one"),
+    ({"ref_audio": "a.wav", "ref_text": ""}, "ref_text: expected a text, got an empty text"),
+    ({"scene": ""}, "scene: expected a text, got an empty text"),
     ({"scene": {"a": 1}}, "scene: expected a text, got an object"),
 ]
 
@@ -212,9 +212,9 @@ def spoken(**audio: Any) -> dict[str, Any]:
 
 SYSTEM_TURN = {"role": "system", "content": "s"}
 SCENE = {"role": "scene", "content": "room"}
-ONLY_TEXT = "expected text: Higgs Audio v2 hears speech only in assistant turns"
+ONLY_TEXT = "expected text, as Higgs Audio v2 takes speech only in assistant turns"
 CHATML_FAULTS = [
-    ({"messages": []}, "messages: expected a list of messages, got an empty one"),
+    ({"messages": []}, "messages: expected a list of messages, got an empty list"),
     ({"messages": "hi"}, "messages: expected a list of messages, got a text"),
     ({"messages": [1, *SAID]}, "messages[0]: expected an object with role and content, got a number"),
     (
@@ -227,12 +227,15 @@ CHATML_FAULTS = [
     ),
     (
         {"messages": [*SAID, SYSTEM_TURN]},
-        "messages[2].role: expected a system turn only at the beginning, got one elsewhere",
+        "messages[2].role: expected a system turn only at the beginning, got a later system turn",
     ),
-    ({"messages": [SCENE, *SAID]}, "messages[0].role: expected a scene right after the system turn, got one elsewhere"),
+    (
+        {"messages": [SCENE, *SAID]},
+        "messages[0].role: expected a scene right after the system turn, got a scene elsewhere",
+    ),
     (
         {"messages": [SYSTEM_TURN, *SAID, SCENE]},
-        "messages[3].role: expected a scene right after the system turn, got one elsewhere",
+        "messages[3].role: expected a scene right after the system turn, got a scene elsewhere",
     ),
     (
         {"messages": [SYSTEM_TURN, SCENE | {"content": ["a", "b"]}, *SAID]},
@@ -248,7 +251,7 @@ CHATML_FAULTS = [
     ),
     (user(None), "messages[0].content: expected a text, or an object of type text or audio, got nothing"),
     (user([]), "messages[0].content: expected a text or audio, got an empty list"),
-    (user(["a", ""]), "messages[0].content[1]: expected a text, got an empty one"),
+    (user(["a", ""]), "messages[0].content[1]: expected a text, got an empty text"),
     (
         user({"type": "image"}),
         "messages[0].content: expected a text, or an object of type text or audio, got 'image'",
@@ -260,21 +263,21 @@ CHATML_FAULTS = [
     ),
     (
         user("t", recipient="x"),
-        "messages[0].recipient: expected a recipient only in assistant turns, got one in a user turn",
+        "messages[0].recipient: expected a recipient only in assistant turns, got a user turn",
     ),
     (
         {"messages": [SAID[1] | {"recipient": 1}]},
         "messages[0].recipient: expected a text, got a number",
     ),
-    (spoken(), "messages[1].content.audio_url: expected a path, or codes in its place, got neither"),
+    (spoken(), "messages[1].content.audio_url: expected a path, or codes instead, got neither"),
     (
         spoken(audio_url="a.wav", codes="c.npy"),
-        "messages[1].content.audio_url: expected a path, or codes in its place, got both",
+        "messages[1].content.audio_url: expected a path, or codes instead, got both",
     ),
-    (spoken(audio_url="no.wav"), "messages[1].content.audio_url: expected a file, got 'no.wav', which is not there"),
+    (spoken(audio_url="no.wav"), "messages[1].content.audio_url: expected a file, got 'no.wav', which does not exist"),
     (
         spoken(audio_url="a.wav", raw_audio="UklGRg=="),
-        "messages[1].content.raw_audio: expected audio_url, a path: inline audio is not read, got inline audio",
+        "messages[1].content.raw_audio: expected a path in audio_url, as inline audio is not read, got inline audio",
     ),
     (
         spoken(audio_url="a.wav", offset=-1),
@@ -286,7 +289,7 @@ CHATML_FAULTS = [
     ),
     (
         spoken(codes="c.npy", offset=1.5),
-        "messages[1].content.codes: expected codes without offset and duration: they are taken whole, got both",
+        "messages[1].content.codes: expected codes without offset and duration, got both",
     ),
     ({"messages": SAID, "start_index": 2}, "start_index: expected an integer from 0 to 1, got 2"),
     ({"messages": SAID, "start_index": -1}, "start_index: expected an integer from 0 to 1, got -1"),
@@ -333,9 +336,9 @@ def test_an_id_is_used_once(folder):
     good = {"audio": "a.wav", "text": "t"}
     faults = faults_of(folder, {"id": "7", "text": "t"}, good | {"id": 7}, good | {"id": "8"}, good | {"id": "7"})
     assert faults == [
-        "m.jsonl:1: audio: expected a path, or codes in its place, got neither",
-        "m.jsonl:2: id: expected an id of its own, got '7', which line 1 has",
-        "m.jsonl:4: id: expected an id of its own, got '7', which line 1 has",
+        "m.jsonl:1: audio: expected a path, or codes instead, got neither",
+        "m.jsonl:2: id: expected a unique id, got '7', as in line 1",
+        "m.jsonl:4: id: expected a unique id, got '7', as in line 1",
     ]
 
 
@@ -379,11 +382,11 @@ def test_a_manifest_that_cannot_be_read_is_a_user_error(folder, name):
 
 def test_a_manifest_error_lists_every_fault_and_counts_them():
     """The message that ends a run is one line a fault, and the way to go on."""
-    faults = [Fault("m.jsonl:1", "text", "a text", "nothing"), Fault("m.jsonl:3", "audio", "a path", "3")]
+    faults = [InputProblem("m.jsonl:1", "text", "a text", "nothing"), InputProblem("m.jsonl:3", "audio", "a path", "3")]
     assert str(ManifestError(faults)).splitlines() == [
         "m.jsonl:1: text: expected a text, got nothing",
         "m.jsonl:3: audio: expected a path, got 3",
-        "2 faults. Mend them, or train without these samples: --skip_bad_samples",
+        "2 problems. Fix them, or pass --skip_bad_samples to train without these lines.",
     ]
 
 
@@ -443,7 +446,7 @@ def check_all_accounted_for(path: Path, num_lines: int) -> None:
     """Check that each line gave a sample or at least one fault."""
     samples, faults = read_manifest(path)
     assert {type(s) for s in samples} <= {Sample}
-    assert {type(f) for f in faults} <= {Fault}
+    assert {type(f) for f in faults} <= {InputProblem}
     places = {sample.where for sample in samples} | {fault.where for fault in faults}
     assert len(samples) + len({fault.where for fault in faults}) == len(places) == max(num_lines, 1)
     assert all("\n" not in str(fault) for fault in faults)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import render
-from sinks.mask_map import SIGNS, render_strip
+from sinks.rendering.mask_map import SIGNS, render_mask_map
 from sinks.terminal.style import BOLD, RED, RESET
 from tests.builders import diagnosis, record_of
 
@@ -18,7 +18,7 @@ SAMPLE = {
 
 def drawn(strips, *, color=False, width=None):
     """Draw a sample."""
-    return render_strip(strips, color=color, width=width)
+    return render_mask_map(strips, color=color, width=width)
 
 
 def test_a_sample():
@@ -29,7 +29,7 @@ def test_a_sample():
         "  codebook 0  -.--B##.#Ee-",
         "  codebook 1  -.--Bd#.#?E-",
         "  p prompt  _ placeholder  # supervised  E supervised stop  B stream BOS",
-        "    d delay prefix  e EOS fill  - no slot  ? masked, to be learned",
+        "    d delay prefix  e EOS fill  - no slot  ? masked, should be supervised",
         "    . more of the same",
     ]
 
@@ -59,7 +59,7 @@ def test_color():
     assert drawn({"text": "2p 1# 1E 2!"}, color=True) == [
         "  position  0 2 4",
         f"  text      pp{BOLD}#E{RESET}{RED}!!{RESET}",
-        "  p prompt  # supervised  E supervised stop  ! supervised, to be masked",
+        "  p prompt  # supervised  E supervised stop  ! supervised, should be masked",
     ]
 
 

@@ -100,7 +100,7 @@ def test_a_damaged_compressed_log(tmp_path, capfdbinary):
     assert out.splitlines() == dump(a_run()).splitlines()
     fault, total = err.decode().splitlines()
     assert "compressed bytes that are whole" in fault
-    assert total == "1 fault. What else could be read was; `validate` says more."
+    assert total == "1 problem. All other lines were read. Run `validate` for details."
 
 
 def test_more_files_than_may_be_open_at_first(tmp_path):

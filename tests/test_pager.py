@@ -1,4 +1,4 @@
-"""Long output on a terminal is paged as git pages it, and nothing is paged elsewhere."""
+"""Long output on a terminal goes through a pager, other output does not."""
 
 import fcntl
 import io
@@ -23,7 +23,7 @@ needs_less = pytest.mark.skipif(shutil.which("less") is None, reason="less is no
 
 
 class Terminal:
-    """A terminal of its own for a process, whose keys a test presses."""
+    """Process in a terminal of its own, with keys for a test to press."""
 
     def __init__(self, *arguments, **environment):
         settings = {key: value for key, value in os.environ.items() if key not in ("PAGER", "LESS", "NO_COLOR")}
@@ -43,7 +43,7 @@ class Terminal:
         self.shown = b""
 
     def wait_for(self, text):
-        """Read the screen until it has a text."""
+        """Read the screen until a text appears."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.shown:
             assert time.monotonic() < deadline, self.shown
@@ -54,7 +54,7 @@ class Terminal:
         os.write(self._master, keys)
 
     def press_until(self, keys, text):
-        """Press keys until the screen has a text: an interrupted pager forgets those it had not read."""
+        """Press keys until a text appears, because an interrupted pager drops unread keys."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.shown:
             assert time.monotonic() < deadline, self.shown
@@ -63,7 +63,7 @@ class Terminal:
                 pass
 
     def end(self):
-        """Read what is left; return the exit code and what was said on stderr."""
+        """Read the remaining output and return the exit code and stderr."""
         deadline = time.monotonic() + PATIENCE_S
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.shown
@@ -82,7 +82,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal():
-    """Open terminals, and clear up."""
+    """Open terminals and close them after the test."""
     opened = []
 
     def open_one(*arguments, **environment):
@@ -99,7 +99,7 @@ def terminal():
 
 @pytest.fixture
 def log(tmp_path):
-    """A log of many screens."""
+    """Write a log of many screens."""
     file_of(tmp_path).write_bytes(dump(records_of([run_start(), *[text_sample()] * 3_000])))
     return tmp_path
 
@@ -107,7 +107,7 @@ def log(tmp_path):
 @needs_less
 class TestLess:
     def test_page_by_page(self, log, terminal):
-        """Space shows the next screen, in colour; q ends without an error and leaves the terminal as it was."""
+        """Space shows the next screen in colour. q ends without an error and restores the terminal."""
         screen = terminal(log)
         screen.wait_for(b":")
         assert b"\x1b[1mrun r\x1b[0m" in screen.shown
@@ -119,7 +119,7 @@ class TestLess:
         assert termios.tcgetattr(screen.slave) == screen.modes
 
     def test_interrupt(self, log, terminal):
-        """Ctrl-C is the pager's: it goes on showing, and the terminal is as it was in the end."""
+        """Ctrl-C goes to the pager. The pager continues and the terminal is restored."""
         screen = terminal(log)
         screen.wait_for(b"8901")
         screen.press(b"\x03")
@@ -130,26 +130,26 @@ class TestLess:
         assert termios.tcgetattr(screen.slave) == screen.modes
 
     def test_what_fits_the_screen(self, log, terminal):
-        """A short output is printed and the command ends."""
+        """Short output is printed and the command ends."""
         screen = terminal(log, "--event", "run_start")
         assert screen.end() == (0, b"")
         assert b"seed 42" in screen.shown
 
     def test_faults_come_afterwards(self, tmp_path, terminal):
-        """What cannot be read is said when the pager is left, not across its screen."""
+        """Problems of the log are printed after the pager ends."""
         file_of(tmp_path).write_bytes(b"junk\n" + dump(records_of([run_start(), *[text_sample()] * 50])))
         screen = terminal(tmp_path)
         screen.wait_for(b":")
         assert select.select([screen.process.stderr], [], [], 0)[0] == []
         screen.press(b"q")
-        code, said = screen.end()
+        code, output = screen.end()
         assert code == 0
-        assert b":1 (byte 0): $: expected a JSON object" in said
+        assert b":1 (byte 0): $: expected a JSON object" in output
 
 
 class TestWhich:
     def test_the_persons_own(self, log, terminal):
-        """`PAGER` names it, with arguments in quotes; it may end before it has read all."""
+        """`PAGER` holds the pager and quoted arguments. The pager may end early."""
         program = f"{sys.executable} -c \"import sys; print('page of', sys.stdin.readline())\""
         screen = terminal(log, PAGER=program)
         assert screen.end() == (0, b"")
@@ -161,20 +161,20 @@ class TestWhich:
         ids=str,
     )
     def test_none(self, log, terminal, environment):
-        """Where there is no pager, everything is printed."""
+        """Without a pager everything is printed."""
         screen = terminal(log, "--step", "20", "--modality", "text", **environment)
         assert screen.end() == (0, b"")
         assert screen.shown.count(b"Sample 1") == 3_000
 
     @pytest.mark.parametrize("flags", [["--no-pager"], ["--summary"]])
     def test_not_wanted(self, log, terminal, flags):
-        """Without wanting one there is none."""
+        """--no-pager and --summary use no pager."""
         screen = terminal(log, *flags, PAGER="false")
         assert screen.end() == (0, b"")
         assert b"seed 42" in screen.shown
 
     def test_no_terminal(self):
-        """A file is written as it is."""
+        """Output to a file is unchanged."""
         out = io.StringIO()
         with paged(out, {"PAGER": "false", "TERM": "xterm"}, wanted=False) as output:
             output.write("text")
@@ -182,7 +182,7 @@ class TestWhich:
         assert out.getvalue() == "text"
 
     def test_a_pager_that_was_left_is_noticed(self):
-        """Where nothing is written, a check tells that nobody reads."""
+        """`check` notices a pager that ended while nothing is written."""
         noticed = False
         before = signal.getsignal(signal.SIGINT)
         with paged(io.StringIO(), {"PAGER": "true", "TERM": "xterm"}, wanted=True) as output:
@@ -195,7 +195,7 @@ class TestWhich:
         assert signal.getsignal(signal.SIGINT) == before
 
     def test_raw_bytes(self, tmp_path, terminal):
-        """Raw lines go through the pager too, byte for byte."""
+        """Raw lines pass through the pager byte for byte."""
         records = [record_of(text_sample(sample_id="\x1bعينة"))]
         (tmp_path / "log").write_bytes(dump(records))
         screen = terminal(tmp_path / "log", "--raw", PAGER=f"{sys.executable} -c 'print(input() + chr(33))'")

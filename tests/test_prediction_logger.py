@@ -526,10 +526,10 @@ class TestFailures:
         assert capsys.readouterr().err.count("ZeroDivisionError") == 1
 
     def test_a_model_that_is_not_called(self, tmp_path, capsys):
-        """A due step without a forward pass is said."""
+        """A logged step without a forward pass is reported."""
         with quiet(tmp_path).attach(make("llama")[0]).step(1):
             pass
-        assert "expected the model to be called in a due step" in capsys.readouterr().err
+        assert "expected the model to be called in a logged step" in capsys.readouterr().err
 
     def test_what_is_wrong_with_the_settings_is_said_before_the_first_step(self, tmp_path):
         """No folder, no such sink, no such model."""

@@ -121,8 +121,8 @@ def test_what_the_command_encoded_training_finds(tiny, clips, prepare, tmp_path,
     assert main(command(tiny, clips, tmp_path / "codes", "--eval_manifest", str(clips))) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{clips}: encoded 8 clips to {tmp_path / 'codes'}",
-        f"{clips}: 8 samples are ready",
-        f"{clips}: 8 samples are ready",
+        f"{clips}: 8 samples ready",
+        f"{clips}: 8 samples ready",
     ]
     prepare(clips)
     assert prepare.said == []
@@ -178,8 +178,8 @@ def test_a_killed_command_continues_where_it_was(tiny, tmp_path, capsys):
 
 
 BAD_LINES = [
-    ({"id": "gone", "audio": "gone.wav", "text": "t"}, "audio: expected a file, got 'gone.wav', which is not there"),
-    (entry("silent", "good.wav", text=" "), "text: expected a text, got an empty one"),
+    ({"id": "gone", "audio": "gone.wav", "text": "t"}, "audio: expected a file, got 'gone.wav', which does not exist"),
+    (entry("silent", "good.wav", text=" "), "text: expected a text, got an empty text"),
     (entry("empty", "empty.wav"), "audio: expected at least one sample of audio, got an empty clip ('empty.wav')"),
     (
         entry("noise", "noise.wav"),
@@ -222,7 +222,7 @@ def test_every_fault_is_listed_at_once_and_nothing_is_encoded(bad_manifest, prep
     assert len(lines) == len(BAD_LINES) + 1
     for number, (line, (_, fault)) in enumerate(zip(lines, BAD_LINES, strict=False), start=2):
         assert line.startswith(f"{bad_manifest}:{number}: {fault}")
-    assert lines[-1] == "9 faults. Mend them, or train without these samples: --skip_bad_samples"
+    assert lines[-1] == "9 problems. Fix them, or pass --skip_bad_samples to train without these lines."
     assert not (tmp_path / "codes").exists()
 
 
@@ -241,7 +241,7 @@ def test_faults_are_the_same_when_everything_is_encoded_already(bad_manifest, pr
     prepare(bad_manifest, skip_bad_samples=True)
     with pytest.raises(ManifestError) as caught:
         prepare(bad_manifest, max_seconds=1.0)
-    faults = {fault.where.rpartition(":")[2]: fault.got for fault in caught.value.faults}
+    faults = {fault.where.rpartition(":")[2]: fault.got for fault in caught.value.problems}
     assert faults["11"] == "1.20 s ('good2.wav')"
     assert "1" not in faults
 
@@ -253,7 +253,7 @@ def test_skipping_all_is_no_way_to_train(prepare, tmp_path):
         prepare(manifest, skip_bad_samples=True)
     fault, end = str(caught.value).splitlines()
     assert fault.startswith(f"{manifest}:1: audio: expected a file")
-    assert end == "expected at least one sample without faults, got none"
+    assert end == "expected at least one sample without problems, got none"
 
 
 def test_a_clip_that_many_samples_share_is_judged_and_encoded_once(prepare, tmp_path):
@@ -287,7 +287,7 @@ def test_a_sample_is_as_long_as_the_model_takes_and_no_longer(clips, prepare, ch
     with pytest.raises(ManifestError) as caught:
         prepare(clips, checkpoint=replace(checkpoint, config=config))
     expected, got = f"at most {max(lengths) - 1} tokens", str(max(lengths))
-    assert [(f.field, f.expected, f.got) for f in caught.value.faults] == [("sample", expected, got)]
+    assert [(f.field, f.expected, f.got) for f in caught.value.problems] == [("sample", expected, got)]
 
 
 def test_a_frame_that_only_encoding_shows_is_counted(checkpoint, tmp_path):

@@ -99,7 +99,7 @@ def test_every_diagnosis_is_in_the_table():
     rows = re.findall(r"^\| (`.*?) \|", section("What the log finds by itself"), re.MULTILINE)
     table = set(re.findall(r"`([a-z_]+)`", "".join(rows)))
     sources = (ROOT / "higgs_audio_trainer" / "diagnoses").glob("*.py")
-    codes = {code for path in sources for code in re.findall(r'(?:code=|_error\()"([a-z_]+)"', path.read_text("utf-8"))}
+    codes = {code for path in sources for code in re.findall(r'make_finding\(\s*"([a-z_]+)"', path.read_text("utf-8"))}
     assert table == codes
 
 
@@ -127,7 +127,7 @@ def test_the_exports(demo, tmp_path):
     folder, _ = demo
     for command in EXPORTS:
         said = shell(command, folder, TRACKIO_DIR=str(tmp_path))
-        assert re.fullmatch(r"run \w+: \d\d events exported.* To look at it: .*\n", said)
+        assert re.fullmatch(r"run \w+: \d\d events exported.* To view: .*\n", said)
 
 
 def assert_same_summary(shown, text):

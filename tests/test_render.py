@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from sinks import render
+from sinks.rendering.renderers import RENDERERS
 from sinks.terminal.escape import printable
 from tests.builders import (
     all_events,
@@ -41,7 +42,7 @@ class TestPredictionSample:
     def test_text(self):
         """A text is shown in the original wording, in columns, with its mismatches marked."""
         assert shown(text_sample()) == golden("""
-            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct
               First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
               First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
               Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
@@ -51,7 +52,7 @@ class TestPredictionSample:
     def test_audio(self):
         """Audio is shown by codebook, with the shapes that the loss saw."""
         assert shown(audio_sample(codebook=3, first=window([7, 8, 9, 10, 11]), last=window([1024, 1025]))) == golden("""
-            Audio Prediction vs Label Comparison (Codebook 3):  en-1 at step 20, 10 of 12 right
+            Audio Prediction vs Label Comparison (Codebook 3):  en-1 at step 20, 10 of 12 correct
               First 5 - Predictions: [   7,    8,    9,   10,   11]
               First 5 - Labels:      [   7,    8,    9,   10,   11]
               Last 2  - Predictions: [1024, 1025]
@@ -67,7 +68,7 @@ class TestPredictionSample:
             first=window([5, 60], [4, 60], predicted_text="a", label_text="b"), last=window([]), num_correct=1
         )
         assert shown(sample, color=True) == golden(f"""
-            {bold}Sample 1 Prediction vs Label Comparison:{reset}  {dim}en-1 at step 20, 1 of 12 right{reset}
+            {bold}Sample 1 Prediction vs Label Comparison:{reset}  {dim}en-1 at step 20, 1 of 12 correct{reset}
               First 2 - Predictions: [{red} 4{reset}, 60]  {dim}"a"{reset}
               First 2 - Labels:      [ 5, 60]  {dim}"b"{reset}
         """)
@@ -79,7 +80,7 @@ class TestPredictionSample:
             last=window([128009], [7], predicted_text="", label_text="<|eot_id|>"),
         )
         assert shown(sample) == golden(r"""
-            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct
               First 2 - Predictions: [    10,    *12]  " hello\n"
               First 2 - Labels:      [    10,     11]  " hello there"
               Last 1  - Predictions: [    *7]  ""
@@ -90,7 +91,7 @@ class TestPredictionSample:
         """The titles of windows of ten and of fewer slots are aligned with each other."""
         sample = text_sample(first=window(range(10)), last=window([7, 8]))
         assert shown(sample) == golden("""
-            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct
               First 10 - Predictions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
               First 10 - Labels:      [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
               Last 2   - Predictions: [7, 8]
@@ -101,7 +102,7 @@ class TestPredictionSample:
         """A masked slot has no prediction and is no mismatch."""
         sample = text_sample(first=window([4, -100, 6], [4, None, 5]), last=window([]), num_targets=2, num_correct=1)
         assert shown(sample) == golden("""
-            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 1 of 2 right
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 1 of 2 correct
               First 3 - Predictions: [   4,    -,   *5]
               First 3 - Labels:      [   4, -100,    6]
         """)
@@ -110,7 +111,7 @@ class TestPredictionSample:
         """A sample without targets says so; its shapes still stand."""
         sample = audio_sample(first=window([]), last=window([]), num_targets=0, num_correct=0, accuracy=None, loss=None)
         assert shown(sample) == golden("""
-            Audio Prediction vs Label Comparison (Codebook 0):  en-1 at step 20, 0 of 0 right
+            Audio Prediction vs Label Comparison (Codebook 0):  en-1 at step 20, 0 of 0 correct
               no slot of this sample is supervised
               Logits shape: torch.Size([123, 8, 1026])
               Labels shape: torch.Size([8, 123])
@@ -149,28 +150,28 @@ class TestOtherEvents:
             (
                 train_step(),
                 (
-                    "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right  audio 3.301, 33.1% right "
+                    "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct  audio 3.301, 33.1% correct "
                     "(codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms"
                 ),
             ),
             (
                 train_step(text_accuracy=None, audio_accuracy_per_codebook=(None, 0.5), grad_norm=None),
                 (
-                    "step 20  epoch 5.00  loss 4.132  text 0.831, n/a right  audio 3.301, 50.0% right "
+                    "step 20  epoch 5.00  loss 4.132  text 0.831, n/a correct  audio 3.301, 50.0% correct "
                     "(codebook 0: n/a)  lr 0.0001  grad n/a  210 ms"
                 ),
             ),
             (
                 train_step(loss=float("nan"), audio_accuracy_per_codebook=(), learning_rate=9.5238e-05),
                 (
-                    "step 20  epoch 5.00  loss n/a  text 0.831, 81.2% right  audio 3.301, n/a right "
+                    "step 20  epoch 5.00  loss n/a  text 0.831, 81.2% correct  audio 3.301, n/a correct "
                     "(codebook 0: n/a)  lr 9.52e-05  grad 1.23  210 ms  (not finite: loss)"
                 ),
             ),
             (
                 eval_result(),
                 (
-                    "evaluation at step 20  loss 4.500  text 1.000, 75.0% right  audio 3.500, 37.5% right "
+                    "evaluation at step 20  loss 4.500  text 1.000, 75.0% correct  audio 3.500, 37.5% correct "
                     "(codebook 0: 50.0%)  3 samples"
                 ),
             ),
@@ -187,13 +188,13 @@ class TestOtherEvents:
             (
                 token_counts(codebook=0),
                 (
-                    "token counts of step 20, audio codebook 0: 13 of 16 right; labels in the sequence at -2 to +2: "
-                    "[1, 2, 16, 2, 1]; the most frequent label alone 12.5%; stop token 1 of 1 right, rank 1.0"
+                    "token counts of step 20, audio codebook 0: 13 of 16 correct; labels in the sequence at -2 to +2: "
+                    "[1, 2, 16, 2, 1]; the most frequent label alone 12.5%; stop token 1 of 1 correct, rank 1.0"
                 ),
             ),
             (
                 token_counts(num_targets=0, num_correct=0, unigram_accuracy=None, stop_targets=0, stop_rank=None),
-                "token counts of step 20, text: 0 of 0 right; labels in the sequence at -2 to +2: [1, 2, 16, 2, 1]",
+                "token counts of step 20, text: 0 of 0 correct; labels in the sequence at -2 to +2: [1, 2, 16, 2, 1]",
             ),
             (
                 run_end(reason="diagnosis", diagnoses={"no_stop_target": 1, "plateau": 12}),
@@ -209,7 +210,7 @@ class TestOtherEvents:
             ),
             (
                 cap_reached(),
-                ("sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; what follows is not written"),
+                ("sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; later events are not written"),
             ),
             (
                 run_end(values_replaced=1),
@@ -268,6 +269,31 @@ class TestMarks:
         assert render(record_of(checkpoint()) | {"nonfinite": [], "replaced": {}}) == "saved checkpoint-20"
 
 
+class TestFailures:
+    @pytest.fixture(autouse=True)
+    def broken(self, monkeypatch):
+        """Break the renderer of checkpoints."""
+
+        def broken(record, text_format):
+            raise ZeroDivisionError("division by \x1b zero")
+
+        monkeypatch.setitem(RENDERERS, "checkpoint", broken)
+
+    def test_warning(self):
+        """A renderer that raises costs the layout of the record, not a field of it, and it is a warning."""
+        with pytest.warns(RuntimeWarning, match=r"^cannot render checkpoint \(Zero.*: division by \\x1b zero\)"):
+            text = render({"event": "checkpoint", "path": "a"})
+        assert text == "event=checkpoint  path=a"
+
+    def test_callback(self):
+        """A caller may take each failure with the name of the event; an unknown event is no failure."""
+        failures = []
+        for event in ("checkpoint", "new", "checkpoint"):
+            render({"event": event}, on_failure=lambda *failure: failures.append(failure))
+        assert [(event, type(error)) for event, error in failures] == [("checkpoint", ZeroDivisionError)] * 2
+
+
+@pytest.mark.filterwarnings("ignore:cannot render:RuntimeWarning")
 class TestOddRecords:
     @pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
     def test_a_field_is_missing_or_odd(self, event):
@@ -365,7 +391,7 @@ class TestEscapes:
         assert (
             shown(sample)
             == golden(r"""
-            Sample 1 Prediction vs Label Comparison:  \x1b]0;owned\x07 at step 20, 10 of 12 right
+            Sample 1 Prediction vs Label Comparison:  \x1b]0;owned\x07 at step 20, 10 of 12 correct
               First 2 - Predictions: [1, 2]  "\x1b[31m\u202e"
               First 2 - Labels:      [1, 2]  "%s"
         """)

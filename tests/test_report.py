@@ -1,11 +1,9 @@
-"""`report LOG [OTHER]`: what is on the page, what is left out, and that nothing of a log becomes markup."""
+"""Tests of `report LOG [OTHER]`: contents of the page, limits of its size, and escaping of the log's texts."""
 
 import base64
 import hashlib
-import html
 import math
 import os
-import random
 import re
 import subprocess
 import sys
@@ -13,15 +11,16 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+from jinja2 import nodes
+from markupsafe import Markup
 
 from benchmarks.synthetic_log import write_log
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.report.follower import MOST_LOOKS, MOST_SAMPLES, MOST_SERIES, Follower
-from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, MOST_DIAGNOSES
-from higgs_audio_trainer.report.markup import tag, text
+from higgs_audio_trainer.report.follower import MOST_SAMPLES, MOST_SERIES, MOST_VIEWS, SampleFollower
+from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, MOST_DIAGNOSES, chart_series
+from higgs_audio_trainer.report.markup import environment, text
 from higgs_audio_trainer.report.scale import Axis, axis_of, number
-from higgs_audio_trainer.report.sounds import LONGEST_FILE, Sounds
-from higgs_audio_trainer.report.thinning import Thinned
+from higgs_audio_trainer.report.sounds import LONGEST_FILE, AudioEmbedder, EmbeddedAudio
 from tests.builders import (
     audio_sample,
     diagnosis,
@@ -60,7 +59,7 @@ KNOWN = {
 
 
 class Page(HTMLParser):
-    """A page as a browser reads it: its elements, its texts, and whether every element is closed."""
+    """Elements and texts of a page. Each element must be closed."""
 
     def __init__(self, source):
         super().__init__(convert_charrefs=True)
@@ -91,7 +90,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def report(tmp_path, monkeypatch, capsys):
-    """Write logs of events and report on them."""
+    """Return a function that writes events as logs and returns the page of the logs."""
     monkeypatch.chdir(tmp_path)
 
     def made(*logs):
@@ -115,7 +114,7 @@ RUN = [
 
 
 def test_the_page_has_every_part(report):
-    """Figures, curves, codebooks, heat strip, diagnoses, samples, cost and what is left out."""
+    """The page has all sections, and each section shows the values of the log."""
     page = report(RUN)
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert {"curves", "codebooks", "heat", "diagnoses", "samples", "settings", "cost", "left-out"} <= ids
@@ -126,7 +125,7 @@ def test_the_page_has_every_part(report):
 
 
 def test_every_drawing_is_named(report):
-    """A screen reader is told what each says; what only decorates is hidden from it."""
+    """Each drawing has a description for screen readers, or is hidden from screen readers as decoration."""
     drawings = [attributes for name, attributes in report(RUN).elements if name == "svg"]
     assert len(drawings) > 10
     assert all(attributes.get("aria-hidden") or attributes["aria-label"] for attributes in drawings)
@@ -134,7 +133,7 @@ def test_every_drawing_is_named(report):
 
 
 def test_headings_and_targets_of_links(report):
-    """Every link leads into the page, and no id is there twice."""
+    """Every link leads to an element of the page, and ids are unique."""
     page = report(RUN, RUN)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -144,7 +143,7 @@ def test_headings_and_targets_of_links(report):
 
 
 def test_the_policy_allows_the_style_alone(report):
-    """Its hash is right; there is no script, no inline style, nothing that is fetched."""
+    """The policy has the hash of the style sheet. The page has no script, no inline style and no external resource."""
     page = report(RUN)
     (policy,) = (item["content"] for name, item in page.elements if item.get("http-equiv") == "Content-Security-Policy")
     style = re.search(r"<style>(.*?)</style>", page.source, re.DOTALL)[1]
@@ -169,7 +168,7 @@ MARKUP = {
 
 @pytest.mark.parametrize("name", [*HOSTILE, *MARKUP])
 def test_hostile_texts_stay_text(report, name):
-    """Nothing that a log holds makes an element, and no control or mark of direction is left in the page."""
+    """Texts of the log make no elements, and the page has no control characters and no bidirectional marks."""
     hostile = (HOSTILE | MARKUP)[name][:2_000].encode("utf-8", "replace").decode()
     end = window([1, 2], [1, 3], predicted_text=hostile, label_text=hostile)
     page = report(
@@ -188,7 +187,7 @@ def test_hostile_texts_stay_text(report, name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_passes(report, name):
-    """Decoded text stands there letter for letter, in an element that has its own direction."""
+    """Decoded text is unchanged, in an element with a direction of its own."""
     said = SCRIPTS[name]
     page = report([text_sample(first=window([1], [2], predicted_text=said, label_text=said))])
     assert f'<bdi dir="auto">{text(said)}</bdi>' in page.source
@@ -196,68 +195,41 @@ def test_every_script_passes(report, name):
         assert said in page.texts
 
 
-def test_markup_escapes_what_it_is_given():
-    """Children and attributes; only what is markup goes in as it is."""
-    made = tag("p", "<b>", tag("b", "&"), title='"<', hidden=True, lang=None)
-    assert made == '<p title="&quot;&lt;" hidden>&lt;b&gt;<b>&amp;</b></p>'
+def test_templates_escape_printed_values():
+    """Texts in elements and attributes are escaped; only `Markup` is printed as it is."""
+    template = environment().from_string('<p title="{{ title }}">{{ given }}{{ made }}</p>')
+    made = template.render(title="\"'<", given="<b>\x1b\u202e", made=Markup("<b>&amp;</b>"))
+    assert made == '<p title="&#34;&#39;&lt;">&lt;b&gt;\\x1b\\u202e<b>&amp;</b></p>'
 
 
-def brute_force(values, most):
-    """Thin a whole series at once: buckets of the smallest power of two that make few enough."""
-    each = 1
-    while -(-len(values) // each) > most:
-        each *= 2
-    return each, [values[start : start + each] for start in range(0, len(values), each)]
-
-
-@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 16, 17, 100, 1_000, 1_025])
-def test_thinning_is_that_of_the_whole_series(length):
-    """In one pass and a few buckets: lowest, highest, mean, NaN and steps of each are those of all its values."""
-    chance = random.Random(length)
-    values = [chance.choice([chance.gauss(0, 1)] * 6 + [None, math.nan, math.inf]) for _ in range(length)]
-    series = Thinned(8)
-    for step, value in enumerate(values, 1):
-        series.add(step, value)
-        assert len(series.buckets) <= 8
-    each, groups = brute_force(list(enumerate(values, 1)), 8)
-    assert series.values_each == each
-    for bucket, group in zip(series.buckets, groups, strict=True):
-        known = [(step, value) for step, value in group if value is not None and math.isfinite(value)]
-        assert (bucket.first_step, bucket.last_step) == (group[0][0], group[-1][0])
-        assert bucket.broken == sum(value is not None and not math.isfinite(value) for _, value in group)
-        assert bucket.low == min(known, key=lambda point: point[1], default=None)
-        assert bucket.high == max(known, key=lambda point: point[1], default=None)
-        assert bucket.mean == (pytest.approx(math.fsum(value for _, value in known) / len(known)) if known else None)
-    known = [(step, value) for step, value in enumerate(values, 1) if value is not None and math.isfinite(value)]
-    drawn = [point for part in series.segments() for point in part]
-    assert drawn == sorted(drawn)
-    assert set(drawn) <= set(known)
-    assert drawn[:1] + drawn[-1:] == known[:1] + known[-1:]
-
-
-def test_a_series_has_an_even_number_of_buckets():
-    """Else two could not become one."""
-    with pytest.raises(ValueError, match="even number"):
-        Thinned(3)
+def test_templates_print_values_one_by_one():
+    """Templates have no filter and no operator that makes markup of a text before the text is escaped."""
+    names = environment().list_templates(extensions=["jinja"])
+    assert len(names) >= 3
+    for name in names:
+        tree = environment().parse(environment().loader.get_source(environment(), name)[0])
+        filters = {node.name for node in tree.find_all(nodes.Filter)}
+        assert filters <= {"text", "number", "share", "length", "list", "int", "round", "sort", "sum", "selectattr"}
+        assert list(tree.find_all((nodes.Concat, nodes.MarkSafe, nodes.ScopedEvalContextModifier))) == []
 
 
 def test_a_spike_is_never_thinned_away(report):
-    """One step of thousands stays on the page, in words: each point says which steps it stands for."""
+    """A spike at one step of thousands stays on the page."""
     page = report([train_step(step=step, loss=99.5 if step == 1_777 else 2.0) for step in range(1, 3_001)])
     assert "2 to 99.5" in page.text
     assert "stands for up to 32 neighbouring logged steps" in page.text
 
 
-def test_what_is_not_finite_is_drawn_as_such(report):
-    """A cross where a loss was NaN, and a word in the table."""
+def test_values_that_are_not_finite_are_marked(report):
+    """A NaN is a cross in the chart and "not finite" in the table."""
     page = report([train_step(step=step, loss=math.nan if step == 2 else 2.0) for step in (1, 2, 3)])
     assert sum(attributes.get("class") == "broken" for _, attributes in page.elements) == 1
     assert "1 not finite" in page.text
 
 
-def test_the_follower_keeps_what_is_seen_often():
-    """Of a thousand samples that come once, few are held; one that comes again and again stays, first look and last."""
-    follower = Follower()
+def test_the_follower_keeps_samples_that_are_seen_often():
+    """Samples that are seen once are dropped; samples that are seen often stay, with the first and the last view."""
+    follower = SampleFollower()
     for step in range(1, 1_001):
         follower.add(text_sample(step=step, fingerprint=f"{step:016x}"))
         follower.add(text_sample(step=step, fingerprint="again"))
@@ -265,15 +237,15 @@ def test_the_follower_keeps_what_is_seen_often():
     assert len(follower.samples) == MOST_SAMPLES + 1
     (again,) = (sample for sample in follower.samples if sample.fingerprint == "again")
     (series,) = again.series.values()
-    steps = [look.step for look in series.looks]
-    assert (steps[0], steps[-1], series.seen) == (1, 1_000, 1_000)
-    assert len(steps) <= MOST_LOOKS
+    steps = [view.step for view in series.items]
+    assert (steps[0], steps[-1], series.count) == (1, 1_000, 1_000)
+    assert len(steps) <= MOST_VIEWS
     assert len({later - step for step, later in pairwise(steps[:-1])}) == 1
 
 
 def test_a_sample_of_several_ranks():
-    """One look a step: the first rank that says it is believed, as it is for the curves."""
-    follower = Follower()
+    """A sample that several ranks log at the same step counts once."""
+    follower = SampleFollower()
     for step in (1, 2):
         for _rank in range(2):
             follower.add(audio_sample(step=step))
@@ -281,15 +253,15 @@ def test_a_sample_of_several_ranks():
     assert sample.seen == 2
 
 
-def test_labels_that_change_are_said_again(report):
-    """The labels stand once above the predictions of the steps at which they held."""
+def test_labels_that_change_are_shown_again(report):
+    """The table repeats the labels only where the labels change."""
     same, other = window([1, 2], [1, 3]), window([4, 5], [4, 5])
     page = report([text_sample(step=step, first=same if step < 3 else other) for step in (1, 2, 3)])
     assert sum(attributes.get("class") == "labels" for _, attributes in page.elements) == 2
 
 
-def test_all_that_can_be_many_is_bounded(report):
-    """Codebooks, samples, series, diagnoses, slots and texts: a page stays small, and says what it leaves out."""
+def test_numerous_parts_are_limited(report):
+    """Codebooks, samples, series, diagnoses, slots and texts are limited, and the page reports what is left out."""
     many = tuple(float(index) for index in range(100))
     wide = window(range(3_000), predicted_text="x" * 10_000, label_text="y" * 10_000)
     page = report(
@@ -310,7 +282,7 @@ def test_all_that_can_be_many_is_bounded(report):
 
 
 def test_a_long_log_makes_a_small_page_in_little_memory(tmp_path):
-    """Ten times the events cost no more memory and hardly a larger page; a million make 0.4 MB."""
+    """Ten times the events need no more memory, and the page stays below a megabyte."""
     peaks, sizes = [], []
     for events in (5_000, 50_000):
         log = write_log(tmp_path / str(events), events)
@@ -329,7 +301,7 @@ def test_a_long_log_makes_a_small_page_in_little_memory(tmp_path):
 
 
 def test_two_logs_stand_beside_each_other(report):
-    """Both are drawn on the same axes, and the first difference is said and marked at its step."""
+    """Two logs have the same axes, and the first difference is reported and marked at its step."""
     other = [train_step(step=2, loss=9.0) if event == train_step(step=2) else event for event in RUN]
     page = report(RUN, other)
     assert "step 2, train_step: loss: expected 4.13217, got 9" in page.text
@@ -341,20 +313,20 @@ def test_two_logs_stand_beside_each_other(report):
 
 
 def test_two_logs_that_are_the_same(report):
-    """It is said that nothing differs, and nothing is marked."""
+    """The page of two equal logs reports that nothing differs, and has no mark."""
     page = report(RUN, RUN)
     assert "Same: " in page.text
     assert not [attributes for _, attributes in page.elements if attributes.get("class") == "divergence"]
 
 
 def test_two_logs_with_nothing_in_common(report):
-    """They are drawn all the same, and it is said why they were not compared."""
+    """Logs without common events are drawn, and the page reports why the logs were not compared."""
     page = report([train_step(step=1)], [train_step(step=2)])
-    assert "They could not be compared. diff: expected events that both logs have, got none." in page.text
+    assert "The logs could not be compared. diff: expected events that both logs have, got none." in page.text
 
 
 def test_a_log_of_one_event(report):
-    """No section is there of what the log has nothing of."""
+    """Sections without data are left out."""
     page = report([run_start()])
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert "curves" not in ids
@@ -362,7 +334,7 @@ def test_a_log_of_one_event(report):
 
 
 def test_sounds_of_a_run(report, tmp_path):
-    """Files of the run are in the page; what is no file of it, or no sound, is said and not read."""
+    """WAV files of the run are in the page. Other files are not read, and the page reports why."""
     (tmp_path / "audio").mkdir()
     sound = b"RIFF\x00\x00\x00\x00WAVE" + bytes(100)
     for name in ("a.wav", "b.wav", "big.wav"):
@@ -375,13 +347,13 @@ def test_sounds_of_a_run(report, tmp_path):
     os.mkfifo(tmp_path / "audio" / "pipe.wav")
     said = {
         "audio/gone.wav": "No such file or directory",
-        "audio/big.wav": "it has 1.5 MB",
-        "audio/text.wav": "it is no WAV file",
-        "audio/pipe.wav": "it is no file",
+        "audio/big.wav": "1.5 MB, the limit of a file is 1.5 MB",
+        "audio/text.wav": "not a WAV file",
+        "audio/pipe.wav": "not a regular file",
         "audio/link.wav": "Too many levels of symbolic links",
-        "../secret.wav": "it is not among the run's files",
-        "audio/../secret.wav": "it is not among the run's files",
-        str(tmp_path / "secret.wav"): "it is not among the run's files",
+        "../secret.wav": "not a file of the run's audio folder",
+        "audio/../secret.wav": "not a file of the run's audio folder",
+        str(tmp_path / "secret.wav"): "not a file of the run's audio folder",
         "audio/\0.wav": "embedded null byte",
     }
     looks = [
@@ -393,9 +365,9 @@ def test_sounds_of_a_run(report, tmp_path):
     assert "audio" not in {name for name, _ in page.elements}  # a log that lies by itself has no such files
     (tmp_path / "events").mkdir()
     (tmp_path / "a.jsonl").rename(tmp_path / "events" / "a.jsonl")
-    sounds = Sounds()
+    embedder = AudioEmbedder()
     for link, why in said.items():
-        assert html.escape(f"is not in this page: {why}") in sounds.player(tmp_path, link, "it")
+        assert embedder.embed(tmp_path, link) == EmbeddedAudio(link, problem=why)
     assert main(["report", "events/a.jsonl", "-o", "page.html"]) == 0
     page = Page((tmp_path / "page.html").read_text("utf-8"))
     players = [attributes for name, attributes in page.elements if name == "audio"]
@@ -404,30 +376,29 @@ def test_sounds_of_a_run(report, tmp_path):
 
 
 def test_a_linked_folder_of_sounds_is_not_followed(tmp_path):
-    """A run that came from elsewhere cannot bring in sounds of another folder."""
+    """A symbolic link cannot bring audio of another folder into the page."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE")
     run = tmp_path / "run"
     run.mkdir()
     (run / "audio").symlink_to(elsewhere)
-    player = Sounds().player(run, "audio/a.wav", "it")
-    assert "is not in this page" in player
-    assert "data:" not in player
+    audio = AudioEmbedder().embed(run, "audio/a.wav")
+    assert (audio.source, audio.problem) == (None, "Not a directory")
 
 
-def test_sounds_have_their_room(tmp_path):
-    """The page stays small: what has no room is said."""
+def test_audio_of_a_page_is_limited(tmp_path):
+    """Audio of a page is limited, and the page reports files without room."""
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE" + bytes(LONGEST_FILE - 12))
-    sounds = Sounds()
-    players = [sounds.player(tmp_path, "audio/a.wav", "it") for _ in range(3)]
-    assert [player.startswith("<audio") for player in players] == [True, False, False]
-    assert "is not in this page: the page is full" in players[2]
+    embedder = AudioEmbedder()
+    found = [embedder.embed(tmp_path, "audio/a.wav") for _ in range(3)]
+    assert [audio.source is not None for audio in found] == [True, False, False]
+    assert "no room left" in found[2].problem
 
 
 def test_a_model_of_text_has_no_audio(report):
-    """What it does not have is not drawn: no line, no panel, no section."""
+    """The page of a text model has no lines, panels or sections for audio."""
     step = {"audio_loss_per_codebook": (), "audio_accuracy_per_codebook": (), "audio_targets": 0, "audio_loss": 0.0}
     page = report([run_start(num_codebooks=0, modalities=("text",)), train_step(**step), text_sample()])
     assert "audio" not in page.text
@@ -436,7 +407,7 @@ def test_a_model_of_text_has_no_audio(report):
 
 
 def test_a_golden_has_no_times(report, tmp_path, capsys):
-    """A log without its volatile fields is drawn without them."""
+    """A golden, which has no volatile fields, makes a page without times."""
     write_events(tmp_path / "run.jsonl", RUN)
     assert main(["diff", "--bless", str(tmp_path / "golden.jsonl"), str(tmp_path / "run.jsonl")]) == 0
     assert main(["report", str(tmp_path / "golden.jsonl"), "-o", str(tmp_path / "golden.html")]) == 0
@@ -446,16 +417,16 @@ def test_a_golden_has_no_times(report, tmp_path, capsys):
 
 
 def test_damaged_lines_are_counted_on_the_page_and_on_stderr(tmp_path, capsys):
-    """They cost themselves alone."""
+    """A damaged line hides no other line."""
     log = write_events(tmp_path / "a.jsonl", RUN)
     log.write_bytes(log.read_bytes() + b'{"event": "train_st\n')
     assert main(["report", str(log), "-o", str(tmp_path / "page.html")]) == 0
-    assert "1 damaged line was passed over" in Page((tmp_path / "page.html").read_text("utf-8")).text
+    assert "1 damaged line was skipped" in Page((tmp_path / "page.html").read_text("utf-8")).text
     assert "a.jsonl:" in capsys.readouterr().err
 
 
 def test_the_command_replaces_its_own_page_and_nothing_else(tmp_path, capsys):
-    """An earlier report may be written over; a log, a folder or any other file may not, and nothing is left behind."""
+    """The command replaces an earlier report, but no log, folder or other file, and leaves no temporary file."""
     log = write_events(tmp_path / "a.jsonl", RUN)
     page, before = tmp_path / "page.html", log.read_bytes()
     assert [main(["report", str(log), "-o", str(page)]) for _ in range(2)] == [0, 0]
@@ -474,14 +445,14 @@ def test_the_command_replaces_its_own_page_and_nothing_else(tmp_path, capsys):
     [
         (["missing.jsonl"], "missing.jsonl"),
         (["a.jsonl", "missing.jsonl"], "missing.jsonl"),
-        (["empty.jsonl"], "got no event in it"),
+        (["empty.jsonl"], "got a log without events"),
         (["a.jsonl", "-"], "got standard input (-)"),
         (["a.jsonl", "-o", "no/such/folder/page.html"], "expected a place for the page"),
         ([], "LOG"),
     ],
 )
 def test_bad_input(tmp_path, monkeypatch, capsys, arguments, said):
-    """Exit status 2, and what is wrong in words; no page is written."""
+    """Bad input exits with status 2 and a message, and writes no page."""
     monkeypatch.chdir(tmp_path)
     write_events(tmp_path / "a.jsonl", RUN)
     (tmp_path / "empty.jsonl").touch()
@@ -496,7 +467,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, said):
     ("low", "high"), [(0, 1), (0.0, 15.2), (-3.0, 0.7), (1, 60), (1e-9, 4e-4), (-1e30, 1e30), (5, 5)]
 )
 def test_ticks_are_round_and_few(low, high):
-    """Each is on the axis, and a multiple of 1, 2, 2.5 or 5 of a power of ten."""
+    """Ticks are on the axis, and 1, 2, 2.5 or 5 times a power of ten apart."""
     ticks = Axis(low, high).ticks(5)
     assert 1 <= len(ticks) <= 6
     assert all(low - 1e-9 * abs(low) <= tick <= high * (1 + 1e-9) for tick in ticks)
@@ -505,8 +476,8 @@ def test_ticks_are_round_and_few(low, high):
 
 
 def test_an_axis_holds_all_its_series():
-    """It begins at zero where it may, and ends at a round number."""
-    series = Thinned()
+    """An axis begins at zero and ends at a round number."""
+    series = chart_series()
     for step, value in enumerate((3.2, 14.4, 7.0)):
         series.add(step, value)
     assert axis_of([series]) == Axis(0.0, 15.0)
@@ -518,5 +489,5 @@ def test_an_axis_holds_all_its_series():
     [(None, "-"), (0.0, "0"), (3.36400001, "3.364"), (1234567, "1,234,567"), (1e-9, "1e-09"), (12345.6, "12,346")],
 )
 def test_numbers_are_short(value, written):
-    """Four digits say enough; the log has the others."""
+    """Numbers have about four digits."""
     assert number(value) == written

@@ -1,4 +1,4 @@
-"""A report in a real browser: nothing fails, nothing is fetched, and everybody can read it."""
+"""Tests of a report in Chromium: errors, requests, policy, accessibility, keyboard, direction, sound and print."""
 
 import json
 import os
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Start one browser for all tests; it notes what it fetches and what fails."""
+    """Start one browser for all tests, with logs of its console and its requests."""
     webdriver = pytest.importorskip("selenium.webdriver") if "CI" not in os.environ else _webdriver()
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
@@ -38,6 +38,7 @@ def browser(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(120)  # axe takes seconds, and minutes beside a parallel test run
     yield driver
     driver.quit()
 
@@ -50,7 +51,7 @@ def _webdriver():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Report on a run full of hostile texts and of every script, and on two runs beside each other."""
+    """Write the page of a run with hostile texts and texts of many scripts, and the page of two runs."""
     folder = tmp_path_factory.mktemp("pages")
     said = [text.encode("utf-8", "replace").decode()[:500] for text in (HTML, *HOSTILE.values(), *SCRIPTS.values())]
     hostile = [
@@ -82,7 +83,7 @@ def pages(tmp_path_factory):
 
 
 def sound_of(step):
-    """Name the files of a step; those of step 1 are there."""
+    """Return the paths of the audio previews of a step. Only the files of step 1 exist."""
     return {f"{kind}_audio": f"audio/step-{step:06d}-sample-0-{kind}.wav" for kind in ("label", "predicted")}
 
 
@@ -91,7 +92,7 @@ def _said(text):
 
 
 def show(browser, path, *, width=DESK, scheme="light"):
-    """Open a page in a window of a width, in light or dark."""
+    """Open a page in a window of the given width and colour scheme."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -101,7 +102,7 @@ def show(browser, path, *, width=DESK, scheme="light"):
 
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_nothing_fails_and_nothing_is_fetched(browser, pages, name):
-    """The console stays empty, the page itself is the only request, and no text of the log has run."""
+    """The console stays empty, the page is the only request, and no text of the log runs as a script."""
     browser.get_log("performance")
     browser.get_log("browser")
     show(browser, pages[name])
@@ -116,7 +117,7 @@ def test_nothing_fails_and_nothing_is_fetched(browser, pages, name):
 
 
 def test_the_policy_holds(browser, pages):
-    """What a text of the log would do, if it became markup, is refused: no script runs and no style but ours."""
+    """The policy refuses an injected script and an injected style."""
     show(browser, pages["one"])
     ran = browser.execute_script(
         "const script = document.createElement('script'); script.textContent = 'window.ran = true';"
@@ -131,7 +132,7 @@ def test_the_policy_holds(browser, pages):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser, pages, scheme):
-    """Contrast, names, roles, headings, tables: with everything unfolded. Two logs have all that one has."""
+    """Axe finds no serious problem of contrast, names, roles, headings or tables on the unfolded page of two logs."""
     show(browser, pages["two"], scheme=scheme)
     browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
     browser.execute_script(resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8"))
@@ -147,14 +148,14 @@ def test_axe_finds_nothing_serious(browser, pages, scheme):
 
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_a_phone_needs_no_scrolling_sideways(browser, pages, name):
-    """What is wider than the screen scrolls by itself, also when it is unfolded."""
+    """Wide tables scroll by themselves on a narrow screen, also when all tables are unfolded."""
     show(browser, pages[name], width=PHONE)
     browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
 
 
 def test_the_keyboard_reaches_everything(browser, pages):
-    """Tab goes through every link and summary, and Enter unfolds one."""
+    """Tab reaches every link and summary, and Enter unfolds a summary."""
     from selenium.webdriver.common.keys import Keys
 
     show(browser, pages["one"])
@@ -176,7 +177,7 @@ def test_the_keyboard_reaches_everything(browser, pages):
 
 
 def test_right_to_left_text_runs_from_right_to_left(browser, pages):
-    """The decoded Arabic has its own direction; what stands around it keeps the page's."""
+    """Decoded Arabic runs from right to left, and the table around the Arabic from left to right."""
     show(browser, pages["one"])
     directions = browser.execute_script(
         "return [...document.querySelectorAll('td.said bdi')]"
@@ -188,7 +189,7 @@ def test_right_to_left_text_runs_from_right_to_left(browser, pages):
 
 
 def test_sounds_can_be_played(browser, pages):
-    """The file of step 1 loads under the policy; files that are not there are said."""
+    """The policy allows the audio in the page, and the page reports missing files."""
     show(browser, pages["one"])
     browser.get_log("browser")
     loaded = (
@@ -206,7 +207,7 @@ def test_sounds_can_be_played(browser, pages):
 
 
 def test_colours_follow_the_scheme(browser, pages):
-    """Dark where the reader's system is dark."""
+    """The page is dark if the system of the reader is dark."""
     papers = []
     for scheme in ("light", "dark"):
         show(browser, pages["one"], scheme=scheme)
@@ -215,7 +216,7 @@ def test_colours_follow_the_scheme(browser, pages):
 
 
 def test_print_unfolds_the_samples(browser, pages):
-    """On paper nothing can be unfolded: samples are open, and the links to sections are left out."""
+    """The printed page shows the samples unfolded, and no links to sections."""
     show(browser, pages["one"])
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     seen = "return getComputedStyle(document.querySelector(arguments[0]), arguments[1])[arguments[2]]"

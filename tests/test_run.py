@@ -174,7 +174,7 @@ def test_resume_names_a_checkpoint(tiny, clips, tmp_path):
     run_training(settings(tiny, clips, tmp_path, save_steps=1, max_steps=2))
     run_training(settings(tiny, clips, tmp_path, save_steps=1, max_steps=2, resume=str(tmp_path / "checkpoint-1")))
     assert read_log(tmp_path, attempt=1)[0]["resumed_from_step"] == 1
-    with pytest.raises(UserError, match=r"--resume: expected the folder of a whole checkpoint"):
+    with pytest.raises(UserError, match=r"--resume: expected the folder of a complete checkpoint"):
         run_training(settings(tiny, clips, tmp_path, resume=str(tmp_path / "checkpoint-99")))
 
 
@@ -186,7 +186,7 @@ def test_faults_are_listed_at_once_and_nothing_is_left_behind(tiny, clips, tmp_p
     )
     with pytest.raises(ManifestError) as caught:
         run_training(settings(tiny, manifest, tmp_path / "out"))
-    assert [fault.where for fault in caught.value.faults] == [f"{manifest}:{line}" for line in (1, 2, 3)]
+    assert [fault.where for fault in caught.value.problems] == [f"{manifest}:{line}" for line in (1, 2, 3)]
     assert not (tmp_path / "out").exists()
 
 
@@ -198,9 +198,9 @@ def test_faults_of_both_manifests_come_together(tiny, clips, tmp_path):
     evaluation.write_text(bad)
     with pytest.raises(ManifestError) as caught:
         run_training(settings(tiny, train, tmp_path / "out", eval_manifest=str(evaluation)))
-    assert [fault.where for fault in caught.value.faults] == [f"{train}:1", f"{evaluation}:1"]
+    assert [fault.where for fault in caught.value.problems] == [f"{train}:1", f"{evaluation}:1"]
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (again.faults, str(again)) == (caught.value.faults, str(caught.value)), "other ranks are sent the error"
+    assert (again.problems, str(again)) == (caught.value.problems, str(caught.value)), "other ranks are sent the error"
 
 
 def test_bad_samples_are_skipped_on_request(tiny, clips, tmp_path):
@@ -332,7 +332,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny, clips, tmp_path):
 def test_an_adapter_of_another_shape_is_not_resumed(tiny, clips, tmp_path):
     """A rank that differs from the checkpoint's is said before the weights are loaded."""
     run_training(settings(tiny, clips, tmp_path, max_steps=1))
-    with pytest.raises(UserError, match=r"--lora_r: expected what checkpoint-1 was trained with, 32"):
+    with pytest.raises(UserError, match=r"--lora_r: expected 32, the value of checkpoint-1"):
         run_training(settings(tiny, clips, tmp_path, max_steps=2, resume="latest", lora_r=8))
 
 

@@ -219,7 +219,7 @@ class TestSlowReader:
 
     def test_giving_up(self, monkeypatch):
         """At the end nobody waits longer than said for a reader that takes nothing; the rest counts as dropped."""
-        monkeypatch.setattr("sinks.terminal.screen._PATIENCE_S", 0.1)
+        monkeypatch.setattr("sinks.terminal.writer._PATIENCE_S", 0.1)
         out = Gated()
         screen = Screen(out, None)
         for number in range(5):
@@ -259,8 +259,8 @@ class TestBrokenStream:
             "2\n3\n"
         )
         assert err.getvalue() == (
-            "higgs-audio-trainer: stdout cannot be written (No space left on device); training goes on and tries "
-            "again\n"
+            "higgs-audio-trainer: cannot write to stdout (No space left on device); training continues, later lines "
+            "are tried again\n"
         )
         assert screen.dropped == 2
 
@@ -275,7 +275,7 @@ class TestBrokenStream:
             screen.show(str(number))
         screen.close()
         first, second, end = err.getvalue().split("\n")
-        assert first.startswith("higgs-audio-trainer: nobody reads stdout any more (")
+        assert first.startswith("higgs-audio-trainer: stdout has no reader any more (")
         assert second.startswith("... 4 records were not shown on stdout: ")
         assert (out.getvalue(), screen.dropped, end) == ("", 4, "")
 
@@ -290,7 +290,7 @@ class TestBrokenStream:
             "",
             "... 1 notice was not shown on stderr: Broken pipe",
             "b",
-            "higgs-audio-trainer: nobody reads stderr any more (Broken pipe); training goes on",
+            "higgs-audio-trainer: stderr has no reader any more (Broken pipe); training continues",
         ]
 
     def test_an_odd_error(self):

@@ -1,4 +1,4 @@
-"""`show` prints what the console sink printed, of what is asked for, and survives whatever it is given."""
+"""`show` prints selected events like the console sink and handles any input."""
 
 import gzip
 import io
@@ -15,7 +15,10 @@ from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.cli.show import parser
 from higgs_audio_trainer.events import VOLATILE_FIELDS
 from higgs_audio_trainer.pipeline.emit import Pipeline
-from sinks import ConsoleSink, JsonlSink, Screen
+from sinks import JsonlSink
+from sinks.console import ConsoleSink
+from sinks.rendering.renderers import RENDERERS
+from sinks.terminal.screen import Screen
 from tests.builders import (
     RUN_ID,
     all_events,
@@ -42,7 +45,7 @@ ARABIC = text_sample(
 
 
 def show(capsys, *arguments):
-    """Run `show`; return its exit code, output and messages."""
+    """Run `show` and return its exit code, output and messages."""
     code = main(["show", *map(str, arguments)])
     output = capsys.readouterr()
     return code, output.out, output.err
@@ -50,7 +53,7 @@ def show(capsys, *arguments):
 
 @pytest.fixture
 def log(tmp_path):
-    """A log of every kind of event."""
+    """Write a log with every kind of event."""
     file_of(tmp_path).write_bytes(dump(records_of(all_events())))
     return tmp_path
 
@@ -59,7 +62,7 @@ class TestAsTheConsole:
     @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252", "utf-16"])
     @pytest.mark.parametrize("color", [False, True])
     def test_byte_for_byte(self, tmp_path, monkeypatch, encoding, color):
-        """What is shown of a log is what the console sink showed while it was written."""
+        """`show` prints the bytes that the console sink wrote during the training."""
         (tmp_path / "events").mkdir()
         out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         screen = Screen(out, None)
@@ -81,7 +84,7 @@ class TestAsTheConsole:
     @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(event=random_events())
     def test_any_event(self, tmp_path, capsys, event):
-        """Whatever an event holds, it is shown as the console shows it, and controls nothing."""
+        """`show` prints any event like the console sink and emits no control characters."""
         record = record_of(event)
         file_of(tmp_path).write_bytes(dump([record]))
         out = io.StringIO()
@@ -93,7 +96,7 @@ class TestAsTheConsole:
 
 class TestGolden:
     def test_every_event(self, log, capsys):
-        """All events of a log, as they are shown in 80 columns."""
+        """All events of a log, printed at 80 columns."""
         code, out, err = show(capsys, log, "--width", 80)
         assert (code, err) == (0, "")
         assert (
@@ -101,28 +104,28 @@ class TestGolden:
             == golden("""
             run r: 1,234 training samples, 0 for evaluation; 8 codebooks; 5,678,901
               trainable parameters; 1 process on cpu; seed 42
-            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right
-              audio 3.301, 33.1% right (codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms
-            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right
+            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct
+              audio 3.301, 33.1% correct (codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms
+            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct
               First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
               First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
               Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
               Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
             Audio Prediction vs Label Comparison (Codebook 0):
-              en-1 at step 20, 10 of 12 right
+              en-1 at step 20, 10 of 12 correct
               First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
               First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
               Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
               Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
               Logits shape: torch.Size([123, 8, 1026])
               Labels shape: torch.Size([8, 123])
-            evaluation at step 20  loss 4.500  text 1.000, 75.0% right
-              audio 3.500, 37.5% right (codebook 0: 50.0%)  3 samples
+            evaluation at step 20  loss 4.500  text 1.000, 75.0% correct
+              audio 3.500, 37.5% correct (codebook 0: 50.0%)  3 samples
             saved checkpoint-20
             warning (no_stop_label): No stop token is supervised.
             sink jsonl works again; 3 events lost, seq 4 to 6
-            sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; what
-              follows is not written
+            sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; later
+              events are not written
             run ended: completed at step 30; 1,234 events written, 0 lost; logging took 57
               ms
         """).replace("\n\n", "\n")
@@ -130,13 +133,13 @@ class TestGolden:
         )
 
     def test_arabic(self, tmp_path, capsys):
-        """Arabic text is whole, isolated and folded; controls that came from data are escaped."""
+        """Arabic text is complete, isolated and wrapped. Control characters in data are escaped."""
         file_of(tmp_path).write_bytes(dump(records_of([ARABIC])))
         assert (
             show(capsys, tmp_path, "--width", 48)[1]
             == golden(r"""
             Sample 1 Prediction vs Label Comparison:
-              <عينة> at step 20, 10 of 12 right
+              <عينة> at step 20, 10 of 12 correct
               First 2 - Predictions: [ 1, *3]
               First 2 - Labels:      [ 1,  2]
               First 2 - Predicted text: "<مرحبا بالعالم>"
@@ -152,7 +155,7 @@ class TestGolden:
         )
 
     def test_a_golden(self, tmp_path, capsys):
-        """A log without what two runs may differ in is shown in the same form, without that."""
+        """A log without volatile fields is printed in the same format, without these fields."""
         events = [run_start(resumed_from_step=3), train_step(), text_sample(), checkpoint(), run_end()]
         kept = [{k: v for k, v in record.items() if k not in VOLATILE_FIELDS} for record in records_of(events)]
         (tmp_path / "golden.jsonl").write_bytes(dump(kept))
@@ -163,13 +166,25 @@ class TestGolden:
                 "1 process on cpu; seed 42"
             ),
             (
-                "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% right  audio 3.301, 33.1% right "
+                "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct  audio 3.301, 33.1% correct "
                 "(codebook 0: 41.2%)  lr 0.0001  grad 1.23"
             ),
-            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right",
+            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct",
             "saved checkpoint-20",
             "run ended: completed at step 30",
         ]
+
+
+class TestRendererFailures:
+    def test_report(self, log, capsys, monkeypatch):
+        """A renderer that raises is reported on stderr, once for an event; the exit code stays 0."""
+        monkeypatch.setitem(RENDERERS, "checkpoint", lambda record, text_format: {}[record["path"]])
+        code, out, err = show(capsys, log, "--event", "checkpoint")
+        assert code == 0
+        assert out.startswith("event=checkpoint  v=1")
+        assert err == (
+            "cannot render checkpoint (KeyError: 'checkpoint-20'), so such records are shown field by field\n"
+        )
 
 
 class TestFlags:
@@ -185,7 +200,7 @@ class TestFlags:
         ],
     )
     def test_choose(self, log, capsys, arguments, events):
-        """Flags choose events; --raw prints their lines as they are in the file."""
+        """Flags select events. --raw prints the unchanged lines."""
         code, out, err = show(capsys, log, "--raw", *arguments)
         assert (code, err) == (0, "")
         lines = file_of(log).read_text().splitlines(keepends=True)
@@ -193,27 +208,27 @@ class TestFlags:
         assert all(line in lines for line in out.splitlines(keepends=True))
 
     def test_what_is_for_files(self, log, capsys):
-        """Counts are shown where they are named, or raw; else not, as on the console."""
+        """Token counts are printed by name or with --raw, and hidden otherwise, like on the console."""
         assert "token counts" not in show(capsys, log)[1]
         assert "token counts" not in show(capsys, log, "--codebook", 0)[1]
         assert "token_counts" in show(capsys, log, "--raw")[1]
         counts, audio = show(capsys, log, "--event", "token_counts")[1].splitlines()
-        assert counts.startswith("token counts of step 20, text: 13 of 16 right; ")
-        assert audio.startswith("token counts of step 20, audio codebook 0: 13 of 16 right; ")
+        assert counts.startswith("token counts of step 20, text: 13 of 16 correct; ")
+        assert audio.startswith("token counts of step 20, audio codebook 0: 13 of 16 correct; ")
 
     def test_raw_is_verbatim(self, tmp_path, capsysbinary):
-        """Raw lines keep every byte: escapes, blanks, key order, unknown fields; an owed newline is added."""
+        """--raw keeps every byte: escapes, blanks, key order, unknown fields. A missing newline is added."""
         lines = [b'{ "v": 9, "event":"new", "x": "\\u001b \xd9\x85"}\n', b'{"event": "newer"}']
         (tmp_path / "log.jsonl").write_bytes(b"".join(lines))
         assert main(["show", "--raw", str(tmp_path / "log.jsonl")]) == 0
         assert capsysbinary.readouterr().out == b"".join(lines) + b"\n"
 
     def test_nothing_matches(self, log, capsys):
-        """An empty result says so, on stderr, and is no error."""
+        """An empty result is reported on stderr with exit status 0."""
         assert show(capsys, log, "--step", "5") == (0, "", "no event matches (12 read)\n")
 
     def test_a_name_that_may_be_a_slip(self, log, capsys):
-        """An event that this version does not know is asked for all the same, and a slip is said."""
+        """An unknown event name is accepted, with a suggestion on stderr."""
         assert show(capsys, log, "--event", "train_stp") == (
             0,
             "",
@@ -221,7 +236,7 @@ class TestFlags:
         )
 
     def test_attempts(self, tmp_path, capsys):
-        """What a resume made anew is shown once, and with --all-attempts as often as it was made."""
+        """A repeated step is printed once, and with --all-attempts in every version."""
         for attempt, events in enumerate([attempt_of(), attempt_of(resumed=4)]):
             file_of(tmp_path, attempt=attempt).write_bytes(dump(records_of(events, attempt=attempt)))
         for flags, count in (([], 1), (["--all-attempts"], 2)):
@@ -237,16 +252,16 @@ class TestFlags:
             (["--rank", "x"], "--rank: expected whole numbers from 0 on, like 0,3, got 'x'"),
             (["--modality", "video"], "--modality: expected text or audio, got 'video'"),
             (["--split", "x\x1b"], "--split: expected train or eval, got 'x\\x1b'"),
-            (["--summary", "--raw"], "--summary: expected no --raw beside it. Leave one of them out"),
+            (["--summary", "--raw"], "--summary: expected no --raw. Remove one of the two flags"),
             (["--wdth"], "unrecognized arguments: --wdth. See higgs-audio-trainer show --help."),
         ],
     )
     def test_bad_values(self, log, capsys, arguments, message):
-        """A bad value is said in one line, with exit code 2."""
+        """A bad value is an error of one line with exit code 2."""
         assert show(capsys, log, *arguments) == (2, "", f"higgs-audio-trainer: {message}\n")
 
     def test_no_path(self, capsys):
-        """Without a log there is nothing to show."""
+        """A missing path is an error."""
         code, _, err = show(capsys)
         assert code == 2
         assert "FILE|DIR" in err
@@ -259,13 +274,13 @@ class TestFlags:
 
 class TestInput:
     def test_not_there(self, tmp_path, capsys):
-        """A path without a log is bad input."""
+        """A missing file is an error."""
         code, out, err = show(capsys, tmp_path / "nowhere")
         assert (code, out) == (2, "")
         assert "nowhere: expected a log that can be read, got: No such file or directory" in err
 
     def test_faults(self, log, capsys):
-        """A line that holds no event is said on stderr, with its place; the others are shown."""
+        """A line without an event is reported on stderr with its position. All other lines are printed."""
         with file_of(log).open("ab") as file:
             file.write(b'{"event": "tra')
         code, out, err = show(capsys, log, "--event", "checkpoint")
@@ -276,7 +291,7 @@ class TestInput:
     @pytest.mark.parametrize("flags", [[], ["--summary"]])
     @pytest.mark.parametrize("junk", [b"\x00\xff\n" * 3, b"[1]\n", b"plain text\n", b"\x1f\x8b\x08junk"])
     def test_no_log_at_all(self, tmp_path, capsys, junk, flags):
-        """A file without one event is no log: exit code 2, without a traceback."""
+        """A file without any event is an error with exit code 2 and without a traceback."""
         (tmp_path / "x").write_bytes(junk)
         code, out, err = show(capsys, tmp_path / "x", *flags)
         assert (code, out) == (2, "")
@@ -284,23 +299,23 @@ class TestInput:
         assert "Traceback" not in err
 
     def test_empty(self, tmp_path, capsys):
-        """An empty log shows nothing."""
+        """An empty log prints nothing."""
         file_of(tmp_path).touch()
         assert show(capsys, tmp_path) == (0, "", "no event matches (0 read)\n")
 
     def test_compressed(self, tmp_path, capsys):
-        """Compressed files are read like others."""
+        """Compressed files are read."""
         (tmp_path / "log.gz").write_bytes(gzip.compress(dump(records_of([checkpoint()]))))
         assert show(capsys, tmp_path / "log.gz") == (0, "saved checkpoint-20\n", "")
 
     def test_unknown_events(self, tmp_path, capsys):
-        """Events of newer versions are shown field by field, escaped."""
+        """Events of newer versions are printed field by field, escaped."""
         (tmp_path / "log").write_bytes(b'{"event": "new", "text": "\\u001b[2J"}\n')
         assert show(capsys, tmp_path / "log") == (0, "event=new  text=\\x1b[2J\n", "")
 
     @pytest.mark.parametrize("mark", [["abc"], 5, {"a": {}}, "x", [None], {"a": -1}])
     def test_odd_marks(self, tmp_path, capsys, mark):
-        """What a third party writes in the place of our marks is shown as it is."""
+        """Foreign values in our marker fields are printed unchanged."""
         (tmp_path / "log").write_bytes(dump([record_of(checkpoint()) | {"shortened": mark, "nonfinite": mark}]))
         code, out, _ = show(capsys, tmp_path / "log")
         assert code == 0
@@ -309,7 +324,7 @@ class TestInput:
     @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     def test_mutated(self, tmp_path, capsys, data):
-        """No damage to a log makes a traceback or lets a control through, in any form of the output."""
+        """A damaged log causes no traceback and no control characters in any format."""
         log = bytearray(dump(records_of([*all_events(), diagnosis(severity="error")])))
         for _ in range(data.draw(st.integers(1, 8))):
             log[data.draw(st.integers(0, len(log) - 1))] = data.draw(st.integers(0, 255))
@@ -323,7 +338,7 @@ class TestInput:
 
 class TestProcess:
     def test_a_reader_that_left(self, tmp_path):
-        """`| head -1` ends the command with 0 and without noise."""
+        """A closed pipe like `| head -1` ends the command with 0 and no message."""
         file_of(tmp_path).write_bytes(dump(records_of([run_start(), *[text_sample()] * 5_000])))
         command = [sys.executable, "-m", "higgs_audio_trainer", "show", str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
@@ -332,14 +347,14 @@ class TestProcess:
             assert (shown.wait(60), shown.stderr.read()) == (0, b"")
 
     def test_standard_input(self):
-        """A log may come by standard input."""
+        """A log may come from standard input."""
         command = [sys.executable, "-m", "higgs_audio_trainer", "show", "-"]
         log = dump(records_of([checkpoint()]))
         shown = subprocess.run(command, input=log, capture_output=True, check=True, timeout=60)
         assert (shown.stdout, shown.stderr) == (b"saved checkpoint-20\n", b"")
 
     def test_a_closed_standard_output(self, tmp_path):
-        """Where there is no standard output there is nobody to show anything to."""
+        """A closed standard output is no error."""
         file_of(tmp_path).write_bytes(dump(records_of([checkpoint()])))
         command = 'exec "$1" -m higgs_audio_trainer show "$2" >&-'
         shown = subprocess.run(

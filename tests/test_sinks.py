@@ -1,13 +1,17 @@
 """Sinks by name: the specification's grammar, where factories come from, and what is said when something is wrong."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import sinks
-from sinks import SinkError, SinkSpec
+from sinks import SinkError
+from sinks.console import ConsoleSink
 from sinks.null import discard
+from sinks.specification import ENTRY_POINT_GROUP, SinkSpec, load, parse, resolve
 from tests.builders import context, record_of, run_start, text_sample, train_step
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -35,6 +39,27 @@ def module(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+class TestReporting:
+    def test_default(self, capsys):
+        """Without a reporter of the run, a sink reports on stderr."""
+        context().say("a é \udc80")
+        assert capsys.readouterr().err.startswith("a é ")
+
+    def test_closed_standard_error(self, monkeypatch):
+        """A closed stderr costs the line."""
+        monkeypatch.setattr("sys.stderr", None)
+        context().say("a")
+
+    def test_broken_standard_error(self):
+        """Fault: nobody reads stderr. Expected: exit code 0, because no line is left for the flush at exit."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        script = "from sinks.protocol import print_on_stderr; print_on_stderr('a')"
+        done = subprocess.run([sys.executable, "-c", script], check=False, stderr=writer)
+        os.close(writer)
+        assert done.returncode == 0
+
+
 class TestParse:
     @pytest.mark.parametrize(
         ("specification", "expected"),
@@ -51,7 +76,7 @@ class TestParse:
     )
     def test_grammar(self, specification, expected):
         """A specification is names with options, in order; `none` alone is no sink."""
-        assert sinks.parse(specification) == expected
+        assert parse(specification) == expected
 
     @pytest.mark.parametrize(
         "specification", ["", " ", "console,", ",", "console,console", "console,none", "jsonl:dir=a,jsonl:dir=b"]
@@ -87,7 +112,7 @@ class TestResolve:
     def test_dotted_path(self, module):
         """A factory is found by its module and its name within it, however deep."""
         module("own_sink", "class Nested:\n    @staticmethod\n    def make(context):\n        return [].append\n")
-        assert sinks.resolve("own_sink:Nested.make")(context()).__name__ == "append"
+        assert resolve("own_sink:Nested.make")(context()).__name__ == "append"
 
     @pytest.mark.parametrize(
         ("name", "reason"),
@@ -123,7 +148,7 @@ class TestEntryPoints:
         info = tmp_path / "fancy-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fancy\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{sinks.ENTRY_POINT_GROUP}]\nfancy = fancy_package:make\n")
+        (info / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\nfancy = fancy_package:make\n")
 
     def test_is_found(self):
         """An installed entry point is a sink by its name, with options like any other."""
@@ -145,7 +170,7 @@ class TestBuild:
         """`console,jsonl` makes both, in that order, by their names."""
         built = sinks.build("console,jsonl", context(tmp_path))
         assert [(name, type(sink)) for name, sink in built] == [
-            ("console", sinks.ConsoleSink),
+            ("console", ConsoleSink),
             ("jsonl", sinks.JsonlSink),
         ]
         built[1][1].close()
@@ -204,7 +229,7 @@ class TestBuild:
 
     def test_load_makes_nothing(self, tmp_path):
         """Loading checks a specification, options included, without making a sink."""
-        [(spec, factory)] = sinks.load(f"jsonl:dir={tmp_path / 'logs'}")
+        [(spec, factory)] = load(f"jsonl:dir={tmp_path / 'logs'}")
         assert (spec.name, factory.__name__, list(tmp_path.iterdir())) == ("jsonl", "jsonl_sink", [])
 
 
@@ -254,5 +279,5 @@ def test_memory_sink():
 
 def test_options_after_a_comma_are_explained():
     """The comma is between sinks; who puts it between options is told."""
-    with pytest.raises(SinkError, match="A colon stands before each option"):
-        sinks.load("jsonl:max_bytes=1M,keep=3")
+    with pytest.raises(SinkError, match="Write a colon before each option"):
+        load("jsonl:max_bytes=1M,keep=3")

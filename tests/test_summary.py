@@ -372,7 +372,7 @@ class TestCurve:
         curve = Curve(min)
         for step, value in enumerate(values):
             curve.add(step, value)
-        series = curve.series()
+        series = curve.summary()
         finite = [value for value in values if value is not None and math.isfinite(value)]
         assert series.best == (min(finite) if finite else None)
         assert len(series.trend) <= MOST_POINTS

@@ -113,7 +113,7 @@ def test_nothing_is_overwritten(tmp_path, capsys, part):
     """A folder that holds a part of one is left alone."""
     (tmp_path / part).mkdir()
     assert main(["tiny", str(tmp_path)]) == 2
-    assert f"expected {tmp_path / part} not to be there" in capsys.readouterr().err
+    assert f"expected a new folder, got {tmp_path / part}, which exists already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [part]
 
 

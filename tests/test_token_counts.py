@@ -1,4 +1,4 @@
-"""Token counts against a reference that loops over slots, and on outputs whose true answer is known."""
+"""Token counts against a reference that loops over slots, and on outputs with a known answer."""
 
 import math
 from collections import Counter
@@ -14,14 +14,14 @@ from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
 from higgs_audio_trainer.extraction.extraction import Extraction
+from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from tests.ragged import (
     AUDIO,
     BOS,
     DELAY,
     EOS,
-    MARK,
     PAD,
     READ,
     STOP,
@@ -34,16 +34,16 @@ from tests.ragged import (
     ragged_batch,
 )
 
-SHOWN = Shown(samples=1, window=2, codebooks=(0,), decode=None)
+SHOWN = WindowSettings(samples=1, window=2, codebooks=(0,), decode=None)
 CPU = torch.device("cpu")
 FLOATS = {"offset_surplus", "stop_probability", "stop_rank", "unigram_loss", "unigram_accuracy", "top_prediction_share"}
 
 
-def count(*observed, with_strip=False):
-    """Observe micro-batches, pairs of batch and outputs, and return their counts: text, then each codebook."""
-    extraction = Extraction("train", SHOWN, READ, TokenCounter(MARK, with_strip=with_strip))
+def count(*observed, with_mask_map=False):
+    """Observe micro-batches, pairs of batch and outputs, and return the counts: text, then each codebook."""
+    extraction = Extraction("train", SHOWN, TokenCounter(with_mask_map=with_mask_map))
     for batch, outputs in observed:
-        extraction.observe(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))])
+        extraction.observe(READ(outputs, batch, [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]))
     return extraction.finish(extraction.sums(K, CPU), step=1, epoch=0.0).counts
 
 
@@ -68,7 +68,7 @@ def slots_of(batch, outputs, b, series):
 
 
 def reference(observed, series):
-    """Count by loops: what `TokenCounts` says of each field."""
+    """Count every field of `TokenCounts` by loops."""
     matches, contested, copies, right, surplus = [0] * 5, [0] * 5, [0] * 5, [0] * 5, [0.0] * 5
     labels, predictions, ranks, probabilities, targets, correct = Counter(), Counter(), [], [], 0, 0
     stops = (STOP,) if series == 0 else (EOS,)
@@ -120,7 +120,7 @@ def reference(observed, series):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_equals_a_slow_reference(seed):
-    """On random ragged batches, of one or two micro-batches, every count is what loops over slots find."""
+    """On random ragged batches, of one or two micro-batches, every count equals the result of loops over slots."""
     observed = []
     for number in range(1 + seed % 2):
         batch = ragged_batch(100 * seed + number)
@@ -138,22 +138,22 @@ def test_equals_a_slow_reference(seed):
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("modalities", [("text",), ("audio",), ("text", "audio")])
 def test_foreign_logits_are_counted_alike(seed, modalities):
-    """Logits of all positions, read by an adapter's code: the same counts but for places and the model's own loss."""
+    """Logits of all positions, read by an adapter, give the same counts, except places and the divisor."""
     batch = ragged_batch(seed)
     torch.manual_seed(seed)
     B, S = batch["input_ids"].shape
     text_BSV, audio_BSKC = 3 * torch.randn(B, S, V), 3 * torch.randn(B, S, K, C)
-    streams = READ(outputs_of(batch, text_BSV, audio_BSKC), batch)
+    streams = READ(outputs_of(batch, text_BSV, audio_BSKC), batch, []).streams
     logits = {"text": MadeLogits(text_BSV.unsqueeze(2)), "audio": MadeLogits(audio_BSKC)}
 
-    def read(_outputs, _batch):
+    def read():
         for stream in streams:
             if stream.modality in modalities:
                 rows, predictions = supervised_rows(logits[stream.modality], stream.labels_BSK, 1, stream.modality)
                 yield replace(stream, rows=rows, predictions_KN=predictions)
 
-    foreign = Extraction("train", SHOWN, lambda *given: list(read(*given)), TokenCounter())
-    foreign.observe(None, {}, [SampleRef(f"id{b}", f"f{b}") for b in range(B)])
+    foreign = Extraction("train", SHOWN, TokenCounter())
+    foreign.observe(MicroBatch(list(read()), [SampleRef(f"id{b}", f"f{b}") for b in range(B)]))
     num_codebooks = K if "audio" in modalities else 0
     found = foreign.finish(foreign.sums(num_codebooks, CPU), step=1, epoch=0.0).counts
     expected = [
@@ -170,7 +170,7 @@ def test_foreign_logits_are_counted_alike(seed, modalities):
 
 
 def test_the_divisor_is_measured():
-    """It is the sum of cross-entropies over the share that the model made of it, whatever the model was told."""
+    """The divisor is the sum of cross-entropies divided by the model's loss, for any divisor passed to the model."""
     batch = ragged_batch(5)
     B, S = batch["input_ids"].shape
     torch.manual_seed(0)
@@ -207,7 +207,7 @@ def batch_of(*clips):
 
 
 def test_slots_are_counted_by_place():
-    """What is learned is supervised and nothing else; the rest is masked for the reason that it has."""
+    """Training targets alone are supervised; every other slot is masked under the correct reason."""
     batch = batch_of(clip(frames=4), clip(frames=2, supervised=False))
     text, *codebooks = count((batch, predicting(batch, 0)))
     assert text.supervised == {"response": 2}
@@ -219,7 +219,7 @@ def test_slots_are_counted_by_place():
 
 
 def test_what_should_not_be_supervised_is_counted_at_its_place():
-    """Labels in the prompt, in a reference clip and on a stop that is masked show under their names."""
+    """Labels in the prompt, labels in a reference clip and a masked stop token are counted under these names."""
     batch = batch_of(clip(), clip(supervised=False))
     batch["labels"][0, 1] = 2
     batch["audio_labels"][1, 2, 0] = batch["audio_input_ids"][1, 2, 0]
@@ -232,10 +232,10 @@ def test_what_should_not_be_supervised_is_counted_at_its_place():
 
 
 def test_the_first_sample_is_drawn():
-    """A strip has one sign a slot, at the same positions for text and each codebook; later steps have none."""
+    """A mask map has one sign per slot, at the same positions in text and each codebook; later steps have no map."""
     batch = batch_of(clip(frames=4), clip(frames=9))
     assert PAD in batch["input_ids"][0]
-    text, *codebooks = count((batch, predicting(batch, 0)), with_strip=True)
+    text, *codebooks = count((batch, predicting(batch, 0)), with_mask_map=True)
     assert text.strip == "3p 8_ 1# 1E"
     assert [counts.strip for counts in codebooks] == [
         "3- 1B 4# 1E 2e 2-",
@@ -246,7 +246,7 @@ def test_the_first_sample_is_drawn():
 
 
 def test_a_row_that_is_compared_with_its_own_input_shows():
-    """Logits of row p held against label p: every label is the row's input, at offset -1 from its slot."""
+    """If row p is compared with label p, every label equals the row's input, at offset -1 from the slot."""
     batch = batch_of(clip(frames=12))
     outputs = predicting(batch, 0)
     for rows in (outputs.text, outputs.audio):
@@ -259,7 +259,7 @@ def test_a_row_that_is_compared_with_its_own_input_shows():
 
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_predictions_of_a_neighbour_are_counted_at_its_offset(shift):
-    """A sure model that says the token beside has a surplus as large as the slots that it contests."""
+    """A confident model that predicts the neighbouring label has an excess probability of 1 per differing slot."""
     batch = batch_of(clip(frames=30))
     counts = count((batch, predicting(batch, shift)))[1]
     index = {-1: 1, 1: 2}[shift]
@@ -269,7 +269,7 @@ def test_predictions_of_a_neighbour_are_counted_at_its_offset(shift):
 
 
 def test_a_constant_clip_is_named():
-    """A clip of one code over and over is; one whose codes vary is not."""
+    """A clip of one repeated code is constant; a clip with varying codes is not."""
     silent, regions = clip(frames=20)
     ids, labels, codes, code_labels = silent
     codes, code_labels = (
@@ -282,7 +282,7 @@ def test_a_constant_clip_is_named():
 
 
 def test_nan_logits_are_counted():
-    """Counts stay true, and what is no number is NaN or null."""
+    """NaN logits leave the counts correct; all other values are NaN or null."""
     batch = batch_of(clip())
     B, S = batch["input_ids"].shape
     outputs = outputs_of(batch, torch.full((B, S, V), math.nan), torch.full((B, S, K, C), math.nan))
@@ -293,19 +293,19 @@ def test_nan_logits_are_counted():
 
 
 def test_a_batch_without_targets_is_counted():
-    """No label, no audio at all: zeros and nulls, and no error."""
+    """A batch without labels or without audio gives zeros and nulls, and no error."""
     batch = pad([([1, 2, 3], [IGNORE_INDEX] * 3, [], [])])
     B, S = batch["input_ids"].shape
-    for counts in count((batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))), with_strip=True):
+    for counts in count((batch, outputs_of(batch, torch.zeros(B, S, V), torch.zeros(B, S, K, C))), with_mask_map=True):
         assert (counts.num_targets, counts.divisor, counts.stop_rank, counts.top_prediction) == (0, None, None, None)
         assert counts.label_matches == (0,) * 5
 
 
 def test_a_failed_extraction_keeps_the_shape_of_the_collective():
-    """Ranks add up matrices of one shape, also where one has failed or sees no batch."""
-    failed = Extraction("train", SHOWN, READ, TokenCounter(MARK))
+    """All ranks add up matrices of one shape, also a rank that failed or saw no batch."""
+    failed = Extraction("train", SHOWN, TokenCounter())
     failed.failed = True
-    whole = Extraction("train", None, READ, TokenCounter(MARK))
+    whole = Extraction("train", None, TokenCounter())
     batch = batch_of(clip())
-    whole.observe(predicting(batch, 0), batch, [])
+    whole.observe(READ(predicting(batch, 0), batch, []))
     assert failed.sums(K, CPU).shape == whole.sums(K, CPU).shape

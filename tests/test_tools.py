@@ -1,4 +1,4 @@
-"""The README's lines for other tools, run as printed with the real tools, against figures computed here."""
+"""The README's lines for other tools, run with the real tools and compared with figures computed here."""
 
 import json
 import os
@@ -34,7 +34,7 @@ LNAV_FORMAT = ROOT / "examples/lnav/higgs_audio_trainer.json"
 
 
 def needs(tool):
-    """Skip a test where a tool is missing; in CI that is a failure."""
+    """Skip a test if a tool is missing. In CI a missing tool is a failure."""
     return pytest.mark.skipif(
         shutil.which(tool) is None and "CI" not in os.environ, reason=f"{tool} is not installed; CI installs it"
     )
@@ -42,7 +42,7 @@ def needs(tool):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Run the demo, of fewer steps than a user's, and the second run that the README compares it with."""
+    """Run a short demo and the second run of the README's comparison."""
     folder = tmp_path_factory.mktemp("tools")
     call("higgs-audio-trainer demo --max_steps 4 --log_steps 2", folder)
     call(SECOND_RUN.replace("--max_steps 20", "--max_steps 2"), folder)
@@ -51,7 +51,7 @@ def real(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def edited(real, tmp_path_factory):
-    """Let the demo's model be right in parts, copy once and never learn one stop token; then tear the last line."""
+    """Edit the demo's log: partly correct predictions, a copy, a missing stop token, a torn last line."""
     folder = tmp_path_factory.mktemp("edited")
     records = records_of(real)
     samples = [record for record in records if record["event"] == "prediction_sample" and record["modality"] == "audio"]
@@ -71,12 +71,12 @@ def edited(real, tmp_path_factory):
 
 @pytest.fixture(params=["real", "edited"])
 def folder(request):
-    """Return the folder of the demo's log, and that of the edited one."""
+    """Return the folder of the demo's log, then the folder of the edited log."""
     return request.getfixturevalue(request.param)
 
 
 def records_of(folder, log=LOG):
-    """Read the whole lines of a log with nothing of ours."""
+    """Read the complete lines of a log with the standard library."""
     return [json.loads(line) for line in (folder / log).read_text().splitlines() if line.endswith("}")]
 
 
@@ -89,7 +89,7 @@ def audio(folder):
 
 
 def slots(sample):
-    """Return position, input, label and prediction of each supervised slot that is shown."""
+    """Return position, input, label and prediction of each supervised slot in the windows."""
     return [
         slot
         for window in (sample["first"], sample["last"])
@@ -103,13 +103,13 @@ def tsv(text):
 
 
 def table(text):
-    """Read the rows of a table that is drawn with lines."""
+    """Return the rows of a table drawn with lines."""
     rows = [re.split("[│┆]", line)[1:-1] for line in text.splitlines() if line.startswith("│")]
     return [[value(cell.strip()) for cell in row] for row in rows[1:] if not set("".join(row)) <= set("- ")]
 
 
 def value(cell):
-    """Read a cell as jq, DuckDB, polars and lnav print it."""
+    """Parse a cell printed by jq, DuckDB, polars or lnav."""
     if cell in ("", "NULL", "null", "<NULL>"):
         return None
     try:
@@ -119,7 +119,7 @@ def value(cell):
 
 
 def jq(command, folder):
-    """Run a line that stops at a torn last line on a log without it."""
+    """Run a command for complete logs on the log without its torn last line."""
     if folder.name.startswith("edited"):
         torn = (folder / LOG).read_text()
         (folder / LOG).write_text(torn[: torn.rindex("\n") + 1])
@@ -132,7 +132,7 @@ def jq(command, folder):
 
 @needs("jq")
 def test_jq_accuracy_per_codebook_over_steps(folder):
-    """One row a step, one column a codebook, empty where a codebook has no target."""
+    """Rows are steps, columns are codebooks. A codebook without targets is empty."""
     expected = [[step["step"], *step["audio_accuracy_per_codebook"]] for step in of(folder, "train_step")]
     assert tsv(jq(ACCURACIES, folder)) == expected
     assert len(expected) == 3
@@ -140,7 +140,7 @@ def test_jq_accuracy_per_codebook_over_steps(folder):
 
 @needs("jq")
 def test_jq_first_mismatch(folder):
-    """The first wrong slot that is shown, of each sample that has one."""
+    """Each sample with a wrong prediction gives its first wrong slot."""
     expected = []
     for sample in audio(folder):
         wrong = [
@@ -155,7 +155,7 @@ def test_jq_first_mismatch(folder):
 
 @needs("jq")
 def test_jq_copies_and_missing_stop_labels(folder):
-    """Nothing for the demo; the sample that copies, and the one without a stop label, for the edited log."""
+    """The demo gives no rows. The edited log gives the copying sample and the sample without a stop label."""
     copies = [
         [sample["step"], sample["sample_id"], sample["codebook"]]
         for sample in of(folder, "prediction_sample")
@@ -173,7 +173,7 @@ def test_jq_copies_and_missing_stop_labels(folder):
 
 @needs("jq")
 def test_jq_losses(folder):
-    """The losses, of a torn log too; what `merge` puts together says the same."""
+    """Losses are read from a torn log too, and equal the losses after `merge`."""
     names = ("step", "loss", "text_loss", "audio_loss", "learning_rate")
     expected = [[step[name] for name in names] for step in of(folder, "train_step")]
     assert tsv(shell(LOSSES, folder)) == [pytest.approx(row) for row in expected]
@@ -182,14 +182,14 @@ def test_jq_losses(folder):
 
 
 def test_duckdb_worst_samples(folder):
-    """The accuracy of each sample when it was last shown, the worst first; a torn log is read."""
+    """Samples are sorted by their last accuracy, worst first, from a torn log too."""
     last = {(sample["sample_id"], sample["codebook"]): sample["accuracy"] for sample in audio(folder)}
     expected = sorted(([*key, accuracy] for key, accuracy in last.items()), key=lambda row: (row[2], row[0], row[1]))
     assert table(shell(WORST, folder))[1:] == [pytest.approx(row) for row in expected]
 
 
 def test_duckdb_two_runs(real):
-    """The losses of both runs beside each other, null where one has no such step."""
+    """Losses of two runs are joined by step, with null for a missing step."""
     run = {step["step"]: step["loss"] for step in of(real, "train_step")}
     slow = {step["step"]: step["loss"] for step in of(real, "train_step", LOG.replace("/run/", "/slow/"))}
     assert run.keys() > slow.keys()
@@ -198,7 +198,7 @@ def test_duckdb_two_runs(real):
 
 
 def test_polars_stop_tokens(folder):
-    """The share of shown samples whose last slot, the stop token, is predicted right."""
+    """The share of samples with a correct stop token in the last slot."""
     expected = []
     for step in sorted({sample["step"] for sample in audio(folder)}):
         ends = [
@@ -211,7 +211,7 @@ def test_polars_stop_tokens(folder):
 
 
 def test_plain_python(real, edited):
-    """The standard library reads a whole log, `read` a torn one too."""
+    """The standard library reads a complete log, `read` a torn log too."""
     expected = [[step["step"], step["loss"]] for step in of(real, "train_step")]
     assert [[float(cell) for cell in line.split()] for line in shell(PLAIN, real).splitlines()] == expected
     for folder in (real, edited):
@@ -222,7 +222,7 @@ def test_plain_python(real, edited):
 
 @pytest.fixture
 def lnav(tmp_path):
-    """Install the format for a user of lnav, by the README's line; return what runs its other lines."""
+    """Install the lnav format with the README's line and return a function that runs other lines."""
     home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "TZ": "UTC"}
     (tmp_path / "config").mkdir()
     shell(INSTALL, ROOT, **home)
@@ -231,13 +231,13 @@ def lnav(tmp_path):
 
 @needs("lnav")
 def test_lnav_takes_the_format(lnav, tmp_path):
-    """Lnav finds no fault in it."""
+    """Lnav accepts the format."""
     assert lnav("lnav -C 2>&1", tmp_path) == ""
 
 
 @needs("lnav")
 def test_lnav_queries(lnav, folder):
-    """SQL in lnav sees what is in the log, also of a torn one."""
+    """SQL in lnav returns the events of a complete and a torn log."""
     names = ("step", "sample_id", "codebook", "num_correct", "num_targets")
     header, *rows = lnav(LNAV, folder).splitlines()
     assert header == ",".join(names)
@@ -247,7 +247,7 @@ def test_lnav_queries(lnav, folder):
 
 @needs("lnav")
 def test_lnav_shows_an_event_a_line(lnav, real):
-    """Time, step, event, loss, and what the event is about."""
+    """A line of lnav has time, step, event, loss and subject."""
     shown = lnav("lnav -n higgs-demo/run/events", real).splitlines()
     assert len(shown) == len(records_of(real))
     step, sample, end = of(real, "train_step")[0], audio(real)[0], of(real, "run_end")[0]
@@ -262,7 +262,7 @@ def test_lnav_shows_an_event_a_line(lnav, real):
 
 
 def test_lnav_format_has_every_field():
-    """The format knows each field of each event by its type, so that SQL finds all of them."""
+    """The format declares each field of each event with its type, for SQL."""
     kinds = {bool: "boolean", int: "integer", float: "float", str: "string"}
     expected = {}
     for cls in (Envelope, *EVENTS.values()):

@@ -152,7 +152,7 @@ def test_trackio_has_one_store_in_a_process(trackio_store, tmp_path):
 def test_libraries_are_imported_when_a_sink_is_made():
     """Finding a tracker's factory loads none of them."""
     script = (
-        f"import sys, sinks\nfor name in {NAMES}:\n    sinks.resolve(name)\n"
+        f"import sys\nfrom sinks.specification import resolve\nfor name in {NAMES}:\n    resolve(name)\n"
         f"print(*{{*{NAMES}, 'pyarrow'}} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -1,23 +1,19 @@
 """Normalisation over micro-batches and ranks, due steps, and the promise that logging changes nothing."""
 
-from dataclasses import replace
-from functools import partial
-
 import pytest
 import torch
 
 from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.extraction.extraction import Extraction
-from higgs_audio_trainer.extraction.windows import Shown
+from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Telemetry, due_every
+from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, every
 from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.training.model import TrainingOutput
-from higgs_audio_trainer.training.model_streams import training_streams
+from higgs_audio_trainer.training.model_streams import micro_batch_of
 from sinks import MemorySink
 from tests import forks
-from tests.batches import SILENT, lora_model, make_trainer, random_examples
+from tests.batches import lora_model, make_trainer, random_examples
 from tests.record_training import record, save_record
 
 
@@ -81,21 +77,16 @@ def test_two_ranks_train_as_one(tiny, tmp_path, samples):
 def logged(checkpoint, tiny, folder, *, log_steps=1, samples=4, shown_samples=2, **arguments):
     """Train with a memory sink."""
     memory = MemorySink()
-    shown = Shown(shown_samples, 5, (0, 3), None)
-    telemetry = Telemetry(
-        emit=Pipeline([("memory", memory)], run_id="r"),
-        is_due=due_every(log_steps),
-        evaluations=True,
-        vocabulary=checkpoint.vocabulary,
-        shown=shown,
-    )
+    shown = WindowSettings(shown_samples, 5, (0, 3), None)
+    settings = RecorderSettings(every(log_steps), checkpoint.ids.num_codebooks, shown)
+    recorder = Recorder(Pipeline([("memory", memory)], run_id="r"), settings)
     defaults = {"per_device_train_batch_size": 2, "max_steps": 7}
     trainer = make_trainer(
         checkpoint,
         lora_model(tiny.model_dir, dropout=0.1),
         random_examples(checkpoint, samples, seed=1),
         folder,
-        telemetry,
+        recorder,
         **(defaults | arguments),
     )
     trainer.train()
@@ -153,14 +144,14 @@ def test_evaluation_emits_its_own_samples_and_result(checkpoint, tiny, tmp_path)
 def test_logging_changes_no_bit(checkpoint, tiny, tmp_path):
     """Adapters trained with logging at every step and without any are equal bit by bit, dropout included."""
     trained = []
-    for name, telemetry in (("on", None), ("off", SILENT)):
+    for name in ("on", "off"):
         folder = tmp_path / name
         trainer = make_trainer(
             checkpoint,
             lora_model(tiny.model_dir, dropout=0.1),
             random_examples(checkpoint, 6, seed=2),
             folder,
-            telemetry or every_step(checkpoint, MemorySink()),
+            every_step(checkpoint, ("memory", MemorySink())) if name == "on" else None,
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
             max_steps=5,
@@ -173,19 +164,13 @@ def test_logging_changes_no_bit(checkpoint, tiny, tmp_path):
     assert trained[0] == trained[1]
 
 
-def every_step(checkpoint, sink):
-    """Log every step to a sink, all codebooks."""
-    shown = Shown(2, 5, tuple(range(8)), str, ranks=True)
-    emit = Pipeline([("sink", sink)], run_id="r")
-    return Telemetry(
-        emit=emit,
-        is_due=lambda _: True,
-        evaluations=True,
-        shown=shown,
-        vocabulary=checkpoint.vocabulary,
-        counts=True,
-        watch=LiveChecks(emit, fails=False),
-    )
+def every_step(checkpoint, *sinks, **settings):
+    """Record every step, all codebooks, with the checks unless nothing is counted."""
+    shown = WindowSettings(2, 5, tuple(range(8)), str, ranks=True)
+    emit = Pipeline(sinks, run_id="r")
+    defaults = {"is_logged_step": every(1), "num_codebooks": checkpoint.ids.num_codebooks, "shown": shown}
+    record = RecorderSettings(**(defaults | {"counts": True} | settings))
+    return Recorder(emit, record, checks=LiveChecks(emit, fails=False) if record.counts else None)
 
 
 class Untouchable(torch.Tensor):
@@ -222,9 +207,8 @@ def test_untouchable_tensors_do_catch_extraction(checkpoint):
     from higgs_audio_trainer.extraction.rows import SupervisedRows
 
     rows = SupervisedRows(*(torch.zeros(1).as_subclass(Untouchable) for _ in range(6)))
-    extraction = Extraction("train", None, partial(training_streams, vocabulary=checkpoint.vocabulary))
     with pytest.raises(AssertionError, match="a tensor was touched"):
-        extraction.observe(TrainingOutput(text=rows, audio=rows), {}, [])
+        micro_batch_of(TrainingOutput(text=rows, audio=rows), {}, [], vocabulary=checkpoint.vocabulary)
 
 
 class Broken:
@@ -237,15 +221,13 @@ class Broken:
 def test_a_failing_sink_does_not_stop_training(checkpoint, tiny, tmp_path, capsys):
     """Training goes on, the failure is said once, every loss is counted."""
     memory = MemorySink()
-    telemetry = every_step(checkpoint, memory)
-    pipeline = Pipeline([("broken", Broken()), ("memory", memory)], run_id="r")
-    telemetry = replace(telemetry, emit=pipeline, evaluations=False, counts=False, watch=None)
+    recorder = every_step(checkpoint, ("broken", Broken()), ("memory", memory), counts=False)
     trainer = make_trainer(
-        checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, telemetry, max_steps=3
+        checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, recorder, max_steps=3
     )
     trainer.train()
     assert trainer.state.global_step == 3
-    assert pipeline.lost == len(memory.records) > 3
+    assert recorder.emit.lost == len(memory.records) > 3
     assert capsys.readouterr().err.count("no space left") == 1
 
 
@@ -258,13 +240,11 @@ def broken_decode(ids):
 def test_an_error_in_extraction_costs_the_step_not_the_training(checkpoint, tiny, tmp_path, capsys, strict):
     """Without strict logging the error is counted and training ends as ever; with it, it ends the run."""
     memory = MemorySink()
-    shown = Shown(2, 5, (0,), broken_decode)
+    shown = WindowSettings(2, 5, (0,), broken_decode)
     pipeline = Pipeline([("memory", memory)], run_id="r", strict=strict)
-    telemetry = Telemetry(
-        pipeline, lambda _: True, evaluations=True, vocabulary=checkpoint.vocabulary, shown=shown, strict=strict
-    )
+    recorder = Recorder(pipeline, RecorderSettings(every(1), checkpoint.ids.num_codebooks, shown, strict=strict))
     trainer = make_trainer(
-        checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, telemetry, max_steps=3
+        checkpoint, lora_model(tiny.model_dir), random_examples(checkpoint, 2), tmp_path, recorder, max_steps=3
     )
     if strict:
         with pytest.raises(LoggingError, match=r"cannot decode.*extraction"):

@@ -1,4 +1,4 @@
-"""`validate` as users run it: its text, its JSON, its exit status."""
+"""`validate` as a process: text, JSON, exit status."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.test_validate import a_run
 
 
 def run_of(tmp_path, monkeypatch, *events):
-    """Write a run and go to its folder, so that messages name files as short as can be."""
+    """Write a run and change to its folder, for short file names in messages."""
     monkeypatch.chdir(tmp_path)
     Path("events").mkdir()
     records = a_run(*events)
@@ -24,14 +24,14 @@ def run_of(tmp_path, monkeypatch, *events):
 
 
 def test_a_clean_log(tmp_path, monkeypatch, capsys):
-    """One line, and exit status 0."""
+    """A clean log prints one line with exit status 0."""
     run_of(tmp_path, monkeypatch)
     assert main(["validate", "."]) == 0
     assert capsys.readouterr() == (".: clean: 6 events, 1 rank, 1 attempt, seq without gaps\n", "")
 
 
 def test_findings_as_text(tmp_path, monkeypatch, capsys):
-    """A line each, what is data escaped; at last the verdict; exit status 1."""
+    """Each finding is a line with escaped data, followed by a summary. The exit status is 1."""
     records = run_of(tmp_path, monkeypatch)
     records[2]["split"] = "\x1b[2J"
     del records[4]
@@ -47,7 +47,7 @@ def test_findings_as_text(tmp_path, monkeypatch, capsys):
 
 
 def test_notes_leave_the_exit_status_alone(tmp_path, monkeypatch, capsys):
-    """They are told apart from findings."""
+    """Notes are marked and keep exit status 0."""
     records = run_of(tmp_path, monkeypatch)
     records[4]["novel"] = 1
     file_of("events").write_bytes(dump(records))
@@ -58,7 +58,7 @@ def test_notes_leave_the_exit_status_alone(tmp_path, monkeypatch, capsys):
 
 
 def test_many_findings_are_counted(tmp_path, monkeypatch, capsys):
-    """A hundred are shown, then the counts by kind."""
+    """100 findings are printed, then the counts by kind."""
     run_of(tmp_path, monkeypatch, run_start(), *[checkpoint(step=-1)] * 150, run_end(events_written=151))
     assert main(["validate", "."]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -70,7 +70,7 @@ def test_many_findings_are_counted(tmp_path, monkeypatch, capsys):
 
 
 def test_json(tmp_path, monkeypatch, capsys):
-    """One object, with counts and findings."""
+    """The JSON report has counts and findings."""
     records = run_of(tmp_path, monkeypatch)
     file_of("events").write_bytes(dump(records[:-1]))
     assert main(["validate", ".", "--format", "json"]) == 1
@@ -97,7 +97,7 @@ def test_json(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_a_name_that_is_no_text(output, tmp_path, capsys):
-    """Bytes in a file's name that are no UTF-8 are escaped."""
+    """Bytes of a file name that are not UTF-8 are escaped."""
     path = os.fsencode(tmp_path) + b"/a\xff.jsonl"
     Path(os.fsdecode(path)).write_bytes(b"[]\n")
     assert main(["validate", os.fsdecode(path), "--format", output]) == 1
@@ -118,7 +118,7 @@ def command(*arguments, encoding="utf-8", **settings):
 
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_a_terminal_that_lacks_a_script(output, tmp_path):
-    """What it lacks is escaped."""
+    """Characters outside the terminal's encoding are escaped."""
     folder = tmp_path / "سجل"
     folder.mkdir()
     file_of(folder).write_bytes(b"[]\n")
@@ -130,7 +130,7 @@ def test_a_terminal_that_lacks_a_script(output, tmp_path):
 
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_a_reader_that_goes_away_leaves_the_status(output, tmp_path):
-    """`| head -1` of a log with errors is no success."""
+    """A closed pipe like `| head -1` keeps exit status 1."""
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b"[]\n" * 3000)
     with command("validate", path, "--format", output) as process:
@@ -140,14 +140,14 @@ def test_a_reader_that_goes_away_leaves_the_status(output, tmp_path):
 
 
 def test_what_cannot_be_read(tmp_path, capsys):
-    """Exit status 2, and what was expected."""
+    """A missing log or a missing path is exit status 2 with a message."""
     assert main(["validate", str(tmp_path / "none")]) == 2
     assert "expected" in capsys.readouterr().err
     assert main(["validate"]) == 2
 
 
 def test_help_fits_a_screen(capsys):
-    """24 lines of 80 columns, with an example."""
+    """The help fits 24 lines of 80 columns and has an example."""
     for command in ("validate", "merge"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
@@ -158,7 +158,7 @@ def test_help_fits_a_screen(capsys):
 
 
 def test_merged_to_standard_input(tmp_path):
-    """What `merge` writes of a clean log is clean, at the end of a pipe."""
+    """The output of `merge` for a clean log is clean."""
     file_of(tmp_path).write_bytes(dump(a_run()))
     command = [sys.executable, "-m", "higgs_audio_trainer"]
     merged = subprocess.run([*command, "merge", str(tmp_path)], capture_output=True, check=True).stdout

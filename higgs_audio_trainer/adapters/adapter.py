@@ -1,4 +1,4 @@
-"""How predictions are read off a model of one family, declared; and how they are read.
+"""Declaration of the outputs of a family of models, and the reading of predictions from these outputs.
 
 Shape suffixes: B batch, S sequence, K codebooks (1 for text), V vocabulary; N supervised positions.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higgs_audio_trainer.adapters.logits import MOST_ENTRIES, Logits, LogitsAt, MadeLogits
+from higgs_audio_trainer.adapters.logits import MAX_ENTRIES, Logits, LogitsAt, MadeLogits
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.extraction.streams import Stream
@@ -32,23 +32,33 @@ _TOKENS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
 
 
 class UnreadableError(Exception):
-    """The outputs of a model cannot be read as its adapter says; the message says what is missing."""
+    """Outputs of a model that the adapter cannot read. The message names the missing tensor or the wrong shape.
+
+    Example:
+        >>> Adapter("my model", (Reading("text"),)).streams(None, None, {})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        higgs_audio_trainer.adapters.adapter.UnreadableError: expected a tensor 'logits' among the outputs ...
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the predictions of one modality are read off a batch.
+    """Names and shapes of the tensors that hold the predictions of one modality.
 
     Attributes:
-        modality: text or audio.
-        logits: name of the logits, among what the model returned.
-        labels: name of the labels, among what it was called with; -100 where masked.
-        inputs: name, among what it was called with, of the tokens that the rows of the logits were fed.
-        shift: the row at position p - shift predicts the label at p.
+        modality: Text or audio.
+        logits: Name of the logits among the outputs of the model.
+        labels: Name of the labels among the arguments of the forward pass; -100 where masked.
+        inputs: Name of the input tokens of the rows among the arguments of the forward pass.
+        shift: The row at position p - shift predicts the label at p.
         logits_axes: `B S V`, `B S K V`, `B S (K V)` or `(B K) S V`.
-        labels_axes: `B S`, `B S K`, `B K S` or `(B K) S`; of the inputs too.
-        codebooks: name of their number in the configuration, dotted; "" for text.
-        stops: names of the stop tokens in the configuration, dotted. Names that it lacks are passed over.
+        labels_axes: `B S`, `B S K`, `B K S` or `(B K) S`, for labels and inputs.
+        codebooks: Dotted name of the number of codebooks in the configuration; "" for text.
+        stops: Dotted names of the stop tokens in the configuration. Names that the configuration lacks are skipped.
+
+    Example:
+        >>> Reading("audio", logits_axes="B S K V", labels_axes="B S K", codebooks="num_codebooks").shift
+        1
     """
 
     modality: Modality
@@ -68,17 +78,22 @@ def _as_given(_model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Mapping[
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """How a family of models is read.
+    """Meaning of the outputs of a family of models.
 
     Attributes:
-        name: of the family.
-        readings: of text, if any, and of audio, if any, in this order. One without labels in a batch is passed over,
-            where there is another.
-        prepare: given the model, what it returned and what it was called with, by name: the latter, and what the
-            readings name besides. Tensors, or `Logits`.
-        ignored: labels besides -100 that the loss passes over, as names in the configuration, dotted.
-        layers: the part of the model, dotted, whose first layer is fed position by position; "": found.
-        depth: the part of the model, dotted, that makes the codebooks of a frame one after the other; "": none.
+        name: Name of the family.
+        readings: Reading of text, if any, then reading of audio, if any. A reading without labels in a batch is
+            skipped, if another reading has labels.
+        prepare: Function from the model, the outputs and the named arguments to the named arguments and all further
+            tensors of the readings. Values are tensors or `Logits`.
+        ignored: Dotted names in the configuration of labels that the loss ignores, besides -100.
+        layers: Dotted name of the submodule whose first layer receives one vector per position; "" to search for it.
+        depth: Dotted name of the submodule that predicts the codebooks of a frame one by one; "" without one.
+
+    Example:
+        >>> adapter = Adapter("my model", (Reading("text", logits="scores", labels="targets", inputs="tokens"),))
+        >>> adapter.has_labels({"targets": torch.tensor([[1, 2]])})
+        True
     """
 
     name: str
@@ -89,34 +104,34 @@ class Adapter:
     depth: str = ""
 
     def num_codebooks(self, config: Any) -> int:
-        """Return K of the audio that is read; 0 where none is."""
+        """Return the number of audio codebooks, K; 0 without audio."""
         return sum(_codebooks(reading, config) for reading in self.readings if reading.modality == "audio")
 
     def stops(self, config: Any) -> tuple[Modality, ...]:
-        """Return the modalities that end with a stop token."""
+        """Return the modalities with a stop token."""
         return tuple(reading.modality for reading in self.readings if ids_of(config, reading.stops))
 
     def has_labels(self, prepared: Mapping[str, Any]) -> bool:
-        """Tell whether a batch has labels of any reading."""
+        """Return True if a batch has labels for any reading."""
         return any(prepared.get(reading.labels) is not None for reading in self.readings)
 
     def supervised(self, prepared: Mapping[str, Any]) -> tuple[Reading, ...]:
-        """Return the readings that have labels in a batch; all, where none has, so that it is said what is missing."""
+        """Return the readings with labels in a batch; all readings if no labels exist, and reading raises an error."""
         return tuple(reading for reading in self.readings if prepared.get(reading.labels) is not None) or self.readings
 
     def streams(
         self, config: Any, outputs: Any, prepared: Mapping[str, Any], head_logits: Callable[[], Logits] | None = None
     ) -> list[Stream]:
-        """Read a batch.
+        """Return the streams of a batch.
 
         Args:
-            config: of the model.
-            outputs: what the model returned.
-            prepared: what `prepare` made of what it was called with.
-            head_logits: makes the logits of text of a model that returned none.
+            config: Configuration of the model.
+            outputs: Outputs of the model.
+            prepared: Result of `prepare`.
+            head_logits: Function that computes the text logits for a model without logits among the outputs.
 
         Raises:
-            UnreadableError: something that a reading names is not there, or has another shape.
+            UnreadableError: A tensor that a reading names is missing or has another shape.
         """
         return [self._stream(reading, config, outputs, prepared, head_logits) for reading in self.supervised(prepared)]
 
@@ -128,10 +143,17 @@ class Adapter:
         prepared: Mapping[str, Any],
         head_logits: Callable[[], Logits] | None = None,
     ) -> tuple[Logits, Tensor, Tensor]:
-        """Bring what a reading names into one form: logits [B, S, K, V], labels and inputs [B, S, K].
+        """Return logits [B, S, K, V], labels and inputs [B, S, K] of a reading, for any order of axes in the model.
+
+        Args:
+            reading: Reading of one modality.
+            config: Configuration of the model.
+            outputs: Outputs of the model.
+            prepared: Result of `prepare`.
+            head_logits: Function that computes the text logits for a model without logits among the outputs.
 
         Raises:
-            UnreadableError: something is not there, or has another shape.
+            UnreadableError: A tensor is missing or has another shape.
         """
         K = _codebooks(reading, config)
         given = prepared.get(reading.logits, getattr(outputs, reading.logits, None))
@@ -142,12 +164,12 @@ class Adapter:
         else:
             logits = MadeLogits(_arranged(reading, "logits", _LOGITS[reading.logits_axes], given, K))
         arrange = _TOKENS[reading.labels_axes]
-        device = logits.device  # of the head, where the layers are spread over several
+        device = logits.device  # of the head, for a model that is spread over several devices
         labels_BSK = _arranged(reading, "labels", arrange, prepared.get(reading.labels), K).to(device)
         inputs_BSK = _arranged(reading, "inputs", arrange, prepared.get(reading.inputs), K).to(device)
         if logits.shape[:3] != labels_BSK.shape or labels_BSK.shape != inputs_BSK.shape:
             raise UnreadableError(
-                f"expected as many positions of logits, labels and inputs, got {list(logits.shape[:3])}, "
+                f"expected logits, labels and inputs of equal shape, got {list(logits.shape[:3])}, "
                 f"{list(labels_BSK.shape)} and {list(inputs_BSK.shape)} (batch, positions, codebooks)"
             )
         for token in ids_of(config, self.ignored):
@@ -179,7 +201,16 @@ def _lookup(config: Any, dotted: str) -> Any:
 
 
 def ids_of(config: Any, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the token ids that a configuration has under some dotted names; each may be one, a list or None."""
+    """Return the token ids under dotted names of a configuration, without duplicates.
+
+    The value of a name may be an integer, a list or None.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> config = SimpleNamespace(eos_token_id=[2, 7], decoder=SimpleNamespace(stop=2))
+        >>> ids_of(config, ["eos_token_id", "decoder.stop"])
+        (2, 7)
+    """
     ids: list[int] = []
     for name in names:
         found = _lookup(config, name)
@@ -192,12 +223,12 @@ def _arranged(
 ) -> Tensor:
     name = getattr(reading, what)
     if not isinstance(tensor, Tensor):
-        where = "among the outputs of the model" if what == "logits" else "among what the model was called with"
+        where = "among the outputs of the model" if what == "logits" else "among the arguments of the model"
         hint = {
-            "logits": "Is the loss fused with the head? Then no logits are made.",
-            "labels": "Is the loss computed outside of the model? Give them to the logger: step(n, labels=...); "
-            "under a Trainer, call the model with them.",
-            "inputs": "Is it called with embeddings? Give them to the logger: step(n, input_ids=...).",
+            "logits": "A loss that is fused with the head returns no logits.",
+            "labels": "If the loss is computed outside the model, pass the labels to the logger: step(n, labels=...); "
+            "under a Trainer, call the model with labels.",
+            "inputs": "If the model gets embeddings, pass the tokens to the logger: step(n, input_ids=...).",
         }[what]
         raise UnreadableError(f"expected a tensor {name!r} {where}, got {type(tensor).__name__}. {hint}")
     try:
@@ -210,32 +241,39 @@ def _arranged(
 def supervised_rows(
     logits: Logits, labels_BSK: Tensor, shift: int, modality: Modality
 ) -> tuple[SupervisedRows, Tensor]:
-    """Find the rows that have a target, what they predict, and their cross-entropies.
+    """Return the supervised rows with cross-entropies and predictions.
 
     Args:
-        logits: [B, S, K, V].
-        labels_BSK: int64, -100 where masked.
-        shift: the row at position p - shift predicts the label at p.
-        modality: text has one codebook, and no axis for it.
+        logits: Logits, [B, S, K, V].
+        labels_BSK: Labels, int64, -100 where masked.
+        shift: The row at position p - shift predicts the label at p.
+        modality: The rows of text have no codebook axis.
 
     Returns:
-        the rows, and their predictions, int64 [K, N].
+        The rows, and the most likely token of each row, int64 [K, N].
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 9.0], [9.0, 0.0], [9.0, 0.0]]]).unsqueeze(2)
+        >>> labels = torch.tensor([[-100, 1, 1]]).unsqueeze(2)
+        >>> rows, predictions = supervised_rows(MadeLogits(logits), labels, shift=1, modality="text")
+        >>> rows.position.tolist(), rows.row.tolist(), predictions.tolist()
+        ([1, 2], [0, 1], [[1, 0]])
     """
     labels_BTK = labels_BSK[:, shift:]
     batch_index, row = (labels_BTK != IGNORE_INDEX).any(dim=-1).nonzero(as_tuple=True)
     labels_NK = labels_BTK[batch_index, row]
-    step = max(1, MOST_ENTRIES // max(1, logits.shape[2] * logits.shape[3]))
+    step = max(1, MAX_ENTRIES // max(1, logits.shape[2] * logits.shape[3]))
     predictions, nll = [labels_NK[:0]], [torch.zeros_like(labels_NK[:0], dtype=torch.float32)]
     for begin in range(0, len(row), step):
         part = slice(begin, begin + step)
         logits_XKV = logits.at(batch_index[part], row[part]).float()
         predictions.append(logits_XKV.max(dim=-1).indices)
         targets_XK = labels_NK[part]
-        right_XK = logits_XKV.gather(-1, targets_XK.clamp(min=0)[..., None])[..., 0]
-        nll.append((logits_XKV.logsumexp(dim=-1) - right_XK).masked_fill(targets_XK == IGNORE_INDEX, 0.0))
+        label_logits_XK = logits_XKV.gather(-1, targets_XK.clamp(min=0)[..., None])[..., 0]
+        nll.append((logits_XKV.logsumexp(dim=-1) - label_logits_XK).masked_fill(targets_XK == IGNORE_INDEX, 0.0))
     is_text = modality == "text"
     labels_KN, nll_KN = labels_NK.T, torch.cat(nll).T
-    looked_up: Any = LogitsAt(logits, batch_index, row, squeeze=is_text)  # of a tensor, all that is asked for
+    looked_up: Any = LogitsAt(logits, batch_index, row, squeeze=is_text)  # stands in for a tensor
     rows = SupervisedRows(
         looked_up,
         labels_KN[0] if is_text else labels_KN,

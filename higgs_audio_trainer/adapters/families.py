@@ -1,4 +1,4 @@
-"""The families of models that can be read as they are."""
+"""Adapters of known model families."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from higgs_audio_trainer.adapters.adapter import Adapter, Reading, UnreadableErr
 from higgs_audio_trainer.adapters.logits import DepthLogits
 from higgs_audio_trainer.events import IGNORE_INDEX
 
-_NO_TOKEN = -1  # at a position that holds no frame of audio
-_NO_DEPTH = -101  # label of a frame of CSM whose first codebook alone is trained
+_NO_TOKEN = -1  # at a position without an audio frame
+_NO_DEPTH = -101  # label of a CSM frame of which only the first codebook is trained
 
 
 def _decoder_tokens(model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add what the decoder was fed: as given, or the labels moved right by one, as the model does it."""
+    """Add the decoder inputs: the given inputs, or the labels moved right by one position, as in the model."""
     config = model.config
     tokens, labels = inputs.get("decoder_input_ids"), inputs.get("labels")
     if tokens is None and isinstance(labels, Tensor):
@@ -35,12 +35,12 @@ def _decoder_tokens(model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Map
 
 
 def _codes_at_placeholders(model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Put the frames of Higgs Audio v2 at their placeholders, in order: codes and labels, [B, S, K]."""
+    """Add codes and labels of Higgs Audio v2 at the placeholders of the frames, in order, [B, S, K]."""
     config = model.config
     input_ids, codes = inputs.get("input_ids"), inputs.get("audio_input_ids")
     labels, mask = inputs.get("audio_labels"), inputs.get("audio_input_ids_mask")
     if not (isinstance(input_ids, Tensor) and isinstance(codes, Tensor) and isinstance(labels, Tensor)):
-        return inputs  # what is missing is said where it is read
+        return inputs  # reading raises an error that names the missing tensor
     is_frame = torch.ones(codes.shape[:2], dtype=torch.bool, device=codes.device) if mask is None else mask.bool()
     is_audio = (input_ids == config.audio_token_id) | (input_ids == config.audio_delay_token_id)
     placed = {}
@@ -51,18 +51,18 @@ def _codes_at_placeholders(model: Any, _outputs: Any, inputs: Mapping[str, Any])
 
 
 def _frames(tokens: Tensor, codebooks: int) -> Tensor:
-    """Bring the tokens of a decoder from [B * K, S], or the batch and the codebooks apart, to [B, S, K]."""
+    """Return decoder tokens as [B, S, K], from [B * K, S], [B, K, S] or [B, S, K]."""
     return tokens if tokens.ndim == len("BSK") else tokens.reshape(-1, codebooks, tokens.shape[-1]).transpose(1, 2)
 
 
 def _musicgen_tokens(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add the codes that MusicGen's decoder was fed, [B, S, K]: as given, or the labels moved right by one.
+    """Add the inputs of MusicGen's decoder, [B, S, K]: the given codes, or the labels moved right by one position.
 
-    The melody variant puts its condition before them: the logits of the labels are the last ones.
+    The melody variant puts the condition in front of the codes, so that the logits of the labels are the last logits.
     """
-    whole = hasattr(model.config, "decoder")
-    decoder, labels = model.config.decoder if whole else model.config, inputs.get("labels")
-    tokens, logits = inputs.get("decoder_input_ids" if whole else "input_ids"), getattr(outputs, "logits", None)
+    has_encoder = hasattr(model.config, "decoder")
+    decoder, labels = model.config.decoder if has_encoder else model.config, inputs.get("labels")
+    tokens, logits = inputs.get("decoder_input_ids" if has_encoder else "input_ids"), getattr(outputs, "logits", None)
     if isinstance(tokens, Tensor):
         tokens = _frames(tokens, decoder.num_codebooks)
     elif isinstance(labels, Tensor):
@@ -75,16 +75,16 @@ def _musicgen_tokens(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Map
 
 
 def _dia_tokens(model: Any, _outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add the codes that Dia's decoder was fed, and its labels, [B, S, K] both."""
+    """Add the inputs and the labels of Dia's decoder, [B, S, K] each."""
     given = {"decoder_tokens": inputs.get("decoder_input_ids"), "labels_of_frames": inputs.get("labels")}
     K = model.config.decoder_config.num_channels
     return {**inputs, **{name: _frames(it, K) if isinstance(it, Tensor) else it for name, it in given.items()}}
 
 
 def _csm_frames(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add codes, labels and logits of CSM by frame, [B, S, K] and [B, S, K, V].
+    """Add codes and labels [B, S, K] and logits [B, S, K, V] of CSM by frame.
 
-    Where it is given waves, its codec makes their codes within the model: it is asked for them once more.
+    For waveforms, the codec inside of the model computes the codes; the function calls the codec a second time.
     """
     tokens, labels = inputs.get("input_ids"), inputs.get("labels")
     first_BSV, depth_NJV = getattr(outputs, "logits", None), getattr(outputs, "depth_decoder_logits", None)
@@ -92,7 +92,7 @@ def _csm_frames(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Mapping[
         return {**inputs, "logits_of_frames": None}
     if tokens.ndim == len("BS"):
         waves, cutoffs = inputs.get("input_values"), inputs.get("input_values_cutoffs")
-        merge = model._merge_input_ids_with_input_values  # noqa: SLF001 - there is no other way to these codes
+        merge = model._merge_input_ids_with_input_values  # noqa: SLF001 - no public function returns these codes
         codes = merge(tokens, waves, cutoffs, torch.full_like(labels, _NO_TOKEN))["labels"]
         expanded = torch.where(codes == _NO_TOKEN, labels[..., None], codes)
         expanded[..., 1:].masked_fill_((labels == _NO_DEPTH)[..., None], IGNORE_INDEX)
@@ -103,7 +103,7 @@ def _csm_frames(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Mapping[
 
 
 def _moshi_frames(model: Any, outputs: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add codes, labels and logits of Moshi's own voice by frame; its forward pass delays the labels itself."""
+    """Add codes, labels and logits of Moshi's own voice by frame. The forward pass of Moshi delays the labels."""
     labels, codes = inputs.get("audio_labels"), inputs.get("moshi_audio_codes")
     logits, K = getattr(outputs, "audio_logits", None), model.config.num_codebooks
     if codes is None and isinstance(waves := inputs.get("moshi_input_values"), Tensor):
@@ -123,7 +123,7 @@ ENCODER_DECODER = Adapter(
 HIGGS_AUDIO = Adapter(
     "Higgs Audio v2",
     (
-        Reading(  # its forward never returns the logits of text
+        Reading(  # the forward pass never returns text logits
             "audio",
             labels="labels_at_positions",
             inputs="codes_at_positions",
@@ -174,7 +174,7 @@ MOSHI = Adapter(
     "Moshi",
     (
         Reading("text", labels="text_labels"),
-        Reading(  # its depth decoder is scored against the labels of the row's own position
+        Reading(  # the loss compares the depth decoder with the labels at the row's own position
             "audio",
             logits="audio_logits",
             labels="labels_of_frames",
@@ -183,7 +183,7 @@ MOSHI = Adapter(
             logits_axes="B S K V",
             labels_axes="B K S",
             codebooks="num_codebooks",
-            stops=(),  # it never stops
+            stops=(),  # Moshi never stops
         ),
     ),
     prepare=_moshi_frames,
@@ -201,7 +201,7 @@ def _musicgen(codebooks: str, pad: str, layers: str) -> Adapter:
         logits_axes="(B K) S V",
         labels_axes="B S K",
         codebooks=codebooks,
-        stops=(),  # its length is given; the padding is masked
+        stops=(),  # the length is an argument; padding is masked
     )
     return Adapter("MusicGen", (reading,), prepare=_musicgen_tokens, ignored=(pad,), layers=layers)
 
@@ -218,13 +218,15 @@ _BY_CLASS = {
     "MusicgenForCausalLM": MUSICGEN_DECODER,
     "MusicgenMelodyForCausalLM": MUSICGEN_DECODER,
 }
-_BY_CLASS |= dict.fromkeys(  # decoders of encoder-decoders, alone: with the inputs as labels they learn to copy
-    (
-        *("BartForCausalLM", "BigBirdPegasusForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM"),
-        *("MBartForCausalLM", "MarianForCausalLM", "MvpForCausalLM", "PLBartForCausalLM", "PegasusForCausalLM"),
-        *("TrOCRForCausalLM", "WhisperForCausalLM", "XLMWithLMHeadModel", "XLNetLMHeadModel"),
-    ),
-    UNSHIFTED_LM,
+_BY_CLASS |= (
+    dict.fromkeys(  # decoders without the encoder: the loss does not shift, so labels equal to inputs teach copying
+        (
+            *("BartForCausalLM", "BigBirdPegasusForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM"),
+            *("MBartForCausalLM", "MarianForCausalLM", "MvpForCausalLM", "PLBartForCausalLM", "PegasusForCausalLM"),
+            *("TrOCRForCausalLM", "WhisperForCausalLM", "XLMWithLMHeadModel", "XLNetLMHeadModel"),
+        ),
+        UNSHIFTED_LM,
+    )
 )
 _LANGUAGE_MODELS = frozenset(
     {
@@ -234,16 +236,24 @@ _LANGUAGE_MODELS = frozenset(
         *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES.values(),
     }
 )
-_UNREADABLE = frozenset(  # their losses are others
+_UNREADABLE = frozenset(  # models with other losses
     {"CpmAntForCausalLM", "ProphetNetForCausalLM", "ProphetNetForConditionalGeneration"}
 )
 
 
 def adapter_for(model: nn.Module) -> Adapter:
-    """Find the adapter of a model by its class, or by one that it derives from.
+    """Return the adapter of a model, by the class of the model or by a base class.
+
+    Args:
+        model: Model without wrappers.
 
     Raises:
-        UnreadableError: none is known; the message shows how to write one.
+        UnreadableError: No adapter is known. The message shows how to write an adapter.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> adapter_for(GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=1))).name
+        'causal language model'
     """
     for cls in type(model).__mro__:
         if cls.__name__ in _BY_CLASS:
@@ -251,8 +261,8 @@ def adapter_for(model: nn.Module) -> Adapter:
         if cls.__name__ in _LANGUAGE_MODELS - _UNREADABLE:
             return ENCODER_DECODER if getattr(model.config, "is_encoder_decoder", False) else CAUSAL_LM
     raise UnreadableError(
-        f"expected a model whose outputs are known (a causal language model, an encoder-decoder, "
-        f"{', '.join(_BY_CLASS)}), got {type(model).__name__}. Say what they mean: PredictionLogger(..., "
-        "adapter=Adapter('my model', (Reading('text', logits='logits', labels='labels', shift=1),))), both from "
-        "higgs_audio_trainer.adapters, and prove it with check_adapter(adapter, model, batch)."
+        f"expected a model with a known adapter (a causal language model, an encoder-decoder, {', '.join(_BY_CLASS)}), "
+        f"got {type(model).__name__}. Declare an adapter: PredictionLogger(..., adapter=Adapter('my model', "
+        "(Reading('text', logits='logits', labels='labels', shift=1),))), with Adapter and Reading from "
+        "higgs_audio_trainer.adapters, and check the adapter with check_adapter(adapter, model, batch)."
     )

@@ -1,4 +1,4 @@
-"""Forward hooks on the model inside of all wrappers: what it was given by name, and what it returned."""
+"""Forward hooks on the model inside of all wrappers: named arguments and outputs of each forward pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ OnForward = Callable[[Any, Callable[[], dict[str, Any]]], None]
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the model within DDP, peft and torch.compile: its forward pass is the one whose outputs are known."""
+    """Return the model inside of DDP, peft and torch.compile, whose outputs an adapter knows.
+
+    Example:
+        >>> linear = nn.Linear(2, 2)
+        >>> unwrapped(DataParallel(linear)) is linear
+        True
+    """
     while True:
         if isinstance(model, (DistributedDataParallel, DataParallel)):
             inner = model.module
@@ -33,45 +39,46 @@ def unwrapped(model: Any) -> Any:
 
 
 class ForwardHooks:
-    """Calls back after each forward pass that is to be read, until it is removed.
+    """Forward hooks that call back after each requested forward pass, until `remove`.
 
-    One within a backward pass is checkpointing's, which computes the same again: it is not read.
+    A forward pass within a backward pass is a recomputation by gradient checkpointing and is ignored.
 
     Args:
-        model: unwrapped.
-        is_due: whether passes with gradients, or those without, are to be read at present; asked at each.
-        on_forward: given what the model returned, and a call that names its arguments; it raises nothing.
+        model: Model without wrappers.
+        is_requested: Function from "has gradients" to True if such a forward pass is requested now. The hooks call the
+            function at each pass.
+        on_forward: Function of the outputs and of a call that returns the named arguments. Must not raise.
     """
 
-    def __init__(self, model: Any, is_due: Callable[[bool], bool], on_forward: OnForward) -> None:
-        self._model, self._is_due, self._on_forward = model, is_due, on_forward
+    def __init__(self, model: Any, is_requested: Callable[[bool], bool], on_forward: OnForward) -> None:
+        self._model, self._is_requested, self._on_forward = model, is_requested, on_forward
         self._signature = inspect.signature(model.forward)
-        self._hidden: Tensor | None = None  # of the pass in progress
-        disable: Any = torch.compiler.disable  # what a compiled model calls is not compiled with it
+        self._hidden: Tensor | None = None  # last hidden states of the current pass
+        disable: Any = torch.compiler.disable  # keeps the hooks out of the compiled graph
         self._handles = [model.register_forward_hook(disable(self._after), with_kwargs=True)]
         backbone = getattr(model, "base_model", model)
-        if backbone is not model:  # for a loss that is fused with the head, and returns no logits
+        if backbone is not model:  # for a loss that is fused with the head and returns no logits
             self._handles.append(backbone.register_forward_hook(disable(self._after_backbone)))
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
         self._hidden = None
 
     def head_logits(self) -> Logits:
-        """Make logits of text from the last hidden states of the pass in progress.
+        """Return text logits, computed from the last hidden states of the current pass.
 
         Raises:
-            UnreadableError: there are none, or no head.
+            UnreadableError: The model returned no hidden states, or has no head.
         """
         head = self._model.get_output_embeddings() if hasattr(self._model, "get_output_embeddings") else None
         if self._hidden is None or head is None:
-            raise UnreadableError("expected logits, or hidden states and a head to make them of, got neither")
+            raise UnreadableError("expected logits, or hidden states and an output head to compute logits, got neither")
         return HeadLogits(self._hidden, head, getattr(self._model, "config", None))
 
     def _is_read(self) -> bool:
-        return self._is_due(torch.is_grad_enabled()) and not _in_backward()
+        return self._is_requested(torch.is_grad_enabled()) and not _in_backward()
 
     def _after_backbone(self, _backbone: nn.Module, _args: tuple[Any, ...], outputs: Any) -> None:
         if self._is_read():
@@ -84,7 +91,7 @@ class ForwardHooks:
             self._hidden = None
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Name the arguments of a call; those that a `**kwargs` took are beside the others."""
+        """Return the arguments of a call by name, with the entries of `**kwargs` beside the others."""
         named = dict(self._signature.bind_partial(*args, **kwargs).arguments)
         for name, parameter in self._signature.parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -93,4 +100,4 @@ class ForwardHooks:
 
 
 def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - torch's own checkpointing asks the same way
+    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 - as in torch's own checkpointing

@@ -1,6 +1,6 @@
-"""Logits where they are asked for: of a tensor that the model made, or made from its last hidden states.
+"""Logits at requested positions, from a tensor of the model or from the last hidden states.
 
-Shape suffixes: B batch, S sequence, K codebooks, V vocabulary, H hidden; X positions asked for.
+Shape suffixes: B batch, S sequence, K codebooks, V vocabulary, H hidden; X requested positions; N supervised positions.
 """
 
 from __future__ import annotations
@@ -10,25 +10,35 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-MOST_ENTRIES = 2**22  # logits that are looked at together: 16 MiB of float32
+MAX_ENTRIES = 2**22  # logits of one chunk: 16 MiB of float32
 
 
 @runtime_checkable
 class Logits(Protocol):
-    """Logits [B, S, K, V], looked up."""
+    """Logits of a batch, [B, S, K, V], read by position.
+
+    Attributes:
+        shape: [B, S, K, V].
+        device: Device of the logits.
+    """
 
     shape: torch.Size
     device: torch.device
 
     def at(self, batch_index: Tensor, row: Tensor) -> Tensor:
-        """Return [X, K, V]."""
+        """Return the logits at the given samples and rows, [X, K, V]."""
 
 
 class MadeLogits:
     """Logits that the model returned.
 
     Args:
-        logits_BSKV: any float, detached.
+        logits_BSKV: Logits of any float dtype, detached.
+
+    Example:
+        >>> logits = MadeLogits(torch.zeros(2, 3, 1, 5))
+        >>> logits.at(torch.tensor([0, 1]), torch.tensor([2, 0])).shape
+        torch.Size([2, 1, 5])
     """
 
     def __init__(self, logits_BSKV: Tensor) -> None:
@@ -36,17 +46,17 @@ class MadeLogits:
         self.shape, self.device = logits_BSKV.shape, logits_BSKV.device
 
     def at(self, batch_index: Tensor, row: Tensor) -> Tensor:
-        """Return [X, K, V]."""
+        """Return the logits at the given samples and rows, [X, K, V]."""
         return self._logits[batch_index, row]
 
 
 class HeadLogits:
-    """Logits of a language model that fuses its head with the loss and returns none.
+    """Logits of a language model that fuses the head with the loss and returns no logits.
 
     Args:
-        hidden_BSH: last hidden states, detached.
-        head: makes logits of them.
-        config: some models scale or cap what the head makes.
+        hidden_BSH: Last hidden states, detached.
+        head: Output head of the model, from hidden states to logits.
+        config: Configuration of the model, for models that scale or cap the logits.
     """
 
     def __init__(self, hidden_BSH: Tensor, head: nn.Module, config: Any) -> None:
@@ -59,7 +69,7 @@ class HeadLogits:
         self.shape, self.device = torch.Size(sizes), hidden_BSH.device
 
     def at(self, batch_index: Tensor, row: Tensor) -> Tensor:
-        """Return [X, 1, V]."""
+        """Return the logits at the given samples and rows, [X, 1, V]."""
         logits_XV: Tensor = self._head(self._hidden[batch_index, row]) * self._factor
         if self._cap:
             logits_XV = torch.tanh(logits_XV / self._cap) * self._cap
@@ -67,12 +77,12 @@ class HeadLogits:
 
 
 class DepthLogits:
-    """Logits of a model that makes a frame's first codebook itself and has a depth decoder make the others.
+    """Logits of a model that predicts the first codebook of a frame, and whose depth decoder predicts the others.
 
     Args:
-        first_BSV: of the first codebook; the row at position p - 1 predicts the frame at p.
-        depth_NJV: of the other codebooks, of some frames, in order; J is K - 1.
-        is_frame_BS: which positions hold those frames, bool, N of them.
+        first_BSV: Logits of the first codebook. The row at position p - 1 predicts the frame at p.
+        depth_NJV: Logits of the other codebooks for N frames, in order; J is K - 1.
+        is_frame_BS: True at the positions of the N frames, bool.
     """
 
     def __init__(self, first_BSV: Tensor, depth_NJV: Tensor, is_frame_BS: Tensor) -> None:
@@ -82,7 +92,7 @@ class DepthLogits:
         self.shape, self.device = torch.Size(sizes), first_BSV.device
 
     def at(self, batch_index: Tensor, row: Tensor) -> Tensor:
-        """Return [X, K, V]; of a frame that the depth decoder passed over, the first codebook alone means anything."""
+        """Return the logits [X, K, V]. Without depth logits for a frame, only the first codebook is meaningful."""
         first_X1V = self._first[batch_index, row][:, None]
         if not len(self._depth):
             return first_X1V.expand(-1, self.shape[2], -1)
@@ -91,15 +101,16 @@ class DepthLogits:
 
 
 class LogitsAt:
-    """The logits of supervised positions, made or looked up one by one: all of them may not fit.
+    """Logits of the supervised positions, computed or read in chunks, because all logits may not fit into memory.
 
     Args:
-        logits: of the batch.
-        batch_index, row: of each supervised position, int64 [N].
-        squeeze: there is one codebook, and no axis for it.
+        logits: Logits of the batch.
+        batch_index: Sample of each supervised position, int64 [N].
+        row: Row of each supervised position, int64 [N].
+        squeeze: Leave out the codebook axis, for text.
 
     Attributes:
-        shape: [N, V], or [N, K, V].
+        shape: [N, V] with `squeeze`, else [N, K, V].
     """
 
     def __init__(self, logits: Logits, batch_index: Tensor, row: Tensor, *, squeeze: bool) -> None:
@@ -107,19 +118,19 @@ class LogitsAt:
         self.shape = torch.Size((len(row), *logits.shape[3 if squeeze else 2 :]))
 
     def gather(self, dim: int, index: Tensor) -> Tensor:
-        """Return what `Tensor.gather` returns along the last dimension: of [N, (K,) R] indices as many logits."""
+        """Return the logits at indices [N, (K,) R] of the last dimension, like `Tensor.gather`; float32 [N, (K,) R]."""
         assert dim == -1
-        step = max(1, MOST_ENTRIES // max(1, self._logits.shape[2] * self._logits.shape[3]))
-        found = [index.new_zeros((0, *index.shape[1:]), dtype=torch.float32)]
+        step = max(1, MAX_ENTRIES // max(1, self._logits.shape[2] * self._logits.shape[3]))
+        parts = [index.new_zeros((0, *index.shape[1:]), dtype=torch.float32)]
         for begin in range(0, len(index), step):
             part = slice(begin, begin + step)
             logits_XKV = self._logits.at(self._batch_index[part], self._row[part])
             logits = logits_XKV if index.ndim == logits_XKV.ndim else logits_XKV[:, 0]
-            found.append(logits.gather(-1, index[part]).float())
-        return torch.cat(found)
+            parts.append(logits.gather(-1, index[part]).float())
+        return torch.cat(parts)
 
     def __getitem__(self, at: tuple[Tensor, ...]) -> Tensor:
-        """Return the logits of some positions, and of a codebook at each: [X, V]."""
+        """Return the logits of requested positions, and of one codebook at each position, [X, V]."""
         index, *codebook = at
         logits_XKV = self._logits.at(self._batch_index[index], self._row[index])
         if not codebook:

@@ -1,7 +1,8 @@
-"""The command line: the only place that parses, prints and exits. One file a command.
+"""Command line of the package. No other folder parses arguments, prints or exits.
 
-Flags without a command mean `train`. Commands are imported when they are run, and what few of them need where it is
-needed, so that those without torch start fast.
+Each command is a file with the command's name and defines `parser(prog)` and `run(arguments, prog)`. Flags without a
+command mean `train`. `main` imports a command when the command runs, and commands import their heavy parts when needed,
+so a command without torch starts fast.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ COMMANDS = {
     "prepare": "encode a manifest's audio to codes once, resumable",
     "demo": "train a tiny model on bundled clips: no network, under a minute",
     "tiny": "write a tiny base checkpoint and codec, for tests and CI",
-    "show": "print a log as the console shows it; filters, --follow, --summary",
-    "diff": "compare the logs of two runs; bless a golden",
+    "show": "print a log like the console; filters, --follow, --summary",
+    "diff": "compare the logs of two runs, or write a golden",
     "validate": "check a log: schema, gaps, torn lines, order",
-    "report": "draw a log, or two, as one HTML page that opens offline",
-    "diagnose": "say what is wrong in a log, and what to do",
-    "merge": "put the files of a log together, as one JSONL on stdout",
-    "export": "bring a log to an experiment tracker, or into Parquet files",
+    "report": "draw one or two logs as an HTML page that works offline",
+    "diagnose": "find training problems in a log, with causes and fixes",
+    "merge": "merge the files of a log into one JSONL stream on stdout",
+    "export": "copy a log to an experiment tracker or to Parquet files",
     "schema": "print the JSON Schema of an event",
     "completion": "print a completion script for your shell",
 }
-#: Commands whose errors without the name of a file are those of standard output.
+#: Commands whose only output is stdout. An error without a file name is an error of stdout.
 _ONLY_PRINT = {
     "show",
     "diff",
@@ -50,81 +51,86 @@ EXIT_BAD_INPUT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run a command and return its exit status.
+
+    Args:
+        argv: Arguments after the name of the program. By default the arguments of the process.
 
     Returns:
-        0 done, 1 an error of ours, 2 bad input, 128 + n ended by signal n.
+        0 after success, 1 after a bug of ours, 2 after bad input, 128 + n after signal n. Some commands return 1 for
+        their findings.
+
+    Example:
+        >>> main(["schema", "no_such_event"])
+        2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _occupy_standard_descriptors()
-    _let_stdout_take_any_text()
-    said = None
+    _open_standard_descriptors()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    message = None
     try:
-        status = _finished(arguments)
+        status = _run_and_flush(arguments)
     except UserError as error:
-        # Every rank meets the same bad input and one says it; a log fails on one rank alone.
+        # Every rank gets the same bad input and rank 0 reports the error. Logging may fail on another rank alone.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, LoggingError):
-            said = f"higgs-audio-trainer: {error}"
+            message = f"higgs-audio-trainer: {error}"
         if _error_of_stdout() is not None:
-            _abandon_stdout()
+            _discard_stdout()
         status = EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        status = _interrupted()
-    except Exception:  # noqa: BLE001 - what Python would print, without the secrets that a message may quote
+        from signal import Signals
+
+        from higgs_audio_trainer.training.signals import exit_status
+
+        status = exit_status(Signals.SIGINT)
+    except Exception:  # noqa: BLE001 - a bug: the usual traceback, without secrets in the message
         from traceback import format_exc
 
-        said = format_exc()
+        message = format_exc()
         status = EXIT_FAILED
-    if said is not None:  # here, where files that the failure left open are closed: more are opened to say it
-        _say_without_secrets(said)
+    if message is not None:  # printed after the failure's open files are closed, because printing opens more files
+        _print_without_secrets(message)
     if argv is None and _ONLY_PRINT.issuperset(arguments[:1]):
-        # The process ends here. To look for garbage among all that was imported is a tenth of what a small log takes.
+        # The process ends here. A garbage collection over all imports takes a tenth of the time for a small log.
         gc.freeze()
     return status
 
 
-def _interrupted() -> int:
-    from signal import Signals
-
-    from higgs_audio_trainer.training.signals import exit_status
-
-    return exit_status(Signals.SIGINT)
-
-
-def _say_without_secrets(text: str) -> None:
+def _print_without_secrets(message: str) -> None:
     from higgs_audio_trainer.redaction import Redactor
     from sinks.terminal.escape import printable_lines
     from sinks.terminal.screen import say_on_stderr
 
-    say_on_stderr(printable_lines(Redactor(environment=os.environ)(text)))
+    say_on_stderr(printable_lines(Redactor(environment=os.environ)(message)))
 
 
-def _finished(arguments: list[str]) -> int:
-    """Run a command until all that it prints is written, or nobody reads it any more.
+def _run_and_flush(arguments: list[str]) -> int:
+    """Run a command until all output is written or the reader of standard output is gone.
 
     Raises:
-        UserError: standard output takes no more: its device is full.
+        UserError: Standard output cannot be written, for example because its device is full.
     """
     status = 0
     try:
         try:
             status = _dispatch(arguments)
-        finally:  # also where argparse ends it, after --help
+        finally:  # argparse ends --help with SystemExit
             sys.stdout.flush()
-    except BrokenPipeError:  # `| head -1`: who asked has read enough
-        _abandon_stdout()
+    except BrokenPipeError:  # the reader closed the pipe, like `| head -1`
+        _discard_stdout()
     except OSError as error:
-        failed = _error_of_stdout()
-        if failed is None and (error.filename is not None or not _ONLY_PRINT.issuperset(arguments[:1])):
+        stdout_error = _error_of_stdout()
+        if stdout_error is None and (error.filename is not None or not _ONLY_PRINT.issuperset(arguments[:1])):
             raise
-        _abandon_stdout()
-        reason = (failed or error).strerror or str(failed or error)
+        _discard_stdout()
+        reason = (stdout_error or error).strerror or str(stdout_error or error)
         raise UserError(f"stdout: expected room for the output, got {reason}. Write it to another place") from error
     return status
 
 
 def _error_of_stdout() -> OSError | None:
-    """Return what keeps standard output from taking what was printed."""
+    """Flush standard output and return the error of the flush, or None."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -132,26 +138,22 @@ def _error_of_stdout() -> OSError | None:
     return None
 
 
-def _occupy_standard_descriptors() -> None:
-    """Point closed standard descriptors at nothing: the next file would get their numbers, and whatever is printed."""
+def _open_standard_descriptors() -> None:
+    """Open /dev/null on closed standard descriptors, so no other file gets the numbers and our output."""
     for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, the number of the closed descriptor
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _let_stdout_take_any_text() -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _abandon_stdout() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    os.dup2(nowhere, sys.stdout.fileno())  # else the interpreter fails to flush it at its exit, and says so
-    os.close(nowhere)
+def _discard_stdout() -> None:
+    """Point standard output to /dev/null. The interpreter flushes at exit and would print the error again."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -170,32 +172,36 @@ def _dispatch(arguments: list[str]) -> int:
     if command in _READ_LOGS:
         _allow_many_files()
     run = import_module(f"higgs_audio_trainer.cli.{command}").run
-    code: int = run(rest, f"higgs-audio-trainer {command}")
-    return code
+    status: int = run(rest, f"higgs-audio-trainer {command}")
+    return status
 
 
 def _allow_many_files() -> None:
-    """Raise the number of open files as far as the system allows: of a log, each rank and attempt has one open."""
+    """Raise the limit of open files to the maximum, because each rank and attempt of a log is an open file."""
     import resource
     from contextlib import suppress
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError):  # a system that names no limit, and has one
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError):  # some systems report no limit and have one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
 def _overview() -> str:
+    """Return the help without a command: all commands, then all flags of train."""
     import textwrap
 
-    flags = " ".join(f"--{item.name}" for item in import_module("higgs_audio_trainer.config").flags())
+    names = " ".join(f"--{item.name}" for item in import_module("higgs_audio_trainer.config").flags())
+    flags = f"flags without a command mean train: {names}"
     return "\n".join(
         [
             "usage: higgs-audio-trainer [COMMAND] [flags]",
             "",
-            "commands (COMMAND --help says more):",
+            "commands (COMMAND --help prints details):",
             *(f"  {name:<12}{text}" for name, text in COMMANDS.items()),
             "",
-            *textwrap.wrap(f"flags alone mean train: {flags}", 79, subsequent_indent="  ", break_on_hyphens=False),
+            *textwrap.wrap(
+                f"flags without a command mean train: {flags}", 79, subsequent_indent="  ", break_on_hyphens=False
+            ),
             "",
             "example: higgs-audio-trainer --train_manifest train.jsonl --output_dir out",
         ]

@@ -1,4 +1,4 @@
-"""`completion SHELL`: a completion script, made from the commands' own parsers."""
+"""Command `completion SHELL`. Prints a completion script, generated from the parsers of all commands."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import get_args
 import shtab
 
 from higgs_audio_trainer.cli import COMMANDS
-from higgs_audio_trainer.cli.options import train_parser
-from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.train_flags import train_parser
 from higgs_audio_trainer.config import flags
 from higgs_audio_trainer.events import EVENTS, Modality, Split
 
 _PROG = "higgs-audio-trainer"
 _SHELLS = ("bash", "zsh", "fish")
 
-#: What a value is, by the name of its argument, where its parser knows it as a text.
+#: Kinds of paths by argument name. A parser takes the paths as text.
 _PATHS = {
     "train_manifest": shtab.FILE,
     "eval_manifest": shtab.FILE,
@@ -27,6 +27,7 @@ _PATHS = {
     "codes_dir": shtab.DIRECTORY,
     "output_dir": shtab.DIRECTORY,
 }
+#: Values to offer by argument name. A parser takes the values as text.
 _CHOICES = {
     "event": tuple(EVENTS),
     "modality": get_args(Modality),
@@ -37,11 +38,11 @@ _CHOICES = {
 
 
 def parser(prog: str) -> ArgumentParser:
-    """Make the parser of the command."""
+    """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
-        description="Print a script that lets the Tab key complete commands, flags, events and files.",
-        epilog="to have it in every new bash, zsh (after compinit) or fish:\n"
+        description="Print a script that completes commands, flags, events and files on Tab.",
+        epilog="to install it in bash, zsh (after compinit) or fish:\n"
         f"  echo 'eval \"$({prog} bash)\"' >> ~/.bashrc\n"
         f"  echo 'eval \"$({prog} zsh)\"' >> ~/.zshrc\n"
         f"  echo '{prog} fish|source' >>~/.config/fish/config.fish\n"
@@ -54,30 +55,30 @@ def parser(prog: str) -> ArgumentParser:
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
-    """Print the script."""
+    """Print the script and return the exit status."""
     given = parser(prog).parse_args(arguments)
     print(shtab.complete(_parser_of_all(), given.shell))
     return 0
 
 
 def _parser_of_all() -> ArgumentParser:
-    """Make one parser of the whole command line, with what shtab has to know of each argument."""
+    """Return a parser of the whole command line with the values for shtab to offer."""
     whole = train_parser(_PROG)  # flags without a command mean train
     whole.add_argument("--version", action="store_true", help="print the version and exit")
     commands = whole.add_subparsers(metavar="COMMAND")
     for name, text in COMMANDS.items():
         own: ArgumentParser = import_module(f"higgs_audio_trainer.cli.{name}").parser(f"{_PROG} {name}")
         commands.add_parser(name, parents=[own], add_help=False, help=text, description=text)
-        _describe(own)
-    _describe(whole)
+        _add_values(own)
+    _add_values(whole)
     return whole
 
 
-def _describe(described: ArgumentParser) -> None:
-    """Say of each argument which values it takes. A parser's copies have the same argument objects."""
-    for action in described._actions:  # noqa: SLF001 - argparse has no other way to the arguments of a parser
+def _add_values(parser: ArgumentParser) -> None:
+    """Set the values of each argument for shtab to offer. Parsers made from this parser share the arguments."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to the arguments of a parser
         if action.option_strings and action.nargs == argparse.OPTIONAL:
-            action.nargs = 0  # its value may be left out, and a shell would take the next flag for it
+            action.nargs = 0  # the value may be absent, and a shell would take the next flag for the value
         elif action.nargs == 0 or action.choices is not None:
             continue
         elif action.dest in _CHOICES:
@@ -87,4 +88,4 @@ def _describe(described: ArgumentParser) -> None:
         elif action.metavar == "FILE" or not action.option_strings:  # every other positional argument is a log
             action.complete = shtab.FILE  # type: ignore[attr-defined]
             if action.help == argparse.SUPPRESS:
-                action.help = str(action.metavar)  # shtab leaves out an argument that the help does not list
+                action.help = str(action.metavar)  # shtab omits an argument that the help omits

@@ -1,4 +1,4 @@
-"""`demo`: the embedded default."""
+"""Command `demo`. Trains a tiny model on bundled clips."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.training.signals import exit_status
 
@@ -14,30 +14,30 @@ _MAX_STEPS, _LOG_STEPS = 60, 20
 
 
 def parser(prog: str) -> ArgumentParser:
-    """Make the parser of the command."""
+    """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
-        description="Train a tiny model on eight bundled clips (English and Arabic) and watch its predictions get "
-        "right: CPU, no network, under a minute.",
+        description="Train a tiny model on eight bundled clips (English and Arabic) and watch its predictions improve: "
+        "CPU, no network, under a minute.",
         epilog=f"example: {prog} --output_dir my-demo",
     )
-    made.add_argument("--output_dir", metavar="DIR", default="higgs-demo", help="where everything goes [%(default)s]")
+    made.add_argument("--output_dir", metavar="DIR", default="higgs-demo", help="folder for all files [%(default)s]")
     made.add_argument("--max_steps", metavar="N", type=int, default=_MAX_STEPS, help="optimizer steps [%(default)s]")
     made.add_argument("--log_steps", metavar="N", type=int, default=_LOG_STEPS, help="log interval [%(default)s]")
     made.add_argument("--seed", metavar="N", type=int, default=0, help="seed of model and training [%(default)s]")
     made.add_argument("--log_audio", metavar="N", type=int, default=0, help="WAV files every N logged steps [none]")
-    made.add_argument("--fault", metavar="NAME", help="plant a mistake and see it found; list: name them")
+    made.add_argument("--fault", metavar="NAME", help="plant a fault that the checks find; list: print the names")
     return made
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
-    """Run the demo and say what to try next."""
+    """Run the demo, print a summary with next steps, and return the exit status."""
     given = parser(prog).parse_args(arguments)
     for name, value in (("max_steps", given.max_steps), ("log_steps", given.log_steps)):
         if value < 1:
             raise UserError(f"--{name}: expected at least 1, got {value}")
-    # For matrices this small a second thread gains a quarter on an idle machine, and on a busy one costs tenfold:
-    # the threads wait for each other by spinning. Set before torch is imported.
+    # For matrices this small a second thread saves a quarter of the time on an idle machine and takes ten times as long
+    # on a busy machine, because waiting threads spin. Set before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from higgs_audio_trainer.demo.faults import FAULTS
     from higgs_audio_trainer.demo.run import FAULTS_LIST, run_demo
@@ -47,8 +47,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
         return 0
     if given.fault is not None:
         if given.fault not in FAULTS:
-            hint = suggestion(given.fault, FAULTS) or f" There are {', '.join(FAULTS)}."
-            raise UserError(f"--fault: expected the name of a fault, or {FAULTS_LIST}, got {given.fault!r}.{hint}")
+            hint = suggestion(given.fault, FAULTS) or f" The faults are {', '.join(FAULTS)}."
+            raise UserError(f"--fault: expected the name of a fault or {FAULTS_LIST}, got {given.fault!r}.{hint}")
         mistake = FAULTS[given.fault].mistake
         print(f"Planted: {given.fault}. {mistake[0].upper()}{mistake[1:]}.")
     outcome = run_demo(
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         max_steps=given.max_steps,
         seed=given.seed,
         log_steps=given.log_steps,
-        more=[("log_audio", given.log_audio)] if given.log_audio else [],  # which is checked as the trainer's is
+        more=[("log_audio", given.log_audio)] if given.log_audio else [],  # checked with the settings of the trainer
         fault=given.fault,
     )
     if outcome.stopped_by is not None:

@@ -1,4 +1,4 @@
-"""`diagnose FILE|DIR...`: what the checks find in a finished log, or in one that is being written."""
+"""Command `diagnose FILE|DIR...`. Reports the findings of the training checks for a finished or a growing log."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from higgs_audio_trainer.cli.faults import Faults
-from higgs_audio_trainer.cli.parser import ArgumentParser, width_of
-from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, Said
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_width
+from higgs_audio_trainer.cli.problems import ProblemPrinter
+from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import Diagnosis, RunStart
@@ -24,131 +24,140 @@ from higgs_audio_trainer.logs.files import find
 from higgs_audio_trainer.logs.logged_steps import dues
 from higgs_audio_trainer.logs.reader import read
 from sinks.console import text_of, wants_color
+from sinks.rendering.record import RenderFailures
 from sinks.terminal.escape import printable
 from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.stream import encoding_of
+from sinks.terminal.words import count_of
 
-_FOUND = 1
-_MOST_ANNOTATIONS = 10  # that GitHub shows of a step
+_EXIT_FINDINGS = 1
+_MAX_ANNOTATIONS = 10  # GitHub shows 10 annotations of a step
 _LEVELS = {"note": "notice", "warning": "warning", "error": "error"}
 
 
 def parser(prog: str) -> ArgumentParser:
-    """Make the parser of the command."""
+    """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
-        description="Run the checks of a training over the log of one run, as --diagnose does while it trains: labels "
-        "and masks, stop tokens, codebooks, losses. Each fault is said once, with its figures, the usual cause and "
-        "what to do. What the training found itself is found anew. Exit status: 0 nothing but notes, 1 warnings or "
-        "errors, 2 could not read.",
+        description="Run the checks of --diagnose over the log of one run: labels and masks, stop tokens, codebooks, "
+        "losses. Each finding is printed once, with its figures, the usual cause and a fix. Diagnoses in the log are "
+        "ignored. Exit status: 0 no findings or only notes, 1 warnings or errors, 2 could not read.",
         epilog=f"example: {prog} higgs-demo/run --width 80",
     )
-    made.add_argument("paths", metavar="FILE|DIR", nargs="+", help="a run's output directory, log files, - for stdin")
+    made.add_argument("paths", metavar="FILE|DIR", nargs="+", help="output directory of a run, log files, - for stdin")
     made.add_argument("--format", choices=("text", "json", "github"), default="text", help="[%(default)s]")
-    made.add_argument("--width", metavar="N", help="fold lines of text in N columns")
+    made.add_argument("--width", metavar="N", help="wrap lines of text at N columns")
     return made
 
 
 @dataclass(slots=True)
-class _Found:
-    """What was found in a log.
+class _DiagnosedLog:
+    """Findings of a log and the amount of data behind the findings.
 
     Attributes:
-        findings: by the step at which each was found first: the worst that was said, and how often it was found.
-        steps: how many due steps there are.
-        evaluations: how many evaluations.
-        has_counts: whether the log has `token_counts`.
+        findings: Worst diagnosis of each problem with its statistics, sorted by first step.
+        steps: Number of logged steps.
+        evaluations: Number of evaluations.
+        has_counts: Whether the log has `token_counts`.
     """
 
-    findings: list[tuple[Diagnosis, Said]] = field(default_factory=list)
+    findings: list[tuple[Diagnosis, ReportedFinding]] = field(default_factory=list)
     steps: int = 0
     evaluations: int = 0
     has_counts: bool = False
 
     @property
-    def looked_at(self) -> str:
-        """What the checks looked at."""
-        evaluations = f" and {_count(self.evaluations, 'evaluation')}" if self.evaluations else ""
-        return _count(self.steps, "logged step") + evaluations
+    def scope(self) -> str:
+        """Numbers of logged steps and evaluations in words.
+
+        Example:
+            >>> _DiagnosedLog(steps=3, evaluations=1).scope
+            '3 logged steps and 1 evaluation'
+        """
+        evaluations = f" and {count_of(self.evaluations, 'evaluation')}" if self.evaluations else ""
+        return count_of(self.steps, "logged step") + evaluations
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
-    """Check a log and print what is found.
+    """Check a log, print the findings and return the exit status.
 
     Raises:
-        UserError: a flag is wrong, or there is nothing in the log that could be checked.
+        UserError: A flag is wrong, or the log has nothing to check.
     """
     given = parser(prog).parse_args(arguments)
-    width = width_of(given.width)
+    width = parse_width(given.width)
     if len(logs := find(given.paths)) != 1:
         raise UserError(f"{', '.join(given.paths)}: expected the log of one run, got {len(logs)}. Name one of them")
-    faults = Faults()
-    found = _look(dues(read(*given.paths, on_fault=faults)))
-    faults.close()
-    if not found.steps + found.evaluations:
+    problems = ProblemPrinter()
+    diagnosed = _diagnose(dues(read(*given.paths, on_fault=problems)))
+    problems.close()
+    if not diagnosed.steps + diagnosed.evaluations:
         raise UserError(
             f"{', '.join(given.paths)}: expected the log of a training, got no train_step and no eval_result. "
             "Name a run's folder"
         )
-    if not found.has_counts and found.steps:
-        say_on_stderr("the log has no token_counts, as older versions wrote it: some checks need them")
-    with suppress(BrokenPipeError):  # who closed the pipe has read enough; the exit status is of what was found
-        for text in _REPORTS[given.format](found, width):
+    if not diagnosed.has_counts and diagnosed.steps:
+        say_on_stderr("the log has no token_counts, like logs of older versions: checks that need them are skipped")
+    with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status still reports the findings
+        for text in _REPORTS[given.format](diagnosed, width):
             sys.stdout.write(text + "\n")
-    return _FOUND if any(said.severity != "note" for _, said in found.findings) else 0
+    return _EXIT_FINDINGS if any(reported.severity != "note" for _, reported in diagnosed.findings) else 0
 
 
-def _look(parts: Iterable[RunStart | LoggedStep]) -> _Found:
-    found, diagnoser = _Found(), Diagnoser()
+def _diagnose(parts: Iterable[RunStart | LoggedStep]) -> _DiagnosedLog:
+    diagnosed, diagnoser = _DiagnosedLog(), Diagnoser()
     worst: dict[tuple[str, str | None, int | None], Diagnosis] = {}
     for part in parts:
         if isinstance(part, RunStart):
             diagnoser.start(part)
             continue
-        found.steps += part.train is not None
-        found.evaluations += part.evaluation is not None
-        found.has_counts |= bool(part.counts)
+        diagnosed.steps += part.train is not None
+        diagnosed.evaluations += part.evaluation is not None
+        diagnosed.has_counts |= bool(part.counts)
         worst |= {(event.code, event.modality, event.codebook): event for event in diagnoser.check(part)}
-    findings = [(worst[key], said) for key, said in diagnoser.said.items()]
-    found.findings = sorted(findings, key=lambda item: item[1].first_step)
-    return found
+    findings = [(worst[key], reported) for key, reported in diagnoser.reported.items()]
+    diagnosed.findings = sorted(findings, key=lambda item: item[1].first_step)
+    return diagnosed
 
 
-def _text(found: _Found, width: int | None, *, color: bool | None = None) -> Iterator[str]:
-    encoding = encoding_of(sys.stdout)
+def _text(diagnosed: _DiagnosedLog, width: int | None, *, color: bool | None = None) -> Iterator[str]:
     color = wants_color(sys.stdout, os.environ) if color is None else color
-    shown: Callable[[Any], str] = partial(text_of, color=color, encoding=encoding, width=width)
-    for event, said in found.findings:
-        yield shown({"event": event.name} | asdict(event) | {"repeats": 0, "found": _place(said, found)})
-    yield _verdict(found)
+    shown = partial(
+        text_of,
+        color=color,
+        encoding=encoding_of(sys.stdout),
+        width=width,
+        on_failure=RenderFailures(say_on_stderr),
+    )
+    for event, reported in diagnosed.findings:
+        place = f"at step {reported.first_step:,}, found at {reported.times:,} of {diagnosed.scope}"
+        yield shown({"event": event.name} | asdict(event) | {"repeats": 0, "found": place})
+    counts = Counter(reported.severity for _, reported in diagnosed.findings)
+    parts = [count_of(counts[severity], severity) for severity in reversed(SEVERITIES) if counts[severity]]
+    yield f"{', '.join(parts) or 'nothing found'} in {diagnosed.scope}"
 
 
-def _place(said: Said, found: _Found) -> str:
-    return f"at step {said.first_step:,}, found at {said.times:,} of {found.looked_at}"
-
-
-def _verdict(found: _Found) -> str:
-    counts = Counter(said.severity for _, said in found.findings)
-    parts = [_count(counts[severity], severity) for severity in reversed(SEVERITIES) if counts[severity]]
-    return f"{', '.join(parts) or 'nothing found'} in {found.looked_at}"
-
-
-def _json(found: _Found, _width: int | None) -> Iterator[str]:
+def _json(diagnosed: _DiagnosedLog, _width: int | None) -> Iterator[str]:
     reports = [
         asdict(event)
         | {
-            "repeats": said.repeats,
-            "times": said.times,
-            "first_step": said.first_step,
-            "last_step": said.last_step,
+            "repeats": reported.repeats,
+            "times": reported.times,
+            "first_step": reported.first_step,
+            "last_step": reported.last_step,
         }
-        for event, said in found.findings
+        for event, reported in diagnosed.findings
     ]
     yield json.dumps(_finite(reports), indent=2, default=str)
 
 
 def _finite(value: Any) -> Any:
-    """Put null for what JSON cannot hold."""
+    """Return a copy with null instead of NaN and infinity, which JSON lacks.
+
+    Example:
+        >>> _finite({"loss": [float("nan"), 1.5]})
+        {'loss': [None, 1.5]}
+    """
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -156,19 +165,19 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value - value != 0 else value
 
 
-def _github(found: _Found, width: int | None) -> Iterator[str]:
-    """Annotate the worst first, and say all as text."""
-    worst_first = sorted(found.findings, key=lambda item: -SEVERITIES.index(item[1].severity))
-    for event, said in worst_first[:_MOST_ANNOTATIONS]:
-        about = "" if event.codebook is None else f", codebook {event.codebook}"
-        title = f"{event.code}{about} at step {said.first_step}"
+def _github(diagnosed: _DiagnosedLog, width: int | None) -> Iterator[str]:
+    """Yield annotations of the worst findings, then all findings as text."""
+    worst_first = sorted(diagnosed.findings, key=lambda item: -SEVERITIES.index(item[1].severity))
+    for event, reported in worst_first[:_MAX_ANNOTATIONS]:
+        codebook = "" if event.codebook is None else f", codebook {event.codebook}"
+        title = f"{event.code}{codebook} at step {reported.first_step}"
         yield annotation(_LEVELS[event.severity], printable(title), printable(event.message))
-    for text in _text(found, width, color=False):
+    for text in _text(diagnosed, width, color=False):
         yield from map(plain, text.split("\n"))
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-_REPORTS: dict[str, Callable[[_Found, int | None], Iterator[str]]] = {"text": _text, "json": _json, "github": _github}
+_REPORTS: dict[str, Callable[[_DiagnosedLog, int | None], Iterator[str]]] = {
+    "text": _text,
+    "json": _json,
+    "github": _github,
+}

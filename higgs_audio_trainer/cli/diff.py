@@ -1,4 +1,4 @@
-"""`diff A B`: compares the logs of two runs, or blesses a golden."""
+"""Command `diff A B`. Compares the logs of two runs, or writes a golden."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from higgs_audio_trainer.cli.faults import Faults
-from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import Comparison
 from higgs_audio_trainer.logs.diff.reports import FORMATS, WIDTH
-from sinks.terminal.escape import encodable, known_encoding, printable
+from sinks.terminal.escape import encodable_text, known_encoding, printable
 from sinks.terminal.screen import say_on_stderr
+from sinks.terminal.words import count_of
 
-_SUMMARY = "GITHUB_STEP_SUMMARY"  # where GitHub Actions takes a job's summary from
-_EXIT = "exit: 0 same, 1 differs, 2 could not compare"
-_EXAMPLE = "example: %(prog)s golden.jsonl RUN --ignore versions"
+_SUMMARY = "GITHUB_STEP_SUMMARY"  # names the file of a job's summary in GitHub Actions
 
 
 def parser(prog: str) -> ArgumentParser:
-    """Make the parser of the command."""
+    """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
         usage="%(prog)s A B [flags]",
         description="Compare two logs event by event, joined by step, sample and codebook.",
-        epilog=f"{_EXIT}\n{_EXAMPLE}",
+        epilog="exit: 0 same, 1 differs, 2 could not compare\nexample: %(prog)s golden.jsonl RUN --ignore versions",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     number = "[FIELD=]X"
-    made.add_argument("expected", metavar="A", help="a run, a log or a golden: what is expected")
-    made.add_argument("got", metavar="B", help="what to compare with it; - is standard input")
+    made.add_argument("expected", metavar="A", help="expected log: a run, a log file or a golden")
+    made.add_argument("got", metavar="B", help="log to compare with A; - is standard input")
     made.add_argument("--rtol", metavar=number, action="append", default=[], help="relative tolerance of floats")
     made.add_argument("--atol", metavar=number, action="append", default=[], help="absolute tolerance of floats")
-    made.add_argument("--exact", action="store_true", help="floats must be equal bit for bit")
-    made.add_argument("--ignore", metavar="NAMES", action="append", default=[], help="leave out fields or events")
-    made.add_argument("--only", metavar="NAMES", action="append", default=[], help="compare these alone")
-    made.add_argument("--format", choices=FORMATS, help="form of the report (text)")
+    made.add_argument("--exact", action="store_true", help="compare floats bit for bit")
+    made.add_argument("--ignore", metavar="NAMES", action="append", default=[], help="ignore these fields or events")
+    made.add_argument("--only", metavar="NAMES", action="append", default=[], help="compare only these")
+    made.add_argument("--format", choices=FORMATS, help="format of the report (text)")
     made.add_argument("--bless", action="store_true", help="write B's events to golden A instead of comparing")
     return made
 
@@ -48,43 +47,38 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Compare two logs, or write a golden.
 
     Returns:
-        0 the same, or blessed; 1 they differ.
+        0 if the logs are equal or the golden is written, 1 if the logs differ.
 
     Raises:
-        UserError: they cannot be compared.
+        UserError: The logs cannot be compared.
     """
     given = parser(prog).parse_args(arguments)
-    rtol, atol = _by_field("--rtol", given.rtol), _by_field("--atol", given.atol)
-    ignore, only = _names(given.ignore), _names(given.only)
+    rtol, atol = _tolerances("--rtol", given.rtol), _tolerances("--atol", given.atol)
     if given.bless:
-        _refuse_beside_bless(given)
-        return _bless(given.expected, given.got)
+        return _bless(given)
     from higgs_audio_trainer.logs.diff.compare import Options, compare
 
+    ignore, only = _names(given.ignore), _names(given.only)
     options = Options(rtol=rtol, atol=atol, exact=given.exact, ignore=ignore, only=only)
     if given.expected != "-" and not Path(given.expected).exists():
-        raise UserError(f"{given.expected}: expected a log or a golden, got no such file. --bless makes one of B")
-    faults = Faults()
+        raise UserError(f"{given.expected}: expected a log or a golden, got no such file. --bless writes B to the file")
+    problems = ProblemPrinter()
     try:
-        comparison = compare(given.expected, given.got, options=options, on_fault=faults)
+        comparison = compare(given.expected, given.got, options=options, on_fault=problems)
     finally:
-        faults.close()
+        problems.close()
     return _report(comparison, given.format or FORMATS[0])
 
 
-def _refuse_beside_bless(given: argparse.Namespace) -> None:
-    if given.ignore or given.only:
-        raise UserError("--bless: expected no --ignore or --only beside it, for a golden is whole. Leave them out")
-    beside = {"--rtol": given.rtol, "--atol": given.atol, "--exact": given.exact, "--format": given.format}
-    for flag, value in beside.items():
-        if value:
-            raise UserError(f"--bless: expected no {flag} beside it, for nothing is compared. Leave it out")
+def _tolerances(flag: str, texts: Sequence[str]) -> dict[str, float]:
+    """Return tolerances by field. The empty name holds the tolerance of all other fields.
 
-
-def _by_field(flag: str, given: Sequence[str]) -> dict[str, float]:
-    """Read tolerances: `1e-3` is that of all fields, `loss=1e-3` that of one."""
+    Example:
+        >>> _tolerances("--rtol", ["1e-3", "loss=0.01"])
+        {'': 0.001, 'loss': 0.01}
+    """
     tolerances = {}
-    for text in given:
+    for text in texts:
         field, _, number = text.rpartition("=")
         try:
             tolerances[field.strip()] = float(number)
@@ -94,22 +88,39 @@ def _by_field(flag: str, given: Sequence[str]) -> dict[str, float]:
 
 
 def _names(lists: Sequence[str]) -> frozenset[str]:
+    """Return the names in comma-separated lists.
+
+    Example:
+        >>> sorted(_names(["loss, seed", "config.lr"]))
+        ['config.lr', 'loss', 'seed']
+    """
     names = (name.strip() for names in lists for name in names.split(","))
     return frozenset(name for name in names if name)
 
 
-def _bless(expected: str, got: str) -> int:
+def _bless(given: argparse.Namespace) -> int:
+    """Write golden A from log B.
+
+    Raises:
+        UserError: A flag of the comparison is given, B is not complete, or A cannot be written.
+    """
+    if given.ignore or given.only:
+        raise UserError("--bless: expected no --ignore or --only, because a golden has all events. Remove the flag")
+    others = {"--rtol": given.rtol, "--atol": given.atol, "--exact": given.exact, "--format": given.format}
+    for flag, value in others.items():
+        if value:
+            raise UserError(f"--bless: expected no {flag}, because nothing is compared. Remove the flag")
     from higgs_audio_trainer.logs.diff.golden import write_golden
 
-    count = write_golden(got, expected, finished=True)
-    _print(f"{printable(expected)}: golden of {count:,} event{'' if count == 1 else 's'} written\n")
+    count = write_golden(given.got, given.expected, finished=True)
+    _print(f"{printable(given.expected)}: golden of {count_of(count, 'event')} written\n")
     return 0
 
 
 def _report(comparison: Comparison, form: str) -> int:
     from higgs_audio_trainer.logs.diff.reports import render
 
-    _print(render(comparison, form, width=_width()))
+    _print(render(comparison, form, width=_terminal_width()))
     summary = os.environ.get(_SUMMARY)
     if form == "github" and summary:
         _append(Path(summary), render(comparison, "markdown"))
@@ -117,9 +128,9 @@ def _report(comparison: Comparison, form: str) -> int:
 
 
 def _print(text: str) -> None:
-    # Who closed the pipe has read enough; `main` sees it at the last flush, and the exit status is the verdict's.
+    # After a closed pipe, `main` gets the error again at its last flush, and the exit status reports the comparison.
     with suppress(BrokenPipeError):
-        sys.stdout.write(encodable(text, known_encoding(sys.stdout.encoding)))
+        sys.stdout.write(encodable_text(text, known_encoding(sys.stdout.encoding)))
 
 
 def _append(path: Path, text: str) -> None:
@@ -130,7 +141,7 @@ def _append(path: Path, text: str) -> None:
         say_on_stderr(printable(f"{_SUMMARY}={path}: expected a file to add the report to, got: {error.strerror}"))
 
 
-def _width() -> int:
+def _terminal_width() -> int:
     if not sys.stdout.isatty():
         return WIDTH
     from shutil import get_terminal_size

@@ -1,4 +1,4 @@
-"""`export LOG --to NAME`: a log brought to an experiment tracker, or into Parquet files, after the fact."""
+"""Command `export LOG --to NAME`. Copies a log to an experiment tracker or to Parquet files."""
 
 from __future__ import annotations
 
@@ -10,78 +10,94 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from higgs_audio_trainer.cli.faults import Faults
-from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
+from sinks.terminal.words import count_of
 
 PARQUET, TRACKIO = "parquet", "trackio"
 TARGETS = (TRACKIO, "tensorboard", "wandb", "mlflow", PARQUET)
-_LOOK = {
+#: Commands to view exported data, by target.
+_VIEWERS = {
     TRACKIO: "trackio show --project {project}",
     "tensorboard": "tensorboard --logdir {where}",
     "wandb": "wandb sync {where}/wandb/offline-run-*",
     "mlflow": "mlflow ui --backend-store-uri sqlite:///{where}/mlflow.db",
     PARQUET: "duckdb -c \"SELECT step, loss FROM '{where}/*/train_step.parquet'\"",
 }
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # it becomes the name of a folder
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # the run id becomes the name of a folder
 _GOLDEN = "golden"
-_PLACE = {"run_id": str, "attempt": int, "rank": int, "seq": int, "ts": str}  # by which a tracker orders what it has
+_POSITION = {"run_id": str, "attempt": int, "rank": int, "seq": int, "ts": str}  # sort key of trackers
 
 
 def parser(prog: str) -> ArgumentParser:
-    """Make the parser of the command."""
+    """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
-        description="Bring a log to an experiment tracker as its sink would have done: scalars of each step, a row of "
-        "each sample, alarms. Or into Parquet files, one of each event, with all its fields. To export a log again "
-        "adds what came since, and nothing twice.",
+        description="Copy a log to an experiment tracker, with the result of its live sink: scalars of each step, a "
+        "row for each sample, alarms. Or copy a log to Parquet files, a file for each event, with all fields. "
+        "Running it again exports only new events.",
         epilog=f"example: {prog} my-run --to tensorboard",
     )
-    made.add_argument("log", metavar="FILE|DIR", help="a run's output directory, a log file, - for stdin")
-    made.add_argument("--to", choices=TARGETS, required=True, help="what to export to")
+    made.add_argument("log", metavar="FILE|DIR", help="output directory of a run, a log file, - for stdin")
+    made.add_argument("--to", choices=TARGETS, required=True, help="tracker or file format")
     made.add_argument(
         "-o",
         "--output",
         metavar="DIR",
-        help="where to (default: trackio's own store; for all others exported/NAME beside the log)",
+        help="folder to write (default: trackio's own store; otherwise exported/NAME beside the log)",
     )
     return made
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
-    """Export a log."""
+    """Export a log and return the exit status."""
     given = parser(prog).parse_args(arguments)
     from higgs_audio_trainer.logs.reader import read_lines
 
-    where = _where(given.log, given.to, given.output)
-    faults = Faults()
-    lines = read_lines(given.log, on_fault=faults)
+    folder = _folder(given.log, given.to, given.output)
+    problems = ProblemPrinter()
+    lines = read_lines(given.log, on_fault=problems)
     first = next(lines, None)
     if first is None:
         raise UserError(f"{given.log}: expected events, got none. Nothing was exported")
     run_id = _run_id(first)
     try:
-        count = (_to_parquet if given.to == PARQUET else _to_tracker)(chain([first], lines), given.to, where, run_id)
+        export = _to_parquet if given.to == PARQUET else _to_tracker
+        count = export(chain([first], lines), given.to, folder, run_id)
     except OSError as error:
         raise UserError(
-            f"{where}: expected a place to export to, got: {error.strerror or error}. Name another with -o"
+            f"{folder}: expected a place to export to, got: {error.strerror or error}. Name another with -o"
         ) from error
-    faults.close()
-    print(_said(given.to, where, run_id, count))
+    problems.close()
+    print(_summary(given.to, folder, run_id, count))
     return 0
 
 
-def _said(target: str, where: Path | None, run_id: str, count: int) -> str:
+def _summary(target: str, folder: Path | None, run_id: str, count: int) -> str:
+    """Return the result of an export and the command to view the data, in one line.
+
+    Example:
+        >>> _summary("tensorboard", Path("exported/tensorboard"), "run", 0)
+        'run run: nothing new exported. To view: tensorboard --logdir exported/tensorboard'
+    """
     from sinks.trackers.tracker import PROJECT
 
-    events = {0: "nothing new", 1: "1 event"}.get(count, f"{count:,} events")
-    once = ", each kept once" if target == TRACKIO else ""
-    store = f"TRACKIO_DIR={quote(str(where))} " if target == TRACKIO and where else ""
-    look = store + _LOOK[target].format(where=quote(str(where)), project=PROJECT)
-    return f"run {run_id}: {events} exported{once}. To look at it: {look}"
+    events = count_of(count, "event") if count else "nothing new"
+    once = ", each stored once" if target == TRACKIO else ""
+    store = f"TRACKIO_DIR={quote(str(folder))} " if target == TRACKIO and folder else ""
+    viewer = store + _VIEWERS[target].format(where=quote(str(folder)), project=PROJECT)
+    return f"run {run_id}: {events} exported{once}. To view: {viewer}"
 
 
-def _where(log: str, target: str, given: str | None) -> Path | None:
+def _folder(log: str, target: str, given: str | None) -> Path | None:
+    """Return the folder to export to, by default in the log's folder. None stands for trackio's own store.
+
+    Example:
+        >>> _folder("my-run/log.jsonl", "parquet", None).as_posix()
+        'my-run/exported/parquet'
+    """
     if given is not None:
         return Path(given).expanduser().absolute()
     if target == TRACKIO:
@@ -97,20 +113,24 @@ def _run_id(line: Any) -> str:
     return run_id
 
 
-def _to_parquet(lines: Iterator[Any], target: str, where: Path | None, run_id: str) -> int:
+def _to_parquet(lines: Iterator[Any], target: str, folder: Path | None, run_id: str) -> int:
     from higgs_audio_trainer.logs.parquet import ParquetFiles
 
-    assert where is not None
+    assert folder is not None
     count = 0
-    with ParquetFiles(where / run_id) as files:
+    with ParquetFiles(folder / run_id) as files:
         for line in lines:
-            _passed_on(files.add, line, line, target)
+            _pass_on(files.add, line, line, target)
             count += 1
     return count
 
 
-def _to_tracker(lines: Iterator[Any], target: str, where: Path | None, run_id: str) -> int:
-    """Give a tracker what it was not given before; each rank has a run of its own there."""
+def _to_tracker(lines: Iterator[Any], target: str, folder: Path | None, run_id: str) -> int:
+    """Export new lines to a tracker. Each rank is a run of its own in the tracker.
+
+    Returns:
+        Number of exported events.
+    """
     from importlib import import_module
 
     from sinks import SinkContext, SinkError
@@ -118,49 +138,51 @@ def _to_tracker(lines: Iterator[Any], target: str, where: Path | None, run_id: s
     from sinks.trackers.tracker import TrackerSink
 
     opener = import_module(f"sinks.trackers.{target}").opener
-    options = {} if where is None else {"dir": str(where)}
-    # trackio keeps what it has by its id once.
-    done = _Done(None if where is None or target == TRACKIO else where / ".exported" / f"{run_id}.json")
+    options = {} if folder is None else {"dir": str(folder)}
+    # trackio stores each event once, by id, and needs no file of progress.
+    progress = _Progress(None if folder is None or target == TRACKIO else folder / ".exported" / f"{run_id}.json")
     ranks: dict[int, TrackerSink] = {}
     count = 0
     try:
-        opener(SinkContext(".", run_id, 0, 0), **options)  # before anything is said to be unfinished
+        opener(SinkContext(".", run_id, 0, 0), **options)  # fails before the export is marked as unfinished
         for line in lines:
             record = admitted(line.record) if line.event is not None else None
-            if record is None or not done.is_new(line):
+            if record is None or not progress.is_new(line):
                 continue
             rank = record["rank"]
             if rank not in ranks:
                 ranks[rank] = TrackerSink(opener(SinkContext(".", run_id, rank, record["attempt"]), **options))
-            done.begin()
-            _passed_on(ranks[rank], record, line, target)
+            progress.begin()
+            _pass_on(ranks[rank], record, line, target)
             count += 1
         for sink in ranks.values():
             sink.close()
     except SinkError as error:
         raise UserError(str(error)) from error
-    done.finish()
+    progress.finish()
     return count
 
 
-def _passed_on(take: Callable[[Any], None], item: Any, line: Any, target: str) -> None:
+def _pass_on(take: Callable[[Any], None], item: Any, line: Any, target: str) -> None:
     try:
         take(item)
     except Exception as error:
         raise UserError(
-            f"{target}: expected it to take {line.where}, got {type(error).__name__}: {error}. "
-            "What was exported before it is there"
+            f"{target}: expected no error for {line.where}, got {type(error).__name__}: {error}. "
+            "All lines before were exported"
         ) from error
 
 
-class _Done:
-    """What a place has of a run: the last `seq` of each rank and attempt, in a file beside it.
+class _Progress:
+    """Last exported `seq` of each rank and attempt of a run, kept in a file beside the exported data.
+
+    The file is empty while an export runs.
 
     Args:
-        path: of the file; None: the place itself knows.
+        path: Path of the file, or None for a tracker with its own check for repeated events.
 
     Raises:
-        UserError: an export was interrupted there.
+        UserError: An earlier export was interrupted.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -170,21 +192,21 @@ class _Done:
         self._last: dict[str, int] = json.loads(text) if text else {}
         if not text:
             raise UserError(
-                f"{path}: expected an export that came to its end, got one that was interrupted: to go on would write "
-                "twice what it wrote. Remove its run and this file, or export to another place with -o"
+                f"{path}: expected a complete export, got an interrupted export, whose events would be exported "
+                "twice. Remove its run and this file, or export to another place with -o"
             )
 
     def is_new(self, line: Any) -> bool:
-        """Tell whether a line is not there yet, and note it.
+        """Return whether a line was not exported yet, and record the line as exported.
 
         Raises:
-            UserError: it says not whose it is.
+            UserError: The line lacks a field of the trackers' sort key.
         """
         record = line.record
-        if not all(type(record.get(name)) is kind for name, kind in _PLACE.items()):
+        if not all(type(record.get(name)) is kind for name, kind in _POSITION.items()):
             raise UserError(
-                f"{line.where}: expected a log of a run, with {', '.join(_PLACE)} in each line, got a golden "
-                f"or another. --to {PARQUET} takes it"
+                f"{line.where}: expected a log of a run, with {', '.join(_POSITION)} in each line, got a golden "
+                f"or another log. --to {PARQUET} accepts goldens"
             )
         stream = f"rank{record['rank']:05d}-attempt{record['attempt']:03d}"
         if self._path is not None and record["seq"] <= self._last.get(stream, -1):
@@ -193,15 +215,14 @@ class _Done:
         return True
 
     def begin(self) -> None:
-        """Note that there is more from now on than is noted."""
+        """Mark the export as unfinished, with an empty file."""
         if self._path is not None and not self._begun:
             self._begun = True
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text("", encoding="utf-8")
 
     def finish(self) -> None:
-        """Note what is there."""
+        """Write the last exported `seq` of each rank and attempt."""
         if self._path is not None and self._begun:
-            written = self._path.with_suffix(".new")
-            written.write_text(json.dumps(self._last) + "\n", encoding="utf-8")
-            written.replace(self._path)
+            with atomic_file(self._path) as file:
+                file.write(json.dumps(self._last).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""The pager: long output on a terminal is read page by page, as git shows it."""
+"""Pager of long output on a terminal, like the pager of git."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from sinks.terminal.stream import encoding_of
 
 _DEFAULT = "less"
 _NO_PAGER = ("", "cat")
-_LESS = "FRX"  # quit if it fits one screen, keep colours, leave the text on the screen
+_LESS = "FRX"  # quit if the text fits the screen, keep colours, leave the text on the screen
 
 
 class Output:
-    """Where a command writes to: standard output, or a pager in front of it.
+    """Destination of a command's output: standard output, or the input of a pager.
 
     Args:
-        stream: takes the text; its `buffer` takes bytes.
-        pager: the process that reads it; None: there is none.
+        stream: Stream of text. Its `buffer` takes bytes.
+        pager: Process that reads the stream, or None without a pager.
+
+    Example:
+        >>> import sys
+        >>> Output(sys.stdout).write("a line")
+        a line
     """
 
     def __init__(self, stream: TextIO, pager: subprocess.Popen[str] | None = None) -> None:
@@ -29,22 +34,22 @@ class Output:
         self._pager = pager
 
     def write(self, text: str) -> None:
-        """Write a text."""
+        """Write text."""
         self.stream.write(text)
 
     def write_bytes(self, data: bytes) -> None:
-        """Write bytes, as they are."""
+        """Write bytes without any change."""
         self.stream.buffer.write(data)
 
     def flush(self) -> None:
-        """Have the reader see what was written."""
+        """Pass buffered text to the reader."""
         self.stream.flush()
 
     def check(self) -> None:
-        """Look whether anybody reads, where nothing was written for a while.
+        """Check for a reader. Called while nothing is written, because only a write notices a closed pipe.
 
         Raises:
-            BrokenPipeError: the pager was left.
+            BrokenPipeError: The pager has ended.
         """
         if self._pager is not None and self._pager.poll() is not None:
             raise BrokenPipeError
@@ -52,21 +57,24 @@ class Output:
 
 @contextmanager
 def paged(stdout: TextIO, environment: Mapping[str, str], *, wanted: bool) -> Iterator[Output]:
-    """Put the pager between a command and its terminal, until the person who reads it leaves.
+    """Run a pager between the block and the terminal until the user quits the pager.
 
     Args:
-        stdout: where the output goes in the end.
-        environment: `PAGER` names the pager and its arguments; it is `less` where that is not set.
-        wanted: whether there may be one; it cannot be needed where stdout is no terminal.
+        stdout: Standard output, which the pager writes to.
+        environment: Environment variables. `PAGER` holds the pager and its arguments, by default `less`.
+        wanted: Whether to use a pager. False where stdout is not a terminal.
+
+    Yields:
+        The output to write to.
     """
-    pager = _started(environment, encoding_of(stdout)) if wanted else None
+    pager = _start_pager(environment, encoding_of(stdout)) if wanted else None
     if pager is None:
         yield Output(stdout)
         return
     text = cast("TextIO", pager.stdin)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the pager's: what it shows, it goes on showing
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the pager, which goes on
     try:
-        with suppress(BrokenPipeError):  # it was left early: no error
+        with suppress(BrokenPipeError):  # the user quit the pager early, which is no error
             try:
                 yield Output(text, pager)
             finally:
@@ -74,20 +82,25 @@ def paged(stdout: TextIO, environment: Mapping[str, str], *, wanted: bool) -> It
                     text.close()
                 pager.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)
 
 
-def _started(environment: Mapping[str, str], encoding: str) -> subprocess.Popen[str] | None:
-    """Start the pager that the environment asks for; None if it asks for none, or has none."""
+def _start_pager(environment: Mapping[str, str], encoding: str) -> subprocess.Popen[str] | None:
+    """Start the pager of the environment. Return None if no pager is wanted or the pager cannot start.
+
+    Example:
+        >>> _start_pager({"PAGER": "cat", "TERM": "xterm"}, "utf-8") is None
+        True
+    """
     try:
         command = shlex.split(environment.get("PAGER", _DEFAULT))
-    except ValueError:  # a quotation without its end
+    except ValueError:  # a quotation mark without its partner
         return None
     if " ".join(command) in _NO_PAGER or environment.get("TERM", "dumb") == "dumb":
         return None
     settings = {"LESS": _LESS} | dict(environment)
     try:
-        return subprocess.Popen(  # noqa: S603 - the person's own pager
+        return subprocess.Popen(  # noqa: S603 - the user's own pager
             command, stdin=subprocess.PIPE, env=settings, encoding=encoding, errors="backslashreplace"
         )
     except OSError:

@@ -1,81 +1,87 @@
-"""`report LOG [OTHER]`: a page about one log, or about two beside each other."""
+"""Command `report LOG [OTHER]`. Draws one log, or two logs side by side, as an HTML page."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
 
 if TYPE_CHECKING:
     from higgs_audio_trainer.logs.diff.comparison import Comparison
-    from higgs_audio_trainer.report.gather import Gathered
+    from higgs_audio_trainer.report.gather import GatheredLog
 
 _OUTPUT = "report.html"
 _STDIN = "-"
-_PUBLIC = 0o666
 
 
 def parser(prog: str) -> ArgumentParser:
-    """Make the parser of the command."""
+    """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
-        description="Draw a log as one HTML file that opens offline and loads nothing: losses and accuracies, each "
-        "codebook, diagnoses, samples followed through the training, what logging cost. With a second log, both "
-        "beside each other and where they first differ.",
+        description="Draw a log as one HTML file that works offline: losses and accuracies, each codebook, diagnoses, "
+        "samples followed through the training, the cost of logging. With a second log, draw both logs side by side "
+        "and report their first difference.",
         epilog=f"example: {prog} higgs-demo/run -o report.html",
     )
-    made.add_argument("log", metavar="LOG", help="a run's output directory, a log file, - for stdin")
-    made.add_argument("other", metavar="OTHER", nargs="?", help="another one to compare with it")
-    made.add_argument("-o", "--output", metavar="FILE", default=_OUTPUT, help="where the page goes [%(default)s]")
+    made.add_argument("log", metavar="LOG", help="output directory of a run, a log file, - for stdin")
+    made.add_argument("other", metavar="OTHER", nargs="?", help="second log, to compare with LOG")
+    made.add_argument("-o", "--output", metavar="FILE", default=_OUTPUT, help="file to write [%(default)s]")
     return made
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
-    """Write a report.
+    """Write a report and return the exit status.
 
     Raises:
-        UserError: a log cannot be read, or the page not be written.
+        UserError: A log cannot be read, or the page cannot be written.
     """
     given = parser(prog).parse_args(arguments)
     names = [name for name in (given.log, given.other) if name is not None]
     if len(names) > 1 and _STDIN in names:
-        raise UserError("report: expected two files or folders, which are read twice, got standard input (-). Save it")
+        raise UserError(
+            "report: expected two files or folders, because each is read twice, got standard input (-). "
+            "Save the log to a file"
+        )
     target = Path(given.output)
-    _refuse(target, names)
-    logs = [_gathered(name) for name in names]
+    _check_target(target, names)
+    logs = [_gather(name) for name in names]
     from higgs_audio_trainer.report.page import render
+    from sinks.terminal.words import count_of
 
-    page = render(logs, _compared(names) if len(names) > 1 else None)
-    _write(target, page)
-    print(f"{target}: {len(page.encode()) / 1e6:.2f} MB, {sum(log.events for log in logs):,} events")
+    page = render(logs, _compare(names) if len(names) > 1 else None).encode()
+    try:
+        with atomic_file(target) as file:
+            file.write(page)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    print(f"{target}: {len(page) / 1e6:.2f} MB, {count_of(sum(log.events for log in logs), 'event')}")
     return 0
 
 
-def _gathered(name: str) -> Gathered:
-    from higgs_audio_trainer.cli.faults import Faults
+def _gather(name: str) -> GatheredLog:
+    from higgs_audio_trainer.cli.problems import ProblemPrinter
     from higgs_audio_trainer.logs.reader import read
     from higgs_audio_trainer.report.gather import gather
 
-    faults = Faults()
+    problems = ProblemPrinter()
     try:
-        shown = "standard input" if name == _STDIN else name
-        found = gather(shown, read(name, on_fault=faults), _folder_of(name))
+        title = "standard input" if name == _STDIN else name
+        gathered = gather(title, read(name, on_fault=problems), _output_dir_of(name))
     finally:
-        faults.close()
-    found.faults = faults.count
-    if not found.events:
-        raise UserError(f"{name}: expected the log of a run, got no event in it. Name a run's folder")
-    return found
+        problems.close()
+    gathered.damaged_lines = problems.count
+    if not gathered.events:
+        raise UserError(f"{name}: expected the log of a run, got a log without events. Name a run's folder")
+    return gathered
 
 
-def _folder_of(name: str) -> Path | None:
-    """Find the output directory of a log: the folder that has its `events/`."""
+def _output_dir_of(name: str) -> Path | None:
+    """Return the output directory of a log, the parent of `events/`, or None if there is no such folder."""
     from higgs_audio_trainer.logs.files import find
 
     if name == _STDIN:
@@ -84,27 +90,25 @@ def _folder_of(name: str) -> Path | None:
     return folder.parent if folder.name == "events" else None
 
 
-def _compared(names: Sequence[str]) -> Comparison | str:
+def _compare(names: Sequence[str]) -> Comparison | str:
+    """Return the comparison of two logs, or the reason why the logs cannot be compared."""
     from higgs_audio_trainer.logs.diff.compare import compare
 
     try:
         return compare(names[0], names[1])
-    except UserError as error:  # they have nothing in common, which is no reason not to draw them
+    except UserError as error:  # logs without common events are drawn all the same
         return str(error)
 
 
-def _refuse(target: Path, names: Sequence[str]) -> None:
-    """Refuse to write over a log, or anything else that is no report."""
+def _check_target(target: Path, names: Sequence[str]) -> None:
+    """Raise `UserError` if the page would replace a log or another file that is no report."""
     from higgs_audio_trainer.logs.files import find
     from higgs_audio_trainer.report.page import BEGINNING
 
-    for stream in (stream for log in find(names) for stream in log):
-        for file in stream.files:
-            with suppress(OSError):
-                if target.samefile(file):
-                    raise UserError(
-                        f"{target}: expected another file than the log, got {file} twice. Name an .html file"
-                    )
+    for file in (file for log in find(names) for stream in log for file in stream.files):
+        with suppress(OSError):
+            if target.samefile(file):
+                raise UserError(f"{target}: expected another file than the log, got {file} twice. Name an .html file")
     try:
         if not target.exists():
             return
@@ -115,25 +119,9 @@ def _refuse(target: Path, names: Sequence[str]) -> None:
     except OSError as error:
         raise _unwritable(target, error) from error
     if start not in (b"", BEGINNING.encode()):
-        raise UserError(f"{target}: expected no file or an earlier report, got another file. Remove it or name another")
-
-
-def _write(target: Path, page: str) -> None:
-    """Write the page beside its place, and put it there once it is whole."""
-    umask = os.umask(0)
-    os.umask(umask)
-    try:
-        descriptor, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(page)
-                os.fchmod(file.fileno(), _PUBLIC & ~umask)
-            Path(beside).replace(target)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise _unwritable(target, error) from error
+        raise UserError(
+            f"{target}: expected no file or an earlier report, got another file. Remove the file or name another file"
+        )
 
 
 def _unwritable(target: Path, error: OSError) -> UserError:

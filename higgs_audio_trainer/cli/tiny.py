@@ -1,4 +1,4 @@
-"""`tiny DIR`: a tiny base checkpoint and codec."""
+"""Command `tiny DIR`. Writes a tiny base checkpoint and codec."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
 
 _DEFAULT = {"hidden_size": 128, "layers": 4, "codebooks": 8, "vocab_size": 512, "seed": 0}
-_SEEDS = 2**32  # as many as transformers.set_seed takes
+_SEEDS = 2**32  # the range of transformers.set_seed
 
 
 def parser(prog: str) -> ArgumentParser:
-    """Make the parser of the command."""
+    """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
         description="Write a tiny base checkpoint (DIR/model) and codec (DIR/codec).\n"
-        "The weights are random, the format on the disk is the real one.",
+        "The weights are random. The file format is that of a real checkpoint.",
         epilog=f"example: {prog} tiny && higgs-audio-trainer train \\\n"
         "  --base_ckpt tiny/model --audio_tokenizer tiny/codec --train_manifest m.jsonl \\\n"
         "  --output_dir out --max_steps 30 --log_steps 5 --seed 0",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("dir", metavar="DIR", help="folder to write to; DIR/model and DIR/codec must not be there yet")
-    made.add_argument("--hidden_size", metavar="N", type=int, help="width, a multiple of 64 [%(default)s]")
+    made.add_argument("dir", metavar="DIR", help="folder to write to; DIR/model and DIR/codec must not exist")
+    made.add_argument("--hidden_size", metavar="N", type=int, help="hidden size, a multiple of 64 [%(default)s]")
     made.add_argument("--layers", metavar="N", type=int, help="decoder layers [%(default)s]")
     made.add_argument("--codebooks", metavar="N", type=int, help="codebooks [%(default)s]")
     made.add_argument("--vocab_size", metavar="N", type=int, help="rows of the text vocabulary [%(default)s]")
-    made.add_argument("--seed", metavar="N", type=int, help="decides the weights [%(default)s]")
+    made.add_argument("--seed", metavar="N", type=int, help="seed of the weights [%(default)s]")
     made.set_defaults(**_DEFAULT)
     return made
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
-    """Write the checkpoint."""
+    """Write the checkpoint and the codec, print their paths, and return the exit status."""
     given = parser(prog).parse_args(arguments)
     if not 0 <= given.seed < _SEEDS:
         raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {given.seed}")

@@ -1,4 +1,4 @@
-"""`train`: LoRA fine-tuning with logged predictions."""
+"""Command `train`. Fine-tunes with LoRA and logs predictions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from higgs_audio_trainer.cli.options import parse_train, train_parser
-from higgs_audio_trainer.cli.parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.train_flags import parse_train, train_parser
 from higgs_audio_trainer.events import Diagnosis
 from higgs_audio_trainer.training.signals import exit_status, under_torchrun
 from sinks.terminal.escape import printable_lines
@@ -16,12 +16,12 @@ from sinks.terminal.screen import say_on_stderr
 
 
 def parser(prog: str) -> ArgumentParser:
-    """Make the parser of the command."""
+    """Return the parser of the command."""
     return train_parser(prog)
 
 
 def run(arguments: Sequence[str], prog: str) -> int:
-    """Train, or print the help."""
+    """Train, or print the help, and return the exit status."""
     settings = parse_train(arguments, prog)
     if isinstance(settings, str):
         print(settings)
@@ -30,30 +30,31 @@ def run(arguments: Sequence[str], prog: str) -> int:
 
     result = run_training(settings)
     if result.failed_by is not None:
-        say_failure(result.failed_by)
+        print_failure(result.failed_by)
     status = exit_status(result.stopped_by)
     if under_torchrun(os.environ):
-        _leave(status)
+        _exit_now(status)
     return status
 
 
-def say_failure(found: Diagnosis) -> None:
-    """Say which diagnosis ended a run."""
+def print_failure(diagnosis: Diagnosis) -> None:
+    """Print the diagnosis that ended a run with `--diagnose fail`."""
     say_on_stderr(
         printable_lines(
-            f"higgs-audio-trainer: --diagnose fail: expected no error in the record, got {found.code} at step "
-            f"{found.step}, as said above. The run was saved. To train on all the same: --resume --diagnose warn"
+            f"higgs-audio-trainer: --diagnose fail: expected no error in the record, got {diagnosis.code} at step "
+            f"{diagnosis.step}, printed above. The run was saved. To train on despite the error, add --resume "
+            "--diagnose warn"
         )
     )
 
 
-def _leave(status: int) -> None:
-    """End the process without taking the interpreter down.
+def _exit_now(status: int) -> None:
+    """Run the exit handlers, flush the standard streams and end the process without interpreter shutdown.
 
-    Threads of torch that wake up in an interpreter that is being taken down abort the process now and then, and
-    torchrun would call the whole job a failure.
+    Threads of torch that wake up during the shutdown sometimes abort the process, and torchrun would report the whole
+    job as failed.
     """
-    atexit._run_exitfuncs()  # noqa: SLF001 - what trackers registered there is still done
+    atexit._run_exitfuncs()  # noqa: SLF001 - trackers finish their runs there
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

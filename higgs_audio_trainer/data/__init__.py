@@ -1,1 +1,1 @@
-"""From a manifest to batches: manifest -> clips -> codes -> prompt and labels -> batch. One file a noun."""
+"""The way from a manifest to batches, a file for each noun: manifest, clips, codes, prompt and labels, batch."""

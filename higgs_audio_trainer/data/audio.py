@@ -1,4 +1,4 @@
-"""Audio files to waveforms: any format that libsndfile reads, any rate, any number of channels."""
+"""Waveforms from audio files of any rate, number of channels and format known to libsndfile."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ import soxr
 
 Waveform = npt.NDArray[np.float32]
 
-_UNKNOWN_LENGTH = 2**63 - 1  # what libsndfile says of a FLAC that was written to a pipe
+_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's length of a FLAC file that was written to a pipe
 
 
 class AudioError(Exception):
-    """A clip cannot be used. `expected` and `got` are the halves of a fault."""
+    """A clip is unusable.
+
+    Attributes:
+        expected: Expectation, as in the message of a problem.
+        got: Observation, as in the message of a problem.
+
+    Example:
+        >>> str(AudioError("finite samples", "NaN or infinity"))
+        'expected finite samples, got NaN or infinity'
+    """
 
     def __init__(self, expected: str, got: str) -> None:
         super().__init__(f"expected {expected}, got {got}")
@@ -25,28 +34,36 @@ class AudioError(Exception):
 
 
 def audio_length(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> tuple[int, int]:
-    """Read how long a file is, or a stretch of it, from its header.
+    """Read the length of a file, or of a stretch of the file, from the file's header.
+
+    Args:
+        path: Audio file.
+        offset_s: Start of the stretch, seconds.
+        duration_s: Length of the stretch, seconds. None for the rest of the file.
 
     Returns:
-        Samples of each channel, and their rate in Hz.
+        Number of samples of each channel, and the sampling rate in Hz.
 
     Raises:
-        AudioError: the file is not readable audio, does not say how long it is, or the stretch is empty.
+        AudioError: The file is no readable audio, has no length in its header, or the stretch is empty.
     """
     with _opened(path) as file:
         return _stretch(file, offset_s, duration_s)[1], file.samplerate
 
 
 def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> tuple[Waveform, int]:
-    """Read a file, or a stretch of it, as mono.
+    """Read a file, or a stretch of the file, as the mean of its channels.
 
-    Channels are averaged.
+    Args:
+        path: Audio file.
+        offset_s: Start of the stretch, seconds.
+        duration_s: Length of the stretch, seconds. None for the rest of the file.
 
     Returns:
-        Samples, float32 [T], in -1..1 unless the file holds floats beyond; and their rate in Hz.
+        Samples, float32 [T], in -1..1 unless the file holds floats outside of this range, and the sampling rate in Hz.
 
     Raises:
-        AudioError: the file is not readable audio, is shorter than it says, is empty, or holds no finite numbers.
+        AudioError: The file is no readable audio, is shorter than its header says, is empty, or holds NaN or infinity.
     """
     with _opened(path) as file:
         start, wanted = _stretch(file, offset_s, duration_s)
@@ -69,14 +86,14 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
         raise AudioError(
             "audio that libsndfile reads", error.error_string.removeprefix("Error : ").rstrip(".")
         ) from error
-    except (OSError, TypeError, ValueError) as error:  # TypeError: a .raw file says neither its rate nor its type
+    except (OSError, TypeError, ValueError) as error:  # TypeError: a .raw file has no rate and no type
         raise AudioError("audio that libsndfile reads", str(error).rstrip(".")) from error
 
 
 def _stretch(file: soundfile.SoundFile, offset_s: float, duration_s: float | None) -> tuple[int, int]:
-    """Return the first sample of a stretch and how many there are."""
+    """Return the first sample and the number of samples of a stretch."""
     if file.frames >= _UNKNOWN_LENGTH:
-        raise AudioError("a file that says how long it is", "an unknown length: encode it again, to a file")
+        raise AudioError("a file with its length in the header", "an unknown length: encode the audio again, to a file")
     start = round(min(offset_s * file.samplerate, file.frames))
     rest = file.frames - start
     wanted = rest if duration_s is None else round(min(duration_s * file.samplerate, rest))
@@ -86,15 +103,19 @@ def _stretch(file: soundfile.SoundFile, offset_s: float, duration_s: float | Non
 
 
 def resample(waveform: Waveform, rate: int, to_rate: int) -> Waveform:
-    """Resample with soxr at its high quality.
+    """Return a waveform at another sampling rate, resampled with soxr at high quality.
 
     Args:
-        waveform: float32 [T].
-        rate: its rate in Hz.
-        to_rate: the rate wanted, in Hz.
+        waveform: Samples, float32 [T].
+        rate: Sampling rate of the waveform, Hz.
+        to_rate: Sampling rate of the result, Hz.
 
     Returns:
-        float32, at least floor(T * to_rate / rate) samples.
+        Samples, float32, at least floor(T * to_rate / rate).
+
+    Example:
+        >>> len(resample(np.zeros(8_000, dtype=np.float32), 8_000, 24_000))
+        24000
     """
     if rate == to_rate:
         return waveform

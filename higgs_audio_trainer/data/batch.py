@@ -1,4 +1,4 @@
-"""Samples as tensors: the data set and its collator."""
+"""Samples as tensors: the data set and the collator."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 
 Ints = npt.NDArray[np.int64]
-FOR_THE_LOG = frozenset({"samples", "regions"})  # entries of a batch that a model is not given
+FOR_THE_LOG = frozenset({"samples", "regions"})  # entries of a batch for the log alone, not for the model
 
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """The ids that layout and labels need, of one checkpoint."""
+    """Token ids of a checkpoint for the layout and the labels of its samples."""
 
     pad: int
     audio: int
@@ -39,12 +39,13 @@ class TokenIds:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The token ids that an audit of the labels must know.
+    """Token ids for an audit of the labels.
 
     Attributes:
-        text_stops: text tokens that end a turn or the text.
-        stream_bos, stream_eos: of the audio.
-        placeholders: of the audio stream in `input_ids`.
+        text_stops: Text tokens that end a turn or the text.
+        stream_bos: First token of an audio stream.
+        stream_eos: Last token of an audio stream.
+        placeholders: Tokens in `input_ids` that stand for the audio stream.
     """
 
     text_stops: tuple[int, ...]
@@ -55,13 +56,13 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class PreparedSample:
-    """A sample that is ready to train on.
+    """A sample that is ready for training.
 
     Attributes:
-        id: the manifest's.
-        segments: its tokens.
-        code_files: the files of its codes, in the order of its clips.
-        where: `file:line` of the manifest.
+        id: Id in the manifest.
+        segments: Tokens of the sample.
+        code_files: Files with the codes of the clips, in the order of the clips.
+        where: Place in the manifest, `file:line`.
     """
 
     id: str
@@ -72,7 +73,7 @@ class PreparedSample:
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """How the log names a sample: the manifest's id, and a hash of the sample's inputs."""
+    """Name of a sample in the log: the id in the manifest, and a hash of the sample's inputs."""
 
     id: str
     fingerprint: str
@@ -80,15 +81,15 @@ class SampleRef:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One sample as arrays.
+    """A sample as arrays.
 
     Attributes:
-        ref: how the log names it.
-        input_ids: int64 [S].
-        labels: int64 [S], -100 where masked.
-        audio_ids_FK: audio stream of all clips, int64 [F, K].
-        audio_labels_FK: int64 [F, K], -100 where masked.
-        regions: what each position is for, int8 [S]; see `Region`.
+        ref: Name of the sample in the log.
+        input_ids: Token ids, int64 [S].
+        labels: Text labels, int64 [S], -100 where masked.
+        audio_ids_FK: Audio stream of all clips, int64 [F, K].
+        audio_labels_FK: Audio labels, int64 [F, K], -100 where masked.
+        regions: Purpose of each position, values of `Region`, int8 [S].
     """
 
     ref: SampleRef
@@ -100,12 +101,21 @@ class Example:
 
 
 def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenIds) -> Example:
-    """Lay out one sample.
+    """Return the inputs and labels of a sample as arrays.
 
     Args:
-        sample: tokens of the sample.
-        codes_KT: codes of its clips, int64 [K, T] each.
-        ids: ids of the checkpoint.
+        sample: Tokens of the sample.
+        codes_KT: Codes of the sample's clips, int64 [K, T] each.
+        ids: Token ids of the checkpoint.
+
+    Example:
+        >>> ids = TokenIds(pad=0, audio=90, audio_delay=91, stream_bos=1024, stream_eos=1025, num_codebooks=2)
+        >>> prompt, speech = TokenSegment(np.array([7, 8]), supervised=False), TokenSegment(None, supervised=True)
+        >>> example = build_example(PreparedSample("a", (prompt, speech), ()), [np.array([[1], [2]])], ids)
+        >>> example.input_ids.tolist()
+        [7, 8, 90, 90, 90, 91]
+        >>> example.audio_labels_FK.T.tolist()
+        [[-100, 1, 1025, -100], [-100, -100, 2, 1025]]
     """
     streams = [delay_codes(codes, bos=ids.stream_bos, eos=ids.stream_eos) for codes in codes_KT]
     supervised = [segment.supervised for segment in sample.segments if segment.ids is None]
@@ -134,9 +144,9 @@ def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenId
 
 
 class SpeechDataset(Dataset[Example]):
-    """The samples of a prepared manifest; codes are read when a sample is asked for.
+    """Samples of a prepared manifest, with the codes read from disk at each access.
 
-    Asking raises `UserError` where codes that were in order before cannot be read any more.
+    An access raises `UserError` if the codes are no longer readable.
     """
 
     def __init__(self, samples: Sequence[PreparedSample], ids: TokenIds) -> None:
@@ -153,23 +163,23 @@ class SpeechDataset(Dataset[Example]):
     def _codes(self, sample: PreparedSample, path: Path) -> Ints:
         try:
             return load_codes(path, num_codebooks=self._ids.num_codebooks, num_codes=self._ids.stream_bos)
-        except AudioError as error:  # they were in order when the run began
-            raise UserError(f"{sample.where}: {path}: {error}. Was the file changed while it was in use?") from error
+        except AudioError as error:  # the codes were readable at the start of the run
+            raise UserError(f"{sample.where}: {path}: {error}. Did the file change during the run?") from error
 
 
 class Collator:
-    """Pads examples on the right and stacks them.
+    """Pads examples on the right and stacks the examples to a batch.
 
-    The batch holds `input_ids`, `attention_mask` and `labels` [B, S]; `audio_input_ids` and `audio_labels`
-    [B, F, K]; `audio_input_ids_mask` bool [B, F]; and for the log alone `regions` int8 [B, S], and `samples`, a list of
-    `SampleRef` that stays on the host.
+    A batch holds `input_ids`, `attention_mask` and `labels` [B, S], `audio_input_ids` and `audio_labels` [B, F, K], and
+    `audio_input_ids_mask` bool [B, F]. For the log alone, a batch also holds `regions` int8 [B, S] and `samples`, a
+    list of `SampleRef` that stays on the host.
     """
 
     def __init__(self, ids: TokenIds) -> None:
         self._ids = ids
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Make a batch."""
+        """Return the batch of the examples."""
         return {
             "input_ids": _stack([example.input_ids for example in examples], self._ids.pad),
             "attention_mask": _stack([np.ones_like(example.input_ids) for example in examples], 0),

@@ -1,4 +1,4 @@
-"""The clips of a manifest: checking what their files hold, where their codes are, and encoding those without."""
+"""Clips of a manifest: checks of the audio files, places of the codes, and encoding of clips without codes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from higgs_audio_trainer.errors import UserError
 if TYPE_CHECKING:
     from higgs_audio_trainer.data.codec import Codec
 
-FRAME_RATE_HZ = 25  # of the Higgs codec: 24 kHz at 960 samples a frame; what pre-encoded codes are taken to have
+FRAME_RATE_HZ = 25  # of the Higgs codec, 24 kHz at 960 samples a frame; assumed for pre-encoded codes
 
 
 @dataclass(frozen=True, slots=True)
 class ClipLimits:
-    """What a clip may be.
+    """Limits for clips.
 
     Attributes:
-        num_codebooks: K that the model has.
-        num_codes: codes of a codebook, below stream BOS and EOS.
-        max_seconds: longest clip.
+        num_codebooks: Number of codebooks K of the model.
+        num_codes: Number of codes of a codebook, without stream BOS and EOS.
+        max_seconds: Length of the longest clip.
     """
 
     num_codebooks: int
@@ -34,15 +34,15 @@ class ClipLimits:
 
 
 class ClipStore:
-    """Knows the codes of clips, and makes those that are missing.
+    """Finds the codes of clips, and encodes clips without codes.
 
     Args:
-        limits: what a clip may be.
-        codec: encodes audio; None where all clips have codes.
-        cache_root: folder of the cache of codes.
+        limits: Limits for clips.
+        codec: Codec for audio. None where all clips have codes.
+        cache_root: Folder of the cache of codes.
 
     Attributes:
-        frames: codec frames T of each file of codes; of one that is not written yet, the least it will have.
+        frames: Number of codec frames T by file of codes. A lower limit for a file that does not exist yet.
     """
 
     def __init__(self, limits: ClipLimits, codec: Codec | None, cache_root: Path) -> None:
@@ -54,13 +54,13 @@ class ClipStore:
         self._unwritten: dict[Path, Clip] = {}
 
     def check(self, clip: Clip) -> Path:
-        """Check what a clip's file holds, once.
+        """Check a clip's file on the first call for this clip.
 
         Returns:
-            The file of its codes, there already or not.
+            File of the clip's codes, which may not exist yet.
 
         Raises:
-            AudioError: the clip cannot be used.
+            AudioError: The clip is unusable.
         """
         if clip not in self._checked:
             try:
@@ -73,28 +73,28 @@ class ClipStore:
         return checked
 
     def waiting(self, files: Iterable[Path]) -> list[Clip]:
-        """Return the clips to encode for these files of codes, one for each file that is not there yet."""
+        """Return a clip to encode for each of these files of codes that does not exist yet."""
         return [self._unwritten[path] for path in dict.fromkeys(files) if path in self._unwritten]
 
     def encode(self, clip: Clip) -> None:
-        """Encode a clip and keep its codes.
+        """Encode a clip and store the codes.
 
         Raises:
-            UserError: codec and model do not fit, or something failed that has nothing to do with the clip.
+            UserError: The codec does not fit the model, the clip's file changed, or the codes cannot be stored.
         """
         assert self._codec is not None, "clips of audio come with a codec"
         path = self.check(clip)
         try:
             waveform, rate = load_audio(clip.path, offset_s=clip.offset_s, duration_s=clip.duration_s)
         except AudioError as error:
-            raise UserError(f"{clip.path}: {error}. It changed after it was checked; start again.") from error
+            raise UserError(f"{clip.path}: {error}. The file changed after the check. Start again.") from error
         codes_KT = self._codec.encode(resample(waveform, rate, self._codec.sampling_rate_hz))
         limits = self._limits
         if codes_KT.shape[0] != limits.num_codebooks or codes_KT.max() >= limits.num_codes:
             raise UserError(
                 f"--audio_tokenizer {self._codec.name}: expected {limits.num_codebooks} codebooks of "
-                f"{limits.num_codes} codes, as the model has, got {codes_KT.shape[0]} codebooks and codes up to "
-                f"{codes_KT.max()}. Name the codec that belongs to --base_ckpt."
+                f"{limits.num_codes} codes, as in the model, got {codes_KT.shape[0]} codebooks and codes up to "
+                f"{codes_KT.max()}. Use the codec of --base_ckpt."
             )
         CodeCache.store(path, codes_KT)
         self.frames[path] = codes_KT.shape[1]
@@ -120,7 +120,7 @@ class ClipStore:
             return path
         try:
             self.frames[path] = self._load(path)
-        except AudioError:  # not there, or damaged after it was written: it will be encoded
+        except AudioError:  # missing or damaged: the clip waits for encoding
             load_audio(clip.path, offset_s=clip.offset_s, duration_s=clip.duration_s)
             self.frames[path] = least_frames
             self._unwritten[path] = clip

@@ -1,4 +1,4 @@
-"""The codec: waveforms to codes and back. Loaded by transformers from a name or a folder."""
+"""Codec between waveforms and codes, loaded by transformers from a name or a folder."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.errors import UserError
 
 _WANTED = ("*.json", "*.safetensors")
-_HASHED = (*_WANTED, "*.bin")  # weights in the older format load too, from a folder
+_HASHED = (*_WANTED, "*.bin")  # a folder may hold weights in the older format
 
 
 class Codec:
-    """Encodes clips to codes, and decodes codes.
+    """Encodes clips to codes, and decodes codes to clips.
 
-    Attributes:
-        sampling_rate_hz: rate that the codec hears.
-        hop_length: samples of one frame.
-        fingerprint: hash of the codec's configuration and weights.
-
-    The weights are loaded at the first clip: a run whose clips are all in the cache never needs them.
+    The weights are loaded at the first clip. A run with all clips in the cache never loads the weights.
 
     Args:
-        name_or_path: a folder, or a name on the Hugging Face Hub.
-        device: where to encode.
+        name_or_path: Folder, or name on the Hugging Face Hub.
+        device: Device of the computation.
+
+    Attributes:
+        sampling_rate_hz: Sampling rate of the codec's audio.
+        hop_length: Number of samples of a frame.
+        fingerprint: Hash of the codec's configuration and weights.
 
     Raises:
-        UserError: there is no such codec, or it is none that can be used.
+        UserError: The codec does not exist or is not supported.
     """
 
     def __init__(self, name_or_path: str, *, device: str = "cpu") -> None:
@@ -50,16 +50,16 @@ class Codec:
         self.fingerprint = _fingerprint(self._folder)
 
     def encode(self, waveform: Waveform) -> npt.NDArray[np.int64]:
-        """Encode one clip.
+        """Return the codes of a clip.
 
         Args:
-            waveform: float32 [T] at `sampling_rate_hz`, at least one frame.
+            waveform: Samples, float32 [T], at `sampling_rate_hz`, at least one frame.
 
         Returns:
-            int64 [K, frames].
+            Codes, int64 [K, frames].
 
         Raises:
-            UserError: the codec cannot be loaded.
+            UserError: The codec cannot be loaded.
         """
         if self._model is None:
             self._model = self._load()
@@ -70,16 +70,16 @@ class Codec:
         return codes
 
     def decode(self, codes: npt.NDArray[np.int64]) -> Waveform:
-        """Decode one clip.
+        """Return the waveform of a clip.
 
         Args:
-            codes: int64 [K, frames].
+            codes: Codes, int64 [K, frames].
 
         Returns:
-            float32 [T] at `sampling_rate_hz`.
+            Samples, float32 [T], at `sampling_rate_hz`.
 
         Raises:
-            UserError: the codec cannot be loaded, or has no weights to decode with.
+            UserError: The codec cannot be loaded, or has no weights of the decoder.
         """
         if self._model is None:
             self._model = self._load(part="decoder")
@@ -97,10 +97,10 @@ class Codec:
             raise UserError(f"--audio_tokenizer {self.name}: the codec cannot be loaded: {error}") from error
         other = "decoder" if part == "encoder" else "encoder"
         missing = sorted(key for key in info["missing_keys"] if other not in key)
-        if missing:  # transformers would go on with random ones
+        if missing:  # transformers would use random weights
             raise UserError(
                 f"--audio_tokenizer {self.name}: expected weights for {', '.join(missing[:3])}, got none. "
-                "The folder is not whole."
+                "The folder is incomplete. Download the codec again."
             )
         return model.eval().to(self._device)
 
@@ -116,17 +116,16 @@ def _higgs_class(name: str) -> Any:
         raise UserError(_no_torchaudio(name, "none installed"))
     try:
         from transformers import HiggsAudioV2TokenizerModel
-    except (ImportError, OSError, RuntimeError) as error:  # a torchaudio that does not fit this torch
+    except (ImportError, OSError, RuntimeError) as error:  # a torchaudio for another version of torch
         raise UserError(_no_torchaudio(name, f"one that does not load ({error})")) from error
     return HiggsAudioV2TokenizerModel
 
 
 def _no_torchaudio(name: str, got: str) -> str:
     return (
-        f"--audio_tokenizer {name}: expected torchaudio, which the Higgs codec needs, got {got}. Ways out: install the "
-        "torchaudio that belongs to your torch; or encode on a machine that has it (higgs-audio-trainer prepare "
-        "--codes_dir DIR) and train here with the same --codes_dir; or name encoded files in the manifest "
-        '("codes": path).'
+        f"--audio_tokenizer {name}: expected torchaudio, which the Higgs codec needs, got {got}. Install "
+        "the torchaudio for your torch. Or encode on a machine with torchaudio (higgs-audio-trainer prepare "
+        '--codes_dir DIR) and train here with that --codes_dir. Or give encoded files in the manifest ("codes": path).'
     )
 
 
@@ -141,8 +140,8 @@ def _local_folder(name_or_path: str) -> Path:
         return Path(snapshot_download(name_or_path, allow_patterns=list(_WANTED)))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"--audio_tokenizer: expected a folder or a name on the Hugging Face Hub, got {name_or_path!r}, which is "
-            f"not there or cannot be fetched ({type(error).__name__}). Check the path, or the network."
+            f"--audio_tokenizer: expected a folder or a name on the Hugging Face Hub, got {name_or_path!r}, which "
+            f"does not exist or cannot be downloaded ({type(error).__name__}). Check the path and the network."
         ) from error
 
 
@@ -154,7 +153,7 @@ def _read_config(folder: Path, name: str) -> Any:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UserError(
             f"--audio_tokenizer {name}: expected a codec in transformers' layout, got a folder whose config.json is "
-            "missing or not known. A codec in Boson's original layout must be converted first."
+            "missing or unknown. Convert a codec in Boson's original layout first."
         ) from error
     if config.model_type not in ("dac", "higgs_audio_v2_tokenizer"):
         raise UserError(

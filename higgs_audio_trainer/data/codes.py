@@ -1,10 +1,8 @@
-"""Codes on disk: reading them with every check, and the cache that holds what the codec has encoded."""
+"""Codes on disk: reading with checks, and the cache of encoded clips."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -13,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.sample import Clip
 from higgs_audio_trainer.errors import UserError
 
 _TENSOR_NAMES = ("codes", "audio_codes")
-# numpy parses a header as Python: a damaged one fails in any of the ways that Python code can.
+# numpy parses a header as Python, so a damaged header fails like any Python code.
 _UNREADABLE = (OSError, ValueError, TypeError, EOFError, OverflowError, SyntaxError, TokenError, SafetensorError)
 
 
@@ -26,15 +25,23 @@ def load_codes(path: Path, *, num_codebooks: int, num_codes: int) -> npt.NDArray
     """Read pre-encoded codes.
 
     Args:
-        path: a `.npy` file, or a `.safetensors` file with one tensor, or one named `codes` or `audio_codes`.
-        num_codebooks: K that the model has.
-        num_codes: codes of a codebook; stream BOS and EOS lie above them.
+        path: A `.npy` file, or a `.safetensors` file with a single tensor or a tensor named `codes` or `audio_codes`.
+        num_codebooks: Number of codebooks K of the model.
+        num_codes: Number of codes of a codebook, without stream BOS and EOS.
 
     Returns:
-        int64 [K, T].
+        Codes, int64 [K, T].
 
     Raises:
-        AudioError: the file is not readable, or its array has the wrong type, shape or range.
+        AudioError: The file is not readable, or the array has the wrong type, shape or range.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "codes.npy"
+        ...     np.save(path, np.array([[5, 6, 7], [8, 9, 10]]))
+        ...     load_codes(path, num_codebooks=2, num_codes=1024).tolist()
+        [[5, 6, 7], [8, 9, 10]]
     """
     array = _read_array(path)
     if array.dtype.kind not in "iu":
@@ -52,8 +59,8 @@ def _read_array(path: Path) -> npt.NDArray[Any]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if path.suffix == ".npy":
-            # Mapped, for a damaged header may claim more than fits into memory; and not np.load(), which would open
-            # a zip or a pickle of that name.
+            # A memory map, because a damaged header may claim more than fits into memory. Not np.load(), which opens
+            # a zip or a pickle of this name.
             return np.lib.format.open_memmap(path, mode="r")
     except _UNREADABLE as error:
         raise AudioError("readable codes", " ".join(str(error).split()) or type(error).__name__) from error
@@ -71,25 +78,26 @@ def _read_safetensors(path: Path) -> npt.NDArray[Any]:
 
 
 class CodeCache:
-    """Codes that were encoded before, found again by what was encoded and by which codec.
+    """Cache of codes by the content of the clip and the fingerprint of the codec.
 
-    A file is written beside its place and moved there whole, so that a killed run leaves nothing that is taken
-    for an encoded clip.
+    Each file appears complete or not at all, so a killed run leaves no damaged codes.
 
     Args:
-        root: folder of the cache.
-        codec_fingerprint: identifies the codec's configuration and weights.
+        root: Folder of the cache.
+        codec_fingerprint: Hash of the codec's configuration and weights.
     """
 
     def __init__(self, root: Path, codec_fingerprint: str) -> None:
         self.folder = root / codec_fingerprint
-        self._digests: dict[Path, bytes] = {}  # many clips may be stretches of one long recording
+        self._digests: dict[Path, bytes] = {}  # many clips may be stretches of a single long recording
 
     def path(self, clip: Clip) -> Path:
-        """Where the codes of a clip are, or will be. Reads the clip's file, for its content is the key.
+        """Return the file for a clip's codes, which may not exist yet.
+
+        The key is the content of the clip's file, so the file is read.
 
         Raises:
-            AudioError: the clip's file cannot be read.
+            AudioError: The clip's file cannot be read.
         """
         if clip.path not in self._digests:
             self._digests[clip.path] = _digest(clip.path)
@@ -99,18 +107,23 @@ class CodeCache:
 
     @staticmethod
     def store(path: Path, codes_KT: npt.NDArray[np.integer]) -> None:
-        """Write the codes of a clip, integers [K, T], at the place that `path` gave.
+        """Write the codes of a clip.
+
+        Args:
+            path: File from `CodeCache.path`.
+            codes_KT: Codes, integers [K, T].
 
         Raises:
-            UserError: the place cannot be written to.
+            UserError: The file cannot be written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, codes_KT.astype(np.int32))
+            with atomic_file(path, sync=True) as file:
+                np.save(file, codes_KT.astype(np.int32))
         except OSError as error:
             raise UserError(
                 f"--codes_dir: expected a folder to store codes in, got {error.strerror} at {path.parent}. "
-                "Name another one, or make room."
+                "Name another folder, or free space."
             ) from error
 
 
@@ -120,15 +133,3 @@ def _digest(path: Path) -> bytes:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
     except OSError as error:
         raise AudioError("a readable file", str(error.strerror)) from error
-
-
-def _write_whole(path: Path, array: npt.NDArray[np.int32]) -> None:
-    temporary = path.parent / f".{uuid.uuid4().hex}.encoding"
-    try:
-        with temporary.open("xb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # there only if something failed

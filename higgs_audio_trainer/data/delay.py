@@ -1,13 +1,13 @@
-"""The delay pattern of a clip's codes, and its labels.
+"""Delay pattern of a clip's codes, and labels of the delayed codes.
 
-A clip of T frames in K codebooks gets a stream BOS and a stream EOS column; codebook k is then delayed by k
-frames. Frame f of the model's audio stream holds, for codebook k:
+A clip of T frames in K codebooks gets a stream BOS and a stream EOS column. Codebook k is then delayed by k frames.
+Frame f of the model's audio stream holds, for codebook k:
 
     f <= k              stream BOS (the delay prefix, and the BOS column itself at f == k)
     k < f <= k + T      code f - k - 1
     f >  k + T          stream EOS (the EOS column at f == k + T + 1, then the fill)
 
-which makes F = T + K + 1 frames. This is what `HiggsAudioV2Processor.build_delay_pattern` builds.
+The stream has F = T + K + 1 frames. `HiggsAudioV2Processor.build_delay_pattern` builds the same pattern.
 """
 
 from __future__ import annotations
@@ -21,20 +21,33 @@ Codes = npt.NDArray[np.int64]
 
 
 def num_stream_frames(num_frames: int, num_codebooks: int) -> int:
-    """Frames F that a clip of `num_frames` takes in the model's audio stream."""
+    """Return the number of frames F of a clip in the model's audio stream.
+
+    Args:
+        num_frames: Number of codec frames T of the clip.
+        num_codebooks: Number of codebooks K.
+
+    Example:
+        >>> num_stream_frames(100, 8)
+        109
+    """
     return num_frames + num_codebooks + 1
 
 
 def delay_codes(codes_KT: npt.NDArray[np.integer], *, bos: int, eos: int) -> Codes:
-    """Build the audio stream of a clip.
+    """Return the audio stream of a clip.
 
     Args:
-        codes_KT: codes of the clip, integers [K, T].
-        bos: id of the stream BOS.
-        eos: id of the stream EOS.
+        codes_KT: Codes of the clip, integers [K, T].
+        bos: Id of the stream BOS.
+        eos: Id of the stream EOS.
 
     Returns:
-        int64 [F, K], F = T + K + 1.
+        Audio stream, int64 [F, K], F = T + K + 1.
+
+    Example:
+        >>> delay_codes(np.array([[1, 2], [3, 4]]), bos=8, eos=9).T.tolist()
+        [[8, 1, 2, 9, 9], [8, 8, 3, 4, 9]]
     """
     num_codebooks, num_frames = codes_KT.shape
     stream_FK = np.full((num_stream_frames(num_frames, num_codebooks), num_codebooks), eos, dtype=np.int64)
@@ -45,16 +58,20 @@ def delay_codes(codes_KT: npt.NDArray[np.integer], *, bos: int, eos: int) -> Cod
 
 
 def delayed_labels(stream_FK: Codes, num_frames: int) -> Codes:
-    """Label the audio stream of a supervised clip: its codes and exactly one stream EOS in each codebook.
+    """Return the labels of a supervised clip: the codes and exactly one stream EOS in each codebook.
 
     The BOS column, the delay prefix and the EOS fill are masked.
 
     Args:
-        stream_FK: what `delay_codes` built, int64 [F, K].
-        num_frames: T, frames of the clip.
+        stream_FK: Audio stream from `delay_codes`, int64 [F, K].
+        num_frames: Number of codec frames T of the clip.
 
     Returns:
-        int64 [F, K], -100 where masked.
+        Labels, int64 [F, K], -100 where masked.
+
+    Example:
+        >>> delayed_labels(delay_codes(np.array([[1, 2], [3, 4]]), bos=8, eos=9), 2).T.tolist()
+        [[-100, 1, 2, 9, -100], [-100, -100, 3, 4, 9]]
     """
     labels_FK = np.full_like(stream_FK, IGNORE_INDEX)
     for k in range(stream_FK.shape[1]):
@@ -64,13 +81,17 @@ def delayed_labels(stream_FK: Codes, num_frames: int) -> Codes:
 
 
 def undo_delay(stream_FK: Codes) -> Codes:
-    """Take the codes of a clip out of its audio stream: the inverse of `delay_codes`.
+    """Return the codes of a clip from the clip's audio stream, as the inverse of `delay_codes`.
 
     Args:
-        stream_FK: int64 [F, K].
+        stream_FK: Audio stream, int64 [F, K].
 
     Returns:
-        int64 [K, T], T = F - K - 1.
+        Codes, int64 [K, T], T = F - K - 1.
+
+    Example:
+        >>> undo_delay(delay_codes(np.array([[1, 2], [3, 4]]), bos=8, eos=9)).tolist()
+        [[1, 2], [3, 4]]
     """
     num_stream, num_codebooks = stream_FK.shape
     num_frames = num_stream - num_codebooks - 1

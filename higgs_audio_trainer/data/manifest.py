@@ -1,7 +1,7 @@
-"""The manifest: JSON Lines, one sample a line, in the simple form or as Boson's ChatML.
+"""Manifests: JSON Lines with a sample a line, in the simple form or as Boson's ChatML.
 
-Reading it checks the form of every line and finds every fault; what the files behind it hold is checked by
-`prepare`. Nothing here imports torch.
+Reading a manifest checks the form of every line and lists every problem. `prepare` checks the content of the files.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import orjson
 
 from higgs_audio_trainer.data.fields import (
     BadField,
-    LineFaults,
+    LineProblems,
     given,
     kind_of,
     read_clip,
@@ -24,22 +24,34 @@ from higgs_audio_trainer.data.fields import (
     show,
 )
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
-from higgs_audio_trainer.errors import Fault, UserError
+from higgs_audio_trainer.errors import InputProblem, UserError
 
 __all__ = ["DEFAULT_SYSTEM_PROMPT", "Clip", "Sample", "Turn", "read_manifest"]
 
-#: What the system turn says when a sample has none; the prompt that the base model was trained with.
+#: Text of the system turn for samples without a system turn. The base model was trained with this prompt.
 DEFAULT_SYSTEM_PROMPT = "Generate audio following instruction."
 
 
-def read_manifest(path: str | Path) -> tuple[list[Sample], list[Fault]]:
+def read_manifest(path: str | Path) -> tuple[list[Sample], list[InputProblem]]:
     """Read a manifest.
 
+    Args:
+        path: File in JSON Lines.
+
     Returns:
-        The samples whose lines are in order, and the faults of all others.
+        Samples of the lines without problems, and the problems of all other lines.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: The file does not exist or cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "train.jsonl"
+        ...     _ = path.write_text('{"id": "a", "messages": [{"role": "assistant", "content": "Hello."}]}')
+        ...     samples, problems = read_manifest(path)
+        >>> [turn.role for turn in samples[0].turns], problems
+        (['system', 'assistant'], [])
     """
     path = Path(path)
     try:
@@ -47,25 +59,25 @@ def read_manifest(path: str | Path) -> tuple[list[Sample], list[Fault]]:
     except OSError as error:
         raise UserError(f"{path}: expected a manifest (JSON Lines), got {error.strerror}. Check the path.") from error
     samples: list[Sample] = []
-    faults: list[Fault] = []
+    problems: list[InputProblem] = []
     lines_of_ids: dict[str, int] = {}
     for number, line in _lines(data):
         where = f"{path}:{number}"
-        line_faults = LineFaults(where)
-        with line_faults.gathered():
+        line_problems = LineProblems(where)
+        with line_problems.collected():
             entry = _parse(line)
-            sample_id = _read_id(entry, number, lines_of_ids, line_faults)
-            turns = _read_turns(entry, path.parent, line_faults)
-            if not line_faults.found:
+            sample_id = _read_id(entry, number, lines_of_ids, line_problems)
+            turns = _read_turns(entry, path.parent, line_problems)
+            if not line_problems.found:
                 samples.append(Sample(sample_id, turns, where))
-        faults.extend(line_faults.found)
-    if not samples and not faults:
-        faults.append(Fault(f"{path}:1", "manifest", "at least one sample", "an empty file"))
-    return samples, faults
+        problems.extend(line_problems.found)
+    if not samples and not problems:
+        problems.append(InputProblem(f"{path}:1", "manifest", "at least one sample", "an empty file"))
+    return samples, problems
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    # Bytes are split on the newline alone: str.splitlines() would break a text at U+2028.
+    # Only the newline ends a line. str.splitlines() would also split a text at U+2028.
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
             yield number, line
@@ -81,11 +93,11 @@ def _parse(line: bytes) -> Mapping[str, Any]:
     return entry
 
 
-def _read_id(entry: Mapping[str, Any], number: int, lines_of_ids: dict[str, int], faults: LineFaults) -> str:
+def _read_id(entry: Mapping[str, Any], number: int, lines_of_ids: dict[str, int], problems: LineProblems) -> str:
     value = entry.get("id")
     sample_id = ""
-    with faults.gathered():
-        if value is None and given(entry, "messages"):  # Boson's samples have no id of their own
+    with problems.collected():
+        if value is None and given(entry, "messages"):  # Boson's samples have no id
             sample_id = f"line-{number}"
         elif isinstance(value, int) and not isinstance(value, bool):
             sample_id = str(value)
@@ -93,55 +105,55 @@ def _read_id(entry: Mapping[str, Any], number: int, lines_of_ids: dict[str, int]
             sample_id = read_text(value, "id")
         first = lines_of_ids.setdefault(sample_id, number)
         if first != number:
-            raise BadField("id", "an id of its own", f"{sample_id!r}, which line {first} has")
+            raise BadField("id", "a unique id", f"{sample_id!r}, as in line {first}")
     return sample_id
 
 
-def _read_turns(entry: Mapping[str, Any], folder: Path, faults: LineFaults) -> tuple[Turn, ...]:
+def _read_turns(entry: Mapping[str, Any], folder: Path, problems: LineProblems) -> tuple[Turn, ...]:
     read = _chatml_turns if given(entry, "messages") else _simple_turns
-    return tuple(read(entry, folder, faults))
+    return tuple(read(entry, folder, problems))
 
 
-def _simple_turns(entry: Mapping[str, Any], folder: Path, faults: LineFaults) -> Iterator[Turn]:
+def _simple_turns(entry: Mapping[str, Any], folder: Path, problems: LineProblems) -> Iterator[Turn]:
     yield Turn("system", (DEFAULT_SYSTEM_PROMPT,))
-    with faults.gathered():
+    with problems.collected():
         if given(entry, "scene"):
             yield Turn("scene", (read_text(entry["scene"], "scene"),))
-    yield from _reference_turns(entry, folder, faults)
-    with faults.gathered():
+    yield from _reference_turns(entry, folder, problems)
+    with problems.collected():
         yield Turn("user", (read_text(entry.get("text"), "text"),))
-    with faults.gathered():
+    with problems.collected():
         yield Turn("assistant", (read_clip(entry, "audio", "codes", folder),), supervised=True)
 
 
-def _reference_turns(entry: Mapping[str, Any], folder: Path, faults: LineFaults) -> Iterator[Turn]:
+def _reference_turns(entry: Mapping[str, Any], folder: Path, problems: LineProblems) -> Iterator[Turn]:
     has_reference = given(entry, "ref_audio") or given(entry, "ref_codes")
-    with faults.gathered():
+    with problems.collected():
         if given(entry, "ref_text"):
             if not has_reference:
                 raise BadField("ref_audio", "the audio that ref_text is the text of", "nothing")
             yield Turn("user", (read_text(entry["ref_text"], "ref_text"),))
-    with faults.gathered():
+    with problems.collected():
         if has_reference:
             yield Turn("assistant", (read_clip(entry, "ref_audio", "ref_codes", folder),))
 
 
-def _chatml_turns(entry: Mapping[str, Any], folder: Path, faults: LineFaults) -> Iterator[Turn]:
+def _chatml_turns(entry: Mapping[str, Any], folder: Path, problems: LineProblems) -> Iterator[Turn]:
     messages = entry["messages"]
     if not isinstance(messages, list) or not messages:
-        raise BadField("messages", "a list of messages", "an empty one" if messages == [] else kind_of(messages))
+        raise BadField("messages", "a list of messages", "an empty list" if messages == [] else kind_of(messages))
     start_index = 0
-    with faults.gathered():
+    with problems.collected():
         start_index = _start_index(entry, messages)
-    if _role(messages[0]) != "system":  # the chat template refuses a conversation without one
+    if _role(messages[0]) != "system":  # the chat template requires a system turn
         yield Turn("system", (DEFAULT_SYSTEM_PROMPT,))
     for index, message in enumerate(messages):
         at = f"messages[{index}]"
-        with faults.gathered():
+        with problems.collected():
             if not isinstance(message, dict):
                 raise BadField(at, "an object with role and content", kind_of(message))
             _check_place(messages, index, at)
-            yield _chatml_turn(message, at, folder, faults, supervised=index >= start_index)
+            yield _chatml_turn(message, at, folder, problems, supervised=index >= start_index)
 
 
 def _role(message: Any) -> Any:
@@ -162,21 +174,25 @@ def _start_index(entry: Mapping[str, Any], messages: list[Any]) -> int:
 def _check_place(messages: list[Any], index: int, at: str) -> None:
     role = _role(messages[index])
     if role == "system" and index > 0:
-        raise BadField(f"{at}.role", "a system turn only at the beginning", "one elsewhere")
+        raise BadField(f"{at}.role", "a system turn only at the beginning", "a later system turn")
     if role == "scene" and (index != 1 or _role(messages[0]) != "system"):
-        raise BadField(f"{at}.role", "a scene right after the system turn", "one elsewhere")
+        raise BadField(f"{at}.role", "a scene right after the system turn", "a scene elsewhere")
 
 
-def _chatml_turn(message: Mapping[str, Any], at: str, folder: Path, faults: LineFaults, *, supervised: bool) -> Turn:
+def _chatml_turn(
+    message: Mapping[str, Any], at: str, folder: Path, problems: LineProblems, *, supervised: bool
+) -> Turn:
     role, content = message.get("role"), message.get("content")
     if role not in ("system", "scene", "user", "assistant"):
         raise BadField(f"{at}.role", "system, scene, user or assistant", show(role))
     if role == "scene" and isinstance(content, list) and len(content) != 1:
         raise BadField(f"{at}.content", "one text", f"{len(content)} parts")
-    parts = tuple(_parts(content, f"{at}.content", folder, faults))
+    parts = tuple(_parts(content, f"{at}.content", folder, problems))
     if role != "assistant" and any(isinstance(part, Clip) for part in parts):
         raise BadField(
-            f"{at}.content", "text: Higgs Audio v2 hears speech only in assistant turns", f"audio in a {role} turn"
+            f"{at}.content",
+            "text, as Higgs Audio v2 takes speech only in assistant turns",
+            f"audio in a {role} turn",
         )
     return Turn(role, parts, supervised=supervised and role == "assistant", recipient=_recipient(message, at))
 
@@ -185,18 +201,18 @@ def _recipient(message: Mapping[str, Any], at: str) -> str | None:
     if not given(message, "recipient"):
         return None
     if message["role"] != "assistant":
-        raise BadField(f"{at}.recipient", "a recipient only in assistant turns", f"one in a {message['role']} turn")
+        raise BadField(f"{at}.recipient", "a recipient only in assistant turns", f"a {message['role']} turn")
     return read_text(message["recipient"], f"{at}.recipient")
 
 
-def _parts(content: Any, at: str, folder: Path, faults: LineFaults) -> Iterator[str | Clip]:
+def _parts(content: Any, at: str, folder: Path, problems: LineProblems) -> Iterator[str | Clip]:
     if not isinstance(content, list):
         yield _part(content, at, folder)
         return
     if not content:
         raise BadField(at, "a text or audio", "an empty list")
     for index, item in enumerate(content):
-        with faults.gathered():
+        with problems.collected():
             yield _part(item, f"{at}[{index}]", folder)
 
 
@@ -214,9 +230,9 @@ def _part(item: Any, at: str, folder: Path) -> str | Clip:
 
 def _audio_part(item: Mapping[str, Any], at: str, folder: Path) -> Clip:
     if given(item, "raw_audio"):
-        raise BadField(f"{at}raw_audio", "audio_url, a path: inline audio is not read", "inline audio")
+        raise BadField(f"{at}raw_audio", "a path in audio_url, as inline audio is not read", "inline audio")
     clip = read_clip(item, "audio_url", "codes", folder, at=at)
     offset_s, duration_s = read_seconds(item, "offset", at=at), read_seconds(item, "duration", at=at)
     if clip.encoded and (offset_s or duration_s is not None):
-        raise BadField(f"{at}codes", "codes without offset and duration: they are taken whole", "both")
+        raise BadField(f"{at}codes", "codes without offset and duration", "both")
     return replace(clip, offset_s=offset_s or 0.0, duration_s=duration_s)

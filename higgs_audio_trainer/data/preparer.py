@@ -1,4 +1,4 @@
-"""A manifest's samples made ready: every file behind them checked, every clip encoded once, every prompt tokenized."""
+"""Preparation of a manifest's samples: checks of all files, encoding of all clips, tokens of all prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.clips import ClipStore
 from higgs_audio_trainer.data.prompt import sequence_length, tokenize
 from higgs_audio_trainer.data.sample import Clip, Sample
-from higgs_audio_trainer.errors import Fault, ManifestError, UserError
+from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,30 +21,30 @@ Progress = Callable[[Sequence[Clip]], Iterable[Clip]]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A manifest that is ready to train on.
+    """A manifest that is ready for training.
 
     Attributes:
-        samples: the samples that can be used.
-        faults: what is wrong with the others, in the order of the manifest.
-        encoded: how many clips were encoded just now.
+        samples: Usable samples.
+        problems: Problems of the other samples, in the order of the manifest.
+        encoded: Number of newly encoded clips.
     """
 
     samples: list[PreparedSample]
-    faults: list[Fault]
+    problems: list[InputProblem]
     encoded: int
 
 
 @dataclass(frozen=True, slots=True)
 class Preparer:
-    """Makes samples ready for one model.
+    """Prepares samples for a model.
 
     Attributes:
-        store: knows the clips.
-        tokenizer: the checkpoint's.
-        num_codebooks: K.
-        max_length: longest sequence that the model takes, in tokens.
-        skip_bad_samples: go on without the samples that have faults.
-        progress: wraps the clips that are encoded, e.g. to draw a bar.
+        store: Store of the clips and their codes.
+        tokenizer: Tokenizer of the checkpoint.
+        num_codebooks: Number of codebooks K.
+        max_length: Length of the model's longest sequence, tokens.
+        skip_bad_samples: Leave out samples with problems.
+        progress: Wrapper of the clips to encode, e.g. a progress bar.
     """
 
     store: ClipStore
@@ -54,45 +54,49 @@ class Preparer:
     skip_bad_samples: bool = False
     progress: Progress = iter
 
-    def prepare(self, samples: Sequence[Sample], faults: Sequence[Fault] = ()) -> Prepared:
-        """Check and encode; see `check` and `encode`."""
-        return self.encode(*self.check(samples, faults))
+    def prepare(self, samples: Sequence[Sample], problems: Sequence[InputProblem] = ()) -> Prepared:
+        """Check and encode samples. See `check` and `encode`."""
+        return self.encode(*self.check(samples, problems))
 
     def check(
-        self, samples: Sequence[Sample], faults: Sequence[Fault] = ()
-    ) -> tuple[list[PreparedSample], list[Fault]]:
-        """Check every file that a manifest names, and tokenize what is in order.
+        self, samples: Sequence[Sample], problems: Sequence[InputProblem] = ()
+    ) -> tuple[list[PreparedSample], list[InputProblem]]:
+        """Check every file of a manifest, and tokenize the samples without problems.
 
         Args:
-            samples: samples of the manifest that are in order so far.
-            faults: what is wrong with the others.
+            samples: Samples of the manifest without problems so far.
+            problems: Problems of the other samples.
 
         Returns:
-            The samples that can be used once their clips are encoded, and all faults.
+            Samples that are usable after the encoding of their clips, and all problems.
 
         Raises:
-            ManifestError: there are faults and they are not to be skipped.
-            UserError: no sample is left.
+            ManifestError: There are problems, and `skip_bad_samples` is off.
+            UserError: No sample is left.
         """
         checked, broken = self._check(samples)
         fitting, too_long = self._fitting(checked)
-        return fitting, self._judge([*faults, *broken, *too_long], fitting)
+        return fitting, self._judge([*problems, *broken, *too_long], fitting)
 
-    def encode(self, samples: Sequence[PreparedSample], faults: Sequence[Fault]) -> Prepared:
-        """Encode the clips of checked samples that have no codes yet.
+    def encode(self, samples: Sequence[PreparedSample], problems: Sequence[InputProblem]) -> Prepared:
+        """Encode the clips of checked samples where codes are missing.
+
+        Args:
+            samples: Samples from `check`.
+            problems: Problems from `check`.
 
         Raises:
-            ManifestError: a sample turned out to be a frame or two longer than the model takes.
-            UserError: the codec cannot be used.
+            ManifestError: A sample is a frame or two longer than estimated, and too long for the model.
+            UserError: The codec is unusable.
         """
         waiting = self.store.waiting(path for sample in samples for path in sample.code_files)
         for clip in self.progress(waiting):
             self.store.encode(clip)
         usable, too_long = self._fitting(samples)
-        return Prepared(usable, self._judge([*faults, *too_long], usable), len(waiting))
+        return Prepared(usable, self._judge([*problems, *too_long], usable), len(waiting))
 
-    def _check(self, samples: Sequence[Sample]) -> tuple[list[PreparedSample], list[Fault]]:
-        checked, faults = [], []
+    def _check(self, samples: Sequence[Sample]) -> tuple[list[PreparedSample], list[InputProblem]]:
+        checked, problems = [], []
         for sample in samples:
             paths = []
             for clip in sample.clips:
@@ -100,32 +104,32 @@ class Preparer:
                     paths.append(self.store.check(clip))
                 except AudioError as error:
                     got = f"{error.got} ({clip.path.name!r})"
-                    faults.append(Fault(sample.where, clip.field, error.expected, got))
+                    problems.append(InputProblem(sample.where, clip.field, error.expected, got))
             if len(paths) == len(sample.clips):
                 segments = tuple(tokenize(sample, self.tokenizer))
                 checked.append(PreparedSample(sample.id, segments, tuple(paths), sample.where))
-        return checked, faults
+        return checked, problems
 
-    def _fitting(self, samples: Sequence[PreparedSample]) -> tuple[list[PreparedSample], list[Fault]]:
-        fitting, faults = [], []
+    def _fitting(self, samples: Sequence[PreparedSample]) -> tuple[list[PreparedSample], list[InputProblem]]:
+        fitting, problems = [], []
         for sample in samples:
             frames = [self.store.frames[path] for path in sample.code_files]
             length = sequence_length(sample.segments, frames, self.num_codebooks)
             if length > self.max_length:
-                faults.append(Fault(sample.where, "sample", f"at most {self.max_length} tokens", f"{length}"))
+                problems.append(InputProblem(sample.where, "sample", f"at most {self.max_length} tokens", f"{length}"))
             else:
                 fitting.append(sample)
-        return fitting, faults
+        return fitting, problems
 
-    def _judge(self, faults: Sequence[Fault], usable: Sequence[PreparedSample]) -> list[Fault]:
-        """Sort faults, and stop at them where there is no going on."""
-        in_order = sorted(faults, key=_line_number)
+    def _judge(self, problems: Sequence[InputProblem], usable: Sequence[PreparedSample]) -> list[InputProblem]:
+        """Return the problems in the order of the manifest, or raise if training cannot continue."""
+        in_order = sorted(problems, key=_line_number)
         if in_order and not self.skip_bad_samples:
             raise ManifestError(in_order)
         if not usable:
-            raise UserError("\n".join([*map(str, in_order), "expected at least one sample without faults, got none"]))
+            raise UserError("\n".join([*map(str, in_order), "expected at least one sample without problems, got none"]))
         return in_order
 
 
-def _line_number(fault: Fault) -> int:
-    return int(fault.where.rpartition(":")[2])
+def _line_number(problem: InputProblem) -> int:
+    return int(problem.where.rpartition(":")[2])

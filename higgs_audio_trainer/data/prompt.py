@@ -1,6 +1,6 @@
-r"""A sample as tokens: the prompt that the chat template renders, and which of its tokens are supervised.
+r"""Prompts: samples rendered as by the chat template, as tokens, with the supervised tokens marked.
 
-The format, turn by turn (https://huggingface.co/docs/transformers/model_doc/higgs_audio_v2):
+The format of each turn (https://huggingface.co/docs/transformers/model_doc/higgs_audio_v2):
 
     <|begin_of_text|>
     <|start_header_id|>ROLE<|end_header_id|>\n\n CONTENT <|eot_id|>
@@ -30,7 +30,7 @@ AUDIO_PLACEHOLDER = "<|AUDIO_OUT|>"
 _AUDIO_BOS, _AUDIO_EOS = "<|audio_out_bos|>", "<|audio_eos|>"
 _END_OF_TURN, _END_OF_MESSAGE = "<|eot_id|>", "<|eom_id|>"
 
-#: Without these in its vocabulary a tokenizer cannot write the prompt.
+#: Markers of every prompt. A tokenizer without these tokens is refused.
 REQUIRED_TOKENS = (
     "<|begin_of_text|>",
     "<|start_header_id|>",
@@ -41,16 +41,16 @@ REQUIRED_TOKENS = (
     _AUDIO_EOS,
 )
 
-#: Markers that only some samples need: two assistant turns in a row, a recipient, a scene.
+#: Markers of some samples: for two assistant turns in a row, a recipient, a scene.
 OPTIONAL_TOKENS = (_END_OF_MESSAGE, "<|recipient|>", "<|scene_desc_start|>", "<|scene_desc_end|>")
 
-#: Tokens that end a turn or the text: what a model must learn to say in order to stop.
+#: Tokens that end a turn or the text. A model must learn to predict these tokens in order to stop.
 STOP_TOKENS = (_END_OF_TURN, _END_OF_MESSAGE, "<|end_of_text|>")
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of the prompt: text, or a clip. Its tokens are all supervised or all masked."""
+class PromptSegment:
+    """A text or a clip of the prompt, all supervised or all masked."""
 
     content: str | Clip
     supervised: bool
@@ -58,15 +58,26 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class TokenSegment:
-    """The same as tokens: ids, int64 [N], or None where a clip's frames go."""
+    """A segment of the prompt as tokens.
+
+    Attributes:
+        ids: Token ids, int64 [N]. None for a clip, which takes the frames of the clip's audio stream.
+        supervised: Whether all tokens are training targets.
+    """
 
     ids: npt.NDArray[np.int64] | None
     supervised: bool
 
 
-def render(sample: Sample) -> list[Segment]:
-    """Render a sample as segments; neighbours with the same supervision are one text."""
-    segments: list[Segment] = []
+def render(sample: Sample) -> list[PromptSegment]:
+    """Return the segments of a sample's prompt. Neighbouring texts with the same supervision are merged.
+
+    Example:
+        >>> sample = Sample("a", (Turn("user", ("Hi",)), Turn("assistant", ("Hello.",), supervised=True)), "m.jsonl:1")
+        >>> [segment.content for segment in render(sample) if segment.supervised]
+        ['Hello.<|eot_id|>']
+    """
+    segments: list[PromptSegment] = []
     for segment in _raw_segments(sample.turns):
         previous = segments[-1] if segments else None
         if (
@@ -75,49 +86,54 @@ def render(sample: Sample) -> list[Segment]:
             and isinstance(previous.content, str)
             and previous.supervised == segment.supervised
         ):
-            segments[-1] = Segment(previous.content + segment.content, segment.supervised)
+            segments[-1] = PromptSegment(previous.content + segment.content, segment.supervised)
         else:
             segments.append(segment)
     return segments
 
 
-def _raw_segments(turns: tuple[Turn, ...]) -> Iterable[Segment]:
-    yield Segment("<|begin_of_text|>", supervised=False)
+def _raw_segments(turns: tuple[Turn, ...]) -> Iterable[PromptSegment]:
+    yield PromptSegment("<|begin_of_text|>", supervised=False)
     for turn, following in zip(turns, (*turns[1:], None), strict=True):
         if turn.role == "scene":
-            yield Segment(f"\n\n<|scene_desc_start|>\n{turn.parts[0]}\n<|scene_desc_end|>", supervised=False)
+            yield PromptSegment(f"\n\n<|scene_desc_start|>\n{turn.parts[0]}\n<|scene_desc_end|>", supervised=False)
         else:
-            yield Segment(f"<|start_header_id|>{turn.role}<|end_header_id|>\n\n", supervised=False)
+            yield PromptSegment(f"<|start_header_id|>{turn.role}<|end_header_id|>\n\n", supervised=False)
             yield from _content(turn)
         if following is None or following.role != "scene":
             goes_on = turn.role == "assistant" and following is not None and following.role == "assistant"
-            yield Segment(_END_OF_MESSAGE if goes_on else _END_OF_TURN, turn.supervised)
+            yield PromptSegment(_END_OF_MESSAGE if goes_on else _END_OF_TURN, turn.supervised)
 
 
-def _content(turn: Turn) -> Iterable[Segment]:
+def _content(turn: Turn) -> Iterable[PromptSegment]:
     if turn.recipient is not None:
-        yield Segment(f"{turn.recipient}<|recipient|>", turn.supervised)
+        yield PromptSegment(f"{turn.recipient}<|recipient|>", turn.supervised)
     for part in turn.parts:
         if isinstance(part, Clip):
-            yield Segment(_AUDIO_BOS, turn.supervised)
-            yield Segment(part, turn.supervised)
-            yield Segment(_AUDIO_EOS, turn.supervised)
+            yield PromptSegment(_AUDIO_BOS, turn.supervised)
+            yield PromptSegment(part, turn.supervised)
+            yield PromptSegment(_AUDIO_EOS, turn.supervised)
         else:
-            yield Segment(part, turn.supervised)
+            yield PromptSegment(part, turn.supervised)
 
 
 def render_text(sample: Sample) -> str:
-    """Render a sample as one text, with one placeholder a clip: what the chat template gives."""
+    r"""Return a sample's prompt as text with a placeholder for each clip, as the chat template does.
+
+    Example:
+        >>> render_text(Sample("a", (Turn("user", ("Hi",)),), "m.jsonl:1"))
+        '<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>'
+    """
     return "".join(
         segment.content if isinstance(segment.content, str) else AUDIO_PLACEHOLDER for segment in render(sample)
     )
 
 
 def tokenize(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> list[TokenSegment]:
-    """Tokenize a sample, segment by segment.
+    """Return the tokens of a sample's segments.
 
-    Segments begin and end at special tokens, where a tokenizer splits in any case; the one other border, between
-    an assistant turn's header and its text, is where generation begins.
+    Segments begin and end at special tokens, where every tokenizer splits. The only other border lies between the
+    header and the text of an assistant turn, where generation begins.
     """
     return [
         TokenSegment(
@@ -131,7 +147,17 @@ def tokenize(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> list[TokenSe
 
 
 def sequence_length(segments: Iterable[TokenSegment], clip_frames: Iterable[int], num_codebooks: int) -> int:
-    """Length of the token sequence whose clips have these numbers of codec frames."""
+    """Return the number of tokens of a sample.
+
+    Args:
+        segments: Tokens of the sample.
+        clip_frames: Number of codec frames T of each clip.
+        num_codebooks: Number of codebooks K.
+
+    Example:
+        >>> sequence_length([TokenSegment(np.array([1, 2, 3]), False), TokenSegment(None, True)], [25], 8)
+        37
+    """
     frames = iter(clip_frames)
     return sum(
         num_stream_frames(next(frames), num_codebooks) if segment.ids is None else len(segment.ids)
@@ -142,19 +168,25 @@ def sequence_length(segments: Iterable[TokenSegment], clip_frames: Iterable[int]
 def expand(
     segments: Iterable[TokenSegment], stream_lengths: Iterable[int], *, placeholder: int, delay: int, num_codebooks: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Put the placeholders of each clip's audio stream in its place.
+    """Return the token ids and text labels of a sample, with placeholders for the audio stream of each clip.
 
     A stream of F frames takes F - (K - 1) placeholders and K - 1 delay tokens, as in `HiggsAudioV2Processor`.
 
     Args:
-        segments: what `tokenize` gave.
-        stream_lengths: F of each clip.
-        placeholder: id of `<|AUDIO_OUT|>`.
-        delay: id of the delay token.
-        num_codebooks: K.
+        segments: Tokens from `tokenize`.
+        stream_lengths: Number of frames F of each clip's audio stream.
+        placeholder: Id of `<|AUDIO_OUT|>`.
+        delay: Id of the delay token.
+        num_codebooks: Number of codebooks K.
 
     Returns:
-        Token ids and labels, int64 [S] each; the label at p is the token at p, or -100.
+        Token ids and labels, int64 [S] each. The label at p is the token at p, or -100.
+
+    Example:
+        >>> segments = [TokenSegment(None, True), TokenSegment(np.array([5]), True)]
+        >>> ids, labels = expand(segments, [4], placeholder=90, delay=91, num_codebooks=2)
+        >>> ids.tolist(), labels.tolist()
+        ([90, 90, 90, 91, 5], [-100, -100, -100, -100, 5])
     """
     ids: list[npt.NDArray[np.int64]] = []
     labels: list[npt.NDArray[np.int64]] = []
@@ -172,10 +204,14 @@ def expand(
 
 
 def as_messages(sample: Sample) -> list[dict[str, Any]] | None:
-    """Write a sample as the messages that the checkpoint's chat template takes.
+    """Return a sample as messages for the checkpoint's chat template.
 
     Returns:
-        The messages, or None where the template cannot render the sample.
+        Messages. None for a sample that the template cannot render.
+
+    Example:
+        >>> as_messages(Sample("a", (Turn("user", ("Hi",)),), "m.jsonl:1"))
+        [{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}]
     """
     if not all(map(_template_renders, sample.turns, (*sample.turns[1:], None))):
         return None
@@ -191,7 +227,10 @@ def as_messages(sample: Sample) -> list[dict[str, Any]] | None:
 
 
 def _template_renders(turn: Turn, following: Turn | None) -> bool:
-    """Whether the template takes a turn: in an assistant turn one clip, nothing else, and no such turn behind it."""
+    """Return True if the template can render a turn.
+
+    An assistant turn must hold a single clip and nothing else, and no other assistant turn may follow.
+    """
     if turn.role == "assistant":
         is_last = following is None or following.role != "assistant"
         return is_last and turn.recipient is None and len(turn.parts) == 1 and isinstance(turn.parts[0], Clip)

@@ -1,6 +1,6 @@
-"""What each position of a sample is for, by the structure of the sample alone.
+"""Purpose of each position of a sample, from the structure of the sample alone.
 
-The labels say what is trained, the regions what is meant to be: where the two part, an audit of the labels finds it.
+Regions follow the intention, and labels the training. An audit of the labels reports the differences.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ from higgs_audio_trainer.data.prompt import TokenSegment
 
 
 class Region(IntEnum):
-    """What a position of the token sequence is for."""
+    """Purpose of a position of the token sequence."""
 
     PADDING = 0
-    PROMPT = 1  # text that is read
-    RESPONSE = 2  # text that is learned
-    REFERENCE = 3  # placeholders of a clip that is heard
-    SPEECH = 4  # placeholders of a clip that is learned
+    PROMPT = 1  # text of the prompt
+    RESPONSE = 2  # supervised text
+    REFERENCE = 3  # placeholders of a reference clip
+    SPEECH = 4  # placeholders of a supervised clip
 
 
 def regions_of(segments: Iterable[TokenSegment], stream_lengths: Iterable[int]) -> npt.NDArray[np.int8]:
-    """Name the region of each position of a sample.
+    """Return the region of each position of a sample.
 
     Args:
-        segments: the sample's tokens.
-        stream_lengths: frames F of each clip's audio stream.
+        segments: Tokens of the sample.
+        stream_lengths: Number of frames F of each clip's audio stream.
 
     Returns:
-        int8 [S], values of `Region`.
+        Values of `Region`, int8 [S].
+
+    Example:
+        >>> regions_of([TokenSegment(np.array([5, 6]), False), TokenSegment(None, True)], [3]).tolist()
+        [1, 1, 4, 4, 4]
     """
     lengths = iter(stream_lengths)
     parts = []

@@ -1,4 +1,4 @@
-"""A sample of the manifest: a conversation, its turns and its clips."""
+"""Samples of the manifest: conversations of turns and clips."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Role = Literal["system", "scene", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Speech of one turn: an audio file, or codes that were encoded before.
+    """Speech of a turn: an audio file, or a file of codes.
 
     Attributes:
-        path: the file.
-        encoded: the file holds codes, not audio.
-        offset_s: where the clip begins in the audio file; seconds.
-        duration_s: how long it is; seconds; None for all that follows.
-        field: where the manifest names it, for messages.
+        path: The file.
+        encoded: True for codes, False for audio.
+        offset_s: Start of the clip in the audio file, seconds.
+        duration_s: Length of the clip, seconds. None for the rest of the file.
+        field: Field of the manifest with the path, for messages.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn: texts and clips in their order.
+    """A turn with its texts and clips in order.
 
     Only assistant turns hold clips, have a recipient or are supervised. A scene follows the system turn.
     """
@@ -43,7 +43,18 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One conversation of the manifest. `where` is `file:line`."""
+    """A conversation of the manifest.
+
+    Attributes:
+        id: Id in the manifest.
+        turns: Turns of the conversation.
+        where: Place in the manifest, `file:line`.
+
+    Example:
+        >>> sample = Sample("a", (Turn("assistant", ("Hello.", Clip(Path("a.wav"), encoded=False))),), "m.jsonl:1")
+        >>> [clip.path.name for clip in sample.clips]
+        ['a.wav']
+    """
 
     id: str
     turns: tuple[Turn, ...]
@@ -51,5 +62,5 @@ class Sample:
 
     @property
     def clips(self) -> list[Clip]:
-        """Every clip, in the order of the turns."""
+        """All clips, in the order of the turns."""
         return [part for turn in self.turns for part in turn.parts if isinstance(part, Clip)]

@@ -1,1 +1,1 @@
-"""The embedded default: a tiny checkpoint, a few spoken clips, and a training that visibly learns."""
+"""Demo: a tiny checkpoint, a few spoken clips, and a training with visible progress."""

@@ -1,7 +1,7 @@
-"""Mistakes to plant in the demo: each of them cost somebody days, and shows in the log at once.
+"""Common training mistakes for the demo, each with the diagnosis that finds the mistake.
 
-A mistake is made where it is made in practice: in the files that a training is given, in its settings, or in one
-function, which another takes the place of for as long as the run lasts.
+A mistake is planted where users make the mistake: in the input files, in the settings, or in a function, which a
+substitute replaces for the duration of the run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from higgs_audio_trainer import run
 from higgs_audio_trainer.data import batch
 from higgs_audio_trainer.data.batch import Example
 from higgs_audio_trainer.data.delay import num_stream_frames
@@ -31,22 +29,21 @@ from higgs_audio_trainer.training import model, trainer
 from higgs_audio_trainer.training.base_checkpoint import RANDOM_WEIGHTS
 
 SHUFFLED_CODEBOOK = 3
-_SILENT_FRAMES = 60
-_SAMPLES_A_FRAME, _RATE_HZ = 960, 24_000
+_SILENT_FRAMES, _SAMPLES_A_FRAME, _RATE_HZ = 60, 960, 24_000
 
-Substitute = Callable[[Any], Any]  # makes of a function what takes its place
+Substitute = Callable[[Any], Any]  # returns the substitute of a function
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One mistake.
+class PlantedFault:
+    """A training mistake that the demo plants on purpose.
 
     Attributes:
-        mistake: what it is, in one line.
-        found_by: the code of the diagnosis that finds it.
-        functions: what takes the place of which function: the module or class, its name there, and the substitute.
-        settings: changes of the demo's settings.
-        files: changes what the demo has laid out: given the folder of the base checkpoint and that of the clips.
+        mistake: Description in a line.
+        found_by: Code of the diagnosis that finds the mistake.
+        functions: Functions to replace, each as the module or class, the function's name, and the substitute.
+        settings: Changes of the demo's settings.
+        files: Function that changes the demo's files, given the folders of the base checkpoint and of the clips.
     """
 
     mistake: str
@@ -57,7 +54,16 @@ class Fault:
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """Have the substitutes in place."""
+        """Replace the functions by their substitutes inside the block.
+
+        Example:
+            >>> from types import SimpleNamespace
+            >>> module = SimpleNamespace(row_of=lambda position: position - 1)
+            >>> fault = PlantedFault("not shifted", "", ((module, "row_of", lambda _row_of: abs),))
+            >>> with fault.planted():
+            ...     module.row_of(5)
+            5
+        """
         with ExitStack() as stack:
             for owner, name, substitute in self.functions:
                 original = getattr(owner, name)
@@ -71,7 +77,7 @@ class Fault:
 
 def _same_index(rows_of: Callable[..., Any]) -> Callable[..., Any]:
     def rows(self: nn.Module, hidden_BSH: Tensor, *args: Tensor) -> Any:
-        rows, nll = rows_of(self, hidden_BSH.roll(-1, dims=1), *args)  # what it takes at p - 1 is that of p
+        rows, nll = rows_of(self, hidden_BSH.roll(-1, dims=1), *args)  # row p - 1 takes the hidden state of p
         rows.row = rows.position
         return rows, nll
 
@@ -83,9 +89,9 @@ def _without_stops(rows_of: Callable[..., Any]) -> Callable[..., Any]:
         rows, nll_K = rows_of(self, *args)
         stop = self.config.audio_stream_eos_id
         logits = rows.logits.float().permute(1, 2, 0)  # [K, C, M]
-        stops = F.cross_entropy(logits, rows.labels, reduction="none", ignore_index=IGNORE_INDEX)
+        stops = nn.functional.cross_entropy(logits, rows.labels, reduction="none", ignore_index=IGNORE_INDEX)
         stops_K = (stops * (rows.labels == stop)).sum(-1)
-        return rows, nll_K - stops_K + stops_K.detach()  # the loss that is told is the same; no gradient is
+        return rows, nll_K - stops_K + stops_K.detach()  # the reported loss is the same, without the gradient
 
     return rows
 
@@ -112,17 +118,17 @@ def _by_text_targets(count_targets: Callable[..., Tensor]) -> Callable[..., Tens
 # The labels
 
 
-def _relabelled(change: Callable[[Example], Example]) -> Substitute:
+def _labels(change: Callable[[Example], Example]) -> tuple[tuple[Any, str, Substitute], ...]:
     def substitute(build_example: Callable[..., Example]) -> Callable[..., Example]:
         return lambda *args: change(build_example(*args))
 
-    return substitute
+    return ((batch, "build_example", substitute),)
 
 
 def _shifted(offset: int) -> Callable[[Example], Example]:
     def shift(labels: Any) -> Any:
         shifted = np.roll(labels, -offset, axis=0)
-        shifted[-1 if offset > 0 else 0] = IGNORE_INDEX  # what came round from the other end
+        shifted[-1 if offset > 0 else 0] = IGNORE_INDEX  # rolled in from the other end
         return shifted
 
     return lambda example: replace(
@@ -131,7 +137,7 @@ def _shifted(offset: int) -> Callable[[Example], Example]:
 
 
 def _stops_masked(example: Example) -> Example:
-    stop = example.audio_ids_FK.max(initial=0)  # the stream EOS is the highest id, and ends each clip
+    stop = example.audio_ids_FK.max(initial=0)  # the stream EOS is the highest id and ends each clip
     labels = example.audio_labels_FK
     return replace(example, audio_labels_FK=np.where(labels == stop, IGNORE_INDEX, labels))
 
@@ -203,11 +209,8 @@ def _twice(_base: Path, clips: Path) -> None:
 
 def _with_references(_base: Path, clips: Path) -> None:
     entries = _entries(clips)
-    spoken = [
-        entry | {"ref_audio": other["audio"], "ref_text": other["text"]}
-        for entry, other in zip(entries, [*entries[1:], entries[0]], strict=True)
-    ]
-    _write(clips, spoken)
+    pairs = zip(entries, [*entries[1:], entries[0]], strict=True)
+    _write(clips, [entry | {"ref_audio": other["audio"], "ref_text": other["text"]} for entry, other in pairs])
 
 
 def _silent(_base: Path, clips: Path) -> None:
@@ -232,69 +235,65 @@ def _untrained(base: Path, _clips: Path) -> None:
 _ROWS = (model.HiggsAudioForTraining, "_text_rows"), (model.HiggsAudioForTraining, "_audio_rows")
 
 
-def _labels(change: Callable[[Example], Example]) -> tuple[tuple[Any, str, Substitute], ...]:
-    return ((batch, "build_example", _relabelled(change)),)
-
-
-FAULTS: Mapping[str, Fault] = {
-    "same_index": Fault(
+FAULTS: Mapping[str, PlantedFault] = {
+    "same_index": PlantedFault(
         "logits and labels are compared at the same index: the model learns to copy its input",
         "shifted_alignment",
         functions=tuple((*place, _same_index) for place in _ROWS),
     ),
-    "shifted_plus_1": Fault(
-        "labels were shifted beforehand, and the loss shifts them again",
+    "shifted_plus_1": PlantedFault(
+        "the data shifts the labels, and the loss shifts them again",
         "shifted_alignment",
         functions=_labels(_shifted(1)),
     ),
-    "shifted_minus_1": Fault(
-        "labels were shifted the wrong way: each row is to say the token that it is given",
+    "shifted_minus_1": PlantedFault(
+        "labels are shifted in the wrong direction: each row learns to predict its own input",
         "shifted_alignment",
         functions=_labels(_shifted(-1)),
     ),
-    "stop_masked": Fault(
-        "every stream EOS is masked, as the labels of the stock processor have it: the voice never ends",
+    "stop_masked": PlantedFault(
+        "every stream EOS is masked, as in the labels of the stock processor: the voice never ends",
         "no_stop_target",
         functions=_labels(_stops_masked),
     ),
-    "stop_unlearned": Fault(
-        "stop tokens are labels, and nothing is learned from them",
+    "stop_unlearned": PlantedFault(
+        "stop tokens are labels, but give no gradient",
         "stop_never_predicted",
         functions=((*_ROWS[1], _without_stops),),
     ),
-    "prompt_supervised": Fault(
-        "the prompt is learned as if it were the answer", "prompt_supervised", functions=_labels(_prompt_supervised)
+    "prompt_supervised": PlantedFault(
+        "the prompt is supervised like the answer", "prompt_supervised", functions=_labels(_prompt_supervised)
     ),
-    "reference_supervised": Fault(
-        "reference speech is learned, and not only heard",
+    "reference_supervised": PlantedFault(
+        "reference speech is supervised like the answer",
         "prompt_supervised",
         functions=_labels(_reference_supervised),
         files=_with_references,
     ),
-    "no_delay": Fault(
-        "codebooks are not delayed: all of them begin at the same frame",
+    "no_delay": PlantedFault(
+        "codebooks are not delayed: all codebooks begin at the same frame",
         "delay_missing",
         functions=((batch, "delay_codes", _not_delayed), (batch, "delayed_labels", _labels_not_delayed)),
     ),
-    "codebook_shuffled": Fault(
+    "codebook_shuffled": PlantedFault(
         f"the codes of codebook {SHUFFLED_CODEBOOK} are in another order each time",
         "dead_codebook",
         functions=((batch, "load_codes", _shuffled),),
     ),
-    "text_masked": Fault("every text label is masked", "masked_out", functions=_labels(_text_masked)),
-    "text_denominator": Fault(
+    "text_masked": PlantedFault("every text label is masked", "masked_out", functions=_labels(_text_masked)),
+    "text_denominator": PlantedFault(
         "the loss of every codebook is divided by the number of text targets",
         "wrong_denominator",
         functions=((trainer, "count_targets", _by_text_targets),),
     ),
-    "lr_x1000": Fault("the learning rate is a thousand times too high", "non_finite", settings={"lr": 10.0}),
-    "frozen_adapters": Fault(
-        "the adapters get no gradient: nothing is trained", "plateau", functions=((run, "add_lora", _frozen),)
+    "lr_x1000": PlantedFault("the learning rate is a thousand times too high", "non_finite", settings={"lr": 10.0}),
+    "frozen_adapters": PlantedFault(
+        "the adapters get no gradient: the model learns nothing", "plateau", functions=((model, "add_lora", _frozen),)
     ),
-    "duplicated_data": Fault("each sample is in the manifest twice", "duplicate_samples", files=_twice),
-    "untrained_base": Fault(
-        "the base checkpoint was never trained: it begins at chance", "chance_level", files=_untrained
+    "duplicated_data": PlantedFault("each sample is in the manifest twice", "duplicate_samples", files=_twice),
+    "untrained_base": PlantedFault(
+        "the base checkpoint was never trained: the loss starts at chance level", "chance_level", files=_untrained
     ),
-    "nan_weights": Fault("one weight of the base checkpoint is NaN", "non_finite", files=_nan),
-    "silent_clip": Fault("one clip is silence", "constant_sample", files=_silent),
+    "nan_weights": PlantedFault("one weight of the base checkpoint is NaN", "non_finite", files=_nan),
+    "silent_clip": PlantedFault("one clip is silence", "constant_sample", files=_silent),
 }

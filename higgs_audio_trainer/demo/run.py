@@ -1,4 +1,4 @@
-"""The demo: a tiny model learns the bundled clips while its predictions are shown."""
+"""Run of the demo: a tiny model learns the bundled clips, and the log shows the predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.config import TrainSettings
-from higgs_audio_trainer.demo.faults import FAULTS, Fault
+from higgs_audio_trainer.demo.faults import FAULTS, PlantedFault
 from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.run import run_training
@@ -21,16 +21,28 @@ from higgs_audio_trainer.training.signals import StopReason
 from sinks import MemorySink
 
 CLIPS = Path(__file__).parent / "clips"
-_MARKER = ".made-by-the-demo.json"  # names what a later demo may replace
+_MARKER = ".made-by-the-demo.json"  # marks folders of a demo, which a later demo may replace
 _BASE, _CLIPS, _RUN, _CONFIG = "base", "clips", "run", "demo.yaml"
-FAULTS_LIST = "list"  # what names no fault, and lists them
-_ALL = "all"  # the run that the summary suggests
+FAULTS_LIST = "list"  # value of --fault that lists the faults
+_ALL = "all"  # folder of the run that the summary suggests
 _MADE = (_BASE, _CLIPS, _RUN, _CONFIG, _ALL)
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOutcome:
-    """What the demo did; `summary` gives it in a few lines."""
+    """Result of the demo.
+
+    Attributes:
+        folder: Folder of the demo.
+        fault: Name of the planted fault, or None.
+        found: Diagnoses of the run as records, without `mask_audit`.
+        steps: Number of optimizer steps.
+        seconds: Duration of the demo.
+        first: Record of the first logged step.
+        last: Record of the last logged step.
+        num_events: Number of events in the log.
+        stopped_by: Reason of an early stop, or None.
+    """
 
     folder: Path
     fault: str | None
@@ -43,40 +55,41 @@ class DemoOutcome:
     stopped_by: StopReason | None
 
     def summary(self) -> list[str]:
-        """Say what was learned, where things lie, and what to try next."""
+        """Return lines with the result, the paths, and commands to try next."""
         folder = shlex.quote(str(self.folder))
         log = f"{folder}/{_RUN}/events/rank00000-attempt000.jsonl"
         config = f"higgs-audio-trainer --config {folder}/{_CONFIG}"
         if self.fault is not None:
             return [
-                *_verdict(self.fault, self.found),
-                f"Look again:   higgs-audio-trainer diagnose {folder}/{_RUN}",
+                _planted(self.fault, self.found),
+                f"Check again:  higgs-audio-trainer diagnose {folder}/{_RUN}",
                 f"Other faults: higgs-audio-trainer demo --fault {FAULTS_LIST}",
             ]
-        learned = (
-            f"Learned in {self.steps} steps and {self.seconds:.0f} s: codebook 0 from {_right(self.first)} to "
-            f"{_right(self.last)} right, loss from {self.first['loss']:.2f} to {self.last['loss']:.2f}."
-        )
+        before, after = (record["audio_accuracy_per_codebook"][0] for record in (self.first, self.last))
         return [
-            learned,
+            (
+                f"Learned in {self.steps} steps and {self.seconds:.0f} s: accuracy of codebook 0 from {before:.0%} to "
+                f"{after:.0%}, loss from {self.first['loss']:.2f} to {self.last['loss']:.2f}."
+            ),
             f"Adapter: {folder}/{_RUN}  Log: {log} ({self.num_events} events)",
             f"All codebooks: {config} --output_dir {folder}/{_ALL} --log_codebooks all --log_samples 1 --max_steps 20",
-            f"Go on:         {config} --output_dir {folder}/{_RUN} --resume --max_steps {2 * self.steps}",
+            f"Continue:      {config} --output_dir {folder}/{_RUN} --resume --max_steps {2 * self.steps}",
             f"Read the log:  higgs-audio-trainer show --summary {folder}/{_RUN}",
         ]
 
 
-def _verdict(fault: str, found: Sequence[dict[str, Any]]) -> list[str]:
-    """Say when the fault that was planted was found, and what else was."""
+def _planted(fault: str, found: Sequence[dict[str, Any]]) -> str:
+    """Return a line with the step at which the planted fault was found, and the other findings.
+
+    Example:
+        >>> _planted("stop_masked", [{"code": "no_stop_target", "step": 1}, {"code": "plateau", "step": 60}])
+        'Planted: stop_masked, found at step 1 by no_stop_target. Also found: plateau.'
+    """
     code = FAULTS[fault].found_by
-    by_it = [event for event in found if event["code"] == code]
+    step = next((event["step"] for event in found if event["code"] == code), None)
+    result = f"not found by {code}" if step is None else f"found at step {step} by {code}"
     others = sorted({event["code"] for event in found if event["code"] != code})
-    verdict = f"found at step {by_it[0]['step']} by {code}" if by_it else f"not found: {code} said nothing"
-    return [f"Planted: {fault}, {verdict}." + (f" Also said: {', '.join(others)}." if others else "")]
-
-
-def _right(record: dict[str, Any]) -> str:
-    return f"{record['audio_accuracy_per_codebook'][0]:.0%}"
+    return f"Planted: {fault}, {result}." + (f" Also found: {', '.join(others)}." if others else "")
 
 
 def run_demo(
@@ -91,20 +104,20 @@ def run_demo(
     """Train the tiny model on the bundled clips.
 
     Args:
-        folder: where everything goes; what an earlier demo made there is replaced.
-        max_steps: optimizer steps.
-        seed: seed of model and training.
-        log_steps: see `TrainSettings`.
-        more: other settings.
-        fault: name of a mistake to make, one of `FAULTS`.
+        folder: Folder of all files. Files of an earlier demo are replaced.
+        max_steps: Number of optimizer steps.
+        seed: Seed of model and training.
+        log_steps: Interval of the log, as in `TrainSettings`.
+        more: Other settings.
+        fault: Name of a mistake to plant, from `FAULTS`.
 
     Raises:
-        UserError: the folder holds something that no demo made.
+        UserError: The folder holds files that no demo made.
     """
     started = time.monotonic()
     quiet_third_parties()
     _clear(folder)
-    planted = Fault("", "") if fault is None else FAULTS[fault]
+    planted = PlantedFault("", "") if fault is None else FAULTS[fault]
     chosen = {"max_steps": max_steps, "log_steps": log_steps, "save_steps": max_steps, "seed": seed, **dict(more)}
     options = _lay_out(folder, planted, chosen)
     memory = MemorySink()
@@ -119,8 +132,8 @@ def run_demo(
     )
 
 
-def _lay_out(folder: Path, planted: Fault, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Write checkpoint, codec, clips and settings; return the settings."""
+def _lay_out(folder: Path, planted: PlantedFault, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Write checkpoint, codec, clips and settings, and return the settings."""
     model_dir, codec_dir = write_tiny(folder / _BASE, seed=chosen["seed"])
     shutil.copytree(CLIPS, folder / _CLIPS)
     planted.files(folder / _BASE, folder / _CLIPS)
@@ -131,27 +144,25 @@ def _lay_out(folder: Path, planted: Fault, chosen: Mapping[str, Any]) -> dict[st
         "codes_dir": str(folder / _BASE / "codes"),
         "batch_size": 8,
         "grad_accum": 1,
-        "lora_dropout": 0.0,  # eight clips are learned by heart
+        "lora_dropout": 0.0,  # the model memorizes eight clips
         "lr": 1e-2,
         **chosen,
         **planted.settings,
     }
     lines = (f"{name}: {json.dumps(value)}\n" for name, value in options.items())
-    (folder / _CONFIG).write_text(
-        "# What the demo trained with; give it to --config.\n" + "".join(lines), encoding="utf-8"
-    )
+    (folder / _CONFIG).write_text("# Settings of the demo, for --config.\n" + "".join(lines), encoding="utf-8")
     return options
 
 
 def _clear(folder: Path) -> None:
-    """Make the folder ready: remove what an earlier demo made, and nothing else."""
+    """Create the folder, or remove the files of an earlier demo and no others."""
     marker = folder / _MARKER
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir: expected a folder, got a file at {folder}. Choose another path.")
     if folder.is_dir() and any(folder.iterdir()) and not marker.is_file():
         raise UserError(
-            f"--output_dir: expected a new or empty folder, or one that a demo made, got {folder}, which holds "
-            "something else. Choose another: higgs-audio-trainer demo --output_dir DIR"
+            f"--output_dir: expected a new or empty folder, or one that a demo made, got {folder} with "
+            "other files. Choose another folder: higgs-audio-trainer demo --output_dir DIR"
         )
     if marker.is_file():
         for name in _MADE:
@@ -161,4 +172,6 @@ def _clear(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         marker.write_text(json.dumps({"made": _MADE}) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--output_dir: expected a writable folder, got {error.strerror} at {folder}") from error
+        raise UserError(
+            f"--output_dir: expected a writable folder, got {error.strerror} at {folder}. Choose another path."
+        ) from error

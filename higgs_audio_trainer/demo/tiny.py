@@ -1,7 +1,7 @@
-"""Writes a tiny base checkpoint and codec: random weights, real on-disk format.
+"""Tiny base checkpoint and codec with random weights in the real on-disk format.
 
-Everything that reads a full-size checkpoint reads this one by the same code: configuration, safetensors, tokenizer
-with the special tokens of Higgs, chat template, and a DAC in place of the codec.
+The code for a full-size checkpoint also reads the tiny checkpoint. The checkpoint has a configuration, safetensors, a
+tokenizer with the special tokens of Higgs, a chat template, and a DAC as codec.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from higgs_audio_trainer.training.base_checkpoint import RANDOM_WEIGHTS
 
 SAMPLING_RATE_HZ = 24_000
 CODES_PER_CODEBOOK = 1024
-# Encoder strides of the Higgs codec: 960 samples a frame, 25 frames a second.
+# Encoder strides of the Higgs codec, 960 samples a frame and 25 frames a second.
 _STRIDES = [3, 5, 8, 8]
 _HEAD_DIM = 32
-_SILENCE_STD = 1e-6  # a hundredth of what speech makes of the latent, and far above its rounding
+_SILENCE_STD = 1e-6  # a hundredth of the latent of speech, and far above rounding errors
 
-#: Special tokens that the prompt, the labels or users' texts may hold.
+#: Special tokens of prompts, labels and users' texts.
 SPECIAL_TOKENS = (
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -49,7 +49,7 @@ SPECIAL_TOKENS = (
     "<|recipient|>",
 )
 
-#: Renders what the template of the full-size checkpoint renders.
+#: Renders the same prompts as the template of the full-size checkpoint.
 CHAT_TEMPLATE = """\
 {%- macro words(content) -%}
   {%- if content is string -%}
@@ -91,10 +91,17 @@ class TinySize:
     """Size of the tiny checkpoint.
 
     Attributes:
-        hidden_size: width; a multiple of 64.
-        layers: decoder layers.
-        codebooks: codebooks of the codec, K.
-        vocab_size: rows of the text vocabulary; the tokenizer itself needs fewer.
+        hidden_size: Width, a multiple of 64.
+        layers: Number of decoder layers.
+        codebooks: Number of codebooks K of the codec.
+        vocab_size: Size of the text vocabulary. The tokenizer itself needs fewer tokens.
+
+    Raises:
+        UserError: A size is out of range.
+
+    Example:
+        >>> TinySize(layers=2).hidden_size
+        128
     """
 
     hidden_size: int = 128
@@ -120,28 +127,28 @@ def write_tiny(folder: Path, size: TinySize | None = None, *, seed: int = 0) -> 
     """Write a tiny checkpoint to `folder/model` and its codec to `folder/codec`.
 
     Args:
-        folder: is made; neither part may be there yet.
-        size: the default size if not given.
-        seed: decides the random weights.
+        folder: Parent folder, created if missing.
+        size: Size of the checkpoint. By default `TinySize()`.
+        seed: Seed of the random weights.
 
     Returns:
-        The folders of model and codec.
+        Folders of model and codec.
 
     Raises:
-        UserError: one of them is there already, or cannot be written.
+        UserError: A folder exists already or cannot be written.
     """
     size = size or TinySize()
     model_dir, codec_dir = folder / "model", folder / "codec"
     for path in (model_dir, codec_dir):
         if path.exists():
-            raise UserError(
-                f"tiny: expected {path} not to be there, for it would be overwritten. Choose another folder."
-            )
+            raise UserError(f"tiny: expected a new folder, got {path}, which exists already. Choose another folder.")
     try:
         model_dir.mkdir(parents=True)
         codec_dir.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"tiny: expected a writable folder, got {error.strerror} at {folder}") from error
+        raise UserError(
+            f"tiny: expected a writable folder, got {error.strerror} at {folder}. Choose another path."
+        ) from error
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -154,7 +161,12 @@ def write_tiny(folder: Path, size: TinySize | None = None, *, seed: int = 0) -> 
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build a byte-level tokenizer: every text of every language, one token a byte, and the special tokens."""
+    """Return a tokenizer with a token for each byte of a text, and the special tokens.
+
+    Example:
+        >>> build_tokenizer().encode("<|eot_id|>شاي", add_special_tokens=False)[1:] == build_tokenizer().encode("شاي")
+        True
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -171,7 +183,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(size: TinySize, tokenizer: PreTrainedTokenizerFast) -> HiggsAudioV2ForConditionalGeneration:
-    """Build the native model with random weights, text head included."""
+    """Return the native model with random weights, including the text head."""
     ids = tokenizer.get_vocab()
     config = HiggsAudioV2Config(
         vocab_size=size.vocab_size,
@@ -182,8 +194,8 @@ def build_model(size: TinySize, tokenizer: PreTrainedTokenizerFast) -> HiggsAudi
         num_key_value_heads=size.hidden_size // _HEAD_DIM // 2,
         head_dim=_HEAD_DIM,
         num_codebooks=size.codebooks,
-        codebook_size=CODES_PER_CODEBOOK + 2,  # and the stream BOS and EOS
-        initializer_range=0.1,  # at this width the usual 0.02 learns nothing in a minute
+        codebook_size=CODES_PER_CODEBOOK + 2,  # with stream BOS and EOS
+        initializer_range=0.1,  # at this width the usual 0.02 shows no progress within a minute
         bos_token_id=ids["<|begin_of_text|>"],
         eos_token_id=ids["<|eot_id|>"],
         pad_token_id=ids["<|end_of_text|>"],
@@ -196,7 +208,7 @@ def build_model(size: TinySize, tokenizer: PreTrainedTokenizerFast) -> HiggsAudi
 
 
 def build_codec(codebooks: int) -> DacModel:
-    """Build a small DAC with random weights: deterministic, well-spread codes, 25 frames a second at 24 kHz."""
+    """Return a small DAC with random weights and well-spread codes, 25 frames a second at 24 kHz."""
     codec = DacModel(
         DacConfig(
             encoder_hidden_size=16,
@@ -207,8 +219,8 @@ def build_codec(codebooks: int) -> DacModel:
             sampling_rate=SAMPLING_RATE_HZ,
         )
     )
-    # DAC begins without biases. Silence would be a zero latent, which the codebooks compare by its direction alone:
-    # the codes of a silent frame would hang on rounding, and differ from one processor to another.
+    # DAC starts without biases. Silence would then be a zero latent, and the codebooks compare latents by direction
+    # alone. The codes of a silent frame would depend on rounding errors and differ between processors.
     bias = codec.encoder.conv2.bias
     assert bias is not None
     torch.nn.init.normal_(bias, std=_SILENCE_STD)

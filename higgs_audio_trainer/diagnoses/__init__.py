@@ -1,1 +1,1 @@
-"""Checks of the record: what the log says is wrong, in words. Torch-free, one module a family of checks."""
+"""Checks that find training mistakes in the log: pure, torch-free functions, one module for each family of checks."""

@@ -1,9 +1,9 @@
-"""Runs the checks over the due steps of a run, and says each finding once."""
+"""Runs the checks over the logged steps of a run and reports each finding once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -27,14 +27,17 @@ _Key = tuple[str, str | None, int | None]
 
 
 @dataclass(slots=True)
-class Said:
-    """What was said of one finding: of one code, modality and codebook.
+class ReportedFinding:
+    """Tally of the reported findings of one code, modality and codebook.
+
+    The names of the fields are the keys of the state in a checkpoint and must not change.
 
     Attributes:
-        severity: the worst that was said.
-        repeats: how often the same was found since.
-        times: how often it was found at all.
-        first_step, last_step: where it was found first and last.
+        severity: Worst reported severity.
+        repeats: Findings since the last report.
+        times: Findings in all.
+        first_step: Step of the first finding.
+        last_step: Step of the last finding.
     """
 
     severity: Severity
@@ -44,61 +47,67 @@ class Said:
     last_step: int
 
 
-@dataclass(slots=True)
-class _State:
-    history: History = field(default_factory=History)
-    said: list[tuple[_Key, Said]] = field(default_factory=list)
-    counted: dict[str, int] = field(default_factory=dict)
+class _State(msgspec.Struct):
+    """State in a checkpoint. The encoded names are those of earlier versions, whose checkpoints still restore."""
+
+    history: History = msgspec.field(default_factory=History)
+    reported: list[tuple[_Key, ReportedFinding]] = msgspec.field(name="said", default_factory=list)
+    counted: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Diagnoser:
-    """Checks due steps one after the other.
+    """Checks the logged steps of a run in their order.
 
-    A finding is said when it is found first and when it becomes worse; until then its repeats are counted.
+    A finding is reported when first found and when its severity rises. Until then its repeats are counted.
+
+    Example:
+        >>> diagnoser = Diagnoser()
+        >>> diagnoser.check(LoggedStep(20)), diagnoser.counted
+        ([], {})
     """
 
     def __init__(self) -> None:
         self._state = _State()
-        self._said: dict[_Key, Said] = {}
+        self._reported: dict[_Key, ReportedFinding] = {}
 
     @property
     def counted(self) -> dict[str, int]:
-        """At how many due steps each warning and error was found, by code."""
+        """Number of logged steps with each warning or error, by code."""
         return dict(self._state.counted)
 
     @property
-    def said(self) -> dict[_Key, Said]:
-        """What was said so far, by code, modality and codebook."""
-        return dict(self._said)
+    def reported(self) -> dict[_Key, ReportedFinding]:
+        """Reported findings by code, modality and codebook."""
+        return dict(self._reported)
 
     def start(self, start: RunStart) -> None:
-        """Take the first line of the run, or of another attempt at it."""
+        """Take the facts of the run from the first event of an attempt."""
         self._state.history.run = Run.of(start)
 
-    def check(self, due: LoggedStep) -> list[Diagnosis]:
-        """Check one due step or evaluation.
+    def check(self, logged: LoggedStep) -> list[Diagnosis]:
+        """Check a logged step or an evaluation.
 
         Returns:
-            What is found for the first time, or worse than before.
+            Events of the findings that are new or worse than before.
         """
-        found = _worst(finding for check in CHECKS for finding in check(due, self._state.history))
-        self._state.history.add(due)
+        found = _worst(finding for check in CHECKS for finding in check(logged, self._state.history))
+        self._state.history.add(logged)
         for code in {finding.code for finding in found if finding.severity != "note"}:
             self._state.counted[code] = self._state.counted.get(code, 0) + 1
-        return [event for finding in found if (event := self._new(finding, due.step)) is not None]
+        return [event for finding in found if (event := self._new(finding, logged.step)) is not None]
 
     def _new(self, finding: Finding, step: int) -> Diagnosis | None:
         key = (finding.code, finding.modality, finding.codebook)
-        said = self._said.get(key)
-        if said is not None:
-            said.times += 1
-            said.last_step = step
-            if SEVERITIES.index(finding.severity) <= SEVERITIES.index(said.severity):
-                said.repeats += 1
+        known = self._reported.get(key)
+        if known is not None:
+            known.times += 1
+            known.last_step = step
+            if SEVERITIES.index(finding.severity) <= SEVERITIES.index(known.severity):
+                known.repeats += 1
                 return None
-        repeats = said.repeats if said else 0
-        times, first = (said.times, said.first_step) if said else (1, step)
-        self._said[key] = Said(finding.severity, 0, times, first, step)
+        repeats = known.repeats if known else 0
+        times, first = (known.times, known.first_step) if known else (1, step)
+        self._reported[key] = ReportedFinding(finding.severity, 0, times, first, step)
         return Diagnosis(
             step=step,
             code=finding.code,
@@ -111,22 +120,31 @@ class Diagnoser:
         )
 
     def save(self) -> bytes:
-        """Return what is known so far, packed: JSON has no NaN."""
-        self._state.said = list(self._said.items())
+        """Return the state as msgpack. JSON would lose NaN."""
+        self._state.reported = list(self._reported.items())
         return msgspec.msgpack.encode(self._state)
 
     def restore(self, saved: bytes) -> None:
-        """Go on with what an earlier attempt knew.
+        """Continue from the state of an earlier attempt.
+
+        Args:
+            saved: Bytes that `save` returned, in this version or an earlier version.
 
         Raises:
-            msgspec.DecodeError: it is not what `save` gave.
+            msgspec.DecodeError: The bytes are no saved state.
+
+        Example:
+            >>> diagnoser = Diagnoser()
+            >>> diagnoser.restore(Diagnoser().save())
+            >>> diagnoser.counted
+            {}
         """
         self._state = msgspec.msgpack.decode(saved, type=_State)
-        self._said = dict(self._state.said)
+        self._reported = dict(self._state.reported)
 
 
 def _worst(findings: Iterable[Finding]) -> list[Finding]:
-    """Keep the worst finding of each code, modality and codebook, in order."""
+    """Return the worst finding of each code, modality and codebook, in the order of the findings."""
     kept: dict[_Key, Finding] = {}
     for finding in findings:
         key = (finding.code, finding.modality, finding.codebook)

@@ -1,4 +1,4 @@
-"""How losses and gradients move: not finite, exploding, standing still, or rising on what is not trained."""
+"""Checks of losses and gradients over time: not finite, exploding, flat, or rising on the evaluation alone."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 from statistics import fmean, linear_regression, median
 
-from higgs_audio_trainer.diagnoses.finding import Check, Finding
+from higgs_audio_trainer.diagnoses.finding import Check, Finding, make_finding
 from higgs_audio_trainer.diagnoses.history import History
 from higgs_audio_trainer.events import TrainStep
 from higgs_audio_trainer.logged_step import LoggedStep
 
-_MOST_NAMES = 3  # in a message; the evidence has all
+_MOST_NAMES = 3  # in a message; the evidence holds all names
 _LOSS_FACTOR, _LOSS_NATS = 1.5, 1.0  # above the first loss
-_GRAD_FACTOR, _GRAD_EARLIER = 10.0, 4  # times the median of so many earlier norms
-_GRAD_FACTOR_AT_ONCE = 100.0  # times the median of at least one
-_ABOVE_ALL = 2.0  # times the largest one: norms fall, and one may be as large again as they were at first
-_SMALL_GRAD_NORM = 1.0  # smaller ones are not even clipped
-_LEARNED_BY_HEART = 0.1  # nats: a loss below has nothing left to lose
-_LARGEST_LOSS = 1e6  # nats: beyond, sums of squares may overflow, and the loss has exploded anyway
-_STANDS_DUE_STEPS, _STANDS_STEPS = 5, 30
-_FALL_FROM_FIRST = 0.01  # of the first loss: who fell that far has moved
-_FALL_SINCE_WARM_UP = 0.005  # of the first loss: so much must be ruled out
-_FEW_QUANTILE, _MANY_QUANTILE = (
-    10.2,
-    5.0,
-)  # of Student's t, one-sided 0.1 %: of 5 points, and of 10 or more
+_GRAD_FACTOR, _GRAD_EARLIER = 10.0, 4  # multiple of the median, of at least this number of earlier norms
+_GRAD_FACTOR_AT_ONCE = 100.0  # multiple of the median of fewer norms
+_ABOVE_ALL = 2.0  # multiple of the largest norm: norms fall, and a later norm may reach the size of the first
+_SMALL_GRAD_NORM = 1.0  # smaller norms are not even clipped
+_MEMORIZED = 0.1  # nats; a lower loss cannot fall much further
+_LARGEST_LOSS = 1e6  # nats; beyond, sums of squares may overflow, and the loss has exploded anyway
+_FLAT_LOGGED_STEPS, _FLAT_STEPS = 5, 30
+_FALL_FROM_FIRST = 0.01  # share of the first loss; a larger fall is progress
+_FALL_SINCE_WARM_UP = 0.005  # share of the first loss; the test must rule out a larger fall
+_FEW_QUANTILE, _MANY_QUANTILE = 10.2, 5.0  # of Student's t, one-sided 0.1 %, for 5 points and for 10 or more
 _TREND_STEPS = 10
-_TREND_QUANTILE = -1.645  # of the standard normal distribution: 5 %
+_TREND_QUANTILE = -1.645  # of the standard normal distribution, 5 %
 _OVERFIT_EVALUATIONS, _OVERFIT_FACTOR = 3, 1.1
 
 
-def non_finite(due: LoggedStep, history: History) -> Iterator[Finding]:
-    """Find losses, or a gradient norm, that are NaN or infinite.
+def non_finite(logged: LoggedStep, history: History) -> Iterator[Finding]:
+    """Find losses or gradient norms that are NaN or infinite.
 
-    In fp16 an infinite gradient norm alone is a note: the scaler skips that step and goes on with a smaller scale.
+    In fp16 training an infinite gradient norm alone is a note: the gradient scaler skips the step and lowers the scale.
     """
-    train = due.train
+    train = logged.train
     if train is None:
         return
     figures = {"loss": train.loss, "text_loss": train.text_loss, "audio_loss": train.audio_loss}
@@ -45,30 +42,28 @@ def non_finite(due: LoggedStep, history: History) -> Iterator[Finding]:
     names = [name for name, value in figures.items() if not math.isfinite(value)]
     of_gradient = train.grad_norm is not None and not math.isfinite(train.grad_norm)
     if names:
-        cause = (
-            "base checkpoint's weights are damaged, or overflow in this dtype. Check them, or try --dtype float32"
-            if due.step <= 1
-            else "learning rate is too high. Go back to the last checkpoint with a smaller --lr"
+        cause, advice = (
+            ("the base checkpoint is damaged or overflows in this dtype", "Check its weights, or try --dtype float32.")
+            if logged.step <= 1
+            else ("the learning rate is too high", "Restart from the last good checkpoint with a smaller --lr.")
         )
-        yield Finding(
-            code="non_finite",
-            severity="error",
-            message=f"{_listed(names)}: not a finite number. The adapters are of no use from here on. Usually the "
-            f"{cause}",
+        yield make_finding(
+            "non_finite",
+            "error",
+            f"not a finite number: {_listed(names)}. The adapters are unusable from this step on.",
+            f"Usually {cause}.",
+            advice,
             evidence={"fields": [*names, *(["grad_norm"] if of_gradient else [])]},
         )
     elif of_gradient:
         skipped = history.run.mixed_precision == "fp16"
-        advice = (
-            "fp16 skips such a step. If it comes often, take --bf16 true"
+        yield make_finding(
+            "non_finite",
+            "note" if skipped else "error",
+            "grad_norm is not a finite number, although the losses are.",
+            "fp16 training skips such a step. If this happens often, use --bf16 true."
             if skipped
-            else "The adapters are of no use after this step. Usually the learning rate is too high. Take a smaller "
-            "--lr"
-        )
-        yield Finding(
-            code="non_finite",
-            severity="note" if skipped else "error",
-            message=f"grad_norm is not a finite number, though the losses are. {advice}",
+            else "The adapters are unusable from now on. Usually the learning rate is too high. Use a smaller --lr.",
             evidence={"fields": ["grad_norm"]},
         )
 
@@ -78,18 +73,19 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def exploding(due: LoggedStep, history: History) -> Iterator[Finding]:
-    """Find a loss far above the first one, and a gradient norm far above the earlier ones."""
-    train, first = due.train, history.first
+def exploding(logged: LoggedStep, history: History) -> Iterator[Finding]:
+    """Find a loss far above the first loss, and a gradient norm far above the earlier norms."""
+    train, first = logged.train, history.first
     if train is None or first is None:
         return
     least = max(_LOSS_FACTOR * first.loss, first.loss + _LOSS_NATS)
     if math.isfinite(train.loss) and math.isfinite(first.loss) and train.loss >= least:
-        yield Finding(
-            code="exploding",
-            severity="error",
-            message=f"the loss is {train.loss:.3g} and began at {first.loss:.3g}: the training destroys the model. "
-            f"Usually the learning rate is too high ({train.learning_rate:.2g} at this step). Take a tenth of it: --lr",
+        yield make_finding(
+            "exploding",
+            "error",
+            f"the loss rose from {first.loss:.3g} to {train.loss:.3g}: the training destroys the model.",
+            f"Usually the learning rate is too high ({train.learning_rate:.2g} at this step).",
+            "Use a tenth of --lr.",
             evidence={"loss": train.loss, "first_loss": first.loss, "learning_rate": train.learning_rate},
         )
     earlier = [norm for step in history.steps if (norm := step.grad_norm) is not None and math.isfinite(norm)]
@@ -99,72 +95,76 @@ def exploding(due: LoggedStep, history: History) -> Iterator[Finding]:
     usual = median(earlier)
     factor = _GRAD_FACTOR if len(earlier) >= _GRAD_EARLIER else _GRAD_FACTOR_AT_ONCE
     if norm >= factor * usual > 0 and norm >= _ABOVE_ALL * max(earlier):
-        yield Finding(
-            code="exploding",
-            severity="warning",
-            message=f"grad_norm is {norm:.3g}, {norm / usual:.0f} times its median of {usual:.3g} so far. Usually the "
-            f"learning rate is too high ({train.learning_rate:.2g} at this step), or one sample is broken. Take a "
-            "smaller --lr, or look at the samples of this step",
+        yield make_finding(
+            "exploding",
+            "warning",
+            f"grad_norm is {norm:.3g}, {norm / usual:.0f} times the median of the earlier steps ({usual:.3g}).",
+            f"Usually the learning rate is too high ({train.learning_rate:.2g} at this step), or a sample is damaged.",
+            "Use a smaller --lr, or check the samples of this step.",
             evidence={"grad_norm": norm, "median": usual, "learning_rate": train.learning_rate},
         )
 
 
-def plateau(due: LoggedStep, history: History) -> Iterator[Finding]:
-    """Find a loss that stands still: without a gradient, from the beginning on, or lately."""
-    train = due.train
-    if train is None or not _LEARNED_BY_HEART < train.loss < _LARGEST_LOSS:
+def plateau(logged: LoggedStep, history: History) -> Iterator[Finding]:
+    """Find a flat loss: without a gradient, since the start, or lately."""
+    train = logged.train
+    if train is None or not _MEMORIZED < train.loss < _LARGEST_LOSS:
         return
     steps = [step for step in (*history.steps, train) if abs(step.loss) < _LARGEST_LOSS]
     if train.grad_norm == 0.0:
-        yield Finding(
-            code="plateau",
-            severity="error",
-            message=f"grad_norm is 0 at a loss of {train.loss:.3g}: nothing is learned. Usually the adapters are "
-            "frozen, or detached from the loss. Check that their parameters require a gradient",
+        yield make_finding(
+            "plateau",
+            "error",
+            f"grad_norm is 0 at a loss of {train.loss:.3g}: the model learns nothing.",
+            "Usually the adapters are frozen or detached from the loss.",
+            "Check that the parameters of the adapters require a gradient.",
             evidence={"grad_norm": 0.0, "loss": train.loss},
         )
     elif _never_fell(steps, history):
         assert history.first is not None
-        yield Finding(
-            code="plateau",
-            severity="warning",
-            message=f"the loss began at {history.first.loss:.4g} and is {train.loss:.4g} after "
-            f"{train.step - history.first.step} steps: it has not fallen. Usually the learning rate is too small "
-            f"({train.learning_rate:.2g} at this step), or the adapters are not trained. Take a larger --lr, and look "
-            "at grad_norm",
+        yield make_finding(
+            "plateau",
+            "warning",
+            f"the loss has not fallen in {train.step - history.first.step} steps: {history.first.loss:.4g} at the "
+            f"start, {train.loss:.4g} now.",
+            f"Usually the learning rate is too low ({train.learning_rate:.2g} at this step), or the adapters are not "
+            "trained.",
+            "Use a larger --lr, and check grad_norm.",
             evidence={"loss": train.loss, "first_loss": history.first.loss, "learning_rate": train.learning_rate},
         )
     elif len(steps) >= _TREND_STEPS and not _falls([step.loss for step in steps[-_TREND_STEPS:]]):
         begin = steps[-_TREND_STEPS]
-        yield Finding(
-            code="plateau",
-            severity="note",
-            message=f"the loss shows no fall from step {begin.step} ({begin.loss:.4g}) to step {train.step} "
-            f"({train.loss:.4g}). The training may have learned what it can. Listen to a checkpoint",
+        yield make_finding(
+            "plateau",
+            "note",
+            f"the loss has not fallen from step {begin.step} ({begin.loss:.4g}) to step {train.step} "
+            f"({train.loss:.4g}).",
+            "The model may have learned all it can.",
+            "Listen to speech from a checkpoint.",
             evidence={"loss": train.loss, "since_step": begin.step, "loss_then": begin.loss},
         )
 
 
 def _never_fell(steps: Sequence[TrainStep], history: History) -> bool:
-    """Tell whether the loss is where it began, and certainly does not fall since the end of the warm-up.
+    """Return True if the loss is where it began, and certainly has not fallen since the end of the warm-up.
 
-    That a fall is not to be seen proves nothing in a noisy record. So the upper confidence limit of the fall, that of
-    the slope of a least-squares line times the steps (Draper and Smith, "Applied Regression Analysis", 1.4), must be
-    below 0.5 % of the first loss.
+    In a noisy log, the absence of a visible fall proves nothing. So the upper confidence limit of the fall must be
+    below 0.5 % of the first loss. This is the limit of the slope of a least-squares line times the number of steps
+    (Draper and Smith, "Applied Regression Analysis", 1.4).
     """
     first, now = history.first, steps[-1]
     after_warm_up = steps[max(range(len(steps)), key=lambda index: steps[index].learning_rate) :]
     span = now.step - after_warm_up[0].step
-    if first is None or len(after_warm_up) < _STANDS_DUE_STEPS or span < _STANDS_STEPS:
+    if first is None or len(after_warm_up) < _FLAT_LOGGED_STEPS or span < _FLAT_STEPS:
         return False
     began, lately = first.loss, fmean(step.loss for step in steps[-3:])
-    if not _LEARNED_BY_HEART < began < _LARGEST_LOSS or lately < (1 - _FALL_FROM_FIRST) * began:
+    if not _MEMORIZED < began < _LARGEST_LOSS or lately < (1 - _FALL_FROM_FIRST) * began:
         return False
     return _greatest_fall(after_warm_up) < _FALL_SINCE_WARM_UP * began
 
 
 def _greatest_fall(steps: Sequence[TrainStep]) -> float:
-    """Return the upper confidence limit of how far the loss fell over these steps; nats."""
+    """Return the upper confidence limit of the fall of the loss over these steps, nats."""
     times, losses = [float(step.step) for step in steps], [step.loss for step in steps]
     slope, intercept = linear_regression(times, losses)
     errors = [loss - intercept - slope * time for time, loss in zip(times, losses, strict=True)]
@@ -175,39 +175,44 @@ def _greatest_fall(steps: Sequence[TrainStep]) -> float:
 
 
 def _falls(values: Sequence[float]) -> bool:
-    """Tell whether values fall, by the one-sided Mann-Kendall test at 5 %.
+    """Return True if values fall, by the one-sided Mann-Kendall test at 5 %.
 
-    S is the number of pairs that rise less the number that fall; without a trend it is nearly normal, with mean 0 and
-    variance n (n - 1) (2 n + 5) / 18 (Mann 1945, "Nonparametric tests against trend"). One is taken off for continuity.
+    S is the number of rising pairs minus the number of falling pairs. Without a trend, S is nearly normal with mean 0
+    and variance n (n - 1) (2 n + 5) / 18 (Mann 1945, "Nonparametric tests against trend"). 1 corrects for continuity.
+
+    Example:
+        >>> _falls([3.0, 2.9, 2.7, 2.8, 2.5]), _falls([3.0, 2.9, 3.1, 2.8, 3.2])
+        (True, False)
     """
     n = len(values)
     score = sum((after > before) - (after < before) for before, after in combinations(values, 2))
     return score < 0 and (score + 1) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18) <= _TREND_QUANTILE
 
 
-def overfit(due: LoggedStep, history: History) -> Iterator[Finding]:
+def overfit(logged: LoggedStep, history: History) -> Iterator[Finding]:
     """Find an evaluation loss that rises three times, to 10 % above the best, while the training loss fell."""
-    if due.evaluation is None:
+    if logged.evaluation is None:
         return
-    name = "audio_loss" if due.evaluation.audio_targets else "loss"
-    past = [(one.step, float(getattr(one, name))) for one in (*history.evaluations, due.evaluation)]
+    name = "audio_loss" if logged.evaluation.audio_targets else "loss"
+    past = [(event.step, float(getattr(event, name))) for event in (*history.evaluations, logged.evaluation)]
     past = [(step, loss) for step, loss in past if math.isfinite(loss)]
-    trained = [(one.step, float(getattr(one, name))) for one in history.steps]
+    trained = [(event.step, float(getattr(event, name))) for event in history.steps]
     trained = [(step, loss) for step, loss in trained if math.isfinite(loss)]
     last = past[-_OVERFIT_EVALUATIONS:]
-    if len(last) < _OVERFIT_EVALUATIONS or not trained or past[-1][0] != due.evaluation.step:
+    if len(last) < _OVERFIT_EVALUATIONS or not trained or past[-1][0] != logged.evaluation.step:
         return
-    best_step, best = min(past, key=lambda one: one[1])
+    best_step, best = min(past, key=lambda point: point[1])
     rises = all(before < after for (_, before), (_, after) in pairwise(last))
     then = next((loss for step, loss in reversed(trained) if step <= best_step), trained[0][1])
     now = trained[-1][1]
     if best > 0 and rises and last[-1][1] >= _OVERFIT_FACTOR * best and now < then:
-        yield Finding(
-            code="overfit",
-            severity="warning",
-            message=f"{name} of the evaluation rose to {last[-1][1]:.3g}, {last[-1][1] / best - 1:.0%} above its best "
-            f"({best:.3g} at step {best_step}), while that of the training fell from {then:.3g} to {now:.3g}: the "
-            f"clips are learned by heart. Take the checkpoint near step {best_step}, more data, or fewer steps",
+        yield make_finding(
+            "overfit",
+            "warning",
+            f"{name} of the evaluation rose to {last[-1][1]:.3g}, {last[-1][1] / best - 1:.0%} above its best "
+            f"({best:.3g} at step {best_step}), while {name} of the training fell from {then:.3g} to {now:.3g}.",
+            "Usually the model memorizes the clips.",
+            f"Use the checkpoint near step {best_step}, more data, or fewer steps.",
             evidence={"best": best, "best_step": best_step, "now": last[-1][1], "train_then": then, "train_now": now},
         )
 

@@ -1,4 +1,4 @@
-"""Says once what holds for every codebook."""
+"""Merging of findings that hold for every codebook."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from higgs_audio_trainer.diagnoses.finding import Finding, Severity
 
 
 def per_codebook(findings: Iterable[Finding], num_codebooks: int | None) -> Iterator[Finding]:
-    """Fold the findings of one code and severity that all codebooks share into one.
+    """Merge the findings of one code and severity into a single finding where all codebooks share them.
 
     Args:
-        findings: at most one of each code, severity and codebook. Those without a codebook pass as they are.
-        num_codebooks: K; None where it is not known, and nothing is folded.
+        findings: At most one finding of each code, severity and codebook. Findings without a codebook pass unchanged.
+        num_codebooks: Number of codebooks K. With None, nothing is merged.
 
     Yields:
-        The findings in order. A folded one stands where the first of its codebooks stood. Its codebook is None, its
-        message quotes that first one, and each field of its evidence is the list of the codebooks' values, [K], in the
+        Findings in their order. A merged finding takes the place of its first codebook's finding. Its codebook is None,
+        its message quotes codebook 0, and each field of its evidence is the list of the codebooks' values, [K], in the
         order of `evidence["codebooks"]`.
+
+    Example:
+        >>> dead = [Finding(code="x", severity="note", message=f"codebook {k}: bad", codebook=k) for k in range(2)]
+        >>> [finding.message for finding in per_codebook(dead, 2)]
+        ['in all 2 codebooks; for example, codebook 0: bad']
+        >>> [finding.message for finding in per_codebook(dead, 8)]
+        ['codebook 0: bad', 'codebook 1: bad']
     """
     groups: dict[tuple[str, Severity, int | None], list[Finding]] = {}
     for index, finding in enumerate(findings):
@@ -27,19 +34,18 @@ def per_codebook(findings: Iterable[Finding], num_codebooks: int | None) -> Iter
     for group in groups.values():
         codebooks = sorted(finding.codebook for finding in group if finding.codebook is not None)
         if len(group) > 1 and len(group) == num_codebooks and codebooks == list(range(num_codebooks)):
-            yield _folded(group)
+            yield _merged(group)
         else:
             yield from group
 
 
-def _folded(group: Sequence[Finding]) -> Finding:
+def _merged(group: Sequence[Finding]) -> Finding:
     group = sorted(group, key=lambda finding: finding.codebook or 0)
     names = dict.fromkeys(name for finding in group for name in finding.evidence)
     evidence = {name: [finding.evidence.get(name) for finding in group] for name in names}
-    message = f"in all {len(group)} codebooks; for example, {group[0].message}"
     return replace(
         group[0],
-        message=message,
+        message=f"in all {len(group)} codebooks; for example, {group[0].message}",
         evidence={"codebooks": [finding.codebook for finding in group], **evidence},
         codebook=None,
     )

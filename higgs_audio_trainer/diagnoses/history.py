@@ -1,6 +1,7 @@
-"""What the checks look at: a due step, and of what was before it as much as can be kept whatever a run's length.
+"""History of a run for the checks: plain data of bounded size, saved in checkpoints.
 
-A history is plain data, so that a checkpoint can hold it: a run that was interrupted goes on with what it knew.
+A resumed run restores the history of the interrupted run. The names of the dataclasses' fields are the keys of the
+saved state and must not change.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from higgs_audio_trainer.events import (
 )
 from higgs_audio_trainer.logged_step import LoggedStep
 
-_MOST_STEPS = 64  # due steps that are remembered
+_MOST_STEPS = 64  # logged steps kept
 _MOST_EVALUATIONS = 64
-_MOST_SAMPLES = 4096  # fingerprints that are remembered
+_MOST_SAMPLES = 4096  # fingerprints kept
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the checks need to know of a run; None where its log does not say it.
+    """Facts of a run for the checks. None marks a fact that the log does not hold.
 
     Attributes:
-        num_codebooks: K.
-        num_train_samples: samples in the training manifest.
-        base_is_random: whether the base checkpoint declares random weights.
-        max_length: positions that the model was made for.
-        text_loss_weight: weight of the text loss.
+        num_codebooks: Number of codebooks K.
+        num_train_samples: Samples in the training manifest.
+        base_is_random: Whether the base checkpoint declares random weights.
+        max_length: Positions of the model.
+        text_loss_weight: Weight of the text loss.
         mixed_precision: no, bf16 or fp16.
-        modalities: what the model is trained on.
-        stops: those of them that end with a stop token.
+        modalities: Modalities that the model is trained on.
+        stops: Modalities that end with a stop token.
     """
 
     num_codebooks: int | None = None
@@ -51,7 +52,7 @@ class Run:
 
     @classmethod
     def of(cls, start: RunStart) -> Run:
-        """Take what is needed from the first line of a log."""
+        """Return the facts of the log's first event."""
         weight, precision = start.config.get("text_loss_weight"), start.config.get("mixed_precision")
         return cls(
             start.num_codebooks,
@@ -67,13 +68,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class ShownSlots:
-    """What the slots that samples show have to do with their inputs: for logs without `token_counts`.
+    """Labels and predictions of shown slots against the slots' inputs, for logs without `token_counts`.
 
     Attributes:
-        slots: supervised slots whose input is known.
-        label_is_input: those whose label equals it.
-        copied: of the others, those whose prediction equals it.
-        correct: of the others, those whose prediction equals the label.
+        slots: Supervised slots with a known input.
+        label_is_input: Slots whose label equals the input.
+        copied: Other slots whose prediction equals the input.
+        correct: Other slots whose prediction equals the label.
     """
 
     slots: int = 0
@@ -82,7 +83,7 @@ class ShownSlots:
     correct: int = 0
 
     def plus(self, sample: PredictionSample) -> ShownSlots:
-        """Add the slots of one sample."""
+        """Return the counts with the slots of a sample added."""
         shown = [
             (token, label, predicted)
             for window in (sample.first, sample.last)
@@ -99,27 +100,32 @@ class ShownSlots:
 
 
 def series_of(event: PredictionSample | TokenCounts) -> str:
-    """Name what an event is about: `text`, or `audio 0`."""
+    """Return the history's key for the text or the codebook of an event: `text`, or `audio 0`."""
     return "text" if event.codebook is None else f"audio {event.codebook}"
 
 
 @dataclass(frozen=True, slots=True)
 class MissedStops:
-    """How long a series has learned the rest without a stop token being predicted.
+    """Time since a series predicts its other tokens well and no stop token.
 
     Attributes:
-        since: the due step at which that began; None while it is not so.
-        surprise: how unlikely it is by accident; nats. Were each of m stops right as often as other labels, with
-            accuracy q, all would be missed with a chance of (1 - q)^m: that is -m log(1 - q) nats.
+        since: First logged step of this state. None outside of this state.
+        surprise: Negative logarithm of the probability of missing every stop token by chance, nats. A model that
+            predicts m stop tokens as well as other labels, with accuracy q, misses all m with probability (1 - q)^m.
+            The surprise is then -m log(1 - q).
+
+    Example:
+        >>> MissedStops().since is None, MissedStops(since=20, surprise=11.5).surprise
+        (True, 11.5)
     """
 
     since: int | None = None
     surprise: float = 0.0
 
     def plus(self, counts: TokenCounts) -> MissedStops:
-        """Add a due step."""
+        """Return the state after the counts of a logged step."""
         if counts.stop_targets == 0 and counts.num_targets:
-            return self  # it tells nothing of stops
+            return self  # a step without stop tokens is no evidence
         baseline = counts.unigram_accuracy
         missed = counts.stop_correct == 0 and 0 < counts.stop_targets <= counts.num_targets
         if not missed or baseline is None or not significantly_above(counts.num_correct, counts.num_targets, baseline):
@@ -131,17 +137,17 @@ class MissedStops:
 
 @dataclass(slots=True)
 class History:
-    """What was before a due step.
+    """Record of the run before a logged step.
 
     Attributes:
-        run: the run.
-        first: figures of the first due step.
-        steps: figures of the last due steps, oldest first.
-        counts: counts of the due step before, of text and of each codebook.
-        evaluations: figures of the last evaluations, oldest first.
-        fingerprints: of the samples seen: sample id by fingerprint, the most recent ones.
-        shown: of all slots that were shown so far, by series: `text`, or `audio 0`.
-        missed: of the stop tokens of each series.
+        run: Facts of the run.
+        first: Figures of the first logged step.
+        steps: Figures of the last logged steps, oldest first.
+        counts: Counts of the previous logged step, of text and of each codebook.
+        evaluations: Figures of the last evaluations, oldest first.
+        fingerprints: Sample id by fingerprint, of the samples seen most recently.
+        shown: Counts over all slots shown so far, by series (`text`, or `audio 0`).
+        missed: State of the stop tokens by series.
     """
 
     run: Run = field(default_factory=Run)
@@ -153,22 +159,29 @@ class History:
     shown: dict[str, ShownSlots] = field(default_factory=dict)
     missed: dict[str, MissedStops] = field(default_factory=dict)
 
-    def add(self, due: LoggedStep) -> None:
-        """Take in a due step that was checked."""
-        if due.train is not None:
-            self.first = self.first or due.train
-            self.steps = [*self.steps, due.train][-_MOST_STEPS:]
-            self.counts = list(due.counts)
-            for counts in due.counts:
+    def add(self, logged: LoggedStep) -> None:
+        """Add a checked step or evaluation.
+
+        Example:
+            >>> history = History()
+            >>> history.add(LoggedStep(20))
+            >>> history.first, history.steps
+            (None, [])
+        """
+        if logged.train is not None:
+            self.first = self.first or logged.train
+            self.steps = [*self.steps, logged.train][-_MOST_STEPS:]
+            self.counts = list(logged.counts)
+            for counts in logged.counts:
                 series = series_of(counts)
                 self.missed[series] = self.missed.get(series, MissedStops()).plus(counts)
-            self._remember({print_: id_ for id_, print_ in due.train.samples.items()})
-            self._remember({sample.fingerprint: sample.sample_id for sample in due.samples})
-            for sample in due.samples:
+            self._remember({print_: id_ for id_, print_ in logged.train.samples.items()})
+            self._remember({sample.fingerprint: sample.sample_id for sample in logged.samples})
+            for sample in logged.samples:
                 series = series_of(sample)
                 self.shown[series] = self.shown.get(series, ShownSlots()).plus(sample)
-        if due.evaluation is not None:
-            self.evaluations = [*self.evaluations, due.evaluation][-_MOST_EVALUATIONS:]
+        if logged.evaluation is not None:
+            self.evaluations = [*self.evaluations, logged.evaluation][-_MOST_EVALUATIONS:]
 
     def _remember(self, samples: dict[str, str]) -> None:
         for print_, id_ in samples.items():

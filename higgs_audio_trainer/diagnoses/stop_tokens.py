@@ -1,109 +1,101 @@
-"""Checks of the stop tokens: are they among the labels, and does the model learn them."""
+"""Checks of the stop tokens: presence among the labels, and whether the model learns to predict them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
-from higgs_audio_trainer.diagnoses.finding import Check, Finding, Severity
+from higgs_audio_trainer.diagnoses.finding import Check, Finding, Severity, make_finding
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
 from higgs_audio_trainer.diagnoses.history import History, MissedStops, series_of
-from higgs_audio_trainer.events import Modality, PredictionSample, TokenCounts
+from higgs_audio_trainer.events import PredictionSample, TokenCounts
 from higgs_audio_trainer.logged_step import LoggedStep
 
-#: How severe it is after so many times the steps that it took to learn the rest, and so many steps at least.
+#: Severity after this multiple of the steps to learn the other tokens, and at least this number of further steps.
 _PATIENCE: tuple[tuple[Severity, int, int], ...] = (("note", 3, 30), ("warning", 10, 300))
-_UNLIKELY = 1e-4  # chance of missing every stop, for a model that gets stops right as often as the rest
+_UNLIKELY = 1e-4  # chance of missing every stop token for a model that predicts stop tokens as well as the others
 _LEAST_PROBABILITY = 0.1
 _BEST_RANK = 10
 
 
-def no_stop_target(due: LoggedStep, history: History) -> Iterator[Finding]:
-    """Find labels without a stop token: in the counts of a series or, where there are none, in its samples."""
-    if due.train is None:
+def no_stop_target(logged: LoggedStep, history: History) -> Iterator[Finding]:
+    """Find text or codebooks without a stop token among the labels, from the counts or else from the samples."""
+    if logged.train is None:
         return
     findings = [
-        _no_stop(counts.modality, counts.codebook, counts.num_targets, counts.masked.get("stop", 0))
-        for counts in due.counts
+        _no_stop(counts, counts.num_targets, counts.masked.get("stop", 0))
+        for counts in logged.counts
         if counts.num_targets and not counts.stop_targets and counts.modality in history.run.stops
     ]
-    counted = {series_of(counts) for counts in due.counts}
+    counted = {series_of(counts) for counts in logged.counts}
     uncounted: dict[str, list[PredictionSample]] = {}
-    for sample in due.samples:
+    for sample in logged.samples:
         if series_of(sample) not in counted:
             uncounted.setdefault(series_of(sample), []).append(sample)
     for samples in uncounted.values():
         targets = sum(sample.num_targets for sample in samples)
-        is_said = samples[0].modality in history.run.stops
-        if targets and is_said and not any(sample.stop_targets for sample in samples):
-            findings.append(_no_stop(samples[0].modality, samples[0].codebook, targets, 0))
+        has_stop = any(sample.stop_targets for sample in samples)
+        if targets and samples[0].modality in history.run.stops and not has_stop:
+            findings.append(_no_stop(samples[0], targets, 0))
     yield from per_codebook(findings, history.run.num_codebooks)
 
 
-def _no_stop(modality: Modality, codebook: int | None, targets: int, masked: int) -> Finding:
-    series, consequence = "text", "the text does not end"
-    if codebook is not None:
-        series, consequence = f"codebook {codebook}", "the voice never ends"
-    hidden = f"; {masked:,} are masked, as by the stock processor" if masked else ""
-    message = (
-        f"{series}: none of {targets:,} labels is a stop token{hidden}. What is never a label is never learned: "
-        f"{consequence}. Supervise one stop token at the end of each sequence."
-    )
-    return Finding(
-        code="no_stop_target",
-        severity="error",
-        message=message,
+def _no_stop(about: TokenCounts | PredictionSample, targets: int, masked: int) -> Finding:
+    consequence = "the text does not end" if about.codebook is None else "the voice never ends"
+    return make_finding(
+        "no_stop_target",
+        "error",
+        f"none of {targets:,} labels is a stop token, so the model cannot learn to stop: {consequence}.",
+        f"{masked:,} stop tokens are masked, as in the labels of the stock processor."
+        if masked
+        else "Usually the labels were cut before the stop token.",
+        "Supervise one stop token at the end of each sequence.",
+        about=about,
         evidence={"targets": targets, "stop_targets": 0, "masked_stops": masked},
-        modality=modality,
-        codebook=codebook,
     )
 
 
-def stop_never_predicted(due: LoggedStep, history: History) -> Iterator[Finding]:
-    """Find a series that has learned the rest and never says its stop token, so often that it is no accident.
+def stop_never_predicted(logged: LoggedStep, history: History) -> Iterator[Finding]:
+    """Find text or codebooks where the model predicts other tokens well and no stop token, too often for chance.
 
-    There is one stop in a clip, and it may well be learned last: it is a note after three times the steps that it took
-    to learn the rest, and a warning after ten times as many.
+    A clip has a single stop token, so the model may learn to stop late. The finding is a note after three times the
+    steps to learn the other tokens, and a warning after ten times as many.
     """
     findings = []
-    for counts in due.counts:
+    for counts in logged.counts:
         missed = history.missed.get(series_of(counts), MissedStops()).plus(counts)
         if missed.since is None or missed.surprise < -math.log(_UNLIKELY) or not _is_far_off(counts):
             continue
         for severity, times, least in _PATIENCE:
-            if due.step >= max(times * missed.since, missed.since + least):
+            if logged.step >= max(times * missed.since, missed.since + least):
                 findings.append(_never(counts, severity))
     yield from per_codebook(findings, history.run.num_codebooks)
 
 
 def _is_far_off(counts: TokenCounts) -> bool:
-    """Tell whether the stop token is far from being predicted: a runner-up is on its way."""
+    """Return True if rank and probability of the stop token are both low. A high rank shows that learning goes on."""
     rank, probability = counts.stop_rank, counts.stop_probability
     return rank is not None and rank > _BEST_RANK and probability is not None and probability < _LEAST_PROBABILITY
 
 
 def _never(counts: TokenCounts, severity: Severity) -> Finding:
-    series = "text" if counts.codebook is None else f"codebook {counts.codebook}"
     accuracy, probability = counts.num_correct / counts.num_targets, counts.stop_probability or 0.0
     known = counts.stop_rank is not None and math.isfinite(counts.stop_rank)
-    rank = f"its mean rank at the true end is {counts.stop_rank:.1f} and " if known else ""
-    message = (
-        f"{series}: none of {counts.stop_targets:,} stop tokens is predicted, while {accuracy:.0%} of the labels are; "
-        f"{rank}its probability there {probability:.1%}. Usually clips are cut before their end, or stops weigh too "
-        "little. Listen to the ends of the clips, and train on."
-    )
-    return Finding(
-        code="stop_never_predicted",
-        severity=severity,
-        message=message,
+    rank = f"a mean rank of {counts.stop_rank:.1f} and " if known else ""
+    return make_finding(
+        "stop_never_predicted",
+        severity,
+        f"none of {counts.stop_targets:,} stop tokens is predicted, while {accuracy:.0%} of all labels are.",
+        f"At the true end the stop token has {rank}a probability of {probability:.1%}.",
+        "Usually clips are cut before their end, or the stop tokens have too little weight in the loss.",
+        "Listen to the ends of the clips, and train longer.",
+        about=counts,
         evidence={
             "stop_targets": counts.stop_targets,
             "stop_rank": counts.stop_rank,
             "stop_probability": counts.stop_probability,
             "accuracy": accuracy,
         },
-        modality=counts.modality,
-        codebook=counts.codebook,
     )
 
 

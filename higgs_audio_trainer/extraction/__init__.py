@@ -1,1 +1,1 @@
-"""From tensors to events. Knows no model: text and audio arrive as `Stream`s."""
+"""From tensors to events. The package knows no model: text and audio arrive as `Stream`s."""

@@ -1,17 +1,14 @@
-"""From tensors to events: the only place where the one becomes the other.
+"""Extraction of a logged step: the only place where tensors become events.
 
-During a due step everything stays on the device: sums over the supervised rows of each micro-batch, and the slots
-of the first samples of the first micro-batch. `finish` makes the one transfer to the host.
+During a logged step all results stay on the device: the sums over the supervised rows of each micro-batch, and the
+slots of the first samples of the first micro-batch. `Extraction.finish` makes the only transfer to the host.
 
 Shape suffixes: K codebooks; N supervised rows.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,42 +16,17 @@ import torch
 from torch import Tensor
 
 from higgs_audio_trainer.data.batch import SampleRef
-from higgs_audio_trainer.events import IGNORE_INDEX, Modality, PredictionSample, Split, TokenCounts, Window
-from higgs_audio_trainer.extraction.streams import ABSENT, Read, Stream
+from higgs_audio_trainer.events import IGNORE_INDEX, Modality, PredictionSample, Split, TokenCounts
+from higgs_audio_trainer.extraction.host_transfer import to_host
+from higgs_audio_trainer.extraction.loss_sums import LossSums, count_or_zero, exact_dtype
+from higgs_audio_trainer.extraction.micro_batch import MicroBatch
+from higgs_audio_trainer.extraction.prediction_samples import prediction_samples
+from higgs_audio_trainer.extraction.streams import Stream
 from higgs_audio_trainer.extraction.token_counts import NUM_SUMS, TokenCounter
-from higgs_audio_trainer.extraction.windows import HEAD, LISTS, Series, Shown, series_of, to_host
+from higgs_audio_trainer.extraction.windows import WindowSettings, WindowTensors, cut_windows
 
-_MOST_SAMPLES = 64  # names of a step's samples
-_NUM_FIGURES = 3  # rows of sums that every step has: nll, correct, targets
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Losses and counts of one step or evaluation, over all its micro-batches and all ranks.
-
-    `nll`, `correct` and `targets` are sums over supervised slots, [1 + K]: text, then each codebook.
-    """
-
-    nll: tuple[float, ...]
-    correct: tuple[int, ...]
-    targets: tuple[int, ...]
-    grad_norm: float | None = None
-
-    def payload(self, text_loss_weight: float) -> dict[str, Any]:
-        """Fields that `TrainStep` and `EvalResult` have in common."""
-        text_loss, *audio_losses = (nll / max(targets, 1) for nll, targets in zip(self.nll, self.targets, strict=True))
-        accuracies = tuple(map(_ratio, self.correct, self.targets))
-        audio_loss = sum(audio_losses) / max(len(audio_losses), 1)
-        return {
-            "loss": text_loss_weight * text_loss + audio_loss,
-            "text_loss": text_loss,
-            "audio_loss": audio_loss,
-            "audio_loss_per_codebook": tuple(audio_losses),
-            "text_accuracy": accuracies[0],
-            "audio_accuracy_per_codebook": accuracies[1:],
-            "text_targets": self.targets[0],
-            "audio_targets": sum(self.targets[1:]),
-        }
+_MAX_SAMPLE_NAMES = 64
+_NUM_LOSS_SUMS = 3  # rows of sums of every logged step: nll, correct, targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +34,10 @@ class AudioRows:
     """Supervised audio rows of a micro-batch, on the host.
 
     Attributes:
-        batch_index: sample of each row, [N].
-        position: that it predicts, [N].
-        labels: [K, N], -100 where masked.
-        predictions: most likely tokens, [K, N].
+        batch_index: Sample of each row in the batch, [N].
+        position: Position that the row predicts, [N].
+        labels: Labels, [K, N], -100 where masked.
+        predictions: Most likely tokens, [K, N].
     """
 
     batch_index: npt.NDArray[np.int64]
@@ -76,18 +48,18 @@ class AudioRows:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What a due step or an evaluation becomes.
+    """Result of a logged step or of an evaluation.
 
     Attributes:
-        figures: losses and counts.
-        samples: the samples shown.
-        counts: of text and of each codebook; empty where nothing is counted.
-        names: id and fingerprint of the samples of this rank, up to 64.
-        sequence_length: of the longest micro-batch of this rank.
-        audio: all audio rows of the first micro-batch; None where they were not asked for.
+        loss_sums: Losses and counts.
+        samples: Events of the shown samples.
+        counts: Token counts of text and of each codebook; empty without a counter.
+        names: Fingerprint by id of the samples of this rank, up to 64.
+        sequence_length: Sequence length of the longest micro-batch of this rank.
+        audio: All audio rows of the first micro-batch; None unless requested.
     """
 
-    figures: Figures
+    loss_sums: LossSums
     samples: tuple[PredictionSample, ...]
     counts: tuple[TokenCounts, ...]
     names: dict[str, str]
@@ -96,213 +68,138 @@ class Extracted:
 
 
 class Extraction:
-    """Gathers one due step, or one evaluation.
+    """Collector of one logged step, or of one evaluation.
 
     Args:
-        split: train or eval.
-        shown: what to show; None on a rank that writes nothing and only adds its sums.
-        read: reads text, if there is any, and audio, if there is any, off a micro-batch, in this order.
-        counter: counts tokens for the checks; None to count none. The same on every rank.
-        with_audio: keep all audio rows of the first micro-batch, to decode them.
+        split: Train or eval.
+        settings: Selection of samples and slots; None on a rank that writes nothing and only adds the sums.
+        counter: Counter of tokens for the diagnoses; None for no counts. Every rank needs the same choice.
+        with_audio: Keep all audio rows of the first micro-batch for the audio previews.
+
+    Attributes:
+        failed: True after an error of the extraction. The sums of a failed extraction still take part in the
+            collective operation.
     """
 
     def __init__(
         self,
         split: Split,
-        shown: Shown | None,
-        read: Read,
+        settings: WindowSettings | None,
         counter: TokenCounter | None = None,
         *,
         with_audio: bool = False,
     ) -> None:
-        self.seconds = 0.0  # host time spent here
-        self.failed = False  # an error cost this extraction; its sums still take part in the collective
+        self.failed = False
         self._split = split
-        self._shown = shown
+        self._settings = settings
         self._sums: Tensor | None = None
-        self._read = read
         self._refs: tuple[SampleRef, ...] = ()
-        self._series: dict[Modality, Series] = {}
+        self._windows: dict[Modality, WindowTensors] = {}
         self._counter = counter
         self._with_audio = with_audio
-        self._audio: list[Tensor] = []  # int64 [2 + 2K, N]: samples, positions, labels, predictions
+        self._audio: list[Tensor] = []  # at most one, int64 [2 + 2K, N]: samples, positions, labels, predictions
         self._names: dict[str, str] = {}
         self._sequence_length = 0
 
     @torch.no_grad()
-    def observe(self, outputs: Any, batch: Mapping[str, Any], refs: Sequence[SampleRef]) -> None:
-        """Take in one micro-batch. Nothing is transferred, and nothing waits for the device.
-
-        Args:
-            outputs: what the model returned.
-            batch: the tensors that it was given, and `regions` where tokens are counted.
-            refs: names of the batch's samples.
-        """
-        started = time.perf_counter()
-        streams = self._read(outputs, batch)
+    def observe(self, batch: MicroBatch) -> None:
+        """Add one micro-batch, without a transfer and without waiting for the device."""
+        streams = batch.streams
         parts = [_sums(stream) for stream in streams]
         if not streams[0].is_text:
-            parts.insert(0, torch.zeros_like(parts[0][:, :1]))  # the first column is that of text
+            parts.insert(0, torch.zeros_like(parts[0][:, :1]))  # the first column belongs to text
         sums = torch.cat(parts, dim=1)
         if self._counter is not None:
-            sums = torch.cat([sums, self._counter.observe(outputs, batch, streams, refs)])
-        self._names.update((ref.id, ref.fingerprint) for ref in refs[: _MOST_SAMPLES - len(self._names)])
+            sums = torch.cat([sums, self._counter.observe(batch)])
+        self._names.update((ref.id, ref.fingerprint) for ref in batch.samples[: _MAX_SAMPLE_NAMES - len(self._names)])
         self._sequence_length = max(self._sequence_length, *(stream.labels_BSK.shape[1] for stream in streams))
-        first = self._sums is None
+        is_first = self._sums is None
         self._sums = sums if self._sums is None else self._sums + sums
-        if first and self._shown is not None:
-            self._refs = tuple(refs[: self._shown.samples])
-            self._series = {stream.modality: series_of(stream, len(self._refs), self._shown) for stream in streams}
-            self._audio = [_all_rows(stream) for stream in streams if self._with_audio and not stream.is_text]
-        self.seconds += time.perf_counter() - started
+        if is_first and self._settings is not None:
+            self._refs = tuple(batch.samples[: self._settings.samples])
+            self._windows = {
+                stream.modality: cut_windows(stream, len(self._refs), self._settings) for stream in streams
+            }
+            self._audio = [_audio_rows(stream) for stream in streams if self._with_audio and not stream.is_text]
 
     def sums(self, num_codebooks: int, device: torch.device) -> Tensor:
-        """Return nll, correct, targets and what is counted besides, so far: [R, 1 + K].
+        """Return the sums so far, [R, 1 + K]: cross-entropies, correct predictions, targets, and the counter's sums.
 
-        NaN after a failure, so that no rank waits in vain.
+        After a failure all sums are NaN, so that no rank waits for the collective operation.
+
+        Args:
+            num_codebooks: K, for the shape after a failure.
+            device: Device of the sums after a failure.
         """
         if self._sums is None or self.failed:
-            num_sums = _NUM_FIGURES + (0 if self._counter is None else NUM_SUMS)
+            num_sums = _NUM_LOSS_SUMS + (0 if self._counter is None else NUM_SUMS)
             return torch.full((num_sums, 1 + num_codebooks), float("nan"), dtype=exact_dtype(device), device=device)
         return self._sums
 
     def finish(
         self, sums: Tensor, *, step: int, epoch: float, grad_norm: Tensor | float | None = None
     ) -> Extracted | None:
-        """Bring everything to the host in one transfer and make the samples' events.
+        """Copy all results to the host in one transfer and return the events.
 
         Args:
-            sums: what `sums` returned, added up over all ranks.
-            step: optimizer step.
-            epoch: epochs done.
-            grad_norm: norm of this step's gradients.
+            sums: Results of `sums`, added up over all ranks.
+            step: Optimizer step.
+            epoch: Epochs done.
+            grad_norm: Norm of the gradients of the step.
 
         Returns:
-            None where there is nothing to write.
+            The result; None on a rank that writes nothing, or after a failure.
         """
-        if self._shown is None or self.failed:
+        if self._settings is None or self.failed:
             return None
-        started = time.perf_counter()
         norms = [grad_norm.to(sums.device, torch.float32)] if isinstance(grad_norm, Tensor) else []
-        counted = [] if self._counter is None else self._counter.gathered()
+        local = [] if self._counter is None else self._counter.local_tensors()
         ints, floats = to_host(
-            [*(series.ints_QX for series in self._series.values()), *counted[:-1], *self._audio],
-            [sums, *(series.floats_QY for series in self._series.values()), *counted[-1:], *norms],
+            [*(tensors.ints_QX for tensors in self._windows.values()), *local[:-1], *self._audio],
+            [sums, *(tensors.floats_QY for tensors in self._windows.values()), *local[-1:], *norms],
         )
-        base = floats[0][:_NUM_FIGURES]
         norm = float(floats[-1]) if isinstance(grad_norm, Tensor) else grad_norm
+        base, counter_sums = np.split(floats[0], [_NUM_LOSS_SUMS])
         nll, correct, targets = base
-        figures = Figures(tuple(map(float, nll)), tuple(map(_count, correct)), tuple(map(_count, targets)), norm)
-        shown = len(self._series)
-        audio = _on_host(ints.pop()) if self._audio else None
-        own = [*ints[shown:], floats[1 + shown]] if self._counter else []
-        counts = self._counter.events(step, base, floats[0][_NUM_FIGURES:], own) if self._counter else ()
-        samples = tuple(self._events(ints[:shown], floats[1 : 1 + shown], step, epoch))
-        extracted = Extracted(figures, samples, tuple(counts), dict(self._names), self._sequence_length, audio)
-        self.seconds += time.perf_counter() - started
-        return extracted
-
-    def _events(
-        self, ints: Sequence[npt.NDArray[Any]], floats: Sequence[npt.NDArray[Any]], step: int, epoch: float
-    ) -> Iterator[PredictionSample]:
-        shown = self._shown
-        assert shown is not None
-        no_text = replace(shown, decode=None)
-        for index, ref in enumerate(self._refs):
-            common: dict[str, Any] = {
-                "step": step,
-                "epoch": epoch,
-                "split": self._split,
-                "sample_index": index,
-            }
-            common |= {"sample_id": ref.id, "fingerprint": ref.fingerprint}
-            for (modality, series), own_ints, own_floats in zip(self._series.items(), ints, floats, strict=True):
-                is_text = modality == "text"
-                for number, codebook in enumerate(series.codebooks, start=index * len(series.codebooks)):
-                    yield PredictionSample(
-                        **common,
-                        modality=modality,
-                        codebook=codebook,
-                        num_codebooks=None if is_text else series.logits_shape[1],
-                        **_series_fields(series, own_ints[number], own_floats[number], shown if is_text else no_text),
-                    )
+        loss_sums = LossSums(
+            nll=tuple(map(float, nll)),
+            correct=tuple(map(count_or_zero, correct)),
+            targets=tuple(map(count_or_zero, targets)),
+            grad_norm=norm,
+        )
+        audio = _unpack_audio(ints.pop()) if self._audio else None
+        shown = len(self._windows)
+        counts: tuple[TokenCounts, ...] = ()
+        if self._counter is not None:
+            counts = tuple(self._counter.events(step, base, counter_sums, [*ints[shown:], floats[1 + shown]]))
+        samples = prediction_samples(
+            self._windows,
+            ints[:shown],
+            floats[1 : 1 + shown],
+            self._refs,
+            self._settings,
+            step=step,
+            epoch=epoch,
+            split=self._split,
+        )
+        return Extracted(loss_sums, tuple(samples), counts, dict(self._names), self._sequence_length, audio)
 
 
-def _all_rows(stream: Stream) -> Tensor:
+def _sums(stream: Stream) -> Tensor:
+    """Return the sums of cross-entropies, correct predictions and targets, [3, K], in the widest float."""
+    labels_KN = stream.labels_KN
+    is_target = labels_KN != IGNORE_INDEX
+    correct = (stream.predictions_KN == labels_KN) & is_target
+    exact = exact_dtype(labels_KN.device)
+    return torch.stack([stream.nll_KN.sum(-1, dtype=exact), correct.sum(-1).to(exact), is_target.sum(-1).to(exact)])
+
+
+def _audio_rows(stream: Stream) -> Tensor:
     rows = stream.rows
     return torch.cat([rows.batch_index[None], rows.position[None], rows.labels, stream.predictions_KN])
 
 
-def _on_host(packed: npt.NDArray[np.int32]) -> AudioRows:
+def _unpack_audio(packed: npt.NDArray[np.int32]) -> AudioRows:
     batch_index, position, *tokens = packed.astype(np.int64)
     K = len(tokens) // 2
     return AudioRows(batch_index, position, np.stack(tokens[:K]), np.stack(tokens[K:]))
-
-
-def _sums(stream: Stream) -> Tensor:
-    """Sum up nll, correct and targets: [3, K], in the widest float of the device."""
-    labels_KN = stream.labels_KN
-    supervised = labels_KN != IGNORE_INDEX
-    correct = (stream.predictions_KN == labels_KN) & supervised
-    exact = exact_dtype(labels_KN.device)
-    return torch.stack([stream.nll_KN.sum(-1, dtype=exact), correct.sum(-1).to(exact), supervised.sum(-1).to(exact)])
-
-
-def exact_dtype(device: torch.device) -> torch.dtype:
-    """Choose a float that counts do not overflow; Apple's GPUs have none wider than float32."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _series_fields(
-    series: Series, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], shown: Shown
-) -> dict[str, Any]:
-    num_targets, num_correct, stop_targets, length, shift, stop_rank = map(int, ints[:HEAD])
-    nll, stop_probability, *probabilities = map(float, floats)
-    slots = ints[HEAD:].reshape(LISTS, 2 * shown.window)
-    first = min(shown.window, length)
-    last = min(shown.window, length - first)
-    begin = 2 * shown.window - last
-    return {
-        "shift": shift,
-        "logits_shape": series.logits_shape,
-        "labels_shape": series.labels_shape,
-        "num_targets": num_targets,
-        "num_correct": num_correct,
-        "accuracy": _ratio(num_correct, num_targets),
-        "loss": nll / num_targets if num_targets else None,
-        "stop_targets": stop_targets,
-        "first": _window(slots[:, :first], probabilities[:first], shown),
-        "last": _window(slots[:, begin:], probabilities[begin:], shown),
-        "stop_rank": stop_rank or None,
-        "stop_probability": stop_probability if stop_rank else None,
-    }
-
-
-def _window(slots: npt.NDArray[np.int32], probabilities: Sequence[float], shown: Shown) -> Window:
-    positions, inputs, labels, predictions, ranks = (tuple(map(int, row)) for row in slots)
-    seen = [label != IGNORE_INDEX for label in labels]
-
-    def at_targets(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(value if is_target else None for value, is_target in zip(values, seen, strict=True))
-
-    def text(tokens: Sequence[int]) -> str | None:
-        return shown.decode([token for token in at_targets(tokens) if token is not None]) if shown.decode else None
-
-    return Window(
-        positions=positions,
-        inputs=tuple(None if token == ABSENT else token for token in inputs),
-        labels=labels,
-        predictions=at_targets(predictions),
-        predicted_text=text(predictions),
-        label_text=text(labels),
-        label_ranks=at_targets(ranks) if shown.ranks else None,
-        label_probabilities=at_targets(probabilities) if shown.ranks else None,
-    )
-
-
-def _count(value: float) -> int:
-    return 0 if np.isnan(value) else int(value)  # NaN: another rank's extraction failed
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

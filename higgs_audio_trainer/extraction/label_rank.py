@@ -1,6 +1,6 @@
-"""Where a label stands among the logits of its row. Looks at the rows that are asked for, and at no other.
+"""Rank (1 = argmax) and softmax probability of labels, for the requested rows only.
 
-Shape suffixes: X slots asked for; N rows, V entries of a row, K codebooks.
+Shape suffixes: X requested slots; N rows, V entries of a row, K codebooks.
 """
 
 from __future__ import annotations
@@ -10,22 +10,33 @@ from torch import Tensor
 
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 
-_MOST_ENTRIES = 2**19  # logits that are looked at together: a mebibyte of bfloat16
+_MAX_ENTRIES = 2**19  # logits of one chunk: a mebibyte of bfloat16
 
 
 def label_rank_and_probability(
     rows: SupervisedRows, row_X: Tensor, codebook_X: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Find rank and probability of labels.
+    """Return rank and softmax probability of labels.
+
+    The probability is exp(-nll) of the label, so that no row is normalised a second time.
 
     Args:
-        rows: the supervised rows of one modality.
-        row_X: which of them, int64 [X]; a number that no row has stands for a slot without a row.
-        codebook_X: codebook of each slot, int64 [X]; None for text.
+        rows: Supervised rows of one modality.
+        row_X: Number of the requested row, int64 [X]. The number N, beyond the last row, stands for a slot without a
+            row.
+        codebook_X: Codebook of each slot, int64 [X]; None for text.
 
     Returns:
-        Rank of the label of each slot, 1 for the most likely, int64 [X], and its probability, float32 [X]; both 0 for
-        a slot without a row.
+        Rank of the label, 1 for the most likely, int64 [X], and probability of the label, float32 [X]. Both are 0 for a
+        slot without a row.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([1])
+        >>> nll, zero = torch.nn.functional.cross_entropy(logits, labels, reduction="none"), torch.tensor([0])
+        >>> rows = SupervisedRows(logits, labels, nll, batch_index=zero, position=zero + 1, row=zero)
+        >>> rank, probability = label_rank_and_probability(rows, zero)
+        >>> rank.item(), round(probability.item(), 3)
+        (2, 0.245)
     """
     num_rows, num_entries = len(rows.row), rows.logits.shape[-1]
     if num_rows == 0:
@@ -34,7 +45,7 @@ def label_rank_and_probability(
     index_X = row_X.clamp(max=num_rows - 1)
     place = (index_X,) if codebook_X is None else (codebook_X, index_X)
     labels_X, nll_X = rows.labels[place].clamp(min=0), rows.nll[place]
-    step = max(1, _MOST_ENTRIES // num_entries)
+    step = max(1, _MAX_ENTRIES // num_entries)
     ranks = [torch.zeros_like(row_X[:0])]
     for begin in range(0, len(row_X), step):
         part = slice(begin, begin + step)

@@ -12,19 +12,19 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class SupervisedRows:
-    """Logits of one modality at the rows that have a target, and where each row came from.
+    """Logits of one modality at the supervised rows, with the place of each row in the batch.
 
-    Not a mapping or a tuple on purpose: accelerate casts the tensors of those to float32, which would copy every
-    logit under mixed precision.
+    The class is neither a mapping nor a tuple on purpose: accelerate casts the tensors of mappings and tuples to
+    float32, which would copy every logit under mixed precision.
 
     Attributes:
-        logits: text [N, V], audio [M, K, C].
-        labels: text [N], audio [K, M]; int64; in audio -100 where a codebook has no target in a row.
-        nll: cross-entropy of each label, float32, shaped as `labels`, detached; 0 where masked.
-        batch_index: row of the batch that each logits row belongs to, int64 [N] or [M].
-        position: position p of the label; int64 [N] or [M].
-        row: position of the row that the logits are of, p - 1; int64 [N] or [M]. The log takes it from here and assumes
-            nothing: a row that is compared with the wrong label is what it is to show.
+        logits: Text [N, V], audio [M, K, C].
+        labels: Text [N], audio [K, M]; int64; in audio -100 where a codebook has no target in a row.
+        nll: Cross-entropy of each label, float32, same shape as `labels`, detached; 0 for a masked label.
+        batch_index: Sample of each row in the batch, int64 [N] or [M].
+        position: Position p of the label, int64 [N] or [M].
+        row: Position of the input that made the logits, p - 1 in an aligned model, int64 [N] or [M]. The log reads the
+            position from here without an assumption, so that the log shows a row compared with the wrong label.
     """
 
     logits: Tensor

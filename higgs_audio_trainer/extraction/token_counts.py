@@ -1,15 +1,14 @@
-"""What the checks need to know of a due step, counted on the device: one matrix of sums a micro-batch.
+"""Token counts of a logged step for the diagnoses: one matrix of sums per micro-batch, computed on the device.
 
-Sums of micro-batches and of ranks add up. What doesn't (the most frequent label) is counted on each rank for itself.
+The sums of micro-batches and ranks add up. Frequencies, constant samples and the mask map stay local to each rank.
 
 Shape suffixes: B batch, T slots, V text vocabulary, C codebook entries, K codebooks; G = 1 + K series: text, then each
-codebook; R sums; N supervised rows.
+codebook; P places; R sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,37 +16,29 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX, TokenCounts
-from higgs_audio_trainer.extraction.label_rank import label_rank_and_probability
-from higgs_audio_trainer.extraction.slots import (
-    NOWHERE,
-    PLACES,
-    Slots,
-    at,
-    lay_out,
-    mask_map_of,
-    scattered,
-    supervised,
-)
-from higgs_audio_trainer.extraction.streams import ABSENT, Stream, without_text
-from higgs_audio_trainer.extraction.token_frequencies import Frequencies
+from higgs_audio_trainer.extraction.competing_tokens import NUM_COMPETING, competing_token_sums
+from higgs_audio_trainer.extraction.loss_sums import count_or_zero, exact_dtype
+from higgs_audio_trainer.extraction.mask_map import draw_mask_map, pack_slots, unpadded_length
+from higgs_audio_trainer.extraction.micro_batch import MicroBatch
+from higgs_audio_trainer.extraction.slots import NO_SLOT, PLACES, Slots, lay_out, shifted, supervised_positions
+from higgs_audio_trainer.extraction.stop_tokens import is_stop_token, stop_rank_and_probability
+from higgs_audio_trainer.extraction.streams import ABSENT, Stream, empty_text_stream
+from higgs_audio_trainer.extraction.token_frequencies import TokenFrequencies
 
-MATCHED = (-2, -1, 0, 1, 2)  # offsets at which labels are looked for in the sequence
-RIVALS = (-2, -1, 1, 2)  # offsets of the labels that a prediction may be of instead; the fifth rival is the input
-_NUM_RIVALS = len(RIVALS) + 1
-_MOST_CONSTANT = 8  # names of constant samples
-_CONSTANT = 0.9  # share of labels that are the one before
-_FEWEST_REPEATS = 8
+_MATCH_OFFSETS = (-2, -1, 0, 1, 2)  # offsets of the sequence's tokens that labels are compared with
+_MAX_CONSTANT_SAMPLES = 8
+_CONSTANT_SHARE = 0.9  # share of labels equal to the preceding label, from which a sample is constant
+_MIN_PAIRS = 8  # of neighbouring labels, below which no sample is constant
 
-#: Rows of the matrix of sums: name and how many.
+#: Rows of the matrix of sums: name and number of rows.
 _ROWS: tuple[tuple[str, int], ...] = (
     ("loss_share", 1),
-    ("label_matches", len(MATCHED)),
-    ("offset_contested", _NUM_RIVALS),
-    ("offset_matches", _NUM_RIVALS),
-    ("offset_correct", _NUM_RIVALS),
-    ("offset_surplus", _NUM_RIVALS),
+    ("label_matches", len(_MATCH_OFFSETS)),
+    ("offset_contested", NUM_COMPETING),
+    ("offset_matches", NUM_COMPETING),
+    ("offset_correct", NUM_COMPETING),
+    ("offset_surplus", NUM_COMPETING),
     ("stop_targets", 1),
     ("stop_correct", 1),
     ("stop_samples", 1),
@@ -56,294 +47,162 @@ _ROWS: tuple[tuple[str, int], ...] = (
     ("masked", len(PLACES)),
     ("supervised", len(PLACES)),
 )
+_BOUNDS = np.cumsum([size for _, size in _ROWS])[:-1]
 NUM_SUMS = sum(size for _, size in _ROWS)
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What is known of a batch that we made ourselves.
-
-    Attributes:
-        shares_G: each series' share of the loss, as the model made it.
-        places_BSG: indices of `PLACES`, int64, or `NOWHERE`.
-        padding: frames beyond the end of a sample's audio.
-    """
-
-    shares_G: Tensor
-    places_BSG: Tensor
-    padding: Tensor
-
-
 class TokenCounter:
-    """Counts one due step.
+    """Counter of one logged step.
 
     Args:
-        mark: marks the batches of our own training; None where nothing is known of them.
-        with_strip: keep the places of the first sample, to draw them.
+        with_mask_map: Draw the mask map of the first sample.
     """
 
-    def __init__(self, mark: Callable[..., Marks] | None = None, *, with_strip: bool = False) -> None:
-        self._mark = mark
-        self._with_strip = with_strip and mark is not None
+    def __init__(self, *, with_mask_map: bool = False) -> None:
+        self._with_mask_map = with_mask_map
         self._has_text = True
-        self._strip: Tensor | None = None  # [S, G]
-        self._repeats: list[Tensor] = []  # bool [B, G] of each micro-batch: whether the sample is constant
+        self._first_sample: Tensor | None = None  # packed slots, int64 [S, G]
+        self._is_constant: list[Tensor] = []  # bool [B, G] of each micro-batch
         self._ids: list[str] = []
-        self._labels, self._predictions = Frequencies(), Frequencies()
+        self._labels, self._predictions = TokenFrequencies(), TokenFrequencies()
 
-    def observe(
-        self, outputs: Any, batch: Mapping[str, Any], streams: Sequence[Stream], refs: Sequence[SampleRef]
-    ) -> Tensor:
-        """Count one micro-batch: [R, G], in the widest float of the device. Nothing waits for the device.
-
-        Args:
-            outputs: what the model returned.
-            batch: what it was given.
-            streams: what was read of both.
-            refs: names of the samples.
-        """
+    def observe(self, batch: MicroBatch) -> Tensor:
+        """Return the sums of one micro-batch, [R, G], in the widest float of the device, without synchronisation."""
+        streams = batch.streams
         self._has_text = streams[0].is_text
         if not self._has_text:
-            streams = (without_text(streams[0]), *streams)
+            streams = (empty_text_stream(streams[0]), *streams)
         slots = lay_out(streams)
-        is_stop_BTG = _is_stop(slots.labels, streams)
-        self._repeats.append(_is_constant(slots)[: len(refs)])  # what follows only fills up a batch
-        self._ids += [ref.id for ref in refs]
+        is_stop_BTG = is_stop_token(slots.labels, streams)
+        self._is_constant.append(_is_constant(slots)[: len(batch.samples)])  # further samples only fill up the batch
+        self._ids += [sample.id for sample in batch.samples]
         self._labels.add(streams, [stream.labels_KN for stream in streams])
         self._predictions.add(streams, [stream.predictions_KN for stream in streams])
-        shares, masked, seen = self._marked(outputs, batch, streams, slots)
+        shares_G, masked_PG, supervised_PG = self._count_places(batch, streams, slots)
+        rank_BG, probability_BG = stop_rank_and_probability(streams, is_stop_BTG)
         sums = [
-            shares[None],
+            shares_G[None],
             _label_matches(slots),
-            *_offsets(streams, slots),
+            *competing_token_sums(streams, slots),
             is_stop_BTG.sum((0, 1))[None],
             (is_stop_BTG & (slots.labels == slots.predictions)).sum((0, 1))[None],
-            *_stops(streams, is_stop_BTG),
-            masked,
-            seen,
+            (rank_BG > 0).sum(0)[None],
+            rank_BG.sum(0)[None],
+            probability_BG.to(exact_dtype(probability_BG.device)).sum(0)[None],
+            masked_PG,
+            supervised_PG,
         ]
-        return torch.cat([part.to(_exact(part)) for part in sums])
+        return torch.cat([part.to(exact_dtype(part.device)) for part in sums])
 
-    def _marked(
-        self, outputs: Any, batch: Mapping[str, Any], streams: Sequence[Stream], slots: Slots
+    def _count_places(
+        self, batch: MicroBatch, streams: Sequence[Stream], slots: Slots
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Count what is masked and supervised by place, and keep the strip: shares [G], and [P, G] twice."""
-        if self._mark is None:
+        """Return loss shares [G], and masked and supervised slots by place, [P, G] each. Keep the first sample."""
+        if batch.annotations is None:
             nothing = torch.zeros(len(PLACES), slots.labels.shape[-1], device=slots.labels.device)
             return nothing[0], nothing, nothing
-        marks = self._mark(outputs, batch, streams)
-        seen_BSG = supervised(streams)
-        if self._with_strip and self._strip is None:
-            is_stop_SG = _is_stop(slots.tokens[:1, :-1], streams)[0]
-            self._strip = marks.places_BSG[0] + 16 * seen_BSG[0] + 32 * is_stop_SG
-        masked = _by_place(marks.places_BSG, ~seen_BSG)
-        masked[PLACES.index("padding"), 1:] += marks.padding
-        return marks.shares_G, masked, _by_place(marks.places_BSG, seen_BSG)
+        annotations = batch.annotations()
+        places_BSG, is_supervised_BSG = annotations.places_BSG, supervised_positions(streams)
+        if self._with_mask_map and self._first_sample is None:
+            is_stop_SG = is_stop_token(slots.tokens[:1, :-1], streams)[0]
+            self._first_sample = pack_slots(places_BSG[0], is_supervised_BSG[0], is_stop_SG)
+        masked_PG = _count_by_place(places_BSG, ~is_supervised_BSG)
+        masked_PG[PLACES.index("padding"), 1:] += annotations.num_padding_frames
+        return annotations.loss_shares_G, masked_PG, _count_by_place(places_BSG, is_supervised_BSG)
 
-    def gathered(self) -> list[Tensor]:
-        """Return what is counted on this rank for itself, to be brought to the host: integers and floats by turns.
+    def local_tensors(self) -> list[Tensor]:
+        """Return the tensors that stay local to this rank, to be copied to the host.
 
-        int64 [B, G] of all micro-batches, [G] most frequent predictions, [S, G] places; float [3, G].
+        Returns:
+            Integers: constant samples [B, G] of all micro-batches, most frequent predictions [G] and, with a mask map,
+            packed slots [S, G]. Last, floats [3, G]: shares of the most frequent prediction and of the most frequent
+            label, and entropy of the labels.
         """
         top_G, top_share_G = self._predictions.top()
         shares_3G = torch.stack([top_share_G, self._labels.top()[1], self._labels.entropy()])
-        strip = [] if self._strip is None else [self._strip]
-        return [torch.cat(self._repeats).long(), top_G, *strip, shares_3G]
+        packed = [] if self._first_sample is None else [self._first_sample]
+        return [torch.cat(self._is_constant).long(), top_G, *packed, shares_3G]
 
     def events(
-        self, step: int, base: npt.NDArray[Any], sums: npt.NDArray[Any], own: Sequence[npt.NDArray[Any]]
+        self, step: int, base: npt.NDArray[Any], sums: npt.NDArray[Any], local: Sequence[npt.NDArray[Any]]
     ) -> Iterator[TokenCounts]:
-        """Make the events of a step.
+        """Yield the event of each series of a step.
 
         Args:
-            step: optimizer step.
-            base: nll, correct and targets over all ranks, [3, G].
-            sums: what `observe` returned, added up over micro-batches and ranks, [R, G].
-            own: what `gathered` returned.
+            step: Optimizer step.
+            base: Cross-entropies, correct predictions and targets over all ranks, [3, G].
+            sums: Results of `observe`, summed over micro-batches and ranks, [R, G].
+            local: Results of `local_tensors`, on the host.
         """
-        constant_BG, top_G, *strip, shares = own
+        constant_BG, top_G, *packed, shares_3G = local
         num_series = base.shape[1]
-        length = int((strip[0][:, 0] % 16 != PLACES.index("padding")).sum()) if strip else 0
+        length = unpadded_length(packed[0][:, 0].tolist()) if packed else 0
         for series in range(0 if self._has_text else 1, num_series):
             nll, correct, targets = base[:, series]
             rows = dict(zip((name for name, _ in _ROWS), np.split(sums[:, series], _BOUNDS), strict=True))
-            predicted, label, entropy = shares[:, series]
+            top_share, label_share, entropy = shares_3G[:, series]
             has_targets = bool(targets)
-            names = [name for name, constant in zip(self._ids, constant_BG[:, series], strict=False) if constant]
+            constant = [name for name, is_so in zip(self._ids, constant_BG[:, series], strict=False) if is_so]
             yield TokenCounts(
                 step=step,
                 modality="audio" if series else "text",
                 codebook=series - 1 if series else None,
                 num_codebooks=num_series - 1 if series else None,
-                num_targets=_whole(targets),
-                num_correct=_whole(correct),
-                divisor=_quotient(nll, rows["loss_share"][0]),
+                num_targets=count_or_zero(targets),
+                num_correct=count_or_zero(correct),
+                divisor=_divisor(nll, rows["loss_share"][0]),
                 masked=_named(rows["masked"]),
                 supervised=_named(rows["supervised"]),
-                label_matches=tuple(map(_whole, rows["label_matches"])),
-                offset_contested=tuple(map(_whole, rows["offset_contested"])),
-                offset_matches=tuple(map(_whole, rows["offset_matches"])),
-                offset_correct=tuple(map(_whole, rows["offset_correct"])),
-                offset_surplus=tuple(map(_short, rows["offset_surplus"])),
-                stop_targets=_whole(rows["stop_targets"][0]),
-                stop_correct=_whole(rows["stop_correct"][0]),
+                label_matches=tuple(map(count_or_zero, rows["label_matches"])),
+                offset_contested=tuple(map(count_or_zero, rows["offset_contested"])),
+                offset_matches=tuple(map(count_or_zero, rows["offset_matches"])),
+                offset_correct=tuple(map(count_or_zero, rows["offset_correct"])),
+                offset_surplus=tuple(map(_rounded, rows["offset_surplus"])),
+                stop_targets=count_or_zero(rows["stop_targets"][0]),
+                stop_correct=count_or_zero(rows["stop_correct"][0]),
                 stop_rank=_mean(rows["stop_rank"][0], rows["stop_samples"][0]),
                 stop_probability=_mean(rows["stop_probability"][0], rows["stop_samples"][0]),
-                unigram_accuracy=_short(label) if has_targets else None,
-                unigram_loss=_short(entropy) if has_targets else None,
+                unigram_accuracy=_rounded(label_share) if has_targets else None,
+                unigram_loss=_rounded(entropy) if has_targets else None,
                 top_prediction=int(top_G[series]) if has_targets else None,
-                top_prediction_share=_short(predicted) if has_targets else None,
-                constant_samples=tuple(names[:_MOST_CONSTANT]),
-                strip=_strip(strip[0][:length, series]) if strip else None,
+                top_prediction_share=_rounded(top_share) if has_targets else None,
+                constant_samples=tuple(constant[:_MAX_CONSTANT_SAMPLES]),
+                strip=draw_mask_map(packed[0][:length, series].tolist()) if packed else None,
             )
 
 
-_BOUNDS = np.cumsum([size for _, size in _ROWS])[:-1]
-
-
-def _exact(part: Tensor) -> torch.dtype:
-    return torch.float32 if part.device.type == "mps" else torch.float64
-
-
-def _is_stop(tokens_BTG: Tensor, streams: Sequence[Stream]) -> Tensor:
-    parts_BTK = tokens_BTG.split([len(stream.predictions_KN) for stream in streams], dim=-1)
-    found = []
-    for stream, part_BTK in zip(streams, parts_BTK, strict=True):
-        is_stop_BTK = torch.zeros_like(part_BTK, dtype=torch.bool)
-        for token in stream.stops:
-            is_stop_BTK |= part_BTK == token
-        found.append(is_stop_BTK)
-    return torch.cat(found, dim=-1)
-
-
 def _label_matches(slots: Slots) -> Tensor:
+    """Return the number of labels equal to the sequence's token at each offset, [len(_MATCH_OFFSETS), G]."""
     is_target = slots.labels != IGNORE_INDEX
-    found = [is_target & (slots.labels == at(slots.tokens, offset, ABSENT)) for offset in MATCHED]
-    return torch.stack([match.sum((0, 1)) for match in found])
+    matches = [is_target & (slots.labels == shifted(slots.tokens, offset, ABSENT)) for offset in _MATCH_OFFSETS]
+    return torch.stack([match.sum((0, 1)) for match in matches])
 
 
-def _offsets(streams: Sequence[Stream], slots: Slots) -> Iterator[Tensor]:
-    """Hold predictions against their rivals: contested, matches, correct and surplus, [5, G] each."""
-    rivals = [at(slots.labels, offset, IGNORE_INDEX) for offset in RIVALS] + [at(slots.tokens, -1, ABSENT)]
-    is_target, is_right = slots.labels != IGNORE_INDEX, slots.predictions == slots.labels
-    sizes_G = _sizes(streams)
-    held = [is_target & (rival >= 0) & (rival < sizes_G) for rival in rivals]  # what is fed in may be no output
-    contested = [is_held & (rival != slots.labels) for is_held, rival in zip(held, rivals, strict=True)]
-    matches = [which & (slots.predictions == rival) for which, rival in zip(contested, rivals, strict=True)]
-    correct = [which & is_right for which in contested]
-    for parts in (contested, matches, correct):
-        yield torch.stack([part.sum((0, 1)) for part in parts])
-    surplus = []
-    for rival, is_held, p_BTG in zip(rivals, held, _probabilities(streams, rivals), strict=True):
-        expected_BTG = p_BTG.to(_exact(p_BTG)).masked_fill(~is_held, 0.0)
-        surplus.append((expected_BTG - (is_held & (rival == slots.labels)).to(expected_BTG.dtype)).sum((0, 1)))
-    yield torch.stack(surplus)
-
-
-def _probabilities(streams: Sequence[Stream], tokens: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Find the probability of tokens in each slot, [B, T, G] each: float [B, T, G], 1 in slots without a row.
-
-    log p(token) = logit(token) - logit(label) + log p(label), of which the last is known: no row is normalised anew.
-    """
-    size = tokens[0].shape[1]
-    parts = [part.split([len(stream.predictions_KN) for stream in streams], dim=-1) for part in tokens]
-    log_p = [_log_p(stream, [part[index] for part in parts]) for index, stream in enumerate(streams)]
-    for number in range(len(tokens)):
-        yield torch.exp(scattered(streams, [of_stream[number] for of_stream in log_p], 0, size))
-
-
-def _sizes(streams: Sequence[Stream]) -> Tensor:
-    """Count the tokens that each series may predict: int64 [G]."""
-    sizes = [stream.rows.logits.shape[-1] for stream in streams for _ in stream.predictions_KN]
-    device = streams[0].inputs_BSK.device
-    return torch.tensor(sizes).to(device, non_blocking=True)
-
-
-def _log_p(stream: Stream, tokens_BTK: Sequence[Tensor]) -> list[Tensor]:
-    """Find the log probabilities of tokens in the rows' slots: float32 [K, N] each."""
-    rows = stream.rows
-    asked_KNR = torch.stack([part[rows.batch_index, rows.row + 1].T for part in tokens_BTK], dim=-1)
-    index_KNR = torch.cat([asked_KNR, stream.labels_KN[..., None]], dim=-1).clamp(0, rows.logits.shape[-1] - 1)
-    if stream.is_text:
-        logits_KNR = rows.logits.gather(-1, index_KNR[0])[None].float()
-    else:
-        logits_KNR = rows.logits.gather(-1, index_KNR.transpose(0, 1)).transpose(0, 1).float()
-    log_p_KNR = logits_KNR[..., :-1] - logits_KNR[..., -1:] - stream.nll_KN[..., None]
-    return list(log_p_KNR.unbind(-1))
-
-
-def _stops(streams: Sequence[Stream], is_stop_BTG: Tensor) -> Iterator[Tensor]:
-    """Find how the stop token stands at each sample's last label that is one: samples, ranks, probabilities, [1, G]."""
-    ranks_BG, probabilities_BG = stop_rank_and_probability(streams, is_stop_BTG)
-    yield (ranks_BG > 0).sum(0)[None]
-    yield ranks_BG.sum(0)[None]
-    yield probabilities_BG.to(_exact(probabilities_BG)).sum(0)[None]
-
-
-def stop_rank_and_probability(streams: Sequence[Stream], is_stop_BTG: Tensor) -> tuple[Tensor, Tensor]:
-    """Find rank and probability of the last label of each sample that is a stop token.
-
-    Args:
-        streams: of the batch.
-        is_stop_BTG: which labels are stop tokens, bool [B, T, G].
-
-    Returns:
-        Ranks, int64 [B, G], and probabilities, float32 [B, G]; 0 where there is no such label.
-    """
-    B, T, _ = is_stop_BTG.shape
-    device = is_stop_BTG.device
-    slot_T1 = torch.arange(T, device=device)[:, None]
-    last_BG = torch.where(is_stop_BTG, slot_T1, 0).amax(1)  # no row has its slot at 0
-    numbers = [torch.arange(len(stream.rows.row), device=device) for stream in streams]
-    beyond = max(map(len, numbers))
-    own_KN = [number.expand(len(stream.predictions_KN), -1) for stream, number in zip(streams, numbers, strict=True)]
-    row_BTG = scattered(streams, own_KN, beyond, T)
-    row_BG = row_BTG.gather(1, last_BG[:, None])[:, 0]
-    ranks, probabilities = [], []
-    for stream, row_BK in zip(streams, row_BG.split([len(part) for part in own_KN], dim=-1), strict=True):
-        K = row_BK.shape[1]
-        codebook_X = None if stream.is_text else torch.arange(K, device=device).expand(B, -1).flatten()
-        rank_X, probability_X = label_rank_and_probability(stream.rows, row_BK.flatten(), codebook_X)
-        ranks.append(rank_X.view(B, K))
-        probabilities.append(probability_X.view(B, K))
-    return torch.cat(ranks, dim=1), torch.cat(probabilities, dim=1)
-
-
-def _by_place(places_BSG: Tensor, which: Tensor) -> Tensor:
-    """Count slots by place: [P, G]."""
-    return torch.stack([((places_BSG == place) & which).sum((0, 1)) for place in range(NOWHERE)])
+def _count_by_place(places_BSG: Tensor, which_BSG: Tensor) -> Tensor:
+    """Return the number of selected slots by place, [P, G]."""
+    return torch.stack([((places_BSG == place) & which_BSG).sum((0, 1)) for place in range(NO_SLOT)])
 
 
 def _is_constant(slots: Slots) -> Tensor:
-    """Tell which samples' labels are nearly all equal to the one before: bool [B, G]."""
-    before = at(slots.labels, -1, IGNORE_INDEX)
+    """Return True for samples whose labels are nearly all equal to the preceding label, bool [B, G]."""
+    before = shifted(slots.labels, -1, IGNORE_INDEX)
     pairs = (slots.labels != IGNORE_INDEX) & (before != IGNORE_INDEX)
     repeats_BG, pairs_BG = (pairs & (slots.labels == before)).sum(1), pairs.sum(1)
-    return (pairs_BG >= _FEWEST_REPEATS) & (repeats_BG >= _CONSTANT * pairs_BG)
-
-
-def _whole(value: float) -> int:
-    return 0 if np.isnan(value) else int(value)  # NaN: another rank's extraction failed
+    return (pairs_BG >= _MIN_PAIRS) & (repeats_BG >= _CONSTANT_SHARE * pairs_BG)
 
 
 def _named(counts: npt.NDArray[Any]) -> dict[str, int]:
-    return {name: _whole(count) for name, count in zip(PLACES, counts, strict=True) if _whole(count)}
+    return {name: number for name, count in zip(PLACES, counts, strict=True) if (number := count_or_zero(count))}
 
 
-def _quotient(whole: float, share: float) -> float | None:
-    return _short(whole / share) if share and np.isfinite(whole) and np.isfinite(share) else None
+def _divisor(nll: float, share: float) -> float | None:
+    return _rounded(nll / share) if share and np.isfinite(nll) and np.isfinite(share) else None
 
 
 def _mean(total: float, count: float) -> float | None:
-    return _short(total / count) if count > 0 else None
+    return _rounded(total / count) if count > 0 else None
 
 
-def _short(value: float) -> float:
-    """Cut off the digits that float32 does not have, for they make half of a line."""
+def _rounded(value: float) -> float:
+    """Return a value without the digits that float32 lacks, because these digits would double the length of a line."""
     return float(f"{value:.6g}")
-
-
-def _strip(packed_S: npt.NDArray[Any]) -> str:
-    return mask_map_of(
-        [int(p) % 16 for p in packed_S], [bool(p & 16) for p in packed_S], [bool(p & 32) for p in packed_S]
-    )

@@ -1,7 +1,8 @@
-"""The slots that a due step shows, cut out of the batch on the device: nothing here waits for it.
+"""First and last slots of the shown samples, cut out of the batch on the device without a host synchronisation.
 
-A series is what one `prediction_sample` is about: a sample's text, or one codebook of its audio. `to_host` brings
-all that was gathered to the host in one transfer.
+A series is the text, or one codebook of the audio, of one sample; one series becomes one `prediction_sample` event. A
+slot is a position with label, prediction and input. The target span of a series runs from the first to the last
+supervised slot, and the two windows are the ends of the span.
 
 Shape suffixes: B batch, S token sequence, K codebooks; P samples shown, Q series shown, L slots of a series, W slots of
 both windows; N supervised rows.
@@ -11,10 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,22 +22,26 @@ from higgs_audio_trainer.extraction.label_rank import label_rank_and_probability
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.extraction.streams import ABSENT, Stream
 
-HEAD = 6  # num_targets, num_correct, stop_targets, span length, shift, stop_rank; then the windows
-LISTS = 5  # of a window: positions, inputs, labels, predictions, ranks of the labels
+NUM_HEAD_VALUES = 6  # num_targets, num_correct, stop_targets, span length, shift, stop_rank; the windows follow
+NUM_SLOT_LISTS = 5  # of the windows: positions, inputs, labels, predictions, label ranks
 
 Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What is shown of a step.
+class WindowSettings:
+    """Selection of the samples, slots and codebooks that a logged step shows.
 
     Attributes:
-        samples: how many samples of the micro-batch, from its first.
-        window: slots at each end of the target span.
-        codebooks: codebooks of the audio, counted from 0; those that a model has not are passed over.
-        decode: text token ids to text; None for no decoding.
-        ranks: rank and probability of each label that is shown.
+        samples: Number of samples, from the first sample of the micro-batch.
+        window: Slots at each end of the target span.
+        codebooks: Codebooks of the audio, counted from 0. Codebooks that the model lacks are skipped.
+        decode: Function from text token ids to text; None for no decoded text.
+        ranks: Add rank and probability of each label.
+
+    Example:
+        >>> WindowSettings(samples=2, window=5, codebooks=(0,), decode=None).ranks
+        False
     """
 
     samples: int
@@ -50,17 +52,17 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """The slots shown of one modality, on the device.
+class WindowTensors:
+    """Windows of all shown series of one modality, on the device.
 
     Attributes:
-        ints_QX: int64 [Q, HEAD + LISTS * W]: num_targets, num_correct, stop_targets, span length, shift and stop_rank;
-            then W positions, W inputs, W labels, W predictions and W ranks.
+        ints_QX: int64 [Q, NUM_HEAD_VALUES + NUM_SLOT_LISTS * W]: num_targets, num_correct, stop_targets, span length,
+            shift and stop_rank; then W positions, W inputs, W labels, W predictions and W ranks.
         floats_QY: float32 [Q, 2 + W]: sum of the cross-entropies of the series' targets, probability of the stop token,
-            then W probabilities of labels.
-        logits_shape: of the logits that the loss saw, where there are targets.
-        labels_shape: of the labels that the loss saw, there.
-        codebooks: of each sample's series, in order; (None,) for text.
+            then W label probabilities.
+        logits_shape: Shape of the logits that the loss saw, at the supervised rows.
+        labels_shape: Shape of the labels that the loss saw, at the supervised rows.
+        codebooks: Codebook of each series of a sample, in order; (None,) for text.
     """
 
     ints_QX: Tensor
@@ -70,173 +72,155 @@ class Series:
     codebooks: tuple[int | None, ...]
 
 
-def _row_map(rows: SupervisedRows, shape: torch.Size, count: int) -> Tensor:
-    """Index the supervised row that predicts (sample, position): int64 [P, S]; the number of rows where none does."""
-    num_rows = rows.position.shape[0]
-    row_BS = torch.full(shape, num_rows, dtype=torch.long, device=rows.position.device)
-    row_BS[rows.batch_index, rows.position] = torch.arange(num_rows, device=rows.position.device)
-    return row_BS[:count]
-
-
-def _padded(values_KN: Tensor, padding: int) -> Tensor:
-    """Append one column, which is what `_row_map` points to where there is no row."""
-    return F.pad(values_KN, (0, 1), value=padding)
-
-
 @dataclass(frozen=True, slots=True)
-class _Slots:
-    """All slots of the series of one modality.
+class _SeriesSlots:
+    """All slots of all shown series of one modality.
 
     Attributes:
-        positions, inputs, labels, predictions: int64 [Q, L].
-        sources: positions of the rows that the predictions are of, int64 [Q, L].
-        rows: numbers of those rows among the supervised ones, int64 [Q, L].
-        nll_Q: sum over each series' targets, float32 [Q].
-        codebook_Q: codebook of each series, int64 [Q]; None for text.
+        positions: Position of each slot, int64 [Q, L].
+        inputs: Input token of the row of each slot, int64 [Q, L].
+        labels: Label of each slot, int64 [Q, L].
+        predictions: Prediction for each slot, int64 [Q, L].
+        row_positions: Position of the row that predicts each slot, int64 [Q, L].
+        row_numbers: Number of that row among the supervised rows, int64 [Q, L].
+        nll_Q: Sum of the cross-entropies of each series, float32 [Q].
+        codebook_Q: Codebook of each series, int64 [Q]; None for text.
     """
 
     positions: Tensor
     inputs: Tensor
     labels: Tensor
     predictions: Tensor
-    sources: Tensor
-    rows: Tensor
+    row_positions: Tensor
+    row_numbers: Tensor
     nll_Q: Tensor
     codebook_Q: Tensor | None
 
 
-def _sources(rows: SupervisedRows, row_PL: Tensor, positions_PL: Tensor, shift: int) -> Tensor:
-    """Find the position of the row of each slot; of a masked slot, that of the row that would predict it."""
-    return torch.where(row_PL < len(rows.row), _padded(rows.row, 0)[row_PL], positions_PL - shift)
+def cut_windows(stream: Stream, count: int, settings: WindowSettings) -> WindowTensors:
+    """Return the windows of the first samples of a modality, ordered by sample, then codebook.
 
-
-def series_of(stream: Stream, count: int, shown: Shown) -> Series:
-    """Cut out the first samples of a modality, by sample, then codebook. Its slots are the positions that it is fed at.
+    The slots of a series are the positions with an input token of the modality.
 
     Args:
-        stream: the modality.
-        count: P, samples to show.
-        shown: what to show of each.
+        stream: Modality of the micro-batch.
+        count: Number of samples, P.
+        settings: Selection of slots and codebooks.
     """
     rows, labels_BSK, inputs_BSK = stream.rows, stream.labels_BSK, stream.inputs_BSK
-    row_PS = _row_map(rows, labels_BSK.shape[:2], count)
+    row_PS = _row_numbers(rows, labels_BSK.shape[:2])[:count]
     is_slot_PS = (inputs_BSK[:count] != ABSENT).any(dim=-1)
-    # Slots first, in their order: what is between the clips of a sample is no slot of theirs.
+    # Slots first, in order: positions between the clips of a sample are no slots of the audio.
     positions_PS = torch.argsort((~is_slot_PS).to(torch.uint8), dim=-1, stable=True)
     row_PS = row_PS.gather(1, positions_PS)
-    sources_PS = _sources(rows, row_PS, positions_PS, stream.shift)
+    # A masked slot has no row: the position that would predict the slot stands in.
+    row_position_PS = torch.where(row_PS < len(rows.row), _padded(rows.row, 0)[row_PS], positions_PS - stream.shift)
     predictions, nll = _padded(stream.predictions_KN, ABSENT), _padded(stream.nll_KN, 0)
-    codebooks = None if stream.is_text else [k for k in shown.codebooks if k < len(stream.predictions_KN)]
+    codebooks = None if stream.is_text else [k for k in settings.codebooks if k < len(stream.predictions_KN)]
     chosen = []
     for k in (0,) if codebooks is None else codebooks:
         labels_PS = labels_BSK[:count, :, k].gather(1, positions_PS)
-        labels_PS = labels_PS.masked_fill(positions_PS < stream.shift, IGNORE_INDEX)  # no row comes before them
-        inputs_PS = inputs_BSK[:count, :, k].gather(1, sources_PS.clamp(min=0)).masked_fill(sources_PS < 0, ABSENT)
+        labels_PS = labels_PS.masked_fill(positions_PS < stream.shift, IGNORE_INDEX)  # no row precedes these slots
+        inputs_PS = inputs_BSK[:count, :, k].gather(1, row_position_PS.clamp(min=0))
+        inputs_PS = inputs_PS.masked_fill(row_position_PS < 0, ABSENT)
         chosen.append((inputs_PS, labels_PS, predictions[k, row_PS], nll[k, row_PS].sum(-1)))
-    return _pack_codebooks(rows, (positions_PS, sources_PS, row_PS), chosen, codebooks, stream.stops, shown)
+    slots = _stack_codebooks((positions_PS, row_position_PS, row_PS), chosen, codebooks)
+    ints, floats = _pack(rows, slots, stream.stops, settings)
+    numbers = (None,) if codebooks is None else tuple(codebooks)
+    return WindowTensors(ints, floats, tuple(rows.logits.shape), tuple(rows.labels.shape), numbers)
 
 
-def _pack_codebooks(
-    rows: SupervisedRows,
-    everywhere: tuple[Tensor, Tensor, Tensor],
+def _row_numbers(rows: SupervisedRows, shape: torch.Size) -> Tensor:
+    """Return the number of the supervised row that predicts each position, int64 [B, S]; N without such a row."""
+    num_rows = rows.position.shape[0]
+    row_BS = torch.full(shape, num_rows, dtype=torch.long, device=rows.position.device)
+    row_BS[rows.batch_index, rows.position] = torch.arange(num_rows, device=rows.position.device)
+    return row_BS
+
+
+def _padded(values_KN: Tensor, padding: int) -> Tensor:
+    """Return values with one more column, the value of positions without a supervised row."""
+    return F.pad(values_KN, (0, 1), value=padding)
+
+
+def _stack_codebooks(
+    shared: tuple[Tensor, Tensor, Tensor],
     chosen: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
     codebooks: Sequence[int] | None,
-    stops: Sequence[int],
-    shown: Shown,
-) -> Series:
-    """Put the codebooks of each sample one after the other.
+) -> _SeriesSlots:
+    """Return the slots of all series: the codebooks of the first sample, then of the second sample, and so on.
 
     Args:
-        rows: supervised rows.
-        everywhere: positions, sources and rows of the slots, the same in all codebooks, int64 [P, L] each.
-        chosen: inputs, labels and predictions of each codebook, int64 [P, L] each, and its sums of nll, float32 [P].
-        codebooks: their numbers; None for text.
-        stops: labels that are stop tokens.
-        shown: what to show.
+        shared: Positions, row positions and row numbers of the slots, equal in all codebooks, int64 [P, L] each.
+        chosen: Inputs, labels and predictions of each codebook, int64 [P, L] each, and sums of the cross-entropies,
+            float32 [P].
+        codebooks: Numbers of the codebooks; None for text.
     """
     inputs, labels, predicted, nll_PC = (torch.stack(list(parts), dim=1) for parts in zip(*chosen, strict=True))
-    positions, sources, row = (part[:, None].expand_as(labels).flatten(0, 1) for part in everywhere)
+    positions, row_positions, row_numbers = (part[:, None].expand_as(labels).flatten(0, 1) for part in shared)
     inputs, labels, predicted = (part.flatten(0, 1) for part in (inputs, labels, predicted))
     codebook_Q = None
     if codebooks is not None:
         codebook_Q = torch.tensor(codebooks).to(labels.device, non_blocking=True).repeat(len(nll_PC))
-    slots = _Slots(positions, inputs, labels, predicted, sources, row, nll_PC.flatten(), codebook_Q)
-    ints, floats = _pack(rows, slots, stops, shown)
-    numbers = (None,) if codebooks is None else tuple(codebooks)
-    return Series(ints, floats, tuple(rows.logits.shape), tuple(rows.labels.shape), numbers)
+    return _SeriesSlots(positions, inputs, labels, predicted, row_positions, row_numbers, nll_PC.flatten(), codebook_Q)
 
 
-def _pack(rows: SupervisedRows, slots: _Slots, stop_ids: Sequence[int], shown: Shown) -> tuple[Tensor, Tensor]:
-    """Cut both windows out of every series; see `Series`."""
+def _pack(
+    rows: SupervisedRows, slots: _SeriesSlots, stop_ids: Sequence[int], settings: WindowSettings
+) -> tuple[Tensor, Tensor]:
+    """Return both windows of every series as `WindowTensors.ints_QX` and `WindowTensors.floats_QY`."""
     supervised = slots.labels != IGNORE_INDEX
     correct = supervised & (slots.predictions == slots.labels)
     is_stop = torch.zeros_like(supervised)
     for stop_id in stop_ids:
         is_stop |= slots.labels == stop_id
-    window, length_Q = _window_slots(supervised, shown.window)
+    window, length_Q = _window_slots(supervised, settings.window)
     counts = [supervised.sum(-1), correct.sum(-1), is_stop.sum(-1), length_Q]
     if slots.labels.shape[1] == 0:
         head = torch.stack([*counts, torch.ones_like(length_Q), torch.zeros_like(length_Q)], dim=-1)
         nothing = slots.nll_Q.new_zeros(len(slots.nll_Q), 1 + window.shape[1])
-        ints = F.pad(head, (0, LISTS * window.shape[1]))
+        ints = F.pad(head, (0, NUM_SLOT_LISTS * window.shape[1]))
         return ints, torch.cat([slots.nll_Q[:, None], nothing], dim=-1)
-    first_Q1 = window[:, :1]  # the first slot of the span; of an empty one, any masked slot: its shift is 1
-    shift_Q = (slots.positions - slots.sources).gather(1, first_Q1)[:, 0]
+    first_Q1 = window[:, :1]  # first slot of the span; for an empty span any masked slot, whose shift is 1
+    shift_Q = (slots.positions - slots.row_positions).gather(1, first_Q1)[:, 0]
     stop_rank_Q, stop_probability_Q = label_rank_and_probability(
-        rows, _row_of_last_stop(slots, is_stop, rows), slots.codebook_Q
+        rows, _row_of_last_stop(slots, is_stop, len(rows.row)), slots.codebook_Q
     )
     head = torch.stack([*counts, shift_Q, stop_rank_Q], dim=-1)
-    ranks, probabilities = _standing_of_labels(rows, slots, window, shown)
+    if settings.ranks:
+        ranks, probabilities = _label_ranks(rows, slots, window)
+    else:
+        ranks, probabilities = torch.zeros_like(window), torch.zeros(window.shape, device=window.device)
     lists = [part.gather(1, window) for part in (slots.positions, slots.inputs, slots.labels, slots.predictions)]
     floats = [slots.nll_Q[:, None], stop_probability_Q[:, None], probabilities]
     return torch.cat([head, *lists, ranks], dim=-1), torch.cat(floats, dim=-1)
 
 
-def _row_of_last_stop(slots: _Slots, is_stop_QL: Tensor, rows: SupervisedRows) -> Tensor:
+def _row_of_last_stop(slots: _SeriesSlots, is_stop_QL: Tensor, num_rows: int) -> Tensor:
+    """Return the row number of the last stop label of each series, int64 [Q]; `num_rows` without a stop label."""
     index_L = torch.arange(is_stop_QL.shape[1], device=is_stop_QL.device)
     last_Q1 = torch.where(is_stop_QL, index_L, 0).amax(-1, keepdim=True)
-    return torch.where(is_stop_QL.any(-1), slots.rows.gather(1, last_Q1)[:, 0], len(rows.row))
+    return torch.where(is_stop_QL.any(-1), slots.row_numbers.gather(1, last_Q1)[:, 0], num_rows)
 
 
-def _standing_of_labels(rows: SupervisedRows, slots: _Slots, window: Tensor, shown: Shown) -> tuple[Tensor, Tensor]:
-    """Find rank and probability of the labels of both windows: [Q, W] each; zeros without `shown.ranks`."""
-    if not shown.ranks:
-        return torch.zeros_like(window), torch.zeros(window.shape, device=window.device)
+def _label_ranks(rows: SupervisedRows, slots: _SeriesSlots, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rank and probability of the labels of both windows, int64 and float32 [Q, W]."""
     codebooks = None if slots.codebook_Q is None else slots.codebook_Q[:, None].expand_as(window).flatten()
-    ranks, probabilities = label_rank_and_probability(rows, slots.rows.gather(1, window).flatten(), codebooks)
+    ranks, probabilities = label_rank_and_probability(rows, slots.row_numbers.gather(1, window).flatten(), codebooks)
     return ranks.view_as(window), probabilities.view_as(window)
 
 
 def _window_slots(supervised_QL: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Choose the slots of both windows: indices [Q, 2 * window], and the length of each target span [Q].
+    """Return the slot indices of both windows, int64 [Q, 2 * window], and the length of each target span, int64 [Q].
 
-    The first window is filled from its left, the last one from its right; what is beyond the span is clamped and
-    left out where the events are made.
+    The first window is filled from the left, the last window from the right. Indices beyond the span are clamped, and
+    `prediction_samples` drops these entries.
     """
     device, size = supervised_QL.device, supervised_QL.shape[1]
     index_L = torch.arange(size, device=device)
-    # One more slot, never supervised: the extremes exist in an empty series too.
+    # One more slot, never supervised: an empty series has extremes too.
     begin_Q = F.pad(torch.where(supervised_QL, index_L, size), (0, 1), value=size).amin(-1, keepdim=True)
     end_Q = F.pad(torch.where(supervised_QL, index_L + 1, 0), (0, 1), value=0).amax(-1, keepdim=True)
     ahead = torch.arange(window, device=device)
     slots = torch.cat([begin_Q + ahead, end_Q - window + ahead], dim=-1).clamp(0, max(size - 1, 0))
     return slots, (end_Q - begin_Q).clamp(min=0).squeeze(-1)
-
-
-def to_host(ints: Sequence[Tensor], floats: Sequence[Tensor]) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
-    """Bring tensors to the host in one transfer: integers as int32, floats by their bits."""
-    parts = [*(tensor.to(torch.int32) for tensor in ints), *(tensor.contiguous().view(-1) for tensor in floats)]
-    packed = on_host(torch.cat([part.reshape(-1).view(torch.int32) for part in parts])).numpy()
-    sizes = [part.numel() * part.element_size() // 4 for part in parts]
-    pieces = np.split(packed, np.cumsum(sizes)[:-1])
-    host_ints = [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, ints, strict=False)]
-    host_floats = [
-        piece.view(np.float64 if tensor.dtype == torch.float64 else np.float32).reshape(tensor.shape)
-        for piece, tensor in zip(pieces[len(ints) :], floats, strict=True)
-    ]
-    return host_ints, host_floats
-
-
-def on_host(packed: Tensor) -> Tensor:
-    """Copy a tensor to the host: the one place where a due step waits for the device."""
-    return packed.cpu()

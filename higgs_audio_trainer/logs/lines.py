@@ -8,11 +8,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from higgs_audio_trainer.errors import Fault
+from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
 from higgs_audio_trainer.logs.typed import Misfit, Record, typed
 
-OnFault = Callable[[Fault], None]
+OnFault = Callable[[InputProblem], None]
 EventOf = Callable[[Record], Any]  # a `Logged`, what is wrong with the record, or None where no event is asked for
 
 LONGEST_LINE = 2**20  # bytes; four times the longest that the writer makes
@@ -99,11 +99,11 @@ class LogFile:
                 place, self.offset = self.offset, self.offset + size
                 record = object_of(line) if size == len(line) else _too_long(size)
                 if isinstance(record, Misfit):
-                    self._on_fault(Fault(where(self.path, self.number, place), *record))
+                    self._on_fault(InputProblem(where(self.path, self.number, place), *record))
                     continue
                 event = self._event_of(record)
                 if isinstance(event, Misfit):
-                    self._on_fault(Fault(where(self.path, self.number, place), *event))
+                    self._on_fault(InputProblem(where(self.path, self.number, place), *event))
                     if not self._misfits:
                         continue
                     event = None
@@ -114,7 +114,9 @@ class LogFile:
             return file.readline(limit)
         except DAMAGED as error:
             place = where(self.path, self.number + 1, self.offset)
-            self._on_fault(Fault(place, "$", "compressed bytes that are whole", f"{error or type(error).__name__}"))
+            self._on_fault(
+                InputProblem(place, "$", "compressed bytes that are whole", f"{error or type(error).__name__}")
+            )
             return b""
         except OSError as error:
             raise unreadable(self.path, error) from error

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from higgs_audio_trainer.errors import Fault
+from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.logs.attempts import Attempt, shows
 from higgs_audio_trainer.logs.files import Stream, find
 from higgs_audio_trainer.logs.lines import Line, LogFile, OnFault, tail, whole
@@ -171,5 +171,5 @@ class _Stream:
         return False
 
 
-def _ignore(_fault: Fault) -> None:
+def _ignore(_fault: InputProblem) -> None:
     pass

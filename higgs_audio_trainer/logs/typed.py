@@ -51,7 +51,7 @@ class Logged(Protocol):
 
 
 class Misfit(NamedTuple):
-    """What in a line is not as its type says: the fields of a `Fault` but for its place."""
+    """What in a line is not as its type says: the fields of a `InputProblem` but for its place."""
 
     field: str
     expected: str

@@ -1,15 +1,15 @@
-"""The output directory of a run: whether it holds a run, which attempt this one is, and that no other writes to it."""
+"""Attempts of a run in an output directory: the number of the next attempt and the checkpoint to resume from."""
 
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.config import RESUME_LATEST
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, damage_of, latest_checkpoint, step_of
@@ -23,10 +23,14 @@ class Attempt:
     """One attempt at a run.
 
     Attributes:
-        run_id: the same in all attempts.
-        number: 0 at first, one more at each resume or elastic restart.
-        checkpoint: what to resume from; None to begin at the beginning.
-        damaged: newer checkpoints that were passed over, and what is wrong with each.
+        run_id: Identifier of the run, equal in all attempts.
+        number: 0 for the first attempt, one more at each resume or elastic restart.
+        checkpoint: Checkpoint to resume from; None for a start from step 0.
+        damaged: One line of text for each newer checkpoint that is damaged and skipped.
+
+    Example:
+        >>> Attempt("3f2a90c1d4e5", 0, checkpoint=None).resumed_from_step is None
+        True
     """
 
     run_id: str
@@ -36,34 +40,37 @@ class Attempt:
 
     @property
     def resumed_from_step(self) -> int | None:
-        """Optimizer step of the checkpoint."""
-        if self.checkpoint is None:
-            return None
-        return step_of(self.checkpoint)
+        """Optimizer step of the checkpoint; None without a checkpoint."""
+        return None if self.checkpoint is None else step_of(self.checkpoint)
 
 
 def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> Attempt:
-    """Find out which attempt a run in this directory would be. Writes nothing.
+    """Return the attempt that a run in this directory would be. Write nothing.
 
     Args:
-        output_dir: the directory; it need not be there.
-        resume: None to refuse a directory that holds a run, `latest`, or the folder of a checkpoint.
-        restarts: how often an elastic launcher has restarted the processes; any restart resumes.
+        output_dir: Output directory. The directory may be missing.
+        resume: None refuses a directory with a run; `latest`, or the folder of a checkpoint, resumes the run.
+        restarts: Restarts by an elastic launcher so far. A restarted run resumes.
 
     Raises:
-        UserError: the directory holds a run that is not to be resumed, or is none.
+        UserError: The directory holds a run and `resume` is None, or the path is a file, or a checkpoint is damaged.
+
+    Example:
+        >>> plan_attempt("no-such-folder", None).number
+        0
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir: expected a folder, got a file at {output_dir}. Choose another path.")
     DirectoryLock(folder).check()
     state = _read_state(folder)
-    if state is None and not _holds_run(folder):
+    holds_run = state is not None or (folder / ADAPTER_CONFIG).exists() or any(folder.glob("checkpoint-*"))
+    if not holds_run:
         return Attempt(uuid.uuid4().hex[:12], 0, _named_checkpoint(resume))
     if resume is None and restarts == 0:
         raise UserError(
             f"--output_dir: expected a folder without a run, got {output_dir}, which holds one. "
-            "Go on with it: --resume. Or choose another folder."
+            "Continue that run with --resume, or choose another folder."
         )
     run_id, number = state or (uuid.uuid4().hex[:12], 0)
     named = _named_checkpoint(resume)
@@ -73,10 +80,14 @@ def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> A
 
 @contextmanager
 def claim(output_dir: str, attempt: Attempt) -> Iterator[None]:
-    """Begin an attempt in this directory, and keep other runs out of it until it ends. The directory is made.
+    """Create the output directory, begin an attempt and lock the directory until the block ends.
+
+    Args:
+        output_dir: Output directory.
+        attempt: Attempt from `plan_attempt`.
 
     Raises:
-        UserError: the directory cannot be made or written, or another run took it since the attempt was planned.
+        UserError: The directory cannot be created or written, or another run began since `plan_attempt`.
     """
     folder = Path(output_dir)
     lock = DirectoryLock(folder)
@@ -88,21 +99,16 @@ def claim(output_dir: str, attempt: Attempt) -> Iterator[None]:
 
 
 def _begin(folder: Path, lock: DirectoryLock, attempt: Attempt) -> None:
-    temporary = folder / f".{_STATE_FILE}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         state = _read_state(folder)
         if state is not None and (attempt.number == 0 or state != (attempt.run_id, attempt.number - 1)):
             raise UserError(f"--output_dir: expected no other run to begin in {folder} meanwhile, got one. Try again.")
-        temporary.write_text(json.dumps({"run_id": attempt.run_id, "attempt": attempt.number}) + "\n", encoding="utf-8")
-        temporary.replace(folder / _STATE_FILE)
+        with atomic_file(folder / _STATE_FILE) as file:
+            file.write(json.dumps({"run_id": attempt.run_id, "attempt": attempt.number}).encode() + b"\n")
     except OSError as error:
         raise UserError(f"--output_dir: expected a writable folder, got {error.strerror} at {folder}") from error
-
-
-def _holds_run(folder: Path) -> bool:
-    return (folder / ADAPTER_CONFIG).exists() or any(folder.glob("checkpoint-*"))
 
 
 def _named_checkpoint(resume: str | None) -> Path | None:
@@ -112,28 +118,33 @@ def _named_checkpoint(resume: str | None) -> Path | None:
     damage = damage_of(path)
     if damage is not None:
         raise UserError(
-            f"--resume: expected the folder of a whole checkpoint, got {resume}: {damage}. "
-            "Name another one, or let --resume alone find the last whole one."
+            f"--resume: expected the folder of a complete checkpoint, got {resume}: {damage}. "
+            "Name another checkpoint, or pass --resume alone to use the last complete checkpoint."
         )
     return path
 
 
-def check_adapter(checkpoint: Path, *, r: int, targets: Collection[str]) -> None:
-    """Compare the adapter of a checkpoint with the settings that would go on with it.
+def check_adapter_settings(checkpoint: Path, *, r: int, targets: Collection[str]) -> None:
+    """Raise an error if the adapter of a checkpoint does not fit the settings of the run that resumes.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        r: LoRA rank of the run.
+        targets: Names of the modules with an adapter.
 
     Raises:
-        UserError: they are of different shapes.
+        UserError: The checkpoint has another rank or other modules.
     """
     try:
         saved = json.loads((checkpoint / ADAPTER_CONFIG).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--resume: expected {ADAPTER_CONFIG} in {checkpoint}, got {error}. Name another one."
+            f"--resume: expected {ADAPTER_CONFIG} in {checkpoint}, got {error}. Name another checkpoint."
         ) from error
     for flag, ours, theirs in (("lora_r", r, saved["r"]), ("lora_targets", set(targets), set(saved["target_modules"]))):
         if ours != theirs:
-            shown = theirs if isinstance(theirs, int) else ",".join(sorted(theirs))
-            raise UserError(f"--{flag}: expected what {checkpoint.name} was trained with, {shown}, to go on with it")
+            saved_value = theirs if isinstance(theirs, int) else ",".join(sorted(theirs))
+            raise UserError(f"--{flag}: expected {saved_value}, the value of {checkpoint.name}, to resume from it")
 
 
 def _read_state(folder: Path) -> tuple[str, int] | None:
@@ -144,6 +155,6 @@ def _read_state(folder: Path) -> tuple[str, int] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / _STATE_FILE}: expected the state of a run, got something else ({error}). "
+            f"{folder / _STATE_FILE}: expected run_id and attempt of a run, got something else ({error}). "
             "Choose another --output_dir, or remove that file."
         ) from error

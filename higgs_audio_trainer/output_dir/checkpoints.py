@@ -1,4 +1,4 @@
-"""Checkpoints that were saved: which there are, and whether they are whole. Reads no tensor."""
+"""Saved checkpoints of a run: search for the newest complete checkpoint, without reading a tensor."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 ADAPTER_CONFIG = "adapter_config.json"
-_TRAINER_STATE = "trainer_state.json"  # transformers writes it last: a checkpoint without it is not whole
+_TRAINER_STATE = "trainer_state.json"  # transformers writes this file last: without the file, saving was interrupted
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# Adam's state, alone (transformers), sharded (FSDP) or in a folder of its own (DeepSpeed).
+# Adam's state: a file (transformers), shards (FSDP) or a folder (DeepSpeed).
 _OPTIMIZER_PREFIXES = ("optimizer", "global_step", "pytorch_model_fsdp")
 _SAFETENSORS_LENGTH_BYTES = 8  # of the header; then the header, then the tensors
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """Find the last whole checkpoint in a folder.
+    """Return the newest complete checkpoint of a folder.
 
     Returns:
-        The checkpoint, None if there is none; and what is wrong with each that is newer.
+        The checkpoint, None without a complete checkpoint; and one line of text for each newer, damaged checkpoint.
     """
     numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
     damaged: list[str] = []
@@ -35,8 +35,15 @@ def step_of(checkpoint: Path) -> int:
     """Return the optimizer step of a checkpoint.
 
     Raises:
-        OSError: there is no state of the trainer.
-        ValueError: the state is not what transformers writes.
+        OSError: The trainer state is missing.
+        ValueError: The trainer state is not the JSON that transformers writes.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "trainer_state.json").write_text('{"global_step": 50}')
+        ...     step_of(Path(folder))
+        50
     """
     try:
         return int(json.loads((checkpoint / _TRAINER_STATE).read_bytes())["global_step"])
@@ -45,10 +52,14 @@ def step_of(checkpoint: Path) -> int:
 
 
 def damage_of(checkpoint: Path) -> str | None:
-    """Say what keeps a checkpoint from being resumed; None if it is whole.
+    """Return a description of the damage that prevents resuming from a checkpoint; None for a complete checkpoint.
 
-    A process or machine that died while saving leaves files out or cuts them off. Headers and directories of the
-    files are read, not the tensors: weights that are there in full length are taken to be good.
+    A process or machine that dies while saving leaves files missing or truncated. The function reads the headers and
+    directories of the files and no tensors. Weights of full length count as good.
+
+    Example:
+        >>> damage_of(Path("no-such-folder"))
+        'No such file or directory: trainer_state.json'
     """
     try:
         step_of(checkpoint)
@@ -56,27 +67,25 @@ def damage_of(checkpoint: Path) -> str | None:
     except OSError as error:
         return f"{error.strerror}: {_TRAINER_STATE}"
     except ValueError:
-        return f"{_TRAINER_STATE} is not whole"
+        return f"{_TRAINER_STATE} is incomplete"
     if not any(name.startswith(_OPTIMIZER_PREFIXES) for name in names):
-        return "the state of the optimizer is missing (was it saved with --save_only_model?)"
+        return "the optimizer state is missing (was the checkpoint saved with --save_only_model?)"
     if not any(name.endswith(".safetensors") or name.startswith("pytorch_model_fsdp") for name in names):
         return "the adapter is missing"
-    cut_off = [name for name in names if _is_cut_off(checkpoint / name)]
-    return f"{', '.join(cut_off)}: cut off" if cut_off else None
+    truncated = [name for name in names if _is_truncated(checkpoint / name)]
+    return f"{', '.join(truncated)}: truncated" if truncated else None
 
 
-def _is_cut_off(path: Path) -> bool:
+def _is_truncated(path: Path) -> bool:
     if path.suffix in (".pt", ".pth", ".bin") and path.is_file():
         try:
-            ZipFile(path).close()  # its directory is at its end
+            ZipFile(path).close()  # the directory of a zip file is at the end of the file
         except (BadZipFile, OSError):
             return True
-    if path.suffix == ".safetensors":
-        return _safetensors_is_cut_off(path)
-    return False
+    return path.suffix == ".safetensors" and _is_truncated_safetensors(path)
 
 
-def _safetensors_is_cut_off(path: Path) -> bool:
+def _is_truncated_safetensors(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_SAFETENSORS_LENGTH_BYTES), "little")

@@ -1,4 +1,4 @@
-"""A folder that one run at a time may write to."""
+"""Lock of an output directory: one run at a time may write to the directory."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from higgs_audio_trainer.errors import UserError
 _FILE = "run.lock"
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _HELD = (errno.EACCES, errno.EAGAIN)
-_HELD_HERE: set[Path] = set()  # by this process, which would lose a lock by looking whether there is one
+_HELD_HERE: set[Path] = set()  # locks of this process: closing another descriptor of the file would release the lock
 
 
 class DirectoryLock:
-    """Says of a folder that a run is writing to it, as long as the process lives, however it ends.
+    """POSIX record lock on a file in an output directory.
 
-    It is a POSIX record lock on a file in the folder: the kernel lifts it when the process dies, the workers that it
-    forked do not hold it any longer, and it works on NFS. Where a file system has no locks, there is none; and as such
-    locks are, it is gone too when the process that holds it opens the file elsewhere and closes it.
+    The kernel releases the lock when the process dies, however the process dies. Forked workers do not hold the lock.
+    The lock works on NFS. A file system without locks gives no protection. As with every POSIX record lock, the lock is
+    lost if the process opens the file a second time and closes the second descriptor.
 
     Args:
-        folder: the folder; it must be there when the lock is acquired.
+        folder: Output directory. `acquire` needs an existing directory.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     lock = DirectoryLock(Path(folder))
+        ...     lock.acquire()
+        ...     lock.release()
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,14 +41,14 @@ class DirectoryLock:
         self._fd: int | None = None
 
     def check(self) -> None:
-        """See that nobody holds the lock. Writes nothing.
+        """Raise an error if another process holds the lock. Write nothing.
 
         Raises:
-            UserError: somebody does.
+            UserError: Another process holds the lock.
         """
         if self._path in _HELD_HERE:
             return
-        with suppress(OSError):  # no such file, or none that we may write: who begins a run here is told so then
+        with suppress(OSError):  # no lock file, or a file without write permission: `acquire` reports the error
             fd = os.open(self._path, _FLAGS)
             try:
                 self._lock(fd)
@@ -49,11 +56,11 @@ class DirectoryLock:
                 os.close(fd)
 
     def acquire(self) -> None:
-        """Take the lock; to be released also if this fails.
+        """Take the lock. Call `release` also after an error.
 
         Raises:
-            UserError: somebody holds it.
-            OSError: the folder cannot be written.
+            UserError: Another process holds the lock.
+            OSError: The directory cannot be written.
         """
         fd = os.open(self._path, _FLAGS | os.O_CREAT, 0o600)
         self._fd = fd
@@ -70,11 +77,11 @@ class DirectoryLock:
                 holder = os.pread(fd, 1024, 0).decode("utf-8", "replace").strip()
                 raise UserError(
                     f"--output_dir: expected a folder that no other run writes to, got {self._folder}, where a run is "
-                    f"in progress ({holder}). Wait for its end, or choose another folder."
+                    f"in progress ({holder}). Wait for the end of that run, or choose another folder."
                 ) from error
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock. Do nothing without a lock."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

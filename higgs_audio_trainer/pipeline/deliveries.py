@@ -19,11 +19,12 @@ class Deliveries:
         next_seq: `seq` of the next record.
         written: Number of records taken by every sink.
 
-    >>> deliveries = Deliveries([("print", lambda record: print(record["step"]))], fail=print)
-    >>> deliveries.deliver({"step": 1})
-    1
-    >>> deliveries.next_seq, deliveries.written
-    (1, 1)
+    Example:
+        >>> deliveries = Deliveries([("print", lambda record: print(record["step"]))], fail=print)
+        >>> deliveries.deliver({"step": 1})
+        1
+        >>> deliveries.next_seq, deliveries.written
+        (1, 1)
     """
 
     def __init__(self, sinks: Iterable[tuple[str, Sink]], *, fail: Callable[[Delivery, BaseException], None]) -> None:

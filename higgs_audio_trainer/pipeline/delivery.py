@@ -81,10 +81,11 @@ class Delivery:
 
         The method calls nothing, so no signal handler runs in between.
 
-        >>> delivery = Delivery("a", print)
-        >>> delivery.book(0)
-        >>> delivery.num_lost, delivery.first_lost_seq
-        (1, 0)
+        Example:
+            >>> delivery = Delivery("a", print)
+            >>> delivery.book(0)
+            >>> delivery.num_lost, delivery.first_lost_seq
+            (1, 0)
         """
         if self._booked_seq >= seq:
             return

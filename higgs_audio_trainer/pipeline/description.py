@@ -11,8 +11,9 @@ MAX_DESCRIPTION = 120
 def describe(value: object) -> str:
     """Return an object's type and, for an array, shape, dtype and device. Never raises.
 
-    >>> describe(b"secret"), describe(ValueError("x"))
-    ('<bytes>', '<ValueError>')
+    Example:
+        >>> describe(b"secret"), describe(ValueError("x"))
+        ('<bytes>', '<ValueError>')
     """
     kind = type(value)
     words = []
@@ -59,8 +60,9 @@ def short(text: str, limit: int) -> str:
         text: Any text.
         limit: Most characters of the result, at least 60.
 
-    >>> print(short("two\nlines", 100))
-    two\nlines
+    Example:
+        >>> print(short("two\nlines", 100))
+        two\nlines
     """
     text = _cut(text, limit)
     return text if text.isprintable() else _cut(ascii(text)[1:-1], limit)

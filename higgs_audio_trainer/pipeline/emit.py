@@ -48,8 +48,9 @@ _ENVELOPE = dict.fromkeys(item.name for item in fields(Envelope))
 def utc_now() -> datetime:
     """Return the present time in UTC.
 
-    >>> utc_now().utcoffset()
-    datetime.timedelta(0)
+    Example:
+        >>> utc_now().utcoffset()
+        datetime.timedelta(0)
     """
     return datetime.now(UTC)
 
@@ -83,12 +84,13 @@ class Pipeline:
     Raises:
         UserError: The log cannot work with a processor.
 
-    >>> from higgs_audio_trainer.events import Checkpoint
-    >>> emit = Pipeline([("print", lambda record: print(record["seq"], record["path"]))], run_id="r")
-    >>> emit(Checkpoint(step=20, path="checkpoint-20"))
-    0 checkpoint-20
-    >>> emit.written, emit.lost
-    (1, 0)
+    Example:
+        >>> from higgs_audio_trainer.events import Checkpoint
+        >>> emit = Pipeline([("print", lambda record: print(record["seq"], record["path"]))], run_id="r")
+        >>> emit(Checkpoint(step=20, path="checkpoint-20"))
+        0 checkpoint-20
+        >>> emit.written, emit.lost
+        (1, 0)
     """
 
     def __init__(

@@ -25,8 +25,9 @@ def print_on_stderr(text: str) -> None:
 def errno_of(error: BaseException) -> int | None:
     """Return the error number of an operating system's error, None for every other error.
 
-    >>> errno_of(OSError(28, "No space left on device")), errno_of(ValueError("x"))
-    (28, None)
+    Example:
+        >>> errno_of(OSError(28, "No space left on device")), errno_of(ValueError("x"))
+        (28, None)
     """
     number = error.errno if isinstance(error, OSError) else None
     return number if type(number) is int else None
@@ -40,10 +41,11 @@ def failure_message(source: str, error: BaseException, *, costs_event: bool = Tr
         error: The error.
         costs_event: Whether an event may be lost.
 
-    >>> failure_message("jsonl", OSError(28, "Disk full")).partition("; ")[0]
-    'higgs-audio-trainer: logging to jsonl failed: Disk full (ENOSPC)'
-    >>> failure_message("processor p", KeyError("a"), costs_event=False)
-    "higgs-audio-trainer: processor p failed: KeyError('a'); training goes on and no event is lost."
+    Example:
+        >>> failure_message("jsonl", OSError(28, "Disk full")).partition("; ")[0]
+        'higgs-audio-trainer: logging to jsonl failed: Disk full (ENOSPC)'
+        >>> failure_message("processor p", KeyError("a"), costs_event=False)
+        "higgs-audio-trainer: processor p failed: KeyError('a'); training goes on and no event is lost."
     """
     if not costs_event:
         return f"higgs-audio-trainer: {source} failed: {_describe_error(error)}; training goes on and no event is lost."

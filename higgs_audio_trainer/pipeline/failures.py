@@ -20,13 +20,14 @@ class FailureCounts:
         counts: Number of failures of each source.
         harmless: Sources of failures without a lost event.
 
-    >>> failures = FailureCounts(["emit"], harmless=["clock"], say=print)
-    >>> for _ in range(2):
-    ...     failures.add("clock", ValueError("x"))
-    >>> failures.print_announcements()
-    higgs-audio-trainer: clock failed: ValueError('x'); training goes on and no event is lost.
-    >>> failures.counts["clock"], failures.num_lost
-    (2, 0)
+    Example:
+        >>> failures = FailureCounts(["emit"], harmless=["clock"], say=print)
+        >>> for _ in range(2):
+        ...     failures.add("clock", ValueError("x"))
+        >>> failures.print_announcements()
+        higgs-audio-trainer: clock failed: ValueError('x'); training goes on and no event is lost.
+        >>> failures.counts["clock"], failures.num_lost
+        (2, 0)
     """
 
     def __init__(self, sources: Iterable[str], *, harmless: Iterable[str] = (), say: Say) -> None:

@@ -50,9 +50,10 @@ def to_json_values(record: Mapping[str, Any]) -> tuple[Record, int]:
 
     Tuples of numbers that fit are shared with the record, without a loop over the elements in Python.
 
-    >>> record, count = to_json_values({"loss": float("nan"), "path": b"x", "shape": (3, 4)})
-    >>> record["loss"], record["nonfinite"], record["replaced"], count
-    (None, ['loss'], {'path': '<bytes>'}, 2)
+    Example:
+        >>> record, count = to_json_values({"loss": float("nan"), "path": b"x", "shape": (3, 4)})
+        >>> record["loss"], record["nonfinite"], record["replaced"], count
+        (None, ['loss'], {'path': '<bytes>'}, 2)
     """
     try:
         plain = _plain(record)
@@ -281,8 +282,9 @@ def _key(key: Any) -> tuple[str, str]:
 def _written(path: Place) -> str:
     """Return a path as text.
 
-    >>> _written((((None, "config"), "limits"), 1))
-    'config.limits[1]'
+    Example:
+        >>> _written((((None, "config"), "limits"), 1))
+        'config.limits[1]'
     """
     parts: list[str] = []
     step: Place | None = path

@@ -13,11 +13,12 @@ class NullPipeline:
     Args:
         say: Prints one line for the user.
 
-    >>> emit = NullPipeline(say=lambda line: print(line.partition("; ")[0]))
-    >>> emit.fail("extraction", ValueError("x"))
-    higgs-audio-trainer: logging to extraction failed: ValueError('x')
-    >>> emit.written, emit.lost
-    (0, 1)
+    Example:
+        >>> emit = NullPipeline(say=lambda line: print(line.partition("; ")[0]))
+        >>> emit.fail("extraction", ValueError("x"))
+        higgs-audio-trainer: logging to extraction failed: ValueError('x')
+        >>> emit.written, emit.lost
+        (0, 1)
     """
 
     written = 0

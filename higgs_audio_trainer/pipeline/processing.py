@@ -44,12 +44,13 @@ class ProcessorChain:
     Raises:
         UserError: The log cannot work with a processor.
 
-    >>> chain = ProcessorChain([lambda logger, level, event_dict: event_dict | {"seq": 9, "host": "a"}], print)
-    >>> envelope = {"event": "checkpoint", "v": 1, "run_id": "r", "attempt": 0, "rank": 0, "seq": 3}
-    >>> processed = chain(None, "msg", envelope | {"ts": "2026-01-02", "level": "info"})
-    processor higgs_audio_trainer.pipeline.processing.<lambda> expected seq to stay 3, got 9
-    >>> processed["seq"], processed["host"]
-    (3, 'a')
+    Example:
+        >>> chain = ProcessorChain([lambda logger, level, event_dict: event_dict | {"seq": 9, "host": "a"}], print)
+        >>> envelope = {"event": "checkpoint", "v": 1, "run_id": "r", "attempt": 0, "rank": 0, "seq": 3}
+        >>> processed = chain(None, "msg", envelope | {"ts": "2026-01-02", "level": "info"})
+        processor higgs_audio_trainer.pipeline.processing.<lambda> expected seq to stay 3, got 9
+        >>> processed["seq"], processed["host"]
+        (3, 'a')
     """
 
     def __init__(

@@ -66,10 +66,11 @@ def load_processors(specification: str) -> list[NamedProcessor]:
         UserError: The specification is malformed, a factory is unknown or raises, or the log cannot work with a
             processor.
 
-    >>> [name for name, _ in load_processors("structlog.processors:TimeStamper:fmt=iso:key=local_time")]
-    ['structlog.processors:TimeStamper']
-    >>> load_processors("none")
-    []
+    Example:
+        >>> [name for name, _ in load_processors("structlog.processors:TimeStamper:fmt=iso:key=local_time")]
+        ['structlog.processors:TimeStamper']
+        >>> load_processors("none")
+        []
     """
     if specification in ("", NONE):
         return []
@@ -96,9 +97,10 @@ def named_processors(
     Raises:
         UserError: A processor is no callable, renames the event or renders the event as text.
 
-    >>> from structlog.contextvars import merge_contextvars
-    >>> [processor.name for processor in named_processors([merge_contextvars, merge_contextvars])]
-    ['structlog.contextvars.merge_contextvars', 'structlog.contextvars.merge_contextvars (2)']
+    Example:
+        >>> from structlog.contextvars import merge_contextvars
+        >>> [processor.name for processor in named_processors([merge_contextvars, merge_contextvars])]
+        ['structlog.contextvars.merge_contextvars', 'structlog.contextvars.merge_contextvars (2)']
     """
     made: list[NamedProcessor] = []
     uses = Counter[str]()

@@ -1,7 +1,7 @@
-"""What predictions sound like: codes of shown samples, decoded to WAV files off the training's path.
+"""Audio previews: the codes of shown samples, decoded to WAV files beside the training.
 
-A process of its own (`audio_decoder`) has the codec. It is started at the first need, on the CPU, with one thread and
-the lowest priority. The training hands codes to a thread that waits for the process, and never waits itself.
+The decoder is a separate process (`audio_decoder`) on the CPU, with one thread and the lowest priority. It starts with
+the first preview. The training puts codes into a queue and never waits. A thread passes the codes to the decoder.
 
 Shape suffixes: K codebooks, T frames of a clip, F frames of its audio stream, N supervised rows.
 """
@@ -29,21 +29,21 @@ from higgs_audio_trainer.events import IGNORE_INDEX, PredictionSample
 from higgs_audio_trainer.extraction.extraction import AudioRows
 
 FOLDER = "audio"
-_MOST_WAITING = 64  # jobs; more means that decoding is slower than the training asks for it
+_MOST_WAITING = 64  # previews; more of them mean that decoding is slower than the training
 _DECODER = (sys.executable, "-m", "higgs_audio_trainer.recording.audio_decoder")
 
 
 class AudioPreviewError(Exception):
-    """A file could not be made; the message says which and why."""
+    """A WAV file could not be written. The message names the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A file to make.
+    """A WAV file to write.
 
     Attributes:
-        path: of the file, relative to the run's folder.
-        clips: codes of each clip of the sample, int64 [K, T].
+        path: Path of the file, relative to the output directory.
+        clips: Codes of each clip of the sample, int64 [K, T].
     """
 
     path: str
@@ -51,15 +51,15 @@ class Job:
 
 
 class AudioPreviews:
-    """Makes the shown samples' predictions and labels audible.
+    """Decodes the predictions and labels of shown samples to WAV files.
 
     Args:
-        codec: folder or name of the codec.
-        output_dir: of the run.
-        is_due: whether a due step is one to be heard.
-        seconds: that one file may take, the decoder's own start included.
-        num_codes: codes of a codebook; stream BOS and EOS lie above them.
-        fail: is told of each file that did not come.
+        codec: Folder or name of the codec.
+        output_dir: Output directory of the run.
+        is_due: Returns True for the logged steps with previews.
+        seconds: Time limit of one file, the start of the decoder included; seconds.
+        num_codes: Codes of a codebook. The ids of stream BOS and EOS are higher.
+        fail: Called with the error of each file that is not written.
     """
 
     def __init__(
@@ -82,18 +82,20 @@ class AudioPreviews:
         self._decoder: subprocess.Popen[bytes] | None = None
         self._is_closing = False
 
-    def hear(self, step: int, samples: tuple[PredictionSample, ...], rows: AudioRows) -> tuple[PredictionSample, ...]:
-        """Ask for the files of a step's samples, and link them from their events.
+    def request(
+        self, step: int, samples: tuple[PredictionSample, ...], rows: AudioRows
+    ) -> tuple[PredictionSample, ...]:
+        """Queue the WAV files of a step's samples, and return the events with the paths of the files.
 
         Args:
-            step: optimizer step.
-            samples: events of it.
-            rows: supervised audio rows of its first micro-batch.
+            step: Optimizer step.
+            samples: Events of the step.
+            rows: Supervised audio rows of the step's first micro-batch.
 
         Returns:
-            the events; of the audio of a sample that has labels, with the paths that its files will have.
+            The events. An audio event of a sample with labels has the paths that its files will get.
         """
-        self._report()
+        self._report_errors()
         paths: dict[int, tuple[str, str]] = {}
         for index in {sample.sample_index for sample in samples if sample.modality == "audio"}:
             clips = list(clips_of(rows, index, self._num_codes))
@@ -102,7 +104,7 @@ class AudioPreviews:
             stem = f"{FOLDER}/step-{step:06d}-sample-{index}"
             paths[index] = f"{stem}-predicted.wav", f"{stem}-label.wav"
             for path, codes in zip(paths[index], zip(*clips, strict=True), strict=True):
-                self._ask(Job(path, codes))
+                self._queue(Job(path, codes))
         return tuple(
             replace(sample, predicted_audio=paths[sample.sample_index][0], label_audio=paths[sample.sample_index][1])
             if sample.modality == "audio" and sample.sample_index in paths
@@ -111,10 +113,10 @@ class AudioPreviews:
         )
 
     def close(self, *, wait: bool) -> None:
-        """End the decoder; a second time does nothing.
+        """End the decoder. A second call does nothing.
 
         Args:
-            wait: give what was asked for its time, all files together that of one.
+            wait: Give the queued files, all together, the time limit of one file.
         """
         if self._thread is not None:
             deadline = monotonic() + (self._seconds if wait else 0.0)
@@ -123,24 +125,24 @@ class AudioPreviews:
             self._thread.join(max(0.0, deadline - monotonic()))
             self._is_closing = True
             if self._decoder is not None:
-                self._decoder.kill()  # what the thread waits for
+                self._decoder.kill()  # the thread waits for the decoder
             self._thread.join()
             self._thread = None
-        self._report()
+        self._report_errors()
 
-    def _report(self) -> None:
+    def _report_errors(self) -> None:
         with suppress(queue.Empty):
             while True:
                 self._fail(self._errors.get_nowait())
 
-    def _ask(self, job: Job) -> None:
+    def _queue(self, job: Job) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="ears", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="audio previews", daemon=True)
             self._thread.start()
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            self._errors.put(AudioPreviewError(f"{job.path}: {_MOST_WAITING} files wait already: decoding is too slow"))
+            self._errors.put(AudioPreviewError(f"{job.path}: {_MOST_WAITING} files wait: decoding is too slow"))
 
     # In the thread
 
@@ -150,7 +152,7 @@ class AudioPreviews:
                 self._make(job)
             except (AudioPreviewError, OSError) as error:
                 self._kill()
-                why = "the run ended before" if self._is_closing else error
+                why = "the run ended first" if self._is_closing else error
                 self._errors.put(AudioPreviewError(f"{job.path}: {why}"))
         self._kill()
 
@@ -164,35 +166,35 @@ class AudioPreviews:
     def _make(self, job: Job) -> None:
         deadline = monotonic() + self._seconds
         if self._decoder is None:
-            environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # the device is the training's
-            self._decoder = subprocess.Popen(  # noqa: S603 - ourselves
+            environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # the training needs the device
+            self._decoder = subprocess.Popen(  # noqa: S603 - our own module
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
-                start_new_session=True,  # a Ctrl-C is for the training
+                start_new_session=True,  # Ctrl-C stops the training, which then ends the decoder
             )
         decoder = self._decoder
-        if self._is_closing:  # asked after it is there to be killed
+        if self._is_closing:  # `close` may have looked for the decoder before its start
             raise AudioPreviewError
         assert decoder.stdin is not None
         assert decoder.stdout is not None
         path = self._output_dir / job.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        asked = {"path": str(path), "clips": [codes.tolist() for codes in job.clips]}
-        decoder.stdin.write(orjson.dumps(asked) + b"\n")
+        job_line = {"path": str(path), "clips": [codes.tolist() for codes in job.clips]}
+        decoder.stdin.write(orjson.dumps(job_line) + b"\n")
         decoder.stdin.flush()
         if not select.select([decoder.stdout], [], [], max(0.0, deadline - monotonic()))[0]:
             raise AudioPreviewError(
-                f"expected it within {self._seconds:g} seconds, got nothing. See --log_audio_seconds"
+                f"expected the file within {self._seconds:g} seconds, got none. See --log_audio_seconds"
             )
         answer = decoder.stdout.readline()
         if not answer:
             raise AudioPreviewError(f"the decoder ended with status {decoder.wait()}")
-        said = orjson.loads(answer)["error"]
-        if said:
-            raise AudioPreviewError(said)
+        error = orjson.loads(answer)["error"]
+        if error:
+            raise AudioPreviewError(error)
 
     def _kill(self) -> None:
         decoder, self._decoder = self._decoder, None
@@ -200,24 +202,24 @@ class AudioPreviews:
             decoder.kill()
             decoder.wait()
             for pipe in (decoder.stdin, decoder.stdout):
-                with suppress(OSError):  # what was not written goes nowhere
+                with suppress(OSError):  # the rest of a job has no reader
                     if pipe is not None:
                         pipe.close()
 
 
 def clips_of(rows: AudioRows, sample_index: int, num_codes: int) -> Iterator[tuple[Codes, Codes]]:
-    """Take the clips of a sample out of its supervised rows, their delay undone.
+    """Yield the clips of a sample from its supervised rows, with the delay pattern undone.
 
-    A clip of T frames has a row for each frame of its audio stream but the first. Where a prediction is no code but
-    stream BOS or EOS, which no codec can decode, the code before it in its codebook is repeated.
+    A clip of T frames has a row for each frame of its audio stream except the first. A codec cannot decode a predicted
+    stream BOS or EOS: the preceding code of the codebook is repeated in its place.
 
     Args:
-        rows: of a micro-batch.
-        sample_index: the sample.
-        num_codes: codes of a codebook.
+        rows: Supervised audio rows of a micro-batch.
+        sample_index: Index of the sample in the micro-batch.
+        num_codes: Codes of a codebook.
 
     Yields:
-        predicted codes and labels of each clip, int64 [K, T].
+        Predicted codes and labels of each clip, int64 [K, T].
     """
     own = rows.batch_index == sample_index
     position_N, labels_KN, predictions_KN = rows.position[own], rows.labels[:, own], rows.predictions[:, own]
@@ -235,7 +237,7 @@ def _undelayed(rows_KF: Codes, num_frames: int) -> Codes:
     K, num_rows = rows_KF.shape
     stream_FK = np.full((num_frames + K + 1, K), IGNORE_INDEX, dtype=np.int64)
     length = min(num_rows, len(stream_FK) - 1)
-    stream_FK[1 : 1 + length] = rows_KF.T[:length]  # nothing predicts the first frame
+    stream_FK[1 : 1 + length] = rows_KF.T[:length]  # no row predicts the first frame
     return undo_delay(stream_FK)
 
 

@@ -1,8 +1,7 @@
-"""Has the record checked while it is written, and remembers over a resume what was said."""
+"""The checks of a training in progress. Their state is saved in each checkpoint, so that a resume goes on with it."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import msgspec
@@ -17,31 +16,15 @@ from higgs_audio_trainer.pipeline.emit import Emit
 _STATE_FILE = "diagnoses.msgpack"  # in each checkpoint
 
 
-def deliver(emit: Emit, watch: LiveChecks | None, due: LoggedStep) -> float:
-    """Emit the events of a due step or an evaluation, and what the checks find in them.
-
-    Returns:
-        host time that the checks took; seconds.
-    """
-    for event in (due.train, due.evaluation, *due.samples, *due.counts):
-        if event is not None:
-            emit(event)
-    if watch is None:
-        return 0.0
-    started = time.perf_counter()
-    watch.check(due)
-    return time.perf_counter() - started
-
-
 class LiveChecks(TrainerCallback):
-    """Emits what the checks find.
+    """Checks each logged step and emits the findings.
 
     Args:
-        emit: takes events.
-        fails: whether an error is to end the run.
+        emit: Receives the findings.
+        fails: Whether a finding of severity error ends the run.
 
     Attributes:
-        failed_by: the first error that is to end it.
+        failed_by: First finding that ends the run; None without one.
     """
 
     def __init__(self, emit: Emit, *, fails: bool) -> None:
@@ -52,15 +35,15 @@ class LiveChecks(TrainerCallback):
 
     @property
     def counted(self) -> dict[str, int]:
-        """At how many due steps each warning and error was found, by code."""
+        """Number of logged steps with each warning and error, by code."""
         return self._diagnoser.counted
 
     def start(self, start: RunStart, checkpoint: Path | None) -> None:
-        """Begin, or go on from a checkpoint; one that has no state, or a damaged one, is begun anew from.
+        """Begin a run, with the state of its checkpoint if there is one. A damaged state is counted as a failure.
 
         Args:
-            start: first line of the log.
-            checkpoint: what the run is resumed from.
+            start: First event of the log.
+            checkpoint: Checkpoint that the run is resumed from.
         """
         if checkpoint is not None and (checkpoint / _STATE_FILE).is_file():
             try:
@@ -69,17 +52,17 @@ class LiveChecks(TrainerCallback):
                 self._emit.fail("diagnoses", error)
         self._diagnoser.start(start)
 
-    def check(self, due: LoggedStep) -> None:
-        """Check one due step or evaluation."""
-        for found in self._diagnoser.check(due):
+    def check(self, logged: LoggedStep) -> None:
+        """Check one logged step or evaluation."""
+        for found in self._diagnoser.check(logged):
             self._emit(found, level=LEVELS[found.severity])
             if self._fails and found.severity == "error" and self.failed_by is None:
                 self.failed_by = found
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Put what is known into the checkpoint."""
+        """Save the state of the checks in the checkpoint."""
         path = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / _STATE_FILE
         try:
             path.write_bytes(self._diagnoser.save())
-        except OSError as error:  # the checkpoint is whole without it
+        except OSError as error:  # a run can be resumed from the checkpoint without this file
             self._emit.fail("diagnoses", error)

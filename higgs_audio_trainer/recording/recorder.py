@@ -1,65 +1,392 @@
-"""What a trainer is given to log with, and when it is to."""
+"""The recorder of a training: streams, sums and facts go in, events come out, whoever trains.
+
+Our trainer and `PredictionLogger` call the same methods in the same order:
+
+    recorder.start(facts, ...)
+    recorder.begin_step(step)                  # for each optimizer step
+        recorder.observe("train", read)        # for each forward pass of a logged step
+    logged = recorder.end_step(sums, ...)
+    recorder.record(logged)
+    recorder.end("completed")
+
+`RunStart`, `TrainStep`, `EvalResult`, `Checkpoint` and `RunEnd` are made here and nowhere else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+import torch
+from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from higgs_audio_trainer.data.batch import Vocabulary
-from higgs_audio_trainer.events import Checkpoint
-from higgs_audio_trainer.extraction.windows import Shown
-from higgs_audio_trainer.pipeline.emit import Emit
+from higgs_audio_trainer.errors import LoggingError
+from higgs_audio_trainer.events import (
+    Checkpoint,
+    EvalResult,
+    Modality,
+    PredictionSample,
+    RunEnd,
+    RunStart,
+    Split,
+    TrainStep,
+)
+from higgs_audio_trainer.extraction.extraction import Extracted, Extraction
+from higgs_audio_trainer.extraction.micro_batch import MicroBatch
+from higgs_audio_trainer.extraction.token_counts import TokenCounter
+from higgs_audio_trainer.extraction.windows import WindowSettings
+from higgs_audio_trainer.logged_step import LoggedStep
+from higgs_audio_trainer.pipeline.emit import Emit, Sink
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.redaction import redacted
+from higgs_audio_trainer.versions import versions
+
+IsLoggedStep = Callable[[int], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Telemetry:
-    """What the trainer is given to log with. Decided once, at wiring.
+def every(log_steps: int) -> IsLoggedStep:
+    """Return the rule for logged steps: step 1 and every multiple of `log_steps`.
 
-    Attributes:
-        emit: takes events.
-        is_due: whether an optimizer step, counted from 1, is logged; the same on every rank.
-        evaluations: whether evaluations are logged; the same on every rank.
-        vocabulary: token ids.
-        shown: what samples to show; None on a rank that writes nothing.
-        strict: let an error in logging end the run.
-        counts: count tokens for the checks; the same on every rank.
-        watch: checks what is emitted; None on a rank that does not.
-        ears: makes predictions audible; None on a rank that does not.
+    Example:
+        >>> [step for step in range(1, 10) if every(4)(step)]
+        [1, 4, 8]
     """
-
-    emit: Emit
-    is_due: Callable[[int], bool]
-    evaluations: bool
-    vocabulary: Vocabulary
-    shown: Shown | None
-    strict: bool = False
-    counts: bool = False
-    watch: LiveChecks | None = None
-    ears: AudioPreviews | None = None
-
-
-def due_every(log_steps: int) -> Callable[[int], bool]:
-    """Make the rule for due steps: step 1 and every multiple of `log_steps`."""
     return lambda step: step == 1 or step % log_steps == 0
 
 
-def never_due(_step: int) -> bool:
-    """Answer that no step is due."""
+def never(_step: int) -> bool:
+    """Return False: no step is logged."""
     return False
 
 
-class ReportCheckpoints(TrainerCallback):
-    """Emits an event for each checkpoint that was saved."""
+@dataclass(frozen=True, slots=True)
+class RecorderSettings:
+    """Decisions about the record that are made once, before the training.
 
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
+    Attributes:
+        is_logged_step: Tells whether an optimizer step, counted from 1, is logged. The same on every rank.
+        num_codebooks: Codebooks of the audio, K; 0 without audio.
+        shown: Samples and slots to show. None on a rank that writes nothing and only adds its sums.
+        evaluations: Log evaluations. The same on every rank.
+        counts: Count tokens for the checks. The same on every rank.
+        text_loss_weight: Weight of the text loss in the logged loss.
+        strict: Let an error of logging end the training.
+    """
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Emit it."""
-        self._emit(Checkpoint(step=state.global_step, path=f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+    is_logged_step: IsLoggedStep
+    num_codebooks: int
+    shown: WindowSettings | None
+    evaluations: bool = True
+    counts: bool = False
+    text_loss_weight: float = 1.0
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """Facts about a training for `run_start`. `RunStart` describes each field."""
+
+    config: Mapping[str, Any]
+    world_size: int
+    device: str
+    seed: int
+    resumed_from_step: int | None
+    num_train_samples: int
+    num_eval_samples: int
+    trainable_parameters: int
+    max_length: int | None
+    modalities: tuple[Modality, ...]
+    stops: tuple[Modality, ...]
+    base_is_random: bool | None = None
+
+
+class Recorder:
+    """Turns the forward passes of a training into events and emits them.
+
+    An error while recording is counted, reported once, and costs the step or evaluation in progress. With
+    `settings.strict` the error ends the training as a `LoggingError`.
+
+    Args:
+        emit: Receives the events.
+        settings: Decisions about the record.
+        sinks: Name and callable of the sinks behind `emit`, which `close` closes.
+        checks: Checks the events while they are recorded. None on a rank that checks nothing.
+        previews: Decodes shown audio to WAV files. None on a rank that decodes nothing.
+
+    Attributes:
+        seconds: Host time spent on recording, without the time spent in `emit`.
+    """
+
+    def __init__(
+        self,
+        emit: Emit,
+        settings: RecorderSettings,
+        *,
+        sinks: Sequence[tuple[str, Sink]] = (),
+        checks: LiveChecks | None = None,
+        previews: AudioPreviews | None = None,
+    ) -> None:
+        self.seconds = 0.0
+        self.emit = emit
+        self.checks = checks
+        self._settings = settings
+        self._sinks = sinks
+        self._previews = previews
+        self._open: dict[Split, _Open] = {}
+        self._current_step: Callable[[], int] = lambda: 0
+        self._ending = threading.Lock()
+        self._is_started = False
+
+    # The run
+
+    def start(self, facts: RunFacts, *, current_step: Callable[[], int], checkpoint: Path | None = None) -> None:
+        """Emit `run_start`.
+
+        Args:
+            facts: Facts about the training. Secrets of its config are redacted here.
+            current_step: Returns the number of optimizer steps done, for `run_end`.
+            checkpoint: Checkpoint that the run is resumed from.
+        """
+        given = {item.name: getattr(facts, item.name) for item in fields(facts)}
+        given["config"] = redacted(dict(facts.config))
+        event = RunStart(
+            **given, num_codebooks=self._settings.num_codebooks, versions=versions(), host=socket.gethostname()
+        )
+        if self.checks is not None:
+            self.checks.start(event, checkpoint)
+        self._current_step = current_step
+        self._is_started = True
+        self.emit(event)
+
+    def end(self, reason: str) -> None:
+        """Emit `run_end`. Only the first call does, whichever thread makes it."""
+        with self._ending:
+            if not self._is_started:
+                return
+            self._is_started = False
+            self.emit.recover()
+            self.emit(
+                RunEnd(
+                    reason=reason,
+                    step=self._current_step(),
+                    events_written=self.emit.written,
+                    events_lost=self.emit.lost,
+                    values_replaced=self.emit.replaced,
+                    logging_ms_total=(self.emit.seconds + self.seconds) * 1000,
+                    diagnoses=self.checks.counted if self.checks is not None else {},
+                )
+            )
+
+    def close(self) -> None:
+        """Close the sinks."""
+        for name, sink in self._sinks:
+            try:
+                getattr(sink, "close", lambda: None)()
+            except Exception as error:  # noqa: BLE001 - the training has ended; a sink's failure is counted
+                self.emit.fail(name, error)
+
+    def checkpoint_saved(self, step: int) -> None:
+        """Emit `checkpoint` for the folder that transformers saved at a step."""
+        self.emit(Checkpoint(step=step, path=f"{PREFIX_CHECKPOINT_DIR}-{step}"))
+
+    # Steps and evaluations
+
+    def is_logged_step(self, step: int) -> bool:
+        """Return True if an optimizer step, counted from 1, is logged."""
+        return self._settings.is_logged_step(step)
+
+    def begin_step(self, step: int, started: float | None = None) -> None:
+        """Begin an optimizer step. Nothing is recorded unless the step is logged.
+
+        Args:
+            step: Optimizer step, counted from 1.
+            started: `time.perf_counter()` at the beginning of the step; now by default.
+        """
+        self._open.pop("train", None)
+        if not self.is_logged_step(step):
+            return
+        counter = TokenCounter(with_mask_map=step == 1) if self._settings.counts else None
+        with_audio = self._previews is not None and self._previews.is_due(step)
+        self._begin("train", Extraction("train", self._settings.shown, counter, with_audio=with_audio), started)
+
+    def begin_evaluation(self) -> None:
+        """Begin an evaluation. Nothing is recorded unless evaluations are logged."""
+        if self._settings.evaluations:
+            self._begin("eval", Extraction("eval", self._settings.shown))
+
+    def _begin(self, split: Split, extraction: Extraction, started: float | None = None) -> None:
+        self._open[split] = _Open(extraction, time.perf_counter() if started is None else started)
+
+    def is_recording(self, split: Split) -> bool:
+        """Return True while a logged step or an evaluation is in progress without an error."""
+        return split in self._open and not self._open[split].extraction.failed
+
+    def is_open(self, split: Split) -> bool:
+        """Return True while a logged step or an evaluation is in progress, failed or not. The same on every rank."""
+        return split in self._open
+
+    def abandon(self, split: Split) -> None:
+        """Drop the step or evaluation in progress."""
+        self._open.pop(split, None)
+
+    def observe(self, split: Split, read: Callable[[], MicroBatch | None]) -> None:
+        """Take in one forward pass of the step or evaluation in progress. Nothing waits for the device.
+
+        Args:
+            split: train or eval.
+            read: Returns the streams of the forward pass, or None to pass over the forward pass. Not called where
+                nothing is recorded.
+        """
+        if self.is_recording(split):
+            current = self._open[split]
+            with self._guarded(current):
+                batch = read()
+                if batch is None:
+                    return
+                current.extraction.observe(batch)
+                current.is_observed = True
+                current.num_samples += len(batch.samples)
+
+    def sums(self, split: Split, device: torch.device) -> Tensor:
+        """Return the sums of the step or evaluation in progress, to be added up over the ranks.
+
+        Args:
+            split: train or eval.
+            device: Device of the training.
+
+        Returns:
+            Float [R, 1 + K]; NaN after an error, so that the other ranks do not wait for this one.
+        """
+        return self._open[split].extraction.sums(self._settings.num_codebooks, device)
+
+    def end_step(
+        self, sums: Tensor, *, step: int, epoch: float, learning_rate: float, grad_norm: Tensor | float | None = None
+    ) -> LoggedStep | None:
+        """End the logged step in progress.
+
+        Args:
+            sums: Result of `sums`, added up over the ranks.
+            step: Optimizer step, counted from 1.
+            epoch: Epochs done.
+            learning_rate: Learning rate that the step used.
+            grad_norm: Norm of the gradients before clipping; None if unknown.
+
+        Returns:
+            The events of the step, for `record`. None where there is nothing to record.
+        """
+        current = self._open.pop("train")
+        extracted: Extracted | None = None
+        samples: tuple[PredictionSample, ...] = ()
+        with self._guarded(current):
+            if not current.is_observed and not current.extraction.failed:
+                raise RuntimeError("expected the model to be called in a logged step, with gradients, got no call")
+            extracted = current.extraction.finish(sums, step=step, epoch=epoch, grad_norm=grad_norm)
+            if extracted is not None:
+                samples = self._with_previews(step, extracted)
+        if extracted is None:
+            return None
+        train = TrainStep(
+            step=step,
+            epoch=epoch,
+            **extracted.loss_sums.event_fields(self._settings.text_loss_weight),
+            learning_rate=learning_rate,
+            grad_norm=extracted.loss_sums.grad_norm,
+            step_ms=(time.perf_counter() - current.started) * 1000,
+            logging_ms=current.seconds * 1000,
+            sequence_length=extracted.sequence_length,
+            samples=extracted.names,
+        )
+        return LoggedStep(step, train, extracted.counts, samples)
+
+    def _with_previews(self, step: int, extracted: Extracted) -> tuple[PredictionSample, ...]:
+        if self._previews is None or extracted.audio is None:
+            return extracted.samples
+        return self._previews.request(step, extracted.samples, extracted.audio)
+
+    def end_evaluation(
+        self, sums: Tensor, *, step: int, epoch: float, num_samples: int | None = None
+    ) -> LoggedStep | None:
+        """End the evaluation in progress.
+
+        Args:
+            sums: Result of `sums`, added up over the ranks.
+            step: Optimizer steps done.
+            epoch: Epochs done.
+            num_samples: Samples evaluated on all ranks. By default, the samples observed by this process.
+
+        Returns:
+            The events of the evaluation, for `record`. None where there is nothing to record.
+        """
+        current = self._open.pop("eval")
+        extracted: Extracted | None = None
+        if current.is_observed:
+            with self._guarded(current):
+                extracted = current.extraction.finish(sums, step=step, epoch=epoch)
+        if extracted is None:
+            return None
+        result = EvalResult(
+            step=step,
+            epoch=epoch,
+            **extracted.loss_sums.event_fields(self._settings.text_loss_weight),
+            num_samples=current.num_samples if num_samples is None else num_samples,
+            duration_s=time.perf_counter() - current.started,
+        )
+        return LoggedStep(step, samples=extracted.samples, evaluation=result)
+
+    def record(self, logged: LoggedStep | None) -> None:
+        """Emit the events of a step or an evaluation, and the findings of the checks. None does nothing."""
+        if logged is None:
+            return
+        for event in (logged.train, logged.evaluation, *logged.samples, *logged.counts):
+            if event is not None:
+                self.emit(event)
+        if self.checks is not None:
+            with self._guarded(source="diagnoses"):
+                self.checks.check(logged)
+
+    @contextmanager
+    def _guarded(self, current: _Open | None = None, source: str = "extraction") -> Iterator[None]:
+        """Take the time of a block. An error of logging in the block is counted and does not reach the training."""
+        started = time.perf_counter()
+        try:
+            yield
+        except LoggingError:
+            raise
+        except Exception as error:
+            if self._settings.strict:
+                raise LoggingError(source, error) from error
+            if current is not None:
+                current.extraction.failed = True
+            self.emit.fail(source, error)
+        finally:
+            took = time.perf_counter() - started
+            self.seconds += took
+            if current is not None:
+                current.seconds += took
+
+
+@dataclass(slots=True)
+class _Open:
+    """The logged step or the evaluation in progress.
+
+    Attributes:
+        extraction: Collects the tensors.
+        started: `time.perf_counter()` at the beginning.
+        seconds: Host time spent on recording.
+        is_observed: Whether a forward pass was observed.
+        num_samples: Samples observed.
+    """
+
+    extraction: Extraction
+    started: float
+    seconds: float = 0.0
+    is_observed: bool = False
+    num_samples: int = 0

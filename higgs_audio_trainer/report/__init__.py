@@ -1,1 +1,1 @@
-"""A report on one or two logs: one HTML file that needs nothing else. Torch-free."""
+"""Reports on one log or two logs, as a single HTML file. Torch-free."""

@@ -1,35 +1,46 @@
-"""Lines over steps as plain SVG. What a chart shows stands in a table, too."""
+"""Geometry and texts of line charts. The template `charts.html.jinja` draws the charts as SVG."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from higgs_audio_trainer.report.markup import Markup, joined, tag
-from higgs_audio_trainer.report.scale import Axis, number, share, span
-from higgs_audio_trainer.report.thinning import Bucket, Thinned
+from markupsafe import Markup
+
+from higgs_audio_trainer.logs.bounded_series import Bucket, NumberSeries, Point
+from higgs_audio_trainer.report.scale import Axis, step_range
 
 _MOST_DOTS = 40
-STYLES = 3  # of lines: colour and dashes together
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line: its name, what it shows, and the number of its style."""
-
-    name: str
-    series: Thinned
-    style: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Something that happened at a step: drawn over the chart.
+class ChartLine(NamedTuple):
+    """Line of a chart.
 
     Attributes:
-        step: at which.
-        kind: `error`, `warning` or `divergence`: its shape and colour.
-        text: what it was, for who points at it.
+        name: Name in the legend and in the table.
+        series: Values of the line.
+        style: 0, 1 or 2, the colour and the dashes of the line.
+    """
+
+    name: str
+    series: NumberSeries
+    style: int = 0
+
+    @property
+    def dots(self) -> list[Point]:
+        """Return the points to draw as dots: all points if there are few points, else no points."""
+        points = [point for segment in self.series.segments() for point in segment]
+        return points if len(points) <= _MOST_DOTS else []
+
+
+class ChartMark(NamedTuple):
+    """Mark at a step of a chart.
+
+    Attributes:
+        step: Step of the mark.
+        kind: `error`, `warning` or `divergence`, which have different shapes and colours.
+        text: Tooltip of the mark.
     """
 
     step: int
@@ -37,9 +48,8 @@ class Mark:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Width and height of a drawing, and the margins in which labels stand."""
+class DrawingSize(NamedTuple):
+    """Size of a drawing and of the margins for labels, in SVG units."""
 
     width: int
     height: int
@@ -49,185 +59,109 @@ class Size:
     bottom: int = 34
 
 
-WIDE = Size(440, 240)
-SMALL = Size(210, 120, left=38, right=8, top=24, bottom=22)
+WIDE = DrawingSize(440, 240)
+SMALL = DrawingSize(210, 120, left=38, right=8, top=24, bottom=22)
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Where things stand in a drawing."""
+    """Coordinates of a drawing.
 
-    size: Size
+    Attributes:
+        size: Size of the drawing.
+        steps: Horizontal axis.
+        values: Vertical axis.
+    """
+
+    size: DrawingSize
     steps: Axis
     values: Axis
 
     def x(self, step: float) -> float:
-        """Return the place of a step."""
+        """Return the horizontal coordinate of a step.
+
+        Example:
+            >>> plot = Plot(DrawingSize(100, 50, left=0, right=0, top=0, bottom=0), Axis(0, 10), Axis(0, 1))
+            >>> plot.x(5), plot.y(1), plot.y(0)
+            (50.0, 0.0, 50.0)
+        """
         inner = self.size.width - self.size.left - self.size.right
         return round(self.size.left + inner * self.steps.place(step), 1)
 
     def y(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the vertical coordinate of a value."""
         inner = self.size.height - self.size.top - self.size.bottom
         return round(self.size.height - self.size.bottom - inner * self.values.place(value), 1)
 
     @property
     def floor(self) -> int:
-        """Return the place of the axis of steps."""
+        """Return the vertical coordinate of the horizontal axis."""
         return self.size.height - self.size.bottom
 
-    def grid(self, *, ticks: int, step_ticks: int) -> Iterator[Markup]:
-        """Draw the axes, with round numbers."""
-        size = self.size
-        for value in self.values.ticks(ticks):
-            y = self.y(value)
-            yield tag("path", d=f"M{size.left} {y}H{size.width - size.right}", class_="grid")
-            yield tag("text", self.values.label(value), x=size.left - 5, y=y + 4, class_="end")
-        yield from self.step_labels(step_ticks)
-
-    def step_labels(self, most: int) -> Iterator[Markup]:
-        """Write the steps below the drawing."""
-        for step in self.steps.ticks(most):
-            x = self.x(step)
-            yield tag("path", d=f"M{x} {self.floor}v4", class_="tick")
-            place = "end" if x > self.size.width - 24 else "middle"
-            yield tag("text", number(round(step)), x=x, y=self.floor + 16, class_=place)
-
-    def curve(self, line: Line) -> Iterator[Markup]:
-        """Draw a line; a cross at the top where there was no number that can be drawn."""
-        segments = line.series.segments()
-        style = f"l{line.style % STYLES}"
-        path = "".join("M" + "L".join(f"{self.x(step)} {self.y(value)}" for step, value in part) for part in segments)
-        if path:
-            yield tag("path", d=Markup(path), class_=f"line {style}")
-        if sum(map(len, segments)) <= _MOST_DOTS:
-            for step, value in (point for part in segments for point in part):
-                yield tag("circle", cx=self.x(step), cy=self.y(value), r=2.5, class_=f"dot {style}")
-        for bucket in (bucket for bucket in line.series.buckets if bucket.broken):
-            x, y = self.x(bucket.first_step), self.size.top
-            yield tag("path", d=f"M{x - 4} {y - 4}l8 8m0 -8l-8 8", class_="broken")
-
-    def mark(self, mark: Mark) -> Markup:
-        """Draw what happened at a step: a divergence as a line with its name, a diagnosis as a sign at the bottom."""
-        x, top, floor = self.x(mark.step), self.size.top, self.floor
-        if mark.kind != "divergence":
-            return sign(mark.kind, x, floor - 7, mark.text)
-        right = x > self.size.width * 0.6
-        label = tag("text", "first difference", x=x - 4 if right else x + 4, y=top - 8, class_="end" if right else None)
-        return tag(
-            "g",
-            tag("title", mark.text),
-            tag("path", d=f"M{x} {top - 4}V{floor}"),
-            label,
-            class_="divergence",
-        )
+    def path(self, segments: Iterable[Sequence[Point]]) -> Markup:
+        """Return the SVG path through the points of each segment."""
+        parts = ("L".join(f"{self.x(step)} {self.y(value)}" for step, value in segment) for segment in segments)
+        return Markup("".join(f"M{part}" for part in parts))  # noqa: S704 - made of numbers
 
 
-def sign(kind: str, x: float, y: float, meaning: str) -> Markup:
-    """Draw the sign of a severity: each has a shape of its own."""
-    shapes = {
-        "error": "m0 -6l6 6l-6 6l-6 -6z",
-        "warning": "m0 -6l6 11h-12z",
-        "note": "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
-    }
-    return tag("path", tag("title", meaning), d=f"M{x} {round(y, 1)}{shapes[kind]}", class_=f"sign {kind}")
+class NumberTable(NamedTuple):
+    """Table of the numbers behind a drawing.
 
-
-def line_chart(title: str, plot: Plot, lines: Sequence[Line], marks: Sequence[Mark] = ()) -> Markup:
-    """Draw lines, with a legend if there are several.
-
-    Args:
-        title: what a screen reader says, with the ends of each line.
-        plot: axes and size.
-        lines: what is drawn.
-        marks: what happened.
+    Attributes:
+        names: Names of the lines, the headings of the columns.
+        rows: Steps of each bucket, and the cell of each line.
     """
-    size, label = plot.size, plot.values.label if plot.values.is_share else number
-    drawing = tag(
-        "svg",
-        *plot.grid(ticks=5, step_ticks=6),
-        *(part for line in lines for part in plot.curve(line)),
-        *map(plot.mark, marks),
-        tag("text", "step", x=size.width - size.right, y=size.height - 4, class_="end name"),
-        viewBox=f"0 0 {size.width} {size.height}",
-        role="img",
-        aria_label=f"{title}. " + " ".join(_in_words(line, label) for line in lines),
-    )
-    return joined([_legend(lines), drawing])
+
+    names: list[str]
+    rows: list[tuple[str, list[str]]]
 
 
-def panel(name: str, plot: Plot, series: Thinned, style: int) -> Markup:
-    """Draw one of many small charts, with its name and last value above."""
-    size, label = plot.size, share if plot.values.is_share else number
-    last = series.last
-    return tag(
-        "svg",
-        tag("text", name, x=size.left, y=14, class_="name"),
-        tag("text", label(last[1]) if last else "none", x=size.width - size.right, y=14, class_="end name"),
-        *plot.grid(ticks=4, step_ticks=3),
-        *plot.curve(Line(name, series, style)),
-        viewBox=f"0 0 {size.width} {size.height}",
-        role="img",
-        aria_label=_in_words(Line(name, series), label),
+def number_table(lines: Sequence[ChartLine], cell: Callable[[Bucket], str]) -> NumberTable:
+    """Return the table of lines whose series have the same buckets."""
+    rows = zip(*(line.series.buckets for line in lines), strict=True)
+    return NumberTable(
+        [line.name for line in lines],
+        [(step_range(row[0].first_step, row[0].last_step), [cell(bucket) for bucket in row]) for row in rows],
     )
 
 
-def _in_words(line: Line, label: Callable[[float], str]) -> str:
-    first, last = line.series.first, line.series.last
-    if first is None or last is None:
-        return f"{line.name}: nothing to draw."
-    return f"{line.name}: {label(first[1])} at step {first[0]:,}, {label(last[1])} at step {last[0]:,}."
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Lines over steps: one drawing with all lines, or a small drawing of each line.
 
+    Attributes:
+        title: Title of the chart.
+        plot: Axes and size of a drawing.
+        lines: Lines of the chart.
+        marks: Marks over the lines.
+    """
 
-def _legend(lines: Sequence[Line]) -> Markup:
-    swatches = (
-        tag(
-            "li",
-            tag(
-                "svg",
-                tag("path", d="M0 6h28", class_=f"line l{line.style % STYLES}"),
-                viewBox="0 0 28 12",
-                aria_hidden="true",
-            ),
-            line.name,
-        )
-        for line in lines
-    )
-    return tag("ul", *swatches, class_="legend")
+    title: str
+    plot: Plot
+    lines: Sequence[ChartLine]
+    marks: Sequence[ChartMark] = ()
 
+    def describe(self, line: ChartLine) -> str:
+        """Return the first and the last value of a line as a sentence, for screen readers."""
+        write, first, last = self.plot.values.write, line.series.first, line.series.last
+        if first is None or last is None:
+            return f"{line.name}: no values."
+        return f"{line.name}: {write(first[1])} at step {first[0]:,}, {write(last[1])} at step {last[0]:,}."
 
-def table(caption: str, lines: Sequence[Line], cell: Callable[[Bucket], str]) -> Markup:
-    """Write the numbers behind a chart, to be unfolded."""
-    heads = tag("tr", tag("th", "steps", scope="col"), *(tag("th", line.name, scope="col") for line in lines))
-    rows = (
-        tag(
-            "tr",
-            tag("th", span(row[0].first_step, row[0].last_step), scope="row"),
-            *(tag("td", cell(bucket)) for bucket in row),
-        )
-        for row in zip(*(line.series.buckets for line in lines), strict=True)
-    )
-    return folded(caption, tag("table", tag("thead", heads), tag("tbody", *rows)))
+    @property
+    def description(self) -> str:
+        """Return the title and a sentence about each line, for screen readers."""
+        return f"{self.title}. " + " ".join(map(self.describe, self.lines))
 
+    @property
+    def numbers(self) -> NumberTable:
+        """Return the table of the lowest and the highest value of each bucket."""
+        return number_table(self.lines, self._range)
 
-def folded(caption: str, *children: Markup) -> Markup:
-    """Put something away until it is asked for; what is too wide scrolls by itself."""
-    return tag(
-        "details",
-        tag("summary", caption),
-        tag("div", *children, class_="scroll", tabindex="0", role="region", aria_label=caption),
-    )
-
-
-def range_of(label: Callable[[float], str]) -> Callable[[Bucket], str]:
-    """Write the lowest and highest of a bucket, and how many of its values were no number."""
-
-    def written(bucket: Bucket) -> str:
+    def _range(self, bucket: Bucket) -> str:
         broken = f"{bucket.broken:,} not finite" if bucket.broken else ""
         if bucket.low is None or bucket.high is None:
             return broken or "-"
-        low, high = label(bucket.low[1]), label(bucket.high[1])
+        low, high = self.plot.values.write(bucket.low[1]), self.plot.values.write(bucket.high[1])
         values = low if low == high else f"{low} to {high}"
         return f"{values}; {broken}" if broken else values
-
-    return written

@@ -1,23 +1,34 @@
-"""Samples followed through a training, in bounded memory: who is seen most stays."""
+"""Samples over the steps of a run, in bounded memory. Frequent samples stay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from higgs_audio_trainer.events import IGNORE_INDEX, PredictionSample, Window
+from higgs_audio_trainer.logs.bounded_series import EvenSample
 
-MOST_SAMPLES = 32  # that are followed at a time, of each split
-MOST_SERIES = 9  # text and codebooks of a sample
-MOST_LOOKS = 12  # steps at which a series is shown
-MOST_SLOTS = 10  # of a window
-MOST_SOUNDS = 6  # steps at which a sample is heard
-LONGEST_TEXT = 200  # characters
+MOST_SAMPLES = 32  # samples of each split at a time
+MOST_SERIES = 9  # series of a sample: text and codebooks
+MOST_VIEWS = 12  # steps of a series
+MOST_SLOTS = 10  # slots of a window
+MOST_AUDIO = 6  # steps with audio of a sample
+LONGEST_TEXT = 200  # characters of a decoded text
 Key = tuple[str, int | None]  # modality and codebook
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One end of a sample as it was at a step: positions, labels and predictions, and the decoded text of both."""
+class WindowView:
+    """First slots of a window of a sample at a step.
+
+    Attributes:
+        positions: Positions of at most `MOST_SLOTS` slots.
+        labels: Label of each slot, `IGNORE_INDEX` for a masked slot.
+        predictions: Predicted token of each slot. None for a masked slot.
+        label_text: Decoded labels, cut after `LONGEST_TEXT` characters.
+        predicted_text: Decoded predictions, cut after `LONGEST_TEXT` characters.
+        left_out: Number of further slots of the window.
+    """
 
     positions: tuple[int, ...]
     labels: tuple[int, ...]
@@ -27,8 +38,8 @@ class Side:
     left_out: int
 
     @classmethod
-    def of(cls, window: Window) -> Side:
-        """Take what is shown of a window."""
+    def of(cls, window: Window) -> WindowView:
+        """Return the view of a window."""
         return cls(
             window.positions[:MOST_SLOTS],
             window.labels[:MOST_SLOTS],
@@ -39,10 +50,15 @@ class Side:
         )
 
     @property
-    def right(self) -> tuple[bool | None, ...]:
-        """Tell which slots were predicted right; None where a slot is masked."""
+    def label_cells(self) -> list[str]:
+        """Return the text of each label, and "-" for a masked slot."""
+        return ["-" if label == IGNORE_INDEX else str(label) for label in self.labels]
+
+    @property
+    def predicted_cells(self) -> list[tuple[str, bool]]:
+        """Return the text of each prediction, and True if the prediction differs from the label."""
         pairs = zip(self.labels, self.predictions, strict=False)
-        return tuple(None if label == IGNORE_INDEX else label == token for label, token in pairs)
+        return [("-", False) if token is None else (str(token), token != label) for label, token in pairs]
 
 
 def _cut(given: str | None) -> str | None:
@@ -50,52 +66,39 @@ def _cut(given: str | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """A series of a sample at a step."""
+class SampleView:
+    """Text or one codebook of a sample at a step.
+
+    Attributes:
+        step: Logged step.
+        num_targets: Number of training targets.
+        num_correct: Number of correct predictions of training targets.
+        loss: Mean loss in nats. None without training targets.
+        first: First slots of the sample.
+        last: Last slots of the sample.
+    """
 
     step: int
     num_targets: int
     num_correct: int
     loss: float | None
-    first: Side
-    last: Side
-
-
-@dataclass(slots=True)
-class Series:
-    """The looks at a sample's text or at one of its codebooks: evenly thinned, with the first and the last.
-
-    Attributes:
-        seen: looks there were.
-        latest: the last of them.
-    """
-
-    seen: int = 0
-    latest: Look | None = None
-    _kept: list[Look] = field(default_factory=list)
-    _stride: int = 1
-
-    def add(self, look: Look) -> None:
-        """Take a look at a later step."""
-        if self.seen % self._stride == 0:
-            if len(self._kept) == MOST_LOOKS - 1:
-                del self._kept[1::2]
-                self._stride *= 2
-            if self.seen % self._stride == 0:
-                self._kept.append(look)
-        self.seen += 1
-        self.latest = look
+    first: WindowView
+    last: WindowView
 
     @property
-    def looks(self) -> list[Look]:
-        """Those that are shown."""
-        latest = [] if self.latest is None or self.latest in self._kept[-1:] else [self.latest]
-        return [*self._kept, *latest]
+    def targets(self) -> object:
+        """Return positions and labels, usually the same at each step."""
+        return self.first.positions, self.first.labels, self.last.positions, self.last.labels
 
 
-@dataclass(frozen=True, slots=True)
-class Sound:
-    """What a sample sounded like at a step: files of its predictions and of its labels."""
+class AudioLinks(NamedTuple):
+    """Audio previews of a sample at a step.
+
+    Attributes:
+        step: Logged step.
+        predicted: Path of the decoded predictions, relative to the output directory.
+        label: Path of the decoded labels, relative to the output directory.
+    """
 
     step: int
     predicted: str
@@ -103,68 +106,65 @@ class Sound:
 
 
 @dataclass(slots=True)
-class Sample:
-    """A sample and its series.
+class FollowedSample:
+    """Views of one sample at different steps.
 
     Attributes:
-        split: train or eval.
-        fingerprint: by which it is known again.
-        sample_id: its name.
-        series: by modality and codebook, at most `MOST_SERIES`.
-        sounds: at most `MOST_SOUNDS`, the first and the last among them.
-        left_out: events of other series.
-        last_step: when it was seen last.
+        split: `train` or `eval`.
+        fingerprint: Fingerprint that identifies the sample.
+        sample_id: Name of the sample.
+        series: Views by modality and codebook, for at most `MOST_SERIES` keys.
+        audio: Audio previews at different steps.
+        left_out: Number of events of further codebooks.
+        last_step: Step of the last event.
     """
 
     split: str
     fingerprint: str
     sample_id: str
-    series: dict[Key, Series] = field(default_factory=dict)
-    sounds: list[Sound] = field(default_factory=list)
+    series: dict[Key, EvenSample[SampleView]] = field(default_factory=dict)
+    audio: EvenSample[AudioLinks] = field(default_factory=lambda: EvenSample(MOST_AUDIO))
     left_out: int = 0
     last_step: int = 0
 
     @property
     def seen(self) -> int:
-        """How often it was seen."""
-        return max((series.seen for series in self.series.values()), default=0)
+        """Return the number of logged steps with this sample."""
+        return max((series.count for series in self.series.values()), default=0)
 
     def add(self, event: PredictionSample) -> None:
-        """Take what an event says of it."""
+        """Add an event of this sample."""
         if event.predicted_audio is not None and event.label_audio is not None:
-            self._hear(Sound(event.step, event.predicted_audio, event.label_audio))
+            links = AudioLinks(event.step, event.predicted_audio, event.label_audio)
+            if self.audio.latest is None or self.audio.latest.step != event.step:  # all codebooks have the same audio
+                self.audio.append(links)
         key = event.modality, event.codebook
         if key not in self.series and len(self.series) == MOST_SERIES:
             self.left_out += 1
             return
-        first, last = Side.of(event.first), Side.of(event.last)
-        look = Look(event.step, event.num_targets, event.num_correct, event.loss, first, last)
-        series = self.series.setdefault(key, Series())
-        if series.latest is None or series.latest.step < event.step:  # another rank may have had it too
+        series = self.series.setdefault(key, EvenSample(MOST_VIEWS))
+        if series.latest is None or series.latest.step < event.step:  # several ranks can have the same sample
             self.last_step = event.step
-            series.add(look)
-
-    def _hear(self, sound: Sound) -> None:
-        if self.sounds and self.sounds[-1].step == sound.step:
-            return  # another codebook of the same audio
-        if len(self.sounds) == MOST_SOUNDS:
-            del self.sounds[1::2]
-        self.sounds.append(sound)
+            first, last = WindowView.of(event.first), WindowView.of(event.last)
+            series.append(SampleView(event.step, event.num_targets, event.num_correct, event.loss, first, last))
 
 
-class Follower:
-    """Follows samples. When there is one too many of a split, the one seen least, and least lately, is let go.
+class SampleFollower:
+    """Collects the samples with the most logged steps.
+
+    Beyond `MOST_SAMPLES` samples of a split, a new sample displaces the sample with the fewest logged steps. Among
+    equals, the sample with the earliest last step goes.
 
     Attributes:
-        events: that it was given.
+        events: Number of events that were added.
     """
 
     def __init__(self) -> None:
         self.events = 0
-        self._samples: dict[str, dict[str, Sample]] = {}
+        self._samples: dict[str, dict[str, FollowedSample]] = {}
 
     def add(self, event: PredictionSample) -> None:
-        """Take an event."""
+        """Add an event."""
         self.events += 1
         samples = self._samples.setdefault(event.split, {})
         sample = samples.get(event.fingerprint)
@@ -172,10 +172,10 @@ class Follower:
             if len(samples) == MOST_SAMPLES:
                 least = min(samples.values(), key=lambda known: (known.seen, known.last_step))
                 del samples[least.fingerprint]
-            sample = samples[event.fingerprint] = Sample(event.split, event.fingerprint, event.sample_id)
+            sample = samples[event.fingerprint] = FollowedSample(event.split, event.fingerprint, event.sample_id)
         sample.add(event)
 
     @property
-    def samples(self) -> list[Sample]:
-        """Those that are followed now."""
+    def samples(self) -> list[FollowedSample]:
+        """Return the collected samples of all splits."""
         return [sample for samples in self._samples.values() for sample in samples.values()]

@@ -1,4 +1,4 @@
-"""One pass over a log, into tables of bounded size."""
+"""Contents of a log for a report, collected in one pass and in constant memory."""
 
 from __future__ import annotations
 
@@ -19,88 +19,107 @@ from higgs_audio_trainer.events import (
     SinkRecovered,
     TrainStep,
 )
+from higgs_audio_trainer.logs.bounded_series import NumberSeries
 from higgs_audio_trainer.logs.typed import Logged
-from higgs_audio_trainer.report.follower import Follower
-from higgs_audio_trainer.report.thinning import Thinned
+from higgs_audio_trainer.report.follower import SampleFollower
 
 MOST_CODEBOOKS = 32
 MOST_DIAGNOSES = 100
+_MOST_BUCKETS = 160
+_LARGEST = 1e30  # larger values would flatten the chart
+_WORST_FIRST = ("error", "warning", "note")
+
+
+def chart_series() -> NumberSeries:
+    """Return an empty series for a chart."""
+    return NumberSeries(_MOST_BUCKETS, largest=_LARGEST)
 
 
 @dataclass(slots=True)
-class Figures:
-    """Losses and accuracies over steps, of the training or of evaluations.
+class SplitCurves:
+    """Losses and accuracies over the logged steps of the training, or over the evaluations.
 
     Attributes:
-        loss, text_loss, audio_loss, text_accuracy, audio_accuracy: over steps; the last is the mean of the codebooks.
-        losses, accuracies: of each codebook, at most `MOST_CODEBOOKS`.
-        steps: how many were taken in.
-        first_step, last_step: of them.
-        codebooks: that there are.
+        loss: Mean loss over all training targets.
+        text_loss: Mean loss over the text targets.
+        audio_loss: Mean loss over the audio targets.
+        text_accuracy: Accuracy of the text targets.
+        audio_accuracy: Mean of the accuracies of the codebooks.
+        losses: Loss of each codebook, for at most `MOST_CODEBOOKS` codebooks.
+        accuracies: Accuracy of each codebook, for at most `MOST_CODEBOOKS` codebooks.
+        steps: Number of steps.
+        first_step: First step. None without steps.
+        last_step: Last step. None without steps.
+        codebooks: Number of codebooks of the model.
     """
 
-    loss: Thinned = field(default_factory=Thinned)
-    text_loss: Thinned = field(default_factory=Thinned)
-    audio_loss: Thinned = field(default_factory=Thinned)
-    text_accuracy: Thinned = field(default_factory=Thinned)
-    audio_accuracy: Thinned = field(default_factory=Thinned)
-    losses: list[Thinned] = field(default_factory=list)
-    accuracies: list[Thinned] = field(default_factory=list)
+    loss: NumberSeries = field(default_factory=chart_series)
+    text_loss: NumberSeries = field(default_factory=chart_series)
+    audio_loss: NumberSeries = field(default_factory=chart_series)
+    text_accuracy: NumberSeries = field(default_factory=chart_series)
+    audio_accuracy: NumberSeries = field(default_factory=chart_series)
+    losses: list[NumberSeries] = field(default_factory=list)
+    accuracies: list[NumberSeries] = field(default_factory=list)
     steps: int = 0
     first_step: int | None = None
     last_step: int | None = None
     codebooks: int = 0
 
-    def takes(self, step: int) -> bool:
-        """Tell whether a step is a new one: of several ranks, the first that says it is believed."""
+    def is_new(self, step: int) -> bool:
+        """Return True if no rank has reported this step or a later step."""
         return self.last_step is None or step > self.last_step
 
     def add(self, event: TrainStep | EvalResult) -> None:
-        """Take the figures of a new step."""
+        """Add the losses and accuracies of a new step."""
         step = event.step
         self.steps += 1
         self.first_step = step if self.first_step is None else self.first_step
         self.last_step = step
-        right = [item for item in event.audio_accuracy_per_codebook if item is not None]
+        accuracies = [item for item in event.audio_accuracy_per_codebook if item is not None]
         self.loss.add(step, event.loss)
         self.text_loss.add(step, event.text_loss if event.text_targets else None)
         self.audio_loss.add(step, event.audio_loss if event.audio_targets else None)
         self.text_accuracy.add(step, event.text_accuracy)
-        self.audio_accuracy.add(step, fmean(right) if right else None)
+        self.audio_accuracy.add(step, fmean(accuracies) if accuracies else None)
         self.codebooks = max(self.codebooks, len(event.audio_loss_per_codebook))
-        _add(self.losses, step, event.audio_loss_per_codebook, self.steps)
-        _add(self.accuracies, step, event.audio_accuracy_per_codebook, self.steps)
+        self._add(self.losses, event.audio_loss_per_codebook)
+        self._add(self.accuracies, event.audio_accuracy_per_codebook)
 
-
-def _add(series: list[Thinned], step: int, values: Sequence[float | None], steps: int) -> None:
-    if steps == 1:
-        series.extend(Thinned() for _ in values[:MOST_CODEBOOKS])
-    for index, one in enumerate(series):
-        one.add(step, values[index] if index < len(values) else None)
+    def _add(self, series: list[NumberSeries], values: Sequence[float | None]) -> None:
+        """Add the values of the last step to one series for each codebook of the first step."""
+        if self.steps == 1:
+            series.extend(chart_series() for _ in values[:MOST_CODEBOOKS])
+        for index, one in enumerate(series):
+            one.add(self.last_step or 0, values[index] if index < len(values) else None)
 
 
 @dataclass(slots=True)
-class Gathered:
-    """What a report says of a log.
+class GatheredLog:
+    """Contents of a log for a report.
 
     Attributes:
-        name: of the log, as it was given.
-        folder: the run's output directory; None where it is not known.
-        events: that were read.
-        start: the first `run_start`.
-        run_id: of it.
-        end: the last `run_end`.
-        train: figures of the training.
-        evaluation: figures of evaluations.
-        learning_rate, grad_norm, step_ms, logging_ms: over steps.
-        step_ms_total, logging_ms_total: sums over the logged steps.
-        follower: has the samples.
-        diagnoses: at most `MOST_DIAGNOSES`: errors go before warnings, warnings before notes, early before late.
-        severities: how many diagnoses there are of each severity.
-        lost: events that sinks lost, as they say.
-        full: whether a sink was full.
-        first_ts, last_ts: when the first and the last event were made.
-        faults: lines that hold no event, or a damaged one.
+        name: Name of the log on the command line.
+        folder: Output directory of the run. None if the directory is unknown.
+        events: Number of events.
+        start: First `run_start` event.
+        run_id: Id of the run that `start` has.
+        end: Last `run_end` event.
+        train: Losses and accuracies of the training.
+        evaluation: Losses and accuracies of the evaluations.
+        learning_rate: Learning rate of each logged step.
+        grad_norm: Gradient norm of each logged step.
+        step_ms: Duration of each logged step in milliseconds.
+        logging_ms: Time for logging of each logged step in milliseconds.
+        step_ms_total: Sum of the durations of the logged steps in milliseconds.
+        logging_ms_total: Sum of the times for logging of the logged steps in milliseconds.
+        follower: Samples with the most logged steps.
+        diagnoses: At most `MOST_DIAGNOSES` diagnoses. Severe diagnoses displace milder ones, and early ones later ones.
+        severities: Number of diagnoses of each severity.
+        lost: Number of events that sinks lost, from `sink_recovered` events.
+        full: True if a sink reached its size limit.
+        first_ts: Time of the first event, in ISO 8601.
+        last_ts: Time of the last event, in ISO 8601.
+        damaged_lines: Number of lines without a valid event.
     """
 
     name: str
@@ -109,94 +128,88 @@ class Gathered:
     start: RunStart | None = None
     run_id: str | None = None
     end: RunEnd | None = None
-    train: Figures = field(default_factory=Figures)
-    evaluation: Figures = field(default_factory=Figures)
-    learning_rate: Thinned = field(default_factory=Thinned)
-    grad_norm: Thinned = field(default_factory=Thinned)
-    step_ms: Thinned = field(default_factory=Thinned)
-    logging_ms: Thinned = field(default_factory=Thinned)
+    train: SplitCurves = field(default_factory=SplitCurves)
+    evaluation: SplitCurves = field(default_factory=SplitCurves)
+    learning_rate: NumberSeries = field(default_factory=chart_series)
+    grad_norm: NumberSeries = field(default_factory=chart_series)
+    step_ms: NumberSeries = field(default_factory=chart_series)
+    logging_ms: NumberSeries = field(default_factory=chart_series)
     step_ms_total: float = 0.0
     logging_ms_total: float = 0.0
-    follower: Follower = field(default_factory=Follower)
+    follower: SampleFollower = field(default_factory=SampleFollower)
     diagnoses: list[Diagnosis] = field(default_factory=list)
     severities: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     full: bool = False
     first_ts: str | None = None
     last_ts: str | None = None
-    faults: int = 0
+    damaged_lines: int = 0
 
     @property
     def last_step(self) -> int:
-        """The last step that anything was drawn at."""
-        ends = (self.train.last_step, self.evaluation.last_step, *(item.step for item in self.diagnoses))
-        return max((step for step in ends if step is not None), default=0)
+        """Return the last step of a training step, an evaluation or a diagnosis. 0 without steps."""
+        steps = (self.train.last_step, self.evaluation.last_step, *(item.step for item in self.diagnoses))
+        return max((step for step in steps if step is not None), default=0)
+
+    @property
+    def hidden_codebooks(self) -> int:
+        """Return the number of codebooks beyond `MOST_CODEBOOKS`."""
+        return max(0, self.train.codebooks - MOST_CODEBOOKS)
 
 
-def gather(name: str, events: Iterable[Logged], folder: Path | None = None) -> Gathered:
-    """Read a log once.
+def gather(name: str, events: Iterable[Logged], folder: Path | None = None) -> GatheredLog:
+    """Return the contents of a log for a report.
 
     Args:
-        name: of the log.
-        folder: the run's output directory, if it is known.
-        events: in the order of `read`.
+        name: Name of the log on the command line.
+        events: Events in the order of `read`.
+        folder: Output directory of the run. None if the directory is unknown.
     """
-    found = Gathered(name, folder)
+    log = GatheredLog(name, folder)
     for event in events:
-        _take(found, event)
-    return found
+        _add_event(log, event)
+    return log
 
 
-def _take(found: Gathered, event: Any) -> None:
-    found.events += 1
+def _add_event(log: GatheredLog, event: Any) -> None:
+    log.events += 1
     if event.ts is not None:
-        found.first_ts, found.last_ts = found.first_ts or event.ts, event.ts
+        log.first_ts, log.last_ts = log.first_ts or event.ts, event.ts
     match event:
-        case TrainStep():
-            _take_step(found, event)
-        case EvalResult() if found.evaluation.takes(event.step):
-            found.evaluation.add(event)
+        case TrainStep() if log.train.is_new(event.step):
+            _add_step(log, event)
+        case EvalResult() if log.evaluation.is_new(event.step):
+            log.evaluation.add(event)
         case PredictionSample():
-            found.follower.add(event)
+            log.follower.add(event)
         case Diagnosis():
-            _take_diagnosis(found, event)
-        case _:
-            _take_state(found, event)
-
-
-def _take_state(found: Gathered, event: Any) -> None:
-    match event:
-        case RunStart() if found.start is None:
-            found.start, found.run_id = event, getattr(event, "run_id", None)
+            _add_diagnosis(log, event)
+        case RunStart() if log.start is None:
+            log.start, log.run_id = event, getattr(event, "run_id", None)
         case RunEnd():
-            found.end = event
+            log.end = event
         case SinkRecovered():
-            found.lost += event.lost
+            log.lost += event.lost
         case CapReached():
-            found.full = True
+            log.full = True
 
 
-def _take_step(found: Gathered, event: TrainStep) -> None:
-    if not found.train.takes(event.step):
-        return
-    found.train.add(event)
-    found.learning_rate.add(event.step, event.learning_rate)
-    found.grad_norm.add(event.step, event.grad_norm)
-    found.step_ms.add(event.step, event.step_ms)
-    found.logging_ms.add(event.step, event.logging_ms)
-    if event.step_ms is not None and event.logging_ms is not None:  # a golden has no times
-        found.step_ms_total += event.step_ms
-        found.logging_ms_total += event.logging_ms
+def _add_step(log: GatheredLog, event: TrainStep) -> None:
+    log.train.add(event)
+    log.learning_rate.add(event.step, event.learning_rate)
+    log.grad_norm.add(event.step, event.grad_norm)
+    log.step_ms.add(event.step, event.step_ms)
+    log.logging_ms.add(event.step, event.logging_ms)
+    if event.step_ms is not None and event.logging_ms is not None:  # goldens have no times
+        log.step_ms_total += event.step_ms
+        log.logging_ms_total += event.logging_ms
 
 
-_WORST_FIRST = ("error", "warning", "note")
-
-
-def _take_diagnosis(found: Gathered, event: Diagnosis) -> None:
-    found.severities[event.severity] += 1
-    if len(found.diagnoses) == MOST_DIAGNOSES:
-        mildest = max(found.diagnoses, key=lambda known: (_WORST_FIRST.index(known.severity), known.step))
+def _add_diagnosis(log: GatheredLog, event: Diagnosis) -> None:
+    log.severities[event.severity] += 1
+    if len(log.diagnoses) == MOST_DIAGNOSES:
+        mildest = max(log.diagnoses, key=lambda known: (_WORST_FIRST.index(known.severity), known.step))
         if _WORST_FIRST.index(event.severity) >= _WORST_FIRST.index(mildest.severity):
             return
-        found.diagnoses.remove(mildest)
-    found.diagnoses.append(event)
+        log.diagnoses.remove(mildest)
+    log.diagnoses.append(event)

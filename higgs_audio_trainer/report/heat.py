@@ -1,85 +1,86 @@
-"""The heat strip: a row a codebook, a column a logged step, or a few neighbouring ones."""
+"""Geometry of heat strips: a row for each codebook, a column for each bucket of logged steps."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
 
-from higgs_audio_trainer.report.chart import Line
-from higgs_audio_trainer.report.markup import Markup, joined, tag
-from higgs_audio_trainer.report.scale import Axis, span
-from higgs_audio_trainer.report.thinning import Bucket
+from markupsafe import Markup
 
-SHADES = 8
-_WIDTH, _LEFT, _ROW, _BOTTOM, _MOST_LABELS = 440, 46, 18, 22, 5
+from higgs_audio_trainer.logs.bounded_series import Bucket
+from higgs_audio_trainer.report.chart import ChartLine, NumberTable, number_table
+from higgs_audio_trainer.report.scale import Axis
+
+_SHADES = 8
+_MOST_LABELS = 5
 
 
-def strip(title: str, lines: Sequence[Line], values: Axis) -> Markup:
-    """Draw the means of series, each as a row of shades, with what the shades mean below.
+@dataclass(frozen=True, slots=True)
+class HeatStrip:
+    """Means of series, each series as a row of shades.
 
-    Args:
-        title: for a screen reader.
-        lines: one a codebook; all have the same buckets.
-        values: from the lightest shade to the darkest.
+    Attributes:
+        title: Title of the strip.
+        lines: Series of the codebooks, which have the same buckets.
+        values: Axis from the lightest to the darkest shade.
+        width: Width of the drawing in SVG units.
+        left: Width of the margin for the numbers of the codebooks, in SVG units.
+        row_height: Height of a row in SVG units.
     """
-    buckets = lines[0].series.buckets
-    width = (_WIDTH - _LEFT) / max(1, len(buckets))
-    cells: dict[str, list[str]] = defaultdict(list)
-    for row, line in enumerate(lines):
-        for column, bucket in enumerate(line.series.buckets):
-            x = round(_LEFT + column * width, 1)
-            cells[_shade(bucket, values)].append(f"M{x} {row * _ROW}h{round(width + 0.1, 1)}v{_ROW - 1}H{x}z")
-    height = len(lines) * _ROW
-    names = (tag("text", str(row), x=_LEFT - 6, y=row * _ROW + 13, class_="end") for row in range(len(lines)))
-    drawing = tag(
-        "svg",
-        *(tag("path", d=Markup("".join(paths)), class_=shade) for shade, paths in sorted(cells.items())),
-        *names,
-        *_steps(buckets, width, height),
-        viewBox=f"0 0 {_WIDTH} {height + _BOTTOM}",
-        role="img",
-        aria_label=f"{title}; the table below has its numbers.",
-    )
-    return joined([drawing, _scale(values)])
 
+    title: str
+    lines: Sequence[ChartLine]
+    values: Axis
+    width: ClassVar[int] = 440
+    left: ClassVar[int] = 46
+    row_height: ClassVar[int] = 18
 
-def _shade(bucket: Bucket, values: Axis) -> str:
-    mean = bucket.mean
-    if mean is None:
-        return "none"
-    return f"h{min(SHADES - 1, max(0, int(SHADES * values.place(mean))))}"
+    @property
+    def buckets(self) -> Sequence[Bucket]:
+        """Return the buckets of the first row."""
+        return self.lines[0].series.buckets
 
+    @property
+    def cells(self) -> list[tuple[str, Markup]]:
+        """Return the CSS class of each shade, and the SVG path of all cells with this shade."""
+        width = self._column_width
+        paths: dict[str, list[str]] = defaultdict(list)
+        for row, line in enumerate(self.lines):
+            for column, bucket in enumerate(line.series.buckets):
+                x = round(self.left + column * width, 1)
+                paths[self._shade(bucket)].append(
+                    f"M{x} {row * self.row_height}h{round(width + 0.1, 1)}v{self.row_height - 1}H{x}z"
+                )
+        return [(shade, Markup("".join(parts))) for shade, parts in sorted(paths.items())]  # noqa: S704 - numbers
 
-def _steps(buckets: Sequence[Bucket], width: float, height: int) -> list[Markup]:
-    stride = -(-len(buckets) // _MOST_LABELS)
-    return [
-        tag(
-            "text",
-            f"{bucket.first_step:,}",
-            x=round(_LEFT + (column * stride + 0.5) * width, 1),
-            y=height + 15,
-            class_="middle",
-        )
-        for column, bucket in enumerate(buckets[::stride])
-    ]
+    def _shade(self, bucket: Bucket) -> str:
+        mean = bucket.mean
+        return "none" if mean is None else f"h{min(_SHADES - 1, max(0, int(_SHADES * self.values.place(mean))))}"
 
+    @property
+    def _column_width(self) -> float:
+        return (self.width - self.left) / max(1, len(self.buckets))
 
-def _scale(values: Axis) -> Markup:
-    edges = [values.low + (values.high - values.low) * index / SHADES for index in range(SHADES + 1)]
-    shades = (
-        tag(
-            "li",
-            tag("svg", tag("rect", width=14, height=14, class_=f"h{index}"), viewBox="0 0 14 14", aria_hidden="true"),
-            f"{values.label(edges[index])} to {values.label(edges[index + 1])}",
-        )
-        for index in range(SHADES)
-    )
-    return tag("ul", *shades, class_="legend shades")
+    @property
+    def step_labels(self) -> list[tuple[float, int]]:
+        """Return the horizontal coordinate and the first step of a few evenly spaced columns."""
+        stride = -(-len(self.buckets) // _MOST_LABELS) or 1
+        return [
+            (round(self.left + (column + 0.5) * self._column_width, 1), self.buckets[column].first_step)
+            for column in range(0, len(self.buckets), stride)
+        ]
 
+    @property
+    def shades(self) -> list[tuple[str, str]]:
+        """Return the lowest and the highest value of each shade, the lightest shade first."""
+        low, span = self.values.low, self.values.high - self.values.low
+        edges = [self.values.label(low + span * index / _SHADES) for index in range(_SHADES + 1)]
+        return list(pairwise(edges))
 
-def caption_of(buckets: Sequence[Bucket]) -> str:
-    """Say what a column is."""
-    if not buckets or buckets[0].first_step == buckets[0].last_step:
-        return "Each column is a logged step."
-    steps = span(buckets[0].first_step, buckets[0].last_step)
-    return f"Each column is the mean of neighbouring logged steps; the first one, of steps {steps}."
+    @property
+    def numbers(self) -> NumberTable:
+        """Return the table of the means."""
+        return number_table(self.lines, lambda bucket: self.values.write(bucket.mean))

@@ -1,59 +1,56 @@
-"""HTML and SVG out of Python. Every text is escaped where it is put in, so nothing from a log can become markup."""
+"""Templates of the page. The environment escapes every value from a log."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
+from functools import cache
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from higgs_audio_trainer.report.scale import number, share, step_range
 from sinks.terminal.escape import printable
+from sinks.terminal.words import count_of
 
 LONGEST = 1_000  # characters of one text
-_ISOLATES = str.maketrans("", "", "\u2068\u2069")  # of `printable`; an element with `dir` does the same
-_VOID = frozenset({"br", "meta", "rect", "path", "line", "circle", "use"})
+_ISOLATES = str.maketrans("", "", "\u2068\u2069")  # `printable` adds isolates; `<bdi>` does the same in HTML
 
 
-class Markup(str):
-    """Text that is markup already."""
+def text(given: object, longest: int = LONGEST) -> Markup:
+    r"""Return the HTML that shows a text, where control characters and bidirectional marks are visible escapes.
 
-    __slots__ = ()
+    Args:
+        given: Text, or an object with a `str`. `Markup` is returned unchanged.
+        longest: Largest number of characters to show.
 
-
-def text(given: object, *, longest: int = LONGEST) -> Markup:
-    """Write a text so that a page shows it and does nothing else with it.
-
-    What a reader could not see, or what turns a line around, is shown as an escape, as on the console.
+    Example:
+        >>> text("<b>\x1b[2J")
+        Markup('&lt;b&gt;\\x1b[2J')
     """
     if isinstance(given, Markup):
         return given
-    return Markup(html.escape(printable(str(given), longest=longest).translate(_ISOLATES)))
+    return escape(printable(str(given), longest=longest).translate(_ISOLATES))
 
 
-def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """Make an element.
+@cache
+def environment() -> Environment:
+    r"""Return the environment of the templates.
 
-    Args:
-        name: of the element.
-        children: what is in it; `Markup` goes in as it is, all else as text; None is left out.
-        attributes: `class_` is `class`, `aria_label` is `aria-label`. False and None are left out, True has no value.
+    `text` runs on each printed value before Jinja's autoescaping. A template must therefore print values one by one.
+    The operator `~` and filters such as `join` make markup of several values, and `text` does not see these values.
+
+    Example:
+        >>> environment().from_string('<p title="{{ it }}">{{ it }}</p>').render(it="&\u202e")
+        '<p title="&amp;\\u202e">&amp;\\u202e</p>'
     """
-    opening = name + "".join(_attribute(key, value) for key, value in attributes.items())
-    if name in _VOID and not children:
-        return Markup(f"<{opening}>" if name in {"br", "meta"} else f"<{opening}/>")
-    return Markup(f"<{opening}>{joined(children)}</{name}>")
-
-
-def joined(parts: Iterable[object]) -> Markup:
-    """Put parts one after the other."""
-    return Markup("".join(text(part) for part in parts if part is not None))
-
-
-def foreign(given: str, *, longest: int = LONGEST) -> Markup:
-    """Write what somebody said in some script: it has its own direction, and turns nothing around it."""
-    return tag("bdi", text(given, longest=longest), dir="auto")
-
-
-def _attribute(key: str, value: object) -> str:
-    if value is None or value is False:
-        return ""
-    name = key.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{text(value)}"'
+    made = Environment(
+        loader=PackageLoader("higgs_audio_trainer.report"),
+        autoescape=True,
+        finalize=text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {"text": text, "number": number, "share": share}
+    made.globals |= {"count_of": count_of, "step_range": step_range}
+    return made

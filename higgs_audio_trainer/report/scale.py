@@ -1,4 +1,4 @@
-"""Axes with round numbers, and numbers in words."""
+"""Axes with round numbers, and numbers as short texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count, takewhile
 
-from higgs_audio_trainer.report.thinning import Thinned
+from higgs_audio_trainer.logs.bounded_series import NumberSeries
 
 _ROUND = (1, 2, 2.5, 5, 10)
 _LARGE = 1e5
@@ -16,19 +16,35 @@ _SMALL = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What an axis reaches from and to, and whether its numbers are shares."""
+    """Range of an axis.
+
+    Attributes:
+        low: Value at the lower end.
+        high: Value at the upper end.
+        is_share: True if labels are percentages.
+    """
 
     low: float
     high: float
     is_share: bool = False
 
     def place(self, value: float) -> float:
-        """Return where a value is: 0 at the low end, 1 at the high one."""
+        """Return the position of a value, from 0.0 at the lower end to 1.0 at the upper end.
+
+        Example:
+            >>> Axis(10, 20).place(15)
+            0.5
+        """
         span = self.high - self.low
         return (value - self.low) / span if span else 0.5
 
     def ticks(self, most: int) -> list[float]:
-        """Return round numbers on the axis, about so many at most; whole ones where the ends are whole."""
+        """Return at most about `most` round numbers on the axis, and integers if both ends are integers.
+
+        Example:
+            >>> Axis(0.0, 7.0).ticks(5)
+            [0.0, 2.0, 4.0, 6.0]
+        """
         span = self.high - self.low
         if not span:
             return [self.low]
@@ -41,15 +57,34 @@ class Axis:
         return list(takewhile(lambda value: value <= limit, (index * step for index in count(first))))
 
     def label(self, value: float) -> str:
-        """Write a value of the axis."""
+        """Return the label of a tick.
+
+        Example:
+            >>> SHARES.label(0.25), Axis(0.0, 10.0).label(2.5)
+            ('25%', '2.5')
+        """
         return f"{100 * value:.0f}%" if self.is_share else number(value)
+
+    def write(self, value: float | None) -> str:
+        """Return a value of the axis for a table or a sentence.
+
+        Example:
+            >>> SHARES.write(0.256), Axis(0.0, 10.0).write(2.5)
+            ('25.6%', '2.5')
+        """
+        return share(value) if self.is_share else number(value)
 
 
 SHARES = Axis(0.0, 1.0, is_share=True)
 
 
-def axis_of(series: Iterable[Thinned], *, from_zero: bool = True) -> Axis:
-    """Make the axis of series that are compared by eye: the same for all of them, up to a round number."""
+def axis_of(series: Iterable[NumberSeries], *, from_zero: bool = True) -> Axis:
+    """Return the common axis of several series, extended to round numbers.
+
+    Args:
+        series: Series that share the axis.
+        from_zero: Whether the axis includes zero.
+    """
     buckets = [bucket for one in series for bucket in one.buckets]
     lows = [bucket.low[1] for bucket in buckets if bucket.low is not None]
     highs = [bucket.high[1] for bucket in buckets if bucket.high is not None]
@@ -63,14 +98,13 @@ def axis_of(series: Iterable[Thinned], *, from_zero: bool = True) -> Axis:
     return Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step)
 
 
-def steps_of(ends: Iterable[int | None]) -> Axis:
-    """Make the axis of steps that holds all of these."""
-    known = [step for step in ends if step is not None]
-    return Axis(min(known, default=0), max(known, default=0))
-
-
 def number(value: float | None) -> str:
-    """Write a number in about four digits."""
+    """Return a number in about four digits, and "-" for None.
+
+    Example:
+        >>> number(3.36412), number(1234567), number(0.00001), number(None)
+        ('3.364', '1,234,567', '1e-05', '-')
+    """
     if value is None:
         return "-"
     if isinstance(value, int):
@@ -82,10 +116,20 @@ def number(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """Write a share."""
+    """Return a share as a percentage, and "-" for None.
+
+    Example:
+        >>> share(0.725), share(None)
+        ('72.5%', '-')
+    """
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
-def span(first: int, last: int) -> str:
-    """Write which steps: `7`, or `7 to 9`."""
+def step_range(first: int, last: int) -> str:
+    """Return the text of a range of steps.
+
+    Example:
+        >>> step_range(7, 7), step_range(7, 1200)
+        ('7', '7 to 1,200')
+    """
     return f"{first:,}" if first == last else f"{first:,} to {last:,}"

@@ -1,254 +1,147 @@
-"""The sections of the page: what is drawn of one log or of two beside each other."""
+"""Charts of the sections of the page, for one log or for two logs side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from higgs_audio_trainer.report.chart import SMALL, WIDE, Line, Mark, Plot, line_chart, panel, range_of, table
-from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, Figures, Gathered
-from higgs_audio_trainer.report.heat import caption_of, strip
-from higgs_audio_trainer.report.markup import Markup, joined, tag
-from higgs_audio_trainer.report.samples import Log, followed
-from higgs_audio_trainer.report.scale import SHARES, Axis, axis_of, number, share, steps_of
-from higgs_audio_trainer.report.thinning import Bucket, Thinned
-from higgs_audio_trainer.report.timeline import listed, timeline
+from higgs_audio_trainer.logs.bounded_series import NumberSeries
+from higgs_audio_trainer.report.chart import SMALL, WIDE, Chart, ChartLine, ChartMark, Plot
+from higgs_audio_trainer.report.gather import GatheredLog, SplitCurves
+from higgs_audio_trainer.report.heat import HeatStrip
+from higgs_audio_trainer.report.samples import LogSamples, ShownSample, shown_samples
+from higgs_audio_trainer.report.scale import SHARES, Axis, axis_of
+from higgs_audio_trainer.report.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What the sections are made of.
+    """Logs of a page, and the charts that the page draws of the logs.
 
     Attributes:
-        logs: one or two.
-        divergence: the step of the first difference between two logs.
+        logs: One log or two logs.
+        divergence: Step of the first difference between two logs. None without a difference.
     """
 
-    logs: Sequence[Gathered]
+    logs: Sequence[GatheredLog]
     divergence: int | None = None
 
     @property
-    def letters(self) -> Sequence[str]:
-        """Name the logs."""
-        return ("",) if len(self.logs) == 1 else ("A: ", "B: ")
+    def lettered(self) -> list[tuple[str, GatheredLog]]:
+        """Return the logs with the prefixes of their titles."""
+        letters = ("",) if len(self.logs) == 1 else ("A: ", "B: ")
+        return list(zip(letters, self.logs, strict=True))
 
     @property
     def steps(self) -> Axis:
-        """Return the axis that all charts share."""
-        return steps_of(
+        """Return the common axis of steps of all charts."""
+        steps = [
             step
             for log in self.logs
             for step in (log.train.first_step, log.evaluation.first_step, log.train.last_step, log.last_step or None)
-        )
+            if step is not None
+        ]
+        return Axis(min(steps, default=0), max(steps, default=0))
 
-    def marks(self, log: Gathered) -> list[Mark]:
-        """List what is drawn over a chart."""
+    def marks(self, log: GatheredLog) -> list[ChartMark]:
+        """Return the marks of a log: errors, warnings and the first difference."""
         found = [
-            Mark(item.step, item.severity, f"step {item.step:,}: {item.severity} {item.code}")
+            ChartMark(item.step, item.severity, f"step {item.step:,}: {item.severity} {item.code}")
             for item in log.diagnoses
             if item.severity != "note"
         ]
         if self.divergence is not None:
-            found.append(Mark(self.divergence, "divergence", f"first difference: step {self.divergence:,}"))
+            found.append(ChartMark(self.divergence, "divergence", f"first difference: step {self.divergence:,}"))
         return found
 
+    @property
+    def curves(self) -> Iterator[Chart]:
+        """Yield the charts of losses and accuracies of the training, then of the evaluations."""
+        both = [curves for log in self.logs for curves in (log.train, log.evaluation)]
+        axis = axis_of(one for curves in both for one in (curves.loss, curves.text_loss, curves.audio_loss))
+        for of_evaluations, what in ((False, ""), (True, " of evaluations")):
+            for title, values in ((f"Loss{what} (nats)", axis), (f"Accuracy{what}", SHARES)):
+                for letter, log in self.lettered:
+                    curves = log.evaluation if of_evaluations else log.train
+                    lines = _accuracy_lines(curves) if values.is_share else _loss_lines(curves)
+                    if curves.steps:
+                        yield Chart(f"{letter}{title}", Plot(WIDE, self.steps, values), lines, self.marks(log))
 
-def section(name: str, title: str, meaning: str, *parts: object) -> Markup:
-    """Make a section with a heading and what it means in a sentence."""
-    return tag(
-        "section",
-        tag("h2", title, id=f"{name}-title"),
-        tag("p", meaning),
-        *parts,
-        id=name,
-        aria_labelledby=f"{name}-title",
-    )
+    @property
+    def codebooks(self) -> Iterator[Chart]:
+        """Yield the charts of text and each codebook, if the model has codebooks."""
+        if not any(log.train.losses for log in self.logs):
+            return
+        axis = axis_of(one for log in self.logs for one in (*log.train.losses, log.train.text_loss))
+        for title, values in (("loss (nats)", axis), ("accuracy", SHARES)):
+            for letter, log in self.lettered:
+                train = log.train
+                text = train.text_accuracy if values.is_share else train.text_loss
+                lines = [*_drawn(ChartLine("text", text, 2)), *_codebook_lines(train, is_share=values.is_share)]
+                yield Chart(f"{letter}Text and each codebook: {title}", Plot(SMALL, self.steps, values), lines)
 
+    @property
+    def heat(self) -> Iterator[HeatStrip]:
+        """Yield the heat strips of the codebooks, if the model has codebooks."""
+        axis = axis_of((one for log in self.logs for one in log.train.losses), from_zero=False)
+        for title, values in (("accuracy", SHARES), ("loss (nats)", axis)):
+            for letter, log in self.lettered:
+                if lines := _codebook_lines(log.train, is_share=values.is_share):
+                    yield HeatStrip(f"{letter}Codebook by step: {title}", lines, values)
 
-def figure(title: str, *parts: object) -> Markup:
-    """Make a figure with its title."""
-    return tag("figure", tag("figcaption", title), *parts)
-
-
-def columns(parts: Sequence[object]) -> Markup:
-    """Put parts beside each other where there is room."""
-    return tag("div", *parts, class_="columns")
-
-
-def curves(sheet: Sheet) -> Markup:
-    """Draw losses and accuracies over steps, and those of evaluations."""
-    both = [figures for log in sheet.logs for figures in (log.train, log.evaluation)]
-    axis = axis_of(one for figures in both for one in (figures.loss, figures.text_loss, figures.audio_loss))
-    parts: list[Markup] = []
-    for of_evaluations, what in ((False, ""), (True, " of evaluations")):
-        for title, values, lines in (("Loss", axis, _loss_lines), ("Predicted right", SHARES, _accuracy_lines)):
-            for letter, log in zip(sheet.letters, sheet.logs, strict=True):
-                figures = log.evaluation if of_evaluations else log.train
-                unit = "" if values.is_share else " (nats)"
-                if figures.steps:
-                    parts.append(_chart(f"{letter}{title}{what}{unit}", sheet, log, values, lines(figures)))
-    return columns(parts)
-
-
-def _loss_lines(figures: Figures) -> list[Line]:
-    lines = Line("total", figures.loss, 0), Line("audio", figures.audio_loss, 1), Line("text", figures.text_loss, 2)
-    return [line for line in lines if not line.series.is_empty]
-
-
-def _accuracy_lines(figures: Figures) -> list[Line]:
-    lines = Line("audio", figures.audio_accuracy, 1), Line("text", figures.text_accuracy, 2)
-    return [line for line in lines if not line.series.is_empty]
-
-
-def _chart(title: str, sheet: Sheet, log: Gathered, axis: Axis, lines: Sequence[Line]) -> Markup:
-    label = share if axis.is_share else number
-    plot = Plot(WIDE, sheet.steps, axis)
-    return figure(
-        title, line_chart(title, plot, lines, sheet.marks(log)), table(f"Numbers: {title}", lines, range_of(label))
-    )
-
-
-def _codebook_lines(series: Sequence[Thinned]) -> list[Line]:
-    return [Line(f"codebook {index}", one, 1) for index, one in enumerate(series)]
-
-
-def codebooks(sheet: Sheet) -> Markup:
-    """Draw each codebook by itself, all on the same axes."""
-    axis = axis_of(one for log in sheet.logs for one in (*log.train.losses, log.train.text_loss))
-    parts = []
-    for title, values, lines_of in (("loss (nats)", axis, _losses), ("predicted right", SHARES, _accuracies)):
-        for letter, log in zip(sheet.letters, sheet.logs, strict=True):
-            lines, plot = lines_of(log.train), Plot(SMALL, sheet.steps, values)
-            panels = tag("div", *(panel(line.name, plot, line.series, line.style) for line in lines), class_="panels")
-            whole = f"{letter}Text and each codebook: {title}"
-            cell = range_of(share if values.is_share else number)
-            parts.append(figure(whole, panels, table(f"Numbers: {whole}", lines, cell)))
-    return columns(parts)
-
-
-def _losses(figures: Figures) -> list[Line]:
-    text = [] if figures.text_loss.is_empty else [Line("text", figures.text_loss, 2)]
-    return [*text, *_codebook_lines(figures.losses)]
-
-
-def _accuracies(figures: Figures) -> list[Line]:
-    text = [] if figures.text_accuracy.is_empty else [Line("text", figures.text_accuracy, 2)]
-    return [*text, *_codebook_lines(figures.accuracies)]
-
-
-def heat(sheet: Sheet) -> Markup:
-    """Draw the heat strips."""
-    axis = axis_of((one for log in sheet.logs for one in log.train.losses), from_zero=False)
-    parts: list[Markup] = []
-    for title, values in (("predicted right", SHARES), ("loss (nats)", axis)):
-        for letter, log in zip(sheet.letters, sheet.logs, strict=True):
-            series = log.train.accuracies if values.is_share else log.train.losses
-            if series:
-                parts.append(_strip(f"{letter}Codebook by step: {title}", series, values))
-    return columns(parts)
-
-
-def _strip(title: str, series: Sequence[Thinned], values: Axis) -> Markup:
-    lines = _codebook_lines(series)
-    cell = partial(_mean, label=share if values.is_share else number)
-    note = tag("p", caption_of(series[0].buckets), class_="note")
-    return figure(title, strip(title, lines, values), note, table(f"Numbers: {title}", lines, cell))
-
-
-def _mean(bucket: Bucket, *, label: Callable[[float | None], str]) -> str:
-    return label(bucket.mean)
-
-
-def diagnoses(sheet: Sheet) -> Markup:
-    """Draw the diagnoses on the axis of steps, and say them."""
-    parts = []
-    for letter, log in zip(sheet.letters, sheet.logs, strict=True):
-        if not log.diagnoses:
-            parts.append(figure(f"{letter}Diagnoses", tag("p", "The training recorded none.")))
-            continue
-        total = log.severities.total()
-        more = None
-        if total > len(log.diagnoses):
-            more = tag(
-                "p",
-                f"{total - len(log.diagnoses):,} more are left out; the worst are kept. the command diagnose says all.",
-                class_="note",
-            )
-        parts.append(
-            figure(f"{letter}Diagnoses by step", timeline(log.diagnoses, sheet.steps), listed(log.diagnoses), more)
-        )
-    return columns(parts) if len(sheet.logs) > 1 else joined(parts)
-
-
-def samples(sheet: Sheet) -> Markup:
-    """Follow samples; of two logs the same sample below each other."""
-    logs = zip(sheet.letters, sheet.logs, strict=True)
-    return followed([Log(letter, log.follower, log.folder) for letter, log in logs])
-
-
-def cost(sheet: Sheet) -> Markup:
-    """Say and draw what logging cost."""
-    axis = axis_of(one for log in sheet.logs for one in (log.step_ms, log.logging_ms))
-    parts = []
-    for letter, log in zip(sheet.letters, sheet.logs, strict=True):
-        lines = [Line("step", log.step_ms, 0), Line("of which logging", log.logging_ms, 1)]
-        title = f"{letter}Time of a logged step (ms)"
-        chart = _chart(title, Sheet(sheet.logs), log, axis, lines)
-        parts.append(tag("div", tag("p", _cost_in_words(letter, log)), chart))
-    return columns(parts)
-
-
-def _cost_in_words(letter: str, log: Gathered) -> str:
-    if not log.step_ms_total:
-        return f"{letter}the log has no times."
-    part = share(log.logging_ms_total / log.step_ms_total)
-    words = f"{letter}{number(log.logging_ms_total)} ms of {number(log.step_ms_total)} ms in the logged steps ({part})"
-    if log.end is not None and log.end.logging_ms_total is not None:
-        words += f"; {number(log.end.logging_ms_total)} ms in all"
-    return f"{words}."
-
-
-def settings(sheet: Sheet) -> Markup:
-    """Draw learning rate and gradient norm."""
-    parts = []
-    for name, series in (
-        ("Learning rate", [log.learning_rate for log in sheet.logs]),
-        ("Gradient norm before clipping", [log.grad_norm for log in sheet.logs]),
-    ):
-        axis = axis_of(series)
-        parts += [
-            _chart(f"{letter}{name}", sheet, log, axis, [Line(name.lower(), one, 0)])
-            for letter, log, one in zip(sheet.letters, sheet.logs, series, strict=True)
+    @property
+    def timelines(self) -> list[tuple[str, Timeline]]:
+        """Return the diagnoses of each log by step."""
+        return [
+            (letter, Timeline(log.diagnoses, self.steps, log.severities.total() - len(log.diagnoses)))
+            for letter, log in self.lettered
         ]
-    return columns(parts)
+
+    @property
+    def samples(self) -> list[ShownSample]:
+        """Return the samples to show."""
+        return shown_samples([LogSamples(letter, log.follower, log.folder) for letter, log in self.lettered])
+
+    @property
+    def sample_events(self) -> int:
+        """Return the number of events with predictions of samples."""
+        return sum(log.follower.events for log in self.logs)
+
+    @property
+    def settings(self) -> Iterator[Chart]:
+        """Yield the charts of learning rate and gradient norm, if there are logged steps."""
+        rates, norms = [log.learning_rate for log in self.logs], [log.grad_norm for log in self.logs]
+        if any(log.train.steps for log in self.logs):
+            for name, series in (("Learning rate", rates), ("Gradient norm before clipping", norms)):
+                plot = Plot(WIDE, self.steps, axis_of(series))
+                for (letter, log), one in zip(self.lettered, series, strict=True):
+                    yield Chart(f"{letter}{name}", plot, [ChartLine(name.lower(), one)], self.marks(log))
+
+    @property
+    def cost(self) -> Iterator[tuple[str, GatheredLog, Chart]]:
+        """Yield each log with the chart of durations, if there are logged steps."""
+        axis = axis_of(one for log in self.logs for one in (log.step_ms, log.logging_ms))
+        if any(log.train.steps for log in self.logs):
+            for letter, log in self.lettered:
+                lines = [ChartLine("step", log.step_ms, 0), ChartLine("of which logging", log.logging_ms, 1)]
+                title, plot = f"{letter}Time of a logged step (ms)", Plot(WIDE, self.steps, axis)
+                marks = Sheet(self.logs).marks(log)  # the difference of two runs does not depend on durations
+                yield letter, log, Chart(title, plot, lines, marks)
 
 
-def left_out(sheet: Sheet) -> Markup:
-    """Say what was thinned, and what could not be read."""
-    items = [item for letter, log in zip(sheet.letters, sheet.logs, strict=True) for item in _left_out(letter, log)]
-    return tag("ul", *(tag("li", item) for item in items))
+def _drawn(*lines: ChartLine) -> list[ChartLine]:
+    return [line for line in lines if not line.series.is_empty]
 
 
-def _left_out(letter: str, log: Gathered) -> list[str]:
-    each = log.train.loss.values_each
-    items = [f"{letter}{log.events:,} events were read, {log.train.steps:,} of them logged steps."]
-    if each > 1:
-        items.append(
-            f"{letter}Each point of a chart stands for up to {each:,} neighbouring logged steps. Of these the lowest "
-            "and the highest value are drawn, so that no spike is lost; what lies between them is left out."
-        )
-    else:
-        items.append(f"{letter}Every logged step is drawn.")
-    if log.train.codebooks > MOST_CODEBOOKS:
-        items.append(
-            f"{letter}{log.train.codebooks - MOST_CODEBOOKS:,} codebooks beyond {MOST_CODEBOOKS} are left out."
-        )
-    if log.faults:
-        lines = "1 damaged line was" if log.faults == 1 else f"{log.faults:,} damaged lines were"
-        items.append(f"{letter}{lines} passed over; the command validate says which.")
-    if log.lost:
-        items.append(f"{letter}{log.lost:,} events were lost by a sink that failed, as it says itself.")
-    if log.full:
-        items.append(f"{letter}The log was full before the run ended: what came later is not in it.")
-    return items
+def _loss_lines(curves: SplitCurves) -> list[ChartLine]:
+    audio, text = ChartLine("audio", curves.audio_loss, 1), ChartLine("text", curves.text_loss, 2)
+    return _drawn(ChartLine("total", curves.loss, 0), audio, text)
+
+
+def _accuracy_lines(curves: SplitCurves) -> list[ChartLine]:
+    return _drawn(ChartLine("audio", curves.audio_accuracy, 1), ChartLine("text", curves.text_accuracy, 2))
+
+
+def _codebook_lines(curves: SplitCurves, *, is_share: bool) -> list[ChartLine]:
+    series: Sequence[NumberSeries] = curves.accuracies if is_share else curves.losses
+    return [ChartLine(f"codebook {index}", one, 1) for index, one in enumerate(series)]

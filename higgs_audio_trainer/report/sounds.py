@@ -1,4 +1,4 @@
-"""The sound of followed samples: WAV files of the run, put into the page as far as there is room."""
+"""WAV files of a run inside the page, as far as there is room."""
 
 from __future__ import annotations
 
@@ -6,45 +6,63 @@ import os
 import stat
 from base64 import b64encode
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from higgs_audio_trainer.report.markup import Markup, tag, text
+from markupsafe import Markup
 
-MOST_BYTES = 2_500_000  # of all files together; a third more once they are in the page
-LONGEST_FILE = 1_500_000  # bytes: half a minute
+MOST_BYTES = 2_500_000  # of all files together; base64 adds a third
+LONGEST_FILE = 1_500_000  # bytes, half a minute
 _FOLDER = "audio"
 _HEADER = 12
 
 
-class Sounds:
-    """Players of WAV files; when there is no more room, it is said where the files are."""
+class EmbeddedAudio(NamedTuple):
+    """WAV file for the page.
+
+    Attributes:
+        link: Path of the file in the log.
+        source: `data:` URI of the file. None if the page cannot contain the file.
+        problem: Reason why the page cannot contain the file.
+    """
+
+    link: str
+    source: Markup | None = None
+    problem: str = ""
+
+
+class AudioEmbedder:
+    """Makes `data:` URIs of WAV files until the page is full."""
 
     def __init__(self) -> None:
         self._left = MOST_BYTES
 
-    def player(self, folder: Path | None, link: str, name: str) -> Markup:
-        """Make a player.
+    def embed(self, folder: Path | None, link: str) -> EmbeddedAudio:
+        """Return a file of a run as a `data:` URI, or the reason why the page cannot contain the file.
 
         Args:
-            folder: the run's; None where it is not known.
-            link: path of the file as the log has it, relative to that folder.
-            name: of the sound, for who cannot see where it stands.
+            folder: Output directory of the run. None if the directory is unknown.
+            link: Path of the file in the log, relative to the output directory.
+
+        Example:
+            >>> AudioEmbedder().embed(Path("run"), "../secret.wav").problem
+            "not a file of the run's audio folder"
         """
         path = PurePosixPath(link)
         if folder is None or path.is_absolute() or path.parts[:-1] != (_FOLDER,) or path.name in {"", ".", ".."}:
-            return _left_out(link, "it is not among the run's files")
+            return EmbeddedAudio(link, problem="not a file of the run's audio folder")
         try:
-            sound = self._read(folder / _FOLDER, path.name)
-        except (OSError, ValueError) as error:  # a NUL in its name is a ValueError
-            return _left_out(link, getattr(error, "strerror", None) or str(error))
-        source = Markup(f"data:audio/wav;base64,{b64encode(sound).decode()}")
-        return tag("audio", "", controls=True, preload="none", src=source, aria_label=text(name))
+            data = self._read(folder / _FOLDER, path.name)
+        except (OSError, ValueError) as error:  # a null byte in the name is a ValueError
+            return EmbeddedAudio(link, problem=getattr(error, "strerror", None) or str(error))
+        source = f"data:audio/wav;base64,{b64encode(data).decode()}"
+        return EmbeddedAudio(link, Markup(source))  # noqa: S704 - base64 has no markup
 
     def _read(self, folder: Path, name: str) -> bytes:
-        """Read a file that is what it should be, in a folder that is one.
+        """Return the bytes of a WAV file.
 
         Raises:
-            OSError: it cannot be opened, or it or its folder is a symbolic link.
-            ValueError: it is something else, or there is no room.
+            OSError: The file cannot be opened, or the file or its folder is a symbolic link.
+            ValueError: The file is not a regular WAV file, or there is no room.
         """
         inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -55,17 +73,13 @@ class Sounds:
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is no file")
+                raise ValueError("not a regular file")
             if status.st_size > LONGEST_FILE:
-                raise ValueError(f"it has {status.st_size / 1e6:.1f} MB")
+                raise ValueError(f"{status.st_size / 1e6:.1f} MB, the limit of a file is {LONGEST_FILE / 1e6} MB")
             if status.st_size > self._left:
-                raise ValueError("the page is full")
-            sound = file.read(LONGEST_FILE)
-        if len(sound) < _HEADER or sound[:4] != b"RIFF" or sound[8:_HEADER] != b"WAVE":
-            raise ValueError("it is no WAV file")
-        self._left -= len(sound)
-        return sound
-
-
-def _left_out(link: str, why: str) -> Markup:
-    return tag("span", tag("code", text(link, longest=200)), f" is not in this page: {why}", class_="note")
+                raise ValueError(f"no room left, the limit of a page is {MOST_BYTES / 1e6} MB of audio")
+            data = file.read(LONGEST_FILE)
+        if len(data) < _HEADER or data[:4] != b"RIFF" or data[8:_HEADER] != b"WAVE":
+            raise ValueError("not a WAV file")
+        self._left -= len(data)
+        return data

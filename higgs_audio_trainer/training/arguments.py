@@ -1,4 +1,4 @@
-"""Settings as `transformers.TrainingArguments`."""
+"""The settings of a run as `transformers.TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from transformers import TrainingArguments
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError
 
-# Rank 0 checks and encodes the manifest while the others wait; the usual half hour would not do for a large one.
+# Rank 0 checks and encodes the manifest while the other ranks wait. torch's default of 30 minutes is too short.
 _PREPARATION_TIMEOUT_S = 6 * 3600
 
 
 def training_arguments(settings: TrainSettings) -> TrainingArguments:
-    """Make the arguments of `transformers.Trainer`: ours, then those that the user gave beside them.
+    """Return the arguments of `transformers.Trainer`: our settings, overridden by the user's further arguments.
 
-    Under a launcher this starts the process group.
+    Under a launcher, this call starts the process group.
 
     Raises:
         UserError: transformers refuses a value.
@@ -41,12 +41,12 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "eval_steps": settings.val_steps,
         "report_to": settings.report_to.split(","),
         "bf16": cuda and torch.cuda.is_bf16_supported() and settings.dtype in ("auto", "bfloat16"),
-        # Trackers are transformers' own; without one its log would only wait for the device.
+        # Needed by trackers alone: without a tracker, transformers' log would wait for the device for nothing.
         "logging_strategy": "steps" if reports else "no",
         "logging_steps": settings.log_steps,
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # it hides a NaN, and waits for the device at every micro-batch to do so
-        "disable_tqdm": True,  # our bar steps aside for console lines
+        "logging_nan_inf_filter": False,  # the filter hides NaN, and waits for the device at every micro-batch
+        "disable_tqdm": True,  # our bar makes room for console lines
         "remove_unused_columns": False,  # the collator takes examples, not columns
         "label_names": ["labels"],
         "ddp_find_unused_parameters": False,  # every adapter takes part in every forward
@@ -62,11 +62,11 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         raise UserError(f"transformers.TrainingArguments: {error}") from error
     if arguments.dataloader_num_workers < 0:
         raise UserError(f"--dataloader_num_workers: expected at least 0, got {arguments.dataloader_num_workers}")
-    # Several GPUs in one process would mean DataParallel, which cannot scatter a batch of ragged clips.
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers offers no argument for it
+    # With several GPUs in one process transformers uses DataParallel, which cannot scatter a batch of ragged clips.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers has no argument for this
     return arguments
 
 
 def uses_cuda(settings: TrainSettings) -> bool:
-    """Say whether the run trains on a CUDA device."""
+    """Return True if the run trains on a CUDA device."""
     return torch.cuda.is_available() and not settings.extra.get("use_cpu")

@@ -1,4 +1,4 @@
-"""The base checkpoint: its configuration and tokenizer, checked before anything large is loaded."""
+"""Configuration and tokenizer of the base checkpoint, checked before the weights are loaded."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from transformers import HiggsAudioV2Config, PreTrainedTokenizerBase
 
 NATIVE_MODEL_TYPE, BOSON_MODEL_TYPE = "higgs_audio_v2", "higgs_audio"
-RANDOM_WEIGHTS = "random_weights"  # in config.json: nothing was learned yet, and a loss at chance is no fault
+RANDOM_WEIGHTS = "random_weights"  # in config.json: the weights are random, so a loss at chance level is expected
 DELAY_TOKEN = "<|reserved_special_token_6|>"  # noqa: S105 - the name of a token, no secret
 
 
 @dataclass(frozen=True, slots=True)
 class BaseCheckpoint:
-    """What a base checkpoint says of itself."""
+    """Configuration, tokenizer and special token ids of a base checkpoint."""
 
     name: str
     config: HiggsAudioV2Config
@@ -42,7 +42,7 @@ class BaseCheckpoint:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Token ids that have a meaning of their own."""
+        """Special token ids: stop tokens, stream BOS and EOS, placeholders."""
         placeholders = (self.ids.audio, self.ids.audio_delay)
         return Vocabulary(self.text_stop_ids, self.ids.stream_bos, self.ids.stream_eos, placeholders)
 
@@ -51,10 +51,10 @@ def open_checkpoint(name: str) -> BaseCheckpoint:
     """Read configuration and tokenizer of a base checkpoint.
 
     Args:
-        name: a folder, or a name on the Hugging Face Hub.
+        name: Folder, or name on the Hugging Face Hub.
 
     Raises:
-        UserError: it is not there, in Boson's original layout, of another model, or its parts do not fit.
+        UserError: The checkpoint is missing, in Boson's original layout, of another model, or inconsistent.
     """
     config = _open_config(name)
     tokenizer = _open_tokenizer(name)
@@ -113,10 +113,10 @@ def _read_config(name: str) -> dict[str, Any]:
         raw, _ = PreTrainedConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
         cause = error
-    if not isinstance(raw, dict) or not raw:  # an empty folder gives an empty one
+    if not isinstance(raw, dict) or not raw:  # an empty folder gives an empty dictionary
         raise UserError(
             f"--base_ckpt: expected a folder with a config.json or a name on the Hugging Face Hub, got {name!r}, which "
-            "has none or cannot be fetched. Check the path, or the network."
+            "has no config.json or cannot be fetched. Check the path, or the network."
         ) from cause
     return raw
 
@@ -128,7 +128,7 @@ def _open_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"--base_ckpt {name}: expected a tokenizer beside the model, got none that loads: {_one_line(error)}"
+            f"--base_ckpt {name}: expected a tokenizer beside the model, got an error: {_one_line(error)}"
         ) from error
     return tokenizer
 
@@ -140,7 +140,7 @@ def _check_vocabulary(name: str, vocabulary: Mapping[str, int], config: HiggsAud
         if (found := vocabulary.get(token, token_id)) != token_id:
             raise UserError(
                 f"--base_ckpt {name}: expected {token} to be token {token_id}, as config.json says, got {found} from "
-                "the tokenizer. They belong to different checkpoints."
+                "the tokenizer. Tokenizer and model belong to different checkpoints."
             )
     highest = max(*vocabulary.values(), config.audio_token_id, config.audio_delay_token_id)
     if highest >= config.vocab_size:
@@ -155,7 +155,7 @@ def _one_line(error: Exception) -> str:
 
 
 def codec_of(name: str) -> str:
-    """Find the codec that a base checkpoint's processor names; the default one if it names none."""
+    """Return the codec named in a base checkpoint's processor_config.json, or else the default codec."""
     from transformers.utils.hub import cached_file
 
     path = cached_file(
@@ -176,13 +176,13 @@ def codec_of(name: str) -> str:
 
 
 def check_template(checkpoint: BaseCheckpoint, samples: Sequence[Sample]) -> None:
-    """Check that the checkpoint knows the prompts that we write.
+    """Check that the prompts of the training are the prompts of the checkpoint's chat template.
 
-    Our prompt is compared with what the chat template renders, on one sample of each sequence of roles that the
-    template can render. Markers that only some samples need must be tokens of the tokenizer.
+    One sample of each sequence of roles is rendered both ways and compared. Markers of optional parts must be tokens
+    of the tokenizer.
 
     Raises:
-        UserError: they differ; training would teach another prompt than generation uses.
+        UserError: The prompts differ, so generation would use another prompt than the training.
     """
     vocabulary = checkpoint.tokenizer.get_vocab()
     missing = [token for token in OPTIONAL_TOKENS if token not in vocabulary]
@@ -191,8 +191,8 @@ def check_template(checkpoint: BaseCheckpoint, samples: Sequence[Sample]) -> Non
         used = [token for token in missing if token in render_text(sample)] if missing else []
         if used:
             raise UserError(
-                f"{sample.where}: expected a prompt that the tokenizer of {checkpoint.name} can write, got one with "
-                f"{', '.join(used)}, which it lacks"
+                f"{sample.where}: expected a prompt of tokens that the tokenizer of {checkpoint.name} has, got "
+                f"{', '.join(used)}"
             )
         if checkpoint.tokenizer.chat_template is not None and (messages := as_messages(sample)) is not None:
             shape = tuple((message["role"], len(message["content"])) for message in messages)
@@ -206,7 +206,7 @@ def _compare_with_template(checkpoint: BaseCheckpoint, sample: Sample, messages:
 
     try:
         rendered = str(checkpoint.tokenizer.apply_chat_template(messages, tokenize=False)).strip("\n")
-    except (TemplateError, TypeError, ValueError) as error:  # a template may do anything with its messages
+    except (TemplateError, TypeError, ValueError) as error:  # a template may raise anything
         raise UserError(
             f"--base_ckpt {checkpoint.name}: expected a chat template that renders speech in assistant turns, got: "
             f"{_one_line(error)}"
@@ -217,5 +217,5 @@ def _compare_with_template(checkpoint: BaseCheckpoint, sample: Sample, messages:
         raise UserError(
             f"--base_ckpt {checkpoint.name}: expected its chat template to render {ours[at : at + 40]!r} at character "
             f"{at} of sample {sample.id!r}, got {rendered[at : at + 40]!r}. This trainer writes the prompt of Higgs "
-            "Audio v2's native checkpoint; another prompt would not be the one that generation uses."
+            "Audio v2's native checkpoint, and generation uses the chat template: both must be the same."
         )

@@ -13,30 +13,32 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import HiggsAudioV2ForConditionalGeneration
 from transformers.utils.generic import ModelOutput
 
-from higgs_audio_trainer.config import LORA_TARGETS
+from higgs_audio_trainer.config import LORA_TARGETS, TrainSettings
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.rows import SupervisedRows
+from higgs_audio_trainer.training.arguments import uses_cuda
 
-#: Attention, and both feed-forward branches: `gate_proj` is a suffix of `mlp.gate_proj` and `audio_mlp.gate_proj`.
+#: Attention and both feed-forward branches, since `gate_proj` is a suffix of `mlp.gate_proj` and `audio_mlp.gate_proj`.
 DEFAULT_LORA_TARGETS = tuple(LORA_TARGETS.split(","))
 
 
 @dataclass
 class TrainingOutput(ModelOutput):
-    """What the forward pass returns.
+    """Losses and supervised rows of a forward pass.
 
     Attributes:
-        loss: text_loss_weight * text_loss + audio_loss; float32 scalar.
-        text_loss: float32 scalar.
-        audio_loss: mean of `audio_loss_K`; float32 scalar.
-        audio_loss_K: loss of each codebook; float32 [K].
-        text: supervised text rows.
-        audio: supervised audio rows.
+        loss: Loss, text_loss_weight * text_loss + audio_loss; float32 scalar.
+        text_loss: Loss of the text; float32 scalar.
+        audio_loss: Mean of `audio_loss_K`; float32 scalar.
+        audio_loss_K: Loss of each codebook; float32 [K].
+        text: Supervised text rows.
+        audio: Supervised audio rows.
     """
 
     loss: Tensor | None = None
@@ -47,7 +49,7 @@ class TrainingOutput(ModelOutput):
     audio: SupervisedRows | None = None
 
     def sums(self) -> Tensor:
-        """Sum up cross-entropies and targets of the batch, float32 [2, 1 + K]: text, then each codebook."""
+        """Return sums of cross-entropies and numbers of targets, float32 [2, 1 + K]; text, then each codebook."""
         assert self.text is not None, "the model returns its supervised rows"
         assert self.audio is not None
         nll = torch.cat([self.text.nll.sum().reshape(1), self.audio.nll.sum(dim=-1)])
@@ -56,15 +58,15 @@ class TrainingOutput(ModelOutput):
 
 
 class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
-    """The native model with a forward pass that trains.
+    """The native model with a forward pass for training.
 
-    Parameters have the native model's names, so an adapter trained here loads there.
+    Parameters have the native model's names, so the native model loads an adapter of this class.
 
     Attributes:
-        text_loss_weight: weight of the text loss in the loss.
+        text_loss_weight: Weight of the text loss in the loss.
     """
 
-    #: `transformers.Trainer` divides the loss by the number of micro-batches unless the model says it has done so.
+    #: Without this flag, `transformers.Trainer` divides the loss by the number of micro-batches.
     accepts_loss_kwargs = True
     text_loss_weight: float = 1.0
 
@@ -82,21 +84,21 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         num_targets: Tensor | None = None,
         **kwargs: Any,
     ) -> TrainingOutput:
-        """Compute the losses, and the logits where there are targets.
+        """Return the losses, and the logits of the rows with a target.
 
-        The row at position p-1 predicts position p. Each loss is a sum of cross-entropies divided by
-        `num_targets`; a modality or codebook without a target contributes 0.
+        The row at position p-1 predicts position p. Each loss is a sum of cross-entropies divided by `num_targets`.
+        A modality or codebook without a target contributes 0.
 
         Args:
-            input_ids: int64 [B, S].
-            attention_mask: int64 [B, S], 0 on padding.
-            audio_input_ids: int64 [B, F, K].
-            audio_input_ids_mask: bool [B, F], False on padding.
-            labels: int64 [B, S], -100 where masked; the label at p is the token at p.
-            audio_labels: int64 [B, F, K], -100 where masked.
-            num_targets: divisors, [1 + K]: text, then each codebook. By default the targets of this batch; a
-                trainer gives those of the whole optimizer step.
-            **kwargs: for the native backbone.
+            input_ids: Token ids, int64 [B, S].
+            attention_mask: 0 on padding, int64 [B, S].
+            audio_input_ids: Codes of the audio frames, int64 [B, F, K].
+            audio_input_ids_mask: False on padding, bool [B, F].
+            labels: Text labels, int64 [B, S], -100 where masked. The label at p is the token at p.
+            audio_labels: Audio labels, int64 [B, F, K], -100 where masked.
+            num_targets: Divisors of the losses, [1 + K], text and then each codebook. By default, the targets of this
+                batch. A trainer passes the targets of the whole optimizer step.
+            **kwargs: Arguments of the native backbone.
         """
         hidden_BSH = self.model(
             input_ids=input_ids,
@@ -144,7 +146,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         batch_index, position, labels_MK = batch_index[supervised], position[supervised], labels_LK[supervised]
         row = position - 1
         logits_MKC = self.audio_lm_head(hidden_BSH[batch_index, row]).view(-1, K, C)
-        # All codebooks at once: one by one, each would have a gradient as large as all logits.
+        # One call for all codebooks. With a call for each, every codebook would have a gradient as large as all logits.
         nll_N = F.cross_entropy(
             logits_MKC.float().flatten(0, 1), labels_MK.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         )
@@ -154,14 +156,18 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
 
 
 def count_targets(labels: Tensor, audio_labels: Tensor) -> Tensor:
-    """Count the targets of a batch: text, then each codebook.
+    """Return the number of text targets and of targets of each codebook.
 
     Args:
-        labels: int64 [B, S]; position 0 has no row before it and does not count.
-        audio_labels: int64 [B, F, K].
+        labels: Text labels, int64 [B, S]. Position 0 has no row before it and does not count.
+        audio_labels: Audio labels, int64 [B, F, K].
 
     Returns:
         int64 [1 + K], on the device of `labels`.
+
+    Example:
+        >>> count_targets(torch.tensor([[-100, 7, 8]]), torch.tensor([[[-100, -100], [5, -100], [6, 5]]])).tolist()
+        [2, 2, 1]
     """
     text = (labels[:, 1:] != IGNORE_INDEX).sum().reshape(1)
     return torch.cat([text, (audio_labels != IGNORE_INDEX).sum(dim=(0, 1))])
@@ -170,17 +176,17 @@ def count_targets(labels: Tensor, audio_labels: Tensor) -> Tensor:
 def add_lora(
     model: nn.Module, *, r: int, alpha: int, dropout: float, targets: Sequence[str] = DEFAULT_LORA_TARGETS
 ) -> PeftModel:
-    """Freeze a model and put LoRA adapters into it.
+    """Freeze a model and add LoRA adapters.
 
     Args:
-        model: the base model.
-        r: rank of the adapters.
-        alpha: the adapters are scaled by alpha / r.
-        dropout: probability of dropout before each adapter.
-        targets: names of linear modules, or ends of them at a dot: `q_proj`, `audio_mlp.gate_proj`.
+        model: Base model.
+        r: Rank of the adapters.
+        alpha: Numerator of the adapters' scale, alpha / r.
+        dropout: Probability of dropout before each adapter.
+        targets: Names of linear modules, or their ends from a dot on, such as `q_proj` and `audio_mlp.gate_proj`.
 
     Raises:
-        UserError: a target matches no linear module.
+        UserError: A target matches no linear module.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
@@ -191,3 +197,32 @@ def add_lora(
                 f"audio_mlp.* the audio branch), got {target!r}"
             )
     return get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets)))
+
+
+def load_lora_model(settings: TrainSettings) -> PeftModel:
+    """Load the base model of a run and add LoRA adapters.
+
+    Raises:
+        UserError: The weights cannot be loaded, some are missing, or a LoRA target matches no module.
+    """
+    automatic = torch.bfloat16 if uses_cuda(settings) and torch.cuda.is_bf16_supported() else torch.float32
+    dtype = automatic if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    name = settings.base_ckpt
+    try:
+        loaded: Any = HiggsAudioForTraining.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"--base_ckpt {name}: the weights cannot be loaded: {error}") from error
+    base, info = loaded
+    if info["missing_keys"]:
+        raise UserError(
+            f"--base_ckpt {name}: expected weights for {', '.join(sorted(info['missing_keys'])[:5])}, got none. "
+            "text_lm_head.weight must be kept when a checkpoint is converted: the text loss needs it."
+        )
+    base.text_loss_weight = settings.text_loss_weight
+    return add_lora(
+        base,
+        r=settings.lora_r,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        targets=settings.targets(),
+    )

@@ -1,10 +1,10 @@
-"""Manifests made ready for one checkpoint: what `prepare` and `train` share."""
+"""Check, encode and tokenize manifests for one base checkpoint, for `prepare` and `train` alike."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
@@ -15,11 +15,10 @@ from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.data.preparer import Prepared, Preparer
 from higgs_audio_trainer.data.sample import Sample
-from higgs_audio_trainer.errors import Fault, ManifestError
+from higgs_audio_trainer.errors import InputProblem, ManifestError
+from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, check_template
 from higgs_audio_trainer.training.progress import encoding_bar
-
-Say = Callable[[str], None]
 
 
 def prepare_manifests(
@@ -33,23 +32,23 @@ def prepare_manifests(
     device: str,
     say: Say = print,
 ) -> list[list[PreparedSample]]:
-    """Check, encode and tokenize manifests; all of them are checked before anything is encoded.
+    """Check, encode and tokenize manifests. All manifests are checked before any clip is encoded.
 
     Args:
-        manifests: paths.
-        checkpoint: what will be trained.
-        codec_name: a folder, or a name on the Hub.
-        codes_dir: cache of codes; None for the user's.
-        max_seconds: longest clip.
-        skip_bad_samples: leave out samples that have faults.
-        device: where to encode.
-        say: told what was encoded and what was left out.
+        manifests: Paths of the manifests.
+        checkpoint: Base checkpoint of the training.
+        codec_name: Folder of the codec, or a name on the Hub.
+        codes_dir: Cache of codes. None for the user's cache.
+        max_seconds: Longest clip; seconds.
+        skip_bad_samples: Leave out samples with problems.
+        device: Device of the codec.
+        say: Prints the number of encoded clips and the samples that are left out.
 
     Returns:
         The samples of each manifest.
 
     Raises:
-        UserError: a manifest has faults, or the codec cannot be used.
+        UserError: A manifest has problems, or the codec cannot be used.
     """
     cache_root = Path(codes_dir) if codes_dir else default_codes_dir()
     read = [read_manifest(manifest) for manifest in manifests]
@@ -77,15 +76,15 @@ def prepare_manifests(
 
 
 def _check_all(
-    preparer: Preparer, read: Sequence[tuple[list[Sample], list[Fault]]]
-) -> list[tuple[list[PreparedSample], list[Fault]]]:
-    checked: list[tuple[list[PreparedSample], list[Fault]]] = []
-    faults: list[Fault] = []
+    preparer: Preparer, read: Sequence[tuple[list[Sample], list[InputProblem]]]
+) -> list[tuple[list[PreparedSample], list[InputProblem]]]:
+    checked: list[tuple[list[PreparedSample], list[InputProblem]]] = []
+    faults: list[InputProblem] = []
     for samples, found in read:
         try:
             checked.append(preparer.check(samples, found))
         except ManifestError as error:
-            faults.extend(error.faults)
+            faults.extend(error.problems)
     if faults:
         raise ManifestError(faults)
     return checked
@@ -94,21 +93,21 @@ def _check_all(
 def _report(manifest: str, prepared: Prepared, cache_root: Path, say: Say) -> None:
     if prepared.encoded:
         say(f"{manifest}: encoded {prepared.encoded} clips to {cache_root}")
-    if prepared.faults:
-        skipped = len({fault.where for fault in prepared.faults})
-        say("\n".join(map(str, prepared.faults)))
+    if prepared.problems:
+        skipped = len({problem.where for problem in prepared.problems})
+        say("\n".join(map(str, prepared.problems)))
         say(f"{manifest}: skipped {skipped} of {skipped + len(prepared.samples)} samples, listed above")
 
 
 def default_codes_dir() -> Path:
-    """Return the user's cache of codes."""
+    """Return the user's cache of codes, below XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "higgs-audio-trainer" / "codes"
 
 
 def quiet_third_parties() -> None:
-    """Silence what a user cannot act on; errors still pass."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every DataLoader fork
+    """Silence warnings of libraries that a user cannot act on. Errors still appear."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prevents a warning at every fork of a DataLoader
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     for module in ("transformers", "peft", "torch", "accelerate", "huggingface_hub"):

@@ -1,4 +1,4 @@
-"""Progress bars, on stderr and only where it is a terminal."""
+"""Progress bars on stderr. Shown on terminals only."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from higgs_audio_trainer.data.manifest import Clip
 
-_HIDE_UNLESS_TERMINAL = None  # tqdm's word for it
+_HIDE_UNLESS_TERMINAL = None  # the value of tqdm's `disable` for this
 
 
 def encoding_bar(clips: Sequence[Clip]) -> Iterable[Clip]:
-    """Show the encoding of clips."""
+    """Return the clips behind a progress bar."""
     return tqdm(clips, desc="encoding", unit="clip", disable=_HIDE_UNLESS_TERMINAL, leave=False)
 
 
 class TextFile(Protocol):
-    """What a bar draws on; it is shown where `isatty()` says that this is a terminal."""
+    """A file that a bar is drawn on. The bar is shown if `isatty()` returns True."""
 
     def write(self, text: str, /) -> object:
-        """Take text."""
+        """Write text."""
 
     def flush(self) -> object:
-        """Have it seen."""
+        """Flush the text."""
 
 
 class TrainingBar(TrainerCallback):
     """Shows the optimizer steps.
 
     Args:
-        file: where to draw; None: on stderr, for as long as its reader makes it wait.
+        file: File to draw on. None for stderr, where a reader that stops reading makes the training wait.
     """
 
     def __init__(self, file: TextFile | None = None) -> None:
@@ -56,17 +56,17 @@ class TrainingBar(TrainerCallback):
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move it."""
+        """Move the bar."""
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take it away."""
+        """Remove the bar."""
         self.close()
 
     def close(self) -> None:
-        """Take the bar away, also after an error; a second call does nothing."""
+        """Remove the bar. A second call does nothing."""
         if self._bar is not None:
             self._bar.close()

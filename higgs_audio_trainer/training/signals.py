@@ -1,6 +1,6 @@
-"""Signals that ask a run to stop: noted when they come, obeyed at the next step boundary.
+"""Signals that ask a run to stop. They are noted on arrival and take effect at the next step boundary.
 
-Knows neither torch nor events. `stopping.py` turns what was noted here into a checkpoint and the end of the training.
+This module knows neither torch nor events. `stopping.py` saves the checkpoint and ends the training.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from typing import Any, Self
 _EXIT_OF_SIGNAL = 128
 STOP_SIGNALS = (Signals.SIGTERM, Signals.SIGINT, Signals.SIGHUP, Signals.SIGUSR1)
 
-# torchrun gets the Ctrl-C of a terminal besides its workers, and sends it to them once more.
+# The terminal sends Ctrl-C to torchrun and its workers. torchrun then sends the same signal to the workers once more.
 _TORCHRUN_ECHO_S = 2.0
-# torchrun kills 30 s after the signal that it forwarded; the last line of the log has to be out before.
+# torchrun kills its workers 30 s after a forwarded signal. The last line of the log is written before.
 _TORCHRUN_GRACE_S = 25.0
 
 
 class StopSignals:
-    """While entered, notes the first stop signal of this process in `received`.
+    """A context that notes the first stop signal of this process in `received`.
 
-    Handlers that were there before are called too. A signal that was ignored (`nohup`) stays ignored. A second SIGINT
-    raises KeyboardInterrupt. Outside the main thread nothing is installed: Python allows it there alone.
+    Earlier handlers are called too. An ignored signal (`nohup`) stays ignored. A second SIGINT raises
+    KeyboardInterrupt. Outside the main thread nothing is installed, since Python allows handlers in the main thread
+    alone.
 
     Args:
-        give_up: called from a thread of its own when `grace_s` seconds after a signal the block was not left; it
-            is to end the process.
-        grace_s: see there; None: there is all the time in the world.
-        echo_s: a second SIGINT within so many seconds is the first one, heard twice.
+        give_up: Ends the process. Called from a separate thread if the context is still entered `grace_s` seconds
+            after a signal.
+        grace_s: Time limit after a signal; seconds. None for no limit.
+        echo_s: A second SIGINT within this time counts as an echo of the first; seconds.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class StopSignals:
         self._interrupted_at: float | None = None
         self._previous: dict[Signals, Any] = {}
         self._pid = os.getpid()
-        self._alarm: _Alarm | None = None
+        self._timer: _GraceTimer | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
@@ -61,16 +62,16 @@ class StopSignals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
         if self._grace_s is not None:
-            self._alarm = _Alarm(self._grace_s, self._give_up, self._previous)
+            self._timer = _GraceTimer(self._grace_s, self._give_up, self._previous)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._alarm is not None:
-            self._alarm.close()
+        if self._timer is not None:
+            self._timer.close()
         for number, handler in self._previous.items():
-            # None: it was installed by something other than Python, which cannot put it back.
+            # None stands for a handler of C code, which Python cannot install again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 
@@ -90,17 +91,17 @@ class StopSignals:
 
 
 def _end_forked_child(number: int) -> None:
-    """Let SIGTERM end a child that inherited the handler; the others are for its parent to obey."""
+    """Let SIGTERM end a forked child that inherited the handler. The parent obeys the other signals."""
     if number == Signals.SIGTERM:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
 
-class _Alarm:
-    """Calls `give_up` if it was not closed within `grace_s` of a signal, though the main thread hangs in a collective.
+class _GraceTimer:
+    """Calls `give_up` unless closed within `grace_s` seconds after a signal, even if the main thread hangs.
 
-    Python runs handlers in the main thread alone. The interpreter's wake-up descriptor is written to at once, so that
-    a thread that reads it learns of the signal whatever the main thread is doing.
+    Python runs signal handlers in the main thread alone, which may wait in a collective. The interpreter writes each
+    signal to its wake-up descriptor at once, so a thread that reads the descriptor gets the signal in any case.
     """
 
     def __init__(self, grace_s: float, give_up: Callable[[Signals], None], watched: Mapping[Signals, Any]) -> None:
@@ -129,27 +130,27 @@ class _Alarm:
         os.close(self._write_end)
 
 
-_RUNNING: set[_Alarm] = set()
+_RUNNING: set[_GraceTimer] = set()
 
 
-def _forget_alarms() -> None:
-    if _RUNNING:  # a child's signals are not its parent's
+def _forget_timers() -> None:
+    if _RUNNING:  # signals of a child must not start the timer of its parent
         _RUNNING.clear()
         signal.set_wakeup_fd(-1)
 
 
-os.register_at_fork(after_in_child=_forget_alarms)
+os.register_at_fork(after_in_child=_forget_timers)
 
 
 def under_torchrun(environment: Mapping[str, str]) -> dict[str, float]:
-    """Return the settings of `StopSignals` that torchrun asks for; none where it did not start this process."""
+    """Return the settings of `StopSignals` for a process under torchrun, and no settings for any other process."""
     if "TORCHELASTIC_RUN_ID" not in environment:
         return {}
     return {"grace_s": _TORCHRUN_GRACE_S, "echo_s": _TORCHRUN_ECHO_S}
 
 
 class Diagnosed(Enum):
-    """What stops a run beside a signal: a check found an error, and --diagnose fail was given. With its exit status."""
+    """The reason of a stop by `--diagnose fail`. The value is the exit status."""
 
     diagnosis = 3
 
@@ -158,30 +159,36 @@ StopReason = Signals | Diagnosed
 
 
 def exit_status(stopped_by: StopReason | None) -> int:
-    """Return the exit status of a run: 0, 3 after a diagnosis, what shells give for a process that a signal ended."""
+    """Return the exit status of a run: 0, 3 after a diagnosis, or 128 + signal.
+
+    Example:
+        >>> exit_status(None), exit_status(Diagnosed.diagnosis), exit_status(Signals.SIGTERM)
+        (0, 3, 143)
+    """
     if isinstance(stopped_by, Diagnosed):
         return stopped_by.value
     return 0 if stopped_by is None else _EXIT_OF_SIGNAL + stopped_by
 
 
 def leave_stop_signals_to_the_parent() -> None:
-    """Make a data loader's worker deaf to signals that a terminal or a scheduler sends to the whole process group.
+    """Ignore, in a data loader's worker, the stop signals that a whole process group gets.
 
-    Workers that die of them would take the batch along that the step in progress is waiting for. A SIGTERM of the
-    parent's own still ends them: that is how it gets rid of workers that hang. To be called by the worker.
+    A terminal or a scheduler sends a signal to all processes of a group. A worker that died of the signal would take
+    along the batch that the step in progress waits for. SIGTERM from the parent still ends the worker, since a
+    DataLoader ends hanging workers that way.
     """
     for number in (Signals.SIGINT, Signals.SIGHUP, Signals.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    deaf = set(STOP_SIGNALS)
-    if hasattr(signal, "sigwaitinfo"):  # tells the sender; macOS lacks it, and there SIGTERM goes on ending workers
+    ignored = set(STOP_SIGNALS)
+    if hasattr(signal, "sigwaitinfo"):  # names the sender; macOS lacks the call, so SIGTERM ends workers there
         signal.pthread_sigmask(signal.SIG_BLOCK, {Signals.SIGTERM})
-        deaf.remove(Signals.SIGTERM)
+        ignored.remove(Signals.SIGTERM)
         import multiprocessing
 
         parent = multiprocessing.parent_process()
-        assert parent is not None, "a worker has a parent; with a fork server it is not the process that forked it"
+        assert parent is not None, "a worker has a parent, which a fork server is not"
         threading.Thread(target=_end_on_request, args=(parent.pid,), daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, deaf)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
 
 
 def _end_on_request(parent: int | None) -> None:
@@ -192,13 +199,13 @@ def _end_on_request(parent: int | None) -> None:
 
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """Hold stop signals back while workers are started: till they are deaf, what they inherit would end them."""
+    """Hold stop signals back while workers start. A worker ignores signals only after its start."""
     import multiprocessing
 
     if multiprocessing.get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()  # started within, it would hold them back from all that it ever forks
+        forkserver.ensure_running()  # a server started in this block would block the signals in all its children
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

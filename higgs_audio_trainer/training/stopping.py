@@ -1,4 +1,4 @@
-"""Stopping at a step boundary: every rank at the same one, with a checkpoint, whichever rank was asked to."""
+"""Stops a training with a checkpoint, on every rank at the same step boundary, whichever rank got the signal."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ _REASONS: tuple[StopReason, ...] = (*STOP_SIGNALS, *Diagnosed)
 
 
 class EvaluationStoppedError(Exception):
-    """An evaluation was left because the run is to stop. Its figures would be of a part of the data."""
+    """An evaluation was abandoned because the run stops. Figures over a part of the data would be wrong."""
 
 
 class Stopping(TrainerCallback):
-    """Ends the training at the step boundary after a stop signal, or after a diagnosis that is to end it.
+    """Ends the training at the step boundary after a stop signal, or after a finding with `--diagnose fail`.
 
-    With several ranks, each says at the beginning of a step what it received. That travels with the target counts of
-    the step, which are summed over the ranks anyhow, so it costs neither a collective nor a wait; at the end of the
-    step every rank knows.
+    Each rank votes at the beginning of a step. The votes travel with the target counts of the step, which are summed
+    over the ranks in any case. A vote therefore costs neither a collective nor a wait. At the end of the step every
+    rank knows the result.
 
     Args:
-        received: why this process is to stop, if it is.
+        received: Returns the reason for this process to stop, or None.
 
     Attributes:
-        stopped_by: what ended the training; None while it goes on, and where it came to its own end.
+        stopped_by: Reason of the stop. None during the training and after a training that completed.
     """
 
     def __init__(self, received: Callable[[], StopReason | None] = lambda: None) -> None:
         self.stopped_by: StopReason | None = None
         self._received = received
-        self._votes: Tensor | None = None  # int64 [len(_REASONS)] on the host: how many ranks received each
+        self._votes: Tensor | None = None  # int64 [len(_REASONS)] on the host: number of ranks by reason
         self._copied: torch.cuda.Event | None = None
 
     def ballot(self) -> Tensor:
-        """Return what this rank received: int64 [len(_REASONS)], one-hot or zeros."""
+        """Return the vote of this rank: int64 [len(_REASONS)], one-hot or zeros."""
         received = self._received()
         return torch.tensor([int(reason is received) for reason in _REASONS])
 
     def count(self, votes: Tensor) -> None:
-        """Take the ballots summed over the ranks. Does not wait for the device."""
+        """Take the votes, summed over the ranks. Does not wait for the device."""
         if votes.device.type == "cuda":
             self._votes = torch.empty(votes.shape, dtype=votes.dtype, pin_memory=True)
             self._votes.copy_(votes, non_blocking=True)
@@ -56,11 +56,11 @@ class Stopping(TrainerCallback):
             self._votes = votes.cpu()
 
     def voted(self) -> StopReason | None:
-        """Return why some rank said that it is to stop; the same on every rank."""
+        """Return the reason that some rank voted for, or None; the same on every rank."""
         if self._votes is None:
             return None
         if self._copied is not None:
-            self._copied.synchronize()  # the step that followed it is under way: this waits for the step before
+            self._copied.synchronize()  # the next step is under way, so the copy has nearly always ended
         return next((reason for reason, votes in zip(_REASONS, self._votes.tolist(), strict=True) if votes), None)
 
     def _agreed(self, args: TrainingArguments) -> StopReason | None:
@@ -69,7 +69,7 @@ class Stopping(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Make up for an evaluation that was due at the step where an earlier attempt was stopped."""
+        """Schedule the evaluation that an earlier attempt, stopped at this step, did not finish."""
         step = state.global_step
         due = args.eval_strategy == IntervalStrategy.STEPS and (step % state.eval_steps == 0 or step >= state.max_steps)
         done = any(entry["step"] == step and _EVAL_LOSS in entry for entry in state.log_history)
@@ -77,13 +77,13 @@ class Stopping(TrainerCallback):
             args.eval_on_start = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop, if a rank was asked to. A run at its end that has nothing left to evaluate just ends."""
+        """Save and stop if a rank voted for a stop. A run at its last step without an evaluation ends as usual."""
         asked = self._agreed(args)
         if asked is not None and (state.global_step < state.max_steps or control.should_evaluate):
             self.stop(asked, control)
 
     def stop(self, asked: StopReason, control: TrainerControl) -> None:
-        """Have a checkpoint saved and the training ended. An evaluation that is due is left to the next attempt."""
+        """Request a checkpoint and the end of the training. A scheduled evaluation is left to the next attempt."""
         self.stopped_by = asked
         control.should_evaluate = False
         control.should_save = True
@@ -92,15 +92,15 @@ class Stopping(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep a stopped run from evaluating and saving as if an epoch had ended."""
+        """Keep a stopped run from evaluating and saving at the end of an epoch."""
         if self.stopped_by is not None:
             control.should_evaluate = control.should_save = False
 
     def check_evaluation(self, args: TrainingArguments, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Leave an evaluation in progress, on every rank at the same batch.
+        """Abandon an evaluation in progress after a stop signal, on every rank at the same batch.
 
         Raises:
-            EvaluationStoppedError: a rank received a stop signal.
+            EvaluationStoppedError: A rank received a stop signal.
         """
         if args.world_size > 1:
             self.count(sum_over_ranks(self.ballot().to(args.device)))

@@ -1,6 +1,6 @@
-"""The training loop: `transformers.Trainer`, with losses normalised over the optimizer step and due steps logged.
+"""The training loop: `transformers.Trainer` with losses normalised over the optimizer step.
 
-The trainer knows events and an injected `emit`; it names no sink and asks for no rank.
+The trainer hands forward passes to an injected `Recorder`. It names no event and no sink, and asks for no rank.
 """
 
 from __future__ import annotations
@@ -17,61 +17,70 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import HiggsAudioV2ForConditionalGeneration, Trainer, TrainingArguments
+from transformers import (
+    HiggsAudioV2ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput
 
-from higgs_audio_trainer.data.batch import FOR_THE_LOG
+from higgs_audio_trainer.data.batch import FOR_THE_LOG, Vocabulary
 from higgs_audio_trainer.data.regions import Region
-from higgs_audio_trainer.errors import LoggingError
-from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, Split, TrainStep
-from higgs_audio_trainer.extraction.extraction import Extraction, exact_dtype
-from higgs_audio_trainer.extraction.token_counts import TokenCounter
-from higgs_audio_trainer.logged_step import LoggedStep
+from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.extraction.loss_sums import exact_dtype
+from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
-from higgs_audio_trainer.recording.live_checks import deliver
-from higgs_audio_trainer.recording.recorder import ReportCheckpoints, Telemetry
+from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.training.model import TrainingOutput, count_targets
-from higgs_audio_trainer.training.model_streams import training_marks, training_streams
+from higgs_audio_trainer.training.model_streams import micro_batch_of
 from higgs_audio_trainer.training.signals import leave_stop_signals_to_the_parent, stop_signals_blocked
 from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stopping
 
 
 class HiggsAudioTrainer(Trainer):
-    """Trains a model whose forward takes `num_targets` and returns a `TrainingOutput`.
+    """Trains a model that takes `num_targets` and returns a `TrainingOutput`.
 
     Args:
-        telemetry: what to log with.
-        text_loss_weight: weight of the text loss, for the logged loss.
-        stopping: ends the training when a signal asks for it.
-        **kwargs: for `transformers.Trainer`.
+        recorder: Records the training.
+        vocabulary: Token ids.
+        text_loss_weight: Weight of the text loss in the evaluation loss.
+        stopping: Ends the training when a signal asks for it.
+        **kwargs: Arguments of `transformers.Trainer`.
     """
 
     def __init__(
-        self, *, telemetry: Telemetry, text_loss_weight: float, stopping: Stopping | None = None, **kwargs: Any
+        self,
+        *,
+        recorder: Recorder,
+        vocabulary: Vocabulary,
+        text_loss_weight: float,
+        stopping: Stopping | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._telemetry = telemetry
+        self._recorder = recorder
+        self._vocabulary = vocabulary
         self._stopping = stopping or Stopping()
         self._text_loss_weight = text_loss_weight
-        self.extraction_seconds = 0.0  # host time spent on extraction in this attempt
-        self._extraction: Extraction | None = None  # of the due step or the evaluation in progress
-        self._step_started = 0.0
         self._epoch_iterator: Iterator[dict[str, Any]] | None = None
         self._num_codebooks = int(kwargs["model"].config.num_codebooks)
         self.add_callback(self._stopping)
-        self.add_callback(ReportCheckpoints(telemetry.emit))
-        if telemetry.watch is not None:
-            self.add_callback(telemetry.watch)
+        self.add_callback(_RecordCheckpoints(recorder))
+        if recorder.checks is not None:
+            self.add_callback(recorder.checks)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; a stop signal while a resumed run makes up for an evaluation ends it as it was."""
+        """Train. A stop signal during the evaluation that a resumed run begins with leaves the run as it was."""
         try:
             return super().train(*args, **kwargs)
         except EvaluationStoppedError:
             return None
         finally:
-            self._epoch_iterator = None  # ends its workers: as the process ends, that may look like a crash
+            self._epoch_iterator = None  # ends the data loader's workers, which may look crashed at exit
 
     # Normalisation
 
@@ -81,10 +90,10 @@ class HiggsAudioTrainer(Trainer):
         """Fetch the micro-batches of one optimizer step and count their targets over all ranks.
 
         Returns:
-            The batches, and int64 [1 + K]: text targets, then those of each codebook.
+            The micro-batches, and the numbers of text targets and of targets of each codebook, int64 [1 + K].
         """
         if self.state.global_step >= self.state.max_steps:
-            return [], None  # a finished run was resumed: transformers would take one more step
+            return [], None  # transformers would take another step of a finished run that is resumed
         started = time.perf_counter()
         batches = []
         for _ in range(num_batches):
@@ -95,24 +104,8 @@ class HiggsAudioTrainer(Trainer):
                 self._mask_repeated_samples(batch)
             batches.append(batch)
         if batches:
-            self._step_started = started
-            step = self.state.global_step + 1
-            if self._telemetry.is_due(step):
-                ears = self._telemetry.ears
-                with_audio = ears is not None and ears.is_due(step)
-                self._extraction = self._begin_extraction("train", self._counter(step), with_audio=with_audio)
+            self._recorder.begin_step(self.state.global_step + 1, started)
         return batches, self._count_targets(batches, device)
-
-    def _begin_extraction(
-        self, split: Split, counter: TokenCounter | None = None, *, with_audio: bool = False
-    ) -> Extraction:
-        read = partial(training_streams, vocabulary=self._telemetry.vocabulary)
-        return Extraction(split, self._telemetry.shown, read, counter, with_audio=with_audio)
-
-    def _counter(self, step: int) -> TokenCounter | None:
-        if not self._telemetry.counts:
-            return None
-        return TokenCounter(partial(training_marks, vocabulary=self._telemetry.vocabulary), with_strip=step == 1)
 
     def _next_batch(self, epoch_iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         if epoch_iterator is self._epoch_iterator:
@@ -134,9 +127,9 @@ class HiggsAudioTrainer(Trainer):
         return self.accelerator.reduce(tensor, reduction="sum")
 
     def _mask_repeated_samples(self, batch: dict[str, Any]) -> None:
-        """Mask what accelerate repeats so that the last batch is full on every rank, and do not show it.
+        """Mask the samples that accelerate repeats to fill up the last batch of an epoch, and leave out their names.
 
-        Without this, N ranks would count samples of the last batch of an epoch twice that one rank counts once.
+        Without the mask, N ranks would count some samples twice that one rank counts once.
         """
         state = self.accelerator.gradient_state
         if self.args.world_size == 1 or not state.end_of_dataloader:
@@ -158,26 +151,32 @@ class HiggsAudioTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Compute the loss of one micro-batch as its share of the optimizer step's loss."""
+        """Return the share of one micro-batch in the loss of the optimizer step."""
         outputs: TrainingOutput = model(**_for_model(inputs), num_targets=num_items_in_batch)
-        if self._extraction is not None and not self._extraction.failed:
-            self._guard(self._extraction, self._extraction.observe, outputs, inputs, inputs["samples"])
+        self._recorder.observe("train", lambda: self._read(outputs, inputs))
         # DDP and FSDP average gradients over ranks; each rank's loss is a share of a sum.
         loss = outputs.loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    # Due steps
+    def _read(self, outputs: TrainingOutput, inputs: dict[str, Any]) -> MicroBatch:
+        return micro_batch_of(outputs, inputs, inputs["samples"], vocabulary=self._vocabulary)
+
+    # Logged steps
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        # Called once at the end of each optimizer step with the norm of its gradients (and once more at the end of
-        # an epoch, when nothing is pending). No callback is given that norm without waiting for the device.
-        extraction, self._extraction = self._extraction, None
-        if extraction is not None:
-            sums = self._sum_over_ranks(extraction.sums(self._num_codebooks, self.args.device))
-            norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
-            self._guard(extraction, self._emit_step, extraction, sums, norm, kwargs.get("learning_rate"))
-            self.extraction_seconds += extraction.seconds
-            self._stopping.on_step_end(self.args, self.state, self.control)  # for what the checks found at this step
+        # transformers calls this method at the end of each optimizer step with the norm of the gradients, and again at
+        # the end of an epoch, without a step in progress. A callback would get the norm after a wait for the device.
+        if self._recorder.is_open("train"):
+            learning_rate = kwargs.get("learning_rate")
+            logged = self._recorder.end_step(
+                self._sum_over_ranks(self._recorder.sums("train", self.args.device)),
+                step=self.state.global_step,
+                epoch=float(self.state.epoch or 0.0),
+                learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
+                grad_norm=grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm,
+            )
+            self._recorder.record(logged)
+            self._stopping.on_step_end(self.args, self.state, self.control)  # a finding of this step may end the run
         try:
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         except EvaluationStoppedError:
@@ -185,85 +184,47 @@ class HiggsAudioTrainer(Trainer):
             self._stopping.stop(self._stopping.stopped_by, self.control)
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
-    def _emit_step(
-        self, extraction: Extraction, sums: Tensor, grad_norm: Tensor | float | None, learning_rate: float | None
-    ) -> None:
-        step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
-        extracted = extraction.finish(sums, step=step, epoch=epoch, grad_norm=grad_norm)
-        if extracted is None:
-            return
-        train = TrainStep(
-            step=step,
-            epoch=epoch,
-            **extracted.figures.payload(self._text_loss_weight),
-            learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
-            grad_norm=extracted.figures.grad_norm,
-            step_ms=(time.perf_counter() - self._step_started) * 1000,
-            logging_ms=extraction.seconds * 1000,
-            sequence_length=extracted.sequence_length,
-            samples=extracted.names,
-        )
-        samples = extracted.samples
-        if self._telemetry.ears is not None and extracted.audio is not None:
-            samples = self._telemetry.ears.hear(step, samples, extracted.audio)
-        self._log(LoggedStep(step, train, extracted.counts, samples))
-
-    def _log(self, due: LoggedStep) -> None:
-        self.extraction_seconds += deliver(self._telemetry.emit, self._telemetry.watch, due)
-
-    def _guard(self, extraction: Extraction, call: Callable[..., None], *args: Any) -> None:
-        """Call something of the log; an error there costs this extraction, not the training."""
-        try:
-            call(*args)
-        except LoggingError:
-            raise
-        except Exception as error:  # a fault of ours in the log is no reason to lose the training; it is counted
-            if self._telemetry.strict:
-                raise LoggingError("extraction", error) from error
-            extraction.failed = True
-            self._telemetry.emit.fail("extraction", error)
-
     # Data
 
     def get_train_dataloader(self) -> Any:
-        """Load the training data; a signal to the whole process group is for this process to obey, not for workers."""
-        return _obeying_alone(super().get_train_dataloader())
+        """Return the loader of the training data, whose workers ignore signals to the process group."""
+        return _ignoring_stop_signals(super().get_train_dataloader())
 
     # Evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Load every sample of the evaluation data, also where training drops its last batch."""
+        """Return the loader of all evaluation data, even if the training drops its last batch."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return _obeying_alone(super().get_eval_dataloader(eval_dataset))
+            return _ignoring_stop_signals(super().get_eval_dataloader(eval_dataset))
         finally:
             self.args.dataloader_drop_last = drop_last
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; losses are means over all targets of the data, not means of batches."""
-        started = time.perf_counter()
-        pending = self._extraction
-        self._extraction = None
-        if self._telemetry.evaluations:
-            self._extraction = self._begin_extraction("eval")
+        """Evaluate. The losses are means over all targets of the data, not means of batch means."""
+        self._recorder.begin_evaluation()
         self._eval_sums = torch.zeros(
             2, 1 + self._num_codebooks, device=self.args.device, dtype=exact_dtype(self.args.device)
         )
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices):  # where an evaluation comes late or is left, training goes on alike
+            with torch.random.fork_rng(devices):  # so that a late or abandoned evaluation does not change the training
                 output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        finally:
-            extraction, self._extraction = self._extraction, pending
+        except BaseException:
+            self._recorder.abandon("eval")
+            raise
         losses = self._eval_losses(self._sum_over_ranks(self._eval_sums))
         prefix = kwargs.get("metric_key_prefix", "eval")
         assert output.metrics is not None, "an evaluation loop has metrics"
         output.metrics.update({f"{prefix}_{name}": value for name, value in losses.items()})
-        if extraction is not None:
-            sums = self._sum_over_ranks(extraction.sums(self._num_codebooks, self.args.device))
-            duration_s = time.perf_counter() - started
-            self._guard(extraction, self._emit_evaluation, extraction, sums, output.num_samples, duration_s)
-            self.extraction_seconds += extraction.seconds
+        if self._recorder.is_open("eval"):
+            logged = self._recorder.end_evaluation(
+                self._sum_over_ranks(self._recorder.sums("eval", self.args.device)),
+                step=self.state.global_step,
+                epoch=float(self.state.epoch or 0.0),
+                num_samples=output.num_samples,
+            )
+            self._recorder.record(logged)
         return output
 
     def _eval_losses(self, sums: Tensor) -> dict[str, float]:
@@ -273,27 +234,13 @@ class HiggsAudioTrainer(Trainer):
         loss = self._text_loss_weight * text_loss + audio_loss
         return {"loss": loss, "text_loss": text_loss, "audio_loss": audio_loss}
 
-    def _emit_evaluation(self, extraction: Extraction, sums: Tensor, num_samples: int, duration_s: float) -> None:
-        step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
-        extracted = extraction.finish(sums, step=step, epoch=epoch)
-        if extracted is None:
-            return
-        result = EvalResult(
-            step=step,
-            epoch=epoch,
-            **extracted.figures.payload(self._text_loss_weight),
-            num_samples=num_samples,
-            duration_s=duration_s,
-        )
-        self._log(LoggedStep(step, samples=extracted.samples, evaluation=result))
-
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Compute the losses of one evaluation batch; logits are never gathered.
+        """Return the loss of one evaluation batch. Logits are not gathered.
 
         Raises:
-            EvaluationStoppedError: the run is to stop.
+            EvaluationStoppedError: A rank received a stop signal.
         """
         self._stopping.check_evaluation(self.args, self._sum_over_ranks)
         inputs = self._prepare_inputs(inputs)
@@ -301,15 +248,14 @@ class HiggsAudioTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs: TrainingOutput = model(**_for_model(inputs))
         self._eval_sums += outputs.sums()
-        if self._extraction is not None:
-            self._guard(self._extraction, self._extraction.observe, outputs, inputs, inputs["samples"])
+        self._recorder.observe("eval", lambda: self._read(outputs, inputs))
         assert outputs.loss is not None
         return outputs.loss.detach(), None, None
 
     # Saving
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # transformers pickles its arguments beside the weights, and people share checkpoints.
+        # transformers pickles the arguments into each checkpoint, and people share checkpoints.
         arguments, self.args = self.args, _without_secrets(self.args)
         try:
             super()._save(output_dir, state_dict)
@@ -317,25 +263,36 @@ class HiggsAudioTrainer(Trainer):
             self.args = arguments
         config = Path(str(output_dir or self.args.output_dir)) / ADAPTER_CONFIG
         if self.args.should_save and config.is_file():
-            # peft notes the class that was trained, which only this package has; the native one loads it as well.
+            # peft writes the name of the trained class of this package. The native class loads the adapter too.
             native = {"base_model_class": HiggsAudioV2ForConditionalGeneration.__name__}
             native["parent_library"] = HiggsAudioV2ForConditionalGeneration.__module__
             content = json.loads(config.read_bytes()) | {"auto_mapping": native}
             config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
+class _RecordCheckpoints(TrainerCallback):
+    """Records the checkpoints of transformers."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Record the checkpoint."""
+        self._recorder.checkpoint_saved(state.global_step)
+
+
 def _without_secrets(arguments: TrainingArguments) -> TrainingArguments:
     public = copy(arguments)
     for item in fields(public):
         value = getattr(public, item.name)
-        if type(value) is str:  # and no enum of transformers, whose members are texts too
+        if type(value) is str:  # excludes transformers' enumerations of strings
             setattr(public, item.name, redacted(value, item.name))
     return public
 
 
-def _obeying_alone(loader: Any) -> Any:
-    """Have the workers of a data loader leave stop signals to this process."""
-    starts = getattr(loader, "base_dataloader", loader)  # accelerate's has another one within that starts workers
+def _ignoring_stop_signals(loader: Any) -> Any:
+    """Let the workers of a data loader ignore stop signals."""
+    starts = getattr(loader, "base_dataloader", loader)  # the loader within accelerate's starts the workers
     starts.worker_init_fn = partial(_start_worker, starts.worker_init_fn)
     return loader
 
@@ -347,5 +304,5 @@ def _start_worker(then: Callable[[int], None] | None, worker: int) -> None:
 
 
 def _for_model(inputs: dict[str, Any]) -> dict[str, Tensor]:
-    """Leave out what only the log needs."""
+    """Return the inputs of the model, without the entries that are for the log alone."""
     return {name: value for name, value in inputs.items() if name not in FOR_THE_LOG}

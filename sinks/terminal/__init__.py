@@ -1,1 +1,1 @@
-"""Text for a person's terminal: screen, streams, escapes, folding, colour."""
+"""Text on a terminal: screen, streams, escapes, folding, colour. Imports nothing else of `sinks`."""

@@ -1,10 +1,14 @@
-"""Data made fit for a terminal: what it would obey or hide is escaped, every script passes. Pure: text in, text out.
+"""Data escaped for a terminal. Control and invisible characters are escaped, every script passes. Pure functions.
 
-What a reader cannot see is shown as an escape: controls; format characters (bidi overrides and isolates, byte order
-marks, word joiners, soft hyphens, tags); separators of lines and paragraphs; surrogates; fillers and other letters
-without a shape; private use and unassigned code points, of which nobody knows what they do. Joiners and variation
-selectors pass where a script or an emoji is spelt with them, and are escaped where they only hide. Blanks of any width
-pass, for they take their place on the line; so does what a decoder writes for broken bytes, U+FFFD.
+Escaped characters:
+
+- controls, and format characters such as bidi overrides, byte order marks, word joiners, soft hyphens and tags
+- separators of lines and paragraphs, and surrogates
+- fillers and other letters without a shape
+- private use and unassigned code points, because their effect is unknown
+
+Joiners and variation selectors pass if needed for the spelling of a script or an emoji. Blanks of any width pass, and
+so does U+FFFD, the replacement for broken bytes.
 """
 
 from __future__ import annotations
@@ -17,28 +21,29 @@ from typing import Any
 
 import orjson
 
-LONGEST = 1_000  # characters of one value; more is a flood, and the file has it
+from sinks.terminal.style import FIRST_STRONG_ISOLATE, POP_ISOLATE
+
+LONGEST = 1_000  # characters of one value on a terminal; the log file has the whole value
 _DEEPEST = 20  # levels of nesting
-_LEAST, _MOST = -(2**64), 2**64  # integers beyond have more digits than Python writes, or than anyone reads
+_LEAST, _MOST = -(2**64), 2**64  # Python refuses to print much larger integers
 _ATOMS = frozenset({NoneType, bool, int, float, str})
 _ATOMS_AND_TUPLES = _ATOMS | {tuple}
 _DELETE = b"\x7f"
-_MOST_MARKS = 8  # on one letter: Tibetan stacks as many; more climb over the neighbouring lines
+_MOST_MARKS = 8  # on one letter, as Tibetan stacks; more marks overlap the neighbouring lines
 
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-# Format characters with a shape of their own: the number and verse signs of Arabic, Syriac and Kaithi.
+# Format characters with a shape, namely number and verse signs of Arabic, Syriac and Kaithi.
 _SHAPED = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
-# Letters and marks without one: combining grapheme joiner, fillers of Hangul, inherent vowels of Khmer.
+# Letters and marks without a shape, namely combining grapheme joiner, Hangul fillers, inherent vowels of Khmer.
 _SHAPELESS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 _JOINERS = _ZWNJ, _ZWJ = "\u200c\u200d"
-_VIRAMA = 9  # combining class of the marks after which Indic scripts write a joiner
+_VIRAMA = 9  # combining class of the marks before a joiner in Indic scripts
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
-_FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
-_WITHOUT_ISOLATES = str.maketrans("", "", _FIRST_STRONG_ISOLATE + _POP_ISOLATE)
-_UNKNOWN_ENCODING = "ascii"  # every terminal understands it
+_WITHOUT_ISOLATES = str.maketrans("", "", FIRST_STRONG_ISOLATE + POP_ISOLATE)
+_UNKNOWN_ENCODING = "ascii"  # understood by every terminal
 
 _Ranges = tuple[tuple[int, int], ...]
-# Scripts in which a joiner changes a letter's shape: Arabic and its like, the Indic family, Mongolian.
+# Scripts in which a joiner changes the shape of a letter, such as Arabic, Indic scripts and Mongolian.
 _JOINING: _Ranges = (
     (0x0600, 0x08FF),
     (0x0900, 0x0DFF),
@@ -53,10 +58,13 @@ _JOINING: _Ranges = (
 )
 _MONGOLIAN: _Ranges = ((0x1820, 0x18AA),)
 _IDEOGRAPHS: _Ranges = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
-_PICTOGRAPHS: _Ranges = ((0x2190, 0x2BFF), (0x1F000, 0x1FAFF))  # in the second one unassigned ones are to be emoji
+_PICTOGRAPHS: _Ranges = (
+    (0x2190, 0x2BFF),
+    (0x1F000, 0x1FAFF),
+)  # unassigned code points of the second range are future emoji
 _NEW_EMOJI: _Ranges = (_PICTOGRAPHS[1],)
 _HANGUL: _Ranges = ((0x1100, 0x11FF), (0xA960, 0xA97F), (0xAC00, 0xD7FF))
-_LATE_JAMO: _Ranges = ((0x1161, 0x11FF), (0xD7B0, 0xD7FF))  # vowels and finals: drawn onto the letter before
+_LATE_JAMO: _Ranges = ((0x1161, 0x11FF), (0xD7B0, 0xD7FF))  # vowels and finals, drawn onto the previous letter
 
 
 def _within(character: str, ranges: _Ranges) -> bool:
@@ -64,9 +72,13 @@ def _within(character: str, ranges: _Ranges) -> bool:
 
 
 def printable(text: str, *, longest: int = LONGEST) -> str:
-    """Escape what a terminal would obey or hide, and cut what is longer than `longest` characters.
+    r"""Return a text with control and invisible characters escaped, cut to `longest` characters.
 
-    A text with right-to-left letters is isolated, so that it cannot reorder the line that it stands in.
+    A text with right-to-left letters is isolated (UAX #9), so that the text cannot reorder the rest of its line.
+
+    Example:
+        >>> printable("\x1b[2Jgone"), printable("日本語"), printable("a" * 1_200)[1_000:]
+        ('\\x1b[2Jgone', '日本語', '... (200 more characters)')
     """
     rest = len(text) - longest
     if rest > 0:
@@ -77,13 +89,13 @@ def printable(text: str, *, longest: int = LONGEST) -> str:
 def _printable(text: str) -> str:
     safe = "".join(_safe_characters(text))
     if any(_traits(character)[1] for character in safe):
-        return f"{_FIRST_STRONG_ISOLATE}{safe}{_POP_ISOLATE}"
+        return f"{FIRST_STRONG_ISOLATE}{safe}{POP_ISOLATE}"
     return safe
 
 
 def _safe_characters(text: str) -> list[str]:
     safe: list[str] = []
-    before, marks = "", 0  # the character before if it was shown as it is, and how many marks its letter carries
+    before, marks = "", 0  # previous character if shown unescaped; marks on the present letter
     for index, character in enumerate(text):
         kind = _traits(character)[0]
         marks = marks + 1 if kind in (_MARK, _JAMO) else marks if kind == _CONTEXT else 0
@@ -107,7 +119,7 @@ _PLAIN, _MARK, _JAMO, _CONTEXT, _HIDDEN = range(5)
 
 @lru_cache(maxsize=4096)
 def _traits(character: str) -> tuple[int, bool]:
-    """Tell how a character is treated, and whether it runs from right to left."""
+    """Return the kind of a character, and True if the character runs from right to left."""
     return _kind(character), unicodedata.bidirectional(character) in _RIGHT_TO_LEFT
 
 
@@ -129,7 +141,7 @@ def _is_variation(character: str) -> bool:
 
 
 def _is_spelling(character: str, before: str, after: str) -> bool:
-    """Whether a joiner or a variation selector stands where a script or an emoji needs it: not in a chain of them."""
+    """Return True if the spelling of a script or an emoji needs a joiner or a variation selector at this place."""
     if character in _JOINERS:
         return _joins(character, before, after)
     if "\u180b" <= character <= "\u180f":
@@ -154,19 +166,29 @@ def _is_joined(character: str) -> bool:
 
 
 def printable_lines(text: str) -> str:
-    """Make each line of a text `printable`."""
+    r"""Return a text of several lines with each line made `printable`.
+
+    Example:
+        >>> printable_lines("saved\nwith a\ttab")
+        'saved\nwith a\\ttab'
+    """
     return "\n".join(map(printable, text.split("\n")))
 
 
 def escaped(record: Mapping[Any, Any]) -> dict[str, Any]:
-    """Copy a record with every string made `printable`; what is no builtin becomes the text of it."""
-    if type(record) is dict and _needs_nothing(record):  # nearly all: a third of the time
+    r"""Return a copy of a record with every key and string made `printable`, and every other object as its `repr`.
+
+    Example:
+        >>> escaped({"event": "checkpoint", "path": "a\nb", "step": 20})
+        {'event': 'checkpoint', 'path': 'a\\nb', 'step': 20}
+    """
+    if type(record) is dict and _needs_nothing(record):  # nearly all records, in a third of the time
         return {key: item if type(item) in _ATOMS else _copied(item) for key, item in record.items()}
     return _escaped_mapping(record, 1)
 
 
 def _needs_nothing(record: dict[Any, Any]) -> bool:
-    """Tell, in C, that no text or key of a record holds more than short ASCII that can be printed."""
+    """Return True if every text and key of a record is short printable ASCII. The check runs in C."""
     try:
         line = orjson.dumps(record)
     except TypeError:
@@ -176,7 +198,7 @@ def _needs_nothing(record: dict[Any, Any]) -> bool:
 
 
 def _copied(item: Any) -> Any:
-    """Copy a value of a record that needs nothing; what JSON writes as another type is looked at more closely."""
+    """Copy a value of a record whose texts need no escape. Types that JSON writes as another type are escaped."""
     kind = type(item)
     if kind is tuple and _ATOMS.issuperset(map(type, item)):
         return list(item)
@@ -203,7 +225,7 @@ def _escaped_mapping(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     copy: dict[str, Any] = {}
     for key, item in mapping.items():
         name = printable(key if isinstance(key, str) else _text(key))
-        while name in copy:  # two keys that differ only in what is escaped
+        while name in copy:  # two keys with the same escaped form
             name += "'"
         copy[name] = _escaped(item, depth)
     return copy
@@ -212,12 +234,17 @@ def _escaped_mapping(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
 def _text(value: object) -> str:
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - whatever a third party's object raises, or an integer of 5,000 digits
+    except Exception:  # noqa: BLE001 - any exception of a third-party object's repr, or an integer of 5,000 digits
         return f"<{type(value).__name__}>"
 
 
 def known_encoding(name: object) -> str:
-    """Name a codec that can encode text: the given one, UTF-8 where none is given, ASCII where it is unknown."""
+    """Return the name of a codec that encodes text. Without a name UTF-8, for an unknown codec ASCII.
+
+    Example:
+        >>> known_encoding("latin-1"), known_encoding(None), known_encoding("klingon")
+        ('latin-1', 'utf-8', 'ascii')
+    """
     if name is None:
         return "utf-8"
     try:
@@ -227,11 +254,15 @@ def known_encoding(name: object) -> str:
     return str(name)
 
 
-def encodable(text: str, encoding: str) -> str:
-    """Escape what an encoding lacks; the isolates of `printable`, which are no data, are left out.
+def encodable_text(text: str, encoding: str) -> str:
+    r"""Return a text with characters that an encoding lacks escaped, and with the isolates of `printable` removed.
 
-    A letter that an 8-bit encoding puts where terminals have their C1 controls is escaped too: in cp1252 a closing
-    quotation mark is byte 0x9B, which begins a control sequence.
+    Letters on the bytes of the C1 controls are escaped too. In cp1252 byte 0x9B is a closing quotation mark, and
+    terminals read byte 0x9B as the begin of a control sequence.
+
+    Example:
+        >>> encodable_text("é مرحبا", "latin-1")
+        'é \\u0645\\u0631\\u062d\\u0628\\u0627'
     """
     if text.isascii():
         return text
@@ -250,7 +281,7 @@ def _letters_on_controls(encoding: str) -> Mapping[int, str]:
     for byte in range(0x80, 0xA0):
         try:
             letter = bytes([byte]).decode(encoding)
-        except UnicodeDecodeError:  # nothing, or the first byte of many
+        except UnicodeDecodeError:  # unassigned, or the first byte of several
             continue
         if len(letter) == 1 and letter > "\x9f":
             letters[ord(letter)] = letter.encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""Lines folded to a width, measured in the columns that a terminal gives them. Pure: text in, text out."""
+"""Lines folded to a width in terminal columns. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
 
-from sinks.terminal.style import RESET
+from sinks.terminal.style import FIRST_STRONG_ISOLATE, POP_ISOLATE, RESET
 
-NARROWEST = 20  # columns; a line of token ids needs as much
-_HANG = 2  # columns by which the rest of a line is indented
+NARROWEST = 20  # columns that a line of token ids needs
+_HANG = 2  # columns of indent for the rest of a folded line
 _STYLE = re.compile("\x1b\\[[0-9;]*m")
 _GAPS = re.compile(" {2,}")
-_FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
-_STATES = re.compile(f"{_STYLE.pattern}|[{_FIRST_STRONG_ISOLATE}{_POP_ISOLATE}]")
+_STATES = re.compile(f"{_STYLE.pattern}|[{FIRST_STRONG_ISOLATE}{POP_ISOLATE}]")
 _WITHOUT_COLUMN = frozenset({"Mn", "Me", "Cf"})
-_SHAPED = frozenset({"AL", "AN"})  # the number signs of Arabic are format characters, and take their place
-_JAMO = ((0x1160, 0x11FF), (0xD7B0, 0xD7FF))  # vowels and finals: drawn onto the letter before
+_SHAPED = frozenset({"AL", "AN"})  # Arabic number signs are format characters that take a column
+_JAMO = ((0x1160, 0x11FF), (0xD7B0, 0xD7FF))  # vowels and finals, drawn onto the previous letter
 
 
 def columns(text: str) -> int:
-    """Count the columns of a text: two for a wide letter, none for what is drawn onto another, or for a style."""
+    r"""Return the number of terminal columns of a text.
+
+    A wide letter takes two columns. Combining marks, format characters and styles take no column.
+
+    Example:
+        >>> columns("abc"), columns("日本"), columns("\x1b[1mbold\x1b[0m")
+        (3, 4, 4)
+    """
     text = _STYLE.sub("", text)
     return len(text) if text.isascii() else sum(map(_columns_of, text))
 
@@ -37,14 +43,19 @@ def _columns_of(character: str) -> int:
 
 
 def folded(text: str, width: int) -> str:
-    """Fold each line that is longer than a width where two blanks stand, or else between words.
+    """Return a text with each long line folded at gaps of two blanks, or else between words.
 
-    What follows is indented by two columns more than the line. Only a word that is longer than that stays too long.
-    Styles and right-to-left text go on in the next line as they were.
+    The rest of a folded line is indented by two more columns. A word longer than the width is not cut. Styles and
+    right-to-left isolates are closed at the end of a line and opened again in the next line.
 
     Args:
-        text: lines.
-        width: in columns.
+        text: Lines, separated by newlines.
+        width: Longest line, in columns.
+
+    Example:
+        >>> print(folded("step 20  epoch 5.00  loss 4.132", 20))
+        step 20  epoch 5.00
+          loss 4.132
     """
     return "\n".join(chain.from_iterable(_folded(line, width) for line in text.split("\n")))
 
@@ -56,13 +67,13 @@ def _folded(line: str, width: int) -> Iterator[str]:
     body = line.lstrip(" ")
     indent = len(line) - len(body)
     hang = " " * (indent + _HANG)
-    state = _State()
+    styles = _OpenStyles()
     for index, row in enumerate(_rows(body.rstrip(" "), width, indent)):
-        yield (hang if index else " " * indent) + state.carried(row)
+        yield (hang if index else " " * indent) + styles.continued(row)
 
 
 def _rows(body: str, width: int, indent: int) -> Iterator[str]:
-    """Yield the parts of a line, without their indents."""
+    """Yield the rows of a folded line without indents."""
     row, room = "", width - indent
     for gap, phrase in _phrases(body):
         if row and columns(f"{row}{gap}{phrase}") > room and columns(phrase) <= width - indent - _HANG:
@@ -80,7 +91,7 @@ def _rows(body: str, width: int, indent: int) -> Iterator[str]:
 
 
 def _phrases(body: str) -> Iterator[tuple[str, str]]:
-    """Yield what stands between gaps of two blanks or more, each with the gap before it."""
+    """Yield each phrase between gaps of two or more blanks, as (gap before the phrase, phrase)."""
     gap, place = "", 0
     for match in _GAPS.finditer(body):
         yield gap, body[place : match.start()]
@@ -88,21 +99,21 @@ def _phrases(body: str) -> Iterator[tuple[str, str]]:
     yield gap, body[place:]
 
 
-class _State:
-    """The style and the isolates that are open where a line is folded."""
+class _OpenStyles:
+    """Style and isolates that are open at a fold."""
 
     def __init__(self) -> None:
         self._style = ""
         self._isolates = 0
 
-    def carried(self, row: str) -> str:
-        """Open in a row what the one before left open, and close what it leaves open itself."""
-        opening = self._style + _FIRST_STRONG_ISOLATE * self._isolates
+    def continued(self, row: str) -> str:
+        """Return a row with the open styles of the previous row opened and all open styles closed at the end."""
+        opening = self._style + FIRST_STRONG_ISOLATE * self._isolates
         for found in _STATES.findall(row):
-            if found == _FIRST_STRONG_ISOLATE:
+            if found == FIRST_STRONG_ISOLATE:
                 self._isolates += 1
-            elif found == _POP_ISOLATE:
+            elif found == POP_ISOLATE:
                 self._isolates -= bool(self._isolates)
             else:
                 self._style = "" if found == RESET else found
-        return f"{opening}{row}{_POP_ISOLATE * self._isolates}{RESET if self._style else ''}"
+        return f"{opening}{row}{POP_ISOLATE * self._isolates}{RESET if self._style else ''}"

@@ -1,8 +1,8 @@
-"""One stream that a person reads, written past Python's buffers.
+"""A text stream written without Python's buffers.
 
-A thread that waits inside a buffered writer holds its lock, and Python aborts at exit because it cannot get it. A
-thread that waits in `os.write` holds nothing. A stream without a descriptor of its own (a notebook's, a tee, a test's)
-is written as it wants to be, and is trusted not to wait for ever.
+A thread that waits inside a buffered writer holds the lock of the buffer, and Python aborts at exit without the lock. A
+thread that waits in `os.write` holds no lock. A stream without a descriptor, such as the stream of a notebook, a
+tee or a test, is written by the `write` of the stream. Such a `write` must not wait for ever.
 """
 
 from __future__ import annotations
@@ -17,31 +17,41 @@ import time
 from contextlib import suppress
 from typing import Any, TextIO
 
-from sinks.terminal.escape import encodable, known_encoding
+from sinks.terminal.escape import encodable_text, known_encoding
 
-#: No later write can succeed: the reader is gone, the descriptor closed. A terminal that hung up gives EIO.
+#: No later write can succeed, because the reader is gone or the descriptor is closed. A closed terminal gives EIO.
 _GONE = frozenset({errno.EPIPE, errno.EBADF, errno.ECONNRESET, errno.ENXIO})
-_BREATH_S = 0.005  # a terminal may say it has room, and not have enough: don't ask without a pause
+_PAUSE_S = 0.005  # between attempts, because a terminal may report room and still refuse a write
 _DEFAULT_COLUMNS = 80
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person's terminal is behind a stream; a closed or odd stream is none."""
+    """Return True if a stream is a terminal, False for a closed or incomplete stream.
+
+    Example:
+        >>> is_terminal(io.StringIO()), is_terminal(None)
+        (False, False)
+    """
     try:
         return stream is not None and stream.isatty()
-    except Exception:  # noqa: BLE001 - closed, or not quite a stream: whatever it raises, it is no terminal
+    except Exception:  # noqa: BLE001 - any exception of a closed or incomplete stream means no terminal
         return False
 
 
 def encoding_of(stream: TextIO | None) -> str:
-    """Name a codec that exists, whatever the stream says of itself."""
+    """Return the name of an existing codec for a stream.
+
+    Example:
+        >>> encoding_of(None), encoding_of(io.TextIOWrapper(io.BytesIO(), "latin-1"))
+        ('utf-8', 'latin-1')
+    """
     return known_encoding(getattr(stream, "encoding", None))
 
 
 def descriptor_of(stream: TextIO | None) -> int | None:
-    """Return the descriptor that a stream stands for, None where it does something of its own with what is written.
+    """Return the descriptor that a stream writes to, or None for a stream with another `write`.
 
-    A notebook's stream or a tee has a `fileno` too, and it isn't where its text goes. A patched `write` counts as well.
+    The `fileno` of a notebook's stream or of a tee is not the target of the text. A patched `write` gives None too.
     """
     if not isinstance(stream, io.TextIOWrapper) or "write" in vars(stream):
         return None
@@ -53,9 +63,10 @@ def descriptor_of(stream: TextIO | None) -> int | None:
 
 
 def same_place(one: TextIO | None, other: TextIO | None) -> bool:
-    """Whether two streams end in one place: one pipe or file, or terminals, for a person has one.
+    """Return True if two streams end in the same file or pipe, or if both are terminals.
 
-    Two objects without a descriptor count as one place too: there is nothing to wait for in them.
+    A person is assumed to have a single terminal. Two streams without descriptors also count as one place, because
+    neither makes a writer wait.
     """
     if is_terminal(one) and is_terminal(other):
         return True
@@ -69,28 +80,31 @@ def same_place(one: TextIO | None, other: TextIO | None) -> bool:
     return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
-class Stream:
-    """Writes whole texts to a stream. All but `flush` is for one thread, which may wait in `write` for ever.
+class TextStream:
+    """Writer of whole texts. One thread calls all methods but `flush`, and may wait in `write` for ever.
 
     Args:
-        stream: what to write to; None: nobody reads.
+        stream: Stream to write to; None if nobody reads.
+
+    Attributes:
+        terminal: True if the stream is a terminal.
+        moves: Number that grows while a reader reads.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self.terminal = is_terminal(stream)
-        self.moves = 0  # grows while a reader reads
+        self.moves = 0
         self._stream = stream
         self._encoding = encoding_of(stream)
-        self._encoder = codecs.getincrementalencoder(self._encoding)(
-            "backslashreplace"
-        )  # one byte order mark, not many
+        # Incremental, so that UTF-16 gets one byte order mark instead of one mark in each text.
+        self._encoder = codecs.getincrementalencoder(self._encoding)("backslashreplace")
         self._descriptor = descriptor_of(stream)
         self._own: int | None = None
         self._torn = False
 
     def flush(self) -> None:
-        """Let what was printed before come first, unless nobody is reading."""
-        with suppress(Exception):  # what was printed before is not ours to complain of
+        """Flush text that was printed before, unless the reader is too slow."""
+        with suppress(Exception):  # earlier text belongs to other code
             if self._stream is not None and self._takes_now():
                 self._stream.flush()
 
@@ -98,22 +112,22 @@ class Stream:
         return self._descriptor is None or bool(_writable(self._descriptor, 0))
 
     def open(self) -> None:
-        """Take a descriptor of our own: should the stream be closed, its number may soon be another file's."""
+        """Duplicate the descriptor. After a close by other code, the number may soon belong to another file."""
         if self._descriptor is not None:
-            with suppress(OSError):  # none to be had; a closed one shows at the first write
+            with suppress(OSError):  # no descriptor is left, or the first write reports a closed one
                 self._own = os.dup(self._descriptor)
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the duplicate descriptor."""
         own, self._own = self._own, None
         if own is not None:
             os.close(own)
 
     def write(self, text: str) -> None:
-        """Write a text in one piece if the system takes it so. A half-written one is ended before the next.
+        """Write a text, in a single system call if possible. A newline ends a half-written text before the next text.
 
         Raises:
-            Exception: whatever the stream raises.
+            Exception: Any exception of the stream.
         """
         text = "\n" + text if self._torn else text
         if self._descriptor is None:
@@ -125,24 +139,24 @@ class Stream:
 
     def _write_object(self, text: str) -> None:
         if self._stream is not None:
-            self._stream.write(encodable(text, self._encoding))
+            self._stream.write(encodable_text(text, self._encoding))
             self._stream.flush()
 
     def _write_bytes(self, descriptor: int, text: str) -> None:
-        data = memoryview(self._encoder.encode(encodable(text, self._encoding), final=True))
+        data = memoryview(self._encoder.encode(encodable_text(text, self._encoding), final=True))
         while data:
             try:
                 taken = os.write(descriptor, data)
             except BlockingIOError:  # another program made the terminal non-blocking
                 _writable(descriptor, None)
-                time.sleep(_BREATH_S)
+                time.sleep(_PAUSE_S)
                 continue
             data = data[taken:]
             self._torn = True
             self.moves += 1
 
     def is_gone(self, error: Exception) -> bool:
-        """Whether no later write can succeed after an error."""
+        """Return True if no later write can succeed after an error."""
         if isinstance(error, OSError):
             return error.errno in _GONE or (error.errno == errno.EIO and not self._is_file())
         return isinstance(error, ValueError)  # a closed object
@@ -154,7 +168,7 @@ class Stream:
             return False
 
     def columns(self) -> int:
-        """Width of the terminal."""
+        """Return the width of the terminal in columns."""
         try:
             return (
                 os.get_terminal_size(self._descriptor if self._descriptor is not None else -1).columns

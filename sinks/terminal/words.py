@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 def count_of(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun in the singular or the plural.
+    """Return a number with a noun in the singular or the plural.
 
     Args:
         number: Number to print, with commas between thousands.
         noun: Noun in the singular.
-        plural: Noun in the plural, where an "s" does not make it.
+        plural: Noun in the plural, if an "s" does not form the plural.
 
     Example:
         >>> count_of(1, "step"), count_of(2345, "step"), count_of(2, "entry", "entries")

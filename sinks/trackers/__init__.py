@@ -1,1 +1,1 @@
-"""Experiment trackers as sinks. Each module imports its library when its sink is made, and not before."""
+"""Experiment trackers as sinks. A module imports the library of its tracker when the sink is made."""

@@ -1,7 +1,6 @@
 """MLflow: a run in a local store, or on a server.
 
-The store is a SQLite file with a folder of artifacts beside it: MLflow's store of plain files refuses to open in recent
-versions.
+The local store is a SQLite file and a folder of artifacts. Recent versions of MLflow refuse a store of plain files.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ from sinks.trackers import rows
 from sinks.trackers.rows import Row, Scalars
 from sinks.trackers.tracker import PROJECT, Moment, Open, folder_of, library, live, run_name
 
-RUN_ID = "higgs_audio_trainer.run"  # the tag by which the next attempt finds its run
+RUN_ID = "higgs_audio_trainer.run"  # tag by which the next attempt finds the run
 _LONGEST_TAG = 5_000
 
 
 class Mlflow:
-    """Writes a run by MLflow's client, so that a run that the training may have active is left alone.
+    """A run in MLflow, written by MLflow's client. The client does not touch an active run of the training.
 
-    Rows and settings are files of the run: its tables are read, joined and written anew at each row.
+    Rows and settings are files of the run. MLflow would read, join and rewrite a table for each row.
 
     Args:
-        folder: of the local store; is made. None: `uri` says where the store is.
-        uri: address of a server.
-        run: name of the run; one that is there under this name is gone on with.
-        project: name of the experiment.
+        folder: Folder of the local store, created if missing; None for a store at `uri`.
+        uri: Address of a server.
+        run: Name of the run. An existing run of this name is continued.
+        project: Name of the experiment.
     """
 
     def __init__(self, folder: Path | None, uri: str, run: str, project: str) -> None:
         self._mlflow = library("mlflow", "mlflow")
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells a person of tables that it makes
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # no messages about created tables
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -47,25 +46,25 @@ class Mlflow:
         self._run = made.info.run_id
 
     def start(self, _at: Moment, record: Record) -> None:
-        """Write the settings as a file: a parameter may not change, and an attempt may."""
+        """Write the settings as a file, because a parameter cannot change between attempts."""
         self._client.update_run(self._run, status="RUNNING")
         self._client.log_dict(self._run, dict(record["config"]), f"config/attempt{record['attempt']:03d}.json")
 
     def log_scalars(self, at: Moment, values: Scalars) -> None:
-        """Write the figures of a step."""
+        """Write the scalars of a step."""
         metric, milliseconds = self._mlflow.entities.Metric, int(at.seconds * 1000)
         metrics = [metric(name, value, milliseconds, at.step) for name, value in values.items()]
         self._client.log_batch(self._run, metrics=metrics)
 
     def log_sample(self, at: Moment, row: Row) -> None:
-        """Write a row as a file of its own."""
+        """Write a row as a file."""
         self._client.log_text(self._run, json.dumps(row), f"{rows.place(row)}/step_{at.step:08d}-{at.key}.json")
 
     def alert(self, at: Moment, record: Record) -> None:
-        """Write an alarm as a tag and a file; MLflow has no alerts."""
-        words = f"step {at.step}: {rows.text(record)}"
-        self._client.set_tag(self._run, f"alert.{rows.title(record)}", words[:_LONGEST_TAG])
-        self._client.log_text(self._run, words, f"alerts/{rows.title(record)}-step_{at.step:08d}-{at.key}.txt")
+        """Write an alarm as a tag and a file, because MLflow has no alerts."""
+        message = f"step {at.step}: {rows.text(record)}"
+        self._client.set_tag(self._run, f"alert.{rows.title(record)}", message[:_LONGEST_TAG])
+        self._client.log_text(self._run, message, f"alerts/{rows.title(record)}-step_{at.step:08d}-{at.key}.txt")
 
     def close(self) -> None:
         """End the run."""
@@ -77,18 +76,18 @@ def opener(
     *,
     project: str = PROJECT,
     uri: str | None = None,
-    dir: str | None = None,  # noqa: A002 - the option's name on the command line
+    dir: str | None = None,  # noqa: A002 - name of the option on the command line
 ) -> Open:
-    """Find the library.
+    """Return the function that opens the run, after a check for the library.
 
     Args:
-        context: the run.
-        project: name of the experiment.
-        uri: address of a server, instead of a local store.
-        dir: folder of the local store, `OUTPUT_DIR/mlflow` if not given.
+        context: Facts about the run.
+        project: Name of the experiment.
+        uri: Address of a server instead of a local store.
+        dir: Folder of the local store. Defaults to `OUTPUT_DIR/mlflow`.
 
     Raises:
-        SinkError: it is not installed.
+        SinkError: The library is not installed.
     """
     library("mlflow", "mlflow")
     library("sqlalchemy", "mlflow")

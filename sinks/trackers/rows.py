@@ -1,4 +1,4 @@
-"""From a record to what trackers show: scalars by name, and one flat row of a sample. Pure; alike for all trackers."""
+"""Records in the form of trackers: scalars by name, and a flat row for a sample. Pure functions for all trackers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from sinks.protocol import Record
-from sinks.rendering import render
-from sinks.shorten import fits, shortened
+from sinks.rendering.record import render
+from sinks.shorten import MOST_SHOWN_BYTES, limited
 
 Scalars = dict[str, float]
 Row = dict[str, int | float | str | None]
 
 _PREFIX = {"train_step": "train", "eval_result": "eval"}
-_MODALITIES = ("text", "audio")
-#: Of what the training did at a step; what a record lacks, or has as null, is no scalar.
+#: Fields that become scalars. An absent or null field is not a scalar.
 _PLAIN = (
     "epoch",
     "loss",
@@ -46,32 +45,43 @@ _OF_SAMPLE = (
     "stop_targets",
 )
 _OF_WINDOW = ("positions", "inputs", "labels", "predictions", "label_text", "predicted_text")
-_LONGEST_RECORD_BYTES = 64 * 1024  # as a line of JSON; ten million tokens are for a file
 
-#: Names of a row's columns, in order.
+#: Names of the columns of a row, in order.
 COLUMNS = (*_OF_SAMPLE, *(f"{end}_{name}" for end in ("first", "last") for name in _OF_WINDOW))
 
 
 def admitted(record: Record) -> Record | None:
-    """Return what a tracker is to be given of a record, cut if it is very long; None where none shows it."""
+    """Return a record, shortened if very long, or None if no tracker shows the event.
+
+    Example:
+        >>> admitted({"event": "eval_result", "level": "info", "loss": 4.5})["loss"]
+        4.5
+        >>> admitted({"event": "checkpoint", "level": "info"}) is None
+        True
+    """
     if record.get("event") not in (*_PREFIX, "run_start", "prediction_sample") and not is_alarm(record):
         return None
-    return record if fits(record, _LONGEST_RECORD_BYTES) else shortened(record, _LONGEST_RECORD_BYTES)
+    return limited(record, MOST_SHOWN_BYTES)
 
 
 def scalars(record: Record) -> Scalars:
-    """Name the figures of a step or an evaluation, such as `train/loss`; of another record there are none.
+    """Return the losses, accuracies and other scalars of a step or an evaluation, by name. Other events have none.
 
-    A modality or codebook without targets has a loss of 0 in the record, and none here: it would be drawn as perfect.
-    The losses of codebooks lie beside their mean, `train/audio_loss/mean`: a store may keep names as files and folders.
+    The loss of a modality or codebook without targets is 0 in the record and is omitted here. A chart would show a
+    perfect loss. The losses of codebooks stand beside their mean `train/audio_loss/mean`, because a store may keep
+    names as files and folders.
+
+    Example:
+        >>> scalars({"event": "train_step", "loss": 4.1, "text_targets": 3, "text_loss": 0.8, "audio_targets": 0})
+        {'train/loss': 4.1, 'train/text_targets': 3.0, 'train/audio_targets': 0.0, 'train/text_loss': 0.8}
     """
     prefix = _PREFIX.get(record.get("event", ""))
     if prefix is None:
         return {}
-    return {f"{prefix}/{name}": float(value) for name, value in _figures(record) if isinstance(value, (int, float))}
+    return {f"{prefix}/{name}": float(value) for name, value in _values(record) if isinstance(value, (int, float))}
 
 
-def _figures(record: Record) -> Iterator[tuple[str, Any]]:
+def _values(record: Record) -> Iterator[tuple[str, Any]]:
     for name in _PLAIN:
         yield name, record.get(name)
     if record.get("text_targets"):
@@ -87,11 +97,11 @@ def _figures(record: Record) -> Iterator[tuple[str, Any]]:
 
 
 def row(record: Record) -> Row:
-    """Make the row of a `prediction_sample`: each of `COLUMNS`, lists as the text of a JSON array."""
+    """Return the row of a `prediction_sample`, with a cell for each of `COLUMNS`. Lists become JSON arrays as text."""
     made: Row = {name: record.get(name) for name in _OF_SAMPLE}
     for end in ("first", "last"):
         window = record.get(end)
-        window = window if isinstance(window, dict) else {}  # a log may have it replaced
+        window = window if isinstance(window, dict) else {}  # a replaced value
         made |= {f"{end}_{name}": _cell(window.get(name)) for name in _OF_WINDOW}
     return made
 
@@ -101,21 +111,26 @@ def _cell(value: Any) -> Any:
 
 
 def place(row: Row) -> str:
-    """Name the place of a row among those of its step: `train/samples/audio_codebook_0/0`."""
+    """Return the name of a row among the rows of a step.
+
+    Example:
+        >>> place({"split": "train", "modality": "audio", "codebook": 0, "sample_index": 1})
+        'train/samples/audio_codebook_0/1'
+    """
     codebook = "" if row["codebook"] is None else f"_codebook_{row['codebook']}"
     return f"{row['split']}/samples/{row['modality']}{codebook}/{row['sample_index']}"
 
 
 def is_alarm(record: Record) -> bool:
-    """Tell whether a record is one that a person should look at."""
+    """Return True if the level of a record is warning or error."""
     return record.get("level") in _ALARMS
 
 
 def title(record: Record) -> str:
-    """Name an alarm: the code of a diagnosis, the name of another event."""
+    """Return the title of an alarm: the code of a diagnosis, or the name of another event."""
     return str(record.get("code") or record.get("event"))
 
 
 def text(record: Record) -> str:
-    """Word an alarm."""
+    """Return the text of an alarm: the message of a diagnosis, or another record as text."""
     return str(record.get("message") or render(record))

@@ -1,7 +1,7 @@
-"""TensorBoard: an event file of each attempt, written without torch and TensorFlow.
+"""TensorBoard: an event file for each attempt, written without torch and TensorFlow.
 
-The library's own `EventFileWriter` hands records to a thread of its own, and what that cannot write is lost unseen.
-Here one write makes one record, and a record that the disk took in part is cut off again: a reader would stop at it.
+The `EventFileWriter` of the library writes in a thread, and failed writes are lost without an error. Here each record
+is a single write. A half-written record is truncated, because a reader would stop there.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from sinks.trackers.rows import Row, Scalars
 from sinks.trackers.tracker import Moment, Open, folder_of, library, live, run_name
 
 _VERSION = "brain.Event:2"
-_MODE = 0o600  # as our own logs
+_MODE = 0o600  # as the mode of the log files
 _numbers = count()
 
 
 class TensorBoard:
-    """Writes an event file that `tensorboard --logdir` reads.
+    """An event file for `tensorboard --logdir`.
 
-    Samples, settings and alarms are text. The reader keeps ten texts of a tag, so that each has a tag of its own.
+    Samples, settings and alarms are texts. TensorBoard keeps ten texts of a tag, so each text has a different tag.
 
     Args:
-        folder: of the run; is made.
+        folder: Folder of the run; created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class TensorBoard:
         self._write(time.time(), file_version=_VERSION)
 
     def start(self, at: Moment, record: Record) -> None:
-        """Write the settings, and have the reader forget the steps that this attempt makes again."""
+        """Write the settings, and a mark that makes TensorBoard discard the repeated steps."""
         resumed = record.get("resumed_from_step")
         if resumed is not None:
             log = self._event.SessionLog(status=self._event.SessionLog.START)
@@ -55,18 +55,18 @@ class TensorBoard:
         self._write_text(at, f"config/{at.key}", record["config"])
 
     def log_scalars(self, at: Moment, values: Scalars) -> None:
-        """Write the figures of a step as one record."""
+        """Write the scalars of a step as a record."""
         summary = self._summary(
             value=[self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         )
         self._write(at.seconds, step=at.step, summary=summary)
 
     def log_sample(self, at: Moment, row: Row) -> None:
-        """Write a sample as a table of its own."""
+        """Write a sample as a table."""
         self._write_text(at, f"{rows.place(row)}/step_{at.step:08d}", row)
 
     def alert(self, at: Moment, record: Record) -> None:
-        """Write an alarm as text; TensorBoard has no other."""
+        """Write an alarm as text, because TensorBoard has no alerts."""
         alarm = {"level": record["level"], "step": at.step, rows.title(record): rows.text(record)}
         self._write_text(at, f"alerts/{rows.title(record)}/{at.key}", alarm)
 
@@ -97,15 +97,15 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value).replace("|", "\\|").replace("\n", "<br>")
 
 
-def opener(context: SinkContext, *, dir: str | None = None) -> Open:  # noqa: A002 - the option's name
-    """Find the library.
+def opener(context: SinkContext, *, dir: str | None = None) -> Open:  # noqa: A002 - name of the option
+    """Return the function that opens the event file, after a check for the library.
 
     Args:
-        context: the run.
-        dir: folder for `tensorboard --logdir`, `OUTPUT_DIR/tensorboard` if not given; the run has a folder in it.
+        context: Facts about the run.
+        dir: Folder for `tensorboard --logdir`, with a folder for each run. Defaults to `OUTPUT_DIR/tensorboard`.
 
     Raises:
-        SinkError: it is not installed.
+        SinkError: The library is not installed.
     """
     library("tensorboard.summary.writer.record_writer", "tensorboard")
     return partial(TensorBoard, folder_of(context, dir, "tensorboard") / run_name(context))

@@ -1,4 +1,4 @@
-"""What every tracker has in common: what it is asked to do, when it is opened, and what it is given of a record."""
+"""The shared parts of all trackers: interface, sink, and factory of the sink."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from sinks.protocol import Factory, Record, Sink, SinkContext, SinkError
+from sinks.protocol import Record, Sink, SinkContext, SinkError, SinkFactory
 from sinks.queued import Queued
 from sinks.trackers.rows import Row, Scalars, admitted, is_alarm, row, scalars
 
@@ -17,12 +17,16 @@ PROJECT = "higgs-audio-trainer"
 
 
 class Moment(NamedTuple):
-    """When a record was made, and which one it is.
+    """Step, time and key of a record.
 
     Attributes:
-        step: optimizer step; of a record without one, that of the record before.
-        ts: RFC 3339, UTC.
-        key: tells the record from all others of its run.
+        step: Optimizer step; for a record without a step, the step of the previous record.
+        ts: Time as RFC 3339 in UTC.
+        key: Unique name of the record in the run.
+
+    Example:
+        >>> Moment(20, "2026-01-02T03:04:05.500000Z", "a-run-0-0-7").seconds
+        1767323045.5
     """
 
     step: int
@@ -31,24 +35,29 @@ class Moment(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Seconds since 1970."""
+        """Seconds since 1970-01-01 UTC."""
         return datetime.fromisoformat(self.ts).timestamp()
 
 
 class Tracker(Protocol):
-    """A run in a tracker. Each method raises where the tracker does not take what it is given."""
+    """A run in a tracker. Each method raises if the tracker does not store the data."""
 
     def start(self, at: Moment, record: Record) -> None:
-        """Take the `run_start` of an attempt."""
+        """Store the settings of an attempt.
+
+        Args:
+            at: Moment of the record.
+            record: A `run_start`.
+        """
 
     def log_scalars(self, at: Moment, values: Scalars) -> None:
-        """Take figures by name."""
+        """Store scalars by name."""
 
     def log_sample(self, at: Moment, row: Row) -> None:
-        """Take one more row of the table of samples."""
+        """Store a row of the table of samples."""
 
     def alert(self, at: Moment, record: Record) -> None:
-        """Take what a person should look at."""
+        """Store a warning or an error for a person."""
 
     def close(self) -> None:
         """End the run."""
@@ -58,10 +67,10 @@ Open = Callable[[], Tracker]
 
 
 class TrackerSink:
-    """Gives a tracker what it shows of each record. The tracker is opened by the first one.
+    """Sink that stores records in a tracker. The first record opens the tracker.
 
     Args:
-        opened: opens the tracker; called again by the next record where it raised.
+        opened: Opens the tracker. Called again for the next record if opening raised.
     """
 
     def __init__(self, opened: Open) -> None:
@@ -70,10 +79,13 @@ class TrackerSink:
         self._step = 0
 
     def __call__(self, record: Record) -> None:
-        """Take a record that `rows.admitted` let through.
+        """Store a record.
+
+        Args:
+            record: Record from `rows.admitted`.
 
         Raises:
-            Exception: whatever the tracker raises.
+            Exception: Any exception of the tracker.
         """
         if self._tracker is None:
             self._tracker = self._opened()
@@ -98,15 +110,15 @@ def _key(record: Record) -> str:
     return f"{record['run_id']}-{record['rank']}-{record['attempt']}-{record['seq']}"
 
 
-def live(name: str, opener: Callable[..., Open]) -> Factory:
-    """Make the factory of a tracker's sink, which never makes the training wait.
+def live(name: str, opener: Callable[..., Open]) -> SinkFactory:
+    """Return the factory of a sink that stores records in a tracker from a thread.
 
     Args:
-        name: of the tracker.
-        opener: takes a context and options; finds the library, and returns what opens the tracker.
+        name: Name of the tracker.
+        opener: Takes a context and options, finds the library, and returns the function that opens the tracker.
     """
 
-    @wraps(opener)  # its options are the factory's
+    @wraps(opener)  # keeps the names of the options
     def factory(context: SinkContext, **options: str) -> Sink:
         opened = opener(context, **options)
         return Queued(TrackerSink(opened), name=name, say=context.say, admit=admitted)
@@ -115,24 +127,43 @@ def live(name: str, opener: Callable[..., Open]) -> Factory:
 
 
 def library(module: str, extra: str) -> Any:
-    """Import a module of a tracker's library.
+    """Return a module of the library of a tracker.
+
+    Args:
+        module: Name of the module.
+        extra: Name of the extra of higgs-audio-trainer that installs the library.
 
     Raises:
-        SinkError: it is not installed.
+        SinkError: The library is not installed.
     """
     try:
         return import_module(module)
     except ImportError as error:
         raise SinkError(
-            f"{extra}: expected its library, got {error}. pip install 'higgs-audio-trainer[{extra}]'"
+            f"{extra}: expected its library, got {error}. Run: pip install 'higgs-audio-trainer[{extra}]'"
         ) from error
 
 
 def folder_of(context: SinkContext, given: str | None, name: str) -> Path:
-    """Return the folder that an option names, or a tracker's own in the output directory."""
+    """Return the folder of a tracker.
+
+    Args:
+        context: Facts about the run.
+        given: Value of the option `dir`, with `~` for the home folder; None for the default.
+        name: Name of the default folder in the output directory.
+
+    Example:
+        >>> str(folder_of(SinkContext("out", "a-run", 0, 0), None, "wandb"))
+        'out/wandb'
+    """
     return Path(context.output_dir) / name if given is None else Path(given).expanduser()
 
 
 def run_name(context: SinkContext) -> str:
-    """Name a rank's run in a tracker; all attempts go on in it."""
+    """Return the name of the run of a rank in a tracker. All attempts share the run.
+
+    Example:
+        >>> run_name(SinkContext("out", "a-run", rank=2, attempt=1))
+        'a-run-rank00002'
+    """
     return context.run_id if context.rank == 0 else f"{context.run_id}-rank{context.rank:05d}"

@@ -1,7 +1,7 @@
 """trackio: a local store in SQLite.
 
-Written through its storage, and not through its `Run`: that keeps records half a second, writes them in a thread, and
-what it cannot write it drops with a warning. The storage raises, and takes a record that it has by its id once.
+Records are written by trackio's storage, not by trackio's `Run`. A `Run` buffers records for half a second, writes in a
+thread, and drops failed writes with a warning. The storage raises, and stores a record of a known id only once.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ _LEVELS = {"warning": "warn", "error": "error"}
 
 
 class Trackio:
-    """Writes to a project that `trackio show` reads.
+    """A run in a project for `trackio show`.
 
     Args:
-        project: name of the project.
-        run: name of the run.
+        project: Name of the project.
+        run: Name of the run.
     """
 
     def __init__(self, project: str, run: str) -> None:
         self._storage = library("trackio.sqlite_storage", "trackio").SQLiteStorage
-        self._whose = {"project": project, "run": run, "run_id": run}
+        self._ids = {"project": project, "run": run, "run_id": run}
 
     def start(self, at: Moment, record: Record) -> None:
-        """Write the settings: the newest attempt's are the run's."""
+        """Write the settings. The settings of the newest attempt replace earlier ones."""
         self._log(at, {"train/attempt": record["attempt"]}, config=dict(record["config"]))
 
     def log_scalars(self, at: Moment, values: Scalars) -> None:
-        """Write the figures of a step."""
+        """Write the scalars of a step."""
         self._log(at, dict(values))
 
     def log_sample(self, at: Moment, row: Row) -> None:
-        """Write a sample as a row of a table, one for each place in the batch."""
+        """Write a sample as a row of a table. Each place in the batch has a table."""
         self._log(at, {rows.place(row): {"_type": "trackio.table", "_value": [row]}})
 
     def alert(self, at: Moment, record: Record) -> None:
         """Write an alarm as an alert."""
         self._storage.bulk_alert(
-            **self._whose,
+            **self._ids,
             titles=[rows.title(record)],
             texts=[rows.text(record)],
             levels=[_LEVELS[record["level"]]],
@@ -57,11 +57,11 @@ class Trackio:
         )
 
     def close(self) -> None:
-        """Do nothing: each record is in the store."""
+        """Do nothing, because the store has each record already."""
 
     def _log(self, at: Moment, metrics: dict[str, Any], config: dict[str, Any] | None = None) -> None:
         self._storage.bulk_log(
-            **self._whose,
+            **self._ids,
             metrics_list=[metrics],
             steps=[at.step],
             timestamps=[at.ts],
@@ -70,16 +70,16 @@ class Trackio:
         )
 
 
-def opener(context: SinkContext, *, project: str = PROJECT, dir: str | None = None) -> Open:  # noqa: A002 - its name
-    """Find the library and its store.
+def opener(context: SinkContext, *, project: str = PROJECT, dir: str | None = None) -> Open:  # noqa: A002 - option name
+    """Return the function that opens the run, after a check for the library and the store.
 
     Args:
-        context: the run.
-        project: name of the project.
-        dir: folder of the store; trackio's own if not given, which `trackio show` opens.
+        context: Facts about the run.
+        project: Name of the project.
+        dir: Folder of the store. Defaults to the folder of `trackio show`.
 
     Raises:
-        SinkError: the library is not installed, or has another store open.
+        SinkError: The library is not installed, or has another store open.
     """
     if dir is not None:
         _choose(Path(dir).expanduser().absolute())
@@ -88,7 +88,11 @@ def opener(context: SinkContext, *, project: str = PROJECT, dir: str | None = No
 
 
 def _choose(folder: Path) -> None:
-    """Import the library with another store than its own: it reads where that is when it is imported."""
+    """Import the library with another store, because the library reads the path of the store at import.
+
+    Raises:
+        SinkError: The library was imported before, with another store.
+    """
     before = os.environ.get(_FOLDER)
     os.environ[_FOLDER] = str(folder)
     try:

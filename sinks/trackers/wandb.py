@@ -1,6 +1,6 @@
-"""Weights & Biases: an offline run, to be sent by `wandb sync`.
+"""Weights & Biases: an offline run for `wandb sync`.
 
-An online run is not offered: without a network, the library keeps a process that ends from ending for minutes.
+There is no online run. Without a network the library delays the end of the process for minutes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _LEVELS = {"warning": "WARN", "error": "ERROR"}
 
 
 class Wandb:
-    """Writes a run of its own, beside one that the training may have.
+    """An additional run, beside a possible run of the training.
 
-    Samples are tables of one row under one name. A table that is logged again with more rows would be frozen or written
-    over as a whole; a query over the run's history puts tables of one name together.
+    Each sample is a table of a single row, and all tables have the same name. W&B would freeze or rewrite a growing
+    table. A query over the history of the run joins the tables of a name.
 
     Args:
-        folder: where the run's folder is made; is made.
-        run: id and name of the run.
-        project: name of the project.
+        folder: Folder for the folder of the run. Both are created.
+        run: Id and name of the run.
+        project: Name of the project.
     """
 
     def __init__(self, folder: Path, run: str, project: str) -> None:
@@ -36,25 +36,25 @@ class Wandb:
             id=run,
             name=run,
             dir=str(folder),
-            mode="offline",  # runs of one id, one of each attempt, are put together by `wandb sync`
+            mode="offline",  # `wandb sync` joins the attempts, which share one id
             reinit="create_new",
             settings=self._wandb.Settings(
                 silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True
             ),
         )
-        # Not wandb's own step, which may not go back: a resumed attempt makes steps again.
+        # W&B's own step cannot decrease, and a resumed attempt repeats steps.
         self._run.define_metric("*", step_metric="step")
 
     def start(self, _at: Moment, record: Record) -> None:
-        """Write the settings: the newest attempt's are the run's."""
+        """Write the settings. The settings of the newest attempt replace earlier ones."""
         self._run.config.update(dict(record["config"]), allow_val_change=True)
 
     def log_scalars(self, at: Moment, values: Scalars) -> None:
-        """Write the figures of a step."""
+        """Write the scalars of a step."""
         self._run.log({"step": at.step, **values})
 
     def log_sample(self, at: Moment, row: Row) -> None:
-        """Write a sample as a table of one row."""
+        """Write a sample as a table of a single row."""
         table = self._wandb.Table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS]], allow_mixed_types=True)
         self._run.log({"step": at.step, "prediction_samples": table})
 
@@ -68,16 +68,16 @@ class Wandb:
         self._run.finish()
 
 
-def opener(context: SinkContext, *, project: str = PROJECT, dir: str | None = None) -> Open:  # noqa: A002 - its name
-    """Find the library.
+def opener(context: SinkContext, *, project: str = PROJECT, dir: str | None = None) -> Open:  # noqa: A002 - option name
+    """Return the function that opens the run, after a check for the library.
 
     Args:
-        context: the run.
-        project: name of the project.
-        dir: folder for the run's files, `OUTPUT_DIR/wandb` if not given.
+        context: Facts about the run.
+        project: Name of the project.
+        dir: Folder of the files of the run. Defaults to `OUTPUT_DIR/wandb`.
 
     Raises:
-        SinkError: it is not installed.
+        SinkError: The library is not installed.
     """
     library("wandb", "wandb")
     return partial(Wandb, folder_of(context, dir, "wandb"), run_name(context), project)

@@ -90,7 +90,7 @@ def shown(labels: list[int], predictions: list[int | None], inputs: list[int] | 
     return replace(window(labels, predictions, **more), inputs=tuple(inputs or [1, *labels[:-1]]))
 
 
-def due(
+def logged_step(
     train: TrainStep | None = None,
     counted: tuple[TokenCounts, ...] | None = None,
     samples: tuple[PredictionSample, ...] | None = None,
@@ -117,9 +117,9 @@ def due(
     )
 
 
-def history(*dues: LoggedStep, **run: Any) -> History:
+def history(*steps_before: LoggedStep, **run: Any) -> History:
     """Make the history of a run in which these were checked; `run` are fields of `Run`, K is 2 if nothing is said."""
     made = History(run=Run(**({"num_codebooks": 2} | run)))
-    for one in dues:
+    for one in steps_before:
         made.add(one)
     return made

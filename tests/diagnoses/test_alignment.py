@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higgs_audio_trainer.diagnoses import alignment, levels, stop_tokens
-from higgs_audio_trainer.diagnoses.alignment import copies_input, shifted_alignment, winner
+from higgs_audio_trainer.diagnoses.alignment import copies_input, preferred_token, shifted_alignment
 from higgs_audio_trainer.diagnoses.history import History, Run, ShownSlots
 from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep
 from higgs_audio_trainer.logged_step import LoggedStep
 from tests.builders import _of, eval_result
-from tests.diagnoses.builders import counts, due, history, sample, shown, step
+from tests.diagnoses.builders import counts, history, logged_step, sample, shown, step
 
 DRAWS = 10_000
 SLOTS = 64
@@ -25,24 +25,25 @@ def codes(checked, before=None):
 
 
 def of_codebook_0(**changes):
-    return due(counted=(counts(), counts(0, **changes), counts(1)))
+    return logged_step(counted=(counts(), counts(0, **changes), counts(1)))
 
 
 def test_a_healthy_step_raises_nothing():
     """Labels in their place, half of which are predicted, raise nothing; nor do old logs and evaluations."""
-    assert codes(due(), history(due(step(10)))) == []
-    assert codes(due(counted=()), history(due(step(10), counted=()))) == []
-    assert codes(due(evaluation=eval_result())) == []
+    assert codes(logged_step(), history(logged_step(step(10)))) == []
+    assert codes(logged_step(counted=()), history(logged_step(step(10), counted=()))) == []
+    assert codes(logged_step(evaluation=eval_result())) == []
 
 
-@pytest.mark.parametrize(("place", "offset", "words"), [(1, -1, "same index"), (3, 1, "the loss shifts again")])
+@pytest.mark.parametrize(("place", "offset", "words"), [(1, -1, "same index"), (3, 1, "the loss shifts them again")])
 def test_shifted_labels_are_named(place, offset, words):
     """Labels that fit at another offset are an error from the first step, and the offset is named."""
     matches = [20] * 5
     matches[place] = 396
     (found,) = shifted_alignment(of_codebook_0(label_matches=tuple(matches)), history())
     assert (found.severity, found.codebook, found.evidence["offset"]) == ("error", 0, offset)
-    assert "380 of 400 labels" in found.message
+    assert "396 of 400 labels equal " in found.message
+    assert "only 20 the next token" in found.message
     assert words in found.message
     assert "\n" not in found.message
 
@@ -50,7 +51,7 @@ def test_shifted_labels_are_named(place, offset, words):
 def test_shuffled_labels_have_no_offset():
     """Labels that fit nowhere are an error without an offset, even where all codebooks share it."""
     bad = {"label_matches": (4, 4, 5, 4, 4)}
-    (found,) = shifted_alignment(due(counted=(counts(0, **bad), counts(1, **bad))), history())
+    (found,) = shifted_alignment(logged_step(counted=(counts(0, **bad), counts(1, **bad))), history())
     assert (found.codebook, found.evidence["offset"]) == (None, [None, None])
     assert "shuffled" in found.message
 
@@ -118,7 +119,7 @@ def test_a_clear_case_is_found_at_a_small_step():
     """Thirty slots are enough."""
     few = {name: (0, 0, 0, 0, value) for name, value in [("offset_contested", 30), ("offset_matches", 28)]}
     surplus = {"offset_surplus": (0.0, 0.0, 0.0, 0.0, 25.0), "offset_correct": (0,) * 5}
-    assert winner(counts(0, num_targets=36, stop_targets=1, **few, **surplus)) == 4
+    assert preferred_token(counts(0, num_targets=36, stop_targets=1, **few, **surplus)) == 4
 
 
 def counted(labels, predictions, given):
@@ -158,16 +159,16 @@ def test_random_predictions_never_alarm(size, repeated):
     random = np.random.default_rng(0)
     labels = labels_of(random, repeated, size)
     drawn = counted(labels, random.integers(0, size, labels.shape), lambda other: other.shape[1] * np.full(DRAWS, 0.9))
-    assert all(winner(one) is None for one in drawn)
+    assert all(preferred_token(one) is None for one in drawn)
 
 
 def test_a_constant_prediction_of_short_sequences_never_alarms():
     """A model that says the last token of 64 sequences of five labels everywhere is not told to fit the next label."""
-    said = {"offset_contested": (0, 0, 256, 0, 0), "offset_matches": (0, 0, 64, 0, 0), "offset_correct": (0,) * 5}
-    said |= {"num_targets": 320, "offset_surplus": (0.0, 0.0, 60.0, 0.0, 0.0)}
-    assert winner(counts(**said, stop_targets=64)) is None
-    assert winner(counts(**said, stop_targets=0, masked={"stop": 64})) is None
-    assert winner(counts(**said, stop_targets=0)) == 2  # what a few long sequences would mean
+    figures = {"offset_contested": (0, 0, 256, 0, 0), "offset_matches": (0, 0, 64, 0, 0), "offset_correct": (0,) * 5}
+    figures |= {"num_targets": 320, "offset_surplus": (0.0, 0.0, 60.0, 0.0, 0.0)}
+    assert preferred_token(counts(**figures, stop_targets=64)) is None
+    assert preferred_token(counts(**figures, stop_targets=0, masked={"stop": 64})) is None
+    assert preferred_token(counts(**figures, stop_targets=0)) == 2  # what a few long sequences would mean
 
 
 def test_a_model_that_expects_repetition_never_alarms():
@@ -182,7 +183,8 @@ def test_a_model_that_expects_repetition_never_alarms():
         [value if near else 0.0 for value, near in zip(one.offset_surplus, neighbours, strict=True)] for one in drawn
     ]
     found = sum(
-        winner(counts(0, **{name: getattr(one, name) for name in COLUMNS}, offset_surplus=tuple(surplus))) is not None
+        preferred_token(counts(0, **{name: getattr(one, name) for name in COLUMNS}, offset_surplus=tuple(surplus)))
+        is not None
         for one, surplus in zip(drawn, kept, strict=True)
     )
     assert found == 0
@@ -200,7 +202,7 @@ def test_a_batch_that_repeats_less_than_the_data_never_alarms(most, samples):
         columns = {"offset_contested": contested, "offset_matches": contested, "offset_correct": 0}
         columns["offset_surplus"] = 60 * samples * most / 2 - float(repeats)
         only_the_input = {name: (0, 0, 0, 0, value) for name, value in columns.items()}
-        assert winner(counts(0, num_targets=60 * samples, **only_the_input)) is None
+        assert preferred_token(counts(0, num_targets=60 * samples, **only_the_input)) is None
 
 
 COLUMNS = ("num_targets", "stop_targets", "offset_contested", "offset_matches", "offset_correct")
@@ -214,7 +216,10 @@ def copied_sample(codebook=0, **changes):
 
 def test_copies_are_seen_in_the_samples_alone():
     """A log without counts shows copies too, once enough slots were shown."""
-    one, two = due(samples=(copied_sample(),), counted=()), due(step(10), samples=(copied_sample(),), counted=())
+    one, two = (
+        logged_step(samples=(copied_sample(),), counted=()),
+        logged_step(step(10), samples=(copied_sample(),), counted=()),
+    )
     assert codes(one) == []
     assert codes(one, history(two)) == [("copies_input", 0)]
 
@@ -224,12 +229,12 @@ def test_counts_may_deny_what_few_slots_show():
     both = (copied_sample(), copied_sample())
     unsure = replace(counts(0), offset_surplus=(0.0,) * 5)
     unsure = replace(unsure, offset_matches=unsure.offset_contested, offset_correct=(0,) * 5)
-    assert codes(due(samples=both, counted=(unsure,))) == []
-    assert codes(due(samples=both)) == [("copies_input", 0)], (
+    assert codes(logged_step(samples=both, counted=(unsure,))) == []
+    assert codes(logged_step(samples=both)) == [("copies_input", 0)], (
         "counts that know of no copies do not speak of these slots"
     )
     expects = counts(0, offset_surplus=(0.0, 0.0, 0.0, 0.0, 90.0))
-    assert codes(due(samples=both, counted=(expects,))) == [("copies_input", 0)]
+    assert codes(logged_step(samples=both, counted=(expects,))) == [("copies_input", 0)]
 
 
 @pytest.mark.parametrize(("labels", "found"), [([1, 2, 3, 4, 5], [("shifted_alignment", 1)]), ([7] * 5, [])])
@@ -237,11 +242,11 @@ def test_labels_equal_to_their_inputs_are_seen_in_the_samples_alone(labels, foun
     """A log without counts shows labels equal to the inputs, unless they are those of silence."""
     window = shown(labels, labels, labels)
     same = sample(1, first=window, last=window)
-    assert codes(due(samples=(same, same), counted=())) == found
-    assert codes(due(samples=(same, same), counted=(counts(1),))) == []
+    assert codes(logged_step(samples=(same, same), counted=())) == found
+    assert codes(logged_step(samples=(same, same), counted=(counts(1),))) == []
 
 
-def any_due():
+def any_logged_step():
     samples, figures = st.lists(_of(PredictionSample), max_size=3).map(tuple), _of(TokenCounts)
     return st.builds(
         LoggedStep,
@@ -267,7 +272,7 @@ def any_history():
 
 
 @settings(max_examples=150, deadline=None)
-@given(any_due(), any_history())
+@given(any_logged_step(), any_history())
 def test_anything_is_answered_and_alike_when_asked_again(checked, before):
     """Whatever a log holds, the checks raise nothing, change nothing, and answer alike twice."""
     saved = repr((checked, before))

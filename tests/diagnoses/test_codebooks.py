@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from higgs_audio_trainer.diagnoses.codebooks import CHECKS
-from tests.diagnoses.builders import counts, due, history, step
+from tests.diagnoses.builders import counts, history, logged_step, step
 
 K = 4
 DEAD = {"num_correct": 18, "unigram_accuracy": 0.05, "unigram_loss": 3.0}  # 4.5 % of 400
@@ -13,7 +13,7 @@ COLLAPSED = {"top_prediction": 7, "top_prediction_share": 0.95, "num_correct": 2
 def run_of(changes, steps=(20, 40, 60), *, losses=None, **also):
     """Make due steps whose codebooks are healthy but for `changes`, by codebook; None is text."""
     return [
-        due(
+        logged_step(
             step(number, num_codebooks=K, **({"audio_loss_per_codebook": losses[index]} if losses else {}), **also),
             counted=tuple(
                 replace(counts(k, number=number, num_codebooks=K), **changes.get(k, {})) for k in (None, *range(K))
@@ -24,13 +24,13 @@ def run_of(changes, steps=(20, 40, 60), *, losses=None, **also):
     ]
 
 
-def found(dues):
-    past = history(*dues[:-1], num_codebooks=K)
-    return [finding for check in CHECKS for finding in check(dues[-1], past)]
+def found(logged):
+    past = history(*logged[:-1], num_codebooks=K)
+    return [finding for check in CHECKS for finding in check(logged[-1], past)]
 
 
-def keys(dues):
-    return [(finding.code, finding.severity, finding.codebook) for finding in found(dues)]
+def keys(logged):
+    return [(finding.code, finding.severity, finding.codebook) for finding in found(logged)]
 
 
 def test_healthy_codebooks_raise_nothing():
@@ -43,8 +43,9 @@ def test_a_dead_codebook_is_named():
     (finding,) = found(run_of({3: DEAD}))
     assert (finding.code, finding.severity, finding.codebook) == ("dead_codebook", "warning", 3)
     assert finding.message == (
-        "codebook 3 is dead: 4.5% right, always saying its most frequent token gets 5.0%, while 3 of the other 3 "
-        "learned. Usually its codes are shuffled or from another codec. Look at them: --log_codebooks 3"
+        "codebook 3: accuracy 4.5%, no better than 5.0% for always predicting the most frequent token, while 3 of the "
+        "other 3 codebooks learned. Usually the codes of this codebook are shuffled or come from another codec. Look "
+        "at the predictions with --log_codebooks 3."
     )
 
 
@@ -91,7 +92,7 @@ def test_a_codebook_that_says_one_token_has_collapsed():
     """One token in 95 % of the predictions, where labels vary, is found."""
     (finding,) = found(run_of({1: COLLAPSED}))
     assert (finding.code, finding.severity, finding.codebook) == ("collapsed", "warning", 1)
-    assert "95% of its predictions are token 7, while the most frequent label is 5% of the labels" in finding.message
+    assert "95% of the predictions are token 7, but the most frequent label is only 5% of the labels" in finding.message
 
 
 def test_a_collapsed_text_is_found_too():
@@ -115,10 +116,10 @@ def test_a_young_model_has_not_collapsed(steps):
     assert found(run_of(dict.fromkeys(range(K), COLLAPSED), steps)) == []
 
 
-def on_random_weights(dues):
+def on_random_weights(logged):
     """Look for what is found where the base model was never trained."""
-    past = history(*dues[:-1], num_codebooks=K, base_is_random=True)
-    return [finding for check in CHECKS for finding in check(dues[-1], past)]
+    past = history(*logged[:-1], num_codebooks=K, base_is_random=True)
+    return [finding for check in CHECKS for finding in check(logged[-1], past)]
 
 
 def test_random_weights_may_say_one_token_for_long():

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -7,24 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higgs_audio_trainer.diagnoses import codebooks, dynamics, masking, samples
-from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser
+from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
 from higgs_audio_trainer.diagnoses.history import History, Run
 from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep
 from higgs_audio_trainer.logged_step import LoggedStep
 from tests.builders import eval_result, random_events, run_start
-from tests.diagnoses.builders import counts, due, sample, step
+from tests.diagnoses.builders import counts, logged_step, sample, step
 
+#: State of two logged steps and more, written by the version that called reported findings `said`.
+EARLIER = Path(__file__).parent.parent / "fixtures" / "diagnoses.msgpack"
 OURS = (*masking.CHECKS, *codebooks.CHECKS, *dynamics.CHECKS, *samples.CHECKS)
 
 
 def infinite(number):
     """Make a due step whose gradient is infinite, and nothing else is known."""
-    return due(step(number, grad_norm=math.inf), counted=(), samples=())
+    return logged_step(step(number, grad_norm=math.inf), counted=(), samples=())
 
 
 def broken(number):
     """Make a due step whose losses are NaN."""
-    return due(step(number, loss=math.nan), counted=(), samples=())
+    return logged_step(step(number, loss=math.nan), counted=(), samples=())
 
 
 def started(**changes):
@@ -37,10 +40,10 @@ def started(**changes):
 def test_a_finding_is_said_once_and_counted():
     """What is found at every due step is one event; `counted` and `said` tell how often it was found."""
     diagnoser = started()
-    said = [event.step for number in (1, 2, 3) for event in diagnoser.check(broken(number))]
-    assert said == [1]
+    reported = [event.step for number in (1, 2, 3) for event in diagnoser.check(broken(number))]
+    assert reported == [1]
     assert diagnoser.counted == {"non_finite": 3}
-    known = diagnoser.said["non_finite", None, None]
+    known = diagnoser.reported["non_finite", None, None]
     assert (known.times, known.repeats, known.first_step, known.last_step) == (3, 2, 1, 3)
 
 
@@ -59,43 +62,57 @@ def test_modalities_and_codebooks_are_said_apart():
     diagnoser = started(num_train_samples=4)
     first = (counts(None, **wrong), counts(0, **wrong), counts(1))
     second = (counts(None, **wrong), counts(0), counts(1, **wrong))
-    said = [
+    reported = [
         (event.modality, event.codebook)
-        for one in (due(counted=first, samples=()), due(step(30), counted=second, samples=()))
+        for one in (logged_step(counted=first, samples=()), logged_step(step(30), counted=second, samples=()))
         for event in diagnoser.check(one)
         if event.code == "wrong_denominator"
     ]
-    assert said == [("text", None), ("audio", 0), ("audio", 1)]
+    assert reported == [("text", None), ("audio", 0), ("audio", 1)]
 
 
 def test_the_worst_of_one_code_at_one_step_is_said():
     """A loss and a gradient that explode at once are one finding, the error."""
     diagnoser = started()
     for number in range(1, 6):
-        diagnoser.check(due(step(number), counted=(), samples=()))
-    (event,) = diagnoser.check(due(step(6, loss=90.0, grad_norm=500.0), counted=(), samples=()))
+        diagnoser.check(logged_step(step(number), counted=(), samples=()))
+    (event,) = diagnoser.check(logged_step(step(6, loss=90.0, grad_norm=500.0), counted=(), samples=()))
     assert (event.code, event.severity) == ("exploding", "error")
 
 
 @pytest.mark.parametrize("cut", range(7))
 def test_a_run_that_was_interrupted_says_what_one_that_was_not_says(cut):
     """Saving and restoring at any due step, NaN losses among them, changes no event and no count."""
-    dues = [
-        due(step(1)),
+    logged = [
+        logged_step(step(1)),
         infinite(2),
-        due(step(3), counted=(counts(0, divisor=7.0),), samples=(sample(sample_id="twin"),)),
+        logged_step(step(3), counted=(counts(0, divisor=7.0),), samples=(sample(sample_id="twin"),)),
         broken(4),
-        due(evaluation=eval_result(step=4, audio_loss=math.nan)),
-        due(step(5, loss=90.0, samples={"a": "1", "b": "1"})),
+        logged_step(evaluation=eval_result(step=4, audio_loss=math.nan)),
+        logged_step(step(5, loss=90.0, samples={"a": "1", "b": "1"})),
     ]
     whole, first, second = (started(config={"mixed_precision": "fp16"}) for _ in range(3))
-    expected = [whole.check(one) for one in dues]
-    events = [first.check(one) for one in dues[:cut]]
+    expected = [whole.check(one) for one in logged]
+    events = [first.check(one) for one in logged[:cut]]
     second.restore(first.save())
-    events += [second.check(one) for one in dues[cut:]]
+    events += [second.check(one) for one in logged[cut:]]
     assert events == expected
     assert sum(map(len, expected)) >= 4
-    assert (second.counted, second.said) == (whole.counted, whole.said)
+    assert (second.counted, second.reported) == (whole.counted, whole.reported)
+
+
+def test_a_state_saved_before_the_fields_had_their_names_restores():
+    """A checkpoint of an earlier version restores, and saving the state again gives the same bytes."""
+    saved = EARLIER.read_bytes()
+    diagnoser = Diagnoser()
+    diagnoser.restore(saved)
+    assert diagnoser.counted == {"duplicate_samples": 2, "wrong_denominator": 1, "non_finite": 1}
+    assert diagnoser.reported["non_finite", None, None] == ReportedFinding("error", 0, 2, 2, 4)
+    assert [event.code for event in diagnoser.check(broken(5))] == [], "the finding was reported at step 4"
+    assert diagnoser.reported["non_finite", None, None].times == 3
+    unchanged = Diagnoser()
+    unchanged.restore(saved)
+    assert unchanged.save() == saved
 
 
 def test_what_is_not_saved_state_is_refused():
@@ -118,7 +135,7 @@ def test_memory_does_not_grow_with_the_run():
     assert (len(history.steps), len(history.evaluations), len(history.fingerprints)) == (64, 64, 4096)
 
 
-def dues_of(events):
+def logged_steps_of(events):
     """Gather random events into due steps: each figure with the counts and samples drawn so far."""
     made, counted, shown = [], [], []
     for event in events:
@@ -143,7 +160,7 @@ RANDOM = random_events().filter(lambda event: isinstance(event, (TokenCounts, Pr
 def test_no_check_raises_and_each_answers_alike_when_asked_again(events, num_codebooks, precision):
     """Whatever the events hold, checks give one-line messages, twice the same, and change nothing."""
     history = History(run=Run(num_codebooks=num_codebooks or None, max_length=100, mixed_precision=precision))
-    for one in dues_of(events):
+    for one in logged_steps_of(events):
         before = msgspec.msgpack.encode(history)
         found = [list(check(one, history)) for check in OURS]
         assert repr(found) == repr([list(check(one, history)) for check in OURS])

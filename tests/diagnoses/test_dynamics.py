@@ -5,53 +5,53 @@ import pytest
 
 from higgs_audio_trainer.diagnoses.dynamics import CHECKS, _falls, plateau
 from tests.builders import eval_result
-from tests.diagnoses.builders import due, history, step
+from tests.diagnoses.builders import history, logged_step, step
 
 
 def steps(losses, numbers=None, **changes):
     """Make due steps of these total losses: at every 10th step where nothing else is said."""
     numbers = numbers or [10 * (index + 1) for index in range(len(losses))]
     return [
-        due(step(number, loss=loss, **changes), counted=(), samples=())
+        logged_step(step(number, loss=loss, **changes), counted=(), samples=())
         for number, loss in zip(numbers, losses, strict=True)
     ]
 
 
-def found(dues, **run):
-    past = history(*dues[:-1], **run)
-    return [finding for check in CHECKS for finding in check(dues[-1], past)]
+def found(logged, **run):
+    past = history(*logged[:-1], **run)
+    return [finding for check in CHECKS for finding in check(logged[-1], past)]
 
 
-def keys(dues, **run):
-    return [(finding.code, finding.severity) for finding in found(dues, **run)]
+def keys(logged, **run):
+    return [(finding.code, finding.severity) for finding in found(logged, **run)]
 
 
 def test_a_training_that_learns_raises_nothing():
     """Nothing is found at any step of a loss that falls with a little noise."""
     noise = np.random.default_rng(0).normal(0, 0.05, 40).tolist()
-    dues = steps([4 * math.exp(-index / 20) + 0.5 + noise[index] for index in range(40)])
-    assert [key for end in range(1, 31) for key in keys(dues[:end])] == []
+    logged = steps([4 * math.exp(-index / 20) + 0.5 + noise[index] for index in range(40)])
+    assert [key for end in range(1, 31) for key in keys(logged[:end])] == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_an_error_that_names_it(value):
     """The figures that are not finite are named, the codebook's too."""
-    (finding,) = found([due(step(loss=value, audio_loss_per_codebook=(3.0, value)))])
+    (finding,) = found([logged_step(step(loss=value, audio_loss_per_codebook=(3.0, value)))])
     assert (finding.code, finding.severity) == ("non_finite", "error")
     assert finding.evidence == {"fields": ["loss", "loss of codebook 1"]}
 
 
 def test_an_infinite_gradient_is_an_error_except_in_fp16():
     """The scaler of fp16 skips a step whose gradient overflows: a note."""
-    dues = [due(step(grad_norm=math.inf))]
-    assert keys(dues) == [("non_finite", "error")]
-    assert keys(dues, mixed_precision="bf16") == [("non_finite", "error")]
-    assert keys(dues, mixed_precision="fp16") == [("non_finite", "note")]
+    logged = [logged_step(step(grad_norm=math.inf))]
+    assert keys(logged) == [("non_finite", "error")]
+    assert keys(logged, mixed_precision="bf16") == [("non_finite", "error")]
+    assert keys(logged, mixed_precision="fp16") == [("non_finite", "note")]
 
 
 def test_a_gradient_norm_that_is_not_computed_is_silent():
     """Null is not NaN."""
-    assert found([due(step(grad_norm=None))]) == []
+    assert found([logged_step(step(grad_norm=None))]) == []
 
 
 @pytest.mark.parametrize(("loss", "explodes"), [(5.9, False), (6.0, True), (600.0, True)])
@@ -77,14 +77,14 @@ def test_a_small_loss_that_doubles_has_not_exploded():
 )
 def test_a_gradient_norm_far_above_its_median_is_a_warning(norms, explodes):
     """10 times the median of four norms, or 100 times an earlier one; small norms are left alone."""
-    dues = [due(step(index + 1, grad_norm=norm, loss=4 - 0.1 * index)) for index, norm in enumerate(norms)]
-    assert keys(dues) == ([("exploding", "warning")] if explodes else [])
+    logged = [logged_step(step(index + 1, grad_norm=norm, loss=4 - 0.1 * index)) for index, norm in enumerate(norms)]
+    assert keys(logged) == ([("exploding", "warning")] if explodes else [])
 
 
 def test_no_gradient_at_all_is_an_error_unless_all_is_learned():
     """A gradient of exactly 0 with a loss left learns nothing."""
-    assert keys([due(step(grad_norm=0.0))]) == [("plateau", "error")]
-    assert found([due(step(grad_norm=0.0, loss=0.05))]) == []
+    assert keys([logged_step(step(grad_norm=0.0))]) == [("plateau", "error")]
+    assert found([logged_step(step(grad_norm=0.0, loss=0.05))]) == []
 
 
 def test_a_loss_that_never_fell_is_a_warning():
@@ -98,16 +98,16 @@ def test_a_loss_that_never_fell_is_a_warning():
 def test_a_loss_in_the_warm_up_may_stand_still():
     """While the learning rate rises nothing is said."""
     rates = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5]
-    dues = [due(step(10 * (index + 1), loss=4.0, learning_rate=rate)) for index, rate in enumerate(rates)]
-    assert found(dues) == []
+    logged = [logged_step(step(10 * (index + 1), loss=4.0, learning_rate=rate)) for index, rate in enumerate(rates)]
+    assert found(logged) == []
 
 
 def test_the_steps_of_the_warm_up_are_not_counted():
     """A loss that stood still in the warm-up has 30 steps from its end on to fall."""
     rates = [1e-5 * min(index + 1, 6) for index in range(10)]
-    dues = [due(step(10 * (index + 1), loss=4.0, learning_rate=rate)) for index, rate in enumerate(rates)]
-    assert [keys(dues[:end]) for end in range(1, 10)] == [[]] * 9
-    assert keys(dues) == [("plateau", "warning")]
+    logged = [logged_step(step(10 * (index + 1), loss=4.0, learning_rate=rate)) for index, rate in enumerate(rates)]
+    assert [keys(logged[:end]) for end in range(1, 10)] == [[]] * 9
+    assert keys(logged) == [("plateau", "warning")]
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.01, 0.03, 0.1, 0.3])
@@ -142,8 +142,8 @@ def evaluations(losses, trained=(3.0, 2.0, 1.0, 0.5, 0.4)):
     for index, loss in enumerate(losses):
         number = 10 * (index + 1)
         figures = step(number, loss=trained[index], audio_loss=trained[index])
-        made += [due(figures, counted=(), samples=())]
-        made += [due(evaluation=eval_result(step=number, audio_loss=loss))]
+        made += [logged_step(figures, counted=(), samples=())]
+        made += [logged_step(evaluation=eval_result(step=number, audio_loss=loss))]
     return made
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from higgs_audio_trainer.diagnoses import levels
 from tests.builders import eval_result
-from tests.diagnoses.builders import counts, due, history, sample, shown, step
+from tests.diagnoses.builders import counts, history, logged_step, sample, shown, step
 
 CHANCE = math.log(1026)
 
@@ -16,14 +16,14 @@ def found(checked, before=None):
 
 
 def at_chance(number, audio_loss=CHANCE, **changes):
-    return due(step(number, audio_loss=audio_loss, **changes))
+    return logged_step(step(number, audio_loss=audio_loss, **changes))
 
 
 def test_a_healthy_step_raises_nothing():
     """Losses well below chance and above zero raise nothing; nor do evaluations."""
-    assert found(due(step(1))) == []
-    assert found(due(step(200)), history(due(step(1)), due(step(100)))) == []
-    assert found(due(evaluation=eval_result(audio_loss=CHANCE))) == []
+    assert found(logged_step(step(1))) == []
+    assert found(logged_step(step(200)), history(logged_step(step(1)), logged_step(step(100)))) == []
+    assert found(logged_step(evaluation=eval_result(audio_loss=CHANCE))) == []
 
 
 @pytest.mark.parametrize(("random", "severity"), [(False, "error"), (None, "warning")])
@@ -37,7 +37,7 @@ def test_a_pretrained_checkpoint_does_not_begin_at_chance(random, severity):
 
 def test_a_text_without_weight_stays_at_chance():
     """What is not trained on purpose is not judged; the audio is."""
-    untrained = due(step(1, text_loss=math.log(128256), audio_loss=CHANCE))
+    untrained = logged_step(step(1, text_loss=math.log(128256), audio_loss=CHANCE))
     one = found(untrained, history(base_is_random=False, text_loss_weight=0.0))
     assert [finding.modality for finding in one] == ["audio"]
 
@@ -61,15 +61,15 @@ def test_random_weights_begin_at_chance():
 )
 def test_the_noise_of_chance_is_that_of_the_targets(changes, is_found):
     """A loss is at chance within three standard errors of its slots; too few slots, or no number, raise nothing."""
-    one = found(due(step(1, **changes)), history(base_is_random=False))
+    one = found(logged_step(step(1, **changes)), history(base_is_random=False))
     assert [finding.modality for finding in one] == (["text"] if is_found else [])
 
 
 def later(losses, rates=(1e-5, 1e-4, 1e-4), numbers=(1, 60, 120), *, random=True):
-    dues = [
+    logged = [
         at_chance(number, loss, learning_rate=rate) for number, loss, rate in zip(numbers, losses, rates, strict=True)
     ]
-    return found(dues[-1], history(*dues[:-1], base_is_random=random))
+    return found(logged[-1], history(*logged[:-1], base_is_random=random))
 
 
 def test_chance_after_the_warm_up_is_an_error():
@@ -102,7 +102,7 @@ def test_a_pretrained_run_is_judged_sooner():
 
 
 def leaking(number, losses=(0.001, 3.1), **changes):
-    return due(step(number, audio_loss_per_codebook=losses, **changes))
+    return logged_step(step(number, audio_loss_per_codebook=losses, **changes))
 
 
 def test_a_loss_near_zero_at_once_is_an_error():
@@ -113,7 +113,7 @@ def test_a_loss_near_zero_at_once_is_an_error():
     (every,) = found(leaking(1, (0.001, 0.002)))
     assert (every.codebook, every.modality) == (None, "audio")
     assert every.evidence["loss"] == [0.001, 0.002]
-    assert [one.modality for one in found(due(step(1, text_loss=0.01)))] == ["text"]
+    assert [one.modality for one in found(logged_step(step(1, text_loss=0.01)))] == ["text"]
 
 
 def test_what_can_be_learned_by_heart_is_not_too_good():
@@ -125,14 +125,14 @@ def test_what_can_be_learned_by_heart_is_not_too_good():
 @pytest.mark.parametrize("changes", [{"unigram_loss": 1.1}, {"unigram_loss": None}, {"num_targets": 29}])
 def test_labels_that_hardly_vary_are_easy(changes):
     """A few control tokens, silence, or few slots may have a loss near zero."""
-    easy = due(step(1, audio_loss_per_codebook=(0.001, 3.1)), counted=(counts(0, **changes),))
+    easy = logged_step(step(1, audio_loss_per_codebook=(0.001, 3.1)), counted=(counts(0, **changes),))
     assert found(easy) == []
 
 
 def test_logs_without_counts_are_compared_with_chance():
     """Without counts, audio is compared with ln V if its shown labels vary, and text with nothing."""
     bad = step(1, audio_loss_per_codebook=(0.001, 3.1), text_loss=0.001)
-    assert [(one.code, one.codebook) for one in found(due(bad, counted=()))] == [("too_good", 0)]
+    assert [(one.code, one.codebook) for one in found(logged_step(bad, counted=()))] == [("too_good", 0)]
     silence = shown([7] * 5, [7] * 5)
-    assert found(due(bad, counted=(), samples=(sample(0, first=silence, last=silence),))) == []
-    assert found(due(bad, counted=(), samples=())) == []
+    assert found(logged_step(bad, counted=(), samples=(sample(0, first=silence, last=silence),))) == []
+    assert found(logged_step(bad, counted=(), samples=())) == []

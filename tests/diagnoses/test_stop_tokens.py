@@ -4,7 +4,7 @@ import pytest
 
 from higgs_audio_trainer.diagnoses import stop_tokens
 from tests.builders import eval_result
-from tests.diagnoses.builders import counts, due, history, sample, step
+from tests.diagnoses.builders import counts, history, logged_step, sample, step
 
 MASKED = {"stop_targets": 0, "stop_correct": 0, "stop_rank": None, "stop_probability": None}
 
@@ -15,22 +15,22 @@ def found(checked, before=None):
 
 def test_a_healthy_step_raises_nothing():
     """Stop tokens that are labels, some predicted, raise nothing; nor do old logs and evaluations."""
-    assert found(due(), history(due(step(10)))) == []
-    assert found(due(counted=()), history()) == []
-    assert found(due(evaluation=eval_result(), samples=(sample(0, stop_targets=0),))) == []
+    assert found(logged_step(), history(logged_step(step(10)))) == []
+    assert found(logged_step(counted=()), history()) == []
+    assert found(logged_step(evaluation=eval_result(), samples=(sample(0, stop_targets=0),))) == []
 
 
 def test_a_codebook_without_a_stop_token_is_an_error():
     """A codebook whose stop tokens are masked is named, with what follows from it."""
-    (one,) = found(due(counted=(counts(), counts(0), counts(1, **MASKED, masked={"stop": 4}))))
+    (one,) = found(logged_step(counted=(counts(), counts(0), counts(1, **MASKED, masked={"stop": 4}))))
     assert (one.code, one.severity, one.modality, one.codebook) == ("no_stop_target", "error", "audio", 1)
     assert "the voice never ends" in one.message
-    assert "4 are masked" in one.message
+    assert "4 stop tokens are masked" in one.message
 
 
 def test_all_codebooks_without_a_stop_token_are_said_once():
     """Where all codebooks lack it, one finding names them all; text is another."""
-    audio, text = found(due(counted=(counts(0, **MASKED), counts(1, **MASKED), counts(**MASKED))))
+    audio, text = found(logged_step(counted=(counts(0, **MASKED), counts(1, **MASKED), counts(**MASKED))))
     assert (audio.codebook, audio.evidence["codebooks"]) == (None, [0, 1])
     assert (text.modality, text.codebook) == ("text", None)
     assert "voice" not in text.message
@@ -38,21 +38,23 @@ def test_all_codebooks_without_a_stop_token_are_said_once():
 
 def test_a_series_without_targets_lacks_no_stop_token():
     """What is not trained at all is another check's."""
-    assert found(due(counted=(counts(0, **MASKED, num_targets=0, num_correct=0),))) == []
+    assert found(logged_step(counted=(counts(0, **MASKED, num_targets=0, num_correct=0),))) == []
 
 
 def test_logs_without_counts_are_judged_by_their_samples():
     """Without counts, a series is judged by all its shown samples together."""
     bare, ended = sample(0, stop_targets=0), sample(0)
-    assert [(one.code, one.codebook) for one in found(due(counted=(), samples=(bare, bare)))] == [("no_stop_target", 0)]
-    assert found(due(counted=(), samples=(bare, ended))) == []
-    assert found(due(counted=(), samples=(sample(0, stop_targets=0, num_targets=0),))) == []
-    assert found(due(samples=(bare,))) == []
+    assert [(one.code, one.codebook) for one in found(logged_step(counted=(), samples=(bare, bare)))] == [
+        ("no_stop_target", 0)
+    ]
+    assert found(logged_step(counted=(), samples=(bare, ended))) == []
+    assert found(logged_step(counted=(), samples=(sample(0, stop_targets=0, num_targets=0),))) == []
+    assert found(logged_step(samples=(bare,))) == []
 
 
 def missed(number=60, codebook=0, **changes):
     figures = {"num_correct": 300, "stop_targets": 8, "stop_correct": 0, "stop_rank": 41.5, "stop_probability": 0.002}
-    return due(step(number), counted=(counts(codebook, number=number, **(figures | changes)),))
+    return logged_step(step(number), counted=(counts(codebook, number=number, **(figures | changes)),))
 
 
 def test_a_stop_token_that_is_never_predicted_is_a_warning():
@@ -61,7 +63,7 @@ def test_a_stop_token_that_is_never_predicted_is_a_warning():
     (one,) = found(missed(), history(missed(10)))
     assert (one.code, one.severity, one.codebook) == ("stop_never_predicted", "note", 0)
     assert {one.severity for one in found(missed(310), history(missed(10)))} == {"note", "warning"}
-    assert "rank at the true end is 41.5" in one.message
+    assert "At the true end the stop token has a mean rank of 41.5" in one.message
     assert "0.2%" in one.message
     assert [one.modality for one in found(missed(codebook=None), history(missed(10, None)))] == ["text"]
 

@@ -23,7 +23,7 @@ import pytest
 from tqdm import tqdm
 
 from higgs_audio_trainer.pipeline.emit import Pipeline
-from sinks import ConsoleSink
+from sinks.console import ConsoleSink
 from sinks.terminal.screen import Screen
 from tests.builders import RUN_ID, audio_sample, text_sample, train_step
 
@@ -160,10 +160,10 @@ class TestGone:
         )
         train.stdout.close()
         _, err = train.communicate(timeout=60)
-        assert head.stdout == "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 right\n"
+        assert head.stdout == "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct\n"
         assert train.returncode == 0
         gone, dropped = err.splitlines()
-        assert gone == "higgs-audio-trainer: nobody reads stdout any more (Broken pipe); training goes on"
+        assert gone == "higgs-audio-trainer: stdout has no reader any more (Broken pipe); training continues"
         assert 1_000 < said_dropped(dropped) < 2_000
 
     def test_head_where_a_broken_pipe_kills(self):
@@ -172,7 +172,7 @@ class TestGone:
         train = training(2_000, before=deadly, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         train.stdout.readline()
         train.stdout.close()
-        assert "nobody reads stdout" in train.stderr.read()
+        assert "stdout has no reader any more" in train.stderr.read()
         assert train.wait(60) == 0
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -183,7 +183,7 @@ class TestGone:
             _, err = train.communicate(timeout=60)
         assert train.returncode == 0
         refused, dropped = err.splitlines()
-        assert refused.startswith("higgs-audio-trainer: stdout cannot be written (No space left on device);")
+        assert refused.startswith("higgs-audio-trainer: cannot write to stdout (No space left on device);")
         assert said_dropped(dropped) == 50
 
     def test_hang_up(self):
@@ -196,7 +196,7 @@ class TestGone:
         os.close(master)
         _, err = train.communicate("go\n", timeout=60)
         assert train.returncode == 0
-        assert "nobody reads stdout any more (Input/output error); training goes on" in err
+        assert "stdout has no reader any more (Input/output error); training continues" in err
         assert said_dropped(err) == 300
 
     def test_hang_up_of_both(self):

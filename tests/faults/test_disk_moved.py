@@ -36,7 +36,7 @@ class Log:
         assert self.caller.lost == []
         assert self.second.read_bytes() == line(record(0, "run_start")) + line(record(2)) + line(record(3))
         assert self.second.stat().st_mode & 0o777 == 0o600
-        assert self.said == [f"higgs-audio-trainer: {self.first} {why}; the log goes on in {self.second}"]
+        assert self.said == [f"higgs-audio-trainer: {self.first} {why}; the log continues in {self.second}"]
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_deleted_each_time(log):
     log.sink.close()
 
 
-def test_replaced_between_the_look_and_the_reopening(log, tmp_path, monkeypatch):
+def test_replaced_between_the_check_and_the_reopening(log, tmp_path, monkeypatch):
     """Fault: a write fails, and the file is replaced at the very moment it is opened anew.
 
     Expected: nothing is written to theirs; the record is counted, and the next one begins a new segment.
@@ -181,7 +181,7 @@ def test_replaced_between_the_look_and_the_reopening(log, tmp_path, monkeypatch)
     log.first.rename(tmp_path / "kept")
     log.first.write_bytes(b"theirs")
     with monkeypatch.context() as patch:
-        patch.setattr(sinks.segment.Segment, "look", lambda self: None)
+        patch.setattr(sinks.segment.Segment, "check", lambda self: None)
         assert not log.caller()
     log.clock.now += 10
     assert log.caller()
@@ -224,7 +224,7 @@ def test_a_file_that_others_could_read(tmp_path):
 def test_two_runs_that_find_the_same_empty_file(tmp_path):
     """Fault: a second run's sink is made before the first has written. Expected: it is refused."""
     [(_, first)] = sinks.build("jsonl", context(tmp_path))
-    with pytest.raises(SinkError, match=r"expected a file of its own, got .*another run"):
+    with pytest.raises(SinkError, match=r"expected a new file, got .*another run"):
         sinks.build("jsonl", context(tmp_path))
     first.close()
 

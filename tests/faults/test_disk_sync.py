@@ -55,8 +55,8 @@ class TestSync:
         check(caller, *segments(tmp_path))
         assert said == [
             (
-                f"higgs-audio-trainer: {tmp_path / 'a.jsonl'} could not be synced (Input/output error): a power cut "
-                f"may cost what it holds since the last sync; the log goes on in {tmp_path / 'a.segment001.jsonl'}"
+                f"higgs-audio-trainer: {tmp_path / 'a.jsonl'} could not be synced (Input/output error); a power "
+                f"failure may lose lines since the last sync; the log continues in {tmp_path / 'a.segment001.jsonl'}"
             )
         ]
 

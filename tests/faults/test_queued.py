@@ -18,6 +18,7 @@ from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import SinkContext
 from sinks.null import discard
 from sinks.queued import Queued
+from sinks.specification import resolve
 from sinks.trackers.rows import admitted
 from sinks.trackers.tracker import TrackerSink
 from tests.builders import RUN_ID, audio_sample, record_of, run_start, text_sample, train_step
@@ -58,7 +59,7 @@ def test_a_sink_that_hangs_costs_what_it_did_not_take():
     assert sink.dropped == 15
     sink.close()
     assert sink.dropped == 20
-    assert said == ["higgs-audio-trainer: 20 events did not reach fancy: it did not answer in time"]
+    assert said == ["higgs-audio-trainer: 20 events did not reach fancy: no answer in time"]
     slow.released.set()
     assert sink._ended.wait(WAIT_S)
     assert (sink.dropped, slow.taken) == (15, RECORDS[:5])
@@ -147,7 +148,7 @@ def test_a_sink_that_hangs_keeps_no_process_from_ending(closes):
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == (
-        "higgs-audio-trainer: 1 event did not reach fancy: it did not answer in time\n",
+        "higgs-audio-trainer: 1 event did not reach fancy: no answer in time\n",
         "",
     )
 
@@ -175,7 +176,7 @@ def folder(tmp_path, trackio_store, mlflow_store):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tracker_that_hangs(name, folder):
     """The events before it are in the tracker; emission goes on; `lost` counts all that it did not take."""
-    factory = sinks.resolve(name)
+    factory = resolve(name)
     opened = factory.__wrapped__(SinkContext(str(folder), f"hangs-{name}", 0, 0))
     slow = Slow()
     tracker = TrackerSink(lambda: Hanging(opened(), slow))
@@ -211,7 +212,7 @@ def files_of_at_most(size):
 def test_a_disk_that_is_full(name, size, folder):
     """What the disk does not take is counted and not half there; what the tracker has can be read."""
     run = f"full-{name}"
-    tracker = TrackerSink(sinks.resolve(name).__wrapped__(SinkContext(str(folder), run, 0, 0)))
+    tracker = TrackerSink(resolve(name).__wrapped__(SinkContext(str(folder), run, 0, 0)))
     tracker(record_of(train_step(step=1)) | {"run_id": run})  # there is room to open it
     sink, said = queued(tracker)
     sample = record_of(text_sample()) | {"run_id": run}

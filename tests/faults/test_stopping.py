@@ -190,11 +190,11 @@ def test_a_run_that_began_meanwhile_keeps_the_directory(tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("optimizer.pt", "optimizer.pt: cut off"),
-        ("scheduler.pt", "scheduler.pt: cut off"),
-        ("rng_state.pth", "rng_state.pth: cut off"),
-        (ADAPTER, f"{ADAPTER}: cut off"),
-        ("trainer_state.json", "trainer_state.json is not whole"),
+        ("optimizer.pt", "optimizer.pt: truncated"),
+        ("scheduler.pt", "scheduler.pt: truncated"),
+        ("rng_state.pth", "rng_state.pth: truncated"),
+        (ADAPTER, f"{ADAPTER}: truncated"),
+        ("trainer_state.json", "trainer_state.json is incomplete"),
     ],
 )
 def test_a_checkpoint_that_lost_its_end_is_passed_over(resumable, tmp_path, name, said):
@@ -227,10 +227,10 @@ def test_what_is_passed_over_is_said(resumable, tiny, clips, tmp_path):
     run_training(settings(tiny, clips, out, resume="latest", save_steps=2), say=said.append)
     [line] = said
     assert line.count("\n") == 0
-    assert line.startswith("--resume: passed over checkpoint-4: the state of the optimizer is missing")
+    assert line.startswith("--resume: passed over checkpoint-4: the optimizer state is missing")
     assert lines(out, attempt=1)[0]["resumed_from_step"] == 2
     (out / "checkpoint-2" / ADAPTER).write_bytes(b"")
-    with pytest.raises(UserError, match=f"whole checkpoint, got .*: {ADAPTER}: cut off. Name another"):
+    with pytest.raises(UserError, match=f"complete checkpoint, got .*: {ADAPTER}: truncated. Name another"):
         plan_attempt(str(out), str(out / "checkpoint-2"))
 
 

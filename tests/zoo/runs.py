@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from higgs_audio_trainer.config import TrainSettings
-from higgs_audio_trainer.demo.faults import Fault
+from higgs_audio_trainer.demo.faults import PlantedFault
 from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
@@ -30,7 +30,7 @@ def write_base(folder: Path, codebooks: int, *, seed: int = 0) -> Base:
     return Base(*write_tiny(folder, TinySize(hidden_size=64, layers=2, codebooks=codebooks), seed=seed))
 
 
-def train(base: Base, manifest: Path, folder: Path, *, fault: Fault | None = None, **changes: Any) -> MemorySink:
+def train(base: Base, manifest: Path, folder: Path, *, fault: PlantedFault | None = None, **changes: Any) -> MemorySink:
     """Train and return the events."""
     memory = MemorySink()
     settings = TrainSettings(

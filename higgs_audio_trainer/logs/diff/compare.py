@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from higgs_audio_trainer.errors import Fault, UserError
+from higgs_audio_trainer.errors import InputProblem, UserError
 from higgs_audio_trainer.logs.diff.comparison import MISSING, Comparison, Divergence, Setting, Side
 from higgs_audio_trainer.logs.diff.difference import Comparer, Difference
 from higgs_audio_trainer.logs.diff.divergence import place_of, position_of, rank_of
@@ -103,7 +103,7 @@ def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_fault: O
             return _compared(ours, theirs, joined_unsorted, options)
 
 
-def _ignore(_fault: Fault) -> None:
+def _ignore(_fault: InputProblem) -> None:
     pass
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from higgs_audio_trainer.errors import Fault, UserError
+from higgs_audio_trainer.errors import InputProblem, UserError
 from higgs_audio_trainer.events import EVENTS, Envelope
 from higgs_audio_trainer.logs.diff.join import canonical_order_of, sortable
 from higgs_audio_trainer.logs.diff.sides import Log, Source
@@ -49,7 +49,7 @@ def write_golden(log: Log, path: str | Path, *, finished: bool = False) -> int:
             finished; or a file cannot be read or written; or what is at the golden's place is none.
     """
     target = _target(Path(path), log)
-    faults: list[Fault] = []
+    faults: list[InputProblem] = []
     with Source(log, faults.append) as source, closing(Sorter(canonical_order_of)) as lines:
         started: dict[Any, Any] = {}
         ended: dict[Any, Any] = {}
@@ -102,7 +102,7 @@ def _field_orders() -> dict[str, tuple[str, ...]]:
     return {name: (*_ENVELOPE, *(item.name for item in fields(cls))) for name, cls in EVENTS.items()}
 
 
-def _refuse_faulty(name: str, faults: list[Fault], count: int) -> None:
+def _refuse_faulty(name: str, faults: list[InputProblem], count: int) -> None:
     if faults:
         raise UserError(
             f"{faults[0]}. A golden is made of a log that is whole. `higgs-audio-trainer validate` lists its faults"

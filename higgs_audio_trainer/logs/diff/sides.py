@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import orjson
 
-from higgs_audio_trainer.errors import Fault, UserError
+from higgs_audio_trainer.errors import InputProblem, UserError
 from higgs_audio_trainer.logs.diff.comparison import Side
 from higgs_audio_trainer.logs.diff.join import Entry
 from higgs_audio_trainer.logs.diff.selection import strip, volatile_settings
@@ -92,7 +92,7 @@ class Source:
                 encoded = orjson.dumps(record)
             except TypeError:  # more levels than can be written, though not than can be read
                 where = place.where if isinstance(place, Line) else f"{_RECORDS}[{place}]"
-                self._fault(Fault(where, "$", "values that are nested 250 levels deep at most", "deeper ones"))
+                self._fault(InputProblem(where, "$", "values that are nested 250 levels deep at most", "deeper ones"))
                 continue
             step = whole(record, "step")
             if step is not None:
@@ -121,7 +121,7 @@ class Source:
             return ((line.record, line) for line in read_lines(self._path, on_fault=self._fault, misfits=True))
         return ((dict(record), index) for index, record in enumerate(self._records))
 
-    def _fault(self, fault: Fault) -> None:
+    def _fault(self, fault: InputProblem) -> None:
         self._faults += 1
         if self._faults > self._told:
             self._told = self._faults

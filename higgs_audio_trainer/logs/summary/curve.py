@@ -1,4 +1,4 @@
-"""A figure over the steps of a run, in as little memory for a million steps as for one."""
+"""A loss or an accuracy over the steps of a run, in memory that does not grow with the run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from higgs_audio_trainer.logs.bounded_series import NumberSeries, Point
+
 MOST_POINTS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """What is said of a figure over a run; NaN, infinity and what is not there are None.
+class CurveSummary:
+    """Summary of a loss or an accuracy over a run. Values that are missing, NaN or infinite are None.
 
     Attributes:
-        first: at the first logged step.
-        last: at the last one.
-        best: the lowest loss, the highest accuracy; None if there never was any.
-        best_step: where that was first.
-        trend: means over equally many steps each, from the first to the last; at most `MOST_POINTS`.
+        first: Value at the first logged step.
+        last: Value at the last logged step.
+        best: Lowest loss or highest accuracy. None without finite values.
+        best_step: Step at which the best value occurs first.
+        trend: Means over equally many neighbouring steps, in the order of steps. At most `MOST_POINTS` means.
     """
 
     first: float | None
@@ -29,45 +31,35 @@ class Series:
 
 
 class Curve:
-    """Takes in a figure step by step.
+    """Collects the values of a loss or an accuracy.
 
     Args:
-        best: `min` of a loss, `max` of an accuracy.
+        best: Function that chooses the best value: `min` for a loss, `max` for an accuracy.
+
+    Example:
+        >>> curve = Curve(min)
+        >>> for step, loss in ((10, 4.0), (20, 2.5), (30, 3.0)):
+        ...     curve.add(step, loss)
+        >>> curve.summary()
+        CurveSummary(first=4.0, last=3.0, best=2.5, best_step=20, trend=(4.0, 2.5, 3.0))
     """
 
-    def __init__(self, best: Callable[[float, float], float]) -> None:
+    def __init__(self, best: Callable[..., Point | None]) -> None:
         self._choose = best
+        self._values = NumberSeries(MOST_POINTS)
         self._first: float | None = None
         self._last: float | None = None
-        self._best: float | None = None
-        self._best_step: int | None = None
-        self._points: list[tuple[float, int]] = []  # sum and number of the values of each
-        self._steps_each = 1
-        self._count = 0
 
     def add(self, step: int, value: float | None) -> None:
-        """Take in the figure of a step."""
-        number = value if value is not None and math.isfinite(value) else None
-        if not self._count:
-            self._first = number
-        self._last = number
-        if number is not None and (self._best is None or self._choose(number, self._best) != self._best):
-            self._best, self._best_step = number, step
-        self._draw(number)
-        self._count += 1
+        """Add the value of the next logged step. None is a missing value."""
+        self._last = value if value is not None and math.isfinite(value) else None
+        if not self._values.buckets:
+            self._first = self._last
+        self._values.add(step, value)
 
-    def series(self) -> Series:
-        """Say what was seen so far."""
-        trend = tuple(total / count if count and math.isfinite(total) else None for total, count in self._points)
-        return Series(self._first, self._last, self._best, self._best_step, trend)
-
-    def _draw(self, number: float | None) -> None:
-        if self._count == self._steps_each * len(self._points):
-            if len(self._points) == MOST_POINTS:  # two become one
-                pairs = zip(self._points[::2], self._points[1::2], strict=True)
-                self._points = [(one[0] + other[0], one[1] + other[1]) for one, other in pairs]
-                self._steps_each *= 2
-            self._points.append((0.0, 0))
-        if number is not None:
-            total, count = self._points[-1]
-            self._points[-1] = total + number, count + 1
+    def summary(self) -> CurveSummary:
+        """Return the summary of the values so far."""
+        buckets = self._values.buckets
+        extremes = (point for bucket in buckets for point in (bucket.low, bucket.high) if point is not None)
+        best_step, best = self._choose(extremes, key=lambda point: point[1], default=None) or (None, None)
+        return CurveSummary(self._first, self._last, best, best_step, tuple(bucket.mean for bucket in buckets))

@@ -13,7 +13,7 @@ from higgs_audio_trainer.logs.files import find
 from higgs_audio_trainer.logs.gaps import Gap, gaps_in
 from higgs_audio_trainer.logs.lines import Line, OnFault
 from higgs_audio_trainer.logs.reader import marked_lines
-from higgs_audio_trainer.logs.summary.curve import Curve, Series
+from higgs_audio_trainer.logs.summary.curve import Curve, CurveSummary
 
 _MOST_CODEBOOKS = 256
 _MOST_ALARMS = 100  # of different names
@@ -37,8 +37,8 @@ class Figures:
     count: int
     first_step: int | None
     last_step: int | None
-    losses: dict[str, Series]
-    accuracies: dict[str, Series]
+    losses: dict[str, CurveSummary]
+    accuracies: dict[str, CurveSummary]
 
 
 @dataclass(slots=True)
@@ -160,8 +160,8 @@ class _Collected:
             self.count,
             self.first_step,
             self.last_step,
-            {name: curve.series() for name, curve in self.losses.items()},
-            {name: curve.series() for name, curve in self.accuracies.items()},
+            {name: curve.summary() for name, curve in self.losses.items()},
+            {name: curve.summary() for name, curve in self.accuracies.items()},
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from higgs_audio_trainer.logs.summary.bars import Glyphs
-from higgs_audio_trainer.logs.summary.curve import Series
+from higgs_audio_trainer.logs.summary.curve import CurveSummary
 
 _NUMBERS = ("first", "last", "best")
 _LEAST_BAR, _MOST_BAR = 4, 12
@@ -18,8 +18,8 @@ class Row(NamedTuple):
     """One row: what it is of, its loss and its accuracy over the steps; None where there is none."""
 
     name: str
-    loss: Series | None
-    accuracy: Series | None
+    loss: CurveSummary | None
+    accuracy: CurveSummary | None
 
 
 def loss_text(value: float | None, decimals: int = 3) -> str:
@@ -88,7 +88,7 @@ class _Group:
     """
 
     def __init__(
-        self, title: str, series: Sequence[Series | None], write: Callable[[float | None], str], glyphs: Glyphs
+        self, title: str, series: Sequence[CurveSummary | None], write: Callable[[float | None], str], glyphs: Glyphs
     ) -> None:
         self.title = title
         self.extras: dict[str, int] = {}

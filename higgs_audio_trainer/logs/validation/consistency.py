@@ -59,7 +59,7 @@ def _rules_for(record: Record, spoiled: Collection[str]) -> Sequence[Rule]:
 
 
 def _nulls(record: Record) -> Iterator[Misfit]:
-    """A number is null only where `nonfinite` or `replaced` says what it was (`encodable`)."""
+    """A number is null only where `nonfinite` or `replaced` says what it was (`encodable_text`)."""
     scalars, lists = numbers(record["event"])
     expected = "a number, or a null that `nonfinite` or `replaced` names"
     for name in scalars:
@@ -102,7 +102,7 @@ def _versions(record: Record, _start: Record) -> Iterator[Misfit]:
         yield Misfit("$.versions", "at least that of Python", "none")
 
 
-# checkpoint (`telemetry`)
+# checkpoint (`recorder`)
 
 
 def _folder(record: Record, _start: Record) -> Iterator[Misfit]:

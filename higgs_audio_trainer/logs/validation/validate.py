@@ -11,7 +11,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.errors import Fault
+from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
 from higgs_audio_trainer.logs.files import Stream, find, named
 from higgs_audio_trainer.logs.gaps import may_begin_late
@@ -236,17 +236,17 @@ class _Faults:
     def __init__(self) -> None:
         self.count = 0
         self.is_at_head = True
-        self._kept: list[Fault] = []
+        self._kept: list[InputProblem] = []
         self._more: tuple[str, int] | None = None
 
-    def __call__(self, fault: Fault) -> None:
+    def __call__(self, fault: InputProblem) -> None:
         self.count += 1
         if len(self._kept) < _MOST_FAULTS:
             self._kept.append(fault)
         else:
             self._more = (fault.where, 1) if self._more is None else (self._more[0], self._more[1] + 1)
 
-    def taken(self) -> list[Fault]:
+    def taken(self) -> list[InputProblem]:
         kept, self._kept = self._kept, []
         return kept
 

@@ -1,4 +1,4 @@
-"""The slots of a sample as rows of token ids: predictions above labels, in columns."""
+"""Token ids of a sample in columns, predictions above labels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _DECODED = {_PREDICTIONS: "Predicted text", _LABELS: "Label text"}
 _KEY = f"P: {_PREDICTIONS}, L: {_LABELS}"
 
 
-class _Row(NamedTuple):
-    """One line of token ids, before its columns are as wide as those of its neighbours."""
+class _TokenRow(NamedTuple):
+    """One row of token ids before the alignment of the columns."""
 
     title: str
     kind: str
@@ -26,27 +26,34 @@ class _Row(NamedTuple):
     text: str | None
 
 
-def render_windows(windows: Mapping[str, Mapping[str, Any]], *, color: bool, width: int | None) -> list[str]:
-    """Render the windows of a sample.
+def render_token_columns(windows: Mapping[str, Mapping[str, Any]], *, color: bool, width: int | None) -> list[str]:
+    r"""Return the lines of the token windows of a sample.
 
     Args:
-        windows: by the word that stands before their slots.
-        color: mark mismatches by colour; without it they carry a `*`.
-        width: columns that there are; what needs more is shown in blocks of slots, and what was decoded below them.
+        windows: Windows of a `prediction_sample` by the word for the title, such as "First".
+        color: True marks mismatches by colour, False by a `*`.
+        width: Columns of a line; longer rows are split into blocks of slots, with decoded text below. None for lines
+            of any length.
+
+    Example:
+        >>> window = {"labels": [5, 60], "predictions": [4, 60], "label_text": "b", "predicted_text": "a"}
+        >>> print(*render_token_columns({"First": window}, color=False, width=None), sep="\n")
+          First 2 - Predictions: [*4, 60]  "a"
+          First 2 - Labels:      [ 5, 60]  "b"
     """
     pairs = [pair for name, window in windows.items() if (pair := _pair(name, window, "" if color else "*"))]
     if not pairs:
         return ["  no slot of this sample is supervised"]
     rows = [row for pair in pairs for row in pair]
-    table = _Table(max(len(row.title) for row in rows), max(max(map(len, row.cells)) for row in rows), color)
-    lines = [table.line(row) for row in rows]
+    layout = _TokenColumns(max(len(row.title) for row in rows), max(max(map(len, row.cells)) for row in rows), color)
+    lines = [layout.line(row) for row in rows]
     if width is None or all(columns(line) <= width for line in lines):
         return lines
-    return [line for pair in pairs for line in table.blocks(pair, width)]
+    return [line for pair in pairs for line in layout.blocks(pair, width)]
 
 
-def _pair(name: str, window: Mapping[str, Any], mark: str) -> list[_Row]:
-    """Make the rows of one window: predictions and labels; none of an empty window."""
+def _pair(name: str, window: Mapping[str, Any], mark: str) -> list[_TokenRow]:
+    """Return the rows of predictions and labels of a window, or no row for an empty window."""
     labels, predictions = window["labels"], window["predictions"]
     if not labels:
         return []
@@ -56,36 +63,36 @@ def _pair(name: str, window: Mapping[str, Any], mark: str) -> list[_Row]:
     if mark:
         cells = [mark * is_wrong + cell for cell, is_wrong in zip(cells, wrong, strict=True)]
     return [
-        _Row(title, _PREDICTIONS, cells, wrong, window.get("predicted_text")),
-        _Row(title, _LABELS, list(map(str, labels)), [False] * len(labels), window.get("label_text")),
+        _TokenRow(title, _PREDICTIONS, cells, wrong, window.get("predicted_text")),
+        _TokenRow(title, _LABELS, list(map(str, labels)), [False] * len(labels), window.get("label_text")),
     ]
 
 
-class _Table(NamedTuple):
-    """The columns that the rows of a sample share.
+class _TokenColumns(NamedTuple):
+    """The column layout that all rows of a sample share.
 
     Attributes:
-        title_width: of the longest title.
-        cell_width: of the longest cell.
-        color: mark mismatches by colour.
+        title_width: Length of the longest title.
+        cell_width: Length of the longest cell.
+        color: True marks mismatches by colour.
     """
 
     title_width: int
     cell_width: int
     color: bool
 
-    def line(self, row: _Row) -> str:
-        """Write a row as one line."""
+    def line(self, row: _TokenRow) -> str:
+        """Return a row as a line."""
         decoded = "" if row.text is None else "  " + self._quoted(row.text)
         return f"{self._head(row.title, row.kind)} [{self._cells(row, 0, len(row.cells))}]{decoded}"
 
-    def blocks(self, pair: Sequence[_Row], width: int) -> Iterator[str]:
-        """Write the rows of a window block by block, each with as many slots as there is room for."""
+    def blocks(self, pair: Sequence[_TokenRow], width: int) -> Iterator[str]:
+        """Yield the lines of a window in blocks of as many slots as fit into the width."""
         count, title = len(pair[0].cells), pair[0].title
         heads = [self._head("", row.kind) for row in pair]
         first_heads = [self._head(title, row.kind) for row in pair]
         fitting = self._fitting(width - len(heads[0]) - len(" ["))
-        if fitting < min(_FEWEST, count):  # the words leave no room: they are said once
+        if fitting < min(_FEWEST, count):  # the titles leave too little room, so one line explains short titles
             yield f"  {title} - {_KEY}"
             heads = first_heads = [f"  {row.kind[0]}:" for row in pair]
             fitting = max(1, self._fitting(width - len(heads[0]) - len(" [")))
@@ -104,7 +111,7 @@ class _Table(NamedTuple):
     def _fitting(self, room: int) -> int:
         return (room - 1 + len(_SEPARATOR)) // (self.cell_width + len(_SEPARATOR))
 
-    def _cells(self, row: _Row, start: int, stop: int) -> str:
+    def _cells(self, row: _TokenRow, start: int, stop: int) -> str:
         cells = [cell.rjust(self.cell_width) for cell in row.cells[start:stop]]
         if self.color and True in row.wrong:
             wrong = row.wrong[start:stop]

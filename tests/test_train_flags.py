@@ -1,11 +1,16 @@
-"""Flags and YAML to settings: names, aliases, ranges, and errors that say the way out."""
+"""Flags and YAML become settings: names, aliases, ranges, error messages."""
 
+import argparse
 import dataclasses
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
+from transformers import HfArgumentParser, TrainingArguments
 
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.cli.options import parse_train
+from higgs_audio_trainer.cli.train_flags import parse_train
 from higgs_audio_trainer.config import TrainSettings, flags
 from higgs_audio_trainer.errors import UserError
 
@@ -13,12 +18,12 @@ NEEDED = ["--train_manifest", "m.jsonl", "--output_dir", "out"]
 
 
 def parse(*arguments):
-    """Parse flags beside those that a run needs."""
+    """Parse flags together with the flags that every run needs."""
     return parse_train([*NEEDED, *arguments], "higgs-audio-trainer train")
 
 
 def test_the_usage_line_needs_nothing_added():
-    """The line of the README gives the defaults."""
+    """The usage line of the README gives the default settings."""
     settings = parse("--log_steps", "50")
     assert settings.log_steps == 50
     assert (settings.lora_r, settings.lora_alpha, settings.lora_dropout) == (32, 64, 0.05)
@@ -33,7 +38,7 @@ def test_the_usage_line_needs_nothing_added():
 
 
 def test_the_original_trainers_flags_are_taken_as_they_are():
-    """Every flag of the original trainer means what it meant."""
+    """Every flag of the original trainer keeps its meaning."""
     settings = parse(
         *[
             "--eval_manifest",
@@ -86,7 +91,7 @@ def test_the_original_trainers_flags_are_taken_as_they_are():
 
 @pytest.mark.parametrize(("item", "alias"), [(item, alias) for item in flags() for alias in item.metadata["aliases"]])
 def test_hugging_face_names_mean_the_same(item, alias):
-    """Each alias sets our setting."""
+    """Each alias sets the setting of our name."""
     value = {"dtype": "float32", "lora_targets": "q_proj", "resume": "here"}.get(item.name, "3")
     ours, theirs = (parse(f"--{name}", value) if item.name != "train_manifest" else None for name in (item.name, alias))
     assert ours == theirs
@@ -101,7 +106,7 @@ def test_hugging_face_names_mean_the_same(item, alias):
     ],
 )
 def test_two_values_for_one_thing_are_an_error(arguments):
-    """The same value twice is fine; two different ones are not, under whichever names."""
+    """A setting accepts the same value twice and rejects two different values, also by alias."""
     with pytest.raises(UserError, match="expected one value for"):
         parse(*arguments)
     assert parse("--lr", "1e-4", "--learning_rate", "0.0001").lr == 1e-4
@@ -131,15 +136,15 @@ def test_two_values_for_one_thing_are_an_error(arguments):
         (["--weight_deca", "5"], "Did you mean weight_decay?"),
     ],
 )
-def test_wrong_values_say_the_range(arguments, message):
-    """A value out of range, of the wrong type or for an unknown flag is an error with the way out."""
+def test_wrong_values_name_the_range(arguments, message):
+    """The error for a wrong value, a wrong type or an unknown flag names the expected value or flag."""
     with pytest.raises(UserError) as caught:
         parse(*arguments)
     assert message in str(caught.value)
 
 
 def test_required_paths_are_asked_for():
-    """Without a manifest or an output directory nothing can begin."""
+    """A missing manifest or output directory is an error."""
     with pytest.raises(UserError, match="--train_manifest: expected a path"):
         parse_train(["--output_dir", "out"], "p")
     with pytest.raises(UserError, match="--output_dir: expected a path"):
@@ -147,7 +152,7 @@ def test_required_paths_are_asked_for():
 
 
 def test_training_arguments_pass_through():
-    """What is not ours goes to transformers, with its types."""
+    """Flags of transformers go to `extra` with their types."""
     settings = parse(
         "--max_grad_norm", "0.5", "--dataloader_num_workers", "2", "--bf16", "--lr_scheduler_type", "cosine"
     )
@@ -157,8 +162,91 @@ def test_training_arguments_pass_through():
     assert set(settings.extra) == {"max_grad_norm", "dataloader_num_workers", "bf16", "lr_scheduler_type"}
 
 
+def example_of(action):
+    """Return a text that an argument of transformers accepts, or None if the argument takes objects alone."""
+    for text in (*(action.choices or ()), "3", "true", "underflow_overflow", ""):
+        with suppress(ValueError, TypeError, AttributeError, argparse.ArgumentTypeError):
+            action.type(str(text))
+            return str(text)
+    return None
+
+
+@pytest.fixture(scope="module")
+def foreign():
+    """Return transformers' own parser, and an example for each argument that has a value and is no setting of ours."""
+    parser = HfArgumentParser(TrainingArguments)
+    ours = {"help", *(name for item in flags() for name in (item.name, *item.metadata["aliases"]))}
+    arguments = [action for action in parser._actions if action.nargs != 0 and action.dest not in ours]
+    examples = {action.dest: example_of(action) for action in arguments}
+    return parser, {name: text for name, text in examples.items() if text is not None}
+
+
+def test_every_training_argument_is_read_as_transformers_reads_it(foreign, tmp_path):
+    """By its name, with hyphens, after an equals sign and from YAML, a value has the type that transformers gives."""
+    parser, examples = foreign
+    assert len(examples) > 90
+    theirs = vars(parser.parse_known_args([*NEEDED, *(f"--{name}={value}" for name, value in examples.items())])[0])
+    expected = {name: theirs[name] for name in examples}
+    spaced = [part for name, value in examples.items() for part in (f"--{name}", value)]
+    hyphens = [f"--{name.replace('_', '-')}={value}" for name, value in examples.items()]
+    yaml = write_yaml(tmp_path, "".join(f"{name}: '{value}'\n" for name, value in examples.items()))
+    for arguments in (spaced, hyphens, ["--config", yaml]):
+        assert parse("--lr", "1e-3", *arguments, "--epochs", "2").extra == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["--bf16"], {"bf16": True}),
+        (["--bf16", "false"], {"bf16": False}),
+        (["--no_remove_unused_columns"], {"remove_unused_columns": False}),
+        (["--no-remove-unused-columns", "--lr", "1"], {"remove_unused_columns": False}),
+        (["--label_names", "a", "b", "--lr", "1"], {"label_names": ["a", "b"]}),
+        (["--run_name", "a", "--run_name=b"], {"run_name": "b"}),
+        (["--run-name=a-b_c=d"], {"run_name": "a-b_c=d"}),
+        (["--resume", "--bf16"], {"bf16": True}),
+    ],
+)
+def test_forms_of_training_arguments(arguments, extra):
+    """A switch stands alone, takes a value or begins with `no_`; a list takes several values; the last value counts."""
+    assert parse(*arguments).extra == extra
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stray"], "stray: expected a known flag."),
+        (["--bf16", "true", "stray"], "stray: expected a known flag."),
+        (["--max_grad_norm", "--lr", "1", "0.5"], "--max_grad_norm/--max-grad-norm: expected one argument"),
+        (["--label_names", "a", "--lr", "1", "b"], "b: expected a known flag."),
+        (["--max_grad_norm", "x"], "invalid float value: 'x'. See higgs-audio-trainer train --help_all."),
+        (["--bf16", "--lr", "x"], "invalid float value: 'x'. See higgs-audio-trainer train --help."),
+        (["--optim", "none"], "--optim: invalid choice: 'none'"),
+        (["--max-grad-nom", "1"], "--max-grad-nom: expected a known flag. Did you mean max_grad_norm?"),
+        (["--bogus=1", "--config", "no.yaml"], "--config: expected a YAML file"),
+        (["--output_dir", "other"], "--output_dir: expected one value for output_dir"),
+    ],
+)
+def test_wrong_training_arguments(arguments, message):
+    """A value belongs to the flag before it and to no other; each error names the help that explains the flag."""
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    assert message in str(caught.value)
+
+
+def test_our_flags_alone_load_no_transformers():
+    """A command line with only our flags does not import transformers."""
+    script = (
+        "import sys\n"
+        "from higgs_audio_trainer.cli.train_flags import parse_train\n"
+        f"parse_train({NEEDED!r}, 'train')\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_switches():
-    """A switch stands alone or takes true or false; --resume stands alone or names a checkpoint."""
+    """A switch stands alone or takes true or false. --resume stands alone or takes a checkpoint."""
     assert parse("--skip_bad_samples").skip_bad_samples
     assert not parse("--skip_bad_samples", "false").skip_bad_samples
     assert not parse("--log_text", "no").log_text
@@ -175,7 +263,7 @@ def write_yaml(folder, text):
 
 
 def test_yaml_is_read_first_and_flags_win(tmp_path):
-    """Keys may be ours, aliases or TrainingArguments'; lists are taken where a flag takes a list."""
+    """YAML keys may be our names, aliases or names of transformers. Lists are allowed. Flags override YAML."""
     path = write_yaml(
         tmp_path,
         "learning_rate: 1e-3\nepochs: 2\nlog_codebooks: [0, 3]\nsinks: [console, 'jsonl:dir=x']\n"
@@ -199,34 +287,45 @@ def test_yaml_is_read_first_and_flags_win(tmp_path):
         ("batch_size: true", "batch_size: expected int, got True"),
         ("batch_size: 2.5", "batch_size: expected int, got 2.5"),
         ("log_steps: 0", "--log_steps: expected at least 1, got 0"),
-        ("lr: 1\nlearning_rate: 2", "expected one value for lr, got two different ones"),
+        ("lr: 1\nlearning_rate: 2", "expected one value for lr, got two different values"),
         ("- a", "expected keys and values, got list"),
         ("a: [", "expected YAML, got"),
     ],
 )
 def test_wrong_yaml_is_an_error(tmp_path, text, message):
-    """Unknown keys suggest the nearest; wrong types and broken YAML are said with the file."""
+    """An unknown key gets a suggestion. Wrong types and broken YAML are reported with the file."""
     with pytest.raises(UserError) as caught:
         parse("--config", write_yaml(tmp_path, text))
     assert message in str(caught.value)
 
 
 def test_yaml_numbers_for_transformers_have_their_types(tmp_path):
-    """PyYAML reads 1e-8 as a text; what goes to transformers is converted as a flag would be."""
+    """PyYAML reads 1e-8 as text. A value for transformers gets the type of the flag."""
     settings = parse("--config", write_yaml(tmp_path, "adam_epsilon: 1e-8\nbf16: true\nsave_total_limit: 2\n"))
     assert settings.extra == {"adam_epsilon": 1e-8, "bf16": True, "save_total_limit": 2}
     with pytest.raises(UserError, match=r"save_total_limit.*: invalid int value: 'two'"):
         parse("--config", write_yaml(tmp_path, "save_total_limit: two"))
 
 
+def test_yaml_values_may_begin_with_a_dash(tmp_path):
+    """YAML text that looks like a flag is a value."""
+    assert parse("--config", write_yaml(tmp_path, "run_name: -x")).extra == {"run_name": "-x"}
+
+
+def test_an_infinite_count_in_yaml_is_an_error(tmp_path):
+    """Infinity for an integer is an error without a traceback."""
+    with pytest.raises(UserError, match="batch_size: expected int, got inf"):
+        parse("--config", write_yaml(tmp_path, "batch_size: .inf"))
+
+
 def test_missing_yaml_is_an_error(tmp_path):
-    """A file that is not there is said by its path."""
+    """The error for a missing file names the path."""
     with pytest.raises(UserError, match=r"--config: expected a YAML file, got No such file"):
         parse("--config", str(tmp_path / "none.yaml"))
 
 
 def test_help_shows_our_flags_in_groups_and_the_rest_on_request(capsys):
-    """`--help` fits a screen and names every flag of ours; `--help_all` explains them and those of transformers."""
+    """`--help` fits a screen and names all our flags. `--help_all` explains ours and those of transformers."""
     assert main(["train", "--help"]) == 0
     short = capsys.readouterr().out
     assert all(f"--{item.name}" in short.split() for item in flags())
@@ -240,7 +339,7 @@ def test_help_shows_our_flags_in_groups_and_the_rest_on_request(capsys):
 
 
 def test_the_overview_names_every_command(capsys):
-    """`--help` without a command lists the commands and then the flags of train; no argument at all is exit 2."""
+    """`--help` without a command lists commands, then flags of train. No argument is exit status 2."""
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {name} " in out for name in ("train", "prepare", "demo", "tiny", "schema"))
@@ -249,7 +348,7 @@ def test_the_overview_names_every_command(capsys):
 
 
 def test_an_unknown_command_suggests_the_nearest(capsys):
-    """A typo is exit 2 with the commands there are."""
+    """A misspelt command is exit status 2 with a suggestion."""
     assert main(["trian"]) == 2
     assert "Did you mean train?" in capsys.readouterr().err
 
@@ -261,7 +360,7 @@ def test_version(capsys):
 
 
 def test_settings_are_frozen():
-    """A run's settings do not change while it runs."""
+    """The settings of a run cannot change."""
     settings = TrainSettings(train_manifest="m", output_dir="o")
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.lr = 1.0

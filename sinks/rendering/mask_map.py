@@ -1,4 +1,7 @@
-"""The slots of a sample as rows of signs, one row a series: what is trained, and what is masked why."""
+"""The mask map of a sample. Text and each codebook have a row of signs, with a sign for each slot.
+
+A sign shows whether a slot is supervised, and why a slot is masked.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any, NamedTuple
 from sinks.terminal.fold import folded
 from sinks.terminal.style import BOLD, RED, styled
 
-#: What the signs of `token_counts` mean.
+#: Meaning of each sign in the field `strip` of `token_counts`.
 SIGNS = {
     "p": "prompt",
     "_": "placeholder",
@@ -21,15 +24,15 @@ SIGNS = {
     "d": "delay prefix",
     "e": "EOS fill",
     "-": "no slot",
-    "?": "masked, to be learned",
-    "!": "supervised, to be masked",
+    "?": "masked, should be supervised",
+    "!": "supervised, should be masked",
 }
 _STYLES = {"#": BOLD, "E": BOLD, "?": RED, "!": RED}
-_MORE = "."  # in each row between two signs: more of the same; ASCII, for any terminal
-_NOTHING = " "  # of a row that is shorter than others
-_LONGEST_RUN = 6  # of equal columns that is drawn whole
-_WIDTH = 79  # where none is given
-_FEWEST = 10  # columns beside the names
+_MORE = "."  # between two equal signs of a long run; ASCII, for any terminal
+_NOTHING = " "  # after the end of a shorter row
+_LONGEST_RUN = 6  # equal columns that are drawn one by one
+_WIDTH = 79  # default
+_FEWEST = 10  # columns beside the row names
 _MOST_BLOCKS = 4
 _LONGEST_NAME = 20
 _RULER = "position"
@@ -37,24 +40,32 @@ _RUN = re.compile(r"([1-9][0-9]{0,8})([!-~])")
 
 
 class _Column(NamedTuple):
-    """One column: a sign of each row, and the position of its slot where it is the first of a run."""
+    """One column of the map: the sign of each row, and the slot position for the first column of a run."""
 
     signs: tuple[str, ...]
     position: int | None
 
 
-def render_strip(strips: Any, *, color: bool, width: int | None) -> list[str]:
-    """Draw the slots of a sample.
+def render_mask_map(runs: Any, *, color: bool, width: int | None) -> list[str]:
+    r"""Return the lines of a mask map.
 
     Args:
-        strips: the runs of each row, as `TokenCounts.strip` has them, by the row's name; harmless to a terminal.
-        color: set supervised slots off.
-        width: columns that there are; what needs more is drawn in blocks. None: 79.
+        runs: Runs of each row by the name of the row, as in the field `strip` of `token_counts`, escaped for a
+            terminal.
+        color: True makes supervised slots bold and mistakes red.
+        width: Columns of a line. A wider map is drawn in blocks. None for 79.
 
     Returns:
-        A ruler, the rows and a legend; nothing where a row cannot be understood.
+        A ruler with positions, the rows and a legend. No line if a row is malformed.
+
+    Example:
+        >>> print(*render_mask_map({"text": "57p 3#", "codebook 0": "58- 1B 1#"}, color=False, width=None), sep="\n")
+          position    0  57
+          text        p.p###
+          codebook 0  -.--B#
+          p prompt  # supervised  B stream BOS  - no slot  . more of the same
     """
-    rows = {name: _runs(text) for name, text in strips.items()} if isinstance(strips, Mapping) else {}
+    rows = {name: _parsed(text) for name, text in runs.items()} if isinstance(runs, Mapping) else {}
     if not all(rows.values()) or any(len(name) > _LONGEST_NAME for name in rows):
         return []
     columns = list(_columns(list(rows.values())))
@@ -74,14 +85,14 @@ def render_strip(strips: Any, *, color: bool, width: int | None) -> list[str]:
     return [*lines, *_legend(columns, width or _WIDTH)]
 
 
-def _runs(text: Any) -> list[tuple[int, str]]:
-    """Read `57p 1#` as counts and signs; nothing of what is none."""
+def _parsed(text: Any) -> list[tuple[int, str]]:
+    """Return runs such as `57p 1#` as (count, sign) pairs, or no pair for a malformed text."""
     found = [_RUN.fullmatch(part) for part in text.split(" ")] if isinstance(text, str) else []
     return [(int(run[1]), run[2]) for run in found if run] if all(found) else []
 
 
 def _columns(rows: Sequence[Sequence[tuple[int, str]]]) -> Iterator[_Column]:
-    """Yield the columns that are drawn: of a long run of equal ones three."""
+    """Yield the columns to draw. A long run of equal columns becomes three columns."""
     position = 0
     for signs, parts in groupby(_pieces(rows), key=lambda piece: piece[1]):
         length = sum(size for size, _ in parts)
@@ -92,7 +103,7 @@ def _columns(rows: Sequence[Sequence[tuple[int, str]]]) -> Iterator[_Column]:
 
 
 def _pieces(rows: Sequence[Sequence[tuple[int, str]]]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Cut the rows where one of them changes: the slots up to there, and the sign of each row."""
+    """Yield the pieces without a change in any row, as (number of slots, sign of each row)."""
     left = [list(reversed(row)) for row in rows]
     while any(left):
         size = min(row[-1][0] for row in left if row)
@@ -105,7 +116,7 @@ def _pieces(rows: Sequence[Sequence[tuple[int, str]]]) -> Iterator[tuple[int, tu
 
 
 def _ruler(block: Sequence[_Column]) -> str:
-    """Write the position of each run where there is room for it."""
+    """Return the line with the position of each run, as far as there is room."""
     text = ""
     for index, column in enumerate(block):
         if column.position is None or (text and len(text) >= index):

@@ -1,0 +1,111 @@
+"""Argument parser of every command, and parsers of shared values."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+from higgs_audio_trainer.errors import UserError
+
+_TRUE = {"true", "yes", "1", "on"}
+_FALSE = {"false", "no", "0", "off"}
+_DEFAULT_COLUMNS, _MARGIN = 80, 2  # of the help, the same as in argparse
+_MAX_COLUMNS = 9_999
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Argument parser with errors of type `UserError`. Accepts `--a-b` for `--a_b` and vice versa.
+
+    Attributes:
+        help_flag: Flag named in error messages.
+
+    Example:
+        >>> parser = ArgumentParser(prog="show")
+        >>> action = parser.add_argument("--all-attempts", action="store_true")
+        >>> parser.parse_args(["--all_attempts"])
+        Namespace(all_attempts=True)
+    """
+
+    def __init__(
+        self, formatter_class: Callable[..., argparse.HelpFormatter] = argparse.HelpFormatter, **settings: Any
+    ) -> None:
+        formatter = partial(formatter_class, width=_terminal_columns() - _MARGIN)
+        super().__init__(allow_abbrev=False, formatter_class=formatter, **settings)
+        self.help_flag = "--help"
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse arguments after each flag is respelled as declared."""
+        declared = {flag.replace("_", "-"): flag for flag in self._option_string_actions}
+        return super().parse_known_args([_respelled(argument, declared) for argument in args or ()], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError` with a reference to the help."""
+        raise UserError(f"{message}. See {self.prog} {self.help_flag}.")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:  # argparse ignores an error of the stream here; `main` must see the error
+            (file or sys.stderr).write(message)
+
+
+def _respelled(argument: str, declared: dict[str, str]) -> str:
+    """Return an argument with its flag in the declared spelling.
+
+    Example:
+        >>> _respelled("--log-steps=5", {"--log-steps": "--log_steps"})
+        '--log_steps=5'
+    """
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--"):
+        return argument
+    return declared.get(name.replace("_", "-"), name) + equals + value
+
+
+def _terminal_columns() -> int:
+    """Return the width of the terminal. `shutil.get_terminal_size` costs a tenth of the time of `--help`."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or _DEFAULT_COLUMNS  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):  # no stdout, a closed stdout, not a terminal
+        return _DEFAULT_COLUMNS
+
+
+def parse_boolean(text: str) -> bool:
+    """Parse the value of a switch: true or false, yes or no, 1 or 0, on or off.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is another word.
+
+    Example:
+        >>> parse_boolean("Yes"), parse_boolean("off")
+        (True, False)
+    """
+    lowered = text.lower()
+    if lowered not in _TRUE | _FALSE:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return lowered in _TRUE
+
+
+def parse_width(text: str | None) -> int | None:
+    """Parse the value of `--width`, in columns.
+
+    Raises:
+        UserError: The text is not an integer from 20 to 9,999.
+
+    Example:
+        >>> parse_width("80"), parse_width(None)
+        (80, None)
+    """
+    if text is None:
+        return None
+    from sinks.terminal.fold import NARROWEST  # imported here because `--help` loads no sinks
+
+    columns = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_COLUMNS)) else 0
+    if columns < NARROWEST:
+        raise UserError(f"--width: expected columns from {NARROWEST} to {_MAX_COLUMNS:,}, got {text!r}")
+    return columns

@@ -1,0 +1,197 @@
+"""Output of `show`: selected events of a log, or summaries of whole logs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from higgs_audio_trainer.cli.argument_parser import parse_width
+from higgs_audio_trainer.cli.pager import Output, paged
+from higgs_audio_trainer.cli.problems import ProblemPrinter
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.logs import filter as filters
+from higgs_audio_trainer.logs.filter import Filter
+from higgs_audio_trainer.logs.lines import Line
+from sinks.console import FOR_FILES, text_of, wants_color
+from sinks.rendering.record import RenderFailures
+from sinks.terminal.escape import encodable_text, printable
+from sinks.terminal.screen import say_on_stderr
+from sinks.terminal.stream import descriptor_of, encoding_of, is_terminal
+
+_PERIOD_S = 0.2  # between two reads of --follow
+_SUMMARY_WIDTH, _MIN_SUMMARY_WIDTH = 80, 40  # columns
+
+
+def print_events(given: argparse.Namespace) -> int:
+    """Print the events selected by the flags of `show`, and return the exit status.
+
+    Raises:
+        UserError: A flag is wrong, or no log can be read.
+    """
+    selection = _selection(given)
+    width = parse_width(given.width)
+    for text in filters.unknown_events(selection.events):
+        say_on_stderr(text)
+    printer = _EventPrinter(_standard_output(), selection, raw=given.raw, width=width)
+    return printer.follow(given) if given.follow else printer.print_all(given)
+
+
+def _selection(given: argparse.Namespace) -> Filter:
+    return Filter(
+        events=filters.events_of(given.event),
+        steps=None if given.step is None else filters.steps_of(given.step),
+        ranks=filters.numbers_of("--rank", given.rank),
+        codebooks=filters.numbers_of("--codebook", given.codebook),
+        modality=filters.choice_of("--modality", given.modality, filters.MODALITIES),
+        split=filters.choice_of("--split", given.split, filters.SPLITS),
+        samples=frozenset(given.sample_id),
+        mismatches_only=given.mismatches_only,
+    )
+
+
+def _standard_output() -> TextIO:
+    # Python has no object for a closed descriptor, which `main` points to /dev/null.
+    return sys.stdout if sys.stdout is not None else Path(os.devnull).open("w", encoding="utf-8")
+
+
+class _EventPrinter:
+    """Printer of selected lines.
+
+    Args:
+        stdout: Standard output.
+        selection: Filter of events.
+        raw: Whether to print the unchanged lines.
+        width: Columns at which text is wrapped, or None.
+    """
+
+    def __init__(self, stdout: TextIO, selection: Filter, *, raw: bool, width: int | None) -> None:
+        self._stdout = stdout
+        self._selection = selection
+        self._raw = raw
+        self._text = partial(
+            text_of,
+            color=wants_color(stdout, os.environ),
+            encoding=encoding_of(stdout),
+            width=width,
+            on_failure=RenderFailures(say_on_stderr),
+        )
+        self._read = self._printed = 0
+
+    def print_all(self, given: argparse.Namespace) -> int:
+        """Print the events of logs, through a pager on a terminal."""
+        from higgs_audio_trainer.logs.reader import read_lines
+
+        problems = ProblemPrinter()
+        lines = read_lines(*given.paths, all_attempts=given.all_attempts, on_fault=problems)
+        pager = not given.no_pager and is_terminal(self._stdout)
+        with problems.postponed(wanted=pager), paged(self._stdout, os.environ, wanted=pager) as out:
+            for line in lines:
+                out.check()
+                self._print(line, out)
+        problems.close()
+        if not self._read and problems.count:
+            raise _no_log(given)
+        if not self._printed:
+            say_on_stderr(f"no event matches ({self._read:,} read)")
+        return 0
+
+    def follow(self, given: argparse.Namespace) -> int:
+        """Print present and new events until the training ends, an interrupt, or the reader closes the output."""
+        from higgs_audio_trainer.logs.follow import Follower
+
+        problems = ProblemPrinter()
+        out, pause = Output(self._stdout), _pause_before(self._stdout)
+        follower = Follower(*given.paths, all_attempts=given.all_attempts, on_fault=problems)
+        announced: set[Path] = set()
+        try:
+            while True:
+                for line in follower.lines():
+                    if self._print(line, out):
+                        out.flush()
+                if follower.has_ended:
+                    return 0
+                for folder in (folder for folder in follower.waiting if folder not in announced):
+                    say_on_stderr(printable(f"waiting for events in {folder}"))
+                    announced.add(folder)
+                pause()
+        finally:
+            problems.close()
+
+    def _print(self, line: Line, out: Output) -> bool:
+        """Print a line if the line is selected, and return whether the line is selected."""
+        self._read += 1
+        if not self._selection.matches(line.record) or self._is_hidden(line.record["event"]):
+            return False
+        self._printed += 1
+        if self._raw:
+            out.write_bytes(line.raw if line.raw.endswith(b"\n") else line.raw + b"\n")
+        else:
+            out.write(self._text(line.record) + "\n")
+        return True
+
+    def _is_hidden(self, event: str) -> bool:
+        """Return whether the console hides an event and no flag names the event."""
+        return event in FOR_FILES and not self._raw and not self._selection.events
+
+
+def _no_log(given: argparse.Namespace) -> UserError:
+    return UserError(f"{', '.join(given.paths)}: expected a log, got no line that holds an event. Name a run's folder")
+
+
+def _pause_before(stdout: TextIO) -> Callable[[], None]:
+    """Return a function that waits for the next read. The function raises `BrokenPipeError` if stdout has no reader."""
+    descriptor = descriptor_of(stdout)
+    if descriptor is None:
+        return partial(time.sleep, _PERIOD_S)
+    poll = select.poll()
+    poll.register(descriptor, 0)  # poll always reports a hang-up or an error
+
+    def pause() -> None:
+        if poll.poll(_PERIOD_S * 1000):
+            raise BrokenPipeError
+
+    return pause
+
+
+def print_summaries(given: argparse.Namespace) -> int:
+    """Print a summary of each log, and return the exit status.
+
+    Raises:
+        UserError: A flag is wrong, or no log can be read.
+    """
+    selection, width = _selection(given), parse_width(given.width)
+    for flag in ("raw", "follow", "all_attempts"):
+        if getattr(given, flag):
+            raise UserError(f"--summary: expected no --{flag.replace('_', '-')}. Remove one of the two flags")
+    if not selection.takes_all:
+        raise UserError("--summary: expected no flag that selects events, because a summary is of the whole log")
+    from higgs_audio_trainer.logs.summary.figures import summaries
+    from higgs_audio_trainer.logs.summary.text import render_summary
+
+    if width is not None and width < _MIN_SUMMARY_WIDTH:
+        raise UserError(f"--width: expected at least {_MIN_SUMMARY_WIDTH} columns with --summary, got {width}")
+    stdout = _standard_output()
+    problems = ProblemPrinter()
+    encoding = encoding_of(stdout)
+    for index, summary in enumerate(summaries(*given.paths, on_fault=problems)):
+        if not summary.events and problems.count:
+            raise _no_log(given)
+        text = render_summary(summary, width=width or _columns(stdout), encoding=encoding)
+        stdout.write(encodable_text("\n" * (index > 0) + text + "\n", encoding))
+    problems.close()
+    return 0
+
+
+def _columns(stdout: TextIO) -> int:
+    if not is_terminal(stdout):
+        return _SUMMARY_WIDTH
+    columns = shutil.get_terminal_size((_SUMMARY_WIDTH, _SUMMARY_WIDTH)).columns
+    return max(min(columns, _SUMMARY_WIDTH), _MIN_SUMMARY_WIDTH)

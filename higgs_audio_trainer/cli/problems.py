@@ -1,0 +1,56 @@
+"""Problems of a log, printed on stderr while the rest of the log is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from higgs_audio_trainer.errors import InputProblem
+from sinks.terminal.escape import printable
+from sinks.terminal.screen import say_on_stderr
+from sinks.terminal.words import count_of
+
+_MAX_PRINTED = 20
+
+
+class ProblemPrinter:
+    """Printer of the first 20 problems and counter of all problems.
+
+    Attributes:
+        count: Number of problems so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._postponed: list[str] | None = None
+
+    def __call__(self, problem: InputProblem) -> None:
+        """Count a problem and print the problem."""
+        self.count += 1
+        if self.count <= _MAX_PRINTED:
+            self._print(printable(str(problem)))
+
+    @contextmanager
+    def postponed(self, *, wanted: bool) -> Iterator[None]:
+        """Print the problems after the block, because a pager owns the screen during the block."""
+        self._postponed = [] if wanted else None
+        try:
+            yield
+        finally:
+            lines, self._postponed = self._postponed or [], None
+            for line in lines:
+                self._print(line)
+
+    def _print(self, line: str) -> None:
+        if self._postponed is None:
+            say_on_stderr(line)
+        else:
+            self._postponed.append(line)
+
+    def close(self) -> None:
+        """Print the number of problems, if there are problems."""
+        if self.count:
+            shown = f", of which {_MAX_PRINTED} are shown" if self.count > _MAX_PRINTED else ""
+            say_on_stderr(
+                f"{count_of(self.count, 'problem')}{shown}. All other lines were read. Run `validate` for details."
+            )
