@@ -132,6 +132,7 @@ class TrainSettings:
         hint="to turn logging off: --sinks none",
     )
     sinks: str = _flag("console,jsonl", "log", "sinks of events: console, jsonl, none or MODULE:FACTORY")
+    processors: str = _flag("none", "log", "structlog processors of events, before the sinks: MODULE:FACTORY,...")
     log_samples: int = _flag(2, "log", "samples of the micro-batch to log", minimum=1, maximum=1000)
     log_window: int = _flag(5, "log", "slots to log at each end", minimum=1, maximum=1000)
     log_codebooks: str = _flag("0", "log", "codebooks to log: a list like 0,1,7 or all")
@@ -166,8 +167,14 @@ class TrainSettings:
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return all settings by name, including secrets."""
-        return {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
+        """Return all settings by name, including secrets.
+
+        `processors` is left out if there are none, so that logs stay equal to logs from before this setting.
+        """
+        settings = {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
+        if self.processors in ("", "none"):
+            del settings["processors"]
+        return settings
 
     def targets(self) -> tuple[str, ...]:
         """Return the module names in `lora_targets`."""

@@ -27,6 +27,7 @@ from higgs_audio_trainer.adapters import Adapter, adapter_for
 from higgs_audio_trainer.adapters.hooks import unwrapped
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
+from higgs_audio_trainer.pipeline.processors import Processor, named_processors
 from higgs_audio_trainer.recording.hooked_model import HookedModel
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every
@@ -62,6 +63,7 @@ class PredictionLogger(TrainerCallback):
         window: Slots shown at each end of the target span.
         codebooks: Codebooks shown of audio.
         diagnose: Check the logged steps, as `--diagnose warn` does.
+        processors: structlog processors of events, before the sinks.
 
     Attributes:
         emit: Receives the events and counts written and lost events.
@@ -97,12 +99,14 @@ class PredictionLogger(TrainerCallback):
         window: int = 5,
         codebooks: Sequence[int] = (0,),
         diagnose: bool = True,
+        processors: Sequence[Processor] = (),
     ) -> None:
         self.emit: Emit = NullPipeline()
         self._output_dir, self._log_steps, self._sinks = output_dir, log_steps, sinks
         self._tokenizer, self._given_adapter = tokenizer, adapter
         self._samples, self._window, self._codebooks = samples, window, tuple(codebooks)
         self._diagnose = diagnose
+        self._processors = named_processors(processors)  # refuses a wrong processor on every rank, before the training
         self._optimizer: Any = None
         self._learning_rate = float("nan")
         self._hooked: HookedModel | None = None
@@ -279,7 +283,7 @@ class PredictionLogger(TrainerCallback):
         folder = Path(output_dir).absolute()
         run_id, attempt = _attempt(folder / "events", resumed=resumed_from_step is not None)
         built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
-        self.emit = Pipeline(built, run_id=run_id, attempt=attempt)
+        self.emit = Pipeline(built, run_id=run_id, attempt=attempt, processors=self._processors)
         decode = None if tokenizer is None else lambda ids: str(tokenizer.decode(list(ids)))
         shown = WindowSettings(self._samples, self._window, self._codebooks, decode)
         checks = LiveChecks(self.emit, fails=False) if self._diagnose else None

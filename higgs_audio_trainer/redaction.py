@@ -1,8 +1,9 @@
-r"""Secrets kept out of what a run writes: by the name of a setting, by the shape of a text, by a known value.
+r"""Redaction of secrets in all output of a run, by the name of a setting, the shape of a text, or a known value.
 
-Too much hidden costs a word, too little costs a key: where a name may be either, it is taken for a secret's. What is
-hidden reads `[redacted]`. Not recognised: a user name without a password, as in `git@host:path`, which is none; a
-password with a `/` in a URL, which must be written `%2F` there; a value on its own that is short or a word.
+A redacted word is a small loss and a leaked key a large one, so an ambiguous name counts as the name of a secret.
+`[redacted]` replaces a secret. Three texts are not recognised: a user name without a password, as in `git@host:path`,
+because a user name is no secret; a password with a `/` in a URL, because a URL needs `%2F`; a short value or a plain
+word without a name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _SECRET = re.compile(
     r"|(?:password|passwd|passphrase|passcode|secret|credential|token)s?$"
     r"|(?:api|access|account|auth|client|encryption|private|secret|session|shared|signing|ssh)_?keys?$|access_key_id$"
 )
-# Tokens of a vocabulary and counts of them, and passes through a network.
+# Vocabulary tokens, token counts, and passes through a network.
 _OF_TEXT = re.compile(
     r"(?:^|_)(?:forward|backward|num)_pass$|^tokens$|(?<!api)(?<!access)_tokens$"
     r"|(?:^|_)(?:pad|bos|eos|eot|unk|sep|cls|mask|stop|start|end|text|audio|image|codec|next|per|delay|special|stream"
@@ -37,13 +38,18 @@ _OF_TEXT = re.compile(
 
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
-    """Tell whether a setting, variable, header or parameter of this name holds a secret, in any style of writing."""
+    """Return True if a setting, variable, header or parameter of this name holds a secret.
+
+    Example:
+        >>> [is_secret_name(name) for name in ("HF_TOKEN", "apiKey", "x-api-key", "pad_token", "lr")]
+        [True, True, True, False, False]
+    """
     plain = _ENDING.sub("", _PARTS.sub("_", name).strip("_").lower())
     return _SECRET.search(plain) is not None and _OF_TEXT.search(plain) is None
 
 
-# Shapes of texts. Repetitions are possessive, bounded or disjoint, so that no text takes more than linear time.
-# Alternatives are repeated in an atomic group: Python before 3.11.5 takes too much by `(?:a|b)*+` (gh-106052).
+# Shapes of texts. Repetitions are possessive, bounded or disjoint, so that every text takes linear time.
+# Alternatives are repeated in an atomic group, because `(?:a|b)*+` matches too much before Python 3.11.5 (gh-106052).
 
 _SHAPES = re.compile(
     r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----(?>(?:[^-]|-(?!----))*)"
@@ -60,7 +66,7 @@ _NAMED = re.compile(
     r"(?<!\w)(?:"
     r"(?P<name>[A-Za-z_][\w.-]{0,127}+)(?:\\{0,4}+[\"'])?[ \t]{0,8}+(?:=(?!=)|:(?!//))[ \t]{0,8}+"
     r"|(?<=--)(?P<flag>[A-Za-z][\w-]{0,127}+)[ \t]{1,8}+(?!-)"
-    r")(?!expected\b)"  # our own words for a wrong value of a setting
+    r")(?!expected\b)"  # an error message of this package about a setting
 )
 _VALUE = re.compile(
     r"\\{1,4}[\"'](?P<escaped>[^\"'\\\n]*+)"
@@ -68,30 +74,33 @@ _VALUE = re.compile(
     r"|(?P<plain>(?:(?:bearer|basic|token|digest|negotiate)[ \t]{1,8})?[^\s,;&\"'<>]++)",
     re.IGNORECASE,
 )
-_COOKIES = re.compile(r"(?P<plain>[^\n\"'\\]++)")  # several, parted by semicolons
+_COOKIES = re.compile(r"(?P<plain>[^\n\"'\\]++)")  # several cookies, separated by semicolons
 _CODE = re.compile(r"\d{1,6}$|<|[A-Za-z_][\w.]*[(\[]")
 _WORD = re.compile(r"[a-z]+[),.]*")
 _NOTHING = frozenset({"", "none", "null", "true", "false"})
 
 
-def _hidden_in(text: str, hide: _Hide) -> str:
-    """Hide what looks like a secret in a free text."""
-    text = _hidden_values(text, hide)
+def _redact_text(text: str, hide: _Hide) -> str:
+    """Return a free text without the parts that look like secrets."""
+    text = _redact_named_values(text, hide)
     text = _SHAPES.sub(lambda match: hide(match[0]), text)
     text = _BEARER.sub(lambda match: hide(match[0]), text)
-    text = _URL_USER_INFO.sub(lambda match: _hidden_user_info(match[0], hide), text)
+    text = _URL_USER_INFO.sub(lambda match: _redact_user_info(match[0], hide), text)
     text = _USER_INFO.sub(lambda match: match[1] + hide(match[2]), text)
     return _URL_PARAMETER.sub(lambda match: match[1] + hide(match[2]), text)
 
 
-def _hidden_user_info(text: str, hide: _Hide) -> str:
+def _redact_user_info(text: str, hide: _Hide) -> str:
     password = text.partition(":")[2]
-    hide(unquote(password or text))  # what an error says of it; the URL itself loses the user name as well
+    hide(unquote(password or text))  # the form in error messages; the URL loses the user name too
     return hide(text)
 
 
-def _hidden_values(text: str, hide: _Hide) -> str:
-    """Hide the value beside each secret name: `name=value`, `"name": "value"`, `--name value`, `Name: value`."""
+def _redact_named_values(text: str, hide: _Hide) -> str:
+    """Return a text without the values of secret names.
+
+    The forms are `name=value`, `"name": "value"`, `--name value` and `Name: value`.
+    """
     parts, done = [], 0
     for named in _NAMED.finditer(text):
         name = named["name"] or named["flag"]
@@ -108,7 +117,7 @@ def _hidden_values(text: str, hide: _Hide) -> str:
 
 
 def _is_harmless(value: re.Match[str], kind: str, *, after: str) -> bool:
-    """Tell whether what stands beside a secret's name is none: nothing, a token's id, code, a word of a sentence."""
+    """Return True if the value of a secret name is no secret: empty, a token id, code, a word of a sentence."""
     if value[kind].rstrip(")]}").lower() in _NOTHING:
         return True
     return kind == "plain" and bool(_CODE.match(value[kind]) or (after == " " and _WORD.fullmatch(value[kind])))
@@ -120,51 +129,62 @@ _FLAG = re.compile(r"--?[A-Za-z][\w.-]*")
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """Copy settings as builtins, with secrets replaced by `[redacted]`.
+    """Return a copy of settings as builtins, with `[redacted]` in place of secrets.
 
     Args:
-        value: a setting, or a mapping or list of them. Null, booleans and empty texts are no secrets.
-        name: the setting's name.
+        value: A setting, or a mapping or list of settings. Null, booleans and empty texts are no secrets.
+        name: Name of the setting.
+
+    Example:
+        >>> redacted({"lr": 0.1, "hub_token": "hf_1", "url": "https://ann:pw@host/x"})
+        {'lr': 0.1, 'hub_token': '[redacted]', 'url': 'https://[redacted]@host/x'}
     """
-    return _walked(value, name, lambda _: REDACTED)
+    return _redact_setting(value, name, lambda _: REDACTED)
 
 
-def _walked(value: Any, name: str, hide: _Hide) -> Any:
+def _redact_setting(value: Any, name: str, hide: _Hide) -> Any:
     if isinstance(value, Mapping):
         outer = name if is_secret_name(name) else ""
-        return {_hidden_in(str(key), hide): _walked(item, outer or str(key), hide) for key, item in value.items()}
+        return {
+            _redact_text(str(key), hide): _redact_setting(item, outer or str(key), hide) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_walked(item, _flag_before(value, index) or name, hide) for index, item in enumerate(value)]
+        return [_redact_setting(item, _flag_before(value, index) or name, hide) for index, item in enumerate(value)]
     if value is None or isinstance(value, bool) or (isinstance(value, str) and not value):
         return value
     if is_secret_name(name):
         return hide(str(value))
-    return value if isinstance(value, (int, float)) else _hidden_in(str(value), hide)
+    return value if isinstance(value, (int, float)) else _redact_text(str(value), hide)
 
 
 def _flag_before(items: Sequence[Any], index: int) -> str:
-    """Name the secret flag whose value this item of a list of arguments is, if it is one."""
+    """Return the secret flag before an item of a list of arguments, empty if there is no such flag."""
     before = items[index - 1] if index else None
     return before if isinstance(before, str) and _FLAG.fullmatch(before) and is_secret_name(before) else ""
 
 
 # Known values
 
-_SHORTEST = 8  # characters; a shorter value would be found in the middle of words
+_SHORTEST = 8  # characters; shorter values also occur in the middle of words
 _WORD_LIKE = re.compile(r"[a-z]{,11}")
 _COMMON = frozenset({"default", "disabled", "enabled", "optional", "required", "password", "passwd", "secret"})
 _LONG_LINE = 16
-_DIRECTORIES = frozenset({"PWD", "OLDPWD"})  # named like a password, and in every path
+_DIRECTORIES = frozenset({"PWD", "OLDPWD"})  # named like a password, but part of every path
 
 
 class Redactor:
-    """Hides, in a text for people, secrets that are known and what looks like one. Never raises.
+    """Removal of secrets from messages: known secrets, and text that looks like a secret. Never raises.
 
-    For announcements and error texts; training data never pass through it.
+    Announcements and error messages pass through a redactor. Training data never do.
 
     Args:
-        settings: settings whose secrets are hidden wherever they stand.
-        environment: variables; those with secret names likewise.
+        settings: Settings. The values of secret names are known secrets.
+        environment: Environment variables. The values of secret names are known secrets.
+
+    Example:
+        >>> redact = Redactor({"hub_token": "winter-2024"})
+        >>> redact("login with winter-2024 failed; retry with api_key=a8f31c")
+        'login with [redacted] failed; retry with api_key=[redacted]'
     """
 
     def __init__(self, settings: Any = None, environment: Mapping[str, str] | None = None) -> None:
@@ -174,43 +194,45 @@ class Redactor:
             found.append(value)
             return REDACTED
 
-        _walked(settings, "", collect)
+        _redact_setting(settings, "", collect)
         variables = {name: value for name, value in (environment or {}).items() if name not in _DIRECTORIES}
-        _walked(variables, "", collect)
-        values = {line for value in found for line in _lines(value) if _is_telling(line)}
-        self._forms = sorted({form for value in values for form in _forms(value)}, key=lambda form: (-len(form), form))
+        _redact_setting(variables, "", collect)
+        values = {line for value in found for line in _value_and_lines(value) if _is_distinctive(line)}
+        self._known = sorted(
+            {form for value in values for form in _spellings(value)}, key=lambda form: (-len(form), form)
+        )
 
     def __call__(self, text: str) -> str:
-        """Return the text without secrets."""
-        for form in self._forms:
+        """Return a text without secrets."""
+        for form in self._known:
             text = text.replace(form, REDACTED)
-        return _hidden_in(text, lambda _: REDACTED)
+        return _redact_text(text, lambda _: REDACTED)
 
     def hide_in(self, error: BaseException) -> None:
-        """Hide secrets in what an error says, and in the errors that it came from."""
+        """Remove secrets from the arguments of an error, and of the errors in its chain of causes."""
         seen: set[int] = set()
         following: BaseException | None = error
         while following is not None and id(following) not in seen:
             seen.add(id(following))
-            with suppress(Exception):  # an error that cannot be changed is still the one to be raised
+            with suppress(Exception):  # an error that refuses the change is raised unchanged
                 following.args = tuple(self(part) if isinstance(part, str) else part for part in following.args)
             following = following.__cause__ or following.__context__
 
 
-def _lines(value: str) -> Iterator[str]:
+def _value_and_lines(value: str) -> Iterator[str]:
     yield value
     if "\n" in value:
         yield from (line for line in value.splitlines() if len(line) >= _LONG_LINE)
 
 
-def _is_telling(value: str) -> bool:
+def _is_distinctive(value: str) -> bool:
     if len(value.strip()) < _SHORTEST or _WORD_LIKE.fullmatch(value):
         return False
     return value.lower() not in _COMMON and value not in REDACTED
 
 
-def _forms(value: str) -> Iterator[str]:
-    """Spell a value as itself, in a URL, in JSON and in Python's `repr`."""
+def _spellings(value: str) -> Iterator[str]:
+    """Yield the spellings of a value: plain, in a URL, in JSON and in Python's `repr`."""
     yield value
     yield quote(value, safe="", errors="surrogatepass")
     yield quote(value, errors="surrogatepass")

@@ -27,6 +27,7 @@ from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter_settings, claim, plan_attempt
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.pipeline.failure_message import Say
+from higgs_audio_trainer.pipeline.processors import NamedProcessor, load_processors
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every, never
@@ -100,6 +101,7 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     quiet_third_parties()
     with _sink_errors():  # refuses a wrong name before anything is loaded
         specification.load(settings.sinks)
+    processors = load_processors(settings.processors)
     if settings.diagnose == "fail" and not _logs(settings, more_sinks):
         raise UserError(
             "--diagnose fail: expected a sink, since checks read the log, got --sinks none. Add a sink: --sinks jsonl"
@@ -110,7 +112,7 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
         screen, say or (lambda text: screen.show(printable_lines(text))), lambda text: screen.note(redact(text))
     )
     try:
-        return _run(settings, more_sinks, console)
+        return _run(settings, more_sinks, processors, console)
     except Exception as error:
         redact.hide_in(error)
         raise
@@ -118,7 +120,9 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
         screen.close()
 
 
-def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Console) -> RunResult:
+def _run(
+    settings: TrainSettings, more_sinks: Sequence[NamedSink], processors: Sequence[NamedProcessor], console: _Console
+) -> RunResult:
     checkpoint = open_checkpoint(settings.base_ckpt)
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     arguments = training_arguments(settings)
@@ -127,7 +131,7 @@ def _run(settings: TrainSettings, more_sinks: Sequence[NamedSink], console: _Con
     set_seed(arguments.seed)
     model = load_lora_model(settings)
     built = on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
-    emit = _build_emit(settings, arguments, attempt, built, console)
+    emit = _build_emit(settings, arguments, attempt, built, processors, console)
     checks = LiveChecks(emit, fails=settings.diagnose == "fail") if _has_checks(settings, arguments, built) else None
     previews = _previews(settings, arguments, checkpoint, emit) if built else None
     record = RecorderSettings(
@@ -314,6 +318,7 @@ def _build_emit(
     arguments: TrainingArguments,
     attempt: Attempt,
     built: Sequence[NamedSink],
+    processors: Sequence[NamedProcessor],
     console: _Console,
 ) -> Emit:
     if not built:
@@ -325,6 +330,7 @@ def _build_emit(
         rank=arguments.process_index,
         strict=settings.strict_logging,
         say=console.note,
+        processors=processors,
     )
 
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higgs_audio_trainer.events import to_mapping
-from higgs_audio_trainer.pipeline.json_values import MAX_CONTAINERS, MAX_DEPTH, MAX_MARKS, describe, to_json_values
+from higgs_audio_trainer.pipeline.description import describe
+from higgs_audio_trainer.pipeline.json_values import MAX_CONTAINERS, MAX_DEPTH, MAX_MARKS, to_json_values
 from tests.builders import all_events
 
 Point = namedtuple("Point", "x y")  # noqa: PYI024 - the untyped kind is meant

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import accelerate
 import peft
 import pytest
+import structlog
 import torch
 import transformers
 from torch.utils.checkpoint import checkpoint
@@ -23,6 +24,7 @@ import sinks
 from higgs_audio_trainer import PredictionLogger
 from higgs_audio_trainer.adapters import Adapter, Reading, UnreadableError, check_adapter
 from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.errors import UserError
 from tests import forks
 from tests.adapted import make
 from tests.adapted_sweep import case
@@ -486,6 +488,30 @@ class TestLoop:
             model(**batches(1)[0]).loss.backward(_not_a_gradient())
         logger.close("error")
         assert [record["event"] for record in log_of(tmp_path)] == ["run_start", "run_end"]
+
+
+class TestProcessors:
+    def test_processors(self, tmp_path):
+        """Events pass the processors; the log of a training with `processors` is in order and lacks what they drop."""
+
+        def drop_odd_samples(_logger, _level, event_dict):
+            if event_dict.get("sample_index") == 1:
+                raise structlog.DropEvent
+            event_dict["experiment"] = "a"
+            return event_dict
+
+        trained(tmp_path, quiet(processors=[drop_odd_samples, structlog.processors.TimeStamper(key="local_time")]))
+        records = log_of(tmp_path)
+        assert [record["seq"] for record in records] == list(range(len(records)))
+        assert {record["experiment"] for record in records} == {"a"}
+        assert all("local_time" in record for record in records)
+        assert {record["sample_index"] for record in named(records, "prediction_sample")} == {0}
+        assert named(records, "run_end")[0]["events_lost"] == 0
+
+    def test_a_wrong_one_is_refused_at_once(self):
+        """A processor that cannot work is refused where the logger is made: on every rank, before the training."""
+        with pytest.raises(UserError, match="expected a processor that keeps the field `event`"):
+            PredictionLogger("out", processors=[structlog.processors.EventRenamer("msg")])
 
 
 class TestFailures:

@@ -25,12 +25,14 @@ READING = commands(section("Read the log"))
 TOOLS = commands(section("The log in other tools"))  # tests/test_tools.py
 DIAGNOSES = commands(section("What the log finds by itself"))
 EXPORTS = [command for command in COMMANDS if command.startswith("higgs-audio-trainer export")]
-OWN_SINK = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples")]
+OWN_SINK = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples") and "--sinks" in command]
+OWN_PROCESSOR = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples") and "--proc" in command]
 
 
 def test_every_command_is_run_by_a_test_or_by_ci():
     """A command that nothing runs may not stand in the README."""
-    groups = [RUN_BY_CI, RUN_UNDER_TORCHRUN, HELP, CI_USERS, DIAGNOSES, READING, TOOLS, EXPORTS, OWN_SINK]
+    groups = [RUN_BY_CI, RUN_UNDER_TORCHRUN, HELP, CI_USERS, DIAGNOSES, READING, TOOLS, EXPORTS]
+    groups += [OWN_SINK, OWN_PROCESSOR]
     assert sorted(COMMANDS) == sorted(command for group in groups for command in group)
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert all(command in script for command in RUN_BY_CI)
@@ -153,3 +155,15 @@ def test_the_example_of_an_own_sink(demo, here, monkeypatch):
     here(command.removeprefix("PYTHONPATH=examples "), folder)
     rows = (folder / "higgs-demo/curves/rank00000-attempt000.csv").read_text().splitlines()
     assert len(rows) == 1 + 5
+
+
+def test_the_example_of_an_own_processor(demo):
+    """A third party's processor, in a process of its own as printed, changes the log that `validate` accepts."""
+    folder, _ = demo
+    (command,) = OWN_PROCESSOR
+    shell(command.replace("PYTHONPATH=examples", f"PYTHONPATH={shlex.quote(str(ROOT / 'examples'))}"), folder)
+    records = read_log(folder / "higgs-demo/revised")
+    assert [record["seq"] for record in records] == list(range(len(records)))
+    assert all("git_revision" in record for record in records)
+    assert {record["modality"] for record in records if record["event"] == "prediction_sample"} == {"audio"}
+    assert "clean and " in shell("higgs-audio-trainer validate higgs-demo/revised", folder)

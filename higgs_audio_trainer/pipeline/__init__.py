@@ -1,1 +1,1 @@
-"""From a typed event to the sinks, through a structlog chain. Loads neither torch nor a sink."""
+"""The way of an event to the sinks: a structlog chain. Loads neither torch nor a sink."""

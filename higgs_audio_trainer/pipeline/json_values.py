@@ -1,25 +1,23 @@
-"""Values made fit for a line of JSON: what no line can hold gets a fallback, and a mark that says what stood there.
+"""Conversion of a record to JSON values, with a mark for every replaced value.
 
-Pure: a record in, a record of exact builtins out; what was given is never changed. A line can hold null, booleans,
-integers from -2**63 to 2**64 - 1, finite floats, Unicode text, lists, and mappings whose keys are text.
+The conversion is pure. The result holds exact builtins, and the input is never changed. A line can hold null, booleans,
+integers from -2**63 to 2**64 - 1, finite floats, Unicode text, lists, and mappings with text keys.
 
-- NaN and infinities become null; `nonfinite` lists their paths.
-- Integers beyond 64 bits become the nearest that fits, lone surrogates are escaped, everything else becomes null;
-  `replaced` gives path and description.
-- Subclasses of builtins (`IntEnum`, `np.float64`, `torch.Size`, `OrderedDict`) become the builtin, unmarked: nothing
-  is lost.
+- NaN and infinities become null. `nonfinite` lists the paths.
+- Integers beyond 64 bits become the nearest allowed integer, lone surrogates are escaped, all other values become null.
+  `replaced` maps the path to a description.
+- Subclasses of builtins (`IntEnum`, `np.float64`, `torch.Size`, `OrderedDict`) become the builtin without a mark,
+  because no information is lost.
 
-Objects are described by their type, shape, dtype and device alone. Their data is not touched: a look into a tensor
-could wait for a device, or start a collective that the other ranks never join.
+A description names type, shape, dtype and device. The data of an object is never read: reading a tensor could wait for
+a device, or start a collective without the other ranks.
 
-A null fits the schema of every number with a fraction. That a field of integers or of text holds some is what the
-types of the events promise; a tensor there is named in `replaced`, but the line does not fit.
+A null fits the schema of every float field. In a field of integers or text, a replaced value breaks the schema.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import islice
 from math import isfinite
 from types import NoneType
@@ -27,32 +25,39 @@ from typing import Any
 
 import orjson
 
+from higgs_audio_trainer.pipeline.description import describe, short
+
 Record = dict[str, Any]
-#: Where a value stands: the place of what holds it, and the key or index in it. A chain costs less than a text.
+#: Path of a value: the path of its container, and the key or index in the container. A chain costs less than a text.
 Place = tuple["Place | None", "str | int"]
 
-MAX_DEPTH = 64  # orjson refuses 254 and more, and sinks recurse too
-MAX_CONTAINERS = 10_000  # lists that share lists can make 2**64 of them out of 64
+MAX_DEPTH = 64  # orjson refuses a depth of 254, and sinks recurse too
+MAX_CONTAINERS = 10_000  # 64 lists that share lists can expand to 2**64 lists
 MAX_MARKS = 100
 MAX_PATH = 200
-MAX_DESCRIPTION = 120
-MORE = "..."  # stands at the end of the marks where there were more
+MAX_COMBINED_DESCRIPTION = 360
+MORE = "..."  # last mark of a record with more than `MAX_MARKS` marks
 
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
-_SINGLE = frozenset({bool, NoneType})  # types without a value that does not fit
+_SINGLE = frozenset({bool, NoneType})  # every value of these types fits
 _INTS = _SINGLE | {int}
 _FLOATS = _SINGLE | {float}
 _LEAVES = _SINGLE | {int, float, str}
 
 
 def to_json_values(record: Mapping[str, Any]) -> tuple[Record, int]:
-    """Copy a record so that a line of JSON can hold it; count the values that were replaced.
+    """Return a copy of a record for a line of JSON, and the number of replaced values.
 
-    A tuple of numbers that fit is passed on as it is, without a loop over its elements in Python.
+    Tuples of numbers that fit are shared with the record, without a loop over the elements in Python.
+
+    Example:
+        >>> record, count = to_json_values({"loss": float("nan"), "path": b"x", "shape": (3, 4)})
+        >>> record["loss"], record["nonfinite"], record["replaced"], count
+        (None, ['loss'], {'path': '<bytes>'}, 2)
     """
     try:
         plain = _plain(record)
-    except Exception:  # noqa: BLE001 - whatever raised, the closer look marks it
+    except Exception:  # noqa: BLE001 - the copier marks the value that raised
         plain = None
     if plain is not None:
         return plain, 0
@@ -66,13 +71,13 @@ def to_json_values(record: Mapping[str, Any]) -> tuple[Record, int]:
 
 
 def _plain(record: Mapping[str, Any]) -> Record | None:
-    """Copy a record in which everything fits, as in nearly all; None where a closer look is needed.
+    """Return a copy of a record with fitting values only, None for every other record.
 
-    Types and numbers with a fraction are looked at here; integers, texts and keys that no line can hold are refused by
-    orjson, which looks in C.
+    Nearly all records fit. This function checks types and floats. orjson checks integers, texts and keys in C, and
+    refuses values without a JSON form.
 
     Raises:
-        Exception: it holds what orjson refuses, or a key that cannot be compared.
+        Exception: orjson refuses a value, or the comparison of keys fails.
     """
     copied = dict(record)
     inner: list[Any] = []
@@ -84,7 +89,7 @@ def _plain(record: Mapping[str, Any]) -> Record | None:
         elif kind is tuple:
             inner += value
         elif kind is dict:
-            copied[key] = mapping = value.copy()  # it may change; a tuple cannot
+            copied[key] = mapping = value.copy()  # a dict may change later, a tuple cannot
             for item in mapping.values():
                 if type(item) is tuple:
                     inner += item
@@ -99,58 +104,8 @@ def _plain(record: Mapping[str, Any]) -> Record | None:
     return copied
 
 
-def describe(value: object) -> str:
-    """Say in a few words what an object is, by its type and, for an array, its shape, dtype and device."""
-    kind = type(value)
-    words = []
-    for say in (_type_word, _shape_word, _dtype_word, _device_word):
-        with suppress(Exception):  # whatever a foreign type raises costs that word; the value is marked all the same
-            words.append(say(value, kind))
-    return f"<{short(', '.join(filter(None, words)) or 'object', MAX_DESCRIPTION)}>"
-
-
-def _type_word(_value: object, kind: type) -> str:
-    name, module = str(kind.__qualname__), str(kind.__module__)
-    return name if module == "builtins" else f"{module}.{name}"
-
-
-def _shape_word(value: object, kind: type) -> str:
-    # The type is asked first: an object that invents attributes may compute them.
-    shape: Any = getattr(value, "shape", None) if hasattr(kind, "shape") else None
-    if not issubclass(type(shape), tuple):
-        return ""
-    sizes = _exact(shape)
-    return f"shape {list(sizes)}" if set(map(type, sizes)) <= {int} else ""
-
-
-def _dtype_word(value: object, kind: type) -> str:
-    return _attribute_word(value, kind, "dtype")
-
-
-def _device_word(value: object, kind: type) -> str:
-    return _attribute_word(value, kind, "device")
-
-
-def _attribute_word(value: object, kind: type, name: str) -> str:
-    found = getattr(value, name, None) if hasattr(kind, name) else None
-    # The text of a dtype or a device of torch or numpy and of nothing else: it might be a tensor's.
-    if type(found) is str or type(found).__name__.endswith(("dtype", "DType", "device")):
-        return f"{name} {found}"
-    return ""
-
-
-def short(text: str, limit: int) -> str:
-    """Cut the middle out of a text; what is left can be encoded and printed on one line."""
-    text = _cut(text, limit)
-    return text if text.isprintable() else _cut(ascii(text)[1:-1], limit)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 60]}...{text[-57:]}"
-
-
 def _unicode(text: str) -> str:
-    """Escape lone surrogates; a text without them is returned as it is."""
+    """Return a text with escaped lone surrogates, the same object if the text has no lone surrogates."""
     if text.isascii():
         return text
     try:
@@ -161,7 +116,7 @@ def _unicode(text: str) -> str:
 
 
 def _fit(values: tuple[Any, ...] | list[Any]) -> bool:
-    """Tell whether all elements are leaves that fit, at the speed of C; False where a closer look is needed."""
+    """Return True if all elements are scalars and fit, False if the elements need the copier. Loops in C."""
     kinds = set(map(type, values))
     if len(kinds) == 1:
         kind = kinds.pop()
@@ -170,14 +125,14 @@ def _fit(values: tuple[Any, ...] | list[Any]) -> bool:
         if kind is float:
             return all(map(isfinite, values))
         return kind in _SINGLE if kind is not str else all(map(str.isascii, values))
-    if kinds <= _INTS:  # None has no order; zeros may go with it
+    if kinds <= _INTS:  # None has no order; `filter` removes None, and zeros, which fit
         least, most = min(filter(None, values), default=0), max(filter(None, values), default=0)
         return bool(least >= _MIN_INT and most <= _MAX_INT)
     return kinds <= _FLOATS and all(map(isfinite, filter(None, values)))
 
 
 class _Copier:
-    """Copies one record and collects the marks."""
+    """A copy of one record in the making, and the marks of the replaced values."""
 
     __slots__ = ("_containers", "_open", "count", "nonfinite", "replaced")
 
@@ -185,11 +140,11 @@ class _Copier:
         self.count = 0
         self.nonfinite: list[str] = []
         self.replaced: dict[str, str] = {}
-        self._open: set[int] = set()  # the containers that the present value stands in
+        self._open: set[int] = set()  # identities of the containers around the present value
         self._containers = 0
 
     def copy(self, value: Any, path: Place, depth: int) -> Any:
-        """Copy one value, or make its fallback."""
+        """Return a copy of a value, or the replacement of a value that does not fit."""
         kind = type(value)
         if kind is str:
             return value if value.isascii() else self._text(value, path)
@@ -197,7 +152,7 @@ class _Copier:
             return value if _MIN_INT <= value <= _MAX_INT else self._clamped(value, path)
         if kind is float:
             return value if isfinite(value) else self._not_finite(path)
-        if value is None or kind is bool or (kind is tuple and _fit(value)):  # a tuple cannot change: it needs no copy
+        if value is None or kind is bool or (kind is tuple and _fit(value)):  # a tuple needs no copy
             return value
         if kind is tuple or kind is list or kind is dict:
             return self._container(value, path, depth)
@@ -210,7 +165,7 @@ class _Copier:
         return text
 
     def _clamped(self, value: int, path: Place) -> int:
-        self._mark(path, f"<int of {value.bit_length()} bits>")  # in words: its digits may be more than str() makes
+        self._mark(path, f"<int of {value.bit_length()} bits>")  # no digits: str() refuses very long integers
         return _MAX_INT if value > 0 else _MIN_INT
 
     def _not_finite(self, path: Place) -> None:
@@ -219,8 +174,8 @@ class _Copier:
             self.nonfinite.append(_written(path) if len(self.nonfinite) < MAX_MARKS else MORE)
 
     def _other(self, value: Any, kind: type, path: Place, depth: int) -> Any:
-        """Copy a value of another type: as the builtin that it is, as a mapping, or as null."""
-        # The type is asked, and its builtin base does the work: what the subclass overrides is not called.
+        """Return the builtin of a subclass, a dict of a foreign mapping, null for every other type."""
+        # Methods of the builtin base do the work. Overridden methods of the subclass are not called.
         if issubclass(kind, str):
             return self._text(str.__str__(value), path)
         if issubclass(kind, int):
@@ -242,22 +197,22 @@ class _Copier:
         self._open.add(id(value))
         try:
             return self._copy_container(value, type(value), path, depth)
-        except Exception as error:  # noqa: BLE001 - whatever a foreign mapping or key raises: it is marked and counted
+        except Exception as error:  # noqa: BLE001 - a foreign mapping or key may raise anything; the value is marked
             return self._mark(path, f"{describe(value)} that raised {describe(error)}")
         finally:
             self._open.discard(id(value))
 
     def _copy_container(self, value: Any, kind: type, path: Place, depth: int) -> Any:
-        # Lists and dicts are taken in one piece, by the builtin's own method: another thread may be changing them.
+        # The builtin's own method copies lists and dicts in one piece, because another thread may change the container.
         if issubclass(kind, tuple):
-            return self._copy_elements(_exact(value), path, depth)
+            return self._copy_elements(tuple.__getitem__(value, slice(None)), path, depth)
         if issubclass(kind, list):
             return self._copy_elements(list.copy(value), path, depth)
         if kind is dict:
             return self.copy_dict(value.copy(), path, depth)
         if issubclass(kind, dict):
             return self.copy_dict(dict(dict.items(value)), path, depth)
-        entries = dict(islice(value.items(), MAX_CONTAINERS + 1))  # a foreign mapping may have no end
+        entries = dict(islice(value.items(), MAX_CONTAINERS + 1))  # a foreign mapping may be endless
         if len(entries) > MAX_CONTAINERS:
             return self._mark(path, f"{describe(value)} of more than {MAX_CONTAINERS} entries")
         return self.copy_dict(entries, path, depth)
@@ -268,7 +223,7 @@ class _Copier:
         return [self.copy(item, (path, index), depth + 1) for index, item in enumerate(values)]
 
     def copy_dict(self, values: Mapping[Any, Any], path: Place | None, depth: int) -> Record:
-        """Copy a mapping; each of its entries stays, under a key of text."""
+        """Return a dict with all entries of a mapping, under text keys."""
         copied: Record = {}
         for key, value in values.items():
             name = key
@@ -278,11 +233,11 @@ class _Copier:
         return copied
 
     def _name(self, key: Any, copied: Record, path: Place | None) -> str:
-        """Make the text of a key that no other entry has; mark it where it says less than the key did, or more."""
+        """Return a unique text for a key. Mark the entry if the text differs from the key."""
         name, what = _key(key)
         if name in copied:
             what = what or "<a key like another's>"
-            number = len(copied) + 1  # so that many alike need one try each
+            number = len(copied) + 1  # so that each of many equal keys needs one attempt
             while f"{name} ({number})" in copied:
                 number += 1
             name = f"{name} ({number})"
@@ -293,8 +248,8 @@ class _Copier:
     def _mark(self, path: Place, what: str) -> None:
         self.count += 1
         name = _written(path)
-        if name in self.replaced:  # a key and its value, or keys with dots that make two paths alike
-            self.replaced[name] = short(f"{self.replaced[name]}, {what}", 3 * MAX_DESCRIPTION)
+        if name in self.replaced:  # of a key and its value, or of keys with dots, whose paths are equal
+            self.replaced[name] = short(f"{self.replaced[name]}, {what}", MAX_COMBINED_DESCRIPTION)
         elif len(self.replaced) < MAX_MARKS:
             self.replaced[name] = what
         else:
@@ -304,17 +259,12 @@ class _Copier:
 def _is_mapping(kind: type) -> bool:
     try:
         return issubclass(kind, Mapping)
-    except Exception:  # noqa: BLE001 - whatever a foreign metaclass raises: what cannot be asked is none
+    except Exception:  # noqa: BLE001 - a foreign metaclass may raise anything; then the type counts as no mapping
         return False
 
 
-def _exact(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the plain tuple of a subclass, without a call of what it overrides."""
-    return tuple.__getitem__(value, slice(None))
-
-
 def _key(key: Any) -> tuple[str, str]:
-    """Return a key as text, and the mark of one that text cannot hold; no mark for those that every writer allows."""
+    """Return a key as text, and the mark of a key that text cannot represent, else an empty mark."""
     kind = type(key)
     if issubclass(kind, str):
         text = str.__str__(key)
@@ -330,7 +280,12 @@ def _key(key: Any) -> tuple[str, str]:
 
 
 def _written(path: Place) -> str:
-    """Write a path as `config.extra.limits[1].top`."""
+    """Return a path as text.
+
+    Example:
+        >>> _written((((None, "config"), "limits"), 1))
+        'config.limits[1]'
+    """
     parts: list[str] = []
     step: Place | None = path
     while step is not None:

@@ -1,0 +1,136 @@
+"""The user's processors as one guarded link of the chain. No processor can cost an event or break the numbering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import structlog
+
+from higgs_audio_trainer.events import Envelope, RunEnd, RunStart, SinkRecovered
+from higgs_audio_trainer.pipeline.description import describe
+from higgs_audio_trainer.pipeline.json_values import MAX_DEPTH
+from higgs_audio_trainer.pipeline.processors import NamedProcessor, Processor, named_processors
+
+EventDict = structlog.typing.EventDict
+
+#: Fields by which readers order and join lines. No processor changes these fields.
+PROTECTED_FIELDS = ("event", "v", "run_id", "attempt", "rank", "seq")
+#: Events that a processor cannot drop: the first and the last line of a file, and the account of lost lines.
+UNDROPPABLE_EVENTS = frozenset({RunStart.name, RunEnd.name, SinkRecovered.name})
+
+_ENVELOPE_NAMES = tuple(item.name for item in fields(Envelope))
+_REQUIRED = ("ts", "level")  # a processor may change these fields, and not remove them
+_ACCOUNT = tuple(item.name for item in fields(SinkRecovered))
+_MISSING = object()
+
+
+class ProcessorChain:
+    """Processors in order, as one structlog processor. Raises nothing but `DropEvent` and `KeyboardInterrupt`.
+
+    Each processor gets a copy of the event, nested lists and mappings included. If the processor raises or returns no
+    mapping, the event goes on as the event was before. A changed `PROTECTED_FIELDS` value is restored. Both are
+    failures of the processor. `DropEvent` drops the event, except for `UNDROPPABLE_EVENTS`, where a drop has no
+    effect.
+
+    Args:
+        processors: Callables with structlog's signature. The event's level is the method name for the processors.
+        fail: Takes the source and the error of each failure.
+
+    Attributes:
+        sources: Source of failures of each processor: `processor NAME`.
+
+    Raises:
+        UserError: The log cannot work with a processor.
+
+    Example:
+        >>> chain = ProcessorChain([lambda logger, level, event_dict: event_dict | {"seq": 9, "host": "a"}], print)
+        >>> envelope = {"event": "checkpoint", "v": 1, "run_id": "r", "attempt": 0, "rank": 0, "seq": 3}
+        >>> processed = chain(None, "msg", envelope | {"ts": "2026-01-02", "level": "info"})
+        processor higgs_audio_trainer.pipeline.processing.<lambda> expected seq to stay 3, got 9
+        >>> processed["seq"], processed["host"]
+        (3, 'a')
+    """
+
+    def __init__(
+        self, processors: Iterable[Processor | NamedProcessor], fail: Callable[[str, BaseException], None]
+    ) -> None:
+        self._links = [(f"processor {name}", process) for name, process in named_processors(processors)]
+        self._fail = fail
+        self.sources = tuple(source for source, _ in self._links)
+
+    def __call__(self, logger: Any, _method: str, record: EventDict) -> EventDict:
+        """Return an event as the processors leave the event.
+
+        Raises:
+            structlog.DropEvent: A processor drops the event.
+        """
+        event, level = record["event"], record["level"]
+        names = PROTECTED_FIELDS + _ACCOUNT if event == SinkRecovered.name else PROTECTED_FIELDS
+        protected = {name: record[name] for name in names}
+        for source, process in self._links:
+            try:
+                processed = _as_dict(process(logger, level, _copy_containers(record, {}, 0)))
+            except KeyboardInterrupt:
+                raise  # the user's interruption, not the processor's failure
+            except structlog.DropEvent:
+                if event not in UNDROPPABLE_EVENTS:
+                    raise
+            except BaseException as error:  # noqa: BLE001 - a processor that exits must not end the training
+                self._fail(source, error)
+            else:
+                removed = {name: record[name] for name in _REQUIRED if name not in processed}
+                if change := _restore(processed, protected | removed):
+                    self._fail(source, ValueError(change))
+                record = processed
+        # A processor may return the fields in another order; every line begins with the envelope.
+        return {name: record[name] for name in _ENVELOPE_NAMES} | dict(record)
+
+
+def _as_dict(returned: Any) -> EventDict:
+    if not isinstance(returned, Mapping):
+        raise TypeError(f"expected a processor to return the event as a mapping, got {describe(returned)}")
+    return dict(returned)  # a copy, for the processor may keep a reference and change the mapping later
+
+
+def _restore(processed: EventDict, expected: Mapping[str, Any]) -> str:
+    """Put changed fields back; return a description of the first change, empty if no field changed."""
+    change = ""
+    for name, value in expected.items():
+        got = processed.get(name, _MISSING)
+        if got is not value and (type(got) is not type(value) or got != value):
+            described = repr(got) if type(got) in (int, str) else "none" if got is _MISSING else describe(got)
+            change = change or f"expected {name} to stay {value!r}, got {described}"
+            processed[name] = value
+    return change
+
+
+def _copy_containers(value: Any, copies: dict[int, Any], depth: int) -> Any:
+    """Return a value with new dicts and lists at every depth, for a processor to change.
+
+    Other values are shared. Containers below `MAX_DEPTH` are shared too, because no line holds such a container.
+
+    Args:
+        value: A value of an event.
+        copies: Copies by the identity of the original, for shared and cyclic containers.
+        depth: Number of containers around the value.
+    """
+    kind = type(value)
+    if not issubclass(kind, (dict, list, tuple)) or depth > MAX_DEPTH:
+        return value
+    if id(value) in copies:
+        return copies[id(value)]
+    # The builtin's own method copies in one piece: another thread may change the container.
+    if issubclass(kind, dict):
+        mapping = copies[id(value)] = dict(dict.items(value))
+        for key, item in mapping.items():
+            mapping[key] = _copy_containers(item, copies, depth + 1)
+        return mapping
+    if issubclass(kind, list):
+        items = copies[id(value)] = list.copy(value)
+        items[:] = [_copy_containers(item, copies, depth + 1) for item in items]
+        return items
+    if kind is tuple and any(isinstance(item, (dict, list, tuple)) for item in value):
+        return tuple(_copy_containers(item, copies, depth + 1) for item in value)
+    return value
