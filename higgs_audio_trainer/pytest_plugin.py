@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from higgs_audio_trainer.logs.diff.compare import Options
+    from higgs_audio_trainer.logs.diff.compare import DiffOptions
     from sinks import MemorySink
 
     Log = MemorySink | Iterable[Mapping[str, Any]] | str | Path
@@ -99,13 +99,13 @@ class AssertMatchesGolden:
             exact: Floats must be equal bit for bit.
         """
         from higgs_audio_trainer.errors import UserError
-        from higgs_audio_trainer.logs.diff.compare import Options
+        from higgs_audio_trainer.logs.diff.compare import DiffOptions
         from sinks.terminal.escape import printable_lines
 
         golden = self._request.path.parent / path
         try:
             rtol, atol = _checked("rtol", rtol), _checked("atol", atol)
-            options = Options(rtol=rtol, atol=atol, exact=exact, ignore=_names(ignore), only=_names(only))
+            options = DiffOptions(rtol=rtol, atol=atol, exact=exact, ignore=_names(ignore), only=_names(only))
             if self._request.config.getoption(_UPDATE):
                 self._write(log, golden)
                 return
@@ -121,14 +121,14 @@ class AssertMatchesGolden:
         write_golden(_readable(log), golden)
         self._request.node.user_properties.append((_WRITTEN, str(golden)))
 
-    def _difference(self, golden: Path, log: Log, options: Options) -> str:
+    def _difference(self, golden: Path, log: Log, options: DiffOptions) -> str:
         """Return the differences and the command to accept the log; "" without a difference."""
-        from higgs_audio_trainer.logs.diff.compare import compare
+        from higgs_audio_trainer.logs.diff.compare import diff
         from higgs_audio_trainer.logs.diff.reports import render
 
         if not golden.exists():
             return f"{golden}: expected a golden, got no such file.\nTo write it: {self._update()}"
-        comparison = compare(golden, _readable(log), options=options)
+        comparison = diff(golden, _readable(log), options=options)
         if comparison.same:
             return ""
         return f"{render(comparison, 'text').rstrip()}\nTo accept it: {self._update()}"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.logs.diff.compare import Options, compare
+from higgs_audio_trainer.logs.diff.compare import DiffOptions, diff
 from higgs_audio_trainer.logs.diff.reports import FORMATS, render
 from tests.builders import audio_sample, record_of, run_end, run_start, text_sample, train_step
 
@@ -42,7 +42,7 @@ def differing():
     theirs[6]["first"]["predictions"][2] = 7
     theirs[6]["last"]["labels"][0] = -100
     theirs[9]["num_correct"] = 9
-    return compare(run_of(), theirs[:7] + theirs[8:])
+    return diff(run_of(), theirs[:7] + theirs[8:])
 
 
 def drifting():
@@ -51,7 +51,7 @@ def drifting():
     theirs = copy.deepcopy(ours)
     for record in theirs:
         record["grad_norm"] *= 1 + 4e-5
-    return compare(ours, theirs)
+    return diff(ours, theirs)
 
 
 TEXT = """\
@@ -290,10 +290,10 @@ def test_a_report_of_a_drift():
 
 def test_a_report_of_no_difference():
     """Which logs, and that they are the same."""
-    assert render(compare(run_of(), run_of())) == SAME
-    exact = compare(run_of(), run_of(), options=Options(exact=True))
+    assert render(diff(run_of(), run_of())) == SAME
+    exact = diff(run_of(), run_of(), options=DiffOptions(exact=True))
     assert render(exact).endswith("Same: 11 events agree (floats bit for bit).\n")
-    github = render(compare(run_of(), run_of()), "github")
+    github = render(diff(run_of(), run_of()), "github")
     assert github == SAME
 
 
@@ -301,7 +301,7 @@ def test_a_first_divergence_says_which_token_and_whether_the_inputs_agree():
     """Step, sample, codebook, position: expected, got."""
     theirs = run_of()
     theirs[6]["first"]["predictions"][2] = 7
-    report = render(compare(run_of(), theirs))
+    report = render(diff(run_of(), theirs))
     assert (
         "First divergence: step 2, sample en-1 (fingerprint 0123456789abcdef), codebook 0, position 12\n"
         "  first.predictions: expected 9012, got 7\n"
@@ -332,7 +332,7 @@ def test_json_is_one_object_with_stable_keys():
     assert report["counts"] == dict(differing().counts)
     ours = records_of([train_step()])
     theirs = [{name: value for name, value in ours[0].items() if name != "text_accuracy"}]
-    first = orjson.loads(render(compare(ours, theirs), "json"))["first"]
+    first = orjson.loads(render(diff(ours, theirs), "json"))["first"]
     assert first["expected"] == 0.8125
     assert "got" not in first
 
@@ -354,7 +354,7 @@ def hostile(text):
             record |= {"sample_id": text, text: text + more, "fingerprint": text}
         records.append({"event": text, "rank": text, "step": 1, "value": text + more})
         records.append({"event": text + more, "rank": 0, "step": 1})
-    return compare(ours, theirs)
+    return diff(ours, theirs)
 
 
 @settings(deadline=None, max_examples=40)
@@ -408,7 +408,7 @@ def test_annotations_are_few_however_much_differs():
 
 def test_events_of_one_side_are_counted_by_name():
     """In every format; each JUnit failure has a body."""
-    comparison = compare(run_of(), [record for record in run_of() if record.get("step") != 2])
+    comparison = diff(run_of(), [record for record in run_of() if record.get("step") != 2])
     assert comparison.lone == {"only_in_expected": {"prediction_sample": 2, "train_step": 1}}
     for form in ("text", "markdown", "junit", "github"):
         assert "2 prediction_sample, 1 train_step" in render(comparison, form).replace("&#95;", "_"), form
@@ -427,14 +427,14 @@ def many_fields():
     theirs[1] |= {f"field{number}": 2 for number in range(200)}
     theirs[2]["logits_shape"][0] += 1
     theirs[1]["zeta"] = 1
-    return compare(ours, theirs)
+    return diff(ours, theirs)
 
 
 def test_kinds_of_differences_in_one_field_are_told_apart():
     """A masked label and another one in the same field are two rows, each with its own number."""
     theirs = run_of()
     theirs[2]["last"]["labels"] = [-100, 6788, 122, 4567, 8902]
-    worst = compare(run_of(), theirs).worst
+    worst = diff(run_of(), theirs).worst
     assert [(field.name, field.kind, field.differing) for field in worst] == [
         ("last.labels", "tokens", 2),
         ("last.labels", "masks", 1),
@@ -446,13 +446,13 @@ def test_long_values_are_shown_where_they_differ():
     ours, theirs = run_of(), run_of()
     ours[1]["note"], theirs[1]["note"] = "a" * 300 + "one" + "b" * 100, "a" * 300 + "two" + "b" * 100
     ours[2]["note"], theirs[2]["note"] = list(range(100)), list(range(99))
-    report = render(compare(ours, theirs), "text", width=300)
+    report = render(diff(ours, theirs), "text", width=300)
     assert f"note: expected ...{'a' * 18}one{'b' * 53}..., got ...{'a' * 18}two{'b' * 53}..." in report
     assert "...aaone" in report.split("worst fields")[1]
-    (shapes,) = compare(ours[2:], theirs[2:]).worst
-    assert "94, 95" not in render(compare(ours[2:], theirs[2:]))
+    (shapes,) = diff(ours[2:], theirs[2:]).worst
+    assert "94, 95" not in render(diff(ours[2:], theirs[2:]))
     assert re.search(
-        r"expected 100 values \.\.\..*98,99\], got 99 \.\.\..*98\]", render(compare(ours[2:], theirs[2:]), width=300)
+        r"expected 100 values \.\.\..*98,99\], got 99 \.\.\..*98\]", render(diff(ours[2:], theirs[2:]), width=300)
     )
     assert shapes.kind == "shapes"
 
@@ -462,6 +462,6 @@ def test_a_long_name_does_not_push_the_columns_out(character):
     """A field's name is cut in the table of a terminal, escapes included."""
     ours, theirs = run_of(), run_of()
     ours[1][character * 300], theirs[1][character * 300] = 1, 2
-    table = render(compare(ours, theirs), width=100).split("worst fields")[1]
+    table = render(diff(ours, theirs), width=100).split("worst fields")[1]
     assert re.search(r"\.\.\. +1 +1 +1 +2\n", table)
     assert all(len(line) <= 100 for line in table.splitlines())

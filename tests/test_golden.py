@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS
-from higgs_audio_trainer.logs.diff.compare import compare
+from higgs_audio_trainer.logs.diff.compare import diff
 from higgs_audio_trainer.logs.diff.golden import write_golden
 from tests.builders import (
     audio_sample,
@@ -86,9 +86,9 @@ def test_a_run_is_the_same_as_its_golden(tmp_path):
     """Blessed, then compared: no difference, in both directions; another run differs."""
     golden = tmp_path / "golden.jsonl"
     write_golden(records_of(EVENTS), golden)
-    assert compare(golden, records_of(EVENTS, run="s")).same
-    assert compare(records_of(EVENTS, run="s"), golden).same
-    assert not compare(golden, records_of([*EVENTS[:3], *EVENTS[4:]])).same
+    assert diff(golden, records_of(EVENTS, run="s")).same
+    assert diff(records_of(EVENTS, run="s"), golden).same
+    assert not diff(golden, records_of([*EVENTS[:3], *EVENTS[4:]])).same
 
 
 @settings(deadline=None)
@@ -99,7 +99,7 @@ def test_any_log_is_the_same_as_its_golden(events):
         golden, again = Path(folder, "golden.jsonl"), Path(folder, "again.jsonl")
         write_golden(records_of(events), golden)
         assert golden_of(golden, again) == golden.read_bytes()
-        assert compare(golden, records_of(events, run="s")).same
+        assert diff(golden, records_of(events, run="s")).same
 
 
 AS_IT_WAS = b'{"event":"run_start","v":1}\n'

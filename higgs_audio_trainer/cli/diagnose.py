@@ -6,23 +6,17 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_width
 from higgs_audio_trainer.cli.problems import ProblemPrinter
-from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
+from higgs_audio_trainer.diagnosed_log import DiagnosedLog, diagnose
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES
-from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.events import Diagnosis, RunStart
-from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.logs.diff.reports.github_report import annotation, plain
-from higgs_audio_trainer.logs.files import find
-from higgs_audio_trainer.logs.logged_steps import logged_steps
-from higgs_audio_trainer.logs.reader import read
 from sinks.console import text_of, wants_color
 from sinks.rendering.record import RenderFailures
 from sinks.terminal.escape import printable
@@ -50,34 +44,6 @@ def parser(prog: str) -> ArgumentParser:
     return made
 
 
-@dataclass(slots=True)
-class _DiagnosedLog:
-    """Findings of a log and the amount of data behind the findings.
-
-    Attributes:
-        findings: Worst diagnosis of each problem with its statistics, sorted by first step.
-        steps: Number of logged steps.
-        evaluations: Number of evaluations.
-        has_counts: Whether the log has `token_counts`.
-    """
-
-    findings: list[tuple[Diagnosis, ReportedFinding]] = field(default_factory=list)
-    steps: int = 0
-    evaluations: int = 0
-    has_counts: bool = False
-
-    @property
-    def scope(self) -> str:
-        """Numbers of logged steps and evaluations in words.
-
-        Example:
-            >>> _DiagnosedLog(steps=3, evaluations=1).scope
-            '3 logged steps and 1 evaluation'
-        """
-        evaluations = f" and {count_of(self.evaluations, 'evaluation')}" if self.evaluations else ""
-        return count_of(self.steps, "logged step") + evaluations
-
-
 def run(arguments: Sequence[str], prog: str) -> int:
     """Check a log, print the findings and return the exit status.
 
@@ -86,41 +52,31 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """
     given = parser(prog).parse_args(arguments)
     width = parse_width(given.width)
-    if len(logs := find(given.paths)) != 1:
-        raise UserError(f"{', '.join(given.paths)}: expected the log of one run, got {len(logs)}. Name one of them")
     problems = ProblemPrinter()
-    diagnosed = _diagnose(logged_steps(read(*given.paths, on_problem=problems)))
-    problems.close()
-    if not diagnosed.steps + diagnosed.evaluations:
-        raise UserError(
-            f"{', '.join(given.paths)}: expected the log of a training, got no train_step and no eval_result. "
-            "Name a run's folder"
-        )
+    try:
+        diagnosed = diagnose(*given.paths, on_problem=problems)
+    finally:
+        problems.close()
     if not diagnosed.has_counts and diagnosed.steps:
         say_on_stderr("the log has no token_counts, like logs of older versions: checks that need them are skipped")
     with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status still reports the findings
         for text in _REPORTS[given.format](diagnosed, width):
             sys.stdout.write(text + "\n")
-    return _EXIT_FINDINGS if any(reported.severity != "note" for _, reported in diagnosed.findings) else 0
+    return _EXIT_FINDINGS if diagnosed.has_findings else 0
 
 
-def _diagnose(parts: Iterable[RunStart | LoggedStep]) -> _DiagnosedLog:
-    diagnosed, diagnoser = _DiagnosedLog(), Diagnoser()
-    worst: dict[tuple[str, str | None, int | None], Diagnosis] = {}
-    for part in parts:
-        if isinstance(part, RunStart):
-            diagnoser.start(part)
-            continue
-        diagnosed.steps += part.train is not None
-        diagnosed.evaluations += part.evaluation is not None
-        diagnosed.has_counts |= bool(part.counts)
-        worst |= {(event.code, event.modality, event.codebook): event for event in diagnoser.check(part)}
-    findings = [(worst[key], reported) for key, reported in diagnoser.reported.items()]
-    diagnosed.findings = sorted(findings, key=lambda item: item[1].first_step)
-    return diagnosed
+def _scope(diagnosed: DiagnosedLog) -> str:
+    """Return the numbers of logged steps and evaluations in words.
+
+    Example:
+        >>> _scope(DiagnosedLog(steps=3, evaluations=1))
+        '3 logged steps and 1 evaluation'
+    """
+    evaluations = f" and {count_of(diagnosed.evaluations, 'evaluation')}" if diagnosed.evaluations else ""
+    return count_of(diagnosed.steps, "logged step") + evaluations
 
 
-def _text(diagnosed: _DiagnosedLog, width: int | None, *, color: bool | None = None) -> Iterator[str]:
+def _text(diagnosed: DiagnosedLog, width: int | None, *, color: bool | None = None) -> Iterator[str]:
     color = wants_color(sys.stdout, os.environ) if color is None else color
     shown = partial(
         text_of,
@@ -130,14 +86,14 @@ def _text(diagnosed: _DiagnosedLog, width: int | None, *, color: bool | None = N
         on_failure=RenderFailures(say_on_stderr),
     )
     for event, reported in diagnosed.findings:
-        place = f"at step {reported.first_step:,}, found at {reported.times:,} of {diagnosed.scope}"
+        place = f"at step {reported.first_step:,}, found at {reported.times:,} of {_scope(diagnosed)}"
         yield shown({"event": event.name} | asdict(event) | {"repeats": 0, "found": place})
     counts = Counter(reported.severity for _, reported in diagnosed.findings)
     parts = [count_of(counts[severity], severity) for severity in reversed(SEVERITIES) if counts[severity]]
-    yield f"{', '.join(parts) or 'nothing found'} in {diagnosed.scope}"
+    yield f"{', '.join(parts) or 'nothing found'} in {_scope(diagnosed)}"
 
 
-def _json(diagnosed: _DiagnosedLog, _width: int | None) -> Iterator[str]:
+def _json(diagnosed: DiagnosedLog, _width: int | None) -> Iterator[str]:
     reports = [
         asdict(event)
         | {
@@ -165,7 +121,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value - value != 0 else value
 
 
-def _github(diagnosed: _DiagnosedLog, width: int | None) -> Iterator[str]:
+def _github(diagnosed: DiagnosedLog, width: int | None) -> Iterator[str]:
     """Yield annotations of the worst findings, then all findings as text."""
     worst_first = sorted(diagnosed.findings, key=lambda item: -SEVERITIES.index(item[1].severity))
     for event, reported in worst_first[:_MAX_ANNOTATIONS]:
@@ -176,7 +132,7 @@ def _github(diagnosed: _DiagnosedLog, width: int | None) -> Iterator[str]:
         yield from map(plain, text.split("\n"))
 
 
-_REPORTS: dict[str, Callable[[_DiagnosedLog, int | None], Iterator[str]]] = {
+_REPORTS: dict[str, Callable[[DiagnosedLog, int | None], Iterator[str]]] = {
     "text": _text,
     "json": _json,
     "github": _github,

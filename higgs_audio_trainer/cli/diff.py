@@ -56,15 +56,15 @@ def run(arguments: Sequence[str], prog: str) -> int:
     rtol, atol = _tolerances("--rtol", given.rtol), _tolerances("--atol", given.atol)
     if given.bless:
         return _bless(given)
-    from higgs_audio_trainer.logs.diff.compare import Options, compare
+    from higgs_audio_trainer.logs.diff.compare import DiffOptions, diff
 
     ignore, only = _names(given.ignore), _names(given.only)
-    options = Options(rtol=rtol, atol=atol, exact=given.exact, ignore=ignore, only=only)
+    options = DiffOptions(rtol=rtol, atol=atol, exact=given.exact, ignore=ignore, only=only)
     if given.expected != "-" and not Path(given.expected).exists():
         raise UserError(f"{given.expected}: expected a log or a golden, got no such file. --bless writes B to the file")
     problems = ProblemPrinter()
     try:
-        comparison = compare(given.expected, given.got, options=options, on_problem=problems)
+        comparison = diff(given.expected, given.got, options=options, on_problem=problems)
     finally:
         problems.close()
     return _report(comparison, given.format or FORMATS[0])

@@ -92,10 +92,10 @@ def _output_dir_of(name: str) -> Path | None:
 
 def _compare(names: Sequence[str]) -> Comparison | str:
     """Return the comparison of two logs, or the reason why the logs cannot be compared."""
-    from higgs_audio_trainer.logs.diff.compare import compare
+    from higgs_audio_trainer.logs.diff.compare import diff
 
     try:
-        return compare(names[0], names[1])
+        return diff(names[0], names[1])
     except UserError as error:  # logs without common events are drawn all the same
         return str(error)
 

@@ -32,7 +32,7 @@ _MOST_SETTINGS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DiffOptions:
     """Settings of a comparison.
 
     Attributes:
@@ -47,7 +47,7 @@ class Options:
         UserError: A name or a number is invalid.
 
     Example:
-        >>> Options(rtol={"loss": 1e-3}).tolerances().of("train_step", "loss")
+        >>> DiffOptions(rtol={"loss": 1e-3}).tolerances().of("train_step", "loss")
         Tolerance(rtol=0.001, atol=1e-06)
     """
 
@@ -75,10 +75,12 @@ def _names(given: Collection[str]) -> Collection[str]:
     return (given,) if isinstance(given, str) else given
 
 
-_DEFAULT = Options()
+_DEFAULT = DiffOptions()
 
 
-def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_problem: OnProblem | None = None) -> Comparison:
+def diff(
+    expected: Log, got: Log, *, options: DiffOptions = _DEFAULT, on_problem: OnProblem | None = None
+) -> Comparison:
     """Compare two logs, joined by key. The order of lines does not matter.
 
     Memory does not grow with the logs. The events of one step are held at a time. Logs not sorted by step are sorted in
@@ -99,9 +101,9 @@ def compare(expected: Log, got: Log, *, options: Options = _DEFAULT, on_problem:
 
     Example:
         >>> step = {"event": "train_step", "v": 1, "rank": 0, "step": 10, "loss": 2.5}
-        >>> compare([step], [step]).same
+        >>> diff([step], [step]).same
         True
-        >>> compare([step], [step | {"loss": 2.6}]).counts
+        >>> diff([step], [step | {"loss": 2.6}]).counts
         {'floats': 1}
     """
     if all(isinstance(log, (str, type(STDIN))) and str(log) == str(STDIN) for log in (expected, got)):
@@ -118,7 +120,7 @@ def _compared(
     ours: Source,
     theirs: Source,
     join: Callable[[Iterator[ComparedEvent], Iterator[ComparedEvent]], Iterator[Pair]],
-    options: Options,
+    options: DiffOptions,
 ) -> Comparison:
     comparison = _RunningComparison(options)
     selection = options.selection()
@@ -141,7 +143,7 @@ def _taken(source: Source, selection: Selection) -> Iterator[ComparedEvent]:
 class _RunningComparison:
     """A comparison in progress, pair by pair."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: DiffOptions) -> None:
         self._tally = Tally()
         self._tolerances = options.tolerances()
         self._selection = options.selection()

@@ -29,9 +29,9 @@ def render(comparison: Comparison, format: str = "text", *, width: int = WIDTH) 
         UserError: The format is unknown.
 
     Example:
-        >>> from higgs_audio_trainer.logs.diff.compare import compare
+        >>> from higgs_audio_trainer.logs.diff.compare import diff
         >>> step = {"event": "train_step", "v": 1, "rank": 0, "step": 10, "loss": 2.5}
-        >>> print(render(compare([step], [step])), end="")
+        >>> print(render(diff([step], [step])), end="")
         A: records (1 event, step 10)
         B: records (1 event, step 10)
         <BLANKLINE>

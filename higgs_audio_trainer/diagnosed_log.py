@@ -1,0 +1,82 @@
+"""The training checks over a finished log. Connects the reader of logs and the checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import Diagnosis, RunStart
+from higgs_audio_trainer.logs.files import find
+from higgs_audio_trainer.logs.lines import OnProblem
+from higgs_audio_trainer.logs.logged_steps import logged_steps
+from higgs_audio_trainer.logs.reader import read
+
+
+@dataclass(slots=True)
+class DiagnosedLog:
+    """Findings of a log and the amount of data behind the findings.
+
+    Attributes:
+        findings: Worst diagnosis of each problem with its statistics, sorted by first step.
+        steps: Number of logged steps.
+        evaluations: Number of evaluations.
+        has_counts: Whether the log has `token_counts`, which some checks need.
+    """
+
+    findings: list[tuple[Diagnosis, ReportedFinding]] = field(default_factory=list)
+    steps: int = 0
+    evaluations: int = 0
+    has_counts: bool = False
+
+    @property
+    def has_findings(self) -> bool:
+        """Return True if a finding is worse than a note."""
+        return any(diagnosis.severity != "note" for diagnosis, _ in self.findings)
+
+
+def diagnose(*paths: str | Path, on_problem: OnProblem | None = None) -> DiagnosedLog:
+    r"""Run the training checks over the log of one run. The same checks run during a training.
+
+    Args:
+        paths: Paths as for `read`, of the log of one run.
+        on_problem: Receives each invalid line. Without `on_problem`, invalid lines are skipped.
+
+    Raises:
+        UserError: The paths hold no log, several logs, or a log without logged steps.
+
+    Example:
+        >>> import json
+        >>> from tempfile import TemporaryDirectory
+        >>> step = {"event": "train_step", "v": 1, "rank": 0, "level": "info", "step": 10, "epoch": 1.0, "loss": None}
+        >>> step |= {"text_loss": 0.5, "audio_loss": None, "audio_loss_per_codebook": [None], "text_accuracy": 0.9}
+        >>> step |= {"audio_accuracy_per_codebook": [0.1], "text_targets": 9, "audio_targets": 9, "learning_rate": 1e-4}
+        >>> step |= {"grad_norm": None, "step_ms": 9.0, "logging_ms": 1.0, "nonfinite": ["loss"]}
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "rank00000-attempt000.jsonl"
+        ...     _ = path.write_text(json.dumps(step) + "\n")
+        ...     diagnosed = diagnose(folder)
+        >>> [(diagnosis.code, diagnosis.severity) for diagnosis, _ in diagnosed.findings], diagnosed.steps
+        ([('non_finite', 'error')], 1)
+    """
+    named = ", ".join(map(str, paths))
+    if len(logs := find(paths)) != 1:
+        raise UserError(f"{named}: expected the log of one run, got {len(logs)}. Name one of them")
+    diagnosed, diagnoser = DiagnosedLog(), Diagnoser()
+    worst: dict[tuple[str, str | None, int | None], Diagnosis] = {}
+    for part in logged_steps(read(*paths, on_problem=on_problem)):
+        if isinstance(part, RunStart):
+            diagnoser.start(part)
+            continue
+        diagnosed.steps += part.train is not None
+        diagnosed.evaluations += part.evaluation is not None
+        diagnosed.has_counts |= bool(part.counts)
+        worst |= {(event.code, event.modality, event.codebook): event for event in diagnoser.check(part)}
+    if not diagnosed.steps + diagnosed.evaluations:
+        raise UserError(
+            f"{named}: expected the log of a training, got no train_step and no eval_result. Name a run's folder"
+        )
+    findings = [(worst[key], reported) for key, reported in diagnoser.reported.items()]
+    diagnosed.findings = sorted(findings, key=lambda item: item[1].first_step)
+    return diagnosed
