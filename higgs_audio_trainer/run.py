@@ -30,7 +30,8 @@ from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, load_processors
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every, never
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts, every, never
 from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
