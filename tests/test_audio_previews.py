@@ -202,7 +202,7 @@ class TestDecoders:
         heard.request(7, self.SAMPLES, self.ROWS)
         heard.close(wait=False)
         assert len(failed) == 2
-        assert all("the run ended before" in line for line in failed)
+        assert all("the run ended first" in line for line in failed)
         assert all(process.poll() is not None for process in started)
 
     def test_one_that_is_too_slow(self, played, monkeypatch):
