@@ -127,11 +127,11 @@ class AssertMatchesGolden:
         from higgs_audio_trainer.logs.diff.reports import render
 
         if not golden.exists():
-            return f"{golden}: expected a golden, got no such file.\nTo write it: {self._update()}"
+            return f"{golden}: expected a golden, got no such file.\nTo write the golden: {self._update()}"
         comparison = diff(golden, _readable(log), options=options)
         if comparison.same:
             return ""
-        return f"{render(comparison, 'text').rstrip()}\nTo accept it: {self._update()}"
+        return f"{render(comparison, 'text').rstrip()}\nTo accept the new log: {self._update()}"
 
     def _update(self) -> str:
         _, separator, name = self._request.node.nodeid.partition("::")

@@ -99,7 +99,7 @@ def test_a_golden_is_written_then_holds(session):
     golden = session.path / "goldens" / "run.jsonl"
     said = failure_of(session.runpytest_inprocess())
     assert said.startswith(f"{golden}: ")
-    assert said.endswith("\nTo write it: pytest --update-golden test_first.py::test_it")
+    assert said.endswith("\nTo write the golden: pytest --update-golden test_first.py::test_it")
 
     update = session.runpytest_inprocess("--update-golden")
     update.assert_outcomes(passed=1)
@@ -131,7 +131,7 @@ def test_a_difference_fails_with_the_text_of_diff(session, golden, capsys):
     assert main(["diff", str(golden), str(session.path / "log.jsonl")]) == 1
     printed = capsys.readouterr().out
     assert "7890" in printed
-    assert said == f"{printed.rstrip()}\nTo accept it: pytest --update-golden test_golden.py::test_it"
+    assert said == f"{printed.rstrip()}\nTo accept the new log: pytest --update-golden test_golden.py::test_it"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_how_to_write_it_from_another_folder(session, monkeypatch, folder, flags
     (inner / "test_first.py").write_text(HOLDS)
     monkeypatch.chdir(session.path / folder)
     said = failure_of(session.runpytest_inprocess(*flags))
-    command, *arguments = said.partition("To write it: ")[2].split()
+    command, *arguments = said.partition("To write the golden: ")[2].split()
     assert command == "pytest"
     session.runpytest_inprocess(*flags, *arguments).assert_outcomes(passed=1)
     session.runpytest_inprocess(*flags).assert_outcomes(passed=1)

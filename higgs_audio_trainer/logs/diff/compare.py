@@ -108,8 +108,8 @@ def diff(
     """
     if all(isinstance(log, (str, type(STDIN))) and str(log) == str(STDIN) for log in (expected, got)):
         raise UserError("diff: expected two logs, got standard input (-) twice. Name a file for one of them")
-    tell = on_problem or ignore_problem
-    with Source(expected, tell) as ours, Source(got, tell) as theirs:
+    report = on_problem or ignore_problem
+    with Source(expected, report) as ours, Source(got, report) as theirs:
         try:
             return _compared(ours, theirs, joined, options)
         except UnsortedError:

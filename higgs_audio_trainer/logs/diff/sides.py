@@ -44,7 +44,7 @@ class Source:
 
     def __init__(self, log: Log, on_problem: OnProblem) -> None:
         self._on_problem = on_problem
-        self._told = 0
+        self._reported = 0
         self._copy: Path | None = None
         self._records: list[Record] | None = None
         self._path = Path()
@@ -123,8 +123,8 @@ class Source:
 
     def _fault(self, fault: InputProblem) -> None:
         self._faults += 1
-        if self._faults > self._told:
-            self._told = self._faults
+        if self._faults > self._reported:
+            self._reported = self._faults
             if self._copy is not None:
                 fault = fault._replace(where=fault.where.replace(str(self._copy), self.name, 1))
             self._on_problem(fault)

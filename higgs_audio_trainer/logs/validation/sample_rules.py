@@ -35,7 +35,7 @@ def of_modality(record: Record, start: Record) -> Iterator[InvalidField]:
     if count is None or count < 1:
         yield InvalidField("$.num_codebooks", "at least 1 because the modality is audio", _shown(count))
     elif start.get("num_codebooks") not in (None, count):
-        yield InvalidField("$.num_codebooks", f"{start['num_codebooks']}, as run_start says", str(count))
+        yield InvalidField("$.num_codebooks", f"{start['num_codebooks']}, as in run_start", str(count))
     if codebook is None or codebook < 0 or (count is not None and codebook >= count):
         yield InvalidField(
             "$.codebook", "a number from 0 to num_codebooks - 1 because the modality is audio", _shown(codebook)
