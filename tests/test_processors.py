@@ -306,7 +306,35 @@ class TestFailures:
         expected = {**record_of(checkpoint()), "host": "a"}
         assert list(records[0].items()) == list(expected.items())
         assert (emit.written, emit.lost, sum(emit.failures.values()), len(said)) == (2, 0, 2, 1)
-        assert f"expected {name} to stay" in said[0]
+        assert f"expected {name} to " in said[0]
+
+    @pytest.mark.parametrize(
+        ("processor", "message"),
+        [
+            (TimeStamper(key="ts"), "expected ts to be a time like 2026-01-02T03:04:05.000060Z, got 1"),
+            (TimeStamper(fmt="%H:%M", key="ts"), "expected ts to be a time like"),
+            (
+                lambda _logger, _level, event_dict: event_dict | {"level": None},
+                "expected level to be one of debug, info",
+            ),
+            (lambda _logger, _level, event_dict: event_dict | {"level": "critical"}, "got 'critical'"),
+            (lambda _logger, _level, event_dict: event_dict | {"level": ["info"]}, "got <list"),
+        ],
+    )
+    def test_no_processor_makes_a_line_unreadable(self, processor, message):
+        """A time or a level that no reader understands is restored and counted; protected fields are checked too."""
+        said = []
+        emit, records = pipeline(processor, adding(seq=9), said=said, clock=fixed_clock)
+        emit(checkpoint())
+        assert records == [record_of(checkpoint())]
+        assert sum(emit.failures.values()) == 2
+        assert message in said[0]
+
+    def test_time_and_level_may_change(self):
+        """A processor may write another valid time and another level."""
+        changed = {"ts": "2027-01-02T03:04:05.000060Z", "level": "warning"}
+        record = processed(checkpoint(), adding(**changed))
+        assert {name: record[name] for name in changed} == changed
 
     @pytest.mark.parametrize("value", [None, True, 7, "x", 1.0, [1], object()], ids=lambda value: type(value).__name__)
     @pytest.mark.parametrize("name", PROTECTED_FIELDS)
@@ -656,7 +684,7 @@ class Mixture:
 
     def __call__(self, _logger, _level, event_dict):
         event_dict["note"] = self.random.choice([1, "a", [float("nan")], object()])
-        actions = ["keep", "keep", "drop", "raise", "exit", "envelope", "remove", "nothing", "text", "nested"]
+        actions = ["keep", "keep", "drop", "raise", "exit", "envelope", "remove", "nothing", "text", "nested", "odd"]
         action = self.random.choice(actions)
         if action == "drop":
             raise structlog.DropEvent
@@ -665,6 +693,8 @@ class Mixture:
             raise ValueError if action == "raise" else SystemExit
         if action == "envelope":
             event_dict[self.random.choice(PROTECTED_FIELDS)] = self.random.choice([0, 1, None, "x", 10**30])
+        if action == "odd":
+            event_dict[self.random.choice(["ts", "level"])] = self.random.choice([0, 1.5, None, "x", [1], {}])
         if action == "remove":
             del event_dict[self.random.choice([*PROTECTED_FIELDS, "ts", "level"])]
         if action == "nested":

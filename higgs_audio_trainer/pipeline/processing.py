@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 
-from higgs_audio_trainer.events import Envelope, RunEnd, RunStart, SinkRecovered
+from higgs_audio_trainer.events import Envelope, Level, RunEnd, RunStart, SinkRecovered
 from higgs_audio_trainer.pipeline.description import describe
 from higgs_audio_trainer.pipeline.json_values import MAX_DEPTH
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, Processor, named_processors
@@ -21,7 +22,8 @@ PROTECTED_FIELDS = ("event", "v", "run_id", "attempt", "rank", "seq")
 UNDROPPABLE_EVENTS = frozenset({RunStart.name, RunEnd.name, SinkRecovered.name})
 
 _ENVELOPE_NAMES = tuple(item.name for item in fields(Envelope))
-_REQUIRED = ("ts", "level")  # a processor may change these fields, and not remove them
+_TIME = re.compile(next(item.metadata["pattern"] for item in fields(Envelope) if item.name == "ts"))
+_LEVELS = get_args(Level)
 _ACCOUNT = tuple(item.name for item in fields(SinkRecovered))
 _MISSING = object()
 
@@ -30,9 +32,9 @@ class ProcessorChain:
     """Processors in order, as one structlog processor. Raises nothing but `DropEvent` and `KeyboardInterrupt`.
 
     Each processor gets a copy of the event, nested lists and mappings included. If the processor raises or returns no
-    mapping, the event goes on as the event was before. A changed `PROTECTED_FIELDS` value is restored. Both are
-    failures of the processor. `DropEvent` drops the event, except for `UNDROPPABLE_EVENTS`, where a drop has no
-    effect.
+    mapping, the event continues as before. A changed `PROTECTED_FIELDS` value is restored, and so is a `ts` or `level`
+    that no reader understands. Each is a failure of the processor. `DropEvent` drops the event, except for
+    `UNDROPPABLE_EVENTS`, where a drop has no effect.
 
     Args:
         processors: Callables with structlog's signature. The event's level is the method name for the processors.
@@ -80,9 +82,9 @@ class ProcessorChain:
             except BaseException as error:  # noqa: BLE001 - a processor that exits must not end the training
                 self._fail(source, error)
             else:
-                removed = {name: record[name] for name in _REQUIRED if name not in processed}
-                if change := _restore(processed, protected | removed):
-                    self._fail(source, ValueError(change))
+                changes = [_restore_invalid(processed, record), _restore(processed, protected)]
+                if any(changes):
+                    self._fail(source, ValueError(next(filter(None, changes))))
                 record = processed
         # A processor may return the fields in another order; every line begins with the envelope.
         return {name: record[name] for name in _ENVELOPE_NAMES} | dict(record)
@@ -94,13 +96,33 @@ def _as_dict(returned: Any) -> EventDict:
     return dict(returned)  # a copy, for the processor may keep a reference and change the mapping later
 
 
+def _restore_invalid(processed: EventDict, record: EventDict) -> str:
+    """Put back a time or a level that no reader understands; return a description, empty for valid values.
+
+    A processor may change both fields, for example to the time of another clock.
+    """
+    change = ""
+    time, level = processed.get("ts"), processed.get("level")
+    if time != record["ts"] and not (type(time) is str and _TIME.fullmatch(time)):
+        change = f"expected ts to be a time like {record['ts']}, got {_described(time)}. Use another field"
+        processed["ts"] = record["ts"]
+    if not (type(level) is str and level in _LEVELS):
+        change = change or f"expected level to be one of {', '.join(_LEVELS)}, got {_described(level)}"
+        processed["level"] = record["level"]
+    return change
+
+
+def _described(value: Any) -> str:
+    return repr(value) if value is None or type(value) in (int, float, str) else describe(value)
+
+
 def _restore(processed: EventDict, expected: Mapping[str, Any]) -> str:
     """Put changed fields back; return a description of the first change, empty if no field changed."""
     change = ""
     for name, value in expected.items():
         got = processed.get(name, _MISSING)
         if got is not value and (type(got) is not type(value) or got != value):
-            described = repr(got) if type(got) in (int, str) else "none" if got is _MISSING else describe(got)
+            described = "none" if got is _MISSING else _described(got)
             change = change or f"expected {name} to stay {value!r}, got {described}"
             processed[name] = value
     return change
