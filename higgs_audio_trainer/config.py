@@ -19,6 +19,8 @@ DEFAULT_BASE_CKPT = "bosonai/higgs-audio-v2-generation-3B-base"
 DEFAULT_AUDIO_TOKENIZER = "bosonai/higgs-audio-v2-tokenizer"
 LORA_TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 RESUME_LATEST = "latest"
+#: Field of a base checkpoint's config.json. True for random weights, where a loss at chance level is expected.
+RANDOM_WEIGHTS = "random_weights"
 
 GROUPS = ("data", "model", "lora", "optimisation", "run", "log")
 

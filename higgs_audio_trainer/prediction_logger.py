@@ -25,6 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 import sinks
 from higgs_audio_trainer.adapters import Adapter, adapter_for
 from higgs_audio_trainer.adapters.hooks import unwrapped
+from higgs_audio_trainer.config import RANDOM_WEIGHTS
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.pipeline.processors import Processor, named_processors
@@ -300,6 +301,7 @@ class PredictionLogger(TrainerCallback):
             num_train_samples=num_train_samples,
             num_eval_samples=0,  # a Trainer makes them after the beginning of the training
             trainable_parameters=sum(part.numel() for part in core.parameters() if part.requires_grad),
+            base_is_random=getattr(settings, RANDOM_WEIGHTS, None),
             max_length=getattr(settings, "max_position_embeddings", None),
             modalities=tuple(reading.modality for reading in adapter.readings),
             stops=adapter.stops(settings),

@@ -20,7 +20,7 @@ import sinks
 
 HEAVY = ["torch", "transformers", "peft", "accelerate", "numpy"]
 WITH_TORCH = {f"higgs_audio_trainer.cli.{command}" for command in ("train", "prepare", "demo", "tiny")}
-GROUND = ("events", "logged_step", "schema", "errors", "config", "versions", "redaction")
+GROUND = ("events", "logged_step", "schema", "errors", "config", "versions", "redaction", "atomic_file")
 PRODUCER = Path(higgs_audio_trainer.__file__).parent
 GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
 
@@ -53,6 +53,7 @@ def imported_by(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def packages_imported_by(path):
@@ -169,10 +170,15 @@ FORBIDDEN = [
     ("extraction", "adapters"),
     ("adapters", "training"),
     ("recording", "training"),
+    ("training", "adapters"),
     ("logs", "diagnoses"),
+    ("report", "diagnoses"),
     ("diagnoses", "logs"),
     ("pipeline", "extraction"),
     ("data", "extraction"),
+    ("data", "training"),
+    ("data", "recording"),
+    ("output_dir", "training"),
 ]
 
 
@@ -181,6 +187,17 @@ def test_folder_does_not_import(folder, other):
     """A folder of the ground or of one side of the house does not import the other side."""
     for path in (PRODUCER / folder).rglob("*.py"):
         assert not [name for name in imported_by(path) if name.startswith(f"higgs_audio_trainer.{other}")], path
+
+
+@pytest.mark.parametrize("name", GROUND)
+def test_ground_imports_no_wing(name):
+    """A module of the ground imports modules of the ground alone."""
+    imported = {
+        imported.split(".")[1]
+        for imported in imported_by(PRODUCER / f"{name}.py")
+        if imported.startswith("higgs_audio_trainer.")
+    }
+    assert imported <= set(GROUND)
 
 
 def test_no_circle_among_folders():

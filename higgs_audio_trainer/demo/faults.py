@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from higgs_audio_trainer.config import RANDOM_WEIGHTS
 from higgs_audio_trainer.data import batch
 from higgs_audio_trainer.data.batch import Example
 from higgs_audio_trainer.data.delay import num_stream_frames
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.training import model, trainer
-from higgs_audio_trainer.training.base_checkpoint import RANDOM_WEIGHTS
 
 SHUFFLED_CODEBOOK = 3
 _SILENT_FRAMES, _SAMPLES_A_FRAME, _RATE_HZ = 60, 960, 24_000

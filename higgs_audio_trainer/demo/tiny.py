@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from higgs_audio_trainer.config import RANDOM_WEIGHTS
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.training.base_checkpoint import RANDOM_WEIGHTS
 
 SAMPLING_RATE_HZ = 24_000
 CODES_PER_CODEBOOK = 1024

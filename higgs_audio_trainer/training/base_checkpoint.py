@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import HiggsAudioV2Config, PreTrainedTokenizerBase
 
 NATIVE_MODEL_TYPE, BOSON_MODEL_TYPE = "higgs_audio_v2", "higgs_audio"
-RANDOM_WEIGHTS = "random_weights"  # in config.json: the weights are random, so a loss at chance level is expected
 DELAY_TOKEN = "<|reserved_special_token_6|>"  # noqa: S105 - the name of a token, no secret
 
 

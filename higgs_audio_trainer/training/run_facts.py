@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.config import RANDOM_WEIGHTS, TrainSettings
 from higgs_audio_trainer.output_dir.attempt import Attempt
 from higgs_audio_trainer.recording.settings import RunFacts
-from higgs_audio_trainer.training.base_checkpoint import RANDOM_WEIGHTS, BaseCheckpoint, codec_of
+from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of
 
 
 def run_facts(
