@@ -39,7 +39,8 @@ from benchmarks.training_step import NATIVE, PROMPT_TOKENS
 from benchmarks.workload import random_example, random_model, token_ids, training_arguments, vocabulary_of
 from higgs_audio_trainer.data.batch import Collator, Example
 from higgs_audio_trainer.extraction import host_transfer
-from higgs_audio_trainer.recording.recorder import Recorder, every, never
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import every, never
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer

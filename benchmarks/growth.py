@@ -43,7 +43,7 @@ from benchmarks.workload import random_example, tokens_around, torch_threads, tr
 from higgs_audio_trainer.data.batch import Collator, TokenIds
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import NullPipeline
-from higgs_audio_trainer.recording.recorder import every
+from higgs_audio_trainer.recording.settings import every
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer

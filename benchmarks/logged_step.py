@@ -34,7 +34,8 @@ from benchmarks.training_step import QUICK, SIZES, THREADS, StepSize
 from benchmarks.workload import random_model, token_ids, torch_threads, training_arguments, vocabulary_of
 from higgs_audio_trainer.data.batch import Collator
 from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
-from higgs_audio_trainer.recording.recorder import Recorder, every, never
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import every, never
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer

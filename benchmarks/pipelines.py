@@ -11,7 +11,8 @@ import sinks
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit, Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import IsLoggedStep, Recorder, RecorderSettings
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import IsLoggedStep, RecorderSettings
 from sinks.terminal.screen import Screen
 
 _SHOWN = WindowSettings(2, 5, (0,), None)

@@ -28,7 +28,8 @@ from benchmarks.training_step import QUICK, SIZES, THREADS
 from benchmarks.typical_event import typical_event
 from benchmarks.workload import torch_threads
 from higgs_audio_trainer.pipeline.emit import Pipeline
-from higgs_audio_trainer.recording.recorder import Recorder, every
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import every
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from sinks.null import discard
 

@@ -23,6 +23,10 @@ class DiagnosedLog:
         steps: Number of logged steps.
         evaluations: Number of evaluations.
         has_counts: Whether the log has `token_counts`, which some checks need.
+
+    Example:
+        >>> DiagnosedLog(steps=3).has_findings
+        False
     """
 
     findings: list[tuple[Diagnosis, ReportedFinding]] = field(default_factory=list)

@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 
 class UserError(Exception):
-    """Bad input. The message states the expectation, the actual value, the place and the next step."""
+    """Bad input. The message states the expectation, the actual value, the place and the next step.
+
+    Example:
+        >>> from higgs_audio_trainer import TrainSettings
+        >>> TrainSettings(train_manifest="train.jsonl", output_dir="out", batch_size=0)
+        Traceback (most recent call last):
+        higgs_audio_trainer.errors.UserError: --batch_size: expected at least 1, got 0
+    """
 
     def __init__(self, message: str) -> None:
         # torch re-raises an error of a data loader's worker with the worker's traceback in front of the message.

@@ -88,7 +88,18 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart:
-    """First line of every file: settings, versions, data and device of the run."""
+    """First line of every file: settings, versions, data and device of the run.
+
+    Example:
+        >>> start = RunStart(
+        ...     config={"lr": 0.0001}, versions={"python": "3.11.7"}, world_size=2, device="cuda:0", seed=42,
+        ...     host="node-1",
+        ...     resumed_from_step=None, num_train_samples=8, num_eval_samples=0, num_codebooks=8,
+        ...     trainable_parameters=64,
+        ... )
+        >>> start.name, start.config["lr"]
+        ('run_start', 0.0001)
+    """
 
     name: ClassVar[str] = "run_start"
     config: dict[str, Any] = _doc("Resolved settings; secrets are replaced by [redacted].")
@@ -139,7 +150,17 @@ class _LossesAndAccuracies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainStep(_LossesAndAccuracies):
-    """Losses and accuracies of one optimizer step, over all micro-batches and all ranks."""
+    """Losses and accuracies of one optimizer step, over all micro-batches and all ranks.
+
+    Example:
+        >>> step = TrainStep(
+        ...     step=10, epoch=1.0, loss=4.5, text_loss=0.5, audio_loss=4.0, audio_loss_per_codebook=(3.5, 4.5),
+        ...     text_accuracy=0.9, audio_accuracy_per_codebook=(0.2, 0.1), text_targets=12, audio_targets=80,
+        ...     learning_rate=0.0001, grad_norm=0.3, step_ms=900.0, logging_ms=7.0,
+        ... )
+        >>> step.audio_accuracy_per_codebook.index(min(step.audio_accuracy_per_codebook))  # the weakest codebook
+        1
+    """
 
     name: ClassVar[str] = "train_step"
     step: int = _doc("Optimizer step, counted from 1.", minimum=1)
@@ -159,7 +180,18 @@ class TrainStep(_LossesAndAccuracies):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Up to `--log_window` neighbouring slots. Entry i of each list belongs to slot i."""
+    """Up to `--log_window` neighbouring slots. Entry i of each list belongs to slot i.
+
+    Example:
+        >>> window = Window(
+        ...     positions=(7, 8, 9), inputs=(5, 6, 2), labels=(6, 2, -100), predictions=(6, 4, None),
+        ...     predicted_text=None,
+        ...     label_text=None,
+        ... )
+        >>> slots = zip(window.positions, window.labels, window.predictions)
+        >>> [position for position, label, token in slots if token not in (label, None)]
+        [8]
+    """
 
     positions: tuple[int, ...] = _doc("Position p of each slot in the sample's token sequence.")
     inputs: tuple[int | None, ...] = _doc(
@@ -183,7 +215,19 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionSample:
-    """Predicted and label token ids of one sample, for the text or for one codebook of the audio."""
+    """Predicted and label token ids of one sample, for the text or for one codebook of the audio.
+
+    Example:
+        >>> empty = Window(positions=(), inputs=(), labels=(), predictions=(), predicted_text=None, label_text=None)
+        >>> sample = PredictionSample(
+        ...     step=10, epoch=1.0, split="train", modality="audio", sample_index=0, sample_id="en-1",
+        ...     fingerprint="1f0c",
+        ...     codebook=0, num_codebooks=8, shift=1, logits_shape=(58, 8, 1026), labels_shape=(8, 58), num_targets=58,
+        ...     num_correct=40, accuracy=40 / 58, loss=1.25, stop_targets=1, first=empty, last=empty,
+        ... )
+        >>> f"{sample.sample_id}, codebook {sample.codebook}: {sample.num_correct} of {sample.num_targets} correct"
+        'en-1, codebook 0: 40 of 58 correct'
+    """
 
     name: ClassVar[str] = "prediction_sample"
     step: int = _doc("Optimizer step that the forward pass belongs to, counted from 1.", minimum=0)
@@ -231,6 +275,19 @@ class TokenCounts:
 
     The counts cover all micro-batches and ranks, unless the description names this rank. A slot consists of a label,
     the row that predicts the label, and the token of the sequence that follows the row's input.
+
+    Example:
+        >>> counts = TokenCounts(
+        ...     step=1, modality="text", codebook=None, num_codebooks=None, num_targets=3, num_correct=1, divisor=3.0,
+        ...     masked={"prompt": 109}, supervised={"response": 3}, label_matches=(0, 0, 3, 0, 0),
+        ...     offset_contested=(3, 3, 3, 3, 3), offset_matches=(0, 0, 0, 0, 0), offset_correct=(1, 1, 1, 1, 1),
+        ...     offset_surplus=(0.0, 0.0, 0.0, 0.0, 0.0), stop_targets=1, stop_correct=0, stop_rank=4.0,
+        ...     stop_probability=0.1,
+        ...     unigram_accuracy=0.5, unigram_loss=0.7, top_prediction=7, top_prediction_share=0.5, constant_samples=(),
+        ...     strip=None,
+        ... )
+        >>> counts.label_matches[2] == counts.num_targets  # every label is the token that follows the row's input
+        True
     """
 
     name: ClassVar[str] = "token_counts"
@@ -293,7 +350,17 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalResult(_LossesAndAccuracies):
-    """Losses and accuracies of one evaluation, over the whole evaluation manifest."""
+    """Losses and accuracies of one evaluation, over the whole evaluation manifest.
+
+    Example:
+        >>> result = EvalResult(
+        ...     step=10, epoch=1.0, loss=4.5, text_loss=0.5, audio_loss=4.0, audio_loss_per_codebook=(3.5, 4.5),
+        ...     text_accuracy=0.9, audio_accuracy_per_codebook=(0.2, 0.1), text_targets=12, audio_targets=80,
+        ...     num_samples=4, duration_s=2.5,
+        ... )
+        >>> result.loss == result.text_loss + result.audio_loss
+        True
+    """
 
     name: ClassVar[str] = "eval_result"
     num_samples: int = _doc("Samples evaluated.", minimum=0)
@@ -302,7 +369,12 @@ class EvalResult(_LossesAndAccuracies):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint was saved."""
+    """A checkpoint was saved.
+
+    Example:
+        >>> to_mapping(Checkpoint(step=10, path="checkpoint-10"))
+        {'step': 10, 'path': 'checkpoint-10'}
+    """
 
     name: ClassVar[str] = "checkpoint"
     step: int = _doc("Optimizer steps done.", minimum=0)
@@ -311,7 +383,15 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """Finding of a check of the record."""
+    """Finding of a check of the record.
+
+    Example:
+        >>> found = Diagnosis(
+        ...     step=1, code="non_finite", severity="error", message="the loss is NaN", evidence={"loss": None}
+        ... )
+        >>> f"{found.severity} ({found.code}) at step {found.step}: {found.message}"
+        'error (non_finite) at step 1: the loss is NaN'
+    """
 
     name: ClassVar[str] = "diagnosis"
     step: int = _doc("Optimizer step of the finding.", minimum=0)
@@ -334,6 +414,11 @@ class SinkRecovered:
 
     The file of the sink lacks `lost` numbers seq between `first_seq` and `last_seq`. Other numbers between the two may
     be in the file, because a sink that takes an event and fails on this event continues to count.
+
+    Example:
+        >>> recovered = SinkRecovered(sink="jsonl", lost=3, first_seq=10, last_seq=12, errno=28)
+        >>> f"{recovered.sink} lost {recovered.lost} events, seq {recovered.first_seq} to {recovered.last_seq}"
+        'jsonl lost 3 events, seq 10 to 12'
     """
 
     name: ClassVar[str] = "sink_recovered"
@@ -346,7 +431,12 @@ class SinkRecovered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapReached:
-    """A sink stops, because the files have reached the size limit. Only `run_end` follows in the files."""
+    """A sink stops, because the files have reached the size limit. Only `run_end` follows in the files.
+
+    Example:
+        >>> CapReached(sink="jsonl", max_total_bytes=1000, total_bytes=990).name
+        'cap_reached'
+    """
 
     name: ClassVar[str] = "cap_reached"
     sink: str = _doc("Name of the sink.")
@@ -356,7 +446,13 @@ class CapReached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """Last line of a file whose process ended in order."""
+    """Last line of a file whose process ended in order.
+
+    Example:
+        >>> end = RunEnd(reason="completed", step=60, events_written=60, events_lost=0, logging_ms_total=54.0)
+        >>> end.reason, end.events_lost
+        ('completed', 0)
+    """
 
     name: ClassVar[str] = "run_end"
     reason: str = _doc(

@@ -30,7 +30,8 @@ from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.pipeline.processors import Processor, named_processors
 from higgs_audio_trainer.recording.hooked_model import HookedModel
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts, every
 
 
 @dataclass(slots=True)

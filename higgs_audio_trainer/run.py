@@ -30,7 +30,8 @@ from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, load_processors
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every, never
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts, every, never
 from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
@@ -75,6 +76,10 @@ class RunResult:
         attempt: Number of the attempt, 0 at first.
         stopped_by: Signal or finding that stopped the run after a checkpoint. None for a completed run.
         failed_by: With `--diagnose fail`, the finding that ended the run or was made at its last step; on rank 0.
+
+    Example:
+        >>> RunResult("adebb10e1cfc", step=60, attempt=0).stopped_by is None  # the run completed
+        True
     """
 
     run_id: str
@@ -97,6 +102,23 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
 
     Raises:
         UserError: An input is wrong. Nothing was trained.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from higgs_audio_trainer import demo
+        >>> from higgs_audio_trainer.demo.tiny import write_tiny
+        >>> clips = Path(demo.__file__).parent / "clips"
+        >>> with TemporaryDirectory() as folder:
+        ...     model, codec = write_tiny(Path(folder))
+        ...     settings = TrainSettings(
+        ...         train_manifest=str(clips / "manifest.jsonl"), output_dir=f"{folder}/out",
+        ...         codes_dir=f"{folder}/codes",
+        ...         base_ckpt=str(model), audio_tokenizer=str(codec), max_steps=1, grad_accum=1, sinks="jsonl",
+        ...     )
+        ...     result = run_training(settings, say=lambda text: None)
+        ...     result.step, (Path(folder) / "out" / "adapter_model.safetensors").exists()
+        (1, True)
     """
     quiet_third_parties()
     with _sink_errors():  # refuses a wrong name before anything is loaded

@@ -49,3 +49,7 @@ if not TYPE_CHECKING:
             if name in names:
                 return getattr(import_module(f"{__name__}.{module}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """Return the public names, which are not loaded yet."""
+        return sorted({*globals(), *__all__})

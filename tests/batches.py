@@ -15,7 +15,8 @@ from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, Prepa
 from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
 from higgs_audio_trainer.data.prompt import tokenize
 from higgs_audio_trainer.pipeline.emit import NullPipeline
-from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, never
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import RecorderSettings, never
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer

@@ -72,7 +72,7 @@ class TestClips:
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
-    """Train twice on two clips of random codes, alike but for the ears; and say what the clips' codes are."""
+    """Train twice on two clips of random codes, with and without audio previews, and return the codes."""
     folder = tmp_path_factory.mktemp("runs")
     random = np.random.default_rng(0)
     codes = {name: random.integers(0, CODES, (8, length)) for name, length in (("one", 12), ("two", 20))}
@@ -86,7 +86,7 @@ def runs(tiny, tmp_path_factory):
 
 
 def test_training_is_not_changed(runs):
-    """Adapters are equal bit by bit with ears and without."""
+    """Adapters are equal bit by bit with and without audio previews."""
     folder, _ = runs
     heard, bare = ((folder / name / "adapter_model.safetensors").read_bytes() for name in ("heard", "bare"))
     assert heard == bare
@@ -135,7 +135,7 @@ class TestDecoders:
 
     @pytest.fixture
     def played(self, tmp_path, monkeypatch):
-        """Make ears whose decoder is a script; and know its processes and what failed."""
+        """Make audio previews whose decoder is a script, with the started processes and the failures."""
         started, failed, popen = [], [], subprocess.Popen
 
         def start(*args, **kwargs):
@@ -202,7 +202,7 @@ class TestDecoders:
         heard.request(7, self.SAMPLES, self.ROWS)
         heard.close(wait=False)
         assert len(failed) == 2
-        assert all("the run ended before" in line for line in failed)
+        assert all("the run ended first" in line for line in failed)
         assert all(process.poll() is not None for process in started)
 
     def test_one_that_is_too_slow(self, played, monkeypatch):

@@ -104,7 +104,7 @@ def test_a_folder_without_a_configuration_is_a_user_error(tmp_path, content):
 @pytest.mark.parametrize("name", ["/no/such/folder", "no/such-name", "x" * 300])
 def test_a_checkpoint_that_is_not_there_is_a_user_error(name):
     """Neither a folder nor a name that can be fetched."""
-    with pytest.raises(UserError, match=rf"got '{name}', which has none or cannot be fetched\. Check the path"):
+    with pytest.raises(UserError, match=rf"got '{name}', which has no config.json or cannot be fetched\. Check the path"):
         open_checkpoint(name)
 
 

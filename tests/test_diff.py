@@ -612,7 +612,7 @@ def test_logs_without_a_common_event_cannot_be_compared():
     for side in (ours, []):
         with pytest.raises(UserError, match="no event"):
             diff(side, [])
-    assert diff(ours[:1], theirs[:1]).same  # runs that were over before the first due step
+    assert diff(ours[:1], theirs[:1]).same  # runs that ended before the first logged step
 
 
 def test_nothing_left_to_compare_is_not_the_same():

@@ -28,10 +28,10 @@ def only(monkeypatch, *checks):
 
 
 def bad_from(step, severity="error"):
-    """Make a check that finds something at each due step from one on."""
+    """Make a check that finds something at each logged step from a step on."""
 
-    def check(due, history):
-        if due.train is not None and due.step >= step:
+    def check(logged, history):
+        if logged.train is not None and logged.step >= step:
             yield Finding(code="bad", severity=severity, message=f"{len(history.steps)} steps before.")
 
     return check
@@ -100,7 +100,7 @@ def test_fail_needs_something_to_check(tiny, clips, tmp_path):
 
 
 def test_a_resumed_run_knows_what_was_said(tiny, clips, tmp_path, monkeypatch):
-    """Stopped between two due steps and resumed, a run finds, says and counts what one that was not does."""
+    """A run that is stopped between two logged steps and resumed finds, reports and counts what a whole run does."""
     only(monkeypatch, bad_from(2, "warning"), bad_from(6, "error"))
     whole = settings(tiny, clips, tmp_path / "whole", log_steps=2, max_steps=6, save_steps=3)
     run_training(whole)
@@ -140,7 +140,7 @@ def test_a_state_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
 def test_an_error_of_a_check_does_not_stop_the_training(tiny, clips, tmp_path, monkeypatch, capsys):
     """A fault of ours in a check is counted like any of the log."""
 
-    def broken(due, history):
+    def broken(logged, history):
         raise ZeroDivisionError("in a check")
         yield
 

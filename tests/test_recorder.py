@@ -18,7 +18,8 @@ from higgs_audio_trainer.adapters.families import HIGGS_AUDIO
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, RunFacts, every
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts, every
 from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.training.model import add_lora
 from sinks import MemorySink

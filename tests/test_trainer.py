@@ -1,4 +1,4 @@
-"""Normalisation over micro-batches and ranks, due steps, and the promise that logging changes nothing."""
+"""Normalisation over micro-batches and ranks, logged steps, and the promise that logging changes nothing."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.recorder import Recorder, RecorderSettings, every
+from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.settings import RecorderSettings, every
 from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.training.model import TrainingOutput
 from higgs_audio_trainer.training.model_streams import micro_batch_of
@@ -101,7 +102,7 @@ def test_due_steps_are_the_first_and_every_multiple(checkpoint, tiny, tmp_path):
 
 
 def test_with_accumulation_the_first_micro_batch_is_shown_once(checkpoint, tiny, tmp_path):
-    """Steps count optimizer steps; each due step shows its first micro-batch, and counts all of them."""
+    """Steps count optimizer steps; each logged step shows its first micro-batch and counts all of them."""
     _, memory = logged(
         checkpoint, tiny, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4, max_steps=3
     )

@@ -191,7 +191,6 @@ def _overview() -> str:
     import textwrap
 
     names = " ".join(f"--{item.name}" for item in import_module("higgs_audio_trainer.config").flags())
-    flags = f"flags without a command mean train: {names}"
     return "\n".join(
         [
             "usage: higgs-audio-trainer [COMMAND] [flags]",
@@ -200,7 +199,7 @@ def _overview() -> str:
             *(f"  {name:<12}{text}" for name, text in COMMANDS.items()),
             "",
             *textwrap.wrap(
-                f"flags without a command mean train: {flags}", 79, subsequent_indent="  ", break_on_hyphens=False
+                f"flags without a command mean train: {names}", 79, subsequent_indent="  ", break_on_hyphens=False
             ),
             "",
             "example: higgs-audio-trainer --train_manifest train.jsonl --output_dir out",

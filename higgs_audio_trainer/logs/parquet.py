@@ -7,14 +7,15 @@ renamed to their final names, and replace older files, after all files are compl
 from __future__ import annotations
 
 import json
-import os
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, TracebackType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import IO, Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, Envelope, Window
 from higgs_audio_trainer.logs.lines import LogLine
@@ -46,6 +47,7 @@ class ParquetFiles:
         self._arrow = pa
         self._folder = folder
         self._group_bytes = group_bytes
+        self._files = ExitStack()
         self._tables: dict[str, _EventTable] = {}
 
     def __enter__(self) -> Self:
@@ -61,7 +63,8 @@ class ParquetFiles:
         """
         name = line.record["event"] if isinstance(line.event, EVENTS.get(line.record["event"], NoneType)) else OTHER
         if name not in self._tables:
-            self._tables[name] = _EventTable(self._arrow, self._folder / f"{name}.parquet", _hints(name))
+            file = self._files.enter_context(atomic_file(self._folder / f"{name}.parquet"))
+            self._tables[name] = _EventTable(self._arrow, file, _hints(name))
         self._tables[name].add(line, self._group_bytes)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -70,23 +73,28 @@ class ParquetFiles:
             if kind is None:
                 for table in self._tables.values():
                     table.finish()
-                for table in self._tables.values():
-                    table.publish()
-        finally:
-            for table in self._tables.values():
-                table.discard()
+        except BaseException:
+            self._discard(*sys.exc_info())
+            raise
+        if kind is None:
+            self._files.close()
+        else:
+            self._discard(kind, error, at)
+
+    def _discard(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for table in self._tables.values():
+            table.discard()
+        self._files.__exit__(kind, error, at)
 
 
 class _EventTable:
     """Rows of an event name."""
 
-    def __init__(self, arrow: Any, path: Path, hints: Mapping[str, Any]) -> None:
+    def __init__(self, arrow: Any, file: IO[bytes], hints: Mapping[str, Any]) -> None:
         self._arrow = arrow
-        self._path = path
-        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         self._hints = hints
         self._schema = arrow.schema([(name, _type(arrow, hint)) for name, hint in hints.items()])
-        self._writer = arrow.parquet.ParquetWriter(self._unfinished, self._schema, compression="zstd")
+        self._writer = arrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
         self._rows: list[_Json] = []
         self._bytes = 0
 
@@ -112,13 +120,9 @@ class _EventTable:
             self._write()
         self._writer.close()
 
-    def publish(self) -> None:
-        self._unfinished.replace(self._path)
-
     def discard(self) -> None:
         with suppress(Exception):  # the file is removed anyway; the close may fail on a full disk
             self._writer.close()
-        self._unfinished.unlink(missing_ok=True)
 
 
 def _hints(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.output_dir.attempt import Attempt
-from higgs_audio_trainer.recording.recorder import RunFacts
+from higgs_audio_trainer.recording.settings import RunFacts
 from higgs_audio_trainer.training.base_checkpoint import RANDOM_WEIGHTS, BaseCheckpoint, codec_of
 
 

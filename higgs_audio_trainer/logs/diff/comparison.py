@@ -169,6 +169,13 @@ class Comparison:
         worst: Differing fields, a `Field` for each kind of difference, worst first, at most 100.
         drifts: Fields with a one-sided drift, largest drift first.
         exact: Whether floats were compared bit for bit.
+
+    Example:
+        >>> from higgs_audio_trainer import diff
+        >>> step = {"event": "train_step", "v": 1, "rank": 0, "step": 10, "loss": 2.5}
+        >>> comparison = diff([step], [step | {"loss": 2.6}])
+        >>> comparison.same, comparison.first.field, comparison.first.place.step
+        (False, 'loss', 10)
     """
 
     same: bool

@@ -66,6 +66,15 @@ class Validation:
         notes: Number of notes.
         has_noted_gaps: Whether the log has explained gaps.
         is_golden: Whether the log is a golden file, whose lines lack the volatile fields.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "golden.jsonl"
+        ...     _ = path.write_text("no event")
+        ...     validation = validate(path)
+        ...     [violation.severity for violation in validation], validation.errors
+        (['error'], 1)
     """
 
     def __init__(self, logs: Sequence[Sequence[AttemptFiles]]) -> None:
