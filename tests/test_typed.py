@@ -12,9 +12,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, PredictionSample, TrainStep, Window
+from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.gaps import gaps
 from higgs_audio_trainer.logs.reader import read
-from higgs_audio_trainer.logs.typed import MORE, InvalidField, Unknown, typed
+from higgs_audio_trainer.logs.typed import MORE, Unknown, typed
 from higgs_audio_trainer.logs.validation.strict import invalid_field
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks.jsonl import JsonlSink

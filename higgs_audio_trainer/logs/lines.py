@@ -9,8 +9,9 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from higgs_audio_trainer.errors import InputProblem
+from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
-from higgs_audio_trainer.logs.typed import InvalidField, Record, typed
+from higgs_audio_trainer.logs.typed import Record, typed
 
 OnProblem = Callable[[InputProblem], None]
 EventOf = Callable[[Record], Any]  # returns a `Logged`, an `InvalidField`, or None if no event is needed

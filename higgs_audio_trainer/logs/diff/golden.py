@@ -14,13 +14,14 @@ import orjson
 from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.errors import InputProblem, UserError
 from higgs_audio_trainer.events import EVENTS, Envelope
+from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.diff.join import canonical_order_of, sortable
 from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
 from higgs_audio_trainer.logs.lines import LONGEST_LINE, parse_line
 from higgs_audio_trainer.logs.source import STDIN
-from higgs_audio_trainer.logs.typed import InvalidField, Record
+from higgs_audio_trainer.logs.typed import Record
 
 _ENVELOPE = tuple(item.name for item in fields(Envelope))
 _COMPRESSED = (".gz", ".zst")

@@ -12,8 +12,9 @@ from datetime import datetime
 from math import inf, isclose
 
 from higgs_audio_trainer.events import EVENTS
+from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.lines import int_field
-from higgs_audio_trainer.logs.typed import MORE, InvalidField, Record, marks, number_fields
+from higgs_audio_trainer.logs.typed import MORE, Record, marks, number_fields
 from higgs_audio_trainer.logs.validation.count_rules import COUNT_RULES
 from higgs_audio_trainer.logs.validation.sample_rules import LEAST_LOSS, SAMPLE_RULES, Rule, at_least_0
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from higgs_audio_trainer.logs.typed import InvalidField, Record
+from higgs_audio_trainer.logs.conversion import InvalidField
+from higgs_audio_trainer.logs.typed import Record
 from higgs_audio_trainer.logs.validation.sample_rules import (
     LEAST_LOSS,
     Rule,

@@ -12,7 +12,8 @@ from operator import eq
 from typing import Any
 
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.logs.typed import InvalidField, Record
+from higgs_audio_trainer.logs.conversion import InvalidField
+from higgs_audio_trainer.logs.typed import Record
 
 Rule = Callable[[Record, Record], Iterable[InvalidField]]  # takes a line and the `run_start`, empty if missing
 

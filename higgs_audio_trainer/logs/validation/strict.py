@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, Window
-from higgs_audio_trainer.logs.typed import InvalidField, Record, convert, fill_nulls, is_explained
+from higgs_audio_trainer.logs.conversion import InvalidField, convert
+from higgs_audio_trainer.logs.typed import Record, fill_nulls, is_explained
 
 _BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # keywords of JSON Schema and of msgspec
 _UNIONS = (Union, UnionType)  # the origin of `Literal["a"] | None` is Union

@@ -11,7 +11,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
 from higgs_audio_trainer.logs.files import AttemptFiles, find, parse_name
 from higgs_audio_trainer.logs.gaps import may_begin_late
@@ -20,10 +19,10 @@ from higgs_audio_trainer.logs.typed import MARKS, Record, is_explained, typed
 from higgs_audio_trainer.logs.validation.attempt_check import AttemptCheck
 from higgs_audio_trainer.logs.validation.consistency import contradictions, inconsistencies
 from higgs_audio_trainer.logs.validation.members import repeated_member
+from higgs_audio_trainer.logs.validation.skipped_lines import SkippedLines
 from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
 from higgs_audio_trainer.logs.validation.violation import Kind, Violation
 
-_MOST_FAULTS = 100  # invalid lines to report between two valid lines; more invalid lines are only counted
 _MOST_NAMES = 100  # unknown fields to report
 _NOT_IN_GOLDEN = ("ts", "run_id", "attempt", "seq")  # fields that golden files lack
 _Key = tuple[int, int]  # rank and attempt
@@ -131,7 +130,7 @@ class _ValidatedLog:
         size = 0
         for path in group.files:
             check.begin_file()
-            faults = _SkippedLines()
+            faults = SkippedLines()
             for line in LogFile(path, faults, event_of=_event_of).lines():
                 if faults.count:
                     yield from self._faults(faults, check)
@@ -157,7 +156,7 @@ class _ValidatedLog:
         """Validate a file that may hold the lines of several ranks and attempts, as written by `merge`."""
         checks: dict[_Key, AttemptCheck] = {}
         check = AttemptCheck(is_joined=True)  # for lines before the first rank and attempt
-        faults = _SkippedLines()
+        faults = SkippedLines()
         for line in LogFile(path, faults, event_of=_event_of).lines():
             if faults.count:
                 yield from self._faults(faults, check)
@@ -186,8 +185,8 @@ class _ValidatedLog:
         self._counts.is_golden = self._counts.is_golden or self._is_golden
         return self._is_golden
 
-    def _faults(self, faults: _SkippedLines, check: AttemptCheck) -> Iterator[Violation]:
-        for fault in faults.taken():
+    def _faults(self, faults: SkippedLines, check: AttemptCheck) -> Iterator[Violation]:
+        for fault in faults.take():
             kind: Kind = "line" if fault.field == "$" else "schema"
             yield from check.faulty(Violation(fault.where, fault.field, fault.expected, fault.got, kind))
         if more := faults.take_more():
@@ -249,37 +248,6 @@ class _ValidatedLog:
                     "unknown",
                     "note",
                 )
-
-
-class _SkippedLines:
-    """Collects the invalid lines of a file between two valid lines, and counts the lines beyond the limit.
-
-    Attributes:
-        count: Number of invalid lines in the file.
-        is_at_head: Whether no valid line was read yet.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.is_at_head = True
-        self._kept: list[InputProblem] = []
-        self._more: tuple[str, int] | None = None
-
-    def __call__(self, fault: InputProblem) -> None:
-        self.count += 1
-        if len(self._kept) < _MOST_FAULTS:
-            self._kept.append(fault)
-        else:
-            self._more = (fault.where, 1) if self._more is None else (self._more[0], self._more[1] + 1)
-
-    def taken(self) -> list[InputProblem]:
-        kept, self._kept = self._kept, []
-        return kept
-
-    def take_more(self) -> tuple[str, int] | None:
-        """Return the place of the first invalid line beyond the limit, and the number of such lines."""
-        more, self._more = self._more, None
-        return more
 
 
 def _event_of(record: Record) -> Any:
