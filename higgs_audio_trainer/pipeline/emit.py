@@ -26,7 +26,7 @@ from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, RunEnd, SinkRecovered, to_mapping
 from higgs_audio_trainer.pipeline.deliveries import Deliveries
 from higgs_audio_trainer.pipeline.delivery import Delivery, Record, Sink
-from higgs_audio_trainer.pipeline.failure_message import Say, print_on_stderr, strict_error
+from higgs_audio_trainer.pipeline.failure_message import Say, print_above_progress_bar, strict_error
 from higgs_audio_trainer.pipeline.failures import FailureCounts
 from higgs_audio_trainer.pipeline.json_values import to_json_values
 from higgs_audio_trainer.pipeline.null_pipeline import NullPipeline
@@ -34,7 +34,7 @@ from higgs_audio_trainer.pipeline.processing import ProcessorChain
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, Processor
 from higgs_audio_trainer.pipeline.protocol import Emit
 
-__all__ = ["Clock", "Emit", "NullPipeline", "Pipeline", "Record", "Say", "Sink", "print_on_stderr", "utc_now"]
+__all__ = ["Clock", "Emit", "NullPipeline", "Pipeline", "Record", "Say", "Sink", "print_above_progress_bar", "utc_now"]
 
 Clock = Callable[[], datetime]
 EventDict = structlog.typing.EventDict
@@ -102,7 +102,7 @@ class Pipeline:
         rank: int = 0,
         strict: bool = False,
         clock: Clock = utc_now,
-        say: Say = print_on_stderr,
+        say: Say = print_above_progress_bar,
         processors: Sequence[Processor | NamedProcessor] = (),
     ) -> None:
         self.replaced = 0

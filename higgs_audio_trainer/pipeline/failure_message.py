@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 _MAX_DESCRIPTION = 300
 
 
-def print_on_stderr(text: str) -> None:
+def print_above_progress_bar(text: str) -> None:
     """Print one line on stderr, above any progress bar. Print nothing if stderr is closed."""
     if sys.stderr is not None:
         tqdm.write(text, file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from higgs_audio_trainer.events import Event, Level
-from higgs_audio_trainer.pipeline.failure_message import Say, print_on_stderr
+from higgs_audio_trainer.pipeline.failure_message import Say, print_above_progress_bar
 from higgs_audio_trainer.pipeline.failures import FailureCounts
 
 
@@ -25,7 +25,7 @@ class NullPipeline:
     replaced = 0
     seconds = 0.0
 
-    def __init__(self, *, say: Say = print_on_stderr) -> None:
+    def __init__(self, *, say: Say = print_above_progress_bar) -> None:
         self._failures = FailureCounts((), say=say)
 
     def __call__(self, event: Event, /, *, level: Level = "info") -> None:
