@@ -100,11 +100,11 @@ def test_predictions_of_another_place_are_named(place, offset):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"offset_surplus": (0.0,) * 5},  # it expects as much repetition as there is
-        {"offset_correct": (160,) * 5},  # the label is right half as often
+        {"offset_surplus": (0.0,) * 5},  # the probability of repetition equals the actual rate
+        {"offset_correct": (160,) * 5},  # the label is correct half as often
         {"offset_contested": (29,) * 5},
         {"offset_contested": (4000,) * 5},
-        {"stop_targets": 280},  # as many ends of sequences as would explain it
+        {"stop_targets": 280},  # as many ends of sequences as would explain the copies
         {"offset_matches": (1, 2)},
         {"offset_surplus": (float("nan"),) * 5},
         {"num_targets": 0},
@@ -144,7 +144,7 @@ def counted(labels, predictions, given):
 
 
 def labels_of(random, repeated, size):
-    """Return random labels that repeat their predecessor at a rate."""
+    """Return random labels that repeat the previous label at a rate."""
     fresh = random.integers(0, size, (DRAWS, SLOTS))
     repeats = random.random((DRAWS, SLOTS)) < repeated
     for slot in range(1, SLOTS):
@@ -168,7 +168,7 @@ def test_a_constant_prediction_of_short_sequences_never_alarms():
     figures |= {"num_targets": 320, "offset_surplus": (0.0, 0.0, 60.0, 0.0, 0.0)}
     assert preferred_token(counts(**figures, stop_targets=64)) is None
     assert preferred_token(counts(**figures, stop_targets=0, masked={"stop": 64})) is None
-    assert preferred_token(counts(**figures, stop_targets=0)) == 2  # what a few long sequences would mean
+    assert preferred_token(counts(**figures, stop_targets=0)) == 2  # the same counts from a few long sequences
 
 
 def test_a_model_that_expects_repetition_never_alarms():
@@ -178,7 +178,7 @@ def test_a_model_that_expects_repetition_never_alarms():
     copies = np.concatenate([labels[:, :1], labels[:, :-1]], 1)
     expected = 0.6 + 0.4 / 50
     drawn = list(counted(labels, copies, lambda other: other.shape[1] * np.full(DRAWS, expected)))
-    neighbours = [index in (1, 4) for index in range(5)]  # of the others, the calibrated probability is another
+    neighbours = [index in (1, 4) for index in range(5)]  # other places have another calibrated probability
     kept = [
         [value if near else 0.0 for value, near in zip(one.offset_surplus, neighbours, strict=True)] for one in drawn
     ]
@@ -188,7 +188,7 @@ def test_a_model_that_expects_repetition_never_alarms():
         for one, surplus in zip(drawn, kept, strict=True)
     )
     assert found == 0
-    assert all(one.offset_matches[4] > 2 * one.offset_correct[4] for one in drawn)  # its argmax does copy
+    assert all(one.offset_matches[4] > 2 * one.offset_correct[4] for one in drawn)  # the argmax does copy
 
 
 @pytest.mark.parametrize("most", [0.6, 0.8, 0.9, 1.0])

@@ -143,7 +143,7 @@ def test_a_collapse_beside_learned_codebooks_is_found_early():
 
 
 def test_a_change_of_the_one_token_is_no_collapse():
-    """A model that moves from one constant token to another still changes."""
+    """A model that moves from a constant token to another constant token still changes."""
     first, second = run_of({1: COLLAPSED}), run_of({1: COLLAPSED | {"top_prediction": 8}})
     assert found([*first[:2], second[2]]) == []
 
@@ -161,5 +161,5 @@ def test_losses_that_are_not_finite_are_silent(loss):
 
 
 def test_a_log_with_fewer_losses_than_codebooks_is_silent():
-    """A list of losses that is too short is not read beyond its end."""
+    """Checks do not read beyond the end of a list of losses that is too short."""
     assert found(run_of({1: COLLAPSED, 3: DEAD}, losses=[()] * 3)) == []

@@ -103,7 +103,7 @@ def test_a_loss_in_the_warm_up_may_stand_still():
 
 
 def test_the_steps_of_the_warm_up_are_not_counted():
-    """A loss that is flat in the warm-up has 30 steps after its end to fall."""
+    """A loss that is flat in the warm-up has 30 steps after the warm-up to fall."""
     rates = [1e-5 * min(index + 1, 6) for index in range(10)]
     logged = [logged_step(step(10 * (index + 1), loss=4.0, learning_rate=rate)) for index, rate in enumerate(rates)]
     assert [keys(logged[:end]) for end in range(1, 10)] == [[]] * 9

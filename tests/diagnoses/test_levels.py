@@ -82,9 +82,9 @@ def test_chance_after_the_warm_up_is_an_error():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"losses": (7.6, 7.2, 6.95)},  # it has fallen
-        {"losses": (6.99, 6.97, 6.95)},  # it falls
-        {"losses": (6.95, 6.93, 6.94), "rates": (1e-5, 1e-4, 2e-4)},  # the learning rate still rises
+        {"losses": (7.6, 7.2, 6.95)},  # a fallen loss
+        {"losses": (6.99, 6.97, 6.95)},  # a falling loss
+        {"losses": (6.95, 6.93, 6.94), "rates": (1e-5, 1e-4, 2e-4)},  # a rising learning rate
         {"losses": (6.95, 6.93, 6.94), "numbers": (1, 50, 100)},
         {"losses": (6.95, 6.93, 6.94), "numbers": (1, 9, 20), "random": False},
         {"losses": (math.nan, 6.93, 6.94)},

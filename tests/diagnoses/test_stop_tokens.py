@@ -58,7 +58,7 @@ def missed(number=60, codebook=0, **changes):
 
 
 def test_a_stop_token_that_is_never_predicted_is_a_warning():
-    """A series that learned all but its stop token is a note and later a warning, with rank and probability."""
+    """A series that learned all but the stop token is a note and later a warning, with rank and probability."""
     assert found(missed()) == []
     (one,) = found(missed(), history(missed(10)))
     assert (one.code, one.severity, one.codebook) == ("stop_never_predicted", "note", 0)
@@ -73,8 +73,8 @@ def test_a_stop_token_that_is_never_predicted_is_a_warning():
     [
         {"stop_correct": 1},
         {"stop_targets": 1},
-        {"num_correct": 100},  # the rest is not learned
-        {"num_correct": 160},  # eight of eight are missed by accident in one of 60 cases
+        {"num_correct": 100},  # the other tokens are not learned
+        {"num_correct": 160},  # by chance, eight of eight are missed once in 60 cases
         {"stop_probability": 0.2},
         {"stop_probability": None},
         {"stop_rank": 2.0},
@@ -96,7 +96,7 @@ def test_few_stops_a_step_add_up():
 
 
 def test_stops_may_be_learned_later_than_the_rest():
-    """A series that learned the rest by step 100 has until step 300 to learn its stop tokens."""
+    """A series that learned the other tokens by step 100 has until step 300 to learn the stop tokens."""
     steps = [missed(number) for number in range(100, 310, 10)]
     assert found(steps[10], history(*steps[:10])) == []
     assert len(found(steps[20], history(*steps[:20]))) == 1

@@ -1,8 +1,8 @@
-"""The suite that breaks things: each test's docstring says what is broken and what must still hold."""
+"""Fault tests, whose docstrings name the fault and the behaviour that still holds."""
 
 import os
 
 import pytest
 
-#: Faults that only root can inject: mounts, file attributes.
+#: Faults such as mounts and file attributes need root rights.
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount or set file attributes")

@@ -1,4 +1,4 @@
-"""Marks every test of this folder."""
+"""Marker `faults` for every test of this folder."""
 
 from pathlib import Path
 

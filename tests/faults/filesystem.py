@@ -1,6 +1,6 @@
-"""A model of a file system: what programs see, what the disk has, and everything that may go wrong in between.
+"""Model of a file system: the content that programs see, the content on disk, and injected faults.
 
-Stands in for `os` in `sinks.segment`. Only what that module calls is there.
+The model replaces `os` in `sinks.segment`. It has only the functions that this module calls.
 """
 
 import errno
@@ -14,7 +14,7 @@ FOLDER, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG
 
 @dataclass(eq=False)
 class Node:
-    """A file or folder. `data` and `names` are what programs see; `disk` what a power cut leaves."""
+    """File or folder. Programs see `data` and `names`, and a power cut leaves the fields `disk` and `disk_names`."""
 
     number: int
     mode: int
@@ -26,7 +26,7 @@ class Node:
 
 @dataclass
 class Fault:
-    """What the next calls of one kind do: take `part` bytes at most; then fail with `number`."""
+    """Effect on the next calls of a kind: accept at most `part` bytes, then fail with errno `number`."""
 
     call: str
     number: int
@@ -35,7 +35,7 @@ class Fault:
 
 
 class FileSystem:
-    """Files in folders, opened by descriptors, cached in memory and kept on a disk that lags behind."""
+    """Files in folders, opened by descriptors, cached in memory and written to disk with delay."""
 
     def __init__(self):
         self._numbers = iter(range(1, 10**9))
@@ -49,10 +49,10 @@ class FileSystem:
     def __getattr__(self, name):
         return getattr(os, name)
 
-    # What a test does
+    # Calls of the tests
 
     def node(self, path, *, missing_ok=False):
-        """Find a node; a path's folders must be folders."""
+        """Return the node of a path. The path's parents must be folders."""
         found = self.root
         for part in Path(path).parts[1:]:
             if not stat.S_ISDIR(found.mode):
@@ -65,17 +65,17 @@ class FileSystem:
         return found
 
     def put(self, path, data=b"", mode=FILE | 0o600):
-        """Make a file, as another program does."""
+        """Create a file, as another program does."""
         made = Node(next(self._numbers), mode, data)
         self.node(Path(path).parent).names[Path(path).name] = made
         return made
 
     def fault(self, call, number, times=1, part=0):
-        """Let the next calls of one kind fail."""
+        """Let the next calls of a kind fail."""
         self.faults.append(Fault(call, number, times, part))
 
     def cut_power(self, written=0):
-        """Forget what the disk does not have, but for so many bytes of each file that were just under way."""
+        """Discard all content that is not on disk, except the first `written` unsynced bytes of each file."""
         self.open_files.clear()
         self.failed_syncs.clear()
         self.faults.clear()
@@ -88,17 +88,17 @@ class FileSystem:
             self._restore(below, written)
 
     def write_back_all(self, node=None):
-        """Have the disk keep everything."""
+        """Write all content to the disk."""
         node = node or self.root
         self.write_back(node)
         for below in node.names.values():
             self.write_back_all(below)
 
     def write_back(self, node):
-        """Have the disk keep a file or folder, as the system does whenever it likes."""
+        """Write a file or folder to the disk, as the system may do at any time."""
         node.disk, node.disk_names = node.data, dict(node.names)
 
-    # What the sink calls
+    # Calls of the sink
 
     def open(self, path, flags, mode=0o777):
         self._fail("open", path)
@@ -127,7 +127,7 @@ class FileSystem:
         if 0 < fault.part < len(data):
             node.data += bytes(data[: fault.part])
             taken, fault.part = fault.part, 0
-            if not fault.number:  # a short write and nothing more
+            if not fault.number:  # a short write without an error
                 fault.times = 0
             return taken
         if not fault.number:

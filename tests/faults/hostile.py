@@ -1,6 +1,6 @@
-"""Strings that would take a terminal over, forge a line, or hide; and scripts that must pass."""
+"""Strings that attack a terminal, forge a line or hide text, and scripts that must pass unchanged."""
 
-#: What data may hold, by what it would do if it reached a terminal as it is.
+#: Hostile data by the effect that the raw string has on a terminal.
 HOSTILE = {
     "clear": "\x1b[2J\x1b[3J\x1b[H",
     "colour": "\x1b[31;1mred\x1b[0m",
@@ -93,7 +93,7 @@ HOSTILE = {
     "quotes": "\"'`$(reboot)\\",
 }
 
-#: What people write, letter for letter.
+#: Ordinary text that must pass letter for letter.
 SCRIPTS = {
     "Arabic": "مَرْحَبًا بِالعالَم، كيف حالك؟",
     "Arabic digits": "٣ كتب",

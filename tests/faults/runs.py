@@ -1,4 +1,4 @@
-"""Real trainings in processes of their own, which a test can watch event by event, signal, starve and kill."""
+"""Real trainings in separate processes, which a test follows event by event, signals, slows down and kills."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from tests import forks
 
 
 def beacon(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
-    """Make a sink that tells the test, over a FIFO, what was emitted: `--sinks ...,tests.faults.runs:beacon:path=P`."""
+    """Return a sink that writes each emitted event to the test's FIFO.
+
+    Usage: `--sinks ...,tests.faults.runs:beacon:path=P`.
+    """
     fd = os.open(path, os.O_WRONLY)
 
     def sink(record: Mapping[str, Any]) -> None:
@@ -26,7 +29,7 @@ def beacon(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
 
 
 def dies_once(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
-    """Make a sink that kills its process on rank 1, at step 3, if the file is not there yet."""
+    """Return a sink that kills rank 1 at step 3, unless the file `path` exists."""
 
     def sink(record: Mapping[str, Any]) -> None:
         if context.rank == 1 and record.get("step") == 3 and not Path(path).exists():
@@ -37,7 +40,7 @@ def dies_once(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]
 
 
 def awaits_a_signal(context: Any, *, path: str) -> Callable[[Mapping[str, Any]], None]:
-    """Make a sink that says over a FIFO, on rank 0 and at step 4, that it waits for a signal, and does."""
+    """Return a sink that announces over a FIFO, on rank 0 and at step 4, the wait for a signal, and then waits."""
     if context.rank != 0:
         return discard
 
@@ -54,7 +57,7 @@ def awaits_a_signal(context: Any, *, path: str) -> Callable[[Mapping[str, Any]],
 
 
 def stalls(_context: Any, *, step: str) -> Callable[[Mapping[str, Any]], None]:
-    """Make a sink that never comes back from a step."""
+    """Return a sink that blocks forever at a step."""
 
     def sink(record: Mapping[str, Any]) -> None:
         if (record["event"], record.get("step")) == ("train_step", int(step)):
@@ -64,12 +67,12 @@ def stalls(_context: Any, *, step: str) -> Callable[[Mapping[str, Any]], None]:
 
 
 class Run:
-    """One run of the command line in a process of its own.
+    """Run of the command line in a separate process.
 
     Attributes:
-        process: the process.
-        out: file of its standard output.
-        err: file of its standard error.
+        process: Process of the run.
+        out: File of the run's standard output.
+        err: File of the run's standard error.
     """
 
     def __init__(
@@ -88,9 +91,9 @@ class Run:
         self._events = None
 
     def wait_for(self, *wanted: str) -> None:
-        """Wait until an event was emitted, as `name step`; the sinks named before BEACON have it by then."""
+        """Wait for an emitted event, given as `name step`. Sinks listed before BEACON have the event by then."""
         if self._events is None:
-            self._events = self._fifo.open(encoding="utf-8")  # waits for the run to open its end
+            self._events = self._fifo.open(encoding="utf-8")  # waits until the run opens the FIFO
         for line in self._events:
             if line.strip() in wanted:
                 return
@@ -101,11 +104,11 @@ class Run:
         os.kill(self.process.pid, number)
 
     def wait(self) -> int:
-        """Wait for the end; return the exit status as a shell gives it."""
+        """Wait for the end and return the exit status as a shell reports the status."""
         return forks.wait(self.process, self.err)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """End the process and close the FIFO."""
         forks.end(self.process)
         if self._events is not None:
             self._events.close()
@@ -121,7 +124,7 @@ def _run_cli(arguments: list[str], before: Callable[[], None] | None) -> None:
 def running(
     folder: Path, *arguments: object, before: Callable[[], None] | None = None, **environment: str
 ) -> Iterator[Run]:
-    """Start the command line; it is killed at the end of the block if it still runs."""
+    """Start the command line, and kill the process at the end of the block if the process still runs."""
     run = Run(folder, list(map(str, arguments)), before, environment)
     try:
         yield run
@@ -130,7 +133,7 @@ def running(
 
 
 def training(tiny: Any, clips: Path, output_dir: Path, **changes: object) -> list[str]:
-    """Make the arguments of a short training on the bundled clips."""
+    """Return the arguments of a short training on the bundled clips."""
     options = {
         "base_ckpt": tiny.model_dir,
         "audio_tokenizer": tiny.codec_dir,
@@ -148,6 +151,6 @@ def training(tiny: Any, clips: Path, output_dir: Path, **changes: object) -> lis
 
 
 def lines(output_dir: Path, attempt: int = 0, rank: int = 0) -> list[dict[str, Any]]:
-    """Read one file of a run's log."""
+    """Return the events in a file of a run's log."""
     path = output_dir / "events" / f"rank{rank:05d}-attempt{attempt:03d}.jsonl"
     return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]

@@ -1,4 +1,7 @@
-"""Readers that are slow, stopped or gone: the training neither waits nor ends, and what was dropped is said."""
+"""Console readers that are slow, stopped or gone.
+
+The training never waits and never ends because of a reader. The console reports the number of dropped records.
+"""
 
 import contextlib
 import fcntl
@@ -29,11 +32,11 @@ from tests.builders import RUN_ID, audio_sample, text_sample, train_step
 
 EVENTS = (train_step(), text_sample(), audio_sample())
 ROOT = Path(__file__).parents[2]
-#: What the issue promises of emit while nobody reads.
+#: Bound on the 99th percentile of a call of emit without a reader, in seconds.
 P99_S = 0.001
 ROUNDS, EMITS = 8, 1_000
 
-#: A training: records on stdout until told otherwise. `argv`: how many, and what to do at the end.
+#: Training that emits records to stdout. The tests append code. `argv`: number of records.
 TRAINING = """
 import os, sys
 from higgs_audio_trainer.pipeline.emit import Pipeline
@@ -50,23 +53,23 @@ CLOSE = "getattr(built[0][1], 'close', lambda: None)()\n"
 
 
 def training(count, *, end="", before="", **options):
-    """Start a process that emits `count` records to its stdout and then ends by itself."""
+    """Start a process that emits `count` records to stdout and then ends."""
     code = before + TRAINING + end
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", code, str(count)], cwd=ROOT, env=environment, **options)
 
 
 def console_on(out, err=None, **options):
-    """Make a screen, and an emit that shows on it."""
+    """Return a screen and a pipeline whose console shows records on the screen."""
     screen = Screen(out, err, **options)
     return screen, Pipeline([("console", ConsoleSink(screen, color=False, encoding="utf-8"))], run_id=RUN_ID)
 
 
 def p99(call, rounds=ROUNDS, calls=EMITS):
-    """Return the 99th percentile of a call's seconds, of the calmest round.
+    """Return the 99th percentile of a call's seconds in the fastest round.
 
-    Calls in which the machine gave the processor to other work are left out: waiting for a reader or a lock is giving
-    it up, not being made to.
+    Calls during which the kernel preempted the thread do not count. A wait for a reader or a lock is a voluntary switch
+    and counts.
     """
     best = float("inf")
     for _ in range(rounds):
@@ -84,18 +87,18 @@ def p99(call, rounds=ROUNDS, calls=EMITS):
 
 
 def preemptions():
-    """Count how often this thread was made to give up the processor."""
+    """Return the number of involuntary context switches of this thread."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def emit_all(emit):
-    """Return a call that emits one event after the other, in turn."""
+    """Return a function that emits the next event at each call."""
     turn = iter(range(sys.maxsize))
     return lambda: emit(EVENTS[next(turn) % len(EVENTS)])
 
 
 def said_dropped(text):
-    """Sum what a text says was not shown."""
+    """Return the sum of the dropped records that a text reports."""
     found = re.findall(r"\.\.\. ([\d,]+) records? (?:was|were) not shown on stdout", text)
     return sum(int(count.replace(",", "")) for count in found)
 
@@ -114,7 +117,7 @@ def fill(descriptor):
 
 @pytest.fixture
 def pipe():
-    """A pipe: the descriptor that reads, and a text stream that writes."""
+    """Return the read descriptor of a pipe and a text stream to the pipe."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "w", encoding="utf-8") as out:
         yield reader, out
@@ -124,7 +127,7 @@ def pipe():
 
 @pytest.fixture
 def terminal():
-    """A terminal: the descriptor of its master, and a text stream to its slave."""
+    """Return the master descriptor of a terminal and a text stream to the terminal."""
     master, slave = pty.openpty()
     tty.setraw(slave, termios.TCSANOW)
     with os.fdopen(slave, "w", encoding="utf-8") as out:
@@ -134,7 +137,7 @@ def terminal():
 
 
 class Reading:
-    """Reads a descriptor to its end, in a thread."""
+    """Thread that reads a descriptor to the end."""
 
     def __init__(self, descriptor):
         self.descriptor, self.data = descriptor, b""
@@ -142,7 +145,7 @@ class Reading:
         self.thread.start()
 
     def _read(self):
-        with contextlib.suppress(OSError):  # a terminal's end is EIO
+        with contextlib.suppress(OSError):  # a terminal ends with EIO
             while data := os.read(self.descriptor, 65536):
                 self.data += data
 
@@ -153,7 +156,10 @@ class Reading:
 
 class TestGone:
     def test_head(self):
-        """Fault: `train | head -1`. Expected: the first line, exit 0, said once on stderr, the count at the end."""
+        """Fault: `train | head -1`.
+
+        Expected: the first line, exit 0, a single message on stderr, and the count at the end.
+        """
         train = training(2_000, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         head = subprocess.run(
             ["head", "-1"], stdin=train.stdout, capture_output=True, text=True, timeout=60, check=True
@@ -167,7 +173,7 @@ class TestGone:
         assert 1_000 < said_dropped(dropped) < 2_000
 
     def test_head_where_a_broken_pipe_kills(self):
-        """Fault: the same, and SIGPIPE has its deadly default again. Expected: the same."""
+        """Fault: the same, with SIGPIPE back at the deadly default action. Expected: the same."""
         deadly = "import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
         train = training(2_000, before=deadly, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         train.stdout.readline()
@@ -177,7 +183,10 @@ class TestGone:
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
     def test_dev_full(self):
-        """Fault: stdout is /dev/full. Expected: exit 0, said once, and at the end how many were not shown."""
+        """Fault: stdout is /dev/full.
+
+        Expected: exit 0, a single error message, and the number of dropped records at the end.
+        """
         with Path("/dev/full").open("w") as full:
             train = training(50, end=CLOSE, stdout=full, stderr=subprocess.PIPE, text=True)
             _, err = train.communicate(timeout=60)
@@ -187,7 +196,7 @@ class TestGone:
         assert said_dropped(dropped) == 50
 
     def test_hang_up(self):
-        """Fault: the terminal hangs up. Expected: exit 0, and stderr, which is elsewhere, says that nobody reads."""
+        """Fault: the terminal of stdout hangs up. Expected: exit 0, and stderr reports the missing reader."""
         master, slave = pty.openpty()
         go = "import sys; sys.stdin.readline()\n"
         options = {"stdin": subprocess.PIPE, "stdout": slave, "stderr": subprocess.PIPE, "start_new_session": True}
@@ -200,7 +209,7 @@ class TestGone:
         assert said_dropped(err) == 300
 
     def test_hang_up_of_both(self):
-        """Fault: stdout and stderr hang up in the middle of the run. Expected: it ends by itself with exit 0."""
+        """Fault: stdout and stderr hang up in the middle of the run. Expected: the run ends regularly with exit 0."""
         master, slave = pty.openpty()
         train = training(300, end="sys.stdin.readline()\nfor _ in range(300): emit(sample)\n", stdin=subprocess.PIPE,
                          stdout=slave, stderr=slave, start_new_session=True)  # fmt: skip
@@ -212,7 +221,10 @@ class TestGone:
 
     @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
     def test_closed_descriptors(self, tmp_path, closed):
-        """Fault: started without stdout, stderr, or all three. Expected: exit 0; no record in another's file."""
+        """Fault: a start without stdout, stderr, or all three streams.
+
+        Expected: exit 0; other files receive no record.
+        """
         end = "file.close()\n" + CLOSE
         before = f"file = open({str(tmp_path / 'file')!r}, 'w'); print(file.fileno(), file=file, flush=True)\n"
         code = before + TRAINING + end
@@ -231,7 +243,10 @@ class TestGone:
         assert train.stdout.count("Sample 1") == (100 if ">&-" not in closed.replace("2>&-", "") else 0)
 
     def test_descriptor_of_another_file(self, pipe, tmp_path):
-        """Fault: stdout is closed during the run, and its number given to a new file. Expected: no record in that."""
+        """Fault: stdout is closed during the run, and a new file gets the number.
+
+        Expected: the new file receives no record.
+        """
         reader, out = pipe
         screen, emit = console_on(out)
         reading = Reading(reader)
@@ -250,9 +265,9 @@ class TestGone:
 
 class TestStopped:
     def test_emit_does_not_wait(self, pipe):
-        """Fault: nobody reads a full pipe. Expected: emit's p99 is under 1 ms, and memory does not grow.
+        """Fault: nobody reads a full pipe. Expected: emit's p99 is below 1 ms, and memory does not grow.
 
-        When the reader reads again it is told how many records are missing, and gets the latest.
+        A reader that starts again gets the number of missing records and the latest record.
         """
         reader, out = pipe
         fill(out.fileno())
@@ -278,7 +293,10 @@ class TestStopped:
         assert "step 4711 " in text.splitlines()[-1]
 
     def test_a_stopped_pager(self):
-        """Fault: the pager is stopped by SIGSTOP. Expected: p99 under 1 ms; continued, it is told what is missing."""
+        """Fault: SIGSTOP stops the pager.
+
+        Expected: p99 below 1 ms; the resumed pager gets the number of missing records.
+        """
         pager = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         os.kill(pager.pid, signal.SIGSTOP)
         os.waitpid(pager.pid, os.WUNTRACED)
@@ -297,7 +315,10 @@ class TestStopped:
         assert said_dropped(text) == screen.dropped > 500
 
     def test_a_terminal_that_is_not_read(self, terminal):
-        """Fault: Ctrl-S. Expected: p99 of emit and of the bar under 1 ms; Ctrl-Q shows the latest."""
+        """Fault: Ctrl-S.
+
+        Expected: p99 of emit and of the progress bar is below 1 ms; Ctrl-Q shows the latest records.
+        """
         master, out = terminal
         screen, emit = console_on(out, out)
         termios.tcflow(out.fileno(), termios.TCOOFF)
@@ -316,21 +337,23 @@ class TestStopped:
         assert said_dropped(reading.text()) == screen.dropped > 0
 
     def test_a_storm_of_progress(self, terminal):
-        """Fault: 4 KB of bar at each update, on a terminal that is full. Expected: `update` does not wait."""
+        """Fault: each update of the progress bar writes 4 KB to a full terminal. Expected: `update` does not wait."""
         _, out = terminal
         fill(out.fileno())
         screen, _ = console_on(out, out)
         with tqdm(total=10**6, file=screen.status_stream(), mininterval=0, miniters=1, ncols=5_000) as bar:
             bar.set_description_str("x" * 4096)
-            assert p99(bar.update, rounds=3, calls=200) < 20 * P99_S  # tqdm measures 4,096 letters in 1 ms
+            assert p99(bar.update, rounds=3, calls=200) < 20 * P99_S  # tqdm takes 1 ms to measure 4,096 letters
             assert screen._of_notes._queue.qsize() <= 2
         termios.tcflush(out.fileno(), termios.TCIOFLUSH)
 
     @pytest.mark.parametrize("end", ["", CLOSE], ids=["exit", "close"])
     def test_the_process_ends(self, pipe, end):
-        """Fault: at the end of the run still nobody reads. Expected: exit 0 in bounded time, said on stderr, no abort.
+        """Fault: nobody reads until the end of the run.
 
-        The thread waits in the kernel then, with or without a `close` before.
+        Expected: exit 0 in bounded time, a message on stderr, and no abort.
+
+        The writer thread is then blocked in the kernel, with or without an earlier `close`.
         """
         reader, out = pipe
         fill(out.fileno())
@@ -345,7 +368,7 @@ class TestStopped:
         assert select.select([reader], [], [], 0)[0], "the pipe was full all the time"
 
     def test_the_process_ends_on_a_full_terminal(self):
-        """Fault: stdout and stderr are a terminal that nobody reads. Expected: exit 0 in bounded time."""
+        """Fault: nobody reads the terminal of stdout and stderr. Expected: exit 0 in bounded time."""
         master, slave = pty.openpty()
         train = training(2_000, stdout=slave, stderr=slave)
         os.close(slave)
@@ -353,7 +376,7 @@ class TestStopped:
         os.close(master)
 
     def test_notices_pass_a_stopped_pipe(self, pipe):
-        """Fault: stdout's reader is stopped. Expected: notices still reach stderr, and the progress line lives."""
+        """Fault: stdout's reader is stopped. Expected: notices still reach stderr."""
         _, out = pipe
         fill(out.fileno())
         err = io.StringIO()
@@ -368,7 +391,7 @@ class TestStopped:
 
 class TestSlow:
     def test_a_hundred_bytes_a_second(self, pipe):
-        """Fault: a reader takes 100 bytes a second. Expected: emit does not wait; the end comes in bounded time."""
+        """Fault: a reader takes 100 bytes per second. Expected: emit does not wait; the end comes in bounded time."""
         reader, out = pipe
         err = io.StringIO()
         fcntl.fcntl(out.fileno(), fcntl.F_SETPIPE_SZ, 4096)
@@ -392,7 +415,10 @@ class TestSlow:
         assert said_dropped(err.getvalue()) > 700
 
     def test_a_non_blocking_pipe(self, pipe):
-        """Fault: another program made stdout non-blocking. Expected: every record arrives whole, none is dropped."""
+        """Fault: another program made stdout non-blocking.
+
+        Expected: every record arrives whole, and no record is dropped.
+        """
         reader, out = pipe
         os.set_blocking(out.fileno(), False)
         screen, emit = console_on(out, capacity=1_000)
@@ -408,7 +434,10 @@ class TestSlow:
 
 class TestReentrance:
     def test_a_storm_of_signals(self, pipe):
-        """Fault: a handler calls in at any line, 10,000 times a second. Expected: no deadlock, every text counted."""
+        """Fault: a signal handler shows text 10,000 times per second.
+
+        Expected: no deadlock, and every text is counted.
+        """
         reader, out = pipe
         reading = Reading(reader)
         err = io.StringIO()
@@ -423,7 +452,7 @@ class TestReentrance:
             assert screen.dropped >= 0
 
         earlier = signal.signal(signal.SIGALRM, handler)
-        timer = signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)  # what pytest-timeout waits for
+        timer = signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)  # the timer of pytest-timeout
         try:
             shows = 0
             while calls < 5_000:
@@ -440,7 +469,10 @@ class TestReentrance:
         assert said_dropped(text) == screen.dropped
 
     def test_finalizers(self, pipe):
-        """Fault: the garbage collector runs a `__del__` that shows, anywhere. Expected: no deadlock, all counted."""
+        """Fault: garbage collection runs a `__del__` that shows text.
+
+        Expected: no deadlock, and every text is counted.
+        """
         reader, out = pipe
         reading = Reading(reader)
         screen = Screen(out, None, capacity=16)
@@ -465,7 +497,10 @@ class TestReentrance:
         assert reading.text().count("from the") + screen.dropped == 10_000
 
     def test_sixteen_threads(self, pipe):
-        """Fault: 16 threads show at once. Expected: each text is shown whole, in its thread's order, or counted."""
+        """Fault: 16 threads show text at once.
+
+        Expected: each text is whole and in the order of the thread, or counted.
+        """
         reader, out = pipe
         reading = Reading(reader)
         screen = Screen(out, None)

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, files that may not grow, and a process without descriptors."""
+"""Full and read-only disks, limited file sizes, and processes without free descriptors."""
 
 import errno
 import os
@@ -16,13 +16,13 @@ from sinks.jsonl import JsonlSink
 from tests.faults import needs_root
 from tests.faults.writer import Caller, Clock, check, line, read_log, record, segments
 
-MKFS = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")  # not on every user's path
+MKFS = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")  # /sbin is not on every user's PATH
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(command):
-    """Run a tool of the system; skip where it is refused."""
+    """Run a system tool, and skip the test where the system refuses."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"{' '.join(map(str, command[:3]))}: {done.stderr.strip()}")
@@ -39,13 +39,13 @@ def small_disk(tmp_path):
 
 
 def remount(folder, option):
-    """Change a mounted file system."""
+    """Remount a file system with an option."""
     run(["mount", "-o", f"remount,{option}", folder])
 
 
 @contextmanager
 def attribute(path, flag):
-    """Set a file attribute for a while."""
+    """Set a file attribute in a block."""
     run(["chattr", f"+{flag}", path])
     try:
         yield
@@ -55,7 +55,7 @@ def attribute(path, flag):
 
 @contextmanager
 def limit(kind, soft):
-    """Lower a limit of this process for a while."""
+    """Lower a resource limit of this process in a block."""
     before = resource.getrlimit(kind)
     resource.setrlimit(kind, (soft, before[1]))
     try:
@@ -65,12 +65,12 @@ def limit(kind, soft):
 
 
 def in_child(function):
-    """Run a function in a forked child, so that its limits are its own. What it asserts, it asserts here."""
+    """Run a function in a forked child with separate limits, and fail if the function fails."""
     pid = os.fork()
     if pid == 0:
         try:
             function()
-        except BaseException as error:  # noqa: BLE001 - the parent is told by the status
+        except BaseException as error:  # noqa: BLE001 - the exit status reports the failure to the parent
             os.write(2, f"{error!r}\n".encode())
             os._exit(1)
         os._exit(0)
@@ -81,9 +81,10 @@ def in_child(function):
 class TestFullDisk:
     @pytest.mark.parametrize("size", [100, 1000, 5000])
     def test_filled_and_enlarged(self, small_disk, size):
-        """Fault: a disk of 64 KiB is full, and is enlarged later.
+        """Fault: a disk of 64 KiB is full and is enlarged later.
 
-        Expected: the count of lost records is exact, nothing is fused, one line is torn at most, the log goes on.
+        Expected: the count of lost records is exact, no lines are fused, at most a single line is torn, and the log
+        continues.
         """
         clock = Clock()
         sink = JsonlSink(small_disk / "log.jsonl", clock=clock)
@@ -102,7 +103,7 @@ class TestFullDisk:
         assert segments(small_disk) == [small_disk / "log.jsonl"]
 
     def test_short_records_end_the_torn_line(self, small_disk):
-        """Fault: the disk is full but for a few bytes. Expected: exact counts though each record may tear a line."""
+        """Fault: the disk has only a few free bytes. Expected: exact counts, although each record may tear a line."""
         sink = JsonlSink(small_disk / "log.jsonl", clock=Clock())
         caller = Caller(sink)
         for size in [30_000, 30_000, 30_000, 1, 30_000, 1, 1, 100]:
@@ -115,7 +116,10 @@ class TestFullDisk:
         assert caller.lost
 
     def test_a_segment_that_cannot_be_begun(self, small_disk):
-        """Fault: the disk is full when another file must be begun. Expected: counted; it goes on once it may."""
+        """Fault: the disk is full when a new file is needed.
+
+        Expected: losses are counted; the log continues with free space.
+        """
         said, clock = [], Clock()
         sink = JsonlSink(small_disk / "a.jsonl", say=said.append, clock=clock)
         caller = Caller(sink)
@@ -139,10 +143,10 @@ class TestFullDisk:
 @needs_root
 @pytest.mark.skipif(MKFS is None, reason="mkfs.ext4 is not installed")
 def test_read_only_in_the_middle(tmp_path):
-    """Fault: the file system becomes read-only under the open file, as ext4 does after an error of its disk.
+    """Fault: the file system becomes read-only under the open file, as ext4 does after a disk error.
 
-    Expected: what was written stays, and records are counted as lost until another disk is mounted in its place: there
-    the log goes on in a new segment.
+    Expected: written records stay, and later records count as lost until another disk is mounted at the same path.
+    There, the log continues in a new segment.
     """
     image, folder, clock, said = tmp_path / "image", tmp_path / "disk", Clock(), []
     image.write_bytes(b"")
@@ -179,7 +183,10 @@ def test_read_only_in_the_middle(tmp_path):
 @needs_root
 @pytest.mark.parametrize("again", [True, False], ids=["later", "never"])
 def test_immutable(tmp_path, again):
-    """Fault: the file is made immutable (chattr +i). Expected: lost records are counted; once it may, it goes on."""
+    """Fault: the file is immutable (chattr +i).
+
+    Expected: lost records are counted; the log continues when writable again.
+    """
     clock = Clock()
     sink = JsonlSink(tmp_path / "a.jsonl", clock=clock)
     caller = Caller(sink)
@@ -197,7 +204,7 @@ def test_immutable(tmp_path, again):
 
 @needs_root
 def test_append_only(tmp_path):
-    """Fault: the file may only be appended to (chattr +a), and is torn. Expected: no difference: we append."""
+    """Fault: the torn file is append-only (chattr +a). Expected: no difference, as the sink only appends."""
     (tmp_path / "a.jsonl").write_bytes(b'{"event":"x"')
     (tmp_path / "a.jsonl").chmod(0o600)
     with attribute(tmp_path / "a.jsonl", "a"):
@@ -210,9 +217,10 @@ def test_append_only(tmp_path):
 
 @pytest.mark.parametrize("size", [1000, 4000, 100_000])
 def test_file_size_limit(tmp_path, size):
-    """Fault: RLIMIT_FSIZE is 256 KiB. Expected: exact counts; a file that is full is left, and the log goes on in more.
+    """Fault: RLIMIT_FSIZE is 256 KiB.
 
-    One record a file is lost: the one that met the limit.
+    Expected: exact counts, and the log continues in a new file after each full file. Each file loses a single record,
+    the record at the limit.
     """
 
     def write():
@@ -236,9 +244,10 @@ def test_file_size_limit(tmp_path, size):
 
 
 def test_no_free_descriptor(tmp_path, monkeypatch):
-    """Fault: no descriptor is free when the file must be opened anew, or another begun.
+    """Fault: no descriptor is free when the sink reopens the file or starts another file.
 
-    Expected: counted; the open descriptor is not given up; with one free it goes on, healed.
+    Expected: losses are counted, and the sink keeps the open descriptor. With a free descriptor, the log continues and
+    the torn line stays alone.
     """
 
     def write():
@@ -247,7 +256,7 @@ def test_no_free_descriptor(tmp_path, monkeypatch):
         caller = Caller(sink)
         caller("run_start")
         with monkeypatch.context() as patch, limit(resource.RLIMIT_FSIZE, sink.path.stat().st_size + 10):
-            patch.setattr("sinks.jsonl._LOST_FILE", frozenset())  # stay with this file
+            patch.setattr("sinks.jsonl._LOST_FILE", frozenset())  # keeps the sink at this file
             caller()
         with limit(resource.RLIMIT_NOFILE, 3):
             for _ in range(3):
@@ -270,9 +279,9 @@ def test_no_free_descriptor(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
 def test_closed_standard_streams(tmp_path, closed):
-    """Fault: descriptors 0 to 2 are closed, as a daemon does. Expected: the log takes none of them.
+    """Fault: descriptors 0 to 2 are closed, as in a daemon. Expected: the log uses no descriptor of 0 to 2.
 
-    What the process prints afterwards, or a child of it, is not in the log.
+    Later output of the process or of a child does not reach the log.
     """
     script = f"""
         import os, sys

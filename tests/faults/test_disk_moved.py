@@ -14,7 +14,7 @@ from tests.faults.writer import Caller, Clock, check, line, record, segments
 
 
 class Log:
-    """A log in a folder of its own, begun with two records."""
+    """Log with two records in a separate folder."""
 
     def __init__(self, folder):
         self.folder = folder / "events"
@@ -29,7 +29,7 @@ class Log:
         self.begun = line(record(0, "run_start")) + line(record(1))
 
     def goes_on(self, why):
-        """Write two records more; check where they are and what was said."""
+        """Write two more records, and check the new segment and the message."""
         self.caller()
         self.caller()
         self.sink.close()
@@ -47,14 +47,17 @@ def log(tmp_path):
 
 
 def test_deleted(log):
-    """Fault: the file is deleted. Expected: a new segment that begins with run_start, and one line says so."""
+    """Fault: the file is deleted.
+
+    Expected: a new segment starts with run_start, and a single message reports the segment.
+    """
     log.first.unlink()
     log.goes_on("was deleted or renamed")
     assert not log.first.exists()
 
 
 def test_renamed(log, tmp_path):
-    """Fault: the file is renamed. Expected: a new segment; the renamed file is as it was."""
+    """Fault: the file is renamed. Expected: a new segment; the renamed file is unchanged."""
     log.first.rename(tmp_path / "kept")
     log.goes_on("was deleted or renamed")
     assert (tmp_path / "kept").read_bytes() == log.begun
@@ -62,7 +65,7 @@ def test_renamed(log, tmp_path):
 
 
 def test_replaced_by_a_file(log):
-    """Fault: another file is put in its place. Expected: a new segment; nothing is written to theirs."""
+    """Fault: another file replaces the log's file. Expected: a new segment; the other file is unchanged."""
     log.first.unlink()
     log.first.write_bytes(b"theirs")
     log.goes_on("was replaced")
@@ -71,7 +74,7 @@ def test_replaced_by_a_file(log):
 
 @pytest.mark.parametrize("target", ["there", "missing"])
 def test_replaced_by_a_link(log, tmp_path, target):
-    """Fault: a link is put in its place. Expected: a new segment; what it leads to is untouched."""
+    """Fault: a link replaces the file. Expected: a new segment; the link's target is untouched."""
     (tmp_path / "there").write_bytes(b"theirs")
     log.first.unlink()
     log.first.symlink_to(tmp_path / target)
@@ -81,9 +84,9 @@ def test_replaced_by_a_link(log, tmp_path, target):
 
 
 def test_replaced_by_a_link_to_itself(log, tmp_path):
-    """Fault: the file is moved and a link to it put in its place, as people do when a disk fills up.
+    """Fault: the file is moved and replaced by a link to the file, as people do when a disk fills up.
 
-    Expected: a new segment: a link is never written through.
+    Expected: a new segment, as the sink never writes through a link.
     """
     log.first.rename(tmp_path / "moved")
     log.first.symlink_to(tmp_path / "moved")
@@ -92,14 +95,17 @@ def test_replaced_by_a_link_to_itself(log, tmp_path):
 
 
 def test_replaced_by_a_folder(log):
-    """Fault: a folder is put in its place. Expected: a new segment."""
+    """Fault: a folder replaces the file. Expected: a new segment."""
     log.first.unlink()
     log.first.mkdir()
     log.goes_on("was replaced")
 
 
 def test_what_has_the_next_name_is_passed_over(log):
-    """Fault: a link waits at the next segment's name. Expected: the name after it; the link is not followed."""
+    """Fault: a link has the next segment's name.
+
+    Expected: the sink takes the name after and does not follow the link.
+    """
     log.first.unlink()
     log.second.symlink_to(log.folder / "trap")
     log.caller()
@@ -109,20 +115,20 @@ def test_what_has_the_next_name_is_passed_over(log):
 
 
 def test_folder_deleted(log):
-    """Fault: the whole folder is deleted. Expected: it is made again, with a new segment in it."""
+    """Fault: the whole folder is deleted. Expected: the sink recreates the folder with a new segment."""
     shutil.rmtree(log.folder)
     log.goes_on("was deleted or renamed")
 
 
 def test_folder_renamed(log, tmp_path):
-    """Fault: the folder is renamed. Expected: it is made again; what the other holds stays as it was."""
+    """Fault: the folder is renamed. Expected: the sink creates the folder again; the renamed folder is unchanged."""
     log.folder.rename(tmp_path / "kept")
     log.goes_on("was deleted or renamed")
     assert (tmp_path / "kept" / log.first.name).read_bytes() == log.begun
 
 
 def test_folder_replaced_by_a_link(log, tmp_path):
-    """Fault: the folder is moved and a link put in its place. Expected: it is the same file: the log goes on in it."""
+    """Fault: the folder is moved and replaced by a link. Expected: the log continues in the same file."""
     log.folder.rename(tmp_path / "big")
     log.folder.symlink_to(tmp_path / "big")
     log.caller()
@@ -132,7 +138,7 @@ def test_folder_replaced_by_a_link(log, tmp_path):
 
 
 def test_folder_replaced_by_a_file(log):
-    """Fault: a file stands where the folder was. Expected: counted as lost; once it is gone, the log goes on."""
+    """Fault: a file replaces the folder. Expected: records count as lost; without the file, the log continues."""
     shutil.rmtree(log.folder)
     log.folder.write_bytes(b"theirs")
     for _ in range(3):
@@ -147,7 +153,7 @@ def test_folder_replaced_by_a_file(log):
 
 
 def test_renamed_and_brought_back_while_it_failed(log, tmp_path):
-    """Fault: the folder is unusable for a while, then as before. Expected: the log goes on in its own file."""
+    """Fault: the folder is unusable for a while, then restored. Expected: the log continues in the same file."""
     log.folder.rename(tmp_path / "kept")
     log.folder.write_bytes(b"")
     log.caller()
@@ -160,7 +166,7 @@ def test_renamed_and_brought_back_while_it_failed(log, tmp_path):
 
 
 def test_deleted_each_time(log):
-    """Fault: every segment is deleted as soon as it is there. Expected: no error; each record is in a new one."""
+    """Fault: every segment is deleted at once. Expected: no error; each record gets a new segment."""
     for number in range(1, 6):
         log.sink.path.unlink()
         assert log.caller()
@@ -170,14 +176,14 @@ def test_deleted_each_time(log):
 
 
 def test_replaced_between_the_check_and_the_reopening(log, tmp_path, monkeypatch):
-    """Fault: a write fails, and the file is replaced at the very moment it is opened anew.
+    """Fault: a write fails, and another file replaces the log's file just before the sink opens the file again.
 
-    Expected: nothing is written to theirs; the record is counted, and the next one begins a new segment.
+    Expected: the other file is unchanged. The record counts as lost, and the next record starts a new segment.
     """
     with monkeypatch.context() as patch:
         patch.setattr(sinks.segment.os, "write", lambda descriptor, data: 0)
         assert not log.caller()
-    monkeypatch.setattr("sinks.jsonl._LOST_FILE", frozenset())  # so that it would go on in the same file
+    monkeypatch.setattr("sinks.jsonl._LOST_FILE", frozenset())  # lets the sink continue in the same file
     log.first.rename(tmp_path / "kept")
     log.first.write_bytes(b"theirs")
     with monkeypatch.context() as patch:
@@ -192,9 +198,9 @@ def test_replaced_between_the_check_and_the_reopening(log, tmp_path, monkeypatch
 
 
 def test_descriptor_closed_by_another(log):
-    """Fault: other code closes the descriptor, and its number becomes another file's.
+    """Fault: other code closes the descriptor, and another file gets the descriptor's number.
 
-    Expected: the log goes on in another segment, which is said; the other file holds what it held and stays open.
+    Expected: the log continues in another segment with a message. The other file keeps the content and stays open.
     """
     number = log.sink._segment._fd
     weights = log.folder / "weights"
@@ -212,7 +218,7 @@ def test_descriptor_closed_by_another(log):
 
 
 def test_a_file_that_others_could_read(tmp_path):
-    """Fault: the file is there already, for all to read. Expected: it is its owner's alone before a line is in it."""
+    """Fault: the file exists and is readable for all. Expected: mode 0600 before the first line."""
     path = tmp_path / "a.jsonl"
     path.touch(0o666)
     path.chmod(0o666)
@@ -222,7 +228,7 @@ def test_a_file_that_others_could_read(tmp_path):
 
 
 def test_two_runs_that_find_the_same_empty_file(tmp_path):
-    """Fault: a second run's sink is made before the first has written. Expected: it is refused."""
+    """Fault: a second run opens the empty file before the first run writes. Expected: the second run is refused."""
     [(_, first)] = sinks.build("jsonl", context(tmp_path))
     with pytest.raises(SinkError, match=r"expected a new file, got .*another run"):
         sinks.build("jsonl", context(tmp_path))
@@ -230,7 +236,7 @@ def test_two_runs_that_find_the_same_empty_file(tmp_path):
 
 
 def test_the_process_goes_elsewhere(tmp_path, monkeypatch):
-    """Fault: the log's path is relative, and the process changes its directory. Expected: no difference."""
+    """Fault: the log's path is relative, and the process changes the working directory. Expected: no difference."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     said = []
@@ -243,7 +249,7 @@ def test_the_process_goes_elsewhere(tmp_path, monkeypatch):
 
 
 def test_nothing_is_said_or_moved_without_a_fault(log):
-    """No fault: one file, nothing said."""
+    """Fault: no fault. Expected: a single file and no message."""
     for _ in range(100):
         log.caller()
     log.sink.close()

@@ -1,4 +1,4 @@
-"""Disks that do not keep what they were told to keep."""
+"""Disks that fail to sync."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from tests.faults.writer import Caller, Clock, check, line, read_log, record, se
 class TestSync:
     @pytest.fixture
     def broken(self, monkeypatch):
-        """Let the next syncs of files fail; return the descriptors they were asked of."""
+        """Let the next syncs of files fail, and return the descriptors of the calls."""
         state = {"fail": 0, "files": [], "errno": errno.EIO}
         fsync = os.fsync
 
@@ -33,8 +33,8 @@ class TestSync:
     def test_fails_once(self, tmp_path, broken, durability):
         """Fault: the sync of a checkpoint fails.
 
-        Expected: it is never asked of that descriptor again; the checkpoint is written into a new segment and synced
-        there; one line says so.
+        Expected: the sink never syncs this descriptor again. The checkpoint is written to a new segment and synced
+        there, and a single message reports the new segment.
         """
         said = []
         sink = JsonlSink(tmp_path / "a.jsonl", durability=durability, say=said.append)
@@ -62,9 +62,10 @@ class TestSync:
 
     @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
     def test_fails_in_the_new_segment_too(self, tmp_path, broken, number):
-        """Fault: a sync fails, and so does that of the segment begun for it, as where a quota is checked late.
+        """Fault: a sync fails, and so does the sync of the new segment, as on a disk with a late check of quotas.
 
-        Expected: it raises, though the line is there; the next record goes to a third file: neither is trusted again.
+        Expected: the call raises although the line is in the file. The next record goes to a third file, as a file with
+        a failed sync is not trusted again.
         """
         broken["errno"] = number
         sink = JsonlSink(tmp_path / "a.jsonl", durability="record", say=lambda text: None)
@@ -82,7 +83,8 @@ class TestSync:
     def test_fails_for_ever(self, tmp_path, broken):
         """Fault: every sync fails.
 
-        Expected: each raises (it is not on the disk), few files are begun, and once syncs work again so does the sink.
+        Expected: each call raises, as the record is not on disk. The sink starts few files, and works again as soon as
+        syncs work.
         """
         clock = Clock()
         sink = JsonlSink(tmp_path / "a.jsonl", durability="record", say=lambda text: None, clock=clock)
@@ -101,7 +103,11 @@ class TestSync:
         assert set(caller.written) <= set(read_log(*segments(tmp_path)).seqs)
 
     def test_what_is_synced(self, tmp_path, broken):
-        """No fault: `none` never syncs, `checkpoint` at landmarks and the end, `record` always; new names once."""
+        """Fault: no fault.
+
+        Expected: `none` never syncs, `checkpoint` syncs landmarks and the end, and `record` syncs each record. Folders
+        are synced once for new names.
+        """
         for durability, files in [("none", 0), ("checkpoint", 3), ("record", 6)]:
             folder = tmp_path / durability
             del broken["files"][:]
@@ -116,7 +122,10 @@ class TestSync:
             assert inodes.count(tmp_path.stat().st_ino) == (files > 0)
 
     def test_a_folder_that_cannot_be_synced(self, tmp_path, monkeypatch):
-        """Fault: a file system that has no sync of folders (EINVAL). Expected: no error: it keeps names anyway."""
+        """Fault: a file system cannot sync folders (EINVAL).
+
+        Expected: no error, as such a file system keeps names anyway.
+        """
         fsync = os.fsync
 
         def refuse(descriptor):

@@ -1,4 +1,4 @@
-"""Targets that are no file: refused, never opened, never waited for."""
+"""Targets that are not regular files: the sink refuses the target without an open call or a wait."""
 
 import os
 import socket
@@ -27,28 +27,28 @@ class TestTargets:
 
     @pytest.mark.timeout(10)
     def test_fifo(self, path):
-        """Fault: the target is a FIFO that nobody reads. Expected: refused with its kind, and no hang."""
+        """Fault: the target is a FIFO without a reader. Expected: refused with the kind, and no hang."""
         os.mkfifo(path)
         self.refused(path, "a FIFO (named pipe)")
 
     @pytest.mark.timeout(10)
     def test_fifo_that_comes_in_between(self, monkeypatch, path):
-        """Fault: a FIFO takes the file's place between the look and the opening. Expected: refused, and no hang."""
+        """Fault: a FIFO replaces the file between check and open. Expected: refused, and no hang."""
         os.mkfifo(path)
         regular = Path(__file__).stat()
         monkeypatch.setattr(sinks.segment.os, "lstat", lambda path: regular)
         self.refused(path, "a FIFO (named pipe)")
 
     def test_folder(self, path):
-        """Fault: the target is a folder. Expected: refused with its kind."""
+        """Fault: the target is a folder. Expected: refused with the kind."""
         path.mkdir()
         self.refused(path, "a folder")
 
     def test_socket(self, path):
-        """Fault: the target is a socket. Expected: refused with its kind."""
+        """Fault: the target is a socket. Expected: refused with the kind."""
         with socket.socket(socket.AF_UNIX) as made:
             before = Path.cwd()
-            os.chdir(path.parent)  # a socket's path may not be long
+            os.chdir(path.parent)  # a socket's path must be short
             try:
                 made.bind(path.name)
             finally:
@@ -57,13 +57,16 @@ class TestTargets:
 
     @pytest.mark.parametrize("device", ["/dev/full", "/dev/null", "/dev/zero"])
     def test_device(self, monkeypatch, device):
-        """Fault: the target is a device. Expected: refused with its kind; it is not even opened."""
+        """Fault: the target is a device. Expected: refused with the kind, without an open call."""
         monkeypatch.setattr(sinks.segment.os, "open", pytest.fail)
         self.refused(device, "a device")
 
     @pytest.mark.parametrize("target", ["there.jsonl", "missing.jsonl", "/dev/full"])
     def test_link(self, path, target):
-        """Fault: a link: to a file, dangling, to a device. Expected: refused; nothing behind it is touched."""
+        """Fault: the target is a link to a file, to a missing file or to a device.
+
+        Expected: refused; the target is untouched.
+        """
         there = path.parent / "there.jsonl"
         there.write_bytes(b"mine")
         path.symlink_to(target)
@@ -72,7 +75,7 @@ class TestTargets:
         assert not (path.parent / "missing.jsonl").exists()
 
     def test_link_that_comes_in_between(self, monkeypatch, path):
-        """Fault: a link takes the file's place between the look and the opening. Expected: refused, not followed."""
+        """Fault: a link replaces the file between check and open. Expected: refused, and the link is not followed."""
         there = path.parent / "there.jsonl"
         there.write_bytes(b"mine")
         path.symlink_to(there)
@@ -82,14 +85,14 @@ class TestTargets:
         assert there.read_bytes() == b"mine"
 
     def test_file_that_comes_in_between(self, monkeypatch, path):
-        """Fault: a file comes there between the look and the making. Expected: refused, and not written to."""
+        """Fault: a file appears between check and creation. Expected: refused, and the file is unchanged."""
         path.write_bytes(b"theirs")
         monkeypatch.setattr(sinks.segment, "_status", lambda path: None if path.suffix else path.stat())
         self.refused(path, "File exists")
         assert path.read_bytes() == b"theirs"
 
     def test_linked_folder(self, tmp_path):
-        """A folder may be a link: people put logs on another disk that way."""
+        """Accept a linked folder, as people move logs to another disk in this way."""
         (tmp_path / "big").mkdir()
         (tmp_path / "events").symlink_to("big")
         sink = JsonlSink(tmp_path / "events" / "log.jsonl")

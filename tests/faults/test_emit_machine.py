@@ -1,4 +1,4 @@
-"""A state machine that does to a pipeline whatever can be done, and checks its books after each step."""
+"""State machine for a pipeline, with a check of all counters and claims after each step."""
 
 from contextlib import suppress
 
@@ -18,7 +18,7 @@ ERRORS = {
 
 
 class Book:
-    """A sink that does what is next on its list, and writes down what it was given."""
+    """Sink that performs planned actions and records the deliveries."""
 
     def __init__(self, machine):
         self.machine = machine
@@ -29,7 +29,7 @@ class Book:
     def __call__(self, record):
         action = self.plan.pop(0) if self.plan else "take"
         if not self.machine.asks or action in ("take", "emit"):
-            self.given.append(record["seq"])  # else it was asked whether it works, and lost nothing by failing
+            self.given.append(record["seq"])  # a failed request for recovery loses nothing
         if action == "emit":
             self.machine.emit_inside()
         elif action != "take":
@@ -42,7 +42,7 @@ class Book:
 
 
 class Emitting(RuleBasedStateMachine):
-    """Events, sinks that fail at will, re-entrant calls, other failures, and Ctrl-C in the middle of a delivery."""
+    """Events, failing sinks, re-entrant calls, other failures, and Ctrl-C in the middle of a delivery."""
 
     @initialize(count=st.integers(1, 4))
     def begin(self, count):
@@ -51,14 +51,14 @@ class Emitting(RuleBasedStateMachine):
         self.emit = Pipeline(
             [(f"s{index}", book) for index, book in enumerate(self.books)], run_id=RUN_ID, say=self.speak
         )
-        self.elsewhere = 0  # what is lost, but for deliveries
+        self.elsewhere = 0  # losses besides failed deliveries
         self.replaced = 0
         self.talkative = False
         self.asks = False
         self.said = []
 
     def speak(self, text):
-        """Take an announcement; emit and fail while at it, if told to."""
+        """Record an announcement. If `talkative`, also emit and fail."""
         self.said.append(text)
         if self.talkative:
             self.emit_inside()
@@ -71,24 +71,24 @@ class Emitting(RuleBasedStateMachine):
 
     @rule(data=st.data(), actions=st.lists(st.sampled_from(["take", "emit", *ERRORS]), max_size=6))
     def plan(self, data, actions):
-        """Tell a sink what to do with its next records."""
+        """Plan a sink's actions for the next records."""
         data.draw(st.sampled_from(self.books)).plan += actions
 
     @rule(talkative=st.booleans())
     def talk(self, talkative):
-        """Tell `say` whether to misbehave."""
+        """Choose whether `say` misbehaves."""
         self.talkative = talkative
 
     @rule(times=st.integers(1, 3))
     def event(self, times):
-        """Emit; what is no Exception comes through."""
+        """Emit, and let exceptions outside of `Exception` pass."""
         for _ in range(times):
             with suppress(KeyboardInterrupt, SystemExit):
                 self.emit(checkpoint())
 
     @rule()
     def ask_for_recovery(self):
-        """Ask the sinks that failed, each alone, whether they work again; nothing is lost where they do not."""
+        """Try the recovery of each failed sink separately. A failed attempt loses no record."""
         for book in self.books:
             book.plan = [action for action in book.plan if action in ("take", "emit", "full", "odd")][:1]
         before = [len(book.given) for book in self.books]
@@ -100,27 +100,27 @@ class Emitting(RuleBasedStateMachine):
 
     @rule()
     def odd_event(self):
-        """Emit an event with a value that no line holds."""
+        """Emit an event with a value that no line can hold."""
         self.replaced += 1
         with suppress(KeyboardInterrupt, SystemExit):
             self.emit(train_step(loss=object()))
 
     @rule(event=st.sampled_from([None, 1, "checkpoint", object]))
     def no_event(self, event):
-        """Emit what is no event."""
+        """Emit an object that is no event."""
         self.elsewhere += 1
         self.emit(event)
 
     @rule(source=st.sampled_from(["extraction", "emit", "s0"]))
     def fail(self, source):
-        """Count a failure of something else."""
+        """Count a failure of another source."""
         self.elsewhere += 1
         self.emit.fail(source, ValueError("x"))
 
     @invariant()
     @precondition(lambda self: hasattr(self, "books"))
     def books_agree(self):
-        """The sequence has no hole, each sink gets it in order, the counters are those of the sinks."""
+        """Check that seq has no gap, that each sink gets seq in order, and that the counters match the sinks."""
         delivered = self.books[0].given
         assert delivered == list(range(len(delivered)))
         for book in self.books:
@@ -136,7 +136,7 @@ class Emitting(RuleBasedStateMachine):
         self.claims_agree()
 
     def claims_agree(self):
-        """Each claim that a sink took is exactly what it lacks since the one before; return what is unclaimed."""
+        """Check each claim against the records missing since the previous claim, and return the unclaimed seqs."""
         rest = []
         for index, book in enumerate(self.books):
             since, seqs = 0, book.seqs
@@ -151,7 +151,7 @@ class Emitting(RuleBasedStateMachine):
         return rest
 
     def teardown(self):
-        """Once all sinks work, one event is enough for every loss to be claimed."""
+        """Check that a single event claims every loss after all sinks work again."""
         if hasattr(self, "books"):
             for book in self.books:
                 book.plan.clear()

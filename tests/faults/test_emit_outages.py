@@ -1,4 +1,4 @@
-"""Sinks that fail and recover: what `sink_recovered` claims is exactly what is missing."""
+"""Sinks that fail and recover: the claims of `sink_recovered` are exactly the missing records."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from tests.builders import RUN_ID, checkpoint
 
 
 class Flaky:
-    """A sink that fails at the deliveries, counted from 0, that it is told; it keeps the others."""
+    """Sink that fails at the delivery numbers, from 0, for which `fails` is true, and keeps the other records."""
 
     def __init__(self, fails):
         self.fails = fails
@@ -29,9 +29,9 @@ class Flaky:
 
 
 def unclaimed(name, sink, delivered):
-    """Check each claim that a sink took against what its file lacks; return what is missing after the last one.
+    """Check each claim of a sink against the missing records, and return the records missing after the last claim.
 
-    This is the oracle: it knows nothing of how the pipeline counts, only the file and the number of deliveries.
+    This oracle uses only the file and the number of deliveries, and no counter of the pipeline.
     """
     present, since = set(sink.seqs), 0
     for record in sink.records:
@@ -48,7 +48,7 @@ def unclaimed(name, sink, delivered):
 
 
 def run(events, **fails):
-    """Emit events to flaky sinks; return the pipeline, the sinks, and how many records were delivered."""
+    """Emit events to flaky sinks, and return the pipeline, the sinks and the number of deliveries."""
     sinks = {name: Flaky(fail) for name, fail in fails.items()}
     said = []
     emit = Pipeline(list(sinks.items()), run_id=RUN_ID, say=said.append)
@@ -69,7 +69,7 @@ EVENTS = 12
 @pytest.mark.parametrize("times", [1, 2, 3, 7, None])
 @pytest.mark.parametrize("first", range(EVENTS))
 def test_nth_delivery_fails(first, times):
-    """Fault: the N-th delivery fails, and k - 1 after it, or all. Expected: one exact claim, or the file ends."""
+    """Fault: k deliveries from the N-th on fail, or all. Expected: a single exact claim, or the file ends."""
     last = float("inf") if times is None else first + times - 1
     _, sinks, delivered = run(EVENTS, a=lambda number: first <= number <= last, b=lambda _number: False)
     recovered = last < EVENTS - 1
@@ -82,14 +82,14 @@ def test_nth_delivery_fails(first, times):
 
 @pytest.mark.parametrize("pattern", list(itertools.product([False, True], repeat=8)), ids=range(256))
 def test_every_pattern_of_one_sink(pattern):
-    """Fault: each of the 256 patterns of failure in eight deliveries. Expected: the claims add up once it works."""
+    """Fault: each of the 256 failure patterns of eight deliveries. Expected: the claims add up after recovery."""
     _, sinks, delivered = run(EVENTS, a=lambda number: number < 8 and pattern[number])
     assert unclaimed("a", sinks["a"], delivered) == []
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_every_pattern_of_two_sinks(length):
-    """Fault: two sinks fail by every pair of repeating patterns. Expected: no claim is wrong, none is forgotten."""
+    """Fault: two sinks fail by every pair of repeating patterns. Expected: no claim is wrong or missing."""
     patterns = list(itertools.product([False, True], repeat=length))
     for one, two in itertools.product(patterns, repeat=2):
         _, sinks, delivered = run(
@@ -103,8 +103,11 @@ def test_every_pattern_of_two_sinks(length):
 
 @pytest.mark.parametrize("first", range(6))
 def test_the_report_itself_fails(first):
-    """Fault: a sink fails, works, and fails again on each of several reports. Expected: the last claim has them all."""
-    reports = {first + 2 * k for k in range(4)}  # an event taken, the report lost, by turns
+    """Fault: a sink fails, works, and fails again at each of several reports.
+
+    Expected: the last claim covers all losses.
+    """
+    reports = {first + 2 * k for k in range(4)}  # an accepted event and a lost report in turn
     _, sinks, delivered = run(EVENTS, a=lambda number: number in reports)
     claims = [record for record in sinks["a"].records if record["event"] == "sink_recovered"]
     assert [(claim["lost"], claim["first_seq"], claim["last_seq"]) for claim in claims] == [(4, first, first + 6)]
@@ -112,7 +115,7 @@ def test_the_report_itself_fails(first):
 
 
 def test_all_sinks_recover_at_once():
-    """Fault: five sinks fail together. Expected: five claims after the first record that they take, each exact."""
+    """Fault: five sinks fail together. Expected: five exact claims after the first accepted record."""
     _, sinks, delivered = run(4, **{name: lambda number: number in (1, 2) for name in "abcde"})
     for name, sink in sinks.items():
         assert unclaimed(name, sink, delivered) == []

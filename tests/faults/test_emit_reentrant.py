@@ -1,4 +1,4 @@
-"""Calls of emit from where nobody expects one: signal handlers, finalisers, sinks, many threads; clocks that jump."""
+"""Unexpected calls of emit from signal handlers, finalizers, sinks and many threads, and clocks that jump."""
 
 import gc
 import signal
@@ -23,7 +23,7 @@ def seqs_in(path):
 
 @pytest.fixture
 def storm():
-    """Start a timer that interrupts this thread all the time; stop it in the end."""
+    """Start a timer that interrupts this thread at short intervals, and stop the timer in the end."""
     earlier = signal.getsignal(signal.SIGALRM)
 
     def start(handler, seconds):
@@ -40,7 +40,7 @@ def storm():
 
 
 def test_handlers_that_emit(tmp_path, storm):
-    """Fault: thousands of signals whose handler emits. Expected: no hang, no hole, each call delivered or counted."""
+    """Fault: thousands of signals whose handler emits. Expected: no hang, no gap, each call delivered or counted."""
     sink = JsonlSink(tmp_path / "log.jsonl")
     said = []
     emit = Pipeline([("jsonl", sink), ("memory", memory := MemorySink())], run_id=RUN_ID, say=said.append)
@@ -72,13 +72,16 @@ def test_handlers_that_emit(tmp_path, storm):
 
 
 def test_handlers_that_raise(storm):
-    """Fault: thousands of signals whose handler raises. Expected: no lock stays, no seq is missing and unclaimed."""
+    """Fault: thousands of signals whose handler raises.
+
+    Expected: no lock stays held, and each missing seq is claimed.
+    """
     flaky, memory = MemorySink(), MemorySink()
     emit = Pipeline([("a", flaky), ("b", memory)], run_id=RUN_ID, say=lambda _text: None)
     interrupted = finished = 0
 
     def handler(_number, frame):
-        while frame is not None and "hypothesis" not in frame.f_code.co_filename:  # it hears of garbage: none can raise
+        while frame is not None and "hypothesis" not in frame.f_code.co_filename:  # its hook must not raise
             if frame.f_code is Pipeline.__call__.__code__:
                 raise KeyboardInterrupt
             frame = frame.f_back
@@ -105,13 +108,13 @@ def test_handlers_that_raise(storm):
         claims = [record for record in sink.records if record.get("sink") == name]
         missing = set(range(last + 1)) - set(seqs)
         assert all(any(claim["first_seq"] <= seq <= claim["last_seq"] for claim in claims) for seq in missing)
-        # A sink that had taken a record when the signal came is said to have lost it: never the other way round.
+        # A claim may include a record that a sink accepted just before the signal, but never omits a lost record.
         assert sum(claim["lost"] for claim in claims) >= len(missing)
     assert finished <= len({record["seq"] for record in memory.records if record["event"] == "checkpoint"})
 
 
 def test_handler_while_another_thread_delivers(storm):
-    """Fault: a signal comes while another thread is in a slow sink. Expected: the handler waits its turn, no more."""
+    """Fault: a signal comes while another thread is in a slow sink. Expected: the handler waits for the sink only."""
     memory = MemorySink()
     slow = ("slow", lambda _record: time.sleep(0.01))
     emit = Pipeline([slow, ("memory", memory)], run_id=RUN_ID, say=lambda _text: None)
@@ -132,14 +135,14 @@ def test_handler_while_another_thread_delivers(storm):
     while thread.is_alive():
         thread.join(0.001)
     storm.stop()
-    # A signal during the handler's own emit is within a call of this thread; one during the other thread's is not.
+    # A signal during the handler's own emit is a re-entrant call; a signal during the other thread's emit is not.
     assert emit.written == 40 + handled - emit.lost
     assert [record["seq"] for record in memory.records] == list(range(emit.written))
     assert handled > emit.lost
 
 
 class Garbage:
-    """A cycle whose end is an event."""
+    """Reference cycle whose finalizer emits an event."""
 
     made = ended = 0
 
@@ -153,7 +156,7 @@ class Garbage:
 
 
 def test_finalisers():
-    """Fault: garbage whose `__del__` emits is collected at any moment. Expected: each call delivered or counted."""
+    """Fault: garbage whose `__del__` emits is collected at any time. Expected: each call is delivered or counted."""
     Garbage.made = Garbage.ended = 0
     memory = MemorySink()
 
@@ -175,12 +178,15 @@ def test_finalisers():
     assert emit.written == 300 + Garbage.ended - dropped
     assert [record["seq"] for record in memory.records] == list(range(emit.written))
     assert dropped >= 300
-    emit._deliveries = Deliveries((), fail=print)  # what is left of the garbage ends elsewhere
+    emit._deliveries = Deliveries((), fail=print)  # the remaining garbage emits nothing here
 
 
 @pytest.mark.parametrize("place", ["sink", "say", "clock", "value", "event"])
 def test_calls_from_within(place):
-    """Fault: a sink, `say`, the clock, a value or the event emits. Expected: dropped, counted, said once, no hang."""
+    """Fault: a sink, `say`, the clock, a value or the event emits.
+
+    Expected: the calls are dropped, counted and announced once, and nothing hangs.
+    """
     said, memory = [], MemorySink()
 
     def inside(*_args):
@@ -219,7 +225,10 @@ def test_calls_from_within(place):
 
 
 def test_say_that_finds_ever_new_failures():
-    """Fault: each announcement is the cause of another. Expected: each call says what it found, and ends."""
+    """Fault: each announcement causes another failure.
+
+    Expected: each call announces the earlier failures and returns.
+    """
     said = []
 
     def say(text):
@@ -234,7 +243,7 @@ def test_say_that_finds_ever_new_failures():
 
 
 def test_sixteen_threads(tmp_path):
-    """Fault: sixteen threads emit at once, and a sink fails now and then. Expected: exact counts, order by seq."""
+    """Fault: 16 threads emit at once, and a sink fails now and then. Expected: exact counts, and order by seq."""
     each = 400
     sink = JsonlSink(tmp_path / "log.jsonl")
     memory, flaky = MemorySink(), []
@@ -282,7 +291,7 @@ NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 def test_clock_that_jumps_back():
-    """Fault: the clock goes back by a year. Expected: `ts` follows it, `seq` and `seconds` do not."""
+    """Fault: the clock goes back by a year. Expected: `ts` follows the clock; `seq` and `seconds` do not."""
     times = [NOON, NOON - timedelta(days=365), NOON + timedelta(days=1)]
     memory = MemorySink()
     emit = Pipeline([("memory", memory)], run_id=RUN_ID, clock=iter(times).__next__)
@@ -300,12 +309,15 @@ def _raise():
 
 
 def _end_of_time():
-    return datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))  # it has no UTC
+    return datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))  # has no equivalent in UTC
 
 
 @pytest.mark.parametrize("broken", [_raise, lambda: None, lambda: 1.5, _end_of_time])
 def test_clock_that_fails(broken):
-    """Fault: the clock raises or gives no time. Expected: the event has the time of the one before; that is counted."""
+    """Fault: the clock raises or returns no time.
+
+    Expected: the event gets the previous time; the failure is counted.
+    """
     clocks = iter([broken, lambda: NOON, broken])
     said, memory = [], MemorySink()
 
@@ -324,7 +336,7 @@ def test_clock_that_fails(broken):
 
 
 def test_clock_of_another_zone():
-    """Fault: the clock gives the time of another zone. Expected: `ts` is UTC all the same."""
+    """Fault: the clock returns the time of another zone. Expected: `ts` is UTC."""
     memory = MemorySink()
     zone = timezone(timedelta(hours=3))
     Pipeline([("memory", memory)], run_id=RUN_ID, clock=lambda: NOON.astimezone(zone))(checkpoint())

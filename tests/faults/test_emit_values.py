@@ -1,4 +1,4 @@
-"""Values that no line can hold, in every kind of field: the record is written all the same, and says what it lacks."""
+"""Values that no line can hold, in every field: the record is still written and names the replaced values."""
 
 import datetime as dt
 import enum
@@ -26,7 +26,7 @@ DTYPES = sorted({kind for kind in vars(torch).values() if isinstance(kind, torch
 
 
 class Touched(BaseException):
-    """Raised where a tensor's data would be read. No `except Exception` hides it."""
+    """Error of a read access to a tensor's data. No `except Exception` catches the error."""
 
 
 def _touch(*_args, **_kwargs):
@@ -34,7 +34,7 @@ def _touch(*_args, **_kwargs):
 
 
 class FakeTensor:
-    """A tensor on a device that is busy: its shape, dtype and device may be asked, its data may not."""
+    """Tensor on a busy device, with readable shape, dtype and device, and unreadable data."""
 
     shape = torch.Size([2, 3])
     dtype = torch.bfloat16
@@ -81,7 +81,7 @@ FakeTensor.__hash__ = object.__hash__
 
 
 class Guarded(torch.Tensor):
-    """A real tensor: every operation of torch on it is refused, but for the questions about its outside."""
+    """Real tensor that allows access to shape, dtype and device and refuses all other operations of torch."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -103,7 +103,7 @@ class Mute:
 
 
 def tensor_of(dtype):
-    """Make a small tensor of any dtype; of those without a constructor, on the meta device."""
+    """Return a small tensor of any dtype, on the meta device for a dtype without a constructor."""
     for make in (
         lambda: torch.empty(2, 3, dtype=dtype),
         lambda: torch.quantize_per_tensor(torch.zeros(2, 3), 0.1, 0, dtype),
@@ -117,35 +117,35 @@ def tensor_of(dtype):
 
 
 def sparse(layout):
-    """Make a sparse tensor without torch's remark that the layout is new."""
+    """Return a sparse tensor without torch's warning about new layouts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return layout(torch.eye(3))
 
 
 def nested():
-    """Make a nested tensor, whose shape cannot be asked."""
+    """Return a nested tensor, whose shape is not available."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
 
 
 def cycle():
-    """Make a list that holds itself."""
+    """Return a list that contains the list itself."""
     loop = []
     loop.append(loop)
     return loop
 
 
 def deep(depth=2000):
-    """Make a list nested too deep to be walked by recursion."""
+    """Return a list that is nested too deeply for recursion."""
     value = []
     for _ in range(depth):
         value = [value]
     return value
 
 
-#: Values, the JSON that stands for each, and a word of its mark.
+#: Values, the JSON that replaces each value, and a word of the mark.
 UNENCODABLE = {
     "fake tensor": (FakeTensor, None, "shape [2, 3], dtype torch.bfloat16, device meta"),
     "guarded tensor": (lambda: torch.zeros(2).as_subclass(Guarded), None, "Guarded"),
@@ -190,14 +190,14 @@ UNENCODABLE = {
 
 
 def written(event):
-    """Return a record as a file holds it; the pipeline must have delivered and lost nothing."""
+    """Return a record as read back from a file. The pipeline must deliver the record without loss."""
     line = orjson.dumps(record_of(event))
     line.decode()
     return orjson.loads(line)
 
 
 def places(event):
-    """Yield an event with a value in each of its fields, and at each depth, and the path where it stands."""
+    """Yield functions that put a value into each field and depth of an event, with the path of the value."""
     for item in fields(event):
         old = getattr(event, item.name)
         yield (lambda value, name=item.name: replace(event, **{name: value})), item.name
@@ -218,7 +218,7 @@ def places(event):
 
 
 def at(record, path):
-    """Return what a record holds at a path."""
+    """Return a record's value at a path."""
     for part in path.replace("[", ".").replace("]", "").split("."):
         record = record[int(part) if isinstance(record, list) else part]
     return record
@@ -227,7 +227,10 @@ def at(record, path):
 @pytest.mark.parametrize("name", UNENCODABLE)
 @pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
 def test_in_every_field(event, name):
-    """Fault: a value that JSON cannot hold, in each field of each event. Expected: the line is there, and names it."""
+    """Fault: a value that JSON cannot hold, in each field of each event.
+
+    Expected: the line exists and names the value.
+    """
     make, fallback, what = UNENCODABLE[name]
     for put, path in places(event):
         record = written(put(make()))
@@ -240,9 +243,9 @@ def test_in_every_field(event, name):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says which of its dtypes are new and which are old
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch warns about new and old dtypes
 def test_every_dtype(dtype):
-    """Fault: a tensor of each dtype that torch has. Expected: null, and its dtype is named."""
+    """Fault: a tensor of each dtype of torch. Expected: null, and a mark with the dtype."""
     record = written(train_step(loss=tensor_of(dtype), audio_loss_per_codebook=(0.5, tensor_of(dtype))))
     assert (record["loss"], record["audio_loss_per_codebook"]) == (None, [0.5, None])
     assert set(record["replaced"]) == {"loss", "audio_loss_per_codebook[1]"}
@@ -251,7 +254,10 @@ def test_every_dtype(dtype):
 
 @pytest.mark.parametrize("make", [FakeTensor, lambda: torch.zeros(2).as_subclass(Guarded)], ids=["fake", "real"])
 def test_data_is_not_touched(make):
-    """Fault: a tensor whose data raises when it is read. Expected: nothing reads it, as value, element or key."""
+    """Fault: a tensor whose data raises on access.
+
+    Expected: no access, whether the tensor is a value, element or key.
+    """
     record = written(run_start(config={"x": make(), "y": [1, make()], "z": {make(): make()}, "t": (make(),)}))
     assert len(record["replaced"]) == 4
     assert all("Tensor" in what or "Guarded" in what for what in record["replaced"].values())
@@ -259,7 +265,7 @@ def test_data_is_not_touched(make):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 2**64, torch.tensor(1.0), "\ud800"], ids=repr)
 def test_fits_the_schema(value):
-    """Fault: what no line can hold, where the types allow a float or a text. Expected: the line fits its schema."""
+    """Fault: a value that no line can hold, in a field of type float or text. Expected: the line fits the schema."""
     if isinstance(value, str):
         events = [text_sample(sample_id=value, first=replace(text_sample().first, predicted_text=value))]
     else:
@@ -273,7 +279,7 @@ def test_fits_the_schema(value):
 
 @pytest.mark.parametrize("name", ["run_id", "attempt", "rank"])
 def test_in_the_envelope(name):
-    """Fault: the run's own context cannot be written. Expected: the line is there, and names it."""
+    """Fault: the run's own context cannot be written. Expected: the line exists and names the field."""
     records = []
     settings = {"run_id": RUN_ID, name: "\ud800" if name == "run_id" else 2**80}
     Pipeline([("a", records.append)], clock=fixed_clock, **settings)(train_step())
@@ -281,7 +287,7 @@ def test_in_the_envelope(name):
 
 
 class Shrinking(dict):
-    """A mapping that another thread changes whenever it is looked at."""
+    """Mapping that another thread changes at every access."""
 
     def items(self):
         for key in list(self):
@@ -292,12 +298,12 @@ class Shrinking(dict):
 
 
 def test_a_mapping_that_changes():
-    """Fault: a mapping is changed while it is written. Expected: the line holds what was there when it began."""
+    """Fault: a mapping changes during the write. Expected: the line holds the content from the start of the write."""
     assert written(run_start(config=Shrinking(a=1, b=2)))["config"] == {"a": 1, "b": 2}
 
 
 def test_thousands_of_bad_values():
-    """Fault: a whole field of values that cannot be written. Expected: a line of bounded size, an exact counter."""
+    """Fault: a field full of values that cannot be written. Expected: a line of bounded size, and an exact counter."""
     emit = Pipeline([("a", (records := []).append)], run_id=RUN_ID)
     emit(train_step(audio_loss_per_codebook=(object(),) * 50_000 + (math.nan,) * 50_000))
     assert emit.replaced == 100_000

@@ -1,4 +1,4 @@
-"""Processes that come out of a training process: they write nothing into its log, and do not hang for its locks."""
+"""Child processes of a training write nothing to the training's log and do not hang at the training's locks."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """Hide Python's warning that a process with threads is forked: that it is, is the test."""
+    """Hide Python's warning about a fork of a process with threads, as such forks are the subject of these tests."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
@@ -30,7 +30,7 @@ def _quiet():
 
 @pytest.fixture
 def log(tmp_path):
-    """Make a pipeline into a file; it has written one event."""
+    """Return a pipeline with a file and a single event in the file."""
     sink = JsonlSink(tmp_path / "log.jsonl")
     emit = Pipeline([("jsonl", sink)], run_id=RUN_ID, say=_must_not_say)
     emit(checkpoint(path="parent"))
@@ -44,25 +44,25 @@ def _must_not_say(text):
 
 
 def paths_in(file):
-    """Return which checkpoints a file tells of."""
+    """Return the checkpoints that a file lists."""
     return [orjson.loads(line)["path"] for line in file.read_bytes().splitlines()]
 
 
 def in_child(action, seconds=20):
-    """Run something in a forked child; return its exit code, or fail where it hangs."""
+    """Run an action in a forked child, and return the exit code. A child that hangs is killed and fails."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(seconds)  # ends a child that hangs
         try:
             action()
-        except BaseException:  # noqa: BLE001 - it must not go on as pytest
+        except BaseException:  # noqa: BLE001 - the child must not continue as pytest
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_fork(log):
-    """Fault: a forked child emits. Expected: nothing happens in it, and the parent's file and counts stay exact."""
+    """Fault: a forked child emits. Expected: no effect in the child; the parent's file and counts stay exact."""
 
     def child():
         log(checkpoint(path="child"))
@@ -77,7 +77,7 @@ def test_fork(log):
 
 
 def test_fork_with_the_lock_held():
-    """Fault: the process forks while another thread is inside emit. Expected: the child does not wait for its lock."""
+    """Fault: the process forks while another thread is inside emit. Expected: the child does not wait for the lock."""
     inside, done = threading.Event(), threading.Event()
     seqs = []
 
@@ -102,7 +102,7 @@ def test_fork_with_the_lock_held():
 
 
 def test_fork_in_every_thread(log):
-    """Fault: processes fork while four threads emit. Expected: no child hangs or writes, the file is exact."""
+    """Fault: processes fork while four threads emit. Expected: no child hangs or writes, and the file is exact."""
     stop = threading.Event()
     counts = [0] * 4
 
@@ -124,7 +124,7 @@ def test_fork_in_every_thread(log):
 
 
 def test_pickled(log):
-    """Fault: a pipeline is sent to another process. Expected: what arrives is a null pipeline."""
+    """Fault: a pipeline is sent to another process. Expected: the other process receives a null pipeline."""
     arrived = pickle.loads(pickle.dumps({"emit": log}))["emit"]
     assert type(arrived) is NullPipeline
 
@@ -137,7 +137,7 @@ def _work(emit, queue):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_multiprocessing(log, method):
-    """Fault: a child of multiprocessing emits. Expected: it ends well, and the parent's file has nothing of it."""
+    """Fault: a child of multiprocessing emits. Expected: exit 0, and the parent's file has no event of the child."""
     context = multiprocessing.get_context(method)
     queue = context.SimpleQueue()
     process = context.Process(target=_work, args=(log, queue))
@@ -150,7 +150,7 @@ def test_multiprocessing(log, method):
 
 
 class Emitting(torch.utils.data.Dataset):
-    """A dataset that logs, by a pipeline and by a sink of its own hand."""
+    """Dataset that logs by a pipeline and by a direct call of a sink."""
 
     def __init__(self, emit, sink):
         self.emit, self.sink = emit, sink
@@ -167,7 +167,10 @@ class Emitting(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_data_loader(log, method):
-    """Fault: a DataLoader's worker emits. Expected: every batch arrives, nothing of it is in the parent's file."""
+    """Fault: a DataLoader's worker emits.
+
+    Expected: every batch arrives, and the parent's file has no event of the worker.
+    """
     loader = torch.utils.data.DataLoader(Emitting(log, log.sink), num_workers=1, multiprocessing_context=method)
     assert [int(batch[0]) for batch in loader] == [0, 1, 2, 3]
     log(checkpoint(path="parent"))
@@ -176,7 +179,7 @@ def test_data_loader(log, method):
 
 
 def test_subprocess_inherits_nothing(log):
-    """Fault: a program is started with `close_fds=False`. Expected: none of its descriptors is the log."""
+    """Fault: a program is started with `close_fds=False`. Expected: the program has no descriptor of the log."""
     script = "import os; print([os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')])"
     printed = subprocess.run(
         [sys.executable, "-c", script], close_fds=False, capture_output=True, text=True, check=True
@@ -186,7 +189,7 @@ def test_subprocess_inherits_nothing(log):
 
 
 def test_a_pipeline_of_the_childs_own():
-    """Fault: none. Expected: a pipeline that a child makes for itself works there."""
+    """Fault: no fault. Expected: a pipeline that a child creates works in the child."""
 
     def child():
         memory = MemorySink()

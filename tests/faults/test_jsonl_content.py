@@ -1,4 +1,4 @@
-"""What records may hold: ten million tokens, hostile texts, more than a line should take."""
+"""Content of records: ten million tokens, hostile texts, and records above the limit of a line."""
 
 import json
 import multiprocessing
@@ -70,9 +70,9 @@ def is_valid(item):
 
 class TestHostileTexts:
     def test_corpus(self, tmp_path):
-        """Fault: texts with every newline there is, controls, JSON of their own, in values and keys.
+        """Fault: texts with every kind of newline, control characters and embedded JSON, in values and keys.
 
-        Expected: each comes back as it was; a line is UTF-8 JSON, and only a newline byte ends it.
+        Expected: each text is read back unchanged. A line is UTF-8 JSON, and only a newline byte ends a line.
         """
         sink = JsonlSink(tmp_path / "a.jsonl")
         records = [record(seq, text=text, **{text or "empty": [text]}) for seq, text in enumerate(HOSTILE)]
@@ -88,14 +88,14 @@ class TestHostileTexts:
     @given(st.text(), st.text(min_size=1))
     @settings(max_examples=200, deadline=None)
     def test_any_text(self, text, key):
-        """Fault: any text, any key. Expected: one line without a newline in it, and the text comes back."""
+        """Fault: any text, any key. Expected: a line with a single newline at the end, and the text is read back."""
         line = encoded({"event": "x", "of": {key: text}}, MAX_LINE_BYTES)
         assert line.count(b"\n") == 1
         assert json.loads(line) == {"event": "x", "of": {key: text}}
 
     @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
     def test_lone_surrogates(self, tmp_path, text):
-        """Fault: half a character, which no UTF-8 holds. Expected: TypeError; not a byte is written."""
+        """Fault: a lone surrogate, which UTF-8 cannot encode. Expected: TypeError, and no byte is written."""
         sink = JsonlSink(tmp_path / "a.jsonl")
         with pytest.raises(TypeError):
             sink(record(0, text=text))
@@ -108,8 +108,8 @@ class TestLongRecords:
     def test_ten_million_tokens(self, tmp_path, kind):
         """Fault: a label of ten million tokens, in four parallel lists.
 
-        Expected: the line is at most 256 KiB, marked, with equally long lists and their original length, fits its
-        schema, and costs less than 32 MB beside the label (encoding it whole, 280 MB).
+        Expected: the line has at most 256 KiB, is marked, holds equally long lists with the original length, and fits
+        the schema. The call takes less than 32 MB of memory beside the label, where a full encoding takes 280 MB.
         """
         tokens = kind([128_000]) * (10 * MILLION)
         item = record_of(text_sample())
@@ -145,7 +145,10 @@ class TestLongRecords:
         ids=["text", "lists", "deep lists", "mapping", "mixed", "long key", "mappings"],
     )
     def test_other_giants(self, value):
-        """Fault: a giant of any kind. Expected: at most 256 KiB, marked, the envelope whole, in little memory."""
+        """Fault: a giant value of any kind.
+
+        Expected: a marked line of at most 256 KiB, a whole envelope, and little memory.
+        """
         item = record(0, "diagnosis", evidence={"it": value})
         tracemalloc.start()
         line = encoded(item, MAX_LINE_BYTES)
@@ -158,7 +161,7 @@ class TestLongRecords:
         assert {key: found[key] for key in ENVELOPE} == {key: item[key] for key in ENVELOPE}
 
     def test_memory_of_the_process(self, tmp_path):
-        """Fault: a hundred records of a million tokens each. Expected: the process's peak hardly grows."""
+        """Fault: a hundred records of a million tokens each. Expected: the process's peak memory hardly grows."""
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -179,7 +182,7 @@ class TestLongRecords:
 
     @pytest.mark.parametrize("delta", [-1, 0, 1])
     def test_the_limit_is_exact(self, delta):
-        """Expected: a line of exactly 256 KiB stays as it is; one byte more, and it is shortened."""
+        """Fault: a line at the limit. Expected: 256 KiB stay unchanged; a single byte more is shortened."""
         item = record(0, text="")
         item["text"] = "x" * (MAX_LINE_BYTES - size(item) + delta)
         line = encoded(item, MAX_LINE_BYTES)
@@ -188,7 +191,10 @@ class TestLongRecords:
         assert json.loads(line).get("shortened") == (None if delta <= 0 else {"text": len(item["text"])})
 
     def test_paths(self):
-        """Expected: a mark says where: fields by their names, items by their numbers; earlier marks stay."""
+        """Fault: long values at many places.
+
+        Expected: marks give the fields by name and the items by number; earlier marks stay.
+        """
         item = record(0, config={"x": [1, "a" * 5000], "y": "b" * 4000}, label="c" * 3000, shortened={"before": 7})
         found = shortened(item, 1024)
         assert found["shortened"] == {"before": 7, "config.x[1]": 5000, "config.y": 4000, "label": 3000}
@@ -196,17 +202,20 @@ class TestLongRecords:
         assert found["label"] == "c" * 256
 
     def test_the_envelope_is_never_cut(self):
-        """Expected: whose record it is stays legible, however long that is."""
+        """Fault: a long run_id in a long record. Expected: the envelope stays whole."""
         found = shortened(record(0, text="x" * 5000) | {"run_id": "r" * 500}, 1024)
         assert (found["run_id"], found["shortened"]) == ("r" * 500, {"text": 5000})
 
     def test_an_endless_name_is_left_out(self):
-        """Fault: a field with a name of a million characters. Expected: it goes, its neighbours stay."""
+        """Fault: a field whose name has a million characters.
+
+        Expected: the field is left out; the other fields stay.
+        """
         found = json.loads(encoded(record(0, config={"k" * MILLION: 1, "lr": 2}), MAX_LINE_BYTES))
         assert (found["config"], found["shortened"]) == ({"lr": 2}, {"config": 2})
 
     def test_hardly_any_room(self):
-        """Expected: where lists keep a few items, names longer than that and the fields of a window stay."""
+        """Fault: room for only a few list items. Expected: longer names and the fields of a window stay."""
         small = text_sample(first=window(range(2)), last=window([]))
         sample = text_sample(first=window(range(100_000)), last=window([]))
         found = json.loads(orjson.dumps(shortened(record_of(sample), size(record_of(small)) + 150)))
@@ -215,7 +224,7 @@ class TestLongRecords:
         assert is_valid(found)
 
     def test_short_values_stay(self):
-        """Expected: an ordinary record loses nothing, and so are names beside a giant."""
+        """Fault: an ordinary record, or short names beside a giant value. Expected: no short value is shortened."""
         item = record_of(train_step())
         assert shortened(item, MAX_LINE_BYTES) == json.loads(json.dumps(item))
         sample = record_of(text_sample(first=window(range(100_000)), sample_id="s" * 64))
@@ -234,7 +243,7 @@ class TestLongRecords:
         ids=lambda event: event.name,
     )
     def test_still_fits_the_schema(self, event, limit):
-        """Expected: whatever is cut, the line fits the limit and the schema of its event."""
+        """Fault: giant values at any place. Expected: the line fits the limit and the schema of the event."""
         found = json.loads(orjson.dumps(shortened(record_of(event), limit)))
         assert size(found) <= limit
         assert is_valid(found)
@@ -244,7 +253,10 @@ class TestLongRecords:
     @settings(max_examples=150, deadline=None)
     @example(text_sample(first=window(range(1000))), 2000)
     def test_any_event(self, event, limit):
-        """Expected: any event, at any limit that its own fields leave room for: shortened it fits its schema."""
+        """Fault: any event, at any limit above the size of the fixed fields.
+
+        Expected: the shortened event fits the schema.
+        """
         item = record_of(event)
         found = json.loads(orjson.dumps(shortened(item, limit)))
         assert is_valid(found)
@@ -254,7 +266,7 @@ class TestLongRecords:
             assert found[key] == item[key]
 
     def test_the_run_start_that_opens_segments_is_bounded(self, tmp_path):
-        """Fault: a giant configuration. Expected: the line that begins each segment is the shortened one."""
+        """Fault: a giant configuration. Expected: each segment begins with the shortened line."""
         sink = JsonlSink(tmp_path / "a.jsonl", max_bytes=MAX_LINE_BYTES)
         sink(record_of(run_start(config={"x": [1] * MILLION})))
         first = (tmp_path / "a.jsonl").read_bytes()
@@ -267,7 +279,7 @@ class TestLongRecords:
 
 class TestOtherProcesses:
     def test_forked_child_writes_nothing(self, tmp_path):
-        """Fault: a forked child calls the sink and closes it. Expected: nothing of it in the file."""
+        """Fault: a forked child calls and closes the sink. Expected: the file has no record of the child."""
         sink = JsonlSink(tmp_path / "a.jsonl", durability="record")
         caller = Caller(sink)
         caller()
@@ -282,7 +294,7 @@ class TestOtherProcesses:
         assert read_log(tmp_path / "a.jsonl").seqs == [0, 1]
 
     def test_forked_child_ends_no_torn_line(self, tmp_path):
-        """Fault: a forked child closes a sink that owes a newline. Expected: the file is untouched."""
+        """Fault: a forked child closes a sink after a torn line. Expected: the file is untouched."""
         (tmp_path / "a.jsonl").write_bytes(b"torn")
         sink = JsonlSink(tmp_path / "a.jsonl")
         child = os.fork()
@@ -294,7 +306,7 @@ class TestOtherProcesses:
         sink.close()
 
     def test_pickled(self, tmp_path):
-        """Fault: the sink is sent to a spawned worker. Expected: what arrives there is the null sink."""
+        """Fault: the sink is sent to a spawned worker. Expected: the worker receives the null sink."""
         sink = JsonlSink(tmp_path / "a.jsonl")
         assert pickle.loads(pickle.dumps(sink)) is discard
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -1,4 +1,4 @@
-"""The writer against a model file system: every order of faults that hypothesis can think of."""
+"""State machine of the writer on a model file system, with random sequences of faults."""
 
 import errno
 
@@ -20,10 +20,10 @@ EVENTS = st.sampled_from(["train_step", "prediction_sample", "checkpoint"])
 
 
 class Writer(RuleBasedStateMachine):
-    """A sink, faults, other people's hands, and power cuts.
+    """Sink under faults, changes by other programs, and power cuts.
 
-    `contents` follows every file that the sink ever had open: what it may hold is an extension of what it held.
-    `promised` is what must be there after a power cut.
+    `contents` holds the last known content of every file of the sink. Later content must be an extension of earlier
+    content. `promised` holds the lines that must survive a power cut.
     """
 
     def __init__(self):
@@ -34,7 +34,7 @@ class Writer(RuleBasedStateMachine):
         self.clock = Clock()
         self.said = []
         self.seq = 0
-        self.returned = []  # in order: (line, the file that had it last)
+        self.returned = []  # in order: (line, last file of the line)
         self.raised = set()
         self.failures = 0
         self.contents = {}
@@ -51,7 +51,7 @@ class Writer(RuleBasedStateMachine):
         left=st.sampled_from([b"", line(record(10**6)), b'{"event":"torn', line(record(10**6)) + b'{"eve']),
     )
     def begin(self, durability, max_bytes, keep, left):
-        """Open the sink on nothing, on a whole file or on a torn one."""
+        """Open the sink on no file, on a whole file or on a torn file."""
         self.durability, self.max_bytes = durability, max_bytes
         self.keep = keep if max_bytes else None
         self.files.makedirs(FOLDER, exist_ok=True)
@@ -81,13 +81,13 @@ class Writer(RuleBasedStateMachine):
 
     @rule(event=EVENTS, size=st.sampled_from([0, 10, 300, 5000]))
     def emit(self, event, size):
-        """Write a record; what is said of it must be so."""
+        """Write a record, and check that the result of the call is true."""
         item = record(self.seq, event, text="x" * size)
         self.seq += 1
         try:
             self.sink(item)
         except OSError as error:
-            assert error.filename  # noqa: PT017 - the rule goes on
+            assert error.filename  # noqa: PT017 - the rule continues
             self.raised.add(line(item))
             self.failures += 1
         else:
@@ -105,37 +105,37 @@ class Writer(RuleBasedStateMachine):
 
     @rule(number=ERRNOS, times=st.integers(1, 6), part=st.sampled_from([0, 1, 50, 100]))
     def writes_fail(self, number, times, part):
-        """Writes fail, the first of them after a part was taken."""
+        """Let writes fail, the first after a partial write."""
         self.files.fault("write", number, times, part)
 
     @rule(part=st.integers(1, 400))
     def short_write(self, part):
-        """A write takes a part; the rest follows."""
+        """Let a write accept only a part. The rest follows."""
         self.files.fault("write", 0, 1, part)
 
     @rule(call=st.sampled_from(["open", "pread", "listdir", "makedirs", "unlink"]), times=st.integers(1, 3))
     def calls_fail(self, call, times):
-        """Another call fails: no descriptors, no memory, a bad disk."""
+        """Let another call fail, as without descriptors or memory or on a bad disk."""
         self.files.fault(call, errno.EMFILE if call == "open" else errno.EIO, times)
 
     @rule(times=st.integers(1, 5))
     def syncs_fail(self, times):
-        """Syncs fail: what was not on the disk may be lost, which the sink says and cannot help."""
+        """Let syncs fail. Unsynced lines may be lost, and the sink reports the risk."""
         self.files.fault("fsync", errno.EIO, times)
 
     @rule()
     def mend(self):
-        """All is well again."""
+        """Remove all faults."""
         self.files.faults.clear()
 
     @rule(seconds=st.sampled_from([0.05, 0.2, 10]))
     def wait(self, seconds):
-        """Time passes."""
+        """Let time pass."""
         self.clock.now += seconds
 
     @rule(how=st.sampled_from(["deleted", "renamed", "replaced", "folder renamed"]))
     def move(self, how):
-        """Somebody moves the file or the folder away. What is not in the log's place is not promised to last."""
+        """Move the file or the folder away. Durability is promised only for files at the log's path."""
         path = self.sink.path
         folder = self.files.node(path.parent, missing_ok=True)
         if folder is None or path.name not in folder.names:
@@ -154,13 +154,13 @@ class Writer(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def write_back(self, data):
-        """The system writes something to the disk, as it likes."""
+        """Write a random node to the disk, as the system may do at any time."""
         node = data.draw(st.sampled_from(list(self.contents)) if self.contents else st.just(self.files.root))
         self.files.write_back(node)
 
     @rule(written=st.sampled_from([0, 1, 100, 10_000]))
     def power_cut(self, written):
-        """The machine dies, and a new process goes on: what was promised is on the disk."""
+        """Cut the power and start a new process. All promised lines are on the disk."""
         self.files.cut_power(written)
         logs = [node for node in self._names().values() if node not in self.theirs.values()]
         on_disk = {text for node in logs for text in node.data.split(b"\n")}
@@ -169,7 +169,7 @@ class Writer(RuleBasedStateMachine):
         self.contents = {node: node.data for node in logs}
         self.returned = [(text, node) for text, node in self.returned if text[:-1] in node.data.split(b"\n")]
         self.unsynced = []
-        self.failures += len(logs)  # each may end in a torn line
+        self.failures += len(logs)  # each file may end in a torn line
         self.theirs = {}
         self._open()
 
@@ -179,7 +179,7 @@ class Writer(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_cut_off_or_written_over(self):
-        """Every file that the sink had is an extension of what it was."""
+        """Check that every file of the sink is an extension of the earlier content."""
         for node in self.files.open_files.values():
             if node.mode & FILE:
                 self._follow(node)
@@ -188,7 +188,7 @@ class Writer(RuleBasedStateMachine):
 
     @invariant()
     def what_returned_is_there_in_order(self):
-        """Every record whose call returned is whole in the file it was written to, in order, not fused."""
+        """Check that each record of a successful call is whole in the file of the call, in order and not fused."""
         last = {}
         for text, node in self.returned:
             lines = node.data.split(b"\n")
@@ -198,7 +198,7 @@ class Writer(RuleBasedStateMachine):
 
     @invariant()
     def torn_lines_are_alone_and_few(self):
-        """A line that is no record is the beginning of one that failed, or of what was there before."""
+        """Check that each torn line is the start of a failed record or of earlier content."""
         known = {text[:-1] for text, _ in self.returned} | {text[:-1] for text in self.raised}
         torn = 0
         for node in self.contents:
@@ -212,7 +212,7 @@ class Writer(RuleBasedStateMachine):
 
     @invariant()
     def others_are_left_alone(self):
-        """Nothing but this log's own names is removed, and nobody else's file is written to."""
+        """Check that the sink removes only files of this log and never writes to other files."""
         for node in self.theirs.values():
             assert node.data == THEIRS
         for path in self.files.removed:
@@ -220,11 +220,11 @@ class Writer(RuleBasedStateMachine):
 
     @invariant()
     def few_files_are_open(self):
-        """One descriptor: none is leaked."""
+        """Check that at most a single descriptor is open."""
         assert len(self.files.open_files) <= 1
 
     def teardown(self):
-        """Close, whatever is broken: it never raises."""
+        """Close the sink under any fault. `close` never raises."""
         try:
             if hasattr(self, "sink"):
                 self.sink.close()

@@ -1,4 +1,4 @@
-"""Files that must not grow beyond a size, and totals that must not be exceeded."""
+"""Size limits of files and of whole logs."""
 
 import errno
 import json
@@ -25,7 +25,10 @@ def names(folder):
 
 @pytest.mark.parametrize("size", [0, 10, 500, 3000])
 def test_no_segment_outgrows(tmp_path, size):
-    """Expected: no segment is longer than max_bytes, none could have taken its successor's first record."""
+    """Fault: records of many sizes.
+
+    Expected: each segment is at most `max_bytes` long and has no room for the next record.
+    """
     sink = JsonlSink(tmp_path / "a.jsonl", max_bytes=4096, say=pytest.fail)
     caller = Caller(sink)
     caller("run_start")
@@ -44,7 +47,7 @@ def test_no_segment_outgrows(tmp_path, size):
 
 
 def test_a_record_larger_than_a_segment(tmp_path):
-    """Expected: it gets a segment of its own, whole."""
+    """Fault: a record is larger than a segment. Expected: a separate segment holds the whole record."""
     sink = JsonlSink(tmp_path / "a.jsonl", max_bytes=4096)
     caller = Caller(sink)
     for size in (10, 10, 5000, 6000, 10, 10):
@@ -55,7 +58,7 @@ def test_a_record_larger_than_a_segment(tmp_path):
 
 
 def test_names_sort_in_order(tmp_path):
-    """Expected: names sort as the segments follow, the first one first."""
+    """Fault: many segments. Expected: the names sort in the order of the segments."""
     sink = JsonlSink(tmp_path / "rank00000-attempt000.jsonl", max_bytes=4096)
     paths = [sink.path]
     for seq in range(30):
@@ -69,7 +72,7 @@ def test_names_sort_in_order(tmp_path):
 
 
 def test_a_run_start_that_failed_is_not_repeated(tmp_path, monkeypatch):
-    """Fault: run_start could not be written. Expected: later segments do not claim it."""
+    """Fault: run_start could not be written. Expected: later segments do not repeat run_start."""
     sink = JsonlSink(tmp_path / "a.jsonl", max_bytes=4096, clock=Clock())
     caller = Caller(sink)
     with monkeypatch.context() as patch:
@@ -84,7 +87,7 @@ def test_a_run_start_that_failed_is_not_repeated(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("keep", [1, 3])
 def test_keep(tmp_path, keep):
-    """Expected: the newest segments stay, whole; older ones are gone."""
+    """Fault: more segments than `keep`. Expected: the newest segments stay whole; older segments are removed."""
     sink = JsonlSink(tmp_path / "a.jsonl", max_bytes=4096, keep=keep, say=pytest.fail)
     caller = Caller(sink)
     caller("run_start")
@@ -99,9 +102,9 @@ def test_keep(tmp_path, keep):
 
 
 def test_keep_removes_nothing_else(tmp_path):
-    """Fault: names that look alike: other ranks and attempts, links, folders, odd numbers, other people's files.
+    """Fault: similar names of other ranks, attempts, links, folders, odd numbers and other people's files.
 
-    Expected: not one of them is removed, nor what a link leads to.
+    Expected: the sink removes no such file and no target of a link.
     """
     folder = tmp_path / "events"
     folder.mkdir()
@@ -137,7 +140,7 @@ def test_keep_removes_nothing_else(tmp_path):
 
 
 def test_an_old_segment_that_cannot_be_removed(tmp_path, monkeypatch):
-    """Fault: removing fails. Expected: no record is lost; it is said."""
+    """Fault: a segment cannot be removed. Expected: no record is lost; a message reports the segment."""
     said = []
     sink = JsonlSink(tmp_path / "a.jsonl", max_bytes=4096, keep=1, say=said.append)
 
@@ -158,11 +161,12 @@ class TestTotal:
     @pytest.mark.parametrize("options", [{}, {"max_bytes": 4096}, {"durability": "record"}], ids=str)
     @pytest.mark.parametrize("size", [0, 700, 5000])
     def test_is_never_exceeded(self, tmp_path, monkeypatch, options, size):
-        """Expected: at any size of records the files together stay within the total; one cap_reached; run_end follows.
+        """Fault: more records than the total allows.
 
-        What does not fit raises, with the reason; all that was there before stays.
+        Expected: for any size of records, all files together stay within the total, with a single cap_reached and then
+        run_end. Further records raise with the reason, and earlier records stay.
         """
-        monkeypatch.setattr(sinks.segment.os, "fsync", lambda descriptor: None)  # a real one takes milliseconds
+        monkeypatch.setattr(sinks.segment.os, "fsync", lambda descriptor: None)  # a real sync takes milliseconds
         for total in range(65_536, 65_536 + 3000, 311):
             folder = tmp_path / str(total)
             sink = JsonlSink(folder / "a.jsonl", max_total_bytes=total, say=pytest.fail, clock=Clock(), **options)
@@ -182,7 +186,10 @@ class TestTotal:
             assert records[-2]["total_bytes"] > total - 12_000 - size
 
     def test_the_record(self, tmp_path):
-        """Expected: cap_reached fits its schema and takes the seq of the first record that did not fit."""
+        """Fault: the total is reached.
+
+        Expected: cap_reached fits the schema and has the seq of the first refused record.
+        """
         sink = JsonlSink(tmp_path / "a.jsonl", max_total_bytes=8192)
         caller = Caller(sink)
         caller("run_start")
@@ -200,7 +207,7 @@ class TestTotal:
         }
 
     def test_the_error(self, tmp_path):
-        """Expected: each later record says why it is refused."""
+        """Fault: records after the total is reached. Expected: each error gives the reason."""
         sink = JsonlSink(tmp_path / "a.jsonl", max_total_bytes=4096)
         for seq in range(3):
             with pytest.raises(OSError, match=r"max_total_bytes=4096 is reached: '.*a\.jsonl'") as caught:
@@ -209,7 +216,7 @@ class TestTotal:
         sink.close()
 
     def test_a_full_disk_before_the_cap(self, tmp_path, monkeypatch):
-        """Fault: cap_reached itself cannot be written. Expected: it is tried again with the next record."""
+        """Fault: cap_reached itself cannot be written. Expected: the sink tries again with the next record."""
         sink = JsonlSink(tmp_path / "a.jsonl", max_total_bytes=4096)
         caller = Caller(sink)
         with monkeypatch.context() as patch:
@@ -222,7 +229,10 @@ class TestTotal:
         assert read_log(tmp_path / "a.jsonl").seqs == [1]
 
     def test_a_preface_counts(self, tmp_path):
-        """Fault: run_end would need another segment, whose run_start does not fit. Expected: refused, not exceeded."""
+        """Fault: run_end needs a new segment, whose run_start does not fit.
+
+        Expected: refused, and the total is not exceeded.
+        """
         sink = JsonlSink(tmp_path / "a.jsonl", max_bytes=4096, max_total_bytes=8192)
         caller = Caller(sink)
         caller("run_start", config={"x": "y" * 3300})
@@ -234,7 +244,10 @@ class TestTotal:
 
     @pytest.mark.parametrize("room", [0, 1])
     def test_an_owed_newline_counts(self, tmp_path, room):
-        """Fault: the file ends in a torn line. Expected: the last record fits with the newline before it, or not."""
+        """Fault: the file ends in a torn line.
+
+        Expected: the last record fits only together with the missing newline.
+        """
         (tmp_path / "a.jsonl").write_bytes(b"torn")
         total = 4 + len(line(record(0, "run_end"))) + room
         sink = JsonlSink(tmp_path / "a.jsonl", max_total_bytes=total)
@@ -243,7 +256,7 @@ class TestTotal:
         assert (tmp_path / "a.jsonl").stat().st_size <= total
 
     def test_a_line_written_again_counts(self, tmp_path, monkeypatch):
-        """Fault: a sync fails where the line does not fit twice. Expected: an error, and the total is not exceeded."""
+        """Fault: a sync fails, and the line does not fit twice. Expected: an error, and the total is not exceeded."""
         total = len(line(record(0, "run_end"))) + 10
 
         def fail(descriptor):
@@ -257,7 +270,10 @@ class TestTotal:
         assert sum(path.stat().st_size for path in segments(tmp_path)) <= total
 
     def test_with_keep_it_goes_on(self, tmp_path):
-        """Expected: where old segments are removed, the total is not reached."""
+        """Fault: more records than the total, with `keep`.
+
+        Expected: removed segments do not count, and the log continues.
+        """
         sink = JsonlSink(tmp_path / "a.jsonl", max_bytes=8192, keep=3, max_total_bytes=65_536)
         caller = Caller(sink)
         caller("run_start")
@@ -267,7 +283,7 @@ class TestTotal:
         assert caller.lost == []
 
     def test_counts_earlier_segments(self, tmp_path):
-        """Expected: what a log holds already counts."""
+        """Fault: the log already has segments. Expected: earlier segments count."""
         (tmp_path / "a.segment001.jsonl").write_bytes(b"x" * 60_000)
         sink = JsonlSink(tmp_path / "a.jsonl", max_total_bytes=65_536)
         caller = Caller(sink)
@@ -305,14 +321,14 @@ class TestFactory:
         ],
     )
     def test_wrong_options(self, tmp_path, options, expected):
-        """Expected: each wrong value is refused by name, before a file is made."""
+        """Fault: wrong values of options. Expected: each value is refused by name before a file is created."""
         with pytest.raises(sinks.SinkError) as caught:
             sinks.build(f"jsonl:{options}", context(tmp_path))
         assert str(caught.value) == f"--sinks: jsonl: {expected}"
         assert list(tmp_path.iterdir()) == []
 
     def test_options_arrive(self, tmp_path):
-        """Expected: the options of the command line do what they say, and the context's `say` is used."""
+        """Fault: no fault. Expected: the options of the command line and the context's `say` take effect."""
         said = []
         where = sinks.SinkContext(str(tmp_path), RUN_ID, 0, 0, say=said.append)
         options = "jsonl:max_bytes=8K:keep=2:max_total_bytes=1M:durability=checkpoint"
@@ -327,7 +343,10 @@ class TestFactory:
         assert len(said) == 1
 
     def test_refuses_a_log_whose_first_segment_is_gone(self, tmp_path):
-        """Fault: `keep` removed the first file of an earlier run. Expected: refused all the same: it is its log."""
+        """Fault: `keep` removed the first file of an earlier run.
+
+        Expected: refused, as the folder still has the run's log.
+        """
         (tmp_path / "events").mkdir()
         (tmp_path / "events" / "rank00000-attempt000.segment007.jsonl").write_bytes(b"{}\n")
         with pytest.raises(sinks.SinkError, match=r"segment007\.jsonl, which holds another run's events"):
@@ -335,7 +354,7 @@ class TestFactory:
         sinks.build("jsonl", context(tmp_path, attempt=1))[0][1].close()
 
     def test_every_event_in_every_mode(self, tmp_path):
-        """Expected: records of every kind come out as they went in, whatever the options."""
+        """Fault: no fault. Expected: records of every kind are read back unchanged with any options."""
         for number, options in enumerate(["", ":durability=record", ":max_bytes=4K", ":max_bytes=4K:keep=99"]):
             [(_, sink)] = sinks.build("jsonl" + options, context(tmp_path / str(number)))
             records = [

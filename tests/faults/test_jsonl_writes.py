@@ -1,4 +1,4 @@
-"""Writes that fail, or take a part, and files that end in the middle of a line."""
+"""Failed and partial writes, and files that end in the middle of a line."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ RECORDS = 12
 
 
 class Write:
-    """Stands in for os.write: call number `nth` (and all later ones, if `for_ever`) fails after `part` bytes."""
+    """Replacement of os.write. Call `nth`, and with `for_ever` every later call, fails after `part` bytes."""
 
     def __init__(self, nth, *, part=0, number=errno.ENOSPC, for_ever=False):
         self.nth, self.part, self.number, self.for_ever = nth, part, number, for_ever
@@ -26,7 +26,7 @@ class Write:
         self._write = os.write
 
     def __call__(self, descriptor, data):
-        """Write, or not."""
+        """Write, write a part, or fail."""
         self.calls += 1
         if self._partial or (self.for_ever and self.calls > self.nth):
             self._partial = False
@@ -45,9 +45,10 @@ def path(tmp_path):
 
 
 def test_truncated_at_every_byte(path):
-    """Fault: the file ends at any byte of 20 records, and a new sink appends to it.
+    """Fault: the file ends at any byte of 20 records, and a new sink appends to the file.
 
-    Expected: what was whole stays, byte for byte; the torn line is ended and stays alone; the new record is whole.
+    Expected: complete lines stay byte for byte. The torn line gets a newline and stays alone, and the new record is
+    whole.
     """
     records = [record(seq, text="مرحبا" if seq % 2 else "a\u2028b") for seq in range(20)]
     whole = b"".join(line(item) for item in records)
@@ -66,9 +67,10 @@ def test_truncated_at_every_byte(path):
     "part", [0, 1, 40, -2, -1], ids=["nothing", "one byte", "a part", "all but two", "newline out"]
 )
 def test_nth_write_fails_once(monkeypatch, tmp_path, part, number):
-    """Fault: the N-th write fails once, for every N, having taken nothing, a part, or all but the newline.
+    """Fault: the N-th write fails once, for every N, after no byte, a part, or all bytes but the newline.
 
-    Expected: exactly the record that raised is missing, and none where only the newline was missing; no line is fused.
+    Expected: only the record of the failed call is missing, and no record is missing where only the newline was. No
+    lines are fused.
     """
     for nth in range(1, RECORDS + 1):
         folder = tmp_path / str(nth)
@@ -90,10 +92,10 @@ def test_nth_write_fails_once(monkeypatch, tmp_path, part, number):
 @pytest.mark.parametrize("part", [0, 40])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EFBIG])
 def test_nth_write_fails_for_ever(monkeypatch, tmp_path, part, number):
-    """Fault: from the N-th on every write fails, for every N.
+    """Fault: every write from the N-th on fails, for every N.
 
-    Expected: all before are there, all after are counted as lost, at most one line is torn, and no more than three
-    files are begun in vain.
+    Expected: earlier records are in the file, and later records count as lost. At most a single line is torn, and the
+    sink starts at most three useless files.
     """
     for nth in range(1, RECORDS + 1):
         folder, clock = tmp_path / str(nth), Clock()
@@ -117,7 +119,7 @@ def test_nth_write_fails_for_ever(monkeypatch, tmp_path, part, number):
 def test_pipeline_counts_what_fails(monkeypatch, tmp_path, part, for_ever):
     """Fault: the N-th write fails, for every N, under the real pipeline.
 
-    Expected: no exception; what the pipeline counts as lost is what the file lacks.
+    Expected: no exception, and the pipeline's count of lost records equals the records missing in the file.
     """
     events = [run_start(), train_step(), audio_sample(), checkpoint(), train_step(), run_end()]
     for nth in range(1, len(events) + 1):
@@ -136,7 +138,7 @@ def test_pipeline_counts_what_fails(monkeypatch, tmp_path, part, for_ever):
 
 @pytest.mark.parametrize("limit", [1, 7, 100])
 def test_short_writes(monkeypatch, path, limit):
-    """Fault: every write takes a few bytes only. Expected: the rest follows; every line is whole."""
+    """Fault: every write takes only a few bytes. Expected: the rest follows; every line is whole."""
     write = os.write
     monkeypatch.setattr(sinks.segment.os, "write", lambda fd, data: write(fd, data[:limit]))
     sink = JsonlSink(path)
@@ -147,7 +149,7 @@ def test_short_writes(monkeypatch, path, limit):
 
 
 def test_a_write_that_takes_nothing(monkeypatch, path):
-    """Fault: a write says that it took no byte. Expected: an error, not a loop for ever."""
+    """Fault: a write returns 0. Expected: an error instead of an endless loop."""
     sink = JsonlSink(path, say=lambda text: None)
     with monkeypatch.context() as patch:
         patch.setattr(sinks.segment.os, "write", lambda fd, data: 0)
@@ -159,7 +161,10 @@ def test_a_write_that_takes_nothing(monkeypatch, path):
 
 
 def test_healing_is_part_of_the_next_write(monkeypatch, path):
-    """Fault: a torn line. Expected: its newline and the next record are one write, so that no kill falls between."""
+    """Fault: a torn line.
+
+    Expected: a single write holds the missing newline and the next record, so no kill falls between.
+    """
     path.write_bytes(b'{"event":"x","se')
     calls, write = [], os.write
     monkeypatch.setattr(sinks.segment.os, "write", lambda fd, data: calls.append(bytes(data)) or write(fd, data))
@@ -171,9 +176,9 @@ def test_healing_is_part_of_the_next_write(monkeypatch, path):
 
 
 def test_torn_by_another_hand(path):
-    """Fault: somebody cuts the file in the middle of a line while it is written.
+    """Fault: another program cuts the file in the middle of a line during the run.
 
-    Expected: what is left stays, and the next record begins a line of its own.
+    Expected: the rest of the file stays, and the next record begins a new line.
     """
     sink = JsonlSink(path)
     sink(record(0))
@@ -186,7 +191,7 @@ def test_torn_by_another_hand(path):
 
 
 def test_interrupted_between_two_parts(monkeypatch, path):
-    """Fault: a signal's exception breaks off a write that had taken a part. Expected: the torn line stays alone."""
+    """Fault: a signal handler's exception interrupts a partial write. Expected: the torn line stays alone."""
     sink, write = JsonlSink(path), os.write
 
     def part(descriptor, data):
@@ -203,9 +208,11 @@ def test_interrupted_between_two_parts(monkeypatch, path):
 
 
 def test_waits_longer_after_each_failure(monkeypatch, path):
-    """Fault: a disk that stays full. Expected: tried at once, then after 0.1 s doubling to 5 s; lost ones all raise.
+    """Fault: a disk stays full.
 
-    A checkpoint and the run's end are tried whatever the time.
+    Expected: a retry at once, then after 0.1 s, doubled up to 5 s; every lost record raises.
+
+    Checkpoints and the run's end are tried without a wait.
     """
     clock = Clock()
     sink = JsonlSink(path, clock=clock)
@@ -229,7 +236,10 @@ def test_waits_longer_after_each_failure(monkeypatch, path):
 
 
 def test_works_again_at_once(monkeypatch, path):
-    """Fault: a disk that was full for a while. Expected: after the wait it goes on, and the next failure waits anew."""
+    """Fault: a disk is full for a while.
+
+    Expected: the log continues after the wait; the next failure starts a new wait.
+    """
     clock = Clock()
     sink = JsonlSink(path, clock=clock)
     caller = Caller(sink)
@@ -251,7 +261,7 @@ def test_works_again_at_once(monkeypatch, path):
 
 
 def test_a_failure_keeps_no_record_alive(monkeypatch, path):
-    """Fault: a failed write, then many more. Expected: each error is new and holds no old traceback."""
+    """Fault: many failed writes. Expected: each error is a new object without an old traceback."""
     sink = JsonlSink(path, clock=Clock())
     monkeypatch.setattr(sinks.segment.os, "write", Write(1, for_ever=True))
     errors = []
@@ -265,7 +275,7 @@ def test_a_failure_keeps_no_record_alive(monkeypatch, path):
 
 
 def test_eintr_storm(path):
-    """Fault: a signal every 0.2 ms during 20,000 writes. Expected: nothing raises, every line is whole, none twice."""
+    """Fault: a signal every 0.2 ms during 20,000 writes. Expected: no error; every line is whole and occurs once."""
     received = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: received.append(number))
     sink = JsonlSink(path)

@@ -1,4 +1,4 @@
-"""Process death."""
+"""Death of the process at any time."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ KILLS = 200
 def test_kill_at_random_times(tmp_path):
     """Fault: kill -9 at 200 random times, with and without rotation and syncs.
 
-    Expected: every event whose emit returned is in the log, in order; at most one line is torn, and it is the last of
-    the last file, without a newline.
+    Expected: the log holds every event of a completed call of emit, in order. At most a single line is torn, and this
+    line is the last line of the last file and has no newline.
     """
     command = [sys.executable, "-m", "tests.faults.writer_killed", tmp_path, str(KILLS), "20260102"]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
@@ -28,7 +28,7 @@ def test_kill_at_random_times(tmp_path):
         files = segments(tmp_path / str(number))
         found = read_log(*files)
         assert found.seqs == list(range(len(found.seqs)))
-        assert acknowledged <= len(found.seqs) <= acknowledged + 1  # the last one's acknowledgement may be unsent
+        assert acknowledged <= len(found.seqs) <= acknowledged + 1  # the kill may precede the last acknowledgement
         assert len(found.torn) <= 1
         assert found.torn in ([], [path.read_bytes().split(b"\n")[-1] for path in files[-1:]])
         torn += len(found.torn)

@@ -1,4 +1,4 @@
-"""Trackers that hang, raise, fill the disk or lose the network: emission goes on, and what was lost is counted."""
+"""Trackers that hang, raise, fill the disk or lose the network: emission continues, and losses are counted."""
 
 import errno
 import os
@@ -26,11 +26,11 @@ from tests.tracked import NAMES, read
 
 RECORDS = [{"event": "x", "seq": seq} for seq in range(20)]
 ROOT = Path(__file__).parents[2]
-WAIT_S = 20  # for an event that comes at once, unless it never comes
+WAIT_S = 20  # bound for an event that normally comes at once
 
 
 class Slow:
-    """A sink that tells when it is called, and takes nothing until it is released."""
+    """Sink that signals the start of a call and blocks until release."""
 
     def __init__(self):
         self.entered, self.released = threading.Event(), threading.Event()
@@ -43,17 +43,17 @@ class Slow:
 
 
 def queued(sink, **options):
-    """Put a sink behind a queue; return both it and what it says."""
+    """Return a sink behind a queue, and the list of the queue's messages."""
     said = []
     return Queued(sink, name="fancy", say=said.append, **options), said
 
 
 def test_a_sink_that_hangs_costs_what_it_did_not_take():
-    """The calls return while it hangs; the count is right while it hangs, when it is closed, and when it goes on."""
+    """Calls return during a hang, and the count is correct during the hang, at the close, and after the hang."""
     slow = Slow()
     sink, said = queued(slow, capacity=4, patience_s=0.01)
     sink(RECORDS[0])
-    assert slow.entered.wait(WAIT_S)  # the first is out of the queue
+    assert slow.entered.wait(WAIT_S)  # the first record has left the queue
     for record in RECORDS[1:]:
         sink(record)
     assert sink.dropped == 15
@@ -66,7 +66,7 @@ def test_a_sink_that_hangs_costs_what_it_did_not_take():
 
 
 def test_close_waits_for_the_rest_and_closes_the_sink_last():
-    """All that was queued is taken, in order; what comes later counts as lost."""
+    """All queued records reach the sink in order, and later records count as lost."""
     taken = []
     sink, said = queued(taken.append)
     for record in RECORDS:
@@ -80,7 +80,7 @@ def test_close_waits_for_the_rest_and_closes_the_sink_last():
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("\x1b[2J"), SystemExit])
 def test_a_sink_that_raises_costs_each_record_and_is_said_once(error):
-    """Whatever it raises, also what would end a thread; controls of the data reach no terminal."""
+    """Any error costs a record and ends no thread, and control characters of the data reach no terminal."""
 
     def fail(_record):
         raise error
@@ -97,7 +97,7 @@ def test_a_sink_that_raises_costs_each_record_and_is_said_once(error):
 
 
 def test_a_sink_that_works_again_takes_what_follows():
-    """A record that it raised for is not given again: it may have taken a part of it."""
+    """A record of a failed call is not repeated, as the sink may have stored a part of the record."""
     taken, failures = [], iter([True, True])
 
     def sometimes(record):
@@ -113,7 +113,7 @@ def test_a_sink_that_works_again_takes_what_follows():
 
 
 def test_it_waits_longer_and_longer_between_tries():
-    """Not at once for each of a thousand records, where a tracker is down."""
+    """Each failure increases the wait, so that a tracker that is down is not tried for each of a thousand records."""
     now, tries = [0.0], []
     sink, _ = queued(discard, clock=lambda: now[0])
     for _ in range(5):
@@ -123,7 +123,7 @@ def test_it_waits_longer_and_longer_between_tries():
 
 
 def test_a_forked_child_does_nothing():
-    """Its parent's queue and thread are not its own."""
+    """The parent's queue and thread do not exist in the child."""
     sink, _ = queued(discard)
     pid = os.fork()
     if pid == 0:
@@ -140,7 +140,7 @@ def test_pickled_it_is_the_null_sink():
 
 @pytest.mark.parametrize("closes", [True, False])
 def test_a_sink_that_hangs_keeps_no_process_from_ending(closes):
-    """Neither where it is closed nor where nobody closes it."""
+    """The process ends with and without a close of the sink."""
     script = (
         "import threading\nfrom sinks.queued import Queued\n"
         "sink = Queued(lambda record: threading.Event().wait(), name='fancy', say=print, patience_s=0.05)\n"
@@ -154,7 +154,7 @@ def test_a_sink_that_hangs_keeps_no_process_from_ending(closes):
 
 
 class Hanging:
-    """A real tracker that hangs when it is given a sample."""
+    """Real tracker that hangs at a sample."""
 
     def __init__(self, tracker, slow):
         self._tracker, self._slow = tracker, slow
@@ -168,14 +168,14 @@ class Hanging:
 
 @pytest.fixture
 def folder(tmp_path, trackio_store, mlflow_store):
-    """Make the output directory, with MLflow's empty database."""
+    """Return an output directory with an empty database of MLflow."""
     shutil.copytree(mlflow_store, tmp_path / "mlflow")
     return tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tracker_that_hangs(name, folder):
-    """The events before it are in the tracker; emission goes on; `lost` counts all that it did not take."""
+    """Earlier events are in the tracker, emission continues, and `lost` counts all events that did not arrive."""
     factory = resolve(name)
     opened = factory.__wrapped__(SinkContext(str(folder), f"hangs-{name}", 0, 0))
     slow = Slow()
@@ -199,7 +199,7 @@ def test_a_tracker_that_hangs(name, folder):
 
 @contextmanager
 def files_of_at_most(size):
-    """Let no file grow over a size: to a writer, the disk is full."""
+    """Limit the size of files, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -210,10 +210,10 @@ def files_of_at_most(size):
 
 @pytest.mark.parametrize(("name", "size"), [("trackio", 4096), ("tensorboard", 4096), ("mlflow", 100)])
 def test_a_disk_that_is_full(name, size, folder):
-    """What the disk does not take is counted and not half there; what the tracker has can be read."""
+    """Events without room are counted and not half written, and all stored events can be read."""
     run = f"full-{name}"
     tracker = TrackerSink(resolve(name).__wrapped__(SinkContext(str(folder), run, 0, 0)))
-    tracker(record_of(train_step(step=1)) | {"run_id": run})  # there is room to open it
+    tracker(record_of(train_step(step=1)) | {"run_id": run})  # there is room to open the tracker
     sink, said = queued(tracker)
     sample = record_of(text_sample()) | {"run_id": run}
     with files_of_at_most(size):
@@ -228,7 +228,7 @@ def test_a_disk_that_is_full(name, size, folder):
 
 
 def test_a_server_that_cannot_be_reached(monkeypatch, tmp_path):
-    """Each event is counted, and the reason said."""
+    """Each event is counted, and a message gives the reason."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said = []
     [(_, sink)] = sinks.build(
@@ -244,7 +244,7 @@ def test_a_server_that_cannot_be_reached(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["trackio", "tensorboard", "wandb"])
 def test_a_machine_without_a_network(name, folder, monkeypatch):
-    """These need none: not a socket of the internet is connected."""
+    """These trackers need no network and connect to no internet socket."""
     import socket
 
     def refuse(_socket, address):
@@ -262,7 +262,7 @@ def test_a_machine_without_a_network(name, folder, monkeypatch):
 
 
 def test_a_program_of_the_tracker_that_is_killed(tmp_path):
-    """Weights & Biases writes in a process of its own: without it emission goes on, and a person is told."""
+    """Weights & Biases writes in a separate process. Without this process, emission continues with a message."""
     script = """
 import os, signal, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is left of a log after something happened to its bytes, and what reading a long one costs."""
+"""Reading of damaged logs, and the cost of reading a long log."""
 
 import tracemalloc
 from pathlib import Path
@@ -19,7 +19,7 @@ SHORT = [orjson.dumps({"event": "é\u2028", "rank": 0, "attempt": 0, "seq": seq}
 
 
 def test_truncated_at_every_byte(tmp_path):
-    """A file cut at any byte gives each line before the cut; a torn line is one fault, a whole one without end none."""
+    """A file cut at any byte gives all complete lines. A torn line is a fault, and a missing last newline is not."""
     whole = b"".join(SHORT)
     ends = [sum(map(len, SHORT[: count + 1])) for count in range(len(SHORT))]
     path = file_of(tmp_path)
@@ -32,7 +32,7 @@ def test_truncated_at_every_byte(tmp_path):
 
 
 def test_truncated_and_appended_to(tmp_path):
-    """A torn line that another follows after a newline costs itself alone, and leaves a gap that nothing explains."""
+    """A torn line that ends in a newline costs a single record and leaves an unexplained gap."""
     path = file_of(tmp_path)
     for size in range(1, len(SHORT[1]) - 1):
         path.write_bytes(SHORT[0] + SHORT[1][:size] + b"\n" + SHORT[2])
@@ -45,7 +45,7 @@ def test_truncated_and_appended_to(tmp_path):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, sum(map(len, LINES)) - 1), st.integers(0, 255)), min_size=1, max_size=30))
 def test_any_bytes_flipped(flips):
-    """Whatever becomes of some bytes, nothing is raised, and every line that they are not in comes out, in order."""
+    """Changed bytes raise nothing, and all untouched lines are read in order."""
     data = bytearray(b"".join(LINES))
     for position, value in flips:
         data[position] = value
@@ -63,7 +63,7 @@ def test_any_bytes_flipped(flips):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(st.binary(max_size=80), max_size=8), min_size=1, max_size=3))
 def test_any_bytes_at_all(files):
-    """Random bytes in place of logs are faults, never an exception."""
+    """Random bytes in place of logs are faults and never exceptions."""
     with TemporaryDirectory() as folder:
         for attempt, parts in enumerate(files):
             file_of(folder, attempt=attempt).write_bytes(b"\n".join(parts))
@@ -82,7 +82,7 @@ FIELDS = ["event", "step", "rank", "attempt", "seq", "sink", "lost", "first_seq"
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, len(RECORDS) - 1), st.sampled_from(FIELDS), JSON)))
 def test_any_value_in_any_field(changes):
-    """Fields of the wrong kind are no exception: a line comes out in all attempts, or is told of."""
+    """Fields of a wrong kind raise nothing. With all attempts, each line gives an event or a fault."""
     attempts = [[dict(record) for record in RECORDS] for _ in range(3)]
     for attempt, index, name, value in changes:
         attempts[attempt][index] |= {"sink": "jsonl", name: value}

@@ -1,4 +1,4 @@
-"""Stop signals are noted, handlers that were there before are kept, and a hopeless wait is given up."""
+"""Stop signals: recording, earlier handlers, and the end of a hopeless wait."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from higgs_audio_trainer.training.signals import STOP_SIGNALS, StopSignals, exit
 
 
 def send(number):
-    """Send a signal to this process; Python runs its handler before the next statement."""
+    """Send a signal to this process. Python runs the handler before the next statement."""
     os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 def test_a_signal_is_noted_and_its_handler_put_back(number):
-    """The first signal is noted, whatever comes after it; outside the block all is as before."""
+    """The first signal is recorded, later signals change nothing, and the earlier handlers return after the block."""
     before = [signal.getsignal(each) for each in STOP_SIGNALS]
     with StopSignals() as stop:
         assert stop.received is None
@@ -32,7 +32,7 @@ def test_a_signal_is_noted_and_its_handler_put_back(number):
 
 
 def test_earlier_handlers_are_called_too(monkeypatch):
-    """A handler of the user's, as for a scheduler's requeue signal, still gets its signal."""
+    """A user's handler, for example for a scheduler's requeue signal, still runs."""
     got = []
     before = signal.signal(Signals.SIGUSR1, lambda number, frame: got.append(number))
     try:
@@ -46,7 +46,7 @@ def test_earlier_handlers_are_called_too(monkeypatch):
 
 
 def test_an_ignored_signal_stays_ignored():
-    """`nohup` ignores SIGHUP, and means it."""
+    """`nohup` ignores SIGHUP, and SIGHUP stays ignored."""
     before = signal.signal(Signals.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals() as stop:
@@ -57,7 +57,7 @@ def test_an_ignored_signal_stays_ignored():
 
 
 def test_a_second_interrupt_ends_at_once():
-    """Who presses Ctrl-C twice does not want to wait for a checkpoint."""
+    """A second Ctrl-C does not wait for a checkpoint."""
     with StopSignals() as stop:
         send(Signals.SIGINT)
         assert stop.received is Signals.SIGINT
@@ -66,7 +66,7 @@ def test_a_second_interrupt_ends_at_once():
 
 
 def test_torchrun_says_an_interrupt_twice():
-    """Under torchrun a Ctrl-C arrives from the terminal and from torchrun: that is one."""
+    """Under torchrun, the terminal and torchrun both send a Ctrl-C, and both signals count as a single interrupt."""
     settings = under_torchrun({"TORCHELASTIC_RUN_ID": "x"})
     assert settings["grace_s"] < 30
     assert under_torchrun({}) == {}
@@ -77,7 +77,7 @@ def test_torchrun_says_an_interrupt_twice():
 
 
 def test_outside_the_main_thread_nothing_is_installed():
-    """Python allows handlers in the main thread alone; a training in another one goes without."""
+    """Python allows handlers only in the main thread, so a training in another thread has no handlers."""
     failed = []
 
     def enter():
@@ -92,19 +92,19 @@ def test_outside_the_main_thread_nothing_is_installed():
 
 
 def test_exit_status():
-    """A run that a signal ended has the status that shells give."""
+    """A run that a signal ended has the exit status of a shell."""
     assert [exit_status(number) for number in (None, *STOP_SIGNALS)] == [0, 143, 130, 129, 138]
 
 
 def script(text, **options):
-    """Run a script in a process of its own."""
+    """Run a script in a separate process."""
     return subprocess.run(
         [sys.executable, "-c", dedent(text)], capture_output=True, text=True, timeout=60, check=False, **options
     )
 
 
 def test_a_process_that_hangs_in_a_system_call_is_given_up():
-    """The main thread never gets to its handler, as in a collective without its peers: `give_up` is called in time."""
+    """`give_up` is called in time although the main thread never runs the handler, as in a collective without peers."""
     ended = script("""
         import ctypes, os, signal
         from signal import Signals
@@ -127,7 +127,7 @@ def test_a_process_that_hangs_in_a_system_call_is_given_up():
 
 
 def test_a_process_that_ends_in_time_is_left_alone():
-    """A signal that was obeyed in time has no consequence later, and the alarm's thread and pipe are gone."""
+    """A signal has no later effect after an end in time, and the alarm's thread and pipe are gone."""
     ended = script("""
         import os, signal, threading
         from higgs_audio_trainer.training.signals import StopSignals
@@ -145,7 +145,7 @@ def test_a_process_that_ends_in_time_is_left_alone():
 
 
 def test_a_forked_child_obeys_its_parent():
-    """A child that was forked meanwhile ignores Ctrl-C, ends on SIGTERM, and sets off no alarm of its parent's."""
+    """A forked child ignores Ctrl-C, ends on SIGTERM, and starts no alarm of the parent."""
     ended = script("""
         import os, signal
         from higgs_audio_trainer.training.signals import StopSignals
@@ -173,7 +173,7 @@ def test_a_forked_child_obeys_its_parent():
 
 
 def hundred_rounds(number):
-    """Make a script: a hundred loops of steps that emit, each stopped by the signal at a random moment."""
+    """Return a script with a hundred loops of steps that emit, each stopped by the signal at a random time."""
     return f"""
         import os, random, signal, sys, threading, orjson
         from pathlib import Path
@@ -211,7 +211,7 @@ def hundred_rounds(number):
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 def test_a_hundred_rounds_of_a_signal(tmp_path, number):
-    """At a random moment of a loop that emits: the step is finished, the log is whole and ends with the reason."""
+    """After a signal at a random time, the current step is finished, and the log is whole and ends with the reason."""
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", dedent(hundred_rounds(number)), str(tmp_path)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Real trainings that are asked to stop, killed, restarted and started twice."""
+"""Real trainings that are stopped, killed, restarted and started twice."""
 
 import json
 import multiprocessing
@@ -27,18 +27,18 @@ ADAPTER = "adapter_model.safetensors"
 
 
 def stable(event):
-    """Leave out what two equal runs may differ in, and what a resumed run says of itself."""
+    """Return an event without the fields that differ between equal runs or only describe a resumed run."""
     return {name: value for name, value in event.items() if name not in {*VOLATILE_FIELDS, "resumed_from_step"}}
 
 
 def read_stable(output_dir):
-    """Read a log as a reader shows it, without what stopping and resuming adds: checkpoints, and the settings."""
+    """Return a log's stable events without checkpoints and settings, as stopping and resuming add such events."""
     return [stable(event) for event in read(output_dir) if event["event"] not in ("checkpoint", "run_start")]
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 def test_a_signal_ends_a_training_at_the_step_boundary(tiny, clips, tmp_path, number):
-    """The step in progress is finished, a whole checkpoint saved, run_end says why, the status is 128 + n."""
+    """The current step is finished, a whole checkpoint is saved, run_end has the reason, and the status is 128 + n."""
     out = tmp_path / "out"
     with running(tmp_path, *training(tiny, clips, out, max_steps=FOREVER)) as run:
         run.wait_for("train_step 3")
@@ -56,7 +56,7 @@ def test_a_signal_ends_a_training_at_the_step_boundary(tiny, clips, tmp_path, nu
 
 
 def test_stopped_in_an_evaluation_and_resumed_equals_a_run_that_was_not(tiny, clips, tmp_path):
-    """A signal during an evaluation leaves it at once; the resumed run makes up for it: equal adapters, equal log."""
+    """A signal ends an evaluation at once, and the resumed run repeats the evaluation with equal adapters and logs."""
     options = {"max_steps": 4, "val_steps": 2, "eval_manifest": str(clips), "log_steps": 1, "lora_dropout": 0.3}
     run_training(settings(tiny, clips, tmp_path / "whole", **options))
     out = tmp_path / "out"
@@ -72,7 +72,7 @@ def test_stopped_in_an_evaluation_and_resumed_equals_a_run_that_was_not(tiny, cl
 
 
 def test_a_signal_in_the_last_evaluation(tiny, clips, tmp_path):
-    """At the last step, too, the evaluation is left, the checkpoint saved, and made up for by the next attempt."""
+    """A signal ends the last step's evaluation, the checkpoint is saved, and the next attempt evaluates again."""
     options = {"max_steps": 2, "val_steps": 2, "eval_manifest": str(clips), "log_steps": 1}
     out = tmp_path / "out"
     stopped = run_training(settings(tiny, clips, out, **options), more_sinks=[("stop", _StopAt("train_step", 2))])
@@ -85,7 +85,7 @@ def test_a_signal_in_the_last_evaluation(tiny, clips, tmp_path):
 
 
 class _StopAt:
-    """A sink that sends this process SIGTERM when it is given an event of a step."""
+    """Sink that sends SIGTERM to this process at an event of a step."""
 
     def __init__(self, event, step):
         self.wanted = (event, step)
@@ -96,7 +96,7 @@ class _StopAt:
 
 
 def test_a_second_interrupt_ends_at_once(tiny, clips, tmp_path):
-    """Ctrl-C twice: no checkpoint is waited for; the log still ends with a reason, the status is 130."""
+    """A second Ctrl-C waits for no checkpoint, the log still ends with a reason, and the status is 130."""
     out, heard = tmp_path / "out", tmp_path / "heard"
     os.mkfifo(heard)
     arguments = training(tiny, clips, out, sinks="jsonl,BEACON,tests.faults.runs:stalls:step=3")
@@ -112,20 +112,20 @@ def test_a_second_interrupt_ends_at_once(tiny, clips, tmp_path):
 
 
 def tell_of_interrupts(path):
-    """Install a handler, which ours calls in its turn, that writes a byte."""
+    """Install a handler that writes a byte. The training's handler calls this handler."""
     fd = os.open(path, os.O_WRONLY)
     signal.signal(Signals.SIGINT, lambda _number, _frame: os.write(fd, b"1"))
 
 
 def lead_a_group(method):
-    """Make this process a group of its own, whose workers are started by a method."""
+    """Make this process a group leader, and set the start method of the workers."""
     os.setpgrp()
     multiprocessing.set_start_method(method, force=True)
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_workers_survive_a_signal_to_the_whole_group(tiny, clips, tmp_path, method):
-    """Ctrl-C reaches the data loader's workers too; the step in progress gets its batch all the same."""
+    """The data loader's workers receive Ctrl-C too, and the current step still gets the batch."""
     out = tmp_path / "out"
     arguments = training(tiny, clips, out, max_steps=FOREVER, dataloader_num_workers=2)
     with running(tmp_path, *arguments, before=partial(lead_a_group, method)) as run:
@@ -139,7 +139,7 @@ def test_workers_survive_a_signal_to_the_whole_group(tiny, clips, tmp_path, meth
 
 
 def test_killed_and_resumed_from_an_older_checkpoint_equals_a_run_that_was_not(tiny, clips, tmp_path):
-    """Kill -9 past a checkpoint, twice: after reading, the log is that of an uninterrupted run; so is the adapter."""
+    """After two kills past a checkpoint, the log as read and the adapter equal the results of an uninterrupted run."""
     options = {"max_steps": 8, "save_steps": 2, "lora_dropout": 0.3}
     run_training(settings(tiny, clips, tmp_path / "whole", log_steps=1, **options))
     out = tmp_path / "out"
@@ -150,7 +150,7 @@ def test_killed_and_resumed_from_an_older_checkpoint_equals_a_run_that_was_not(t
             run.send(Signals.SIGKILL)
             assert run.wait() == 128 + 9
     assert lines(out, attempt=1)[0]["resumed_from_step"] == 2
-    shutil.rmtree(out / "checkpoint-6")  # an older one is gone back to
+    shutil.rmtree(out / "checkpoint-6")  # the run resumes from an older checkpoint
     run_training(settings(tiny, clips, out, log_steps=1, resume="latest", **options))
     assert [lines(out, attempt=number)[0]["attempt"] for number in range(3)] == [0, 1, 2]
     assert lines(out, attempt=2)[0]["resumed_from_step"] == 4
@@ -159,7 +159,7 @@ def test_killed_and_resumed_from_an_older_checkpoint_equals_a_run_that_was_not(t
 
 
 def test_a_second_run_in_the_directory_is_refused(tiny, clips, tmp_path):
-    """While one run is in progress another is told so, with --resume too; killed, it is no obstacle any more."""
+    """A second run is refused during the first run, also with --resume, and is accepted after the first run's death."""
     out = tmp_path / "out"
     with running(tmp_path, *training(tiny, clips, out, max_steps=FOREVER, save_steps=2)) as run:
         run.wait_for("checkpoint 2")
@@ -176,7 +176,7 @@ def test_a_second_run_in_the_directory_is_refused(tiny, clips, tmp_path):
 
 
 def test_a_run_that_began_meanwhile_keeps_the_directory(tmp_path):
-    """Two runs that planned the same attempt: the second to begin is refused, during the first and after it."""
+    """Of two runs with the same planned attempt, the later run is refused, during and after the earlier run."""
     one, other = (plan_attempt(str(tmp_path), None) for _ in range(2))
     with claim(str(tmp_path), one):
         pass
@@ -198,7 +198,7 @@ def test_a_run_that_began_meanwhile_keeps_the_directory(tmp_path):
     ],
 )
 def test_a_checkpoint_that_lost_its_end_is_passed_over(resumable, tmp_path, name, said):
-    """Whichever file was cut off, at any length: the checkpoint is not resumed from, and it is said which and why."""
+    """A run does not resume from a checkpoint with a truncated file, and reports the file and the reason."""
     copy = tmp_path / "checkpoint-4"
     shutil.copytree(resumable / "checkpoint-4", copy)
     assert damage_of(copy) is None
@@ -212,14 +212,14 @@ def test_a_checkpoint_that_lost_its_end_is_passed_over(resumable, tmp_path, name
 
 @pytest.fixture(scope="module")
 def resumable(tiny, clips, tmp_path_factory):
-    """Train to two checkpoints."""
+    """Train to two checkpoints, and return the folder."""
     folder = tmp_path_factory.mktemp("resumable")
     run_training(settings(tiny, clips, folder, save_steps=2))
     return folder
 
 
 def test_what_is_passed_over_is_said(resumable, tiny, clips, tmp_path):
-    """Resuming says which newer checkpoints are damaged; to name a damaged one is an error."""
+    """Resuming reports newer damaged checkpoints, and a request for a damaged checkpoint is an error."""
     out = tmp_path / "out"
     shutil.copytree(resumable, out)
     (out / "checkpoint-4/optimizer.pt").unlink()
@@ -235,7 +235,7 @@ def test_what_is_passed_over_is_said(resumable, tiny, clips, tmp_path):
 
 
 def test_codes_that_vanish_under_a_worker(tiny, clips, tmp_path):
-    """The error of a data loader's worker is said as any bad input: no traceback, status 2, run_end with a reason."""
+    """A data loader worker's error is reported as any bad input: no traceback, status 2, run_end with a reason."""
     out, codes = tmp_path / "out", tmp_path / "codes"
     arguments = training(tiny, clips, out, max_steps=FOREVER, dataloader_num_workers=1, codes_dir=codes)
     with running(tmp_path, *arguments) as run:

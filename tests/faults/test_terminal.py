@@ -1,4 +1,4 @@
-"""Hostile strings on the console, watched by a terminal emulator: data is shown, and never obeyed."""
+"""Hostile strings on the console, checked by a terminal emulator: the terminal shows data and obeys no data."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ import pyte
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyte.graphics import FG_BG_256  # noqa: F401 - the emulator's palette is loaded once, not in the first test
+from pyte.graphics import FG_BG_256  # noqa: F401 - loads the emulator's palette before the first test
 from wcwidth import wcwidth
 
 from sinks import render
@@ -17,17 +17,17 @@ from tests.builders import all_events, record_of
 from tests.faults.hostile import HOSTILE, RIGHT_TO_LEFT, SCRIPTS
 
 COLUMNS, LINES = 2_000, 40
-#: A record that this version does not know is shown field by field.
+#: Record of an unknown event, rendered field by field.
 UNKNOWN = {"event": "unknown", "v": 1, "text": "x", "list": ["x", {"key": "x"}], "mapping": {"key": {"key": "x"}}}
 
 
 def records():
-    """Make a record of each event."""
+    """Return a record of each event and an unknown record."""
     return [*map(record_of, all_events()), UNKNOWN]
 
 
 def poisoned(value, text):
-    """Copy a record with every string, in values and in keys below the first level, replaced or continued by `text`."""
+    """Return a copy of a value with `text` in place of each string and at the end of each key except window fields."""
     if isinstance(value, str):
         return text
     if isinstance(value, dict):
@@ -41,7 +41,7 @@ WINDOW = frozenset({"positions", "inputs", "labels", "predictions", "predicted_t
 
 
 def hostile_record(record, text):
-    """Put `text` wherever a record has text, but for what decides how it is rendered."""
+    """Put `text` into every text of a record except the fields that select the renderer."""
     kept = {"event", "modality"}
     copy = {key: value if key in kept else poisoned(value, text) for key, value in record.items()}
     for window in (copy[name] for name in ("first", "last") if name in copy):
@@ -51,19 +51,22 @@ def hostile_record(record, text):
 
 
 def terminal():
-    """Make a terminal emulator with a long history of nothing."""
+    """Return a terminal emulator and the emulator's input stream."""
     screen = pyte.Screen(COLUMNS, LINES)
     return screen, pyte.Stream(screen)
 
 
 def show(stream, text):
-    """Feed text as a terminal driver does; one by one what is not ASCII, for pyte forgets what follows a joiner."""
+    """Feed text as a terminal driver does.
+
+    Characters outside of ASCII are fed separately, as pyte drops characters after a joiner.
+    """
     for piece in re.findall(r"[\x20-\x7e]+|[^\x20-\x7e]", text):
         stream.feed("\r\n" if piece == "\n" else piece)
 
 
 def state(screen):
-    """Return all that an escape sequence could have changed."""
+    """Return all state that an escape sequence can change."""
     return {
         "attributes": screen.cursor.attrs,
         "charset": (screen.charset, screen.g0_charset, screen.g1_charset),
@@ -78,7 +81,7 @@ def state(screen):
 
 
 def cells(line):
-    """Return the cells that a line of plain text takes, worked out without an emulator."""
+    """Return the cells of a line of plain text, computed without an emulator."""
     row = []
     for character in line:
         width = wcwidth(character)
@@ -92,7 +95,7 @@ def cells(line):
 
 
 def rows(text):
-    """Return the rows that a text takes: its lines, wrapped."""
+    """Return the rows of a text, with wrapped lines."""
     found = []
     for line in text.split("\n"):
         row = cells(line)
@@ -101,7 +104,7 @@ def rows(text):
 
 
 def check_shown(text):
-    """Show a text on a fresh terminal; its screen is that of plain text, and nothing else has changed."""
+    """Show a text on a fresh terminal, and check that the screen is that of plain text without other changes."""
     screen, stream = terminal()
     before = state(screen)
     show(stream, text + "\n")
@@ -116,10 +119,10 @@ def check_shown(text):
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_no_event_is_obeyed(text):
-    """Fault: a string takes the terminal over, in every text, key and mark of each event. Expected: it is shown.
+    """Fault: a string in every text, key and mark of each event attacks the terminal. Expected: the string is shown.
 
-    The emulator's screen is that of the escaped plain text; title, modes, colours and cursor are untouched; and a
-    record has as many lines as its renderer made.
+    The emulator's screen equals the screen of the escaped plain text. Title, modes, colours and cursor are untouched. A
+    record has as many lines as with harmless text.
     """
     for record in records():
         rendered = render(hostile_record(record, text))
@@ -129,7 +132,10 @@ def test_no_event_is_obeyed(text):
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_colour_ends_where_it_began(text):
-    """Fault: hostile text stands within the renderer's own colours. Expected: after the line, all is as before."""
+    """Fault: hostile text within the renderer's colours.
+
+    Expected: after the line, the terminal's state is as before.
+    """
     screen, stream = terminal()
     before = state(screen)
     for record in records():
@@ -140,7 +146,7 @@ def test_colour_ends_where_it_began(text):
 @pytest.mark.filterwarnings("ignore:cannot render:RuntimeWarning")
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_each_place_is_escaped(text):
-    """Fault: hostile text stands in one field, also one that should hold a number. Expected: rendered, and escaped."""
+    """Fault: hostile text in a single field, also in fields of numbers. Expected: the text is rendered and escaped."""
     for record in records():
         lines = render(record).count("\n")
         for name in record:
@@ -153,7 +159,7 @@ def test_each_place_is_escaped(text):
 
 
 def assert_visible(rendered):
-    """Check that nothing stands in a text that a person cannot see or a terminal obeys."""
+    """Check that a text has no invisible characters and no characters that a terminal obeys."""
     hidden = {"Cc", "Cs", "Co", "Zl", "Zp"}
     assert {c for c in rendered if unicodedata.category(c) in hidden} <= {"\n"}
     assert not set(rendered) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u200b\u200e\u200f\u2060\ufeff\u3164\xad")
@@ -161,14 +167,17 @@ def assert_visible(rendered):
 
 
 def balanced(rendered):
-    """Whether each isolate ends on its line, before another begins."""
+    """Return whether each isolate ends on the same line and before the next isolate begins."""
     marks = re.sub("[^\u2068\u2069\n]", "", rendered)
     return re.fullmatch("(\u2068\u2069|\n)*", marks) is not None
 
 
 @pytest.mark.parametrize(("name", "text"), SCRIPTS.items(), ids=SCRIPTS.keys())
 def test_scripts_pass(name, text):
-    """Fault: escaping goes too far. Expected: every script passes letter for letter, right-to-left ones isolated."""
+    """Fault: excessive escaping.
+
+    Expected: every script passes letter for letter, and right-to-left scripts are isolated.
+    """
     shown = f"\u2068{text}\u2069" if name in RIGHT_TO_LEFT else text
     assert printable(text) == shown
     assert render({"event": "diagnosis", "severity": "note", "code": "c", "message": text}) == f"note (c): {shown}"
@@ -179,7 +188,7 @@ def test_scripts_pass(name, text):
 @given(st.text(max_size=40))
 @settings(deadline=None, derandomize=True, max_examples=300)
 def test_any_text(text):
-    """Fault: any text at all. Expected: nothing hidden comes out, and plain text of any script comes out whole."""
+    """Fault: any text. Expected: no hidden character remains, and plain text of any script stays whole."""
     shown = printable(text)
     assert_visible(shown)
     assert "\n" not in shown
@@ -189,7 +198,10 @@ def test_any_text(text):
 @given(st.text(st.sampled_from("aم\u200c\u200d\ufe0f\U000e0101\u0301क\u094d👩🚀\u1161가\x1b"), max_size=12))
 @settings(deadline=None, derandomize=True, max_examples=300)
 def test_no_two_joiners_in_a_row(text):
-    """Fault: bytes hidden in a chain of joiners and selectors. Expected: at most one passes after each letter."""
+    """Fault: bytes hidden in a chain of joiners and selectors.
+
+    Expected: at most a single mark passes after each letter.
+    """
     invisible = set("\u200c\u200d\ufe0f\U000e0101")
     chains = [pair for pair in pairwise(printable(text)) if set(pair) <= invisible and pair != ("\ufe0f", "\u200d")]
     assert chains == []
@@ -197,9 +209,9 @@ def test_no_two_joiners_in_a_row(text):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp1251", "cp437", "koi8-r", "shift_jis", "utf-16"])
 def test_eight_bit_terminals(encoding):
-    """Fault: a letter whose byte is a C1 control: cp1252's quotation mark is CSI. Expected: an escape, no exception."""
+    """Fault: a letter whose byte is a C1 control, such as CSI in cp1252. Expected: an escape, and no exception."""
     letters = "".join(filter(str.isprintable, map(chr, range(0x20, 0x3000))))
     for text in (letters, "\u203a2J", *SCRIPTS.values(), *HOSTILE.values()):
         sent = encodable_text(printable(text, longest=20_000), encoding).encode(encoding)
-        if encoding not in ("shift_jis", "utf-16"):  # there such a byte is a part of a letter
+        if encoding not in ("shift_jis", "utf-16"):  # in these encodings such a byte is part of a letter
             assert not re.search(rb"[\x00-\x1f\x7f-\x9f]", sent)

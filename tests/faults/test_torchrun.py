@@ -1,4 +1,4 @@
-"""A real training on two ranks under torchrun, of which one is killed, and both are asked to stop."""
+"""Real training on two ranks under torchrun, with a killed rank and a stop signal for both ranks."""
 
 import os
 import time
@@ -11,10 +11,12 @@ from tests.faults.test_stopping import ADAPTER, read_stable
 
 
 def test_a_dead_rank_is_restarted_and_a_signal_stops_all(tiny, clips, tmp_path):
-    """One training sees both, for a start under torchrun is slow; resumed, it equals one that saw neither.
+    """A killed rank is restarted, a signal stops both ranks, and the resumed training equals an undisturbed training.
 
-    Kill -9 of rank 1: torchrun starts both anew, and attempt 1 goes on from the checkpoint. SIGTERM to torchrun: both
-    ranks stop at one step, save, say why and end, well within torchrun's 30 seconds.
+    A single training covers both faults, as a start under torchrun is slow.
+
+    After kill -9 of rank 1, torchrun restarts both ranks, and attempt 1 continues from the checkpoint. After SIGTERM to
+    torchrun, both ranks stop at the same step, save, log the reason and end well within torchrun's 30 seconds.
     """
     out, whole, fifo, err = (tmp_path / name for name in ("out", "whole", "fifo", "torchrun.err"))
     os.mkfifo(fifo)
@@ -26,7 +28,7 @@ def test_a_dead_rank_is_restarted_and_a_signal_stops_all(tiny, clips, tmp_path):
         *training(tiny, clips, out, **(options | {"sinks": faults})),
         out=tmp_path / "torchrun.out",
         err=err,
-        # A store of its own for each start: https://github.com/pytorch/pytorch/issues/135712
+        # A separate store for each start: https://github.com/pytorch/pytorch/issues/135712
         environment=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
     )
     try:

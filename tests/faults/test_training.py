@@ -1,4 +1,4 @@
-"""Whole trainings under faults of the log: what is trained stays the same, and nothing secret gets out."""
+"""Whole trainings under faults of the log: the trained adapter stays the same, and no secret leaks."""
 
 import errno
 import os
@@ -12,12 +12,12 @@ from tests.faults.runs import lines, running, training
 from tests.test_run import settings
 
 ADAPTER = "adapter_model.safetensors"
-# Few writes, and quick ones: it is done for each of them.
+# Few and quick writes, as a training runs for each write.
 SHORT = {"max_steps": 2, "log_steps": 1, "log_samples": 1, "diagnose": "off", "batch_size": 1, "grad_accum": 1}
 
 
 class FailingWrites:
-    """Stands in for `os` in the module that writes the log: one write fails, or all from one on."""
+    """Replacement of `os` in the log's writer. Write `first` fails, and with `for_ever` all later writes fail."""
 
     def __init__(self, first, *, for_ever):
         self.first, self.for_ever, self.count = first, for_ever, 0
@@ -40,7 +40,7 @@ def train_with(monkeypatch, writes, *given):
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny, clips, tmp_path_factory):
-    """Train without a fault; return the folder and how often the log was written to."""
+    """Train without a fault, and return the folder and the number of writes to the log."""
     folder, writes = tmp_path_factory.mktemp("undisturbed"), FailingWrites(-1, for_ever=False)
     with pytest.MonkeyPatch.context() as patch:
         train_with(patch, writes, tiny, clips, folder)
@@ -51,7 +51,7 @@ def undisturbed(tiny, clips, tmp_path_factory):
 def test_whichever_write_fails_the_training_is_the_same(
     undisturbed, monkeypatch, tiny, clips, tmp_path, capsys, for_ever
 ):
-    """For every N, the N-th write fails, once or for ever: as many steps, the same adapter, and one announcement."""
+    """The N-th write fails, once or for ever, for every N. Steps and adapter stay the same, with a single message."""
     folder, writes = undisturbed
     assert writes == len(lines(folder)) == 9
     for number in range(writes):
@@ -83,7 +83,7 @@ CANARIES = {
 
 
 def leaky(context, *, api_key):
-    """Make a sink whose error quotes all the secrets that it knows."""
+    """Return a sink whose error quotes all known secrets."""
     known = [*CANARIES.values(), api_key, f"https://user:{CANARIES['password']}@host/x?token={CANARIES['token']}"]
 
     def sink(_record):
@@ -94,7 +94,7 @@ def leaky(context, *, api_key):
 
 @pytest.mark.parametrize("strict", [False, True], ids=["tolerant", "strict"])
 def test_secrets_get_nowhere(tiny, clips, tmp_path, strict):
-    """Canaries in the configuration, the environment and in exceptions are in no output: no log, file, or stream."""
+    """Secrets of the configuration, the environment and exceptions are in no log, file or stream."""
     out = tmp_path / "out"
     arguments = training(
         tiny,
@@ -128,7 +128,7 @@ def test_secrets_get_nowhere(tiny, clips, tmp_path, strict):
 
 
 def test_an_unexpected_error_quotes_no_secret(tiny, clips, tmp_path):
-    """A traceback shows where, neither the secret in its message nor anybody's local variables; status 1."""
+    """A traceback shows the place without the message's secret and without local variables, and the status is 1."""
     out = tmp_path / "out"
     arguments = training(tiny, clips, out, sinks="jsonl")
     with running(tmp_path, *arguments, before=break_the_step, HF_TOKEN=CANARIES["environment"]) as run:
@@ -141,7 +141,7 @@ def test_an_unexpected_error_quotes_no_secret(tiny, clips, tmp_path):
 
 
 def break_the_step():
-    """Have the optimizer fail, as a device does."""
+    """Let the optimizer fail as with a lost device."""
     import torch
 
     def step(*_args, **_kwargs):

@@ -1,4 +1,4 @@
-"""A caller that counts as the pipeline does, and a reader that trusts nothing."""
+"""Caller that counts as the pipeline does, and reader that trusts no line."""
 
 import itertools
 import json
@@ -11,19 +11,19 @@ RUN_START = {"event": "run_start", "v": 1, "run_id": "r", "attempt": 0, "rank": 
 
 
 def record(seq, event="train_step", **payload):
-    """Make a record: what it says beside its number does not matter here."""
+    """Return a record with a number. The other content does not matter in these tests."""
     ts = "2026-01-02T03:04:05.000060Z"
     envelope = {"v": 1, "ts": ts, "run_id": "r", "attempt": 0, "rank": 0, "seq": seq, "level": "info"}
     return {"event": event, **envelope, **payload}
 
 
 def line(item):
-    """Return the line that a record should be."""
+    """Return the expected line of a record."""
     return orjson.dumps(item) + b"\n"
 
 
 class Caller:
-    """Numbers records and counts, as the pipeline does, those whose call raised."""
+    """Caller that numbers records and counts the calls that raise, as the pipeline does."""
 
     def __init__(self, sink):
         self.sink = sink
@@ -33,12 +33,12 @@ class Caller:
         self._seq = itertools.count()
 
     def __call__(self, event="train_step", **payload):
-        """Write one record; tell whether it is said to be there."""
+        """Write a record, and return whether the call succeeded."""
         seq = next(self._seq)
         try:
             self.sink(record(seq, event, **payload))
         except OSError as error:
-            assert error.filename, "an error says which file it is about"  # noqa: PT017 - it is counted, too
+            assert error.filename, "an error says which file it is about"  # noqa: PT017 - the caller counts the error, too
             self.lost.append(seq)
             self.errnos.append(error.errno)
             return False
@@ -47,7 +47,7 @@ class Caller:
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """Clock in seconds that a test advances."""
 
     def __init__(self):
         self.now = 0.0
@@ -58,7 +58,7 @@ class Clock:
 
 @dataclass
 class Found:
-    """What a log holds: the records in order, each once; the lines that are no JSON; what had no newline."""
+    """Content of a log: the unique records in order, the lines that are not JSON, and the parts without a newline."""
 
     records: list = field(default_factory=list)
     torn: list = field(default_factory=list)
@@ -70,7 +70,7 @@ class Found:
 
 
 def read_log(*paths):
-    """Read the segments of a log. Lines end at newlines and nowhere else; repeated ones count once."""
+    """Return the content of a log's segments. Only newlines end lines, and repeated lines count once."""
     found = Found()
     seen = set()
     for path in paths:
@@ -101,7 +101,7 @@ def segments(folder):
 
 
 def check(caller, *paths):
-    """Check the promise: exactly the records whose call returned are there, in order. Return what was found."""
+    """Check that the log holds exactly the records of successful calls, in order, and return the content."""
     found = read_log(*paths)
     assert found.seqs == caller.written
     assert sorted(caller.written + caller.lost) == list(range(len(caller.written) + len(caller.lost)))

@@ -1,4 +1,4 @@
-"""Forks writers and kills each at a random time. Run as a program that imports no torch; prints what was acknowledged.
+"""Program without torch that kills forked writers at random times and prints the numbers of acknowledged events.
 
 Usage: python -m tests.faults.writer_killed FOLDER KILLS SEED
 """
@@ -33,14 +33,14 @@ STEP = TrainStep(
     step_ms=1.0,
     logging_ms=1.0,
 )
-# Long enough for a kill to fall within its write.
+# long enough for a kill during the write
 LONG = Diagnosis(step=1, code="x", severity="info", message="m" * 200_000, evidence={})
 EVENTS = [STEP, LONG, STEP, Checkpoint(step=1, path="checkpoint-1"), LONG]
 OPTIONS = [{}, {"max_bytes": 300_000}, {"durability": "checkpoint"}, {"max_bytes": 4096, "keep": None}]
 
 
 def write(path, options, acknowledge):
-    """Write for ever; acknowledge each event whose emit returned."""
+    """Write for ever, and acknowledge each event after the call of emit returns."""
     emit = Pipeline([("jsonl", JsonlSink(path, **options))], run_id="r")
     for seq in itertools.count():
         emit(EVENTS[seq % len(EVENTS)])
@@ -49,7 +49,7 @@ def write(path, options, acknowledge):
 
 
 def kill_one(path, options, wanted, spins):
-    """Let a child write until `wanted` events were acknowledged and a moment passed, kill it; return the count."""
+    """Kill a child after `wanted` acknowledged events and a moment, and return the number of acknowledged events."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -74,7 +74,7 @@ def kill_one(path, options, wanted, spins):
 
 
 def main(folder, kills, seed):
-    """Kill so many writers; print for each how many events it had acknowledged."""
+    """Kill `kills` writers, and print the number of acknowledged events of each writer."""
     chance = random.Random(seed)
     acknowledged = []
     for number in range(kills):

@@ -19,7 +19,7 @@ from tests.zoo.runs import alarms, found
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Compute on a single thread. With matrices this small, threads only wait for each other."""
+    """Compute on a single thread, as threads only wait for each other with such small matrices."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], MemorySink]:
-    """Return a function that trains with a planted fault once for each test file and returns the events."""
+    """Return a function that trains with a planted fault, once for each test file, and returns the events."""
     codes_dir, trained = tmp_path_factory.mktemp("codes"), dict[str, MemorySink]()
 
     def planted(name: str) -> MemorySink:

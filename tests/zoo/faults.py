@@ -1,4 +1,4 @@
-"""Trainings with planted faults, and the findings that are expected."""
+"""Trainings with planted faults, and the expected findings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from higgs_audio_trainer.demo.run import CLIPS
 from sinks import MemorySink
 from tests.zoo.runs import train, write_base
 
-#: What is found besides, at warning or above, and rightly so: labels that lost their stop.
+#: Correct additional findings at warning or above: labels without a stop token.
 ALSO = {"shifted_minus_1": {"no_stop_target"}}
-#: Faults that show only in what is learned: by which step at the latest. All others are found at step 1.
+#: Faults that show only after some learning, with the latest step. All other faults are found at step 1.
 LEARNED = {"codebook_shuffled": 60, "stop_unlearned": 60, "lr_x1000": 6}
-#: How severe what finds them is; all others are errors.
+#: Expected severity of a fault's finding. All other findings are errors.
 MILDER = {
     **dict.fromkeys(("duplicate_samples", "constant_sample", "dead_codebook", "masked_out"), "warning"),
-    "stop_never_predicted": "note",  # and a warning after more steps than a test may take
+    "stop_never_predicted": "note",  # a warning needs more steps than a test may take
 }
 _CODEBOOKS = 4
 

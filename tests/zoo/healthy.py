@@ -148,7 +148,7 @@ def train_all(runs: int, *, seed: int = 0, workers: int = 2) -> Iterator[dict[st
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap(run, range(seed, seed + runs))
         pool.close()
-        pool.join()  # else they are killed, and leave behind what they hold
+        pool.join()  # otherwise the pool kills the workers before their cleanup
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ class Base(NamedTuple):
 
 def write_base(folder: Path, codebooks: int, *, seed: int = 0) -> Base:
     """Write a base checkpoint of two narrow layers."""
-    quiet_third_parties()  # a progress bar for each would hide what the scripts print
+    quiet_third_parties()  # a progress bar for each file would hide the output of the scripts
     return Base(*write_tiny(folder, TinySize(hidden_size=64, layers=2, codebooks=codebooks), seed=seed))
 
 

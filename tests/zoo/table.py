@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--log_steps", type=int, default=5)
     parser.add_argument("--healthy", type=int, default=54, metavar="N", help="healthy trainings [%(default)s]")
     given = parser.parse_args()
-    torch.set_num_threads(1)  # others would wait for each other and no more
+    torch.set_num_threads(1)  # more threads would only wait for each other
     print("| fault | found by | at step | severity | also found |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         for name, fault in FAULTS.items():

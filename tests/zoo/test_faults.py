@@ -1,4 +1,4 @@
-"""Fault zoo: a tiny training for each mistake that shows at step 1, and the diagnosis that finds the mistake."""
+"""Fault zoo: a tiny training for each mistake that shows at step 1, and the matching diagnosis."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_shifted_labels_are_named_with_their_offset(plant, name, offset):
 
 
 def test_labels_at_the_same_index_are_shown_as_they_are(plant):
-    """The log shows rows without shift, and labels equal to their row's input."""
+    """The log shows rows without shift, and labels equal to the input of the same row."""
     samples = plant("same_index").named("prediction_sample")
     assert {event["shift"] for event in samples} == {0}
     shown = [window for event in samples for window in (event["first"], event["last"])]
