@@ -145,7 +145,7 @@ class TrainSettings:
     diagnose: str = _flag(
         "warn",
         "log",
-        "checks of the record; fail: an error saves and ends the run with exit status 3",
+        "checks of the record; fail: an error ends the run with exit status 3 after a checkpoint",
         choices=("off", "warn", "fail"),
     )
     log_all_ranks: bool = _flag(False, "log", "write a log file on every rank, not only on rank 0")
@@ -162,7 +162,7 @@ class TrainSettings:
         if self.max_steps != -1 and self.max_steps < 1:
             raise UserError(f"--max_steps: expected at least 1, or -1 for whole epochs, got {self.max_steps}")
         if self.warmup > 1 and self.warmup != int(self.warmup):
-            raise UserError(f"--warmup: expected whole steps, or a share below 1, got {self.warmup:g}")
+            raise UserError(f"--warmup: expected whole steps, or a fraction below 1, got {self.warmup:g}")
         if not self.targets():
             raise UserError(f"--lora_targets: expected names of modules, got {self.lora_targets!r}")
         if self.log_codebooks != "all" and not re.fullmatch(r"\d+(,\d+)*", self.log_codebooks):

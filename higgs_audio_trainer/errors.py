@@ -21,24 +21,27 @@ class UserError(Exception):
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
 
 
-def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6, prefix: str = "") -> str:
     """Return the question whether the user meant the known name nearest to a mistyped name; empty without a near name.
 
     Args:
         name: Mistyped name.
         known: Valid names.
         cutoff: Least similarity, from 0 to 1, as for `difflib.get_close_matches`.
+        prefix: Text in front of the nearest name, such as the dashes of a flag.
 
     Example:
         >>> suggestion("log_step", ["log_steps", "save_steps"])
         ' Did you mean log_steps?'
+        >>> suggestion("lrr", ["lr", "wd"], prefix="--")
+        ' Did you mean --lr?'
         >>> suggestion("x", ["log_steps"])
         ''
     """
     from difflib import get_close_matches
 
     nearest = get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f" Did you mean {nearest[0]}?" if nearest else ""
+    return f" Did you mean {prefix}{nearest[0]}?" if nearest else ""
 
 
 class LoggingError(UserError):

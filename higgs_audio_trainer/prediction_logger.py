@@ -141,7 +141,7 @@ class PredictionLogger(TrainerCallback):
 
     @contextmanager
     def step(self, number: int, **given: Tensor) -> Iterator[StepNotes]:
-        """Log one optimizer step, if the step is due by `log_steps`.
+        """Log one optimizer step, if `log_steps` makes the step a logged step.
 
         Args:
             number: Number of the step, counted from 1.

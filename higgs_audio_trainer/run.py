@@ -35,10 +35,10 @@ from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts, e
 from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
+from higgs_audio_trainer.training.collective import on_every_rank, on_rank_0
 from higgs_audio_trainer.training.model import load_lora_model
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.training.progress import TrainingBar
-from higgs_audio_trainer.training.ranks import on_every_rank, on_rank_0
 from higgs_audio_trainer.training.run_facts import run_facts
 from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
@@ -198,7 +198,7 @@ def _previews(
     return AudioPreviews(
         settings.audio_tokenizer or codec_of(settings.base_ckpt),
         settings.output_dir,
-        is_due=every(settings.log_steps * settings.log_audio),
+        is_previewed=every(settings.log_steps * settings.log_audio),
         seconds=settings.log_audio_seconds,
         num_codes=min(checkpoint.ids.stream_bos, checkpoint.ids.stream_eos),
         fail=partial(emit.fail, "audio"),

@@ -114,7 +114,7 @@ class ConsoleSink:
         return self._screen.dropped - self._dropped_before
 
     def __call__(self, record: Record) -> None:
-        """Render a record and queue the text. Rendering happens here, so that an exception reaches the caller."""
+        """Render a record and queue the text. The caller may change the record after the call."""
         if record.get("event") in FOR_FILES:
             return
         text = text_of(record, color=self._color, encoding=self._encoding, on_failure=self._failures)

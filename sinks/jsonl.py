@@ -94,8 +94,7 @@ class JsonlSink:
             self._segment = self._files.open_first()
         except OSError as error:
             raise SinkError(
-                f"jsonl: expected a file to append to, got {error.strerror} at {path}. "
-                "Choose another folder: --sinks console,jsonl:dir=FOLDER"
+                f"jsonl: {path}: {error.strerror}. Choose another folder: --sinks console,jsonl:dir=FOLDER"
             ) from error
         self._bare_size = self._other_bytes = 0
         self._tidy()

@@ -179,7 +179,7 @@ class Segment:
 def _require_file(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "an unknown kind of file")
-        raise OSError(errno.EINVAL, kind, str(path))
+        raise OSError(errno.EINVAL, f"expected a file, got {kind}", str(path))
 
 
 def _above_standard_streams(descriptor: int) -> int:

@@ -97,8 +97,8 @@ def counts(random, codebook, step):
     targets = sum(supervised.values())
     correct = random.randint(0, targets)
     stops = random.randint(0, targets)
-    contested = [random.randint(0, targets) for _ in range(5)]
-    right = [random.randint(0, min(correct, count)) for count in contested]
+    slots_with_competitor = [random.randint(0, targets) for _ in range(5)]
+    correct_there = [random.randint(0, min(correct, count)) for count in slots_with_competitor]
     known = {"unigram_accuracy": 0.5, "unigram_loss": loss(random), "top_prediction": 7, "top_prediction_share": 1.0}
     return token_counts(
         step=step,
@@ -110,9 +110,11 @@ def counts(random, codebook, step):
         masked=masked,
         supervised={name: count for name, count in supervised.items() if count},
         label_matches=tuple(random.randint(0, targets) for _ in range(5)),
-        offset_contested=tuple(contested),
-        offset_matches=tuple(random.randint(0, n - r) for n, r in zip(contested, right, strict=True)),
-        offset_correct=tuple(right),
+        offset_contested=tuple(slots_with_competitor),
+        offset_matches=tuple(
+            random.randint(0, n - r) for n, r in zip(slots_with_competitor, correct_there, strict=True)
+        ),
+        offset_correct=tuple(correct_there),
         offset_surplus=tuple(random.choice([random.uniform(-9, 9), math.nan]) for _ in range(5)),
         stop_targets=stops,
         stop_correct=random.randint(0, min(stops, correct)),

@@ -147,7 +147,12 @@ class TestDecoders:
         def made(script, seconds=30.0):
             monkeypatch.setattr(audio_previews, "_DECODER", (sys.executable, "-c", f"import os, sys, signal\n{script}"))
             made_ears = AudioPreviews(
-                "codec", tmp_path, is_due=bool, seconds=seconds, num_codes=CODES, fail=lambda e: failed.append(str(e))
+                "codec",
+                tmp_path,
+                is_previewed=bool,
+                seconds=seconds,
+                num_codes=CODES,
+                fail=lambda e: failed.append(str(e)),
             )
             return made_ears, started, failed
 
@@ -229,7 +234,7 @@ def test_a_codec_that_is_not_there(tmp_path):
     """The real process says what is wrong, once for each file."""
     failed = []
     heard = AudioPreviews(
-        str(tmp_path / "none"), tmp_path, is_due=bool, seconds=60.0, num_codes=CODES, fail=failed.append
+        str(tmp_path / "none"), tmp_path, is_previewed=bool, seconds=60.0, num_codes=CODES, fail=failed.append
     )
     heard.request(7, TestDecoders.SAMPLES, TestDecoders.ROWS)
     heard.close(wait=True)

@@ -277,7 +277,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_codes(tmp_path
 def test_a_place_that_cannot_be_written_to_is_a_user_error(tmp_path):
     """The message names the setting, and nothing is left behind."""
     (tmp_path / "codes").write_text("a file")
-    with pytest.raises(UserError, match=r"--codes_dir: expected a folder to store codes in, got Not a directory"):
+    with pytest.raises(UserError, match=r"^--codes_dir: .*: Not a directory\. Name another folder, or free space"):
         CodeCache.store(tmp_path / "codes" / "f0" / "c.npy", CODES)
 
 

@@ -202,7 +202,7 @@ def test_a_folder_without_room_is_reported(logs, capsys, monkeypatch):
     """The error names the folder if standard input cannot be saved."""
     monkeypatch.setattr("tempfile.tempdir", str(logs / "missing"))
     assert ended("a.jsonl", "-") == 2
-    assert "missing: expected room for a temporary file" in capsys.readouterr().err
+    assert "missing: No such file or directory. Make room there for a temporary file" in capsys.readouterr().err
 
 
 def test_the_help_fits_a_screen(capsys):

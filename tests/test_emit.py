@@ -141,10 +141,10 @@ class TestFailingSink:
         out, err = capsys.readouterr()
         assert out == ""
         assert err == (
-            "higgs-audio-trainer: logging to a failed: No space left on device (ENOSPC); training goes on and "
-            "run_end counts what is lost.\n"
-            r"higgs-audio-trainer: logging to b failed: ValueError('bad\nvalue \x1b[2J'); training goes on and "
-            "run_end counts what is lost.\n"
+            "higgs-audio-trainer: logging to a failed: No space left on device (ENOSPC); training continues; "
+            "run_end has the number of lost events.\n"
+            r"higgs-audio-trainer: logging to b failed: ValueError('bad\nvalue \x1b[2J'); training continues; "
+            "run_end has the number of lost events.\n"
         )
         assert (emit.written, emit.lost, emit.failures) == (0, 6, {"a": 3, "b": 3})
 
@@ -178,7 +178,8 @@ class TestFailingSink:
         pipeline(Failing(error), say=said.append)(checkpoint())
         (line,) = said
         assert line == (
-            f"higgs-audio-trainer: logging to a failed: {words}; training goes on and run_end counts what is lost."
+            f"higgs-audio-trainer: logging to a failed: {words}; training continues; "
+            "run_end has the number of lost events."
         )
 
     def test_long_description_is_cut(self):

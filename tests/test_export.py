@@ -61,7 +61,7 @@ def test_a_second_export_adds_only_new_events(name, tmp_path, place, capsys):
     found = read(name, place / name, run)
     assert [step for step, _ in found.scalars["train/loss"]] == [20, 40]
     assert len(found.samples) == 2
-    assert found.alarms == [("no_stop_label", "No stop token.")]
+    assert found.alerts == [("no_stop_label", "No stop token.")]
 
 
 def test_the_tracker_has_what_its_sink_would_have_written(tmp_path, place, capsys):
@@ -202,7 +202,7 @@ def test_bad_input(tmp_path, capsys):
     assert main(["export", str(tmp_path), "--to", "csv"]) == 2
     output = capsys.readouterr().err
     assert "expected events, got none" in output
-    assert "invalid choice: 'csv'" in output
+    assert "--to: expected one of trackio, tensorboard, wandb, mlflow, parquet, got 'csv'" in output
     assert "Traceback" not in output
 
 

@@ -189,7 +189,7 @@ def test_a_path_that_leads_nowhere_is_refused(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     for place in (tmp_path / "a", tmp_path / "a" / "c.jsonl", tmp_path / ("x" * 300)):
-        with pytest.raises(UserError, match=r"expected a .*golden.*, got: .*Name a"):
+        with pytest.raises(UserError, match=r"(Symlink loop|Too many levels|File name too long).*\. Name a"):
             write_golden(records_of(EVENTS), place)
 
 

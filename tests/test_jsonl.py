@@ -106,7 +106,7 @@ def test_refuses_a_symbolic_link(tmp_path):
     with pytest.raises(SinkError) as caught:
         JsonlSink(tmp_path / "log.jsonl")
     assert str(caught.value) == (
-        f"jsonl: expected a file to append to, got a symbolic link at {tmp_path / 'log.jsonl'}. "
+        f"jsonl: {tmp_path / 'log.jsonl'}: expected a file, got a symbolic link. "
         "Choose another folder: --sinks console,jsonl:dir=FOLDER"
     )
     assert not (tmp_path / "elsewhere").exists()
@@ -115,7 +115,9 @@ def test_refuses_a_symbolic_link(tmp_path):
 def test_refuses_an_impossible_folder(tmp_path):
     """Where no folder can be made, the error says what is in the way."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(SinkError, match=r"expected a file to append to, got (File exists|Not a directory) at .*file/"):
+    with pytest.raises(
+        SinkError, match=r"^jsonl: .*file/log\.jsonl: (File exists|Not a directory)\. Choose another folder"
+    ):
         JsonlSink(tmp_path / "file" / "log.jsonl")
 
 

@@ -130,10 +130,10 @@ def test_a_state_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
     """A checkpoint is whole without it: that is counted."""
     only(monkeypatch, bad_from(1))
     pipeline = Pipeline([("memory", MemorySink())], run_id="r", say=lambda text: None)
-    watch = LiveChecks(pipeline, fails=False)
-    watch.check(LoggedStep(20, train_step()))
+    live_checks = LiveChecks(pipeline, fails=False)
+    live_checks.check(LoggedStep(20, train_step()))
     arguments = SimpleNamespace(output_dir=str(tmp_path / "gone"))
-    watch.on_save(arguments, SimpleNamespace(global_step=20), None)
+    live_checks.on_save(arguments, SimpleNamespace(global_step=20), None)
     assert pipeline.failures == {"diagnoses": 1}
 
 

@@ -353,11 +353,11 @@ def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
         (["--max_seconds", "nan"], "--max_seconds: expected more than 0, got nan"),
         (["--max_seconds", "x"], "--max_seconds"),
         (["--device", "abacus"], "--device: expected a device that torch can use, got 'abacus'"),
-        (["--train_manifest", "no.jsonl"], "no.jsonl: expected a manifest (JSON Lines), got No such file"),
+        (["--train_manifest", "no.jsonl"], "no.jsonl: No such file or directory. Name a manifest (JSON Lines)."),
         (["--base_ckpt", "/no/such"], "--base_ckpt: expected a folder with a config.json"),
         (["--audio_tokenizer", "/no/such"], "--audio_tokenizer: expected a folder or a name"),
         (["--skip_bad_samples", "maybe"], "expected true or false, got 'maybe'"),
-        (["--codes_dir", "/dev/null"], "--codes_dir: expected a folder to store codes in, got Not a directory"),
+        (["--codes_dir", "/dev/null"], "--codes_dir: /dev/null: Not a directory"),
         (["--unknown"], "unrecognized arguments: --unknown"),
     ],
 )

@@ -234,8 +234,8 @@ class TestFailures:
         assert (emit.written, emit.lost, emit.failures) == (3, 0, {"processor tests.test_processors.fail": 3})
         [line] = said
         assert line == (
-            "higgs-audio-trainer: processor tests.test_processors.fail failed: ValueError('odd'); training goes on and "
-            "no event is lost."
+            "higgs-audio-trainer: processor tests.test_processors.fail failed: ValueError('odd'); "
+            "training continues and no event is lost."
         )
 
     @pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit, RecursionError, MemoryError])
@@ -657,7 +657,8 @@ class TestSpecification:
         (info / "entry_points.txt").write_text("[higgs_audio_trainer.processors]\nfancy = fancy_package:make\n")
         assert processed(checkpoint(), *load_processors("fancy"))["a"] == 1
         assert refused("fance") == (
-            "--processors: expected one of fancy, package.module:factory, got 'fance'. Did you mean fancy?"
+            "--processors: expected package.module:factory or an installed name, got 'fance'. "
+            "Installed names: fancy. Did you mean fancy?"
         )
 
     def test_a_wrong_name_is_refused_before_anything_is_loaded(self, tmp_path):

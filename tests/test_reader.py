@@ -360,7 +360,7 @@ def test_no_log_is_said(tmp_path, name):
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path):
     """A system's error is the user's to mend, not a traceback."""
-    with pytest.raises(UserError, match="expected a readable log, got: Is a directory"):
+    with pytest.raises(UserError, match=r": Is a directory\. Name a file or a folder of logs"):
         list(LogFile(tmp_path, print).lines())
 
 

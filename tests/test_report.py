@@ -384,7 +384,13 @@ def test_a_linked_folder_of_sounds_is_not_followed(tmp_path):
     run.mkdir()
     (run / "audio").symlink_to(elsewhere)
     audio = AudioEmbedder().embed(run, "audio/a.wav")
-    assert (audio.source, audio.problem) == (None, "Not a directory")
+    assert (audio.source, audio.problem) == (None, "the audio folder is a symbolic link")
+    sample = audio_sample(predicted_audio="audio/a.wav", label_audio="audio/a.wav")
+    write_events(run / "log.jsonl", [run_start(), sample])
+    assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "audio/a.wav is not in this page: the audio folder is a symbolic link" in page
+    assert "data:audio" not in page
 
 
 def test_audio_of_a_page_is_limited(tmp_path):
@@ -447,7 +453,10 @@ def test_the_command_replaces_its_own_page_and_nothing_else(tmp_path, capsys):
         (["a.jsonl", "missing.jsonl"], "missing.jsonl"),
         (["empty.jsonl"], "got a log without events"),
         (["a.jsonl", "-"], "got standard input (-)"),
-        (["a.jsonl", "-o", "no/such/folder/page.html"], "expected a place for the page"),
+        (
+            ["a.jsonl", "-o", "no/such/folder/page.html"],
+            "no/such/folder/page.html: No such file or directory. Name another file with -o",
+        ),
         ([], "LOG"),
     ],
 )

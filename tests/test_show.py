@@ -253,6 +253,10 @@ class TestFlags:
             (["--modality", "video"], "--modality: expected text or audio, got 'video'"),
             (["--split", "x\x1b"], "--split: expected train or eval, got 'x\\x1b'"),
             (["--summary", "--raw"], "--summary: expected no --raw. Remove one of the two flags"),
+            (
+                ["--summary", "--step", "5", "--sample-id", "a"],
+                "--summary covers the whole log. Remove --step, --sample-id",
+            ),
             (["--wdth"], "unrecognized arguments: --wdth. See higgs-audio-trainer show --help."),
         ],
     )
@@ -277,7 +281,7 @@ class TestInput:
         """A missing file is an error."""
         code, out, err = show(capsys, tmp_path / "nowhere")
         assert (code, out) == (2, "")
-        assert "nowhere: expected a readable log, got: No such file or directory" in err
+        assert "nowhere: No such file or directory. Name a file or a folder of logs." in err
 
     def test_faults(self, log, capsys):
         """A line without an event is reported on stderr with its position. All other lines are printed."""

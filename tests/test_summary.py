@@ -85,7 +85,7 @@ class TestFigures:
         assert (made.count, made.first_step, made.last_step) == (4, 1, 4)
 
     def test_without_targets(self, tmp_path):
-        """What has no target has no loss, though the event says 0; it is an problem."""
+        """What has no target has no loss, though the event says 0; it is a problem."""
         nothing = train_step(
             step=1,
             text_loss=0.0,
@@ -104,7 +104,7 @@ class TestFigures:
         ]
 
     def test_not_finite(self, tmp_path):
-        """A NaN is no best, stands in no trend, and is an problem."""
+        """A NaN is no best, stands in no trend, and is a problem."""
         events = [train_step(step=1, loss=math.nan), train_step(step=2, loss=3.0), train_step(step=3, loss=math.inf)]
         file_of(tmp_path).write_bytes(
             dump([r | {"nonfinite": ["loss"]} if r["loss"] is None else r for r in _cleaned(records_of(events))])

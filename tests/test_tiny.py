@@ -120,7 +120,7 @@ def test_nothing_is_overwritten(tmp_path, capsys, part):
 def test_a_place_that_cannot_be_written_to_is_a_user_error(tmp_path):
     """A file in the way is named."""
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"tiny: expected a writable folder, got Not a directory at "):
+    with pytest.raises(UserError, match=r"^tiny: .*: Not a directory\. Choose a writable folder"):
         write_tiny(tmp_path / "file")
 
 

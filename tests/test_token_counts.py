@@ -69,7 +69,7 @@ def slots_of(batch, outputs, b, series):
 
 def reference(observed, series):
     """Count every field of `TokenCounts` by loops."""
-    matches, contested, copies, right, surplus = [0] * 5, [0] * 5, [0] * 5, [0] * 5, [0.0] * 5
+    matches, slots_with_competitor, copies, correct_there, surplus = [0] * 5, [0] * 5, [0] * 5, [0] * 5, [0.0] * 5
     labels, predictions, ranks, probabilities, targets, correct = Counter(), Counter(), [], [], 0, 0
     stops = (STOP,) if series == 0 else (EOS,)
     stop_targets = stop_correct = 0
@@ -89,9 +89,9 @@ def reference(observed, series):
                 for index, other in enumerate(others):
                     if other is not None:
                         surplus[index] += p[other] - (other == label)
-                        contested[index] += other != label
+                        slots_with_competitor[index] += other != label
                         copies[index] += other != label and said == other
-                        right[index] += other != label and said == label
+                        correct_there[index] += other != label and said == label
                 if label in stops:
                     stop_targets += 1
                     stop_correct += said == label
@@ -104,9 +104,9 @@ def reference(observed, series):
         "num_targets": targets,
         "num_correct": correct,
         "label_matches": matches,
-        "offset_contested": contested,
+        "offset_contested": slots_with_competitor,
         "offset_matches": copies,
-        "offset_correct": right,
+        "offset_correct": correct_there,
         "offset_surplus": surplus,
         "stop_targets": stop_targets,
         "stop_correct": stop_correct,

@@ -65,7 +65,7 @@ def emitted(name, folder, events, *, run_id, attempt=0):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_arrives(name, folder):
-    """Scalars of each step under the same names everywhere, a row of each sample, the alarm; all are kept."""
+    """Scalars of each step under the same names everywhere, a row of each sample, the alert; all are kept."""
     emitted(name, folder, EVENTS, run_id=f"all-{name}")
     found = read(name, folder / name, f"all-{name}")
     records = [record_of(event) for event in EVENTS]
@@ -76,7 +76,7 @@ def test_everything_arrives(name, folder):
     assert dict(found.scalars) == expected
     assert set(expected) > {"train/loss", "train/audio_accuracy/codebook_0", "eval/audio_loss/mean"}
     assert texts(found.samples) == texts(row(record) for record in records if record["event"] == "prediction_sample")
-    assert found.alarms == [("no_stop_label", "No stop token.")]
+    assert found.alerts == [("no_stop_label", "No stop token.")]
 
 
 def texts(rows):

@@ -126,14 +126,14 @@ def test_two_values_for_one_thing_are_an_error(arguments):
         (["--lora_targets", ","], "--lora_targets: expected names of modules, got ','"),
         (["--max_seconds", "0"], "--max_seconds: expected more than 0, got 0"),
         (["--max_steps", "0"], "--max_steps: expected at least 1, or -1 for whole epochs, got 0"),
-        (["--warmup", "2.5"], "--warmup: expected whole steps, or a share below 1, got 2.5"),
+        (["--warmup", "2.5"], "--warmup: expected whole steps, or a fraction below 1, got 2.5"),
         (["--log_codebooks", "a"], "--log_codebooks: expected a list like 0,1,7 or all, got 'a'"),
         (["--dtype", "int8"], "--dtype: expected one of auto, float32, bfloat16, float16, got 'int8'"),
         (["--log_text", "maybe"], "expected true or false, got 'maybe'"),
-        (["--batch_size", "two"], "invalid int value: 'two'"),
-        (["--log_step", "5"], "--log_step: expected a known flag. Did you mean log_steps?"),
-        (["--learningrate", "5"], "Did you mean learning_rate?"),
-        (["--weight_deca", "5"], "Did you mean weight_decay?"),
+        (["--batch_size", "two"], "--batch_size: expected an integer, got 'two'"),
+        (["--log_step", "5"], "--log_step: expected a known flag. Did you mean --log_steps?"),
+        (["--learningrate", "5"], "Did you mean --learning_rate?"),
+        (["--weight_deca", "5"], "Did you mean --weight_decay?"),
     ],
 )
 def test_wrong_values_name_the_range(arguments, message):
@@ -217,13 +217,16 @@ def test_forms_of_training_arguments(arguments, extra):
     [
         (["stray"], "stray: expected a known flag."),
         (["--bf16", "true", "stray"], "stray: expected a known flag."),
-        (["--max_grad_norm", "--lr", "1", "0.5"], "--max_grad_norm/--max-grad-norm: expected one argument"),
+        (["--max_grad_norm", "--lr", "1", "0.5"], "--max_grad_norm: expected one argument"),
         (["--label_names", "a", "--lr", "1", "b"], "b: expected a known flag."),
-        (["--max_grad_norm", "x"], "invalid float value: 'x'. See higgs-audio-trainer train --help_all."),
-        (["--bf16", "--lr", "x"], "invalid float value: 'x'. See higgs-audio-trainer train --help."),
-        (["--optim", "none"], "--optim: invalid choice: 'none'"),
-        (["--max-grad-nom", "1"], "--max-grad-nom: expected a known flag. Did you mean max_grad_norm?"),
-        (["--bogus=1", "--config", "no.yaml"], "--config: expected a YAML file"),
+        (
+            ["--max_grad_norm", "x"],
+            "--max_grad_norm: expected a number, got 'x'. See higgs-audio-trainer train --help_all.",
+        ),
+        (["--bf16", "--lr", "x"], "--lr: expected a number, got 'x'. See higgs-audio-trainer train --help."),
+        (["--optim", "none"], "--optim: expected one of adamw_torch, "),
+        (["--max-grad-nom", "1"], "--max-grad-nom: expected a known flag. Did you mean --max_grad_norm?"),
+        (["--bogus=1", "--config", "no.yaml"], "--config: no.yaml: No such file or directory"),
         (["--output_dir", "other"], "--output_dir: expected one value for output_dir"),
     ],
 )
@@ -283,9 +286,9 @@ def test_yaml_is_read_first_and_flags_win(tmp_path):
     ("text", "message"),
     [
         ("log_step: 5", "log_step: expected a known setting. Did you mean log_steps?"),
-        ("lr: fast", "lr: expected float, got 'fast'"),
-        ("batch_size: true", "batch_size: expected int, got True"),
-        ("batch_size: 2.5", "batch_size: expected int, got 2.5"),
+        ("lr: fast", "lr: expected a number, got 'fast'"),
+        ("batch_size: true", "batch_size: expected an integer, got True"),
+        ("batch_size: 2.5", "batch_size: expected an integer, got 2.5"),
         ("log_steps: 0", "--log_steps: expected at least 1, got 0"),
         ("lr: 1\nlearning_rate: 2", "expected one value for lr, got two different values"),
         ("- a", "expected keys and values, got list"),
@@ -303,7 +306,7 @@ def test_yaml_numbers_for_transformers_have_their_types(tmp_path):
     """PyYAML reads 1e-8 as text. A value for transformers gets the type of the flag."""
     settings = parse("--config", write_yaml(tmp_path, "adam_epsilon: 1e-8\nbf16: true\nsave_total_limit: 2\n"))
     assert settings.extra == {"adam_epsilon": 1e-8, "bf16": True, "save_total_limit": 2}
-    with pytest.raises(UserError, match=r"save_total_limit.*: invalid int value: 'two'"):
+    with pytest.raises(UserError, match=r"--save_total_limit: expected an integer, got 'two'"):
         parse("--config", write_yaml(tmp_path, "save_total_limit: two"))
 
 
@@ -314,13 +317,13 @@ def test_yaml_values_may_begin_with_a_dash(tmp_path):
 
 def test_an_infinite_count_in_yaml_is_an_error(tmp_path):
     """Infinity for an integer is an error without a traceback."""
-    with pytest.raises(UserError, match="batch_size: expected int, got inf"):
+    with pytest.raises(UserError, match="batch_size: expected an integer, got inf"):
         parse("--config", write_yaml(tmp_path, "batch_size: .inf"))
 
 
 def test_missing_yaml_is_an_error(tmp_path):
     """The error for a missing file names the path."""
-    with pytest.raises(UserError, match=r"--config: expected a YAML file, got No such file"):
+    with pytest.raises(UserError, match=r"--config: .*: No such file or directory"):
         parse("--config", str(tmp_path / "none.yaml"))
 
 

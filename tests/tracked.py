@@ -13,11 +13,11 @@ PROJECT = "higgs-audio-trainer"
 
 
 class Tracked(NamedTuple):
-    """A run in a tracker: values of each name by step, rows of samples, titles of alarms with their steps or texts."""
+    """A run in a tracker: values of each name by step, rows of samples, titles of alerts with their steps or texts."""
 
     scalars: dict
     samples: list
-    alarms: list
+    alerts: list
 
 
 def read(name, folder, run=RUN_ID):
@@ -43,7 +43,7 @@ def _tensorboard(folder, run):
 
     read = EventAccumulator(str(folder / run)).Reload()  # keeps as few of a tag as TensorBoard does
     scalars = {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
-    samples, alarms = [], []
+    samples, alerts = [], []
     for tag in read.Tags()["tensors"]:
         for event in read.Tensors(tag):
             table = _table(event.tensor_proto.string_val[0].decode())
@@ -51,8 +51,8 @@ def _tensorboard(folder, run):
                 samples.append(table)
             elif tag.startswith("alerts/"):
                 title = tag.split("/")[1]
-                alarms.append((title, table[title]))
-    return Tracked(scalars, samples, alarms)
+                alerts.append((title, table[title]))
+    return Tracked(scalars, samples, alerts)
 
 
 def _table(markdown):
@@ -64,11 +64,11 @@ def _wandb(folder, _run):
     import wandb
 
     wandb.teardown()  # what writes the file is a process, and done when it ended
-    scalars, samples, alarms = defaultdict(list), [], []
+    scalars, samples, alerts = defaultdict(list), [], []
     for file in sorted(folder.rglob("*.wandb")):
         for record in _wandb_records(file):
             if record.alert.title:
-                alarms.append((record.alert.title, record.alert.text))
+                alerts.append((record.alert.title, record.alert.text))
             items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             for name, value in items.items():
                 if name == "prediction_samples/path":
@@ -76,7 +76,7 @@ def _wandb(folder, _run):
                     samples += [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
                 elif name.startswith(("train/", "eval/")):
                     scalars[name].append((items["step"], value))
-    return Tracked(scalars, samples, alarms)
+    return Tracked(scalars, samples, alerts)
 
 
 def _wandb_records(file):
@@ -105,8 +105,8 @@ def _mlflow(folder, run):
     }
     files = Path(found.info.artifact_uri.removeprefix("file://"))
     samples = [json.loads(path.read_text()) for path in files.glob("*/samples/*/*/*.json")]
-    alarms = [(path.name.partition("-")[0], path.read_text().partition(": ")[2]) for path in files.glob("alerts/*.txt")]
-    return Tracked(scalars, samples, alarms)
+    alerts = [(path.name.partition("-")[0], path.read_text().partition(": ")[2]) for path in files.glob("alerts/*.txt")]
+    return Tracked(scalars, samples, alerts)
 
 
 def _mlflow_run(folder, run):

@@ -125,7 +125,7 @@ def _run_and_flush(arguments: list[str]) -> int:
             raise
         _discard_stdout()
         reason = (stdout_error or error).strerror or str(stdout_error or error)
-        raise UserError(f"stdout: expected room for the output, got {reason}. Write it to another place") from error
+        raise UserError(f"stdout: {reason}. Write the output to another place") from error
     return status
 
 

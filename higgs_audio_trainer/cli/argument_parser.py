@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,6 +37,8 @@ class ArgumentParser(argparse.ArgumentParser):
         formatter = partial(formatter_class, width=_terminal_columns() - _MARGIN)
         super().__init__(allow_abbrev=False, formatter_class=formatter, **settings)
         self.help_flag = "--help"
+        self.register("type", int, _parse_integer)  # in place of argparse's "invalid int value"
+        self.register("type", float, _parse_number)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse arguments after each flag is respelled as declared."""
@@ -44,7 +47,14 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` with a reference to the help."""
+        # argparse names an argument with all its spellings: "argument --lr/--learning_rate: ..."
+        message = re.sub(r"^argument ([^\s/]+)(?:/\S+)?: ", r"\1: ", message)
         raise UserError(f"{message}. See {self.prog} {self.help_flag}.")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"expected one of {choices}, got {value!r}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:  # argparse ignores an error of the stream here; `main` must see the error
@@ -62,6 +72,20 @@ def _respelled(argument: str, declared: dict[str, str]) -> str:
     if not name.startswith("--"):
         return argument
     return declared.get(name.replace("_", "-"), name) + equals + value
+
+
+def _parse_integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected an integer, got {text!r}") from error
+
+
+def _parse_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from error
 
 
 def _terminal_columns() -> int:

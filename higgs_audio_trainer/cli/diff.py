@@ -138,7 +138,7 @@ def _append(path: Path, text: str) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        say_on_stderr(printable(f"{_SUMMARY}={path}: expected a file to add the report to, got: {error.strerror}"))
+        say_on_stderr(printable(f"{_SUMMARY}={path}: {error.strerror}. The file lacks the report"))
 
 
 def _terminal_width() -> int:

@@ -27,6 +27,8 @@ from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.stream import descriptor_of, encoding_of, is_terminal
 
 _PERIOD_S = 0.2  # between two reads of --follow
+#: Flags that select events, as attributes of the parsed arguments.
+_SELECTING = ("event", "step", "rank", "modality", "codebook", "split", "sample_id", "mismatches_only")
 _SUMMARY_WIDTH, _MIN_SUMMARY_WIDTH = 80, 40  # columns
 
 
@@ -172,7 +174,8 @@ def print_summaries(given: argparse.Namespace) -> int:
         if getattr(given, flag):
             raise UserError(f"--summary: expected no --{flag.replace('_', '-')}. Remove one of the two flags")
     if not selection.takes_all:
-        raise UserError("--summary: expected no flag that selects events, because a summary is of the whole log")
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in _SELECTING if getattr(given, name))
+        raise UserError(f"--summary covers the whole log. Remove {flags}")
     from higgs_audio_trainer.logs.summary.figures import summaries
     from higgs_audio_trainer.logs.summary.text import render_summary
 

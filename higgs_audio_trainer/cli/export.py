@@ -35,9 +35,9 @@ def parser(prog: str) -> ArgumentParser:
     """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
-        description="Copy a log to an experiment tracker, with the result of its live sink: scalars of each step, a "
-        "row for each sample, alarms. Or copy a log to Parquet files, a file for each event, with all fields. "
-        "Running it again exports only new events.",
+        description="Copy a log to an experiment tracker. The tracker gets the same data as from the live sink: "
+        "scalars of each step, a row for each sample, diagnoses. Or copy a log to Parquet files, a file for each "
+        "event, with all fields. Running the command again exports only new events.",
         epilog=f"example: {prog} my-run --to tensorboard",
     )
     made.add_argument("log", metavar="FILE|DIR", help="output directory of a run, a log file, - for stdin")
@@ -67,9 +67,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         export = _to_parquet if given.to == PARQUET else _to_tracker
         count = export(chain([first], lines), given.to, folder, run_id)
     except OSError as error:
-        raise UserError(
-            f"{folder}: expected a place to export to, got: {error.strerror or error}. Name another with -o"
-        ) from error
+        raise UserError(f"{folder}: {error.strerror or error}. Name another folder with -o") from error
     problems.close()
     print(_summary(given.to, folder, run_id, count))
     return 0

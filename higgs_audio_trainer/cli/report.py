@@ -125,6 +125,4 @@ def _check_target(target: Path, names: Sequence[str]) -> None:
 
 
 def _unwritable(target: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{target}: expected a place for the page, got: {error.strerror or error}. Name another file with -o"
-    )
+    return UserError(f"{target}: {error.strerror or error}. Name another file with -o")

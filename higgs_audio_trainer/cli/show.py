@@ -37,7 +37,7 @@ def parser(prog: str) -> ArgumentParser:
     flag("-f", "--follow", action="store_true", help="continue with new events of a running training")
     flag("--width", metavar="N", help="wrap lines at N columns")
     flag("--no-pager", action="store_true", help="do not use $PAGER or less on a terminal")
-    flag("--summary", action="store_true", help="one screen: losses, accuracies, alarms, gaps, cost")
+    flag("--summary", action="store_true", help="one screen: losses, accuracies, problems, gaps, cost")
     flag("-h", "--help", action="help", help="print this help and exit")
     return made
 

@@ -29,6 +29,7 @@ _COMMON = frozenset(
     )
 )
 _COMMA_SEPARATED = frozenset(("sinks", "lora_targets", "log_codebooks", "report_to"))  # YAML may give a list
+_VALUES = {int: "an integer", float: "a number", bool: "true or false"}
 _TITLES = {"lora": "LoRA"}  # of groups whose title is not the name
 
 
@@ -157,14 +158,14 @@ def parse_train(arguments: Sequence[str], prog: str) -> TrainSettings | str:
         given = vars(parsed)
     if unknown:
         name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_")
-        raise UserError(f"{unknown[0]}: expected a known flag.{_suggestion(name, theirs)} See {prog} --help.")
+        raise UserError(f"{unknown[0]}: expected a known flag.{_suggestion(name, theirs, '--')} See {prog} --help.")
     settings |= {name: value for name, value in given.items() if name in ours}
     extra |= {name: value for name, value in given.items() if name in theirs}
     return TrainSettings(**settings, extra=extra)
 
 
-def _suggestion(name: str, theirs: Mapping[str, Any]) -> str:
-    return suggestion(name, [*_settings_by_name(), *theirs, "config"], cutoff=0.5)
+def _suggestion(name: str, theirs: Mapping[str, Any], prefix: str = "") -> str:
+    return suggestion(name, [*_settings_by_name(), *theirs, "config"], cutoff=0.5, prefix=prefix)
 
 
 def _read_yaml(path: str) -> Mapping[Any, Any]:
@@ -173,7 +174,7 @@ def _read_yaml(path: str) -> Mapping[Any, Any]:
     try:
         content = yaml.safe_load(Path(path).read_bytes()) or {}
     except OSError as error:
-        raise UserError(f"--config: expected a YAML file, got {error.strerror} at {path}") from error
+        raise UserError(f"--config: {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise UserError(f"--config {path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping):
@@ -204,7 +205,7 @@ def _converted(item: Field[Any], value: Any, where: str) -> Any:
         if value_type is int and isinstance(value, float) and converted != value:
             raise ValueError("a fraction")  # noqa: TRY301
     except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError) as error:
-        raise UserError(f"{where}: expected {value_type.__name__}, got {value!r}") from error
+        raise UserError(f"{where}: expected {_VALUES[value_type]}, got {value!r}") from error
     return converted
 
 

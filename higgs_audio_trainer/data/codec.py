@@ -117,7 +117,7 @@ def _higgs_class(name: str) -> Any:
     try:
         from transformers import HiggsAudioV2TokenizerModel
     except (ImportError, OSError, RuntimeError) as error:  # a torchaudio for another version of torch
-        raise UserError(_no_torchaudio(name, f"one that does not load ({error})")) from error
+        raise UserError(_no_torchaudio(name, f"a torchaudio that fails to import ({error})")) from error
     return HiggsAudioV2TokenizerModel
 
 

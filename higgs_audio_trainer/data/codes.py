@@ -122,8 +122,7 @@ class CodeCache:
                 np.save(file, codes_KT.astype(np.int32))
         except OSError as error:
             raise UserError(
-                f"--codes_dir: expected a folder to store codes in, got {error.strerror} at {path.parent}. "
-                "Name another folder, or free space."
+                f"--codes_dir: {path.parent}: {error.strerror}. Name another folder, or free space."
             ) from error
 
 

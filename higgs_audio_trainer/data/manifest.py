@@ -57,7 +57,7 @@ def read_manifest(path: str | Path) -> tuple[list[Sample], list[InputProblem]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: expected a manifest (JSON Lines), got {error.strerror}. Check the path.") from error
+        raise UserError(f"{path}: {error.strerror}. Name a manifest (JSON Lines).") from error
     samples: list[Sample] = []
     problems: list[InputProblem] = []
     lines_of_ids: dict[str, int] = {}
@@ -131,7 +131,7 @@ def _reference_turns(entry: Mapping[str, Any], folder: Path, problems: LineProbl
     with problems.collected():
         if given(entry, "ref_text"):
             if not has_reference:
-                raise BadField("ref_audio", "the audio that ref_text is the text of", "nothing")
+                raise BadField("ref_audio", "the recording of ref_text", "nothing")
             yield Turn("user", (read_text(entry["ref_text"], "ref_text"),))
     with problems.collected():
         if has_reference:

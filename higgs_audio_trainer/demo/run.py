@@ -172,6 +172,4 @@ def _clear(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         marker.write_text(json.dumps({"made": _MADE}) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"--output_dir: expected a writable folder, got {error.strerror} at {folder}. Choose another path."
-        ) from error
+        raise UserError(f"--output_dir: {folder}: {error.strerror}. Choose a writable folder.") from error

@@ -146,9 +146,7 @@ def write_tiny(folder: Path, size: TinySize | None = None, *, seed: int = 0) -> 
         model_dir.mkdir(parents=True)
         codec_dir.mkdir(parents=True)
     except OSError as error:
-        raise UserError(
-            f"tiny: expected a writable folder, got {error.strerror} at {folder}. Choose another path."
-        ) from error
+        raise UserError(f"tiny: {folder}: {error.strerror}. Choose a writable folder.") from error
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -115,10 +115,10 @@ def preferred_token(counts: TokenCounts, *, alpha: float = ALPHA) -> int | None:
         return None
     sequences = counts.stop_targets + counts.masked.get("stop", 0)
     fits = []
-    for index, (contested, matches, correct, excess) in enumerate(zip(*columns, strict=True)):
+    for index, (slots, matches, correct, excess) in enumerate(zip(*columns, strict=True)):
         wins = matches - abs(_OFFSETS[index]) * sequences
-        matters = contested >= _LEAST_SLOTS and wins >= _LEAST_SHARE * contested and wins >= 2 * correct
-        certain = math.isfinite(excess) and excess >= max(_LEAST_SHARE * contested, _LEAST_CERTAINTY * wins)
+        matters = slots >= _LEAST_SLOTS and wins >= _LEAST_SHARE * slots and wins >= 2 * correct
+        certain = math.isfinite(excess) and excess >= max(_LEAST_SHARE * slots, _LEAST_CERTAINTY * wins)
         certain = certain and excess >= _LEAST_DEVIATIONS * math.sqrt(0.25 * counts.num_targets)
         if matters and certain and clearly_beats(wins, correct, alpha=alpha):
             fits.append((matches, index))
@@ -153,8 +153,8 @@ def _from_labels(counts: TokenCounts) -> Finding | None:
 
 def _shift_sentences(labels: str, offset: int, contrast: str = "") -> tuple[str, str, str]:
     shift = _SHIFTS[offset]
-    observation = f"{labels} equal {shift.token} (offset {offset:+d}){contrast}: {shift.problem}."
-    return observation, shift.cause, SHIFT_ONCE
+    sentence = f"{labels} equal {shift.token} (offset {offset:+d}){contrast}: {shift.problem}."
+    return sentence, shift.cause, SHIFT_ONCE
 
 
 def _named_offset(matches: tuple[int, ...], total: int) -> int | None:
@@ -177,11 +177,11 @@ def _from_predictions(counts: TokenCounts) -> Finding | None:
     return make_finding(
         "shifted_alignment",
         "error",
-        f"{_contest(counts, index)}: {shift.problem}.",
+        f"{_matches_sentence(counts, index)}: {shift.problem}.",
         f"{shift.cause} Compare the shift of the labels with the shift of the logits.",
         SHIFT_ONCE,
         about=counts,
-        evidence={**_contest_evidence(counts, index), "offset": offset},
+        evidence={**_match_evidence(counts, index), "offset": offset},
     )
 
 
@@ -189,18 +189,18 @@ def _copies(counts: TokenCounts) -> Finding | None:
     index = preferred_token(counts)
     if index is None or _OFFSETS[index] != -1:
         return None
-    return _copying(counts, f"{_contest(counts, index)}.", _contest_evidence(counts, index))
+    return _copying(counts, f"{_matches_sentence(counts, index)}.", _match_evidence(counts, index))
 
 
-def _contest(counts: TokenCounts, index: int) -> str:
-    matches, contested = counts.offset_matches[index], counts.offset_contested[index]
+def _matches_sentence(counts: TokenCounts, index: int) -> str:
+    matches, slots = counts.offset_matches[index], counts.offset_contested[index]
     return (
-        f"predictions equal {_COMPETING[index]} in {matches:,} of {contested:,} slots with another label, and the "
+        f"predictions equal {_COMPETING[index]} in {matches:,} of {slots:,} slots with another label, and the "
         f"label in {counts.offset_correct[index]:,}"
     )
 
 
-def _contest_evidence(counts: TokenCounts, index: int) -> dict[str, Any]:
+def _match_evidence(counts: TokenCounts, index: int) -> dict[str, Any]:
     return {
         "contested": counts.offset_contested[index],
         "matches": counts.offset_matches[index],
@@ -209,9 +209,9 @@ def _contest_evidence(counts: TokenCounts, index: int) -> dict[str, Any]:
     }
 
 
-def _copying(about: TokenCounts | PredictionSample, observation: str, evidence: Mapping[str, Any]) -> Finding:
+def _copying(about: TokenCounts | PredictionSample, sentence: str, evidence: Mapping[str, Any]) -> Finding:
     cause = "Usually the loss compares logits and labels at the same index, or the input contains the label."
-    return make_finding("copies_input", "error", observation, cause, SHIFT_ONCE, about=about, evidence=evidence)
+    return make_finding("copies_input", "error", sentence, cause, SHIFT_ONCE, about=about, evidence=evidence)
 
 
 def _shown_labels(logged: LoggedStep, history: History) -> Iterator[Finding]:
@@ -234,25 +234,25 @@ def _shown_copies(logged: LoggedStep, history: History) -> Iterator[Finding]:
     """Find copied inputs in the shown samples, unless the counts show an unsure model."""
     denied = {series_of(counts) for counts in logged.counts if _only_expects_repetition(counts)}
     for sample, shown in _shown(logged, history):
-        contested = shown.slots - shown.label_is_input
-        copied = contested >= _LEAST_SHOWN and shown.copied >= 0.9 * contested and shown.correct <= 0.1 * contested
+        slots = shown.slots - shown.label_is_input  # the input and the label differ in these slots
+        copied = slots >= _LEAST_SHOWN and shown.copied >= 0.9 * slots and shown.correct <= 0.1 * slots
         repeated = shown.label_is_input > 0.3 * shown.slots
         if copied and not repeated and clearly_beats(shown.copied, shown.correct) and series_of(sample) not in denied:
-            observation = (
-                f"predictions equal {_COMPETING[_INPUT]} in {shown.copied:,} of {contested:,} shown slots with another "
+            sentence = (
+                f"predictions equal {_COMPETING[_INPUT]} in {shown.copied:,} of {slots:,} shown slots with another "
                 f"label, and the label in {shown.correct:,}."
             )
-            evidence = {"contested": contested, "matches": shown.copied, "correct": shown.correct}
-            yield _copying(sample, observation, evidence)
+            evidence = {"contested": slots, "matches": shown.copied, "correct": shown.correct}
+            yield _copying(sample, sentence, evidence)
 
 
 def _only_expects_repetition(counts: TokenCounts) -> bool:
     """Return True if predictions equal inputs over all slots too, with no more probability than the labels justify."""
     if min(len(counts.offset_surplus), len(counts.offset_contested), len(counts.offset_matches)) <= _INPUT:
         return False
-    contested, matches = counts.offset_contested[_INPUT], counts.offset_matches[_INPUT]
-    unsure = counts.offset_surplus[_INPUT] < max(_LEAST_SHARE * contested, _LEAST_CERTAINTY * matches)
-    return unsure and matches >= 2 * _LEAST_SHARE * contested
+    slots, matches = counts.offset_contested[_INPUT], counts.offset_matches[_INPUT]
+    unsure = counts.offset_surplus[_INPUT] < max(_LEAST_SHARE * slots, _LEAST_CERTAINTY * matches)
+    return unsure and matches >= 2 * _LEAST_SHARE * slots
 
 
 def _shown(logged: LoggedStep, history: History) -> Iterator[tuple[PredictionSample, ShownSlots]]:

@@ -193,6 +193,4 @@ def _joined(parts: Iterator[bytes]) -> io.BufferedReader:
 
 def unreadable(path: Path, error: OSError) -> UserError:
     """Return an error for an unreadable log, with the operating system's reason."""
-    return UserError(
-        f"{path}: expected a readable log, got: {error.strerror or error}. Name a file or a folder of logs."
-    )
+    return UserError(f"{path}: {error.strerror or error}. Name a file or a folder of logs.")

@@ -108,7 +108,7 @@ def _begin(folder: Path, lock: DirectoryLock, attempt: Attempt) -> None:
         with atomic_file(folder / _STATE_FILE) as file:
             file.write(json.dumps({"run_id": attempt.run_id, "attempt": attempt.number}).encode() + b"\n")
     except OSError as error:
-        raise UserError(f"--output_dir: expected a writable folder, got {error.strerror} at {folder}") from error
+        raise UserError(f"--output_dir: {folder}: {error.strerror}. Choose a writable folder") from error
 
 
 def _named_checkpoint(resume: str | None) -> Path | None:

@@ -45,13 +45,15 @@ def failure_message(source: str, error: BaseException, *, costs_event: bool = Tr
         >>> failure_message("jsonl", OSError(28, "Disk full")).partition("; ")[0]
         'higgs-audio-trainer: logging to jsonl failed: Disk full (ENOSPC)'
         >>> failure_message("processor p", KeyError("a"), costs_event=False)
-        "higgs-audio-trainer: processor p failed: KeyError('a'); training goes on and no event is lost."
+        "higgs-audio-trainer: processor p failed: KeyError('a'); training continues and no event is lost."
     """
     if not costs_event:
-        return f"higgs-audio-trainer: {source} failed: {_describe_error(error)}; training goes on and no event is lost."
+        return (
+            f"higgs-audio-trainer: {source} failed: {_describe_error(error)}; training continues and no event is lost."
+        )
     return (
-        f"higgs-audio-trainer: logging to {source} failed: {_describe_error(error)}; training goes on and run_end "
-        "counts what is lost."
+        f"higgs-audio-trainer: logging to {source} failed: {_describe_error(error)}; training continues; "
+        "run_end has the number of lost events."
     )
 
 

@@ -25,7 +25,7 @@ class FailureCounts:
         >>> for _ in range(2):
         ...     failures.add("clock", ValueError("x"))
         >>> failures.print_announcements()
-        higgs-audio-trainer: clock failed: ValueError('x'); training goes on and no event is lost.
+        higgs-audio-trainer: clock failed: ValueError('x'); training continues and no event is lost.
         >>> failures.counts["clock"], failures.num_lost
         (2, 0)
     """

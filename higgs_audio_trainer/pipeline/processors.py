@@ -154,10 +154,12 @@ def _find_factory(name: str) -> ProcessorFactory:
 
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in installed and ":" not in name:
-        known = ", ".join([*sorted(installed), "package.module:factory"])
+        installed_names = f"Installed names: {', '.join(sorted(installed))}."
+        if not installed:
+            installed_names = "No processor is installed under a name."
         hint = " A colon stands before the factory's name: module:factory." if "." in name else ""
         raise UserError(
-            f"{_FLAG}: expected {'one of ' if installed else ''}{known}, got {name!r}."
+            f"{_FLAG}: expected package.module:factory or an installed name, got {name!r}. {installed_names}"
             f"{suggestion(name, installed) or hint}"
         )
     return _import_factory(name, installed.get(name))

@@ -56,7 +56,7 @@ class AudioPreviews:
     Args:
         codec: Folder or name of the codec.
         output_dir: Output directory of the run.
-        is_due: Returns True for the logged steps with previews.
+        is_previewed: Returns True for the logged steps with previews.
         seconds: Time limit of one file, the start of the decoder included; seconds.
         num_codes: Codes of a codebook. The ids of stream BOS and EOS are higher.
         fail: Called with the error of each file that is not written.
@@ -67,12 +67,12 @@ class AudioPreviews:
         codec: str,
         output_dir: str | os.PathLike[str],
         *,
-        is_due: Callable[[int], bool],
+        is_previewed: Callable[[int], bool],
         seconds: float,
         num_codes: int,
         fail: Callable[[AudioPreviewError], None],
     ) -> None:
-        self.is_due = is_due
+        self.is_previewed = is_previewed
         self._command = (*_DECODER, codec)
         self._output_dir = Path(output_dir).absolute()
         self._seconds, self._num_codes, self._fail = seconds, num_codes, fail

@@ -154,7 +154,7 @@ class Recorder:
         if not self.is_logged_step(step):
             return
         counter = TokenCounter(with_mask_map=step == 1) if self._settings.counts else None
-        with_audio = self._previews is not None and self._previews.is_due(step)
+        with_audio = self._previews is not None and self._previews.is_previewed(step)
         self._begin("train", Extraction("train", self._settings.shown, counter, with_audio=with_audio), started)
 
     def begin_evaluation(self) -> None:

@@ -1,4 +1,4 @@
-"""Geometry of heat strips: a row for each codebook, a column for each bucket of logged steps."""
+"""Geometry of heat maps: a row for each codebook, a column for each bucket of logged steps."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MOST_LABELS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class HeatStrip:
+class HeatMap:
     """Means of series, each series as a row of shades.
 
     Attributes:
-        title: Title of the strip.
+        title: Title of the heat map.
         lines: Series of the codebooks, which have the same buckets.
         values: Axis from the lightest to the darkest shade.
         width: Width of the drawing in SVG units.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from higgs_audio_trainer.logs.bounded_series import NumberSeries
 from higgs_audio_trainer.report.chart import SMALL, WIDE, Chart, ChartLine, ChartMark, Plot
 from higgs_audio_trainer.report.gather import GatheredLog, SplitCurves
-from higgs_audio_trainer.report.heat import HeatStrip
+from higgs_audio_trainer.report.heat import HeatMap
 from higgs_audio_trainer.report.samples import LogSamples, ShownSample, shown_samples
 from higgs_audio_trainer.report.scale import SHARES, Axis, axis_of
 from higgs_audio_trainer.report.timeline import Timeline
@@ -81,13 +81,13 @@ class Sheet:
                 yield Chart(f"{letter}Text and each codebook: {title}", Plot(SMALL, self.steps, values), lines)
 
     @property
-    def heat(self) -> Iterator[HeatStrip]:
-        """Yield the heat strips of the codebooks, if the model has codebooks."""
+    def heat(self) -> Iterator[HeatMap]:
+        """Yield the heat maps of the codebooks, if the model has codebooks."""
         axis = axis_of((one for log in self.logs for one in log.train.losses), from_zero=False)
         for title, values in (("accuracy", SHARES), ("loss (nats)", axis)):
             for letter, log in self.lettered:
                 if lines := _codebook_lines(log.train, is_share=values.is_share):
-                    yield HeatStrip(f"{letter}Codebook by step: {title}", lines, values)
+                    yield HeatMap(f"{letter}Codebook by step: {title}", lines, values)
 
     @property
     def timelines(self) -> list[tuple[str, Timeline]]:

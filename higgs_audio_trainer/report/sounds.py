@@ -61,9 +61,11 @@ class AudioEmbedder:
         """Return the bytes of a WAV file.
 
         Raises:
-            OSError: The file cannot be opened, or the file or its folder is a symbolic link.
-            ValueError: The file is not a regular WAV file, or there is no room.
+            OSError: The file cannot be opened, or the file is a symbolic link.
+            ValueError: The folder is a symbolic link, the file is not a regular WAV file, or there is no room.
         """
+        if folder.is_symlink():  # the operating system's own error for O_NOFOLLOW is "Not a directory"
+            raise ValueError("the audio folder is a symbolic link")
         inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

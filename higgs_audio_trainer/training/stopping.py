@@ -71,9 +71,10 @@ class Stopping(TrainerCallback):
     ) -> None:
         """Schedule the evaluation that an earlier attempt, stopped at this step, did not finish."""
         step = state.global_step
-        due = args.eval_strategy == IntervalStrategy.STEPS and (step % state.eval_steps == 0 or step >= state.max_steps)
+        ends_interval = step % state.eval_steps == 0 or step >= state.max_steps
+        scheduled = args.eval_strategy == IntervalStrategy.STEPS and ends_interval
         done = any(entry["step"] == step and _EVAL_LOSS in entry for entry in state.log_history)
-        if step and due and not done and args.eval_delay <= step:
+        if step and scheduled and not done and args.eval_delay <= step:
             args.eval_on_start = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

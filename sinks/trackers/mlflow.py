@@ -61,7 +61,7 @@ class Mlflow:
         self._client.log_text(self._run, json.dumps(row), f"{rows.place(row)}/step_{at.step:08d}-{at.key}.json")
 
     def alert(self, at: Moment, record: Record) -> None:
-        """Write an alarm as a tag and a file, because MLflow has no alerts."""
+        """Write a warning or an error as a tag and a file, because MLflow has no alerts."""
         message = f"step {at.step}: {rows.text(record)}"
         self._client.set_tag(self._run, f"alert.{rows.title(record)}", message[:_LONGEST_TAG])
         self._client.log_text(self._run, message, f"alerts/{rows.title(record)}-step_{at.step:08d}-{at.key}.txt")

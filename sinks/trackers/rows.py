@@ -29,7 +29,7 @@ _PLAIN = (
     "num_samples",
     "duration_s",
 )
-_ALARMS = ("warning", "error")
+_ALERT_LEVELS = ("warning", "error")
 _OF_SAMPLE = (
     "step",
     "split",
@@ -59,7 +59,7 @@ def admitted(record: Record) -> Record | None:
         >>> admitted({"event": "checkpoint", "level": "info"}) is None
         True
     """
-    if record.get("event") not in (*_PREFIX, "run_start", "prediction_sample") and not is_alarm(record):
+    if record.get("event") not in (*_PREFIX, "run_start", "prediction_sample") and not is_alert(record):
         return None
     return limited(record, MOST_SHOWN_BYTES)
 
@@ -121,16 +121,16 @@ def place(row: Row) -> str:
     return f"{row['split']}/samples/{row['modality']}{codebook}/{row['sample_index']}"
 
 
-def is_alarm(record: Record) -> bool:
+def is_alert(record: Record) -> bool:
     """Return True if the level of a record is warning or error."""
-    return record.get("level") in _ALARMS
+    return record.get("level") in _ALERT_LEVELS
 
 
 def title(record: Record) -> str:
-    """Return the title of an alarm: the code of a diagnosis, or the name of another event."""
+    """Return the title of an alert: the code of a diagnosis, or the name of another event."""
     return str(record.get("code") or record.get("event"))
 
 
 def text(record: Record) -> str:
-    """Return the text of an alarm: the message of a diagnosis, or another record as text."""
+    """Return the text of an alert: the message of a diagnosis, or another record as text."""
     return str(record.get("message") or render(record))

@@ -29,7 +29,7 @@ _numbers = count()
 class TensorBoard:
     """An event file for `tensorboard --logdir`.
 
-    Samples, settings and alarms are texts. TensorBoard keeps ten texts of a tag, so each text has a different tag.
+    Samples, settings and alerts are texts. TensorBoard keeps ten texts of a tag, so each text has a different tag.
 
     Args:
         folder: Folder of the run; created if missing.
@@ -66,9 +66,9 @@ class TensorBoard:
         self._write_text(at, f"{rows.place(row)}/step_{at.step:08d}", row)
 
     def alert(self, at: Moment, record: Record) -> None:
-        """Write an alarm as text, because TensorBoard has no alerts."""
-        alarm = {"level": record["level"], "step": at.step, rows.title(record): rows.text(record)}
-        self._write_text(at, f"alerts/{rows.title(record)}/{at.key}", alarm)
+        """Write a warning or an error as text, because TensorBoard has no alerts."""
+        alert = {"level": record["level"], "step": at.step, rows.title(record): rows.text(record)}
+        self._write_text(at, f"alerts/{rows.title(record)}/{at.key}", alert)
 
     def close(self) -> None:
         """Close the file."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sinks.protocol import Record, Sink, SinkContext, SinkError, SinkFactory
 from sinks.queued import Queued
-from sinks.trackers.rows import Row, Scalars, admitted, is_alarm, row, scalars
+from sinks.trackers.rows import Row, Scalars, admitted, is_alert, row, scalars
 
 PROJECT = "higgs-audio-trainer"
 
@@ -97,7 +97,7 @@ class TrackerSink:
             self._tracker.log_sample(at, row(record))
         elif values := scalars(record):
             self._tracker.log_scalars(at, values)
-        if is_alarm(record):
+        if is_alert(record):
             self._tracker.alert(at, record)
 
     def close(self) -> None:

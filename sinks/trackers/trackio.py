@@ -45,7 +45,7 @@ class Trackio:
         self._log(at, {rows.place(row): {"_type": "trackio.table", "_value": [row]}})
 
     def alert(self, at: Moment, record: Record) -> None:
-        """Write an alarm as an alert."""
+        """Write a warning or an error as an alert."""
         self._storage.bulk_alert(
             **self._ids,
             titles=[rows.title(record)],

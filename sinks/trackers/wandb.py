@@ -59,7 +59,7 @@ class Wandb:
         self._run.log({"step": at.step, "prediction_samples": table})
 
     def alert(self, _at: Moment, record: Record) -> None:
-        """Write an alarm as an alert."""
+        """Write a warning or an error as an alert."""
         level = self._wandb.AlertLevel[_LEVELS[record["level"]]]
         self._run.alert(rows.title(record), rows.text(record), level=level, wait_duration=0)
 

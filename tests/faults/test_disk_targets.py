@@ -21,8 +21,7 @@ class TestTargets:
         with pytest.raises(SinkError) as caught:
             JsonlSink(path)
         assert str(caught.value) == (
-            f"jsonl: expected a file to append to, got {what} at {path}. "
-            "Choose another folder: --sinks console,jsonl:dir=FOLDER"
+            f"jsonl: {path}: expected a file, got {what}. Choose another folder: --sinks console,jsonl:dir=FOLDER"
         )
 
     @pytest.mark.timeout(10)

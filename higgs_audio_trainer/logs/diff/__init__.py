@@ -1,1 +1,1 @@
-"""Comparison of two logs, and golden files: `compare.compare`, `golden.write_golden`, `reports.render`."""
+"""Comparison of two logs, and golden files: `compare.diff`, `golden.write_golden`, `reports.render`."""

@@ -150,7 +150,7 @@ def _target(path: Path, log: Log) -> Path:
             _refuse_other(path)
     except (OSError, RuntimeError) as error:  # circular links raise RuntimeError
         why = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: expected a path for a golden, got: {why or error}. Name a .jsonl file") from error
+        raise UserError(f"{path}: {why or error}. Name a .jsonl file") from error
     return target
 
 
@@ -191,4 +191,4 @@ def _replace(target: Path, lines: Iterator[bytes]) -> None:
         with atomic_file(target, sync=True) as file:
             file.writelines(line + b"\n" for line in lines)
     except OSError as error:
-        raise UserError(f"{target}: expected a writable golden, got: {error.strerror or error}. {hint}") from error
+        raise UserError(f"{target}: {error.strerror or error}. {hint}") from error

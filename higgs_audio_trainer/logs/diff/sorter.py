@@ -102,6 +102,6 @@ def no_room(error: OSError) -> UserError:
     import tempfile
 
     return UserError(
-        f"{tempfile.gettempdir()}: expected room for a temporary file, got: {error.strerror or error}. "
-        "Make room there, or name another folder in TMPDIR"
+        f"{tempfile.gettempdir()}: {error.strerror or error}. "
+        "Make room there for a temporary file, or name another folder in TMPDIR"
     )

@@ -53,21 +53,21 @@ def _offsets(record: Record, _start: Record) -> Iterator[InvalidField]:
         if len(record[name]) != _NUM_OFFSETS:
             yield InvalidField(f"$.{name}", f"{_NUM_OFFSETS} items, one for each offset", str(len(record[name])))
             return
-    matched, contested, matches, correct = map(record.__getitem__, _COUNTS)
-    targets, counts = record["num_targets"], matched + contested + matches + correct
+    matched, slots_with_competitor, matches, correct = map(record.__getitem__, _COUNTS)
+    targets, counts = record["num_targets"], matched + slots_with_competitor + matches + correct
     if min(counts) < 0 or max(counts) > targets:
         place, count = next(item for item in enumerate(counts) if not 0 <= item[1] <= targets)
         name, index = _COUNTS[place // _NUM_OFFSETS], place % _NUM_OFFSETS
         yield InvalidField(f"$.{name}[{index}]", f"0 to num_targets, {targets}", str(count))
     else:
-        yield from _competing_tokens(record["num_correct"], contested, matches, correct)
+        yield from _competing_tokens(record["num_correct"], slots_with_competitor, matches, correct)
 
 
 def _competing_tokens(
-    num_correct: int, contested: list[int], matches: list[int], correct: list[int]
+    num_correct: int, slots_with_competitor: list[int], matches: list[int], correct: list[int]
 ) -> Iterator[InvalidField]:
     """Check that a prediction counts as the label, as the competing token or as neither."""
-    for index, (slots, others, agreeing) in enumerate(zip(contested, matches, correct, strict=True)):
+    for index, (slots, others, agreeing) in enumerate(zip(slots_with_competitor, matches, correct, strict=True)):
         if others + agreeing > slots:
             expected = f"at most {slots - agreeing}, offset_contested - offset_correct"
             yield InvalidField(f"$.offset_matches[{index}]", expected, str(others))
