@@ -1,4 +1,4 @@
-"""Tiny random models of several families, each with a batch that its own forward pass takes."""
+"""Tiny random models of several families, each with a batch for the model's forward pass."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def llama() -> Case:
 
 
 def gpt2() -> Case:
-    """A causal language model with learned positions."""
+    """A causal language model with learned position embeddings."""
     config = transformers.GPT2Config(
         vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=32, bos_token_id=1, eos_token_id=2
     )
@@ -70,7 +70,7 @@ def t5() -> Case:
 
 
 def higgs_audio() -> Case:
-    """Native Higgs Audio v2: logits of all codebooks in one axis, labels by frame."""
+    """Make native Higgs Audio v2, with the logits of all codebooks in one axis and labels by frame."""
     K, C = 3, 20
     config = transformers.HiggsAudioV2Config(
         vocab_size=70,
@@ -107,7 +107,7 @@ def higgs_audio() -> Case:
 
 
 def musicgen() -> Case:
-    """MusicGen: codebooks in the batch axis, no shift between the logits and the labels."""
+    """Make MusicGen, with codebooks in the batch axis and no shift between the logits and the labels."""
     K = 2
     config = transformers.MusicgenConfig(
         text_encoder=transformers.T5Config(vocab_size=30, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2),
@@ -128,7 +128,7 @@ def musicgen() -> Case:
     )
     config.decoder.decoder_start_token_id = 32
     labels = torch.randint(0, 32, (2, 9, K))
-    labels[1, -3:, 1] = 32  # padding, which its loss passes over
+    labels[1, -3:, 1] = 32  # padding, which the model's loss ignores
     return transformers.MusicgenForConditionalGeneration(config), {
         "input_ids": torch.randint(1, 30, (2, 5)),
         "attention_mask": torch.ones(2, 5, dtype=torch.long),
@@ -137,7 +137,7 @@ def musicgen() -> Case:
 
 
 def musicgen_decoder() -> Case:
-    """MusicGen's decoder alone, given the codes it continues."""
+    """Make the decoder of MusicGen alone, with the codes that the decoder continues as input."""
     whole, batch = musicgen()
     model = transformers.MusicgenForCausalLM(whole.config.decoder)
     return model, {
@@ -148,7 +148,7 @@ def musicgen_decoder() -> Case:
 
 
 def musicgen_melody() -> Case:
-    """MusicGen with a melody: the condition stands before the codes, in the same sequence."""
+    """Make MusicGen with a melody. The condition stands before the codes in the same sequence."""
     config = transformers.MusicgenMelodyConfig(
         text_encoder=transformers.T5Config(vocab_size=30, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2),
         audio_encoder=transformers.EncodecConfig(num_filters=2, hidden_size=8, codebook_dim=8, codebook_size=32),
@@ -212,17 +212,21 @@ def _csm() -> transformers.CsmForConditionalGeneration:
 
 
 def csm() -> Case:
-    """CSM given waves: its codec makes the codes; the first codebook is the backbone's, the others of another model."""
+    """Make CSM with waveforms as input.
+
+    The codec makes the codes. The backbone predicts the first codebook, and the depth decoder predicts the other
+    codebooks.
+    """
     model = _csm()
     for name, buffer in model.codec_model.named_buffers():
         if name.endswith("embed_sum"):
-            buffer.normal_(std=0.1)  # a codec that was never trained has but one code
+            buffer.normal_(std=0.1)  # an untrained codec makes one code only
     frames = 5
     samples = 32 * frames
     audio = [50] * frames + [51]
     input_ids = torch.tensor([[1, 5, 6, *audio, 2, 2], [1, 7, 8, 9, 10, *audio]])
     labels = input_ids.masked_fill(input_ids < 50, -100)
-    labels[0, 4] = -101  # its other codebooks are not trained
+    labels[0, 4] = -101  # the other codebooks of this frame are not trained
     return model, {
         "input_ids": input_ids,
         "attention_mask": (input_ids != 2).long(),
@@ -242,7 +246,7 @@ def csm_of_codes() -> Case:
 
 
 def dia() -> Case:
-    """Dia: codebooks in the batch axis, of logits and of labels."""
+    """Make Dia, with codebooks in the batch axis of logits and labels."""
     K = 3
     sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
     sizes |= {"num_key_value_heads": 2, "head_dim": 8}
@@ -266,7 +270,7 @@ def dia() -> Case:
 
 
 def moshi() -> Case:
-    """Moshi: a text stream, and codes that a depth decoder makes, delayed by its forward pass."""
+    """Make Moshi, with a text stream and the codes of a depth decoder, which the forward pass delays."""
     K, C, S = 3, 20, 9
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "head_dim": 8}
     config = transformers.MoshiConfig(
@@ -288,7 +292,7 @@ def moshi() -> Case:
         "user_audio_codes": torch.randint(0, C, (2, K, S)),
         "moshi_audio_codes": delayed[..., :-1],
         "text_labels": text,
-        "audio_labels": raw[..., 1:],  # of the frame that comes next
+        "audio_labels": raw[..., 1:],  # of the next frame
     }
 
 
@@ -308,7 +312,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def make(name: str, seed: int = 0) -> tuple[Any, dict[str, Tensor]]:
-    """Make a model and a batch for it."""
+    """Make the model of a case and a batch for the model."""
     torch.manual_seed(seed)
     model, batch = CASES[name]()
     return model.eval(), batch

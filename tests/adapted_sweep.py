@@ -1,8 +1,9 @@
-"""Every language model of the installed transformers, tiny and random, held against its adapter.
+"""A check of every language model of the installed transformers, tiny and random, against the adapter of the model.
 
-    python -m tests.adapted_sweep        (some five minutes)
+    python -m tests.adapted_sweep        (about five minutes)
 
-Prints which classes pass both oracles, which do not and why, and which no tiny configuration could be made for.
+Prints the classes that pass both oracles, the classes that fail with the reason, and the classes without a tiny
+configuration.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_sta
 
 
 def _smaller(config: Any) -> dict[str, Any]:
-    """Return the settings that make a configuration, and those within it, small."""
+    """Return settings that make a configuration and all nested configurations small."""
     settings: dict[str, Any] = {}
     for name in getattr(config, "__dataclass_fields__", None) or vars(config):
         value = getattr(config, name, None)
@@ -64,10 +65,10 @@ def _smaller(config: Any) -> dict[str, Any]:
 
 
 def case(name: str) -> Case:
-    """Make a tiny model of a class, and a batch that its forward pass takes.
+    """Make a tiny model of a class, and a batch for the model's forward pass.
 
     Raises:
-        Exception: of any kind, where its configuration wants more than numbers made small.
+        Exception: The configuration needs more than smaller numbers. The type can be any.
     """
     torch.manual_seed(0)
     cls = getattr(transformers, name)
@@ -87,7 +88,7 @@ def case(name: str) -> Case:
 
 
 def hold(model: Any, batch: dict[str, torch.Tensor]) -> str:
-    """Return what is wrong with the adapter of a model; nothing, where both oracles hold."""
+    """Return the problem with a model's adapter, or an empty text if both oracles hold."""
     with torch.no_grad():
         outputs = model(**batch)
     try:
@@ -103,7 +104,7 @@ def hold(model: Any, batch: dict[str, torch.Tensor]) -> str:
 
 
 def main() -> None:
-    """Hold all, and print what was found."""
+    """Check all models and print the results."""
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     found: dict[str, list[str]] = defaultdict(list)

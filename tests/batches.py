@@ -25,12 +25,12 @@ WORDS = ("tea", "kettle", "صباح", "الخير", "window", "rain", "harbour",
 
 
 def silent() -> Recorder:
-    """Return a recorder that records nothing, as with `--sinks none`."""
+    """Return a recorder that records nothing, like `--sinks none`."""
     return Recorder(NullPipeline(), RecorderSettings(never, 8, None, evaluations=False))
 
 
 def random_sample(rng: random.Random, index: int) -> tuple[Sample, list[int]]:
-    """Make a conversation of one to three assistant turns, and the frames of its clips."""
+    """Make a conversation of one to three assistant turns, and the frames of the turns' clips."""
     turns = [Turn("system", ("Generate audio following instruction.",))]
     frames = []
     for number in range(rng.randint(1, 3)):
@@ -45,7 +45,7 @@ def random_sample(rng: random.Random, index: int) -> tuple[Sample, list[int]]:
 
 
 def random_examples(checkpoint: BaseCheckpoint, count: int, seed: int = 0) -> list[Example]:
-    """Make ragged examples, some with reference speech, some with text that is learned."""
+    """Make ragged examples, some with reference speech, some with text as a training target."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     examples = []
     for index in range(count):
@@ -62,12 +62,12 @@ def collate(checkpoint: BaseCheckpoint, examples: Sequence[Example]) -> dict[str
 
 
 def tensors(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Take what a model is given."""
+    """Select the inputs of the model."""
     return {name: value for name, value in batch.items() if name not in FOR_THE_LOG}
 
 
 def lora_model(model_dir: Path, *, dropout: float = 0.0, seed: int = 0) -> Any:
-    """Load the tiny model with adapters whose B is not zero, so that every gradient is at work."""
+    """Load the tiny model with adapters whose B is not zero, so that all adapter weights have gradients."""
     torch.manual_seed(seed)
     model = add_lora(HiggsAudioForTraining.from_pretrained(model_dir), r=4, alpha=8, dropout=dropout)
     for name, parameter in model.named_parameters():
@@ -84,7 +84,7 @@ def make_trainer(
     recorder: Recorder | None = None,
     **arguments: Any,
 ) -> HiggsAudioTrainer:
-    """Make a trainer on examples, on the CPU and without clipping, unless told otherwise."""
+    """Make a trainer on examples, by default on the CPU and without gradient clipping."""
     return HiggsAudioTrainer(
         recorder=recorder or silent(),
         vocabulary=checkpoint.vocabulary,
@@ -98,7 +98,7 @@ def make_trainer(
 
 
 def training_arguments(output_dir: Path, **arguments: Any) -> TrainingArguments:
-    """Make arguments for the CPU, without clipping, unless told otherwise."""
+    """Make training arguments, by default for the CPU and without gradient clipping."""
     defaults: dict[str, Any] = {
         "output_dir": str(output_dir),
         "use_cpu": True,

@@ -1,4 +1,4 @@
-"""Sample events, and the records that become of them."""
+"""Sample events and the records of the events."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fixed_clock() -> datetime:
 
 
 def context(output_dir: object = "out", *, rank: int = 0, attempt: int = 0) -> SinkContext:
-    """Make what a sink's factory is given."""
+    """Make the context that a sink's factory receives."""
     return SinkContext(str(output_dir), RUN_ID, rank, attempt)
 
 
@@ -91,7 +91,7 @@ def window(
     predicted_text: str | None = None,
     label_text: str | None = None,
 ) -> Window:
-    """Make a window; its predictions are right where nothing else is said."""
+    """Make a window. Predictions are correct by default."""
     right = tuple(None if label == IGNORE_INDEX else label for label in labels)
     return Window(
         positions=tuple(range(start, start + len(labels))),
@@ -104,7 +104,7 @@ def window(
 
 
 def text_sample(**changes: Any) -> PredictionSample:
-    """Make the `prediction_sample` of a text: two of twelve slots are wrong."""
+    """Make the `prediction_sample` of a text with two wrong slots of twelve."""
     event = PredictionSample(
         step=20,
         epoch=5.0,
@@ -228,7 +228,7 @@ def run_end(**changes: Any) -> RunEnd:
 
 
 def all_events() -> list[Event]:
-    """Make one event of each kind, and a `prediction_sample` and `token_counts` of each modality."""
+    """Make one event of each kind, with a `prediction_sample` and a `token_counts` for each modality."""
     return [
         run_start(),
         train_step(),
@@ -246,14 +246,17 @@ def all_events() -> list[Event]:
 
 
 def record_of(event: Event) -> dict[str, Any]:
-    """Emit an event and return the record that a sink is given."""
+    """Emit an event and return the record that a sink receives."""
     memory = MemorySink()
     Pipeline([("memory", memory)], run_id=RUN_ID, clock=fixed_clock)(event)
     return memory.records[0]
 
 
 class Screen(io.StringIO):
-    """A terminal: carriage returns overwrite. `lines()` is what a person sees; `drawn` what was written, in order."""
+    """A terminal whose carriage returns overwrite.
+
+    `lines()` returns the visible text, and `drawn` has all writes in order.
+    """
 
     encoding = "utf-8"
 
@@ -266,12 +269,12 @@ class Screen(io.StringIO):
         return True
 
     def write(self, text: str) -> int:
-        """Take text and remember it."""
+        """Apply a text to the screen and store the text."""
         self.drawn.append(text)
         return super().write(text)
 
     def lines(self) -> list[str]:
-        """Return what the screen shows."""
+        """Return the visible lines of the screen."""
         lines = []
         for line in self.getvalue().split("\n"):
             shown = ""
@@ -282,7 +285,7 @@ class Screen(io.StringIO):
 
 
 def random_events() -> st.SearchStrategy[Event]:
-    """Draw events of every kind that their schemas allow, with NaN, infinities, nulls and text of any script."""
+    """Draw events of every kind that the schemas allow, with NaN, infinities, nulls and text of any script."""
     return st.one_of([_of(cls) for cls in EVENTS.values()])
 
 

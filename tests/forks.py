@@ -1,8 +1,8 @@
-"""Processes that are forked from a server which has imported torch and the trainer: each saves some four seconds.
+"""Processes that are forked from a server with torch and the trainer imported. Each fork saves about four seconds.
 
-This is safe, for the server only imports: it starts no thread, computes nothing and joins no group of ranks before it
-forks. A child is a process like any other: it has an exit status, streams, and can be signalled and killed. How the
-interpreter starts it cannot show: the README's lines do.
+Forking is safe because the server only imports. Before a fork the server starts no thread, computes nothing and joins
+no process group. A child is an ordinary process with an exit status and streams, and can be signalled and killed. A
+fork cannot test how the interpreter starts the process. The tests of the README's lines cover the start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PATIENCE_S = 60
 
 
 class Ended(NamedTuple):
-    """What is left of a process: its exit status as a shell gives it, and what it said."""
+    """The exit status of an ended process, as a shell reports the status, and the output of the process."""
 
     status: int
     out: str
@@ -31,14 +31,14 @@ class Ended(NamedTuple):
 def start(
     work: Callable[..., None], *arguments: Any, out: Path, err: Path, environment: Mapping[str, str] = os.environ
 ) -> BaseProcess:
-    """Start a function of a module in a process whose streams are files, and whose environment is this one's.
+    """Start a function of a module in a process whose streams are files.
 
     Args:
-        work: what to do.
-        arguments: what it is given.
-        out: file, or terminal, of standard output.
-        err: the same of standard error.
-        environment: all of it.
+        work: Function to call.
+        arguments: Arguments of the function.
+        out: File or terminal of standard output.
+        err: File or terminal of standard error.
+        environment: Complete environment of the process, by default that of this process.
     """
     process = _SERVER.Process(target=_work, args=(work, arguments, str(out), str(err), dict(environment)), daemon=False)
     process.start()
@@ -46,7 +46,7 @@ def start(
 
 
 def wait(process: BaseProcess, err: Path) -> int:
-    """Wait for the end; return the exit status as a shell gives it."""
+    """Wait for the end of the process and return the exit status as a shell reports the status."""
     process.join(PATIENCE_S)
     assert process.exitcode is not None, f"still running: {err.read_text()}"
     return process.exitcode if process.exitcode >= 0 else 128 - process.exitcode
@@ -60,13 +60,13 @@ def end(process: BaseProcess) -> None:
 
 
 def ranks(folder: Path, work: Callable[..., None], *arguments: Any, count: int = 2) -> list[Ended]:
-    """Do something in processes that find each other as torchrun's do, and wait for them.
+    """Run a function in processes that find each other like torchrun's processes, and wait for the end of all.
 
     Args:
-        folder: of their streams.
-        work: what each does.
-        arguments: what each is given.
-        count: of ranks.
+        folder: Folder of the ranks' streams.
+        work: Function that each rank calls.
+        arguments: Arguments of the function.
+        count: Number of ranks.
     """
     from torch.distributed import TCPStore
 
@@ -74,7 +74,7 @@ def ranks(folder: Path, work: Callable[..., None], *arguments: Any, count: int =
     group = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here: no rank looks for a port that is free
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is in this process, so that no rank looks for a free port
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
     }

@@ -1,4 +1,4 @@
-"""Logs read in tests: the JSON objects, as the lines hold them."""
+"""Readers of logs for tests. The JSON objects are as the lines contain the objects."""
 
 from higgs_audio_trainer.logs.reader import read_lines
 

@@ -1,4 +1,4 @@
-"""Events as the producer can make them: random, but their values agree with each other."""
+"""Random events with consistent values, as the producer emits such events."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ TEXTS = ["", "en-1", "السلام", "x" * 900, "\ud800", "\u202e\x1b[2J\n\u2028
 
 
 def span(random, *, is_text):
-    """Make the slots of a target span: position, input, label and prediction; supervised at both ends."""
+    """Make the slots of a target span (position, input, label, prediction), with both ends supervised."""
     size, position, slots = random.randrange(14), random.randrange(1, 50), []
     for index in range(size):
         position += 1 if is_text or index == 0 else random.randrange(1, 4)
@@ -39,7 +39,7 @@ def window(slots, texts):
 
 
 def with_ranks(random, shown):
-    """Give the labels of a window ranks and probabilities, of which some are no number."""
+    """Give the labels of a window ranks and probabilities, some of them not finite."""
     probabilities = [random.choice([random.random(), math.nan]) for _ in shown.labels]
     is_masked = [label == IGNORE_INDEX for label in shown.labels]
     return replace(
@@ -52,12 +52,12 @@ def with_ranks(random, shown):
 
 
 def loss(random):
-    """Make a loss: finite, or not."""
+    """Make a loss, which may be finite or not."""
     return random.choice([random.uniform(0, 20), random.uniform(0, 20), math.nan, math.inf])
 
 
 def sample(random, codebook, **fixed):
-    """Make a `prediction_sample` of text, or of a codebook of 2; `fixed` are fields of it."""
+    """Make a `prediction_sample` of text, or of one of 2 codebooks. `fixed` overrides fields of the sample."""
     is_text = codebook is None
     slots = span(random, is_text=is_text)
     size = random.randrange(1, 6)
@@ -127,7 +127,7 @@ def counts(random, codebook, step):
 
 
 def figures(random):
-    """Make what `train_step` and `eval_result` have in common, for 2 codebooks."""
+    """Make the common fields of `train_step` and `eval_result` for 2 codebooks."""
     targets = [random.choice([0, random.randrange(1, 9)]) for _ in range(3)]
     text_loss, *audio_losses = (loss(random) if count else 0.0 for count in targets)
     text_accuracy, *accuracies = (random.randint(0, count) / count if count else None for count in targets)
@@ -145,7 +145,7 @@ def figures(random):
 
 
 def run(random, sinks="jsonl"):
-    """Make the events of a run, but for its `run_end`."""
+    """Make the events of a run, without the `run_end`."""
     config = {"text_loss_weight": WEIGHT, "sinks": sinks, "note": random.choice(TEXTS)}
     events = [run_start(num_codebooks=2, config=config | {"huge": 10**30, "odd": object()})]
     for step in sorted(random.sample(range(1, 30), random.randrange(7))):

@@ -1,4 +1,4 @@
-"""What the server of `forks.py` imports; the garbage collectors of its children need not look through it."""
+"""Imports of the server of `forks.py`. The garbage collectors of the server's children skip the imported objects."""
 
 import gc
 

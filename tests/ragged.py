@@ -20,7 +20,10 @@ READ = partial(micro_batch_of, vocabulary=VOCABULARY)
 
 
 def ragged_batch(seed, size=3):
-    """Make a batch of random sequences: text with holes in its labels, clips at random places, some masked."""
+    """Make a batch of random sequences.
+
+    The text is supervised in part, clips are at random places, and some are masked.
+    """
     rng = random.Random(seed)
     rows = []
     for _ in range(size):
@@ -68,12 +71,12 @@ def pad(rows):
 
 
 def frame_positions(batch, b):
-    """Return the positions of the frames of one sample, in order."""
+    """Return the positions of one sample's frames, in order."""
     return [p for p, token in enumerate(batch["input_ids"][b].tolist()) if token in (AUDIO, DELAY)]
 
 
 def outputs_of(batch, text_logits_BSV, audio_logits_BSKC):
-    """Pick supervised rows by loops, as `TrainingOutput` describes them."""
+    """Select supervised rows by loops, as `TrainingOutput` describes the rows."""
     text, audio = [], []
     for b, labels in enumerate(batch["labels"].tolist()):
         text += [(b, p, label) for p, label in enumerate(labels) if p > 0 and label != IGNORE_INDEX]
@@ -114,7 +117,10 @@ def one_hot(predictions, size):
 
 
 def clip_batch(targets):
-    """Make one sample: three prompt tokens, then a clip whose first frame is a BOS and all others are targets."""
+    """Make one sample of three prompt tokens and a clip.
+
+    The first frame of the clip is a BOS, and all others are targets.
+    """
     frames = targets + 1
     codes = [[(3 * f + k) % (C - 1) for k in range(K)] for f in range(frames)]
     codes[-1] = [EOS] * K

@@ -1,4 +1,4 @@
-"""The README's commands, and how they are run."""
+"""Commands of the README, and functions to run the commands."""
 
 import os
 import re
@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def commands(text):
-    """Find the commands in the blocks of a text; one goes on over lines until its quotes are closed."""
+    """Find the commands in the blocks of a text. A command with an open quote continues on the next line."""
     found = []
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         begun = ""
@@ -60,9 +60,9 @@ def finished(command, cwd, **environment):
 
 
 def call(command, cwd):
-    """Run a command of ours in this process, which has imported torch already.
+    """Run a command of this package in this process, which has already imported torch.
 
-    That a process can start with such a line, others show.
+    Other tests show that a process can start with such a command line.
     """
     name, *arguments = shlex.split(command)
     assert name == "higgs-audio-trainer"

@@ -16,7 +16,7 @@ from tests.batches import lora_model, make_trainer, random_examples
 
 
 class RecordGradients(TrainerCallback):
-    """Keeps the gradients of the first step, as the optimizer sees them."""
+    """Keeps the gradients of the first step, as the optimizer receives the gradients."""
 
     def __init__(self):
         self.gradients = None

@@ -42,7 +42,7 @@ CLIPS = st.integers(0, 99).map(lambda n: Clip(Path(f"{n}.wav"), encoded=False))
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Sample:
-    """Draw any conversation that a manifest may hold."""
+    """Draw any conversation that a manifest may contain."""
     turns = [Turn("system", (draw(TEXTS),))]
     if draw(st.booleans()):
         turns.append(Turn("scene", (draw(TEXTS),)))

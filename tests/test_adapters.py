@@ -1,4 +1,4 @@
-"""What adapters read off models of other families: the model's own loss is the oracle, gradients the proof."""
+"""Adapters for models of other families, with the model's own loss as the oracle and gradients as the proof."""
 
 from dataclasses import replace
 
@@ -38,11 +38,11 @@ def mean_of_targets(sums, targets):
 
 
 def first_and_depth(sums, targets):
-    """The first codebook and the depth decoder, which has all others, are added."""
+    """Return the loss of the first codebook plus the loss of the depth decoder, which predicts all other codebooks."""
     return sums[0] / targets[0] + mean_of_targets(sums[1:], targets[1:])
 
 
-#: How each family makes one loss of its codebooks: sums over their targets, and how many these are.
+# : How each family combines the losses of the codebooks, from the sums over the targets and the numbers of targets.
 LOSSES = {
     "higgs_audio": sum_of_means,
     "csm": first_and_depth,
@@ -60,7 +60,10 @@ def _by_codebook(stream):
 @pytest.mark.parametrize("name", CASES)
 class TestFamilies:
     def test_the_cross_entropies_are_the_models_loss(self, name):
-        """Mean over the targets of each codebook, put together as the model does: its own loss, so the same rows."""
+        """The mean over each codebook's targets, combined like in the model, equals the model's loss.
+
+        So the rows are the same.
+        """
         model, batch = make(name)
         with torch.no_grad():
             outputs = model(**batch)
@@ -70,7 +73,7 @@ class TestFamilies:
         assert loss == pytest.approx(outputs.loss.item(), rel=1e-5)
 
     def test_gradients_prove_the_alignment(self, name):
-        """Each row depends on what it was fed, and not on what it is to predict. The model stays as it was."""
+        """Each row depends on the row's inputs and not on the row's label. The model stays unchanged."""
         model, batch = make(name)
         before = [parameter.clone() for parameter in model.parameters()]
         check_adapter(adapter_for(model), model, batch)
@@ -78,7 +81,7 @@ class TestFamilies:
         assert not any(parameter.grad is not None for parameter in model.parameters())
 
     def test_a_wrong_shift_is_found(self, name):
-        """An adapter that is one off, either way, is told so."""
+        """An adapter that is off by one position in either direction is reported."""
         model, batch = make(name)
         adapter = adapter_for(model)
         *others, reading = adapter.readings
@@ -98,12 +101,15 @@ class TestFamilies:
     ],
 )
 def test_language_models(name):
-    """Popular ones; `python -m tests.adapted_sweep` holds all that transformers has."""
+    """Popular models pass both oracles. `python -m tests.adapted_sweep` checks all language models of transformers."""
     assert not hold(*case(name))
 
 
 def test_a_decoder_whose_loss_does_not_shift():
-    """Given its inputs as labels it learns to copy them: said so, and read as its loss has it."""
+    """A model that receives the inputs as labels is reported, because the model learns to copy.
+
+    The adapter reads the loss as the model computes the loss.
+    """
     model, batch = case("BartForCausalLM")
     assert "expected the next input token" in hold(model, batch)
     labels = batch["labels"].roll(-1, dims=1)
@@ -112,7 +118,7 @@ def test_a_decoder_whose_loss_does_not_shift():
 
 class TestFinding:
     def test_by_class(self):
-        """A class of one's own that derives from a known one is read alike."""
+        """A user's subclass of a known class has the adapter of the known class."""
 
         class Mine(transformers.LlamaForCausalLM):
             pass
@@ -124,7 +130,7 @@ class TestFinding:
         assert adapter_for(make("musicgen")[0]) is MUSICGEN
 
     def test_a_depth_decoder_that_is_one_off(self):
-        """Logits of the depth decoder taken for those of the codebook before or after: found."""
+        """Logits of the depth decoder that belong to the previous or next codebook are found."""
         model, batch = make("csm_of_codes")
         for order, message in (
             ([1, 2, 2], "no gradient of codebook 1 at the token of codebook 1"),
@@ -139,7 +145,10 @@ class TestFinding:
                 check_adapter(replace(CSM, prepare=prepare), model, batch)
 
     def test_moshi_as_its_documentation_has_it(self):
-        """Labels that equal what is fed in teach it to copy: its forward pass scores each row against its own input."""
+        """Labels that equal the inputs, as in the documentation, teach the model to copy.
+
+        The forward pass scores each row against the row's own input.
+        """
         model, batch = make("moshi")
         copied = batch | {"audio_labels": batch["moshi_audio_codes"]}
         with pytest.raises(MisalignedError, match=r"audio.*Is shift=0 correct"):
@@ -153,7 +162,7 @@ class TestFinding:
 
 class TestReading:
     def test_what_is_missing(self):
-        """Logits, labels and inputs that are not there are named, with what may have become of them."""
+        """An error names missing logits, labels and inputs, with a possible cause."""
         model, batch = make("llama")
         with torch.no_grad():
             outputs = model(**batch)
@@ -166,7 +175,7 @@ class TestReading:
             CAUSAL_LM.streams(model.config, outputs, batch)
 
     def test_other_shapes(self):
-        """Positions that do not agree, and axes that are not there, are said with the shapes."""
+        """Positions that disagree and missing axes are reported with the shapes."""
         model, batch = make("llama")
         with torch.no_grad():
             outputs = model(**batch)
@@ -176,7 +185,7 @@ class TestReading:
             MUSICGEN.streams(make("musicgen")[0].config, type(outputs)(logits=torch.zeros(3, 4)), {})
 
     def test_rows_against_loops(self):
-        """Rows, predictions and cross-entropies of random logits are those of a loop over all positions."""
+        """Rows, predictions and cross-entropies of random logits equal the result of a loop over all positions."""
         torch.manual_seed(1)
         logits = torch.randn(3, 7, 2, 11)
         labels = torch.randint(0, 11, (3, 7, 2)).masked_fill(torch.rand(3, 7, 2) < 0.5, IGNORE_INDEX)
@@ -194,7 +203,7 @@ class TestReading:
 
     @pytest.mark.parametrize("change", [{}, {"logit_scale": 0.5}, {"final_logit_softcapping": 3.0}])
     def test_logits_of_a_fused_head(self, change):
-        """Made of the last hidden states, they are what the model would have returned, scaled and capped as its are."""
+        """Logits made of the last hidden states equal the model's own logits, with the same scale and cap."""
         torch.manual_seed(0)
         head, hidden = nn.Linear(8, 20, bias=False), torch.randn(2, 5, 8)
         config = transformers.LlamaConfig(**change)
@@ -207,14 +216,14 @@ class TestReading:
         torch.testing.assert_close(made.at(index, row)[:, 0], expected[index, row])
 
     def test_stop_tokens(self):
-        """They may be one, several or none, and stand in a part of the configuration."""
+        """A configuration may have no stop token or several stop tokens, and may nest the ids."""
         config = transformers.LlamaConfig(eos_token_id=[3, 5])
         assert ids_of(config, ("eos_token_id", "pad_token_id", "nothing.here")) == (3, 5)
 
 
 class TestFingerprints:
     def test_padding_does_not_count(self):
-        """The same tokens have the same name, padded left, right or not at all, and however long the batch is."""
+        """The same tokens have the same fingerprint in a batch of any length, with left, right or no padding."""
         tokens = torch.tensor([[5, 6, 7, 0, 0], [0, 0, 5, 6, 7], [5, 6, 8, 0, 0]])
         mask = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
         right, left, other = fingerprints(tokens, mask)

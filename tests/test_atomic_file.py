@@ -19,7 +19,7 @@ def test_an_error_leaves_the_target_as_it_was(tmp_path):
 
 
 def test_the_target_appears_when_the_block_ends(tmp_path):
-    """Within the block the target holds what it held; afterwards it holds the new content."""
+    """Within the block the target has the old content. After the block the target has the new content."""
     target = tmp_path / "state"
     target.write_bytes(b"before")
     with atomic_file(target, sync=True) as file:
@@ -42,7 +42,7 @@ def test_mode_of_a_new_file(tmp_path, umask, expected):
 
 
 def test_mode_of_a_replaced_file(tmp_path):
-    """A replaced file keeps its mode; `mode` decides where it is given."""
+    """A replaced file keeps the old mode, unless `mode` is given."""
     target = tmp_path / "state"
     target.write_bytes(b"x")
     target.chmod(0o640)

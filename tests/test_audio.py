@@ -93,16 +93,16 @@ def test_a_truncated_flac_is_refused(tmp_path):
 
 
 def test_a_file_that_is_shorter_than_its_header_says_is_refused(tmp_path):
-    """A truncated MP3 decodes without an error, but not to its end."""
+    """A truncated MP3 is refused. The decoder reports no error, but stops before the end that the header promises."""
     data = write_tone(tmp_path / "a.mp3", 2.0).read_bytes()
     (tmp_path / "cut.mp3").write_bytes(data[: len(data) * 2 // 3])
     check_fault(tmp_path / "cut.mp3", "48000 samples, as its header says", r"\d+: the file may be cut off")
 
 
 def test_a_flac_of_unknown_length_is_refused(tmp_path):
-    """A FLAC file written to a pipe has no length in its header, and libsndfile cannot read the file."""
+    """A FLAC file from a pipe has no length in the header, and libsndfile cannot read such a file."""
     data = bytearray(write_tone(tmp_path / "a.flac").read_bytes())
-    data[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    data[21] &= 0xF0  # the 36 bits of STREAMINFO with the number of samples
     data[22:26] = bytes(4)
     (tmp_path / "piped.flac").write_bytes(data)
     check_fault(tmp_path / "piped.flac", "a file with its length in the header", "unknown length")

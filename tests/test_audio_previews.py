@@ -1,4 +1,4 @@
-"""What is heard of a training: codes out of its rows, files out of its codes, and decoders that fail."""
+"""Audio previews of a training: codes from the model's rows, files from the codes, and decoders that fail."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ BOS, EOS, CODES = 1024, 1025, 1024
 
 
 def rows_of(*clips_of_samples, begin=7, with_stops=True):
-    """Lay clips out as the model's rows see them: a row for each frame that has a label; gaps are text."""
+    """Lay clips out as the model's rows, with a row for each frame that has a label. Gaps are text."""
     parts = []
     for sample, clips in enumerate(clips_of_samples):
         position = begin
@@ -44,7 +44,7 @@ class TestClips:
     @pytest.mark.parametrize("with_stops", [True, False])
     @pytest.mark.parametrize(("K", "T"), [(1, 1), (2, 5), (8, 1), (8, 3), (8, 60), (12, 7)])
     def test_codes_come_back(self, K, T, with_stops):
-        """The delay pattern is undone: codes go through it and back, of labels and of predictions that equal them."""
+        """The delay pattern is undone for labels and for predictions that equal the labels."""
         random = np.random.default_rng(K * 100 + T)
         clips = [random.integers(0, CODES, (K, length)) for length in (T, T + 2, T + 5)]
         rows = rows_of([clips[0]], clips[1:], with_stops=with_stops)
@@ -56,7 +56,7 @@ class TestClips:
                 assert np.array_equal(labels, codes)
 
     def test_what_is_no_code_is_the_one_before(self):
-        """A predicted stop in the middle is no code: the one before is heard; at the begin, code 0."""
+        """A predicted stop in the middle is replaced by the previous code, and at the beginning by code 0."""
         codes = np.array([[5, 6, 7, 8], [1, 2, 3, 4]])
         rows = rows_of([codes])
         rows.predictions[0, [0, 2]] = EOS, BOS
@@ -65,7 +65,7 @@ class TestClips:
         assert np.array_equal(labels, codes)
 
     def test_a_sample_without_labels(self):
-        """It has no clips, and its events no links."""
+        """A sample without labels has no clips, and the events have no links."""
         rows = rows_of([np.array([[1, 2]])])
         assert list(clips_of(rows, 1, CODES)) == []
 
@@ -93,7 +93,7 @@ def test_training_is_not_changed(runs):
 
 
 def test_files_are_linked_and_are_those_of_due_steps(runs):
-    """Step 1, and every second logged one; each link has its file, and no file lacks a link."""
+    """Step 1 and every second logged step have previews. Each link has a file, and each file has a link."""
     folder, _ = runs
     samples = [event for event in read_log(folder / "heard") if event["event"] == "prediction_sample"]
     linked = {event[name] for event in samples for name in ("predicted_audio", "label_audio")} - {None}
@@ -106,7 +106,7 @@ def test_files_are_linked_and_are_those_of_due_steps(runs):
 
 
 def test_files_are_what_the_codec_decodes(runs, tiny):
-    """Labels are the clip's own codes; predictions those of the events, put together slot by slot."""
+    """Labels decode to the clip's own codes. Predictions decode to the codes of the events, slot by slot."""
     folder, codes = runs
     codec = Codec(str(tiny.codec_dir))
     samples = [event for event in read_log(folder / "heard") if event["event"] == "prediction_sample"]
@@ -187,7 +187,7 @@ class TestDecoders:
         ],
     )
     def test_one_that_fails(self, played, script, said):
-        """Each file that did not come is said; none is waited for; each failure costs its process alone."""
+        """Each missing file is reported, the run waits for no file, and each failure ends the decoder process alone."""
         heard, started, failed = played(script, seconds=0.2 if script == self.HANG else 30.0)
         heard.request(7, self.SAMPLES, self.ROWS)
         heard._jobs.put(None)
@@ -202,7 +202,7 @@ class TestDecoders:
         assert [process.poll() is not None for process in started] == [True, True]
 
     def test_one_that_hangs_at_the_end(self, played):
-        """The end of the run does not wait for it: what was asked for is said to be missing."""
+        """The end of the run does not wait for a decoder that hangs. Requested files are reported as missing."""
         heard, started, failed = played(self.HANG)
         heard.request(7, self.SAMPLES, self.ROWS)
         heard.close(wait=False)
@@ -211,7 +211,7 @@ class TestDecoders:
         assert all(process.poll() is not None for process in started)
 
     def test_one_that_is_too_slow(self, played, monkeypatch):
-        """No more than some files wait; those beyond are said, and the training waits for none."""
+        """The number of waiting files is limited. Further files are reported, and the training never waits."""
         monkeypatch.setattr(audio_previews, "_MOST_WAITING", 8)
         heard, _, failed = played(self.HANG)
         for step in range(1, 12):
@@ -231,7 +231,7 @@ class TestDecoders:
 
 
 def test_a_codec_that_is_not_there(tmp_path):
-    """The real process says what is wrong, once for each file."""
+    """The real decoder process reports a missing codec once for each file."""
     failed = []
     heard = AudioPreviews(
         str(tmp_path / "none"), tmp_path, is_previewed=bool, seconds=60.0, num_codes=CODES, fail=failed.append
@@ -246,7 +246,7 @@ def test_a_codec_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"log_audio": -1}, {"log_audio_seconds": 0.0}])
 def test_bad_settings(tiny, clips, tmp_path, changes):
-    """They are said before anything is loaded."""
+    """Bad settings are errors before anything is loaded."""
     [name] = changes
     with pytest.raises(UserError, match=f"--{name}: expected"):
         settings(tiny, clips, tmp_path, **changes)

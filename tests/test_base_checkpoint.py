@@ -1,4 +1,4 @@
-"""Base checkpoints and codecs that can be used, and those that cannot, each with its reason."""
+"""Base checkpoints and codecs that are accepted or refused, each refusal with the reason."""
 
 import json
 import os
@@ -26,14 +26,14 @@ NOISE = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
 
 @pytest.fixture
 def model_dir(tiny, tmp_path) -> Path:
-    """Copy the tiny checkpoint without its weights, to spoil it."""
+    """Copy the tiny checkpoint without the weights, as a copy to damage."""
     ignored = shutil.ignore_patterns("*.safetensors")
     return Path(shutil.copytree(tiny.model_dir, tmp_path / "model", ignore=ignored))
 
 
 @pytest.fixture
 def codec_dir(tiny, tmp_path) -> Path:
-    """Copy the tiny codec, to spoil it."""
+    """Copy the tiny codec, as a copy to damage."""
     return Path(shutil.copytree(tiny.codec_dir, tmp_path / "codec"))
 
 
@@ -43,7 +43,7 @@ def change(path: Path, **values: Any) -> None:
 
 
 def test_a_good_checkpoint_says_what_layout_and_labels_need(tiny):
-    """Ids come from its configuration and tokenizer; its weights are not read."""
+    """The ids come from the configuration and the tokenizer. The weights are not read."""
     checkpoint = open_checkpoint(str(tiny.model_dir))
     ids, token = checkpoint.ids, checkpoint.tokenizer.convert_tokens_to_ids
     assert checkpoint.vocabulary.placeholders == (token("<|AUDIO_OUT|>"), token("<|reserved_special_token_6|>"))
@@ -53,7 +53,7 @@ def test_a_good_checkpoint_says_what_layout_and_labels_need(tiny):
 
 
 def test_a_checkpoint_without_a_pad_token_pads_as_its_configuration_says(model_dir):
-    """A tokenizer need not name one."""
+    """Without a pad token in the tokenizer, the configuration's pad token is used."""
     settings = json.loads((model_dir / "tokenizer_config.json").read_text())
     del settings["pad_token"]
     (model_dir / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -79,14 +79,14 @@ NOT_NATIVE = [
 
 @pytest.mark.parametrize(("values", "message"), NOT_NATIVE, ids=[" ".join(values) for values, _ in NOT_NATIVE])
 def test_a_configuration_that_does_not_fit_is_a_user_error(model_dir, values, message):
-    """Each says what was expected and what was found, before anything large is loaded."""
+    """Each error names the expected and the found value, before anything large is loaded."""
     change(model_dir / "config.json", **values)
     with pytest.raises(UserError, match=rf"^--base_ckpt {model_dir}: {message}"):
         open_checkpoint(str(model_dir))
 
 
 def test_bosons_layout_is_named_with_the_way_out(model_dir):
-    """Who has the original checkpoint is told how to convert it."""
+    """The error for the original checkpoint explains how to convert the checkpoint."""
     change(model_dir / "config.json", model_type="higgs_audio")
     with pytest.raises(UserError, match=r"native layout of transformers, or convert this one with the script .*\.py$"):
         open_checkpoint(str(model_dir))
@@ -103,14 +103,14 @@ def test_a_folder_without_a_configuration_is_a_user_error(tmp_path, content):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "no/such-name", "x" * 300])
 def test_a_checkpoint_that_is_not_there_is_a_user_error(name):
-    """Neither a folder nor a name that can be fetched."""
+    """An error refuses a path that is neither a folder nor a name that can be fetched."""
     with pytest.raises(UserError, match=rf"got '{name}', which has no config\.json or cannot be fetched\. Check"):
         open_checkpoint(name)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "broken"])
 def test_a_checkpoint_without_a_tokenizer_is_a_user_error(model_dir, spoil):
-    """Without its files, or with one that does not load."""
+    """An error refuses a checkpoint whose tokenizer files are missing or do not load."""
     for path in model_dir.glob("tokenizer*"):
         if spoil == "missing":
             path.unlink()
@@ -130,7 +130,7 @@ def test_a_tokenizer_without_higgs_tokens_is_a_user_error(model_dir):
 
 
 def test_our_prompt_is_the_tiny_checkpoints(tiny):
-    """Nothing is said where both agree, or where the template could not render a sample."""
+    """Nothing is reported if both prompts agree, or if the template cannot render a sample."""
     checkpoint = open_checkpoint(str(tiny.model_dir))
     check_template(checkpoint, [TEXT_ONLY, SAMPLE])
     check_template(checkpoint, [TEXT_ONLY])
@@ -154,7 +154,7 @@ def test_our_prompt_is_the_tiny_checkpoints(tiny):
     ],
 )
 def test_a_template_that_renders_another_prompt_is_a_user_error(model_dir, template, message):
-    """The first difference is shown, or why it could not be rendered."""
+    """The error shows the first difference, or the reason why the template cannot be rendered."""
     (model_dir / "chat_template.jinja").write_text(template)
     with pytest.raises(UserError, match=message):
         check_template(open_checkpoint(str(model_dir)), [TEXT_ONLY, SAMPLE])
@@ -167,7 +167,7 @@ def test_a_checkpoint_without_a_template_is_taken_at_its_word(model_dir):
 
 
 def test_newlines_around_the_whole_prompt_are_no_difference(model_dir):
-    """A template file often ends with one, and begins with one."""
+    """Newlines around the prompt are no difference, because template files often begin and end with a newline."""
     template = (model_dir / "chat_template.jinja").read_text()
     (model_dir / "chat_template.jinja").write_text("{{ '\\n' }}" + template + "{{ '\\n' }}")
     check_template(open_checkpoint(str(model_dir)), [SAMPLE])
@@ -184,7 +184,7 @@ def test_newlines_around_the_whole_prompt_are_no_difference(model_dir):
     ],
 )
 def test_the_codec_is_the_one_that_the_processor_names(model_dir, content, codec):
-    """A processor saved by transformers says which codec it was made with; else it is the default one."""
+    """The codec is the codec that a saved processor of transformers names, or else the default codec."""
     if content is not None:
         (model_dir / "processor_config.json").write_text(json.dumps(content))
     assert codec_of(str(model_dir)) == codec
@@ -198,7 +198,10 @@ def test_a_broken_processor_is_a_user_error(model_dir):
 
 
 def test_a_codec_is_told_from_another_by_configuration_and_weights(tiny, codec_dir):
-    """A copy is the same codec; one changed byte makes another, in either file and in either format of weights."""
+    """A copy is the same codec.
+
+    One changed byte makes another codec, in either file and in either format of weights.
+    """
     fingerprints = [Codec(str(folder)).fingerprint for folder in (tiny.codec_dir, codec_dir)]
     change(codec_dir / "config.json", codebook_dim=16)
     fingerprints.append(Codec(str(codec_dir)).fingerprint)
@@ -210,7 +213,7 @@ def test_a_codec_is_told_from_another_by_configuration_and_weights(tiny, codec_d
 
 
 def test_a_codec_whose_weights_are_in_half_precision_encodes(codec_dir):
-    """It is used in float32, whatever it was saved in."""
+    """The codec encodes in float32, whatever the saved precision is."""
     change(codec_dir / "config.json", dtype="bfloat16")
     codes_KT = Codec(str(codec_dir)).encode(NOISE)
     assert (codes_KT.shape, codes_KT.dtype) == ((8, 25), np.int64)
@@ -236,7 +239,7 @@ def test_a_folder_that_holds_no_codec_is_a_user_error(tmp_path, config, message)
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "no/such-codec"])
 def test_a_codec_that_is_not_there_is_a_user_error(name):
-    """Neither a folder nor a name that can be fetched."""
+    """An error refuses a path that is neither a folder nor a name that can be fetched."""
     with pytest.raises(UserError, match=rf"got '{name}', which does not exist or cannot be downloaded"):
         Codec(name)
 
@@ -253,12 +256,12 @@ def cut_weights(codec_dir: Path) -> None:
 
 
 def change_shape(codec_dir: Path) -> None:
-    """Make the configuration that of another codec."""
+    """Replace the configuration by that of another codec."""
     change(codec_dir / "config.json", codebook_dim=16)
 
 
 def drop_tensor(codec_dir: Path) -> None:
-    """Take one tensor of the encoder away."""
+    """Remove one tensor of the encoder."""
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(codec_dir / "model.safetensors")
@@ -283,7 +286,10 @@ def test_a_codec_that_is_not_whole_is_a_user_error(codec_dir, spoil, message):
 
 
 def test_the_higgs_codec_without_torchaudio_names_the_ways_out(tmp_path, monkeypatch):
-    """Its configuration can be read, so that codes encoded elsewhere are found; only encoding needs more."""
+    """The configuration is readable without torchaudio, so that the cache's codes are found.
+
+    Only encoding needs torchaudio.
+    """
     monkeypatch.setitem(sys.modules, "torchaudio", None)
     (tmp_path / "config.json").write_text('{"model_type": "higgs_audio_v2_tokenizer"}')
     codec = Codec(str(tmp_path))
@@ -310,7 +316,7 @@ except UserError as error:
 
 
 def test_a_torchaudio_that_does_not_load_is_said_to_be_one(tmp_path):
-    """A torchaudio built for another torch fails at import; a real process shows that as the same clear error."""
+    """A torchaudio that was built for another torch fails at import, and a real process reports a clear error."""
     (tmp_path / "torchaudio").mkdir()
     (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object')")
     (tmp_path / "config.json").write_text('{"model_type": "higgs_audio_v2_tokenizer"}')
@@ -326,7 +332,7 @@ def test_a_torchaudio_that_does_not_load_is_said_to_be_one(tmp_path):
 
 
 def test_a_sample_without_a_system_text_is_compared_too(tiny):
-    """Any sample that a manifest gives has what the template wants."""
+    """Any sample of a manifest has the values that the template needs."""
     checkpoint = open_checkpoint(str(tiny.model_dir))
     scene = replace(SAMPLE, turns=(SAMPLE.turns[0], Turn("scene", ("A hall.",)), *SAMPLE.turns[1:]))
     check_template(checkpoint, [scene])

@@ -17,7 +17,7 @@ BOUNDARIES = (1, 2, 7, 8, 9, 16, 17, 100, 1_000, 1_025)  # lengths around powers
 
 
 def groups_of(items, capacity):
-    """Return the smallest power of two that makes few enough groups, and the groups of a whole sequence."""
+    """Return the smallest power of two that makes few enough groups, and the groups of a complete sequence."""
     each = 1
     while -(-len(items) // each) > capacity:
         each *= 2

@@ -91,7 +91,7 @@ def test_actions_are_pinned_and_come_from_github():
 
 
 def test_it_installs_as_the_readme_says():
-    """The README contains the lines of the installation step, which needs a network."""
+    """The README contains the lines of the installation step, because the step needs a network."""
     assert all(line in README for line in RUN[INSTALL].splitlines())
 
 

@@ -80,7 +80,7 @@ def half_npy(path: Path) -> None:
 
 
 def huge_npy(path: Path) -> None:
-    """Write a header that claims more than the machine's memory."""
+    """Write a header that claims more bytes than the machine's memory."""
     np.save(path, CODES)
     path.write_bytes(path.read_bytes().replace(b"(3, 8)", b"(3, 9999999999999)").replace(b" " * 13 + b"\n", b"\n"))
 

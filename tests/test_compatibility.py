@@ -1,8 +1,8 @@
-"""Logs of older versions are read today, and mean what they meant.
+"""Logs of older versions are readable today, with unchanged meaning.
 
-`fixtures/logs` holds logs that older versions wrote, `fixtures/schemas/vN` the schemas as they were when version N of
-the schema was last added to. A field may be added; what a field means may change only with a new version. Once added,
-it is frozen too: `python -c "from tests.test_compatibility import freeze; freeze()"`.
+`fixtures/logs` contains logs of older versions. `fixtures/schemas/vN` contains the schemas at the time of the latest
+addition to version N. A version may add fields, but only a new version may change the meaning of a field. An added
+field is frozen with `python -c "from tests.test_compatibility import freeze; freeze()"`.
 """
 
 import copy
@@ -33,7 +33,7 @@ HOW_TO_FREEZE = (
 
 
 def unfrozen(frozen, today, path="$"):
-    """List what today's schema says and the frozen one does not: it could change its meaning unseen."""
+    """List the parts of today's schema that are not frozen, because the tests cannot see changes of these parts."""
     if not isinstance(frozen, dict) or not isinstance(today, dict):
         return []
     found = [f"{path}.{key} {HOW_TO_FREEZE}" for key in today if key not in frozen]
@@ -43,7 +43,7 @@ def unfrozen(frozen, today, path="$"):
 
 
 def freeze(folder=FIXTURES / "schemas" / "v1"):
-    """Freeze what was added to version 1; refuse where what is frozen has changed."""
+    """Freeze the additions to version 1. Refuse if a frozen part has changed."""
     today = {name: schemas.load(name) for name in EVENTS}
     changed = [text for name, was in FROZEN.items() for text in breaches(was, json.loads(today[name]))]
     if changed or SCHEMA_VERSION != 1:
@@ -53,7 +53,7 @@ def freeze(folder=FIXTURES / "schemas" / "v1"):
 
 
 def breaches(frozen, today, path="$"):
-    """List what an older log would be misread by: all changes but added fields that may be missing."""
+    """List the changes that make an older log misread. Only added optional fields are allowed."""
     if not isinstance(frozen, dict) or not isinstance(today, dict):
         return [] if frozen == today else [f"{path}: was {frozen!r}, is {today!r}. {WHAT_TO_DO}"]
     found = []
@@ -82,7 +82,7 @@ def test_a_field_means_what_it_meant(name):
 @pytest.mark.skipif(SCHEMA_VERSION != 1, reason="another version is frozen in another folder")
 @pytest.mark.parametrize("name", EVENTS)
 def test_what_was_added_is_frozen(name):
-    """Each event and each field is, so that the test above looks after it from the day it is added."""
+    """Each event and each field is frozen, so that the test above protects each field from the day of the addition."""
     assert unfrozen(FROZEN, {name: json.loads(schemas.load(name))}) == []
 
 
@@ -98,13 +98,13 @@ def test_freeze_writes_what_is_there_today(tmp_path, monkeypatch):
 
 
 def test_a_version_is_frozen():
-    """Whoever raises the version freezes its schemas here."""
+    """A change of the schema's version must freeze the new schemas here."""
     assert (FIXTURES / "schemas" / f"v{SCHEMA_VERSION}").is_dir()
     assert FROZEN.keys() <= EVENTS.keys() or SCHEMA_VERSION > 1
 
 
 def change(path, value):
-    """Make a function that changes a schema at a path; ... removes."""
+    """Return a function that changes a schema at a path. The value `...` removes the entry."""
 
     def apply(schema):
         *way, last = path
@@ -143,7 +143,7 @@ ADDITIONS = [
 
 @pytest.mark.parametrize("apply", BREACHES)
 def test_a_changed_meaning_is_found(apply):
-    """The test above fails for each way to change what a field means, and says what to do."""
+    """The test above fails for each way to change a field's meaning, and explains what to do."""
     today = copy.deepcopy(FROZEN["prediction_sample"])
     apply(today)
     (found,) = breaches(FROZEN["prediction_sample"], today)
@@ -153,7 +153,7 @@ def test_a_changed_meaning_is_found(apply):
 
 @pytest.mark.parametrize("apply", ADDITIONS)
 def test_an_added_field_is_none(apply):
-    """A field may be added that older logs lack."""
+    """A version may add a field that older logs lack."""
     today = copy.deepcopy(FROZEN["prediction_sample"])
     apply(today)
     assert breaches(FROZEN["prediction_sample"], today) == []
@@ -161,7 +161,7 @@ def test_an_added_field_is_none(apply):
 
 @pytest.mark.parametrize("name", LOGS)
 def test_an_older_log_is_read_whole(name):
-    """Every line becomes the event that it was, with every field of it, and nothing is unknown."""
+    """Every line becomes the original event with every field, and nothing is unknown."""
     folder, faults = FIXTURES / "logs" / name, []
     events = list(read(folder, all_attempts=True, on_problem=faults.append))
     assert faults == []
@@ -185,7 +185,10 @@ def test_an_older_log_is_read_whole(name):
 
 
 def test_what_older_logs_say():
-    """Figures that were read when the logs were made; `first_light` does not count replaced values: it had none."""
+    """The figures equal the figures at the time of writing.
+
+    `first_light` has no count of replaced values, because that version had no such field.
+    """
     first_light = list(read(FIXTURES / "logs" / "first_light"))
     assert [event.values_replaced for event in first_light if event.event == "run_end"] == [0]
     steps = [(event.step, round(event.loss, 3)) for event in first_light if event.event == "train_step"]

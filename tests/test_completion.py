@@ -169,7 +169,7 @@ def test_every_command_flag_and_event_is_offered(scripts, folder):
 
 
 def test_folders_are_offered_where_a_folder_is_asked_for(scripts, folder):
-    """A flag that takes a folder gets no files."""
+    """A flag that expects a folder gets no files."""
     assert completed_by_bash(scripts["bash"], "higgs-audio-trainer train --output_dir m", folder) == ["models"]
 
 

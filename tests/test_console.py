@@ -1,4 +1,4 @@
-"""The console sink: colour where the terminal has it, any encoding, one write a record, beside a progress bar."""
+"""The console sink: colour by terminal, any encoding, one write for each record, and a shared progress bar."""
 
 import copy
 import io
@@ -21,14 +21,14 @@ from tests.builders import audio_sample, checkpoint, context, record_of, text_sa
 
 
 def shown_by(sink, *records):
-    """Give records to a sink and wait until its screen has shown them."""
+    """Give records to a sink and wait until the screen has shown the records."""
     for record in records:
         sink(record)
     sink.close()
 
 
 def console_on(out, *, err=None, color=False, say=None):
-    """Make a console sink with a screen of its own."""
+    """Make a console sink with a separate screen."""
     encoding = getattr(out, "encoding", None)
     return ConsoleSink(Screen(out, err), color=color, encoding=encoding, close_screen=True, say=say)
 
@@ -50,12 +50,15 @@ class TestColor:
         ],
     )
     def test_wants_color(self, environment, terminal, expected):
-        """A terminal gets colour unless it is dumb; NO_COLOR outranks FORCE_COLOR, which outranks the rest."""
+        """A terminal gets colour unless the terminal is dumb.
+
+        NO_COLOR outranks FORCE_COLOR, and FORCE_COLOR outranks the terminal.
+        """
         assert wants_color(Terminal() if terminal else io.StringIO(), environment) is expected
 
     @pytest.mark.parametrize(("force", "marked"), [("", "*7890"), ("1", "\x1b[1;31m7890\x1b[0m")])
     def test_is_decided_when_made(self, monkeypatch, capsys, force, marked):
-        """The sink that `console` makes reads the environment, once, and writes to stdout."""
+        """The factory `console` reads the environment once, and the sink writes to stdout."""
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setenv("FORCE_COLOR", force)
         [(_, sink)] = sinks.build("console", context())
@@ -64,7 +67,7 @@ class TestColor:
         assert marked in capsys.readouterr().out
 
     def test_counts_are_for_files(self):
-        """A person at the console does not read them."""
+        """The console does not show counts, which are for programs."""
         out = io.StringIO()
         shown_by(console_on(out), record_of(token_counts()), record_of(checkpoint()))
         assert out.getvalue() == "saved checkpoint-20\n"
@@ -87,7 +90,7 @@ class TestStream:
         ],
     )
     def test_poor_encoding(self, encoding, expected):
-        """What an encoding lacks is escaped; isolates, which are no data, are left out."""
+        """Characters that an encoding lacks are escaped. Isolates, which are no data, are left out."""
         raw = io.BytesIO()
         out = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
         shown_by(console_on(out), record_of(checkpoint(path="é مرحبا 🎧")))
@@ -104,7 +107,7 @@ class TestStream:
         ],
     )
     def test_unknown_encoding(self, encoding, expected):
-        """A stream that names no encoding takes any text; one that names none that exists is given ASCII."""
+        """A stream without an encoding takes any text. A stream with an unknown encoding gets ASCII."""
 
         class Odd(io.StringIO):
             pass
@@ -116,7 +119,7 @@ class TestStream:
 
     @pytest.mark.parametrize("slots", [5, 2000])
     def test_one_write_a_record(self, slots):
-        """A record reaches the system in one write, however long it is, so that no other line falls into it."""
+        """A record reaches the system in one write of any length, so that no other line splits the record."""
 
         class Raw(io.RawIOBase):
             writes = ()
@@ -134,7 +137,7 @@ class TestStream:
         assert raw.writes == ((render(record) + "\n").encode(),) * 2
 
     def test_a_bar_on_the_same_terminal(self):
-        """A progress bar is cleared before a record and drawn again after it."""
+        """A progress bar is cleared before a record and drawn again after the record."""
         terminal = Terminal()
         screen = Screen(terminal, terminal)
         sink = ConsoleSink(screen, color=False, encoding="utf-8")
@@ -153,14 +156,14 @@ class TestStream:
         ]
 
     def test_an_enormous_record(self):
-        """A record of a million tokens is cut before it is rendered, and the text says so."""
+        """A record of a million tokens is cut before rendering, and the text reports the cut."""
         out = io.StringIO()
         shown_by(console_on(out), record_of(text_sample(first=window(range(1_000_000)))))
         assert len(out.getvalue()) < 200_000
         assert "(shortened: first.positions (1,000,000 long), first.inputs (1,000,000 long)" in out.getvalue()
 
     def test_a_record_that_no_file_can_hold(self):
-        """A third party's record is shown, whatever it holds."""
+        """A third party's record is shown, whatever the record contains."""
         out = io.StringIO()
         shown_by(console_on(out), {"event": "odd", "object": Ellipsis, "bytes": b"\x1b[2J", "huge": 10**5000})
         assert out.getvalue() == "event=odd  object=Ellipsis  bytes=b'\\x1b[2J'  huge=<int>\n"
@@ -185,13 +188,13 @@ class TestRendererFailures:
         assert sink.dropped == 0
 
     def test_without_a_reporter(self):
-        """A sink on its own reports on its screen."""
+        """A sink without a reporter reports on the sink's own screen."""
         err = io.StringIO()
         shown_by(console_on(io.StringIO(), err=err), {"event": "checkpoint", "path": "a"})
         assert err.getvalue().splitlines()[1:] == ["higgs-audio-trainer: console: 1 record was shown field by field"]
 
     def test_in_a_run(self):
-        """The sink of a run reports as the run does, and emission goes on."""
+        """The sink of a run reports through the run, and emission continues."""
         messages = []
         screen = Screen(io.StringIO(), None)
         run = sinks.SinkContext("out", "r", 0, 0, screen=screen, say=messages.append)
@@ -210,12 +213,15 @@ class TestRendererFailures:
 
 class TestMaking:
     def test_a_closed_standard_output_is_nobody_reading(self, monkeypatch):
-        """A daemon that closed its standard output trains on; the console sink takes records and writes nothing."""
+        """The training continues without a standard output, as in a daemon.
+
+        The console sink takes records and writes nothing.
+        """
         monkeypatch.setattr("sys.stdout", None)
         assert console_sink(context()) is discard
 
     def test_a_closed_stream(self, monkeypatch):
-        """A standard output that is a closed object costs the records, not the run."""
+        """A closed standard output loses the records, and the run continues."""
         closed = io.StringIO()
         closed.close()
         monkeypatch.setattr("sys.stdout", closed)
@@ -224,7 +230,7 @@ class TestMaking:
         assert sink.dropped == 1
 
     def test_the_runs_screen_is_used_and_left_open(self):
-        """With a shared screen records go there; closing the sink leaves it to the run."""
+        """Records go to the shared screen. The run closes the screen, not the sink."""
         out = io.StringIO()
         screen = Screen(out, None)
         sink = console_sink(sinks.SinkContext("out", "r", 0, 0, screen=screen))
@@ -235,7 +241,7 @@ class TestMaking:
         assert out.getvalue() == "saved checkpoint-20\nafter\n"
 
     def test_in_another_process(self):
-        """A copy that a DataLoader worker is sent shows nothing: a terminal has one owner."""
+        """A copy in a DataLoader worker shows nothing, because one process owns the terminal."""
         sink = console_on(sys.stdout)
         assert pickle.loads(pickle.dumps(sink)) is discard
         assert copy.deepcopy(sink) is discard

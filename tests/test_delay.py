@@ -28,7 +28,7 @@ def delayed_by_hand(codes_KT: np.ndarray) -> list[list[int]]:
 
 
 def labels_by_hand(codes_KT: np.ndarray) -> list[list[int]]:
-    """Return the labels by the rule: no BOS, no delay prefix, no EOS fill, one EOS a codebook."""
+    """Return the labels by the rule: no BOS, no delay prefix, no EOS fill, one EOS in each codebook."""
     rows = []
     for k, codes in enumerate(codes_KT.tolist()):
         prefix, fill = [IGNORE_INDEX] * k, [IGNORE_INDEX] * (len(codes_KT) - 1 - k)

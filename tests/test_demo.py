@@ -34,7 +34,7 @@ def test_the_demo_ends_with_five_lines_whose_commands_work(demo, here, tmp_path)
     assert lines[1].startswith("Adapter: higgs-demo/run  Log: higgs-demo/run/events/")
     assert (folder / "higgs-demo/run/adapter_model.safetensors").is_file()
     every_codebook, go_on, read = (line.partition(":")[2].strip() for line in lines[2:])
-    # The same way, less of it.
+    # The same run with fewer steps.
     assert "Codebook 7" in here(every_codebook.replace(" --max_steps 20", " --max_steps 1"), folder)
     assert "run ended: completed at step 61" in here(go_on.replace(" --max_steps 120", " --max_steps 61"), folder)
     assert read_log(folder / "higgs-demo/run", attempt=1)[0]["resumed_from_step"] == 60
@@ -117,6 +117,6 @@ def test_a_planted_fault_is_told_first_and_found_at_last(tmp_path, capfd):
 
 
 def test_a_fault_that_was_not_found_is_admitted(tmp_path):
-    """A fault that needs learning to show is not found at step 1."""
+    """A planted fault that needs trained weights to show is not found at step 1."""
     outcome = run_demo(tmp_path / "d", max_steps=1, seed=0, log_steps=1, fault="codebook_shuffled")
     assert outcome.summary()[0] == "Planted: codebook_shuffled, not found by dead_codebook."

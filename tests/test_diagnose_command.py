@@ -46,7 +46,7 @@ def write(folder, *events, rank=0, damage=b""):
 
 
 def diagnose(capsys, *arguments):
-    """Run `diagnose` and return its exit code, output and messages."""
+    """Run `diagnose` and return the exit code, the output and the messages."""
     code = main(["diagnose", *map(str, arguments)])
     output = capsys.readouterr()
     return code, output.out, output.err
@@ -84,7 +84,7 @@ def overfit(logged, _history):
 
 class TestText:
     def test_each_finding_is_printed_once(self, tmp_path, capsys, checks):
-        """Each finding is printed once, by first step, with its worst severity and its count. A summary follows."""
+        """Each finding is printed once, by first step, with the worst severity and the count. A summary follows."""
         checks(no_stop_target, plateau, overfit)
         write(tmp_path, *logged(1), *logged(2), *evaluation(2), *logged(3))
         code, out, err = diagnose(capsys, tmp_path)
@@ -142,7 +142,7 @@ class TestText:
 
 class TestOtherFormats:
     def test_json(self, tmp_path, capsys, checks):
-        """The JSON list has the fields of each diagnosis, its count, its first and its last step."""
+        """The JSON list has the fields, the count, the first step and the last step of each diagnosis."""
         checks(no_stop_target)
         write(tmp_path, *logged(1), *logged(2))
         code, out, _ = diagnose(capsys, tmp_path, "--format", "json")
@@ -224,7 +224,7 @@ class TestLogs:
 
 class TestLoggedSteps:
     def test_a_run(self, tmp_path):
-        """Each step comes with its counts and samples, then its evaluation. Other events are ignored."""
+        """Each step comes with the step's counts and samples, then the evaluation. Other events are ignored."""
         events = [*logged(1), checkpoint(step=1), *logged(2)[:2], sink_recovered(), *logged(2)[2:], *evaluation(2)]
         start, *parts = logged_steps(read(write(tmp_path, *events)))
         assert start.num_codebooks == 8
@@ -236,7 +236,7 @@ class TestLoggedSteps:
         assert parts[2].evaluation.num_samples == 3
 
     def test_ranks(self, tmp_path):
-        """The lowest rank that logged a step provides the step."""
+        """The lowest rank with a record of a step provides the step."""
         write(tmp_path, *logged(1))
         write(tmp_path, *logged(1), *logged(2), rank=1)
         parts = list(logged_steps(read(tmp_path)))

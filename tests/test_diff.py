@@ -1,4 +1,7 @@
-"""Two logs are the same or they differ, and what differs is found: against an oracle that loads everything."""
+"""`diff` finds every difference of two logs, and equal logs have no difference.
+
+An oracle loads both logs completely.
+"""
 
 import copy
 import math
@@ -40,12 +43,12 @@ KEY = ("event", "split", "step", "rank", "modality", "code", "fingerprint", "cod
 
 
 def records_of(events):
-    """Make the records of events, as a reader has them."""
+    """Make the records of events, as a reader returns records."""
     return [orjson.loads(orjson.dumps(record_of(event))) | {"seq": seq} for seq, event in enumerate(events)]
 
 
 def run_of(steps=4, *, factor=1.0):
-    """Make the events of a run, its losses multiplied."""
+    """Make the events of a run, with the losses multiplied by a factor."""
     events = [run_start()]
     for step in range(1, steps + 1):
         events += [
@@ -61,7 +64,7 @@ RUN = records_of(run_of())
 
 
 def leaves(value, path=()):
-    """Yield the path of every value that holds no other."""
+    """Yield the path of every value that contains no other value."""
     if isinstance(value, (dict, list)) and value:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(item, (*path, key))
@@ -70,7 +73,7 @@ def leaves(value, path=()):
 
 
 def changed(value):
-    """Return another value of the same type, as far as there is one."""
+    """Return another value of the same type, if possible."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
@@ -89,11 +92,11 @@ def planted(record, path, change=changed):
 
 
 def is_volatile(path):
-    """Tell whether two runs may differ in a value."""
+    """Return True if two runs may differ in a value."""
     return path[0] in VOLATILE_TOP or ".".join(map(str, path[:2])) in VOLATILE_FIELDS
 
 
-# The proof: any log is the same as itself; any planted change is found.
+# The proof. Any log equals itself, and any planted change is found.
 
 
 @settings(deadline=None)
@@ -115,7 +118,7 @@ MISFITTING = st.recursive(
 @settings(deadline=None)
 @given(st.data())
 def test_a_damaged_log_is_the_same_as_itself_and_differs_from_the_whole_one(data):
-    """A line of a file with a value of any type in any place, and one that is torn, are no reason to differ or fail."""
+    """A value of any type in any place, or a torn line, makes the log neither differ from itself nor fail."""
     with TemporaryDirectory() as folder:
         paths = [Path(folder, name) for name in ("whole.jsonl", "damaged.jsonl")]
         index = data.draw(st.integers(0, len(RUN) - 1))
@@ -131,11 +134,11 @@ def test_a_damaged_log_is_the_same_as_itself_and_differs_from_the_whole_one(data
 
 @pytest.mark.parametrize("index", range(len(all_events())), ids=lambda index: all_events()[index].name + f"-{index}")
 def test_a_change_in_any_field_of_any_event_is_found(index):
-    """Every value of every event is changed, one at a time: what is volatile counts for nothing, all else does."""
+    """A change of any single value of any event counts as a difference, unless the value is volatile."""
     records = records_of([*all_events(), train_step(step=1)])
     for path in leaves(records[index]):
         other = [*records]
-        # Ranks and the surplus hang on rounding, and agree where they are near.
+        # The rank and the excess probability depend on rounding, and agree with near values.
         far = (lambda value: value + 5) if path[0] in ("stop_rank", "offset_surplus") else changed
         other[index] = planted(records[index], path, far)
         comparison = diff(records, other)
@@ -145,15 +148,15 @@ def test_a_change_in_any_field_of_any_event_is_found(index):
 
 
 def default_of(item):
-    """Return what a log means that lacks a field."""
+    """Return the meaning of an absent field."""
     return item.default if item.default_factory is ABSENT else item.default_factory()
 
 
 @pytest.mark.parametrize("index", range(len(all_events())))
 def test_a_field_that_is_missing_or_new_is_found(index):
-    """A field that one side lacks is a difference, unless it is volatile; so is one that this version does not know.
+    """A field that one side lacks is a difference, unless the field is volatile. An unknown field is a difference, too.
 
-    A field that was added later means its default where a log lacks it.
+    An absent field of a later version has the default value.
     """
     records, event = records_of([*all_events(), train_step(step=1)]), all_events()[index]
     absent = {item.name for item in fields(EVENTS[event.name]) if getattr(event, item.name) == default_of(item)}
@@ -169,7 +172,7 @@ def test_a_field_that_is_missing_or_new_is_found(index):
 
 
 def test_an_older_log_lacks_what_it_did_not_know():
-    """A window without ranks is one whose ranks are null; with ranks it differs."""
+    """A window without ranks equals a window whose ranks are null, and differs from a window with ranks."""
     sample = text_sample()
     old = records_of([sample])
     for name in ("label_ranks", "label_probabilities"):
@@ -200,7 +203,7 @@ def test_ranks_and_probabilities_have_a_tolerance():
 
 
 def test_counts_and_diagnoses_are_joined_by_what_they_are_about():
-    """Whatever the order of their lines: by codebook, and diagnoses by their code too."""
+    """Counts are joined by codebook, and diagnoses by codebook and code. The order of the lines is irrelevant."""
     counts = [token_counts(), *(token_counts(codebook=codebook) for codebook in range(3))]
     found = [diagnosis(code=code, modality="audio", codebook=k) for code in ("collapsed", "too_good") for k in (0, 1)]
     events = records_of([*counts, *found])
@@ -213,7 +216,7 @@ def test_counts_and_diagnoses_are_joined_by_what_they_are_about():
 
 @pytest.mark.parametrize("index", range(len(all_events())))
 def test_an_event_that_is_missing_is_found(index):
-    """An event that one side lacks is told, with the side that has it."""
+    """An event that one side lacks is reported with the side that has the event."""
     records = records_of([*all_events(), train_step(step=1)])
     other = records[:index] + records[index + 1 :]
     assert diff(records, other).counts == {"only_in_expected": 1}
@@ -225,13 +228,13 @@ def test_an_event_that_is_missing_is_found(index):
     ("ours", "theirs"), [(True, 1), (0, False), (1, 1.5), (None, 0), ("1", 1), ([], {}), ([], None)]
 )
 def test_values_of_another_type_differ(ours, theirs):
-    """True is not 1, whatever Python says."""
+    """True differs from 1, although the values are equal in Python."""
     records = records_of([diagnosis(evidence={"x": ours})])
     assert not diff(records, records_of([diagnosis(evidence={"x": theirs})])).same
 
 
 def test_a_float_without_a_fraction_may_be_written_as_an_integer():
-    """1 and 1.0 are one value of a float field, also bit for bit."""
+    """1 and 1.0 are the same value of a float field, also with --exact."""
     ours, theirs = records_of([train_step(epoch=1.0)]), records_of([train_step(epoch=1.0)])
     theirs[0]["epoch"] = 1
     assert diff(ours, theirs, options=DiffOptions(exact=True)).same
@@ -241,7 +244,10 @@ def test_a_float_without_a_fraction_may_be_written_as_an_integer():
 
 
 def oracle(expected, got):
-    """Join by brute force; return what differs as `(key, field)`, and keys that one side lacks. Keys are unique."""
+    """Join by brute force.
+
+    Return the differences as `(key, field)`, and the keys that one side lacks. Keys are unique.
+    """
     sides = []
     for records in (expected, got):
         by_key = {}
@@ -263,7 +269,7 @@ def oracle(expected, got):
 
 
 def alike(a, b):
-    """Compare values, floats within the tolerance that all fields are given here."""
+    """Return True if two values agree, floats within the tolerance that all fields have here."""
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(alike, a, b))
     if isinstance(a, dict) and isinstance(b, dict):
@@ -274,7 +280,7 @@ def alike(a, b):
 
 
 def some_floats(value):
-    """Return a float that is near, far, or none."""
+    """Return a float that is near or far, or no float."""
     return st.sampled_from([value, value * 1.0005, value * 0.9, value + 1e-7, None, -value])
 
 
@@ -304,7 +310,7 @@ def mutated(draw):
 @settings(deadline=None, max_examples=200)
 @given(mutated(), mutated())
 def test_it_agrees_with_an_oracle(ours, theirs):
-    """Verdict, joined and differing events, and what one side lacks are as brute force finds them."""
+    """The verdict, the joined and differing events, and the events that one side lacks equal the oracle's result."""
     differing, only_ours, only_theirs = oracle(ours, theirs)
     comparison = diff(ours, theirs, options=DiffOptions(rtol=1e-3, atol=1e-6))
     counts = dict(comparison.counts)
@@ -325,7 +331,7 @@ def test_it_agrees_with_an_oracle(ours, theirs):
 @given(mutated(), mutated(), st.randoms())
 def test_the_order_of_lines_means_nothing(ours, theirs, shuffle):
     """Whatever order the lines of either side are in, the same is found."""
-    ours, theirs = [*ours, *ours[3:5]], [*theirs, *theirs[3:6]]  # with samples that are there twice
+    ours, theirs = [*ours, *ours[3:5]], [*theirs, *theirs[3:6]]  # some samples occur twice
     before = diff(ours, theirs)
     shuffle.shuffle(ours)
     shuffle.shuffle(theirs)
@@ -338,7 +344,7 @@ def test_the_order_of_lines_means_nothing(ours, theirs, shuffle):
     )
 
 
-# What is said of it
+# The report of a comparison
 
 
 def first_of(ours, theirs, **options):
@@ -347,7 +353,7 @@ def first_of(ours, theirs, **options):
 
 
 def test_the_first_divergence_is_the_first_step_whatever_comes_later():
-    """Step, sample, codebook and position are named, with what was expected and got."""
+    """The report names the step, sample, codebook and position, with the expected and the found value."""
     theirs = run_of()
     wrong = window([2345, 6789, 123, 4567, 8902], [2345, 6789, 7, 4567, 8901], start=17)
     theirs[7] = audio_sample(step=2, last=wrong)
@@ -359,7 +365,7 @@ def test_the_first_divergence_is_the_first_step_whatever_comes_later():
 
 
 def test_text_comes_before_audio_and_a_codebook_before_the_next():
-    """Within a step the order is that of the events, not that of the lines."""
+    """The order within a step is text, then codebooks in order, whatever the order of the lines is."""
     ours = [train_step(step=1), audio_sample(step=1, codebook=1), audio_sample(step=1), text_sample(step=1)]
     for number in range(1, len(ours)):
         theirs = [event if index < 1 or index > number else dict_changed(event) for index, event in enumerate(ours)]
@@ -373,7 +379,7 @@ def dict_changed(event):
 
 
 def test_kinds_of_differences_are_told_apart():
-    """Each value is counted as what it is."""
+    """Each difference is counted by kind."""
     first = window([1, 2, 3], start=5)
     ours = [text_sample(first=first), train_step(), run_start()]
     cases = {
@@ -387,14 +393,14 @@ def test_kinds_of_differences_are_told_apart():
     }
     for kind, theirs in cases.items():
         counts = diff(records_of(ours), records_of(theirs)).counts
-        # A label is an input, too, which differs as a token.
+        # A label is also an input, and an input differs as a token.
         assert counts == {"masks": {"masks": 1, "tokens": 1}, "tokens": {"tokens": 2}}.get(kind, {kind: 1}), kind
     nulled = [text_sample(first=window([1, 2, 3], [1, None, 3], start=5)), *ours[1:]]
     assert diff(records_of(ours), records_of(nulled)).counts == {"masks": 1}
 
 
 def test_settings_and_versions_are_said_by_name():
-    """What was set up differently is data of its own, nested settings included; folders are only noted."""
+    """Differences of the setup are listed separately by name, nested settings included. Folders are only noted."""
     theirs = run_of()
     theirs[0] = run_start(
         config={"lr": 2e-4, "extra": {"bf16": False}, "output_dir": "b"},
@@ -421,7 +427,7 @@ def test_a_setting_may_not_be_a_little_off():
 
 
 def test_a_run_that_ended_at_another_step_says_so():
-    """The end is joined by rank alone, and its step compared."""
+    """The end is joined by rank alone, and the step of the end is compared."""
     first = first_of(run_of(), [*run_of()[:-1], run_end(step=3)])
     assert (first.place.event, first.field, first.expected, first.got) == ("run_end", "step", 4, 3)
 
@@ -430,7 +436,7 @@ def test_a_run_that_ended_at_another_step_says_so():
 
 
 def test_floats_within_their_tolerance_agree():
-    """Each field has its own tolerance, and one may be given."""
+    """Each field has a default tolerance, and the caller may set a tolerance."""
     near = [train_step(step=step, loss=1 + 5e-5 * (-1) ** step) for step in range(1, 5)]
     ours = [train_step(step=step, loss=1.0) for step in range(1, 5)]
     assert diff(records_of(ours), records_of(near)).same
@@ -448,7 +454,7 @@ def test_floats_within_their_tolerance_agree():
 
 
 def test_a_learning_rate_is_compared_relatively():
-    """No absolute tolerance swallows what is small by nature."""
+    """A learning rate has no absolute tolerance, because the values are small."""
     ours, theirs = (records_of([train_step(learning_rate=rate)]) for rate in (1e-9, 1.01e-9))
     assert not diff(ours, theirs).same
 
@@ -470,7 +476,7 @@ def test_zero_has_a_sign_bit_for_bit_only():
 
 
 def test_a_shift_to_one_side_is_found_where_every_value_passes():
-    """Sixty values that are each within tolerance, but all too high."""
+    """Sixty values are each within tolerance, but all are too high. The drift is found."""
     ours = [train_step(step=step, grad_norm=1 + step / 7) for step in range(1, 61)]
     theirs = [train_step(step=step, grad_norm=(1 + step / 7) * (1 + 4e-5)) for step in range(1, 61)]
     comparison = diff(records_of(ours), records_of(theirs))
@@ -482,7 +488,7 @@ def test_a_shift_to_one_side_is_found_where_every_value_passes():
 
 
 def test_noise_to_both_sides_is_no_drift():
-    """Values that are off at random agree, however many there are."""
+    """Values with random errors agree, however many values there are."""
     noise = random.Random(0)
     ours = [train_step(step=step) for step in range(1, 301)]
     theirs = [train_step(step=step, grad_norm=1.23456 * (1 + noise.uniform(-9e-5, 9e-5))) for step in range(1, 301)]
@@ -501,7 +507,7 @@ def shifted(residuals, *, codebooks=1):
 
 
 def test_a_shift_is_found_by_how_little_it_scatters():
-    """A shift that is the same everywhere, or scatters less than it shifts, is no chance; few events tell nothing."""
+    """A shift is found if all values shift alike, or scatter less than the shift. Few events are no evidence."""
     noise = random.Random(0)
     assert shifted([0.9] * 15).counts == {"drift": 1}
     assert shifted([0.3 + noise.uniform(-0.1, 0.1) for _ in range(20)]).counts == {"drift": 1}
@@ -512,14 +518,14 @@ def test_a_shift_is_found_by_how_little_it_scatters():
 
 
 def test_noise_that_the_codebooks_of_a_step_share_is_no_drift():
-    """Eight codebooks that are off together are one piece of evidence, not eight."""
+    """Eight codebooks with a common error are one piece of evidence, not eight."""
     for seed in range(50):
         noise = random.Random(seed)
         assert shifted([noise.gauss(0, 0.2) for _ in range(15)], codebooks=8).same, seed
 
 
 def test_mean_residuals_are_those_of_all_values():
-    """The mean is over every joined value, those that agree too."""
+    """The mean covers every joined value, equal values included."""
     ours = records_of([train_step(step=step, loss=1.0) for step in range(1, 5)])
     theirs = copy.deepcopy(ours)
     theirs[2]["loss"] = 2.0
@@ -532,7 +538,7 @@ def test_mean_residuals_are_those_of_all_values():
 
 
 def test_fields_and_events_can_be_left_out():
-    """--ignore and --only take fields, events, fields of an event, and what a field holds."""
+    """--ignore and --only accept fields, events, fields of an event, and entries of a field."""
     theirs = run_of()
     theirs[0] = run_start(config={"lr": 9.0, "extra": {"bf16": True}})
     theirs[1] = train_step(step=1, loss=9.0, grad_norm=2.0)
@@ -561,7 +567,7 @@ def test_fields_and_events_can_be_left_out():
 
 
 def test_an_event_that_one_side_lacks_counts_where_something_of_it_is_compared():
-    """With --only, events that do not have the field are neither missing nor joined."""
+    """With --only, events without the field are neither missing nor joined."""
     ours = records_of(run_of())
     theirs = [record for record in ours if record["event"] != "checkpoint"]
     only = DiffOptions(only=frozenset({"train_step.loss"}))
@@ -572,7 +578,7 @@ def test_an_event_that_one_side_lacks_counts_where_something_of_it_is_compared()
 
 
 def test_what_this_version_does_not_know_can_be_left_out():
-    """`extra.x` names a field or an event that is not of this version."""
+    """`extra.x` names an unknown field or an unknown event."""
     ours = records_of(run_of())
     theirs = copy.deepcopy(ours)
     theirs[1]["novel"] = 3
@@ -596,7 +602,7 @@ def test_what_this_version_does_not_know_can_be_left_out():
     ],
 )
 def test_a_mistaken_option_is_refused(options, says):
-    """Names that are none are refused with the one that is meant."""
+    """Unknown names are refused with the nearest known name."""
     with pytest.raises(UserError, match=says.replace("?", r"\?")):
         DiffOptions(**options)
 
@@ -605,7 +611,7 @@ def test_a_mistaken_option_is_refused(options, says):
 
 
 def test_logs_without_a_common_event_cannot_be_compared():
-    """Nothing in common is not the same: the steps of both sides are said."""
+    """Logs without a common event are not equal. The error lists the steps of both sides."""
     ours, theirs = records_of([run_start(), train_step(step=1)]), records_of([run_start(), train_step(step=2)])
     with pytest.raises(UserError, match=r"2 events, step 1\..*2 events, step 2\."):
         diff(ours, theirs)
@@ -661,7 +667,7 @@ def test_a_field_that_one_side_lacks_is_told_from_null():
 
 
 def test_sink_outages_at_another_place_are_the_same():
-    """An event without a step is joined by what it is."""
+    """An event without a step is joined by content."""
     ours, theirs = run_of(), run_of()
     ours.insert(3, sink_recovered())
     theirs.insert(9, sink_recovered())

@@ -39,7 +39,7 @@ def logs(tmp_path, monkeypatch):
 
 
 def ended(*arguments):
-    """Run the command and return its exit status."""
+    """Run the command and return the exit status."""
     return main(["diff", *map(str, arguments)])
 
 

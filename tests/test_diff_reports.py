@@ -1,6 +1,6 @@
 """Reports are compared whole, at a fixed width; texts from a log stay texts in every format."""
 
-# ruff: noqa: E501 - whole reports, whose lines are as long as they are
+# ruff: noqa: E501 - whole reports with long lines
 
 import copy
 import re
@@ -20,7 +20,7 @@ HOSTILE = "\x1b[2J::error::x\n::set-env name=A::b ##[add-mask] ]]> <script>|`*_ 
 
 
 def records_of(events):
-    """Make the records of events, as a reader has them."""
+    """Make the records of events, as a reader returns records."""
     return orjson.loads(orjson.dumps([record_of(event) | {"seq": seq} for seq, event in enumerate(events)]))
 
 
@@ -31,7 +31,7 @@ def run_of():
 
 
 def differing():
-    """Compare two runs that differ in one of each kind."""
+    """Compare two runs that differ in each kind of difference once."""
     theirs = run_of()
     theirs[0]["config"]["lr"] = 2e-4
     theirs[0]["versions"]["torch"] = "2.12.0"
@@ -46,7 +46,7 @@ def differing():
 
 
 def drifting():
-    """Compare two runs of which one has gradients that are all a little larger."""
+    """Compare two runs, of which the second has slightly larger gradients at all steps."""
     ours = records_of([train_step(step=step) for step in range(1, 11)])
     theirs = copy.deepcopy(ours)
     for record in theirs:
@@ -284,12 +284,12 @@ def test_a_report_of_every_kind_of_difference(form, width, expected):
 
 
 def test_a_report_of_a_drift():
-    """A shift to one side is said in words."""
+    """A drift is reported in words."""
     assert render(drifting()) == DRIFT
 
 
 def test_a_report_of_no_difference():
-    """Which logs, and that they are the same."""
+    """The report names the logs and the equality."""
     assert render(diff(run_of(), run_of())) == SAME
     exact = diff(run_of(), run_of(), options=DiffOptions(exact=True))
     assert render(exact).endswith("Same: 11 events agree (floats bit for bit).\n")
@@ -298,7 +298,7 @@ def test_a_report_of_no_difference():
 
 
 def test_a_first_divergence_says_which_token_and_whether_the_inputs_agree():
-    """Step, sample, codebook, position: expected, got."""
+    """The first divergence has the step, sample, codebook and position, and the expected and found token."""
     theirs = run_of()
     theirs[6]["first"]["predictions"][2] = 7
     report = render(diff(run_of(), theirs))
@@ -310,7 +310,7 @@ def test_a_first_divergence_says_which_token_and_whether_the_inputs_agree():
 
 
 def test_json_is_one_object_with_stable_keys():
-    """A program finds the verdict, the counts, and null told from what is not there."""
+    """The JSON has the verdict and the counts, and distinguishes null from an absent value."""
     report = orjson.loads(render(differing(), "json"))
     assert list(report) == [
         "same",
@@ -338,13 +338,13 @@ def test_json_is_one_object_with_stable_keys():
 
 
 def test_an_unknown_format_is_refused():
-    """With the one that is meant."""
+    """An unknown format is refused with the nearest known format."""
     with pytest.raises(UserError, match="Did you mean json"):
         render(drifting(), "jsn")
 
 
 def hostile(text):
-    """Compare two runs in which every text that may be anything is one."""
+    """Compare two runs in which every free text is a hostile text."""
     ours, theirs = run_of(), run_of()
     for records, more in ((ours, ""), (theirs, "+")):
         records[0]["config"] = {text: text + more, "x": text + more}
@@ -360,7 +360,7 @@ def hostile(text):
 @settings(deadline=None, max_examples=40)
 @given(st.text(max_size=20) | st.sampled_from([HOSTILE, "::error::", "##[error]", "\n::warning::x", "event", "v"]))
 def test_texts_from_a_log_stay_texts(text):
-    """Neither a terminal nor a runner nor a parser obeys them."""
+    """Hostile texts control neither the terminal nor the CI runner nor a parser."""
     if text in {"event", "v", "rank", "step"}:
         return
     comparison = hostile(text)
@@ -378,7 +378,7 @@ def test_texts_from_a_log_stay_texts(text):
 @settings(deadline=None, max_examples=40)
 @given(st.text(max_size=20) | st.sampled_from([HOSTILE, "a|b", "`x`", "<b>", "[x](y)", "\\|", "&lt;", "*x*", "__x__"]))
 def test_markdown_shows_a_text_as_it_is(text):
-    """Rendered by a real parser, every table keeps its columns, and no markup comes from a log."""
+    """A real Markdown parser keeps the columns of every table, and no markup comes from a log."""
     if text in {"event", "v", "rank", "step"}:
         return
     markdown_it = pytest.importorskip("markdown_it")
@@ -398,7 +398,7 @@ def test_markdown_shows_a_text_as_it_is(text):
 
 
 def test_annotations_are_few_however_much_differs():
-    """At most nine: what was set up differently, the first divergence, then the rest."""
+    """At most nine annotations are printed: differences of the setup, the first divergence, then the rest."""
     report = render(hostile("x"), "github")
     annotations = [line for line in report.split("\n") if line.startswith("::")]
     assert len(annotations) <= 9
@@ -420,7 +420,7 @@ def test_events_of_one_side_are_counted_by_name():
 
 
 def many_fields():
-    """Compare two runs in which one kind of difference is in more fields than are shown."""
+    """Compare two runs with one kind of difference in more fields than the report shows."""
     ours = run_of()
     ours[1] |= {f"field{number}": 1 for number in range(200)}
     theirs = copy.deepcopy(ours)
@@ -431,7 +431,7 @@ def many_fields():
 
 
 def test_kinds_of_differences_in_one_field_are_told_apart():
-    """A masked label and another one in the same field are two rows, each with its own number."""
+    """A masked label and a differing label in the same field are two rows with separate counts."""
     theirs = run_of()
     theirs[2]["last"]["labels"] = [-100, 6788, 122, 4567, 8902]
     worst = diff(run_of(), theirs).worst
@@ -442,7 +442,7 @@ def test_kinds_of_differences_in_one_field_are_told_apart():
 
 
 def test_long_values_are_shown_where_they_differ():
-    """What is equal at the beginning is left out, so that the difference is seen."""
+    """The equal beginning of long values is left out, so that the difference is visible."""
     ours, theirs = run_of(), run_of()
     ours[1]["note"], theirs[1]["note"] = "a" * 300 + "one" + "b" * 100, "a" * 300 + "two" + "b" * 100
     ours[2]["note"], theirs[2]["note"] = list(range(100)), list(range(99))

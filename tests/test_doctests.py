@@ -19,7 +19,7 @@ FILES = sorted(
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_examples_of_a_file(file):
-    """Every docstring is searched, also in functions inside of functions, which `doctest` skips."""
+    """The search includes functions inside of functions, because `doctest` skips such functions."""
     module = importlib.import_module(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     runner, output = doctest.DocTestRunner(verbose=False), []
     for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""From event to sinks: the envelope, non-finite floats, and what a failing sink may and may not do."""
+"""From event to sinks: the envelope, non-finite floats, and the effects of a failing sink."""
 
 import copy
 import io
@@ -34,7 +34,7 @@ from tests.builders import (
 
 
 class Failing:
-    """A sink that raises an error for each record that it is told to, and keeps the others."""
+    """A sink that raises an error for chosen records, and keeps the other records."""
 
     def __init__(self, error=None, *, on=lambda _seq: True):
         self.error = error or OSError(28, "No space left on device")
@@ -55,7 +55,7 @@ def pipeline(*sinks, **settings):
 
 class TestEnvelope:
     def test_comes_first(self):
-        """Every record begins with the envelope and goes on with the event's fields, each in their order."""
+        """Every record begins with the envelope and continues with the event's fields, each in the defined order."""
         memory = MemorySink()
         pipeline(memory, attempt=2, rank=3, clock=fixed_clock)(checkpoint(), level="warning")
         assert list(memory.records[0].items()) == [
@@ -82,7 +82,7 @@ class TestEnvelope:
 
     @pytest.mark.parametrize("microseconds", [0, 1, 120_000, 999_999])
     def test_time_has_six_digits(self, microseconds):
-        """Microseconds are written in full, also where they are zero."""
+        """Microseconds have six digits, also if the microseconds are zero."""
         memory = MemorySink()
         pipeline(memory, clock=lambda: datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=microseconds))(
             checkpoint()
@@ -90,7 +90,7 @@ class TestEnvelope:
         assert memory.records[0]["ts"] == f"2026-01-02T00:00:00.{microseconds:06d}Z"
 
     def test_time_is_now(self):
-        """Without a clock of its own, a pipeline takes the present time in UTC."""
+        """Without an injected clock, a pipeline uses the present time in UTC."""
         memory = MemorySink()
         before = utc_now()
         pipeline(memory)(checkpoint())
@@ -99,26 +99,26 @@ class TestEnvelope:
 
 class TestNonFinite:
     def test_becomes_null_and_is_named(self):
-        """NaN and infinities become null; `nonfinite` names them by their paths, nested ones too."""
+        """NaN and infinities become null. `nonfinite` names the paths, nested paths included."""
         nan, inf = float("nan"), float("inf")
         record = record_of(train_step(loss=nan, audio_loss_per_codebook=(1.0, -inf), grad_norm=inf))
         assert record["nonfinite"] == ["loss", "audio_loss_per_codebook[1]", "grad_norm"]
         assert (record["loss"], record["audio_loss_per_codebook"], record["grad_norm"]) == (None, [1.0, None], None)
 
     def test_in_nested_settings(self):
-        """A non-finite setting is found however deep it is."""
+        """A non-finite setting is found at any depth."""
         record = record_of(run_start(config={"extra": {"limits": [1, {"top": float("inf")}], "lr": 0.1}}))
         assert record["config"] == {"extra": {"limits": [1, {"top": None}], "lr": 0.1}}
         assert record["nonfinite"] == ["config.extra.limits[1].top"]
 
     def test_finite_records_have_no_such_field(self):
-        """A record without one is as it was."""
+        """A record with finite values has no `nonfinite` field."""
         record = record_of(text_sample(loss=0.0))
         assert "nonfinite" not in record
         assert record["first"]["labels"] == (1234, 5678, 9012, 3456, 7891)
 
     def test_event_is_untouched(self):
-        """The event itself keeps its values."""
+        """The event keeps the original values."""
         event = run_start(config={"nested": {"x": float("inf")}})
         record_of(event)
         assert event.config == {"nested": {"x": float("inf")}}
@@ -126,7 +126,7 @@ class TestNonFinite:
 
 class TestFailingSink:
     def test_others_get_the_event(self, capsys):
-        """A sink that raises costs its own delivery alone."""
+        """A sink that raises loses only the sink's own delivery."""
         before, after = MemorySink(), MemorySink()
         emit = pipeline(before, Failing(), after)
         emit(checkpoint())
@@ -134,7 +134,7 @@ class TestFailingSink:
         assert (emit.written, emit.lost, emit.failures) == (0, 1, {"b": 1})
 
     def test_is_announced_once(self, capsys):
-        """The first failure of each sink is said on stderr, in one line; all of them are counted."""
+        """The first failure of each sink is reported on stderr in one line, and all failures are counted."""
         emit = pipeline(Failing(), Failing(ValueError("bad\nvalue \x1b[2J")))
         for _ in range(3):
             emit(checkpoint())
@@ -149,7 +149,7 @@ class TestFailingSink:
         assert (emit.written, emit.lost, emit.failures) == (0, 6, {"a": 3, "b": 3})
 
     def test_counts_go_on_after_recovery(self, capsys):
-        """A sink that works again gets events again; what it lost stays counted."""
+        """A recovered sink gets events again, and the count of lost events stays."""
         sink = Failing(on=lambda seq: seq in (1, 2))
         emit = pipeline(sink)
         for _ in range(5):
@@ -173,7 +173,7 @@ class TestFailingSink:
         ids=str,
     )
     def test_description(self, error, words):
-        """An error of the operating system is said in its words, any other by its repr, without controls."""
+        """A failure message has the operating system's text, or the repr of any other error, without controls."""
         said = []
         pipeline(Failing(error), say=said.append)(checkpoint())
         (line,) = said
@@ -189,7 +189,7 @@ class TestFailingSink:
         assert len(said[0]) < 500
 
     def test_say_that_fails(self):
-        """A failure to say it is not another failure, and does not reach the training."""
+        """A failure to report is not counted again, and does not reach the training."""
         emit = pipeline(Failing(), say=lambda _text: 1 / 0)
         emit(checkpoint())
         emit.fail("extraction", ValueError())
@@ -227,7 +227,7 @@ class TestFailingSink:
         assert emit.lost == 1
 
     def test_recovery_comes_before_the_last_line(self, capsys):
-        """Sinks that failed are asked before the last event, and report first; one that still fails loses nothing."""
+        """`recover` makes failed sinks report before the last event. A sink that still fails loses no further event."""
         works, broken = Failing(on=lambda seq: seq == 1), Failing(on=lambda seq: seq > 0)
         memory = MemorySink()
         emit = pipeline(works, broken, memory)
@@ -249,7 +249,7 @@ class TestFailingSink:
         assert (works.seqs, memory.records[-1]["event"], memory.records[-1]["seq"]) == ([0, 2, 3], "run_end", 3)
 
     def test_nothing_follows_the_last_line(self, tmp_path, capsys):
-        """A sink that is full takes `run_end` and is not said to work again."""
+        """A sink that reached the size limit takes `run_end`, and is not reported as recovered."""
         memory = MemorySink()
         sink = JsonlSink(tmp_path / "log.jsonl", max_total_bytes=8192)
         emit = pipeline(sink, memory)
@@ -264,7 +264,7 @@ class TestFailingSink:
         assert events[-2:] == ["cap_reached", "run_end"]
 
     def test_strict(self, capsys):
-        """A strict pipeline ends the run with an error that says what to do and keeps its cause."""
+        """A strict pipeline ends the run with an error that explains what to do and keeps the cause."""
         error = OSError(28, "No space left on device")
         emit = pipeline(Failing(error), strict=True)
         with pytest.raises(LoggingError) as caught:
@@ -278,7 +278,7 @@ class TestFailingSink:
         assert (emit.written, emit.lost, emit.seconds > 0, capsys.readouterr().err) == (0, 1, True, "")
 
     def test_strict_with_an_error_that_cannot_be_described(self):
-        """The run ends with our error, not with that of the description."""
+        """The run ends with this package's error, not with the error of the description."""
 
         class MuteError(Exception):
             def __repr__(self):
@@ -288,7 +288,7 @@ class TestFailingSink:
             pipeline(Failing(MuteError()), strict=True)(checkpoint())
 
     def test_strict_goes_on_if_told_to(self):
-        """Who catches the error may emit again: what the sinks lost is known and claimed."""
+        """A caller that catches the error may emit again, and the lost events stay counted and claimed."""
         sink, memory = Failing(on=lambda seq: seq == 0), MemorySink()
         emit = pipeline(sink, memory, strict=True)
         with pytest.raises(LoggingError):
@@ -301,19 +301,19 @@ class TestFailingSink:
 
     @pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), CancelledError()], ids=repr)
     def test_a_sink_cannot_end_the_training(self, error, capsys):
-        """What a sink raises to end its process, a generator or a task is its failure like any other."""
+        """An error that would end a process, a generator or a task is an ordinary failure of the sink."""
         memory = MemorySink()
         emit = pipeline(Failing(error), memory)
         emit(checkpoint())
         assert (len(memory.records), emit.lost) == (1, 1)
 
     def test_interruption_passes(self):
-        """Ctrl-C during a write is no failure of the sink: it reaches the training."""
+        """Ctrl-C during a write is no failure of the sink and reaches the training."""
         with pytest.raises(KeyboardInterrupt):
             pipeline(Failing(KeyboardInterrupt()))(checkpoint())
 
     def test_other_failures_of_logging(self, capsys):
-        """A failure outside the sinks is counted and said in the same way, by a null pipeline too."""
+        """A failure outside the sinks is counted and reported in the same way, also by a null pipeline."""
         for emit in (pipeline(), NullPipeline()):
             emit.fail("extraction", ValueError("x"))
             emit.fail("extraction", ValueError("x"))
@@ -323,7 +323,7 @@ class TestFailingSink:
 
 class TestRecovery:
     def test_is_an_event(self):
-        """A sink that works again is reported to all sinks, after the record that it took, with exact numbers."""
+        """A recovered sink is reported to all sinks, after the first delivered record, with exact numbers."""
         error = OSError(28, "No space left on device")
         broken, memory = Failing(error, on=lambda seq: seq in (1, 2)), MemorySink()
         emit = pipeline(broken, memory, say=lambda _text: None)
@@ -342,7 +342,7 @@ class TestRecovery:
         assert broken.seqs == [0, 3, 4]
 
     def test_errno_is_the_last_ones(self):
-        """`errno` is that of the outage's last error, and null if that was none of the operating system."""
+        """`errno` belongs to the last error of the outage, and is null if the error is not of the operating system."""
         errors = iter([OSError(28, "full"), OSError(5, "broken"), OSError(28, "full"), ValueError()])
         memory = MemorySink()
 
@@ -356,7 +356,7 @@ class TestRecovery:
         assert [claim["errno"] for claim in memory.named("sink_recovered")] == [5, None]
 
     def test_an_interruption_has_no_errno(self):
-        """A record lost to Ctrl-C is part of the outage, but the error before it was not its cause."""
+        """A record that Ctrl-C lost is part of the outage, but the error before Ctrl-C is not the cause."""
         errors = iter([OSError(28, "full"), KeyboardInterrupt()])
         memory = MemorySink()
 
@@ -374,7 +374,7 @@ class TestRecovery:
         assert (emit.written, emit.lost) == (3, 3)
 
     def test_a_lost_report_is_made_again(self):
-        """An outage is forgotten only when the sink itself took the report: a lost one is part of the outage."""
+        """An outage ends only when the recovered sink takes the report. A lost report is part of the outage."""
         broken, memory = Failing(on=lambda seq: seq in (0, 2)), MemorySink()
         emit = pipeline(broken, memory, say=lambda _text: None)
         for _ in range(3):
@@ -387,7 +387,7 @@ class TestRecovery:
         assert broken.seqs == [1, 3, 4]
 
     def test_sinks_that_fail_by_turns(self):
-        """Two sinks that lose each other's reports get one report each an event, and no endless chain."""
+        """Two sinks that lose each other's reports get one report for each event, without an endless chain."""
         even, odd = Failing(on=lambda seq: seq % 2 == 0), Failing(on=lambda seq: seq % 2)
         emit = pipeline(even, odd, say=lambda _text: None)
         for _ in range(10):
@@ -398,13 +398,16 @@ class TestRecovery:
 class TestLost:
     @pytest.mark.parametrize(("dropped", "counted"), [(3, 3), (-1, 0), ("3", 0), (None, 0), (True, 0), (2.5, 0)])
     def test_what_sinks_dropped(self, dropped, counted):
-        """What a sink took and lost later, by its own count, is lost; what is no count is not."""
+        """The pipeline counts the records that a sink took and lost later, by the sink's count.
+
+        An invalid count is ignored.
+        """
         sink = MemorySink()
         sink.dropped = dropped
         assert pipeline(sink, MemorySink()).lost == counted
 
     def test_a_count_that_raises(self):
-        """A sink whose count cannot be read has none."""
+        """A count that cannot be read is 0."""
 
         class Sink:
             def __call__(self, record):
@@ -419,7 +422,7 @@ class TestLost:
     @pytest.mark.parametrize("event", [None, 3, object(), Checkpoint, "checkpoint"])
     @pytest.mark.parametrize("strict", [False, True])
     def test_no_event(self, event, strict):
-        """What is no event is counted and takes no seq; a strict pipeline says so."""
+        """An object that is no event is counted and takes no seq. A strict pipeline raises an error."""
         memory = MemorySink()
         emit = pipeline(memory, strict=strict, say=lambda _text: None)
         if strict:
@@ -432,13 +435,13 @@ class TestLost:
         assert (emit.written, emit.lost, emit.failures) == (1, 1, {"emit": 1})
 
     def test_odd_level(self):
-        """A level that does not exist is data: it chooses no method, and the event is not lost."""
+        """An unknown level is stored as data, selects no method, and does not lose the event."""
         memory = MemorySink()
         pipeline(memory)(checkpoint(), level="bind")
         assert memory.records[0]["level"] == "bind"
 
     def test_out_of_stack(self):
-        """Called with hardly any stack left, a pipeline counts, raises nothing of its own, and works again after it."""
+        """With hardly any stack left, a pipeline counts the loss, raises no further error, and recovers afterwards."""
         emit = pipeline(memory := MemorySink(), say=lambda _text: None)
 
         def deeper():
@@ -453,7 +456,7 @@ class TestLost:
         before = len(memory.records)
         emit(checkpoint())
         after = [record["event"] for record in memory.records[before:]]
-        # The second, where the stack was not shallow enough to report it before.
+        # The second list applies if the stack was too deep to report the recovery earlier.
         assert after in (["checkpoint"], ["checkpoint", "sink_recovered"])
         seqs = {record["seq"] for record in memory.records}
         claimed = sum(claim["lost"] for claim in memory.named("sink_recovered"))
@@ -463,7 +466,7 @@ class TestLost:
 
 class TestDelivery:
     def test_order(self):
-        """Sinks get an event one after the other, in the order in which they were named."""
+        """Sinks get an event one after the other, in the order of the names."""
         calls = []
         emit = pipeline(*(lambda record, name=name: calls.append((name, record["seq"])) for name in "xyz"))
         emit(checkpoint())
@@ -471,13 +474,13 @@ class TestDelivery:
         assert calls == list(itertools.product("xyz", [0])) + list(itertools.product("xyz", [1]))
 
     def test_a_sink_may_change_its_record(self):
-        """What one sink takes out of its record, the next still gets."""
+        """A change that one sink makes to a record does not reach the next sink."""
         memory = MemorySink()
         pipeline(lambda record: record.clear(), memory)(checkpoint())
         assert memory.records[0]["event"] == "checkpoint"
 
     def test_token_counts(self):
-        """`written` counts events that every sink took, `seconds` the time that it took."""
+        """`written` counts the events that every sink took, and `seconds` is the time of the deliveries."""
         emit = pipeline(lambda _record: time.sleep(0.01), MemorySink())
         assert (emit.written, emit.lost, emit.seconds) == (0, 0, 0.0)
         emit(checkpoint())
@@ -500,7 +503,7 @@ class TestDelivery:
         assert emit.lost == 1
 
     def test_replaced(self):
-        """`replaced` counts the values that no line can hold, and the record names them."""
+        """`replaced` counts the values that no line can represent, and the record names the values."""
         memory = MemorySink()
         emit = pipeline(memory)
         emit(train_step(loss=float("nan"), audio_loss_per_codebook=(2**70, b"", 1.0)))
@@ -513,7 +516,7 @@ class TestDelivery:
         }
 
     def test_copy_is_null(self):
-        """A copy, by pickle or otherwise, is a null pipeline: one process writes a file."""
+        """A copy, by pickle or otherwise, is a null pipeline, because only one process writes a file."""
         emit = pipeline(lambda _record: None)
         for made in (pickle.loads(pickle.dumps(emit)), copy.copy(emit), copy.deepcopy(emit)):
             assert type(made) is NullPipeline
@@ -532,7 +535,7 @@ class TestStructlog:
         structlog.reset_defaults()
 
     def test_global_configuration_is_neither_changed_nor_used(self, configured):
-        """A pipeline works beside any global configuration of structlog, and leaves it alone."""
+        """A pipeline works with any global configuration of structlog, and leaves the configuration unchanged."""
         before = dict(configured)
         assert record_of(checkpoint())["path"] == "checkpoint-20"
         assert structlog.get_config() == before

@@ -19,7 +19,7 @@ from higgs_audio_trainer.errors import InputProblem, ManifestError
     ],
 )
 def test_manifest_error_lists_every_problem(count, advice):
-    """The error lists all problems of a manifest at once, each with its line, and ends with the advice."""
+    """The error lists all problems of a manifest, each with a line number, and ends with the advice."""
     problems = [InputProblem(f"m.jsonl:{line}", "audio", "a file", "nothing") for line in range(1, count + 1)]
     error = ManifestError(problems)
     *lines, last = str(error).splitlines()
@@ -46,7 +46,7 @@ def run_in_shell(arguments, **environment):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", ["schema", f"merge {LOG}", "--help", "merge --help", f"show {LOG}"])
 def test_a_full_device(arguments, unbuffered):
-    """One line says so, and the status that of bad input, whether Python buffers or not."""
+    """The command prints one line and returns the exit status of bad input, with or without Python's buffering."""
     done = run_in_shell(f"{arguments} >/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 2
     said = "higgs-audio-trainer: stdout: No space left on device."
@@ -58,7 +58,7 @@ def test_a_full_device(arguments, unbuffered):
     [("validate - <&-", 1), ("merge - <&-", 0), (f"merge {LOG} >&-", 0), ("schema >&-", 0), ("schema <&- >&- 2>&-", 0)],
 )
 def test_closed_standard_streams(arguments, status):
-    """Nothing can be read or written there, and that is no error of ours."""
+    """Closed standard streams are no error, although nothing can be read or written."""
     done = run_in_shell(arguments)
     assert (done.returncode, done.stderr) == (status, "")
 

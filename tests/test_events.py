@@ -1,4 +1,4 @@
-"""The typed events: frozen, of builtins, and free of everything but the standard library."""
+"""The typed events are frozen, consist of builtins, and depend on the standard library alone."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ ADDED = {
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_every_field_is_required_and_described(cls):
-    """Every field says what it is, ends its sentence, and must be given, unless older logs lack it."""
+    """Every field has a description of complete sentences, and is required unless older logs lack the field."""
     for item in fields(cls):
         assert item.metadata["description"].endswith((".", ")")), item.name
         is_required = item.default is item.default_factory is dataclasses.MISSING
@@ -63,7 +63,7 @@ def test_every_field_is_required_and_described(cls):
 
 
 def test_table_is_complete():
-    """`EVENTS` holds every event class of the module by its name, and so does the union of their types."""
+    """`EVENTS` and the union type contain every event class of the module by name."""
     declared = {
         cls for cls in vars(events).values() if isinstance(cls, type) and isinstance(vars(cls).get("name"), str)
     }
@@ -88,7 +88,7 @@ def test_names_follow_the_design():
 
 
 def test_no_payload_hides_the_envelope():
-    """No event has a field of the envelope's name, for the two become one object."""
+    """No event has a field with a name of the envelope, because both become one object."""
     envelope = {item.name for item in fields(Envelope)} | {"nonfinite", "replaced", "shortened"}
     assert all(envelope.isdisjoint(item.name for item in fields(cls)) for cls in EVENTS.values())
 
@@ -101,7 +101,7 @@ def test_volatile_fields_exist():
 
 
 def test_times_are_volatile():
-    """Whatever measures time or counts what was written is volatile, so that two equal runs compare equal."""
+    """Fields that measure time or count writes are volatile, so that two equal runs compare equal."""
     names = {item.name for cls in EVENTS.values() for item in fields(cls)}
     measured = {name for name in names if name.endswith(("_ms", "_ms_total", "_s")) or name.startswith("events_")}
     assert measured <= VOLATILE_FIELDS
@@ -110,7 +110,7 @@ def test_times_are_volatile():
 @given(random_events())
 @settings(deadline=None, derandomize=True, max_examples=60)
 def test_to_mapping(event):
-    """An event becomes what `dataclasses.asdict` makes of it: builtins in the order of the fields."""
+    """An event becomes the result of `dataclasses.asdict`, with builtins in the order of the fields."""
     mapping = to_mapping(event)
     assert repr(mapping) == repr(asdict(event))  # repr: NaN differs from itself
     assert {type(leaf) for leaf in leaves(mapping)} <= set(BUILTINS)

@@ -28,7 +28,7 @@ def place(tmp_path, trackio_store, mlflow_store):
 
 
 def write_log(folder, events, *, run_id="run"):
-    """Write a log of events and return its file."""
+    """Write a log of events and return the file."""
     path = folder / "events" / "rank00000-attempt000.jsonl"
     path.unlink(missing_ok=True)
     sink = JsonlSink(path)
@@ -177,7 +177,7 @@ def test_parquet_is_replaced_when_it_is_complete(tmp_path):
 
 
 def test_a_golden_goes_into_parquet_alone(place, capsys):
-    """Trackers refuse a golden, which lacks run, attempt and time."""
+    """Trackers refuse a golden, because a golden lacks run, attempt and time."""
     assert export("parquet", GOLDEN, place, capsys)[0] == 0
     assert pq.read_table(place / "parquet" / "golden" / "train_step.parquet").num_rows == 3
     code, output = export("tensorboard", GOLDEN, place, capsys)

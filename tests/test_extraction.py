@@ -42,7 +42,7 @@ def shown(**changes):
 
 
 def extract(batch, outputs, show=None):
-    """Observe one batch, finish, and return loss sums and samples."""
+    """Observe one batch, finish, and return the loss sums and samples."""
     extraction = Extraction("train", show or shown())
     refs = [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]
     extraction.observe(READ(outputs, batch, refs))
@@ -56,7 +56,7 @@ def finished(extraction, grad_norm=None):
 
 
 def reference_series(batch, b, codebook, text_logits, audio_logits):
-    """List the slots of one series, one by one: (position, input, label, prediction, nll, rank of the label)."""
+    """List the slots of one series one by one: (position, input, label, prediction, nll, rank of the label)."""
     slots = []
     if codebook is None:
         length = int((batch["input_ids"][b] != PAD).sum())
@@ -84,7 +84,7 @@ def reference_series(batch, b, codebook, text_logits, audio_logits):
 
 
 def assert_sample_equals(sample, span, window=5):
-    """Compare one event with the slots of its span."""
+    """Compare one event with the slots of the event's span."""
     first, last = span[:window], span[window:][-window:]
     for got, expected in ((sample.first, first), (sample.last, last)):
         assert list(got.positions) == [slot[0] for slot in expected]
@@ -181,7 +181,7 @@ def test_a_perfect_model_is_all_right():
 
 
 def test_a_copying_model_shows_its_input():
-    """A model that copies has predictions equal to inputs, and not to labels."""
+    """A model that copies has predictions that equal the inputs, not the labels."""
     batch = clip_batch(12)
     _, samples = extract(batch, predicting(batch, -1))
     for sample in samples[1:]:
@@ -192,7 +192,7 @@ def test_a_copying_model_shows_its_input():
 
 @pytest.mark.parametrize("shift", [1, -1, 2])
 def test_an_offset_is_visible(shift):
-    """Predictions that are off by some frames equal the labels of slots at that distance."""
+    """Predictions that are off by some frames equal the labels of slots at the same distance."""
     batch = clip_batch(12)
     _, samples = extract(batch, predicting(batch, shift), shown(window=12))
     sample = samples[1]
@@ -294,7 +294,7 @@ def test_a_rank_that_writes_nothing_adds_its_sums():
 
 
 def test_a_failed_extraction_still_takes_part():
-    """After an error the sums are NaN of the right shape, so that the collective operation of the ranks succeeds."""
+    """After an error the sums are NaN of the correct shape, so that the collective operation of the ranks succeeds."""
     extraction = Extraction("train", shown())
     extraction.failed = True
     sums = extraction.sums(K, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Which events are shown: what each flag asks for, and what cannot be asked for."""
+"""Selection of the events to show, by flag, and refusal of invalid flags."""
 
 import pytest
 from hypothesis import given, settings
@@ -34,7 +34,7 @@ class TestMatches:
         ],
     )
     def test_events_without_the_field(self, asked, names):
-        """An event that lacks what is asked for is left out."""
+        """An event without the requested field is left out."""
         records = map(record_of, all_events())
         assert list(dict.fromkeys(r["event"] for r in records if Filter(**asked).matches(r))) == names
 
@@ -59,12 +59,12 @@ class TestMatches:
         ],
     )
     def test_a_sample(self, asked, matches):
-        """A sample must be all that is asked for."""
+        """A sample must match all conditions."""
         assert Filter(**asked).matches(record_of(audio_sample())) is matches
 
     @pytest.mark.parametrize(("correct", "matches"), [(12, False), (11, True), (0, True)])
     def test_mismatches(self, correct, matches):
-        """Only a sample with a target that was not predicted has a mismatch."""
+        """Only a sample with a wrong prediction of a target has a mismatch."""
         record = record_of(text_sample(num_correct=correct))
         assert Filter(mismatches_only=True).matches(record) is matches
 
@@ -74,7 +74,7 @@ class TestMatches:
 
     @pytest.mark.parametrize("odd", [None, "20", 20.0, True, [20], {}])
     def test_odd_fields(self, odd):
-        """A field of another type is not what is asked for, and no error."""
+        """A field of an unexpected type matches nothing, and is no error."""
         record = dict.fromkeys(("step", "rank", "codebook", "modality", "sample_id", "num_correct", "num_targets"), odd)
         record["event"] = "new"
         for asked in (
@@ -90,7 +90,7 @@ class TestMatches:
     @settings(deadline=None, max_examples=100)
     @given(random_events(), st.integers(0, 100), st.integers(0, 100))
     def test_a_range_is_its_two_halves(self, event, first, last):
-        """The steps of A:B are those of A: that are those of :B."""
+        """The steps of A:B are in both A: and :B."""
         record = record_of(event)
         both = steps_of(f"{first}:{last}") if first <= last else None
         halves = [Filter(steps=steps_of(text)).matches(record) for text in (f"{first}:", f":{last}")]
@@ -98,7 +98,7 @@ class TestMatches:
             assert Filter(steps=both).matches(record) == all(halves)
 
     def test_takes_all(self):
-        """A filter knows whether it asks for anything."""
+        """A filter without conditions takes all events."""
         assert Filter().takes_all
         assert not Filter(mismatches_only=True).takes_all
         assert not Filter(ranks=frozenset({0})).takes_all
@@ -117,19 +117,19 @@ class TestReading:
         ],
     )
     def test_steps(self, text, steps):
-        """Steps are a range with both ends, one that is open, or one step."""
+        """Steps are a closed range, a range with one open end, or one step."""
         assert steps_of(text) == steps
 
     @pytest.mark.parametrize("text", ["", ":", "a", "1:b", "-1", "1:2:3", "1.5", "٣", "9" * 5000])
     def test_bad_steps(self, text):
-        """What is no range of steps is said."""
+        """An invalid range of steps is refused."""
         with pytest.raises(
             UserError, match="--step: expected FIRST:LAST, FIRST:, :LAST or one step, as in 100:200, got"
         ):
             steps_of(text)
 
     def test_steps_the_wrong_way_round(self):
-        """A range that holds nothing is a slip."""
+        """An empty range is refused as a mistake."""
         with pytest.raises(UserError, match="--step: expected the first step before the last, got '200:100'"):
             steps_of("200:100")
 
@@ -139,22 +139,25 @@ class TestReading:
 
     @pytest.mark.parametrize("text", ["-1", "a", "0-3", "1.0", "٣"])
     def test_bad_numbers(self, text):
-        """What is no whole number is said, with its flag."""
+        """A value that is no whole number is refused with the name of the flag."""
         with pytest.raises(UserError, match=f"--rank: expected integers of at least 0, as in 0,3, got '{text}'"):
             numbers_of("--rank", [text])
 
     @pytest.mark.parametrize("text", ["", ",", " , "])
     def test_nothing_given(self, text):
-        """A flag without a value asks for nothing, which nobody means."""
+        """An empty value of a flag is refused as a mistake."""
         with pytest.raises(UserError, match="--event: expected a value, got"):
             events_of([text])
 
     def test_events(self):
-        """Names of events may be given apart by commas, or again; those of newer versions too."""
+        """Event names may be separated by commas or given by a repeated flag.
+
+        Unknown names of newer versions are accepted.
+        """
         assert events_of(["train_step, run_end", "new_thing"]) == {"train_step", "run_end", "new_thing"}
 
     def test_unknown_events(self):
-        """A name that may be a slip is said, with what may be meant."""
+        """A probable typing mistake is refused with the nearest known name."""
         assert unknown_events({"train_step"}) == []
         assert unknown_events({"zzz", "train_steps"}) == [
             "--event: this version knows no event train_steps. Did you mean train_step?",
@@ -162,12 +165,12 @@ class TestReading:
         ]
 
     def test_no_name(self):
-        """What cannot be a name is refused, with what may be meant."""
+        """An impossible event name is refused with the nearest known name."""
         with pytest.raises(UserError, match=r"got 'train-step'\. Did you mean train_step\?"):
             events_of(["train-step"])
 
     def test_choices(self):
-        """A word must be one of those that there are."""
+        """A value must be one of the choices."""
         assert choice_of("--modality", "text", ("text", "audio")) == "text"
         assert choice_of("--modality", None, ("text", "audio")) is None
         with pytest.raises(UserError, match="--modality: expected text or audio, got 'video'"):
@@ -175,6 +178,6 @@ class TestReading:
 
 
 def test_an_event_with_a_step():
-    """Steps count for every event that has one."""
+    """A condition on steps applies to every event with a step."""
     chosen = Filter(steps=Steps(20, 20))
     assert [chosen.matches(record_of(event)) for event in (train_step(), checkpoint(step=21))] == [True, False]

@@ -1,4 +1,4 @@
-"""Lines are folded to the columns that there are, and say what they said."""
+"""Lines are folded to the available columns without a loss of content."""
 
 import re
 
@@ -48,22 +48,22 @@ class TestFolded:
         ],
     )
     def test_at_20_columns(self, line, expected):
-        """A line is folded where two blanks stand, or else between words; what follows is indented."""
+        """A line is folded at two blanks, or else between words. Continuation lines are indented."""
         assert [row.rstrip() for row in folded(line, 20).split("\n")] == expected
 
     def test_styles_go_on(self):
-        """What was red goes on red, and every line ends what it began."""
+        """A style continues on the next line, and every line resets the style at the end."""
         assert folded(f"{RED}one two three{RESET} four five", 14) == (f"{RED}one two three{RESET}\n  four five")
         assert folded(f"{RED}one two three four{RESET}", 14) == f"{RED}one two three{RESET}\n  {RED}four{RESET}"
 
     def test_right_to_left_text_goes_on(self):
-        """Each part of an Arabic text is isolated, so that it cannot reorder its line."""
+        """Each part of an Arabic text is isolated, so that the text cannot reorder the line."""
         assert folded("say \u2068مرحبا بالعالم\u2069 now", 14) == ("say \u2068مرحبا\u2069\n  \u2068بالعالم\u2069 now")
 
     @settings(deadline=None, max_examples=300)
     @given(st.text(st.sampled_from("ab 日\u0301م\u2068\u2069"), max_size=80), st.integers(8, 30))
     def test_any_line(self, line, width):
-        """Folding loses no word, and no line is too long unless one word is."""
+        """Folding loses no word, and no line is too long unless one word is too long."""
         rows = folded(line, width).split("\n")
         isolates = re.compile("[\u2068\u2069]")
         assert isolates.sub("", " ".join(rows)).split() == isolates.sub("", line).split()
@@ -73,7 +73,7 @@ class TestFolded:
 
 class TestRendered:
     def test_blocks_of_slots(self):
-        """Token ids that do not fit stand block by block, predictions above labels, column by column."""
+        """Token ids that do not fit are split into blocks, with predictions above labels in the same columns."""
         labels = [1024, 1, 22, 333, 4444, 55555]
         sample = audio_sample(first=window(labels, [*labels[:3], 7, *labels[4:]]), last=window([5]))
         assert render(record_of(sample), width=52) == golden("""
@@ -90,7 +90,7 @@ class TestRendered:
         """)
 
     def test_decoded_text(self):
-        """Decoded texts that do not fit stand below the ids, and are folded there."""
+        """Decoded texts that do not fit are below the ids, and are folded there."""
         sample = text_sample(
             first=window([1, 2], [1, 3], predicted_text="the quick brown dog", label_text="the quick brown fox jumps"),
             last=window([]),
@@ -107,7 +107,7 @@ class TestRendered:
         """)
 
     def test_hardly_any_room(self):
-        """Where the words leave no room for ids they are said once."""
+        """If the words leave no room for ids, a legend explains the words once."""
         sample = text_sample(first=window([1024, 1, 22, 333]), last=window([]))
         assert render(record_of(sample), width=24) == golden("""
             Sample 1 Prediction vs
@@ -140,7 +140,7 @@ class TestRendered:
     @settings(deadline=None, max_examples=100)
     @given(random_events(), st.integers(20, 120), st.booleans())
     def test_any_event(self, event, width, color):
-        """No line of any event is too long, unless one word is; and wide enough, it is what it was."""
+        """No line of any event is too long, unless one word is too long. With enough columns the event is unchanged."""
         record = record_of(event)
         for row in render(record, width=width, color=color).split("\n"):
             assert columns(row) <= width or len(row.strip(" ").split(" ")) == 1

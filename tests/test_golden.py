@@ -1,4 +1,4 @@
-"""Goldens are the same bytes for the same run, whatever order and files its log came in."""
+"""Goldens have the same bytes for the same run, for any order of the lines and any files of the log."""
 
 import os
 import random
@@ -43,18 +43,18 @@ EVENTS = [
 
 
 def records_of(events, *, run="r"):
-    """Make the records of a run; its times and numbers are its own."""
+    """Make the records of a run, with times and sequence numbers that vary between runs."""
     return [record_of(event) | {"run_id": run, "seq": seq, "ts": f"{run}{seq}"} for seq, event in enumerate(events)]
 
 
 def golden_of(log, path):
-    """Write a golden and return its bytes."""
+    """Write a golden and return the bytes."""
     write_golden(log, path)
     return path.read_bytes()
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
-    """Times, places, the order of lines and that of fields leave no trace."""
+    """Times, paths, and the order of lines and fields leave no trace."""
     first = golden_of(records_of(EVENTS), tmp_path / "a.jsonl")
     again = records_of([run_start(config={"batch_size": 8, "output_dir": "there", "lr": 1e-4}), *EVENTS[1:]], run="s")
     random.Random(0).shuffle(again)
@@ -63,14 +63,14 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
 
 
 def test_a_golden_of_a_golden_is_that_golden(tmp_path):
-    """Writing it again, over another one too, changes nothing."""
+    """A golden of a golden has the same bytes, also over an existing golden."""
     first = golden_of(records_of(EVENTS), tmp_path / "a.jsonl")
     assert golden_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl") == first
     assert golden_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl") == first
 
 
 def test_a_golden_holds_every_event_in_order(tmp_path):
-    """Start, steps, what has no step, end; event by event and sample by sample; fields as their types have them."""
+    """The order is start, steps, events without a step, end. Events, samples and fields have a defined order."""
     golden_of(records_of(EVENTS), tmp_path / "a.jsonl")
     records = list(read(tmp_path / "a.jsonl"))
     step = ["train_step", "prediction_sample", "prediction_sample"]
@@ -83,7 +83,7 @@ def test_a_golden_holds_every_event_in_order(tmp_path):
 
 
 def test_a_run_is_the_same_as_its_golden(tmp_path):
-    """Blessed, then compared: no difference, in both directions; another run differs."""
+    """A run and the golden of the run have no difference in either direction. Another run differs."""
     golden = tmp_path / "golden.jsonl"
     write_golden(records_of(EVENTS), golden)
     assert diff(golden, records_of(EVENTS, run="s")).same
@@ -94,7 +94,7 @@ def test_a_run_is_the_same_as_its_golden(tmp_path):
 @settings(deadline=None)
 @given(st.lists(random_events(), min_size=1, max_size=6))
 def test_any_log_is_the_same_as_its_golden(events):
-    """Whatever is in a log: its golden is stable, and the same."""
+    """The golden of any log is stable, and equals the log."""
     with TemporaryDirectory() as folder:
         golden, again = Path(folder, "golden.jsonl"), Path(folder, "again.jsonl")
         write_golden(records_of(events), golden)
@@ -106,7 +106,7 @@ AS_IT_WAS = b'{"event":"run_start","v":1}\n'
 
 
 def refused(log, golden, **options):
-    """Return why a golden is refused; the one that was there stays."""
+    """Return the reason why a golden is refused. The existing golden stays."""
     golden.write_bytes(AS_IT_WAS)
     with pytest.raises(UserError) as caught:
         write_golden(log, golden, **options)
@@ -116,7 +116,7 @@ def refused(log, golden, **options):
 
 
 def test_a_log_that_is_no_model_is_refused(tmp_path):
-    """Faulty lines, no events, a run without its end: the golden stays as it was."""
+    """Faulty lines, an empty log, and a run without an end are refused, and the existing golden is unchanged."""
     (tmp_path / "g").mkdir()
     golden, log = tmp_path / "g" / "golden.jsonl", tmp_path / "log.jsonl"
     lines = [orjson.dumps(record) for record in records_of(EVENTS)]
@@ -132,7 +132,7 @@ def test_a_log_that_is_no_model_is_refused(tmp_path):
 
 
 def test_a_place_where_no_golden_can_be_is_refused(tmp_path):
-    """A folder, a pipe, standard input, a compressed file, a folder that is a file."""
+    """A folder, a pipe, standard input, a compressed file, and a file in place of a folder are refused."""
     (tmp_path / "file").write_text("")
     os.mkfifo(tmp_path / "pipe")
     for place, says in [
@@ -159,7 +159,7 @@ def test_a_place_where_no_golden_can_be_is_refused(tmp_path):
     ],
 )
 def test_a_file_that_is_no_golden_is_not_written_over(tmp_path, first, says):
-    """Notes, a log, anything else stays as it is, through a link too; an empty file holds nothing."""
+    """Notes, a log or any other file stays unchanged, also through a link. An empty file may be overwritten."""
     other = tmp_path / "other"
     other.write_bytes(first)
     (tmp_path / "link").symlink_to(other)
@@ -185,7 +185,7 @@ def test_a_log_is_not_written_over_by_its_golden(tmp_path):
 
 
 def test_a_path_that_leads_nowhere_is_refused(tmp_path):
-    """Links in a circle, a name that is too long: said in a line."""
+    """A cycle of links and a name that is too long are refused in one line."""
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     for place in (tmp_path / "a", tmp_path / "a" / "c.jsonl", tmp_path / ("x" * 300)):
@@ -194,7 +194,7 @@ def test_a_path_that_leads_nowhere_is_refused(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_as_it_was_only_where_it_was(tmp_path):
-    """What is said of a golden that was not there does not claim that it was."""
+    """The error for a missing golden does not claim that the golden is unchanged."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Name another file") as caught:
         write_golden(records_of(EVENTS), tmp_path / "file" / "a.jsonl")
@@ -202,7 +202,7 @@ def test_a_place_that_cannot_be_written_is_as_it_was_only_where_it_was(tmp_path)
 
 
 def test_folders_are_made_and_modes_and_links_kept(tmp_path):
-    """A new golden is as readable as any file of a repository; an old one keeps its mode, and a link stays a link."""
+    """A new golden has the mode of any new file. An existing golden keeps the mode, and a link stays a link."""
     golden = tmp_path / "new" / "golden.jsonl"
     write_golden(records_of(EVENTS), golden)
     umask = os.umask(0)

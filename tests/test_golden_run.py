@@ -1,4 +1,4 @@
-"""Regression: what the demo learns, step by step, against a committed golden; and what `diff` says of such runs."""
+"""Regression: the demo's training, step by step, against a committed golden, and the report of `diff`."""
 
 import re
 import shutil
@@ -15,8 +15,8 @@ pytest_plugins = ["pytester"]
 
 README = Path(__file__).parent.parent / "README.md"
 
-# So few steps that no other processor's rounding shows: weights that are off by 1e-6, ten times as much as rounding,
-# change no token with this seed, and no figure by more than 0.02%.
+# The run has so few steps that the rounding of other processors does not show. An error of 1e-6 in the weights, ten
+# times the rounding, changes no token with this seed, and no figure by more than 0.02%.
 SEED = 0
 STEPS = {"max_steps": 4, "log_steps": 2}
 
@@ -31,7 +31,7 @@ def demo_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train_again(demo_folder):
-    """Return a command that trains once more with the demo's settings."""
+    """Return a command that trains again with the demo's settings."""
     settings = (demo_folder / "demo.yaml").read_text(encoding="utf-8")
     (demo_folder / "again.yaml").write_text(settings.replace('extra: {"use_cpu": true}', "use_cpu: true"))
 
@@ -49,7 +49,7 @@ def test_the_demo_learns_what_it_learned_before(demo_folder, assert_matches_gold
 
 
 def test_the_codes_of_silence_do_not_hang_on_rounding():
-    """What rounding leaves in a silent clip changes no code: else the golden would hold on one processor alone."""
+    """The rounding in a silent clip changes no code. Otherwise the golden would apply to one processor only."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(SEED)
         codec = build_codec(8).eval()
@@ -65,7 +65,7 @@ def test_two_runs_with_one_seed_are_the_same(demo_folder, train_again, capsys):
 
 
 def test_another_learning_rate_shows(demo_folder, train_again, capsys):
-    """`diff` exits 1, names the setting and the step where the runs part: the first one that is not warm-up."""
+    """`diff` exits 1, names the setting, and names the first step after the warm-up as the first divergence."""
     other = train_again("other", "--lr", "0.011")
     capsys.readouterr()
     assert main(["diff", str(demo_folder / "run"), other]) == 1
@@ -75,7 +75,7 @@ def test_another_learning_rate_shows(demo_folder, train_again, capsys):
 
 
 def test_the_readmes_example_of_a_test(pytester, demo_folder):
-    """It trains, writes its golden, and holds."""
+    """The README's test trains, writes a golden, and passes."""
     section = README.read_text(encoding="utf-8").partition("\n## In CI\n")[2].partition("\n## ")[0]
     (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     pytester.makepyfile(test_training=example)

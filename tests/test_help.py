@@ -24,7 +24,7 @@ finally:
 
 @pytest.fixture(scope="module")
 def helps():
-    """Print the help of each command at 80 columns. Return its text and the heavy imports."""
+    """Print the help of each command at 80 columns. Return the text and the heavy imports."""
     environment = os.environ | {"COLUMNS": "80"}
     return {
         name: subprocess.run(

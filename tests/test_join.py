@@ -33,12 +33,12 @@ from tests.builders import (
 
 
 def entry_of(record):
-    """Make what is joined of a record."""
+    """Make the entry of a record for the join."""
     return ComparedEvent(int_field(record, "step"), record, orjson.dumps(record))
 
 
 def entries_of(*events):
-    """Make what is joined of events."""
+    """Make the entries of events for the join."""
     return [entry_of(orjson.loads(orjson.dumps(record_of(event)))) for event in events]
 
 
@@ -67,19 +67,19 @@ RECORDS = st.builds(
 
 
 def test_steps_of_one_side_alone_have_no_partner():
-    """What one log alone has comes with None for the other."""
+    """An entry that one log lacks is paired with None."""
     assert named(joined(steps([1, 2, 4]), steps([2, 3, 4]))) == [(1, None), (2, 2), (None, 3), (4, 4)]
 
 
 def test_the_start_and_the_end_of_a_run_are_joined_at_whatever_step():
-    """A run that ended at another step is joined, so that its step can be compared."""
+    """Runs that ended at different steps are joined, so that the steps can be compared."""
     ours = entries_of(run_start(), train_step(step=1), run_end(step=1))
     theirs = entries_of(run_start(), train_step(step=1), train_step(step=2), run_end(step=2))
     assert named(joined(ours, theirs)) == [(1, 1), (None, 2), ("run_start", "run_start"), (1, 2)]
 
 
 def test_events_without_a_step_are_joined_wherever_they_stand():
-    """The place of a line means nothing, also where its event has no step."""
+    """The position of a line is irrelevant, also for events without a step."""
     (lost,) = entries_of(sink_recovered())
     ours, theirs = steps([1, 2]), steps([1, 2])
     pairs = list(joined([lost, *ours], [*theirs, lost]))
@@ -88,7 +88,7 @@ def test_events_without_a_step_are_joined_wherever_they_stand():
 
 @pytest.mark.parametrize("field", ["split", "step", "rank", "modality", "fingerprint", "codebook", "event"])
 def test_every_part_of_the_key_tells_events_apart(field):
-    """Each part of the key that the issue names is one."""
+    """Each part of the key distinguishes events."""
     record = record_of(audio_sample())
     assert key_of(record | {field: "another"}) != key_of(record)
 
@@ -99,7 +99,7 @@ def test_a_field_that_is_no_part_of_the_key_does_not_tell_events_apart():
 
 
 def test_a_sample_that_is_twice_in_a_batch_is_joined_by_its_row():
-    """Occurrences of one key are told apart by what they say, not by their order."""
+    """Occurrences of one key are distinguished by content, not by order."""
     ours = entries_of(text_sample(sample_index=0, loss=0.5), text_sample(sample_index=1, loss=0.25))
     theirs = entries_of(text_sample(sample_index=1, loss=0.26), text_sample(sample_index=0, loss=0.51))
     pairs = list(joined(ours, theirs))
@@ -107,7 +107,7 @@ def test_a_sample_that_is_twice_in_a_batch_is_joined_by_its_row():
 
 
 def test_equal_occurrences_are_joined_first():
-    """One of three that changed is one difference, not three."""
+    """If one of three occurrences changed, the result is one difference, not three."""
     ours = entries_of(*(checkpoint(path=path) for path in "abc"))
     theirs = entries_of(*(checkpoint(path=path) for path in "c0b"))
     unlike = [pair for pair in joined(ours, theirs) if pair[0].encoded != pair[1].encoded]
@@ -115,13 +115,13 @@ def test_equal_occurrences_are_joined_first():
 
 
 def test_a_log_that_is_not_sorted_is_noticed():
-    """A step that goes back cannot be joined step by step."""
+    """Steps in descending order cannot be joined step by step."""
     with pytest.raises(UnsortedError):
         list(joined(steps([1, 2]), steps([2, 1])))
 
 
 def test_a_step_with_too_many_events_is_not_held(monkeypatch):
-    """A step that does not fit into memory is sorted on disk, like a log in disorder."""
+    """A step that does not fit into memory is sorted on disk, like an unsorted log."""
     monkeypatch.setattr(join, "_MOST_OF_A_STEP", 3)
     with pytest.raises(UnsortedError):
         list(joined(steps([1]), steps([1] * 4)))
@@ -130,7 +130,7 @@ def test_a_step_with_too_many_events_is_not_held(monkeypatch):
 @settings(deadline=None)
 @given(st.lists(RECORDS, max_size=12), st.lists(RECORDS, max_size=12), st.randoms())
 def test_each_event_is_in_one_pair_and_keys_agree(ours, theirs, random):
-    """No event is lost or used twice; partners share a key; no two of one key are left without one."""
+    """No event is lost or used twice, partners share a key, and no key has unpaired events on both sides."""
     left, right = ([entry_of(record) for record in records] for records in (ours, theirs))
     random.shuffle(right)
     pairs = list(joined_unsorted(left, right))
@@ -145,7 +145,7 @@ def test_each_event_is_in_one_pair_and_keys_agree(ours, theirs, random):
 @settings(deadline=None)
 @given(st.lists(RECORDS, max_size=12), st.lists(RECORDS, max_size=12))
 def test_both_ways_of_joining_give_the_same_pairs(ours, theirs):
-    """Sorted in memory step by step or on disk as a whole: the same pairs."""
+    """Sorting in memory step by step and sorting on disk give the same pairs."""
     ours, theirs = (sorted(records, key=lambda record: int_field(record, "step") or 0) for records in (ours, theirs))
     left, right = ([entry_of(record) for record in records] for records in (ours, theirs))
 
@@ -167,7 +167,7 @@ def test_any_values_can_be_sorted(values):
 @settings(deadline=None)
 @given(st.lists(RECORDS, max_size=30), st.integers(1, 4_000))
 def test_what_is_sorted_on_disk_is_as_if_sorted_in_memory(records, chunk_bytes):
-    """Chunks of any size give one order, and every record."""
+    """Chunks of any size give the same order and every record."""
     lines = Sorter(order_of, chunk_bytes=chunk_bytes)
     for record in records:
         lines.add(record, orjson.dumps(record))

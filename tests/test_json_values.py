@@ -1,4 +1,4 @@
-"""Values made fit for a line of JSON: what passes, what is replaced, and what the marks say."""
+"""Conversion of values for a line of JSON: unchanged values, replaced values, and the marks."""
 
 import enum
 import math
@@ -53,7 +53,7 @@ class Listed(list):
 
 
 def one(value):
-    """Return what becomes of one value, and the marks."""
+    """Return the conversion of one value, and the marks."""
     record, count = to_json_values({"x": value})
     orjson.dumps(record)
     replaced, nonfinite = record.pop("replaced", {}), record.pop("nonfinite", [])
@@ -85,7 +85,7 @@ class TestPasses:
         ids=repr,
     )
     def test_as_it_is(self, value):
-        """What a line can hold is kept, with its type, and without a mark."""
+        """A value that a line can represent keeps the type and has no mark."""
         assert repr(one(value)) == repr((value, []))
 
     def test_a_long_tuple_is_not_copied(self):
@@ -94,7 +94,7 @@ class TestPasses:
             assert one(value)[0] is value
 
     def test_a_list_is_copied(self):
-        """What its owner may change later is taken as it is now."""
+        """A list is copied, so that a later change by the owner has no effect."""
         value = {"list": [1, 2]}
         copied, _ = one(value)
         value["list"].append(3)
@@ -120,13 +120,13 @@ class TestPasses:
         ids=lambda value: type(value).__name__,
     )
     def test_subclass_becomes_the_builtin(self, value, plain):
-        """A subclass of a builtin becomes that builtin, unmarked, by the builtin's own methods."""
+        """A subclass of a builtin becomes the builtin without a mark, by the builtin's own methods."""
         copied, marks = one(value)
         assert (copied, type(copied), marks) == (plain, type(plain), [])
         assert one([value])[0] == [plain]
 
     def test_scalar_keys(self):
-        """Keys that every writer of JSON turns into text are turned, unmarked."""
+        """Keys that every writer of JSON converts to text are converted without a mark."""
         assert one({1: "a", None: "b", 0.5: "c", 2**70: 1}) == (
             {"1": "a", "None": "b", "0.5": "c", "<int of 71 bits>": 1},
             {"x.<int of 71 bits>": "<int of 71 bits, as key>"},
@@ -156,7 +156,7 @@ class TestReplaced:
         ids=lambda value: type(value).__name__,
     )
     def test_fallback(self, value, fallback, what):
-        """What a line cannot hold gets the nearest that it can, and a mark that says what stood there."""
+        """A value that a line cannot represent becomes the nearest possible value, with a mark for the original."""
         assert one(value) == (fallback, {"x": what})
         assert one([0, value]) == ([0, fallback], {"x[1]": what})
         assert one((0, value)) == ([0, fallback], {"x[1]": what})
@@ -170,7 +170,7 @@ class TestReplaced:
         assert one((1.0, value)) == ([1.0, None], ["x[1]"])
 
     def test_cycles(self):
-        """A list or mapping within itself is null there; one that only stands twice is written twice."""
+        """A list or mapping that contains itself is null there. A repeated list or mapping is written twice."""
         loop, shared = [1], {"a": 1}
         loop.append({"again": loop})
         assert one(loop) == ([1, {"again": None}], {"x[1].again": "<cycle>"})
@@ -188,7 +188,7 @@ class TestReplaced:
         assert str(copied).count("[") == MAX_DEPTH - 1
 
     def test_lists_that_share_lists(self):
-        """A hundred small lists that would be 2**100 when written cost bounded work."""
+        """A hundred small lists that would expand to 2**100 values take bounded work."""
         value = ["x"]
         for _ in range(40):
             value = [value, value]
@@ -206,7 +206,7 @@ class TestReplaced:
         assert len(orjson.dumps(marks)) < 64 * 1024
 
     def test_long_paths(self):
-        """A path is cut in its middle, not dropped."""
+        """A long path is cut in the middle, not dropped."""
         (_, marks) = one({"k" * 10**6: {"end": b""}})
         assert [len(path) for path in marks] == [200]
         assert next(iter(marks)).endswith(".end")
@@ -214,14 +214,14 @@ class TestReplaced:
 
 class TestKeys:
     def test_collisions_lose_nothing(self):
-        """Keys that are alike as text are told apart, and marked."""
+        """Keys with equal text become distinct, and are marked."""
         copied, marks = one({1: "a", "1": "b", "1 (2)": "c", b"x": "d", b"y": "e"})
         assert sorted(copied.values()) == ["a", "b", "c", "d", "e"]
         assert copied["1"] == "a"
         assert set(marks.values()) == {"<a key like another's>", "<bytes, as key>"}
 
     def test_many_collisions(self):
-        """A hundred thousand keys of one name take no quadratic time."""
+        """A hundred thousand keys with equal text take no quadratic time."""
         copied, marks = one({object(): index for index in range(100_000)})
         assert (len(copied), len(marks)) == (100_000, MAX_MARKS + 1)
 
@@ -260,7 +260,7 @@ class Broken(Endless):
 
 
 class Hostile:
-    """An object that raises at every touch."""
+    """An object that raises at every access."""
 
     def _touched(self, *_args):
         raise AssertionError("touched")
@@ -273,7 +273,7 @@ class Hostile:
 class TestForeign:
     @pytest.mark.parametrize("kind", [Endless, Broken, Hostile, type("Odd\u202e\x1b", (), {})], ids=range(4))
     def test_is_marked(self, kind):
-        """Mappings that do not end or that raise, and objects that cannot be touched, are null and described."""
+        """Mappings that do not end or that raise, and objects that cannot be accessed, are null and described."""
         copied, marks = one(kind())
         assert copied is None
         assert list(marks) == ["x"]
@@ -294,7 +294,7 @@ class TestForeign:
         assert one(odd()) == (None, {"x": "<object>"})
 
     def test_keys_that_raise(self):
-        """A mapping whose keys raise when they are compared is null, or copied: nothing is raised."""
+        """A mapping whose keys raise in comparisons is null or copied, without an exception."""
 
         class Key:
             armed = False
@@ -334,7 +334,7 @@ BUILTINS = st.recursive(
 
 
 def leaves(value):
-    """Count what is no container."""
+    """Count the values that are no container."""
     if isinstance(value, dict):
         return sum(map(leaves, value.values()))
     return sum(map(leaves, value)) if isinstance(value, (list, tuple)) else 1
@@ -354,6 +354,6 @@ def test_anything_can_be_written(value):
 
 @pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
 def test_events_pass(event):
-    """What the trainer emits passes as it is."""
+    """Events of the trainer are unchanged."""
     mapping = to_mapping(event)
     assert to_json_values(mapping) == (mapping, 0)
