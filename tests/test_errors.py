@@ -50,7 +50,7 @@ def test_a_full_device(arguments, unbuffered):
     done = run_in_shell(f"{arguments} >/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 2
     said = "higgs-audio-trainer: stdout: No space left on device."
-    assert done.stderr == f"{said} Write it to another place\n"
+    assert done.stderr == f"{said} Write the output to another place\n"
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_place_where_no_golden_can_be_is_refused(tmp_path):
         (tmp_path / "pipe", "a device or a pipe"),
         ("-", "standard input"),
         (tmp_path / "a.jsonl.gz", "uncompressed"),
-        (tmp_path / "file" / "a.jsonl", "writable"),
+        (tmp_path / "file" / "a.jsonl", "File exists. Name another file"),
     ]:
         with pytest.raises(UserError, match=says):
             write_golden(records_of(EVENTS), place)

@@ -15,8 +15,8 @@ def parser(prog: str) -> ArgumentParser:
     made = ArgumentParser(
         prog=prog,
         usage=f"{prog} --train_manifest FILE [flags]",
-        description="Check manifests and encode their audio to codes once; `train` reuses the codes. The command may "
-        "be stopped and started again: finished clips are not encoded again.",
+        description="Check manifests and encode their audio to codes once; `train` reuses the codes. A repeated "
+        "command encodes the remaining clips.",
         epilog=f"example: {prog} --train_manifest train.jsonl --max_seconds 30",
     )
     made.add_argument("--train_manifest", metavar="FILE", required=True, help="JSON Lines of samples to train on")
