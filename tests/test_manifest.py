@@ -184,7 +184,7 @@ SIMPLE_FAULTS = [
         {"ref_audio": "a.wav", "ref_codes": "c.npy"},
         "ref_audio: expected a path, or ref_codes instead, got both",
     ),
-    ({"ref_text": "t"}, "ref_audio: expected the audio that ref_text is the text of, got nothing"),
+    ({"ref_text": "t"}, "ref_audio: expected the recording of ref_text, got nothing"),
     ({"ref_audio": "a.wav", "ref_text": ""}, "ref_text: expected a text, got an empty text"),
     ({"scene": ""}, "scene: expected a text, got an empty text"),
     ({"scene": {"a": 1}}, "scene: expected a text, got an object"),
@@ -376,7 +376,9 @@ def test_an_empty_manifest_is_a_fault(folder, content):
 @pytest.mark.parametrize("name", ["no.jsonl", "."])
 def test_a_manifest_that_cannot_be_read_is_a_user_error(folder, name):
     """The error names a missing file or a folder."""
-    with pytest.raises(UserError, match=r": No such file or directory\. Name a manifest \(JSON Lines\)"):
+    with pytest.raises(
+        UserError, match=r": (No such file or directory|Is a directory)\. Name a manifest \(JSON Lines\)"
+    ):
         read_manifest(folder / name)
 
 
