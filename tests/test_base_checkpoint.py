@@ -327,7 +327,7 @@ def test_a_torchaudio_that_does_not_load_is_said_to_be_one(tmp_path):
         text=True,
         check=True,
     )
-    assert "expected torchaudio, which the Higgs codec needs, got one that does not load (" in done.stdout
+    assert "expected torchaudio, which the Higgs codec needs, got a torchaudio that fails to import (" in done.stdout
     assert "libcudart.so.13: cannot open shared object" in done.stdout
 
 

@@ -357,7 +357,7 @@ def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
         (["--base_ckpt", "/no/such"], "--base_ckpt: expected a folder with a config.json"),
         (["--audio_tokenizer", "/no/such"], "--audio_tokenizer: expected a folder or a name"),
         (["--skip_bad_samples", "maybe"], "expected true or false, got 'maybe'"),
-        (["--codes_dir", "/dev/null"], "--codes_dir: /dev/null: Not a directory"),
+        (["--codes_dir", "/dev/null"], ": Not a directory. Name another folder, or free space."),
         (["--unknown"], "unrecognized arguments: --unknown"),
     ],
 )

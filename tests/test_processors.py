@@ -284,7 +284,13 @@ class TestFailures:
         assert (records[0]["host"], emit.failures) == ("a", {})
 
     @pytest.mark.parametrize(
-        ("returned", "got"), [(None, "<NoneType>"), ("{}", "<str>"), (b"{}", "<bytes>"), (((), {}), "<tuple>")]
+        ("returned", "got"),
+        [
+            (None, "None. Is `return event_dict` missing?"),
+            ("{}", "<str>"),
+            (b"{}", "<bytes>"),
+            (((), {}), "<tuple>"),
+        ],
     )
     def test_no_mapping(self, returned, got):
         """A processor that returns no mapping has failed: the event goes on without that processor."""
@@ -292,7 +298,7 @@ class TestFailures:
         emit, records = pipeline(lambda *_args: returned, said=said)
         emit(checkpoint())
         assert (records[0]["step"], emit.lost, sum(emit.failures.values())) == (20, 0, 1)
-        assert f"TypeError('expected a processor to return the event as a mapping, got {got}')" in said[0]
+        assert f"TypeError('expected a mapping from the processor, got {got}')" in said[0]
 
     @pytest.mark.parametrize("name", [*PROTECTED_FIELDS, "ts", "level"])
     def test_the_envelope_is_restored_where_removed(self, name):
@@ -607,8 +613,8 @@ class TestSpecification:
     @pytest.mark.parametrize(
         ("specification", "message"),
         [
-            ("own", "expected package.module:factory, got 'own'."),
-            ("own.make", "expected package.module:factory, got 'own.make'. A colon stands before the factory's name"),
+            ("own", "expected package.module:factory or an installed name, got 'own'. No processor is installed"),
+            ("own.make", "No processor is installed under a name. A colon stands before the factory's name"),
             ("own:make:a=1:a=2", "own:make: expected each option once, got 'a=1:a=2'"),
             ("own:make:b=1", "own:make: expected options: a; got an unexpected keyword argument 'b'"),
             ("own:gone", "expected to load 'own:gone', got AttributeError: "),

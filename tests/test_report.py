@@ -386,7 +386,7 @@ def test_a_linked_folder_of_sounds_is_not_followed(tmp_path):
     audio = AudioEmbedder().embed(run, "audio/a.wav")
     assert (audio.source, audio.problem) == (None, "the audio folder is a symbolic link")
     sample = audio_sample(predicted_audio="audio/a.wav", label_audio="audio/a.wav")
-    write_events(run / "log.jsonl", [run_start(), sample])
+    write_events(run / "rank00000-attempt000.jsonl", [run_start(), sample])
     assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "audio/a.wav is not in this page: the audio folder is a symbolic link" in page

@@ -622,7 +622,7 @@ def test_unknown_fields_are_noted_once(tmp_path):
 
 def test_nothing_there_is_said(tmp_path):
     """At the call, before anything is read."""
-    with pytest.raises(UserError, match="expected"):
+    with pytest.raises(UserError, match="none: No such file or directory"):
         validate(tmp_path / "none")
 
 

@@ -142,7 +142,7 @@ def test_a_reader_that_goes_away_leaves_the_status(output, tmp_path):
 def test_what_cannot_be_read(tmp_path, capsys):
     """A missing log or a missing path is exit status 2 with a message."""
     assert main(["validate", str(tmp_path / "none")]) == 2
-    assert "expected" in capsys.readouterr().err
+    assert "none: No such file or directory. Name a file or a folder of logs." in capsys.readouterr().err
     assert main(["validate"]) == 2
 
 

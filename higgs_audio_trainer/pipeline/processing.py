@@ -92,8 +92,8 @@ class ProcessorChain:
 
 def _as_dict(returned: Any) -> EventDict:
     if not isinstance(returned, Mapping):
-        got = "None (is `return event_dict` missing?)" if returned is None else describe(returned)
-        raise TypeError(f"expected a processor to return the event as a mapping, got {got}")
+        got = "None. Is `return event_dict` missing?" if returned is None else describe(returned)
+        raise TypeError(f"expected a mapping from the processor, got {got}")
     return dict(returned)  # a copy, for the processor may keep a reference and change the mapping later
 
 
