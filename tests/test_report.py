@@ -381,15 +381,15 @@ def test_a_linked_folder_of_sounds_is_not_followed(tmp_path):
     elsewhere.mkdir()
     (elsewhere / "a.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE")
     run = tmp_path / "run"
-    run.mkdir()
+    (run / "events").mkdir(parents=True)
     (run / "audio").symlink_to(elsewhere)
     audio = AudioEmbedder().embed(run, "audio/a.wav")
     assert (audio.source, audio.problem) == (None, "the audio folder is a symbolic link")
-    sample = audio_sample(predicted_audio="audio/a.wav", label_audio="audio/a.wav")
-    write_events(run / "rank00000-attempt000.jsonl", [run_start(), sample])
+    samples = [audio_sample(step=step, predicted_audio="audio/a.wav", label_audio="audio/a.wav") for step in (1, 2)]
+    write_events(run / "events" / "rank00000-attempt000.jsonl", [run_start(), *samples])
     assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text("utf-8")
-    assert "audio/a.wav is not in this page: the audio folder is a symbolic link" in page
+    assert "<code>audio/a.wav</code> is not in this page: the audio folder is a symbolic link" in page
     assert "data:audio" not in page
 
 
