@@ -8,9 +8,11 @@ other fields of `transformers.TrainingArguments` go into `extra`.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.errors import UserError
@@ -37,6 +39,8 @@ def _flag(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
     hint: str = "",
+    path: bool = False,
+    interval: bool = False,
 ) -> Any:
     metadata = {
         "group": group,
@@ -48,6 +52,8 @@ def _flag(
         "maximum": maximum,
         "choices": choices,
         "hint": hint,
+        "path": path,
+        "interval": interval,
     }
     return field(default=default, metadata=metadata)
 
@@ -56,7 +62,8 @@ def _flag(
 class TrainSettings:
     """Settings of one training run. The constructor checks all values.
 
-    The metadata of each field describes the setting.
+    The metadata of each field describes the setting. The constructor replaces `~` at the beginning of a path by the
+    home folder, so that a setting has one value wherever the setting comes from.
 
     Raises:
         UserError: A value is out of range, or a required path is empty.
@@ -67,18 +74,26 @@ class TrainSettings:
         (0.0001, (0, 7))
     """
 
-    train_manifest: str = _flag("", "data", "JSON Lines of samples to train on (required)", aliases=("train_file",))
+    train_manifest: str = _flag(
+        "", "data", "JSON Lines of samples to train on (required)", aliases=("train_file",), path=True
+    )
     eval_manifest: str | None = _flag(
-        None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",)
+        None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",), path=True
     )
     max_seconds: float = _flag(60.0, "data", "longest clip, in seconds", above=0)
     skip_bad_samples: bool = _flag(False, "data", "skip samples that have problems, and print the problems")
-    codes_dir: str | None = _flag(None, "data", "cache of encoded audio [~/.cache/higgs-audio-trainer/codes]")
+    codes_dir: str | None = _flag(
+        None, "data", "cache of encoded audio [~/.cache/higgs-audio-trainer/codes]", path=True
+    )
 
     base_ckpt: str = _flag(
-        DEFAULT_BASE_CKPT, "model", "base checkpoint: a folder or a name on the Hub", aliases=("model_name_or_path",)
+        DEFAULT_BASE_CKPT,
+        "model",
+        "base checkpoint: a folder or a name on the Hub",
+        aliases=("model_name_or_path",),
+        path=True,
     )
-    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the codec of base_ckpt]")
+    audio_tokenizer: str | None = _flag(None, "model", "codec: a folder or a name [the codec of base_ckpt]", path=True)
     dtype: str = _flag(
         "auto",
         "model",
@@ -114,23 +129,26 @@ class TrainSettings:
     gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
     seed: int = _flag(42, "optimisation", "seed of all random generators", minimum=0, maximum=2**32 - 1)
 
-    output_dir: str = _flag("", "run", "folder for adapter, checkpoints and events (required)")
+    output_dir: str = _flag("", "run", "folder for adapter, checkpoints and events (required)", path=True)
     resume: str | None = _flag(
         None,
         "run",
         "continue a run from its last or the given checkpoint",
         aliases=("resume_from_checkpoint",),
+        path=True,
     )
-    val_steps: int = _flag(500, "run", "evaluate every N steps", aliases=("eval_steps",), minimum=1)
-    save_steps: int = _flag(500, "run", "save a checkpoint every N steps", minimum=1)
+    val_steps: float = _flag(
+        500, "run", "evaluate every N steps; below 1: a share", aliases=("eval_steps",), interval=True
+    )
+    save_steps: float = _flag(500, "run", "save a checkpoint every N steps; below 1: a share", interval=True)
     report_to: str = _flag("none", "run", "trackers of transformers, e.g. tensorboard,wandb")
 
-    log_steps: int = _flag(
+    log_steps: float = _flag(
         50,
         "log",
-        "log step 1 and every N steps",
+        "log step 1 and every N steps; below 1: a share",
         aliases=("logging_steps",),
-        minimum=1,
+        interval=True,
         hint="to turn logging off: --sinks none",
     )
     sinks: str = _flag("console,jsonl", "log", "sinks of events: console, jsonl, none or MODULE:FACTORY")
@@ -155,7 +173,17 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for item in flags():
-            _check(item, getattr(self, item.name))
+            value = getattr(self, item.name)
+            if item.metadata["path"] and isinstance(value, (str, os.PathLike)):
+                object.__setattr__(self, item.name, expanded(os.fspath(value), f"--{item.name}"))
+            elif item.metadata["interval"] and float(value).is_integer():
+                object.__setattr__(self, item.name, int(value))  # 50, not 50.0, in the log
+            _check(item, value)
+        further = {
+            name: expanded(value, f"--{name}") if isinstance(value, str) and value.startswith("~/") else value
+            for name, value in self.extra.items()
+        }
+        object.__setattr__(self, "extra", further)
         for name in ("train_manifest", "output_dir"):
             if not getattr(self, name):
                 raise UserError(f"--{name}: expected a path, got nothing. See --help.")
@@ -202,6 +230,30 @@ class TrainSettings:
         return chosen
 
 
+def expanded(path: str, where: str) -> str:
+    """Return a path with the home folder in place of `~` or `~user` at the beginning, as a shell would.
+
+    Args:
+        path: Path, or any other text, which stays as it is.
+        where: Name of the setting, for the message.
+
+    Raises:
+        UserError: The home folder is unknown.
+
+    Example:
+        >>> expanded("out/run-1", "--output_dir")
+        'out/run-1'
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise UserError(
+            f"{where}: expected a path, got {path!r}, whose home folder is unknown. Write the path without ~"
+        ) from error
+
+
 def flags() -> list[Field[Any]]:
     """Return the fields of `TrainSettings` that are flags, in order.
 
@@ -239,7 +291,10 @@ def _check(item: Field[Any], value: Any) -> None:
         bounds.append((value < limits["below"], f"less than {limits['below']}"))
     if limits["maximum"] is not None:
         bounds.append((value <= limits["maximum"], f"at most {limits['maximum']}"))
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value) and not limits["interval"]:
         bounds.append((False, "finite"))
+    if limits["interval"]:
+        holds = 0 < value < 1 or (value >= 1 and float(value).is_integer())
+        bounds.append((holds, "whole steps, at least 1, or a fraction of all steps below 1"))
     if not all(holds for holds, _ in bounds):  # NaN violates every bound
         raise UserError(f"--{item.name}: expected {' and '.join(text for _, text in bounds)}, got {value:g}{hint}")

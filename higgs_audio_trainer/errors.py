@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class UserError(Exception):
     """Bad input. The message states the expectation, the actual value, the place and the next step.
+
+    Attributes:
+        place: Rank and machine that met the error, if the error was met on another rank than 0.
+        is_shared: True if every rank raises this error, so that rank 0 alone prints the message.
 
     Example:
         >>> from higgs_audio_trainer import TrainSettings
@@ -19,6 +23,8 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # torch re-raises an error of a data loader's worker with the worker's traceback in front of the message.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
+        self.place = ""
+        self.is_shared = False
 
 
 def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6, prefix: str = "") -> str:
@@ -96,5 +102,5 @@ class ManifestError(UserError):
         )
         super().__init__("\n".join([*map(str, self.problems), advice]))
 
-    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[InputProblem, ...]]]:
-        return type(self), (self.problems,)  # rank 0 sends the error to the other ranks
+    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[InputProblem, ...]], dict[str, Any]]:
+        return type(self), (self.problems,), self.__dict__  # rank 0 sends the error to the other ranks

@@ -126,6 +126,10 @@ class RunStart:
     stops: tuple[Modality, ...] | None = _added(
         "Trained modalities that end with a stop token; null if unknown, which stands for all.", None
     )
+    resume_changes: dict[str, Any] | None = _added(
+        "Settings that differ from those of the checkpoint, as [then, now] by name; null for a new run or if unknown.",
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

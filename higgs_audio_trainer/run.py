@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,21 +24,29 @@ from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDatas
 from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.events import Diagnosis
 from higgs_audio_trainer.extraction.windows import WindowSettings
-from higgs_audio_trainer.output_dir.attempt import Attempt, check_adapter_settings, claim, plan_attempt
+from higgs_audio_trainer.output_dir.attempt import Attempt, Claim, claim, plan_attempt
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, load_processors
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder
-from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts, every, never
+from higgs_audio_trainer.recording.settings import IsLoggedStep, RecorderSettings, every, never
 from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.training.arguments import training_arguments
-from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
+from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, fingerprint_of, open_checkpoint
+from higgs_audio_trainer.training.beginning import Beginning
 from higgs_audio_trainer.training.collective import on_every_rank, on_rank_0
 from higgs_audio_trainer.training.model import load_lora_model
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.training.progress import TrainingBar
+from higgs_audio_trainer.training.resumption import (
+    changes_since,
+    check_resumable,
+    describe_changes,
+    samples_of,
+    settings_of,
+)
 from higgs_audio_trainer.training.run_facts import run_facts
 from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
@@ -48,6 +56,7 @@ from sinks.terminal.escape import printable_lines
 from sinks.terminal.screen import Screen
 
 _LAST_EVENTS_S = 3.0  # for `run_end` and the sinks, when the launcher is about to kill the process
+_CHECKED_SAMPLES = 64  # of each manifest, for files that machines must share
 NamedSink = tuple[str, sinks.Sink]
 
 
@@ -145,19 +154,23 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
 def _run(
     settings: TrainSettings, more_sinks: Sequence[NamedSink], processors: Sequence[NamedProcessor], console: _Console
 ) -> RunResult:
-    checkpoint = open_checkpoint(settings.base_ckpt)
-    codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     arguments = training_arguments(settings)
-    attempt = on_rank_0(arguments, lambda: _plan(settings, console.say))
+    checkpoint = on_every_rank(arguments, lambda: open_checkpoint(settings.base_ckpt))
+    codebooks = settings.codebooks(checkpoint.config.num_codebooks)
+    attempt, fixed = on_rank_0(arguments, lambda: _plan(settings, arguments, console.say))
     data = on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, console.say))
+    on_every_rank(arguments, lambda: _check_shared_files(attempt, data, arguments))
+    fixed |= {"train_manifest": samples_of(data.train)}
+    fixed |= {"eval_manifest": samples_of(data.evaluation)} if data.evaluation else {}
     set_seed(arguments.seed)
-    model = load_lora_model(settings)
+    model = on_every_rank(arguments, lambda: load_lora_model(settings))
     built = on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
     emit = _build_emit(settings, arguments, attempt, built, processors, console)
     checks = LiveChecks(emit, fails=settings.diagnose == "fail") if _has_checks(settings, arguments, built) else None
-    previews = _previews(settings, arguments, checkpoint, emit) if built else None
+    is_previewed = _interval(settings.log_steps, lambda: trainer.state.logging_steps, times=settings.log_audio)
+    previews = _previews(settings, arguments, checkpoint, emit, is_previewed) if built else None
     record = RecorderSettings(
-        every(settings.log_steps) if _logs(settings, more_sinks) else never,
+        _interval(settings.log_steps, lambda: trainer.state.logging_steps) if _logs(settings, more_sinks) else never,
         checkpoint.ids.num_codebooks,
         _shown(settings, checkpoint, codebooks) if built else None,
         evaluations=_logs(settings, more_sinks),
@@ -174,11 +187,28 @@ def _run(
             cleanup.callback(partial(previews.close, wait=False))
         stop = StopSignals(partial(_give_up, recorder, console.screen), **under_torchrun(os.environ))
         stopping = Stopping(lambda: stop.received or _failed_check(checks))
-        trainer = _build_trainer(settings, arguments, checkpoint, model, data, recorder, [bar], stopping)
-        on_rank_0(arguments, lambda: cleanup.enter_context(claim(settings.output_dir, attempt)))
+        claims: list[Claim] = []  # of rank 0
+
+        def start() -> None:
+            changes = _changes(attempt, fixed, trainer)
+            if arguments.process_index == 0:
+                _say_in_force(settings, attempt, changes, trainer, console.say)
+            facts = run_facts(settings, trainer, checkpoint, attempt, changes, len(data.train), len(data.evaluation))
+            recorder.start(facts, current_step=lambda: trainer.state.global_step, checkpoint=attempt.checkpoint)
+            for claimed in claims:
+                claimed.is_logged = bool(built)
+
+        def first_step() -> None:
+            for claimed in claims:
+                claimed.train()
+
+        beginning = Beginning(start, first_step)
+        trainer = _build_trainer(
+            settings, arguments, checkpoint, model, data, recorder, [bar, beginning], stopping, beginning, fixed
+        )
+        on_rank_0(arguments, lambda: claims.append(cleanup.enter_context(claim(settings.output_dir, attempt))))
         cleanup.enter_context(stop)
-        facts = run_facts(settings, arguments, checkpoint, model, attempt, len(data.train), len(data.evaluation))
-        _train(trainer, attempt, recorder, facts, stopping, previews)
+        _train(trainer, attempt, recorder, stopping, previews)
     stopped_by = stopping.stopped_by or _failed_check(checks)
     return RunResult(
         attempt.run_id, trainer.state.global_step, attempt.number, stopped_by, checks.failed_by if checks else None
@@ -190,15 +220,77 @@ def _has_checks(settings: TrainSettings, arguments: TrainingArguments, built: Se
     return settings.diagnose != "off" and arguments.process_index == 0 and bool(built)
 
 
+def _interval(log_steps: float, resolved: Callable[[], float], *, times: int = 1) -> IsLoggedStep:
+    """Return the rule for an interval of steps. A share of all steps is resolved when the trainer knows all steps."""
+    if log_steps >= 1:
+        return every(int(log_steps) * times)
+    return lambda step: step == 1 or step % (int(resolved()) * times) == 0
+
+
+def _changes(attempt: Attempt, fixed: Mapping[str, Any], trainer: HiggsAudioTrainer) -> dict[str, list[Any]] | None:
+    """Return the settings in force that differ from those of the checkpoint. None for a run that is not resumed."""
+    if attempt.checkpoint is None:
+        return None
+    in_force = {**fixed, "batch_size": trainer.batch_size}
+    return changes_since(attempt.checkpoint, in_force, max_steps=trainer.state.max_steps)
+
+
+def _say_in_force(
+    settings: TrainSettings,
+    attempt: Attempt,
+    changes: Mapping[str, list[Any]] | None,
+    trainer: HiggsAudioTrainer,
+    say: Say,
+) -> None:
+    """Print where the settings in force differ from what a reader of the command line would expect."""
+    state, asked = trainer.state, trainer.args.per_device_train_batch_size
+    if attempt.checkpoint is not None and changes:
+        say(describe_changes(attempt.checkpoint, changes))
+    if attempt.checkpoint is not None and state.global_step >= state.max_steps:
+        say(
+            f"--resume: {attempt.checkpoint.name} has all {state.max_steps} steps, and nothing is left to train. For "
+            "more steps, raise --epochs or --max_steps"
+        )
+    if trainer.batch_size != asked and not settings.resume:
+        say(f"--auto_find_batch_size: training with batch_size {trainer.batch_size}, since {asked} needs more memory")
+
+
+def _check_shared_files(attempt: Attempt, data: _Data, arguments: TrainingArguments) -> None:
+    """Raise an error if this rank lacks the files that rank 0 found or made, because machines do not share a disk.
+
+    Raises:
+        UserError: The checkpoint or some codes are missing on this machine.
+    """
+    if arguments.world_size == 1:
+        return
+    if attempt.checkpoint is not None and not attempt.checkpoint.is_dir():
+        raise UserError(
+            f"--resume: expected {attempt.checkpoint} on every machine, got none here. Put --output_dir on a disk that "
+            "all machines share"
+        )
+    for samples in (data.train, data.evaluation):
+        for sample in samples[:: max(1, len(samples) // _CHECKED_SAMPLES)]:
+            for path in sample.code_files:
+                if not path.exists():
+                    raise UserError(
+                        f"--codes_dir: expected {path}, encoded on rank 0, on every machine, got no such file here. "
+                        "Put --codes_dir on a disk that all machines share"
+                    )
+
+
 def _previews(
-    settings: TrainSettings, arguments: TrainingArguments, checkpoint: BaseCheckpoint, emit: Emit
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    checkpoint: BaseCheckpoint,
+    emit: Emit,
+    is_previewed: IsLoggedStep,
 ) -> AudioPreviews | None:
     if not settings.log_audio or arguments.process_index != 0:
         return None
     return AudioPreviews(
         settings.audio_tokenizer or codec_of(settings.base_ckpt),
         settings.output_dir,
-        is_previewed=every(settings.log_steps * settings.log_audio),
+        is_previewed=is_previewed,
         seconds=settings.log_audio_seconds,
         num_codes=min(checkpoint.ids.stream_bos, checkpoint.ids.stream_eos),
         fail=partial(emit.fail, "audio"),
@@ -209,13 +301,15 @@ def _failed_check(checks: LiveChecks | None) -> Diagnosed | None:
     return Diagnosed.diagnosis if checks is not None and checks.failed_by is not None else None
 
 
-def _plan(settings: TrainSettings, say: Say) -> Attempt:
+def _plan(settings: TrainSettings, arguments: TrainingArguments, say: Say) -> tuple[Attempt, dict[str, Any]]:
+    """Return the attempt, and the settings that its checkpoints fix."""
     attempt = plan_attempt(settings.output_dir, settings.resume, restarts=_restarts())
-    for damage in attempt.damaged:
-        say(f"--resume: passed over {damage}")
+    fixed = settings_of(settings, arguments, base=fingerprint_of(settings.base_ckpt))
+    for note in attempt.notes:
+        say(note)
     if attempt.checkpoint is not None:
-        check_adapter_settings(attempt.checkpoint, r=settings.lora_r, targets=settings.targets())
-    return attempt
+        check_resumable(attempt.checkpoint, fixed, arguments)
+    return attempt, fixed
 
 
 def _give_up(recorder: Recorder, screen: Screen, received: Signals) -> None:
@@ -237,12 +331,10 @@ def _train(
     trainer: HiggsAudioTrainer,
     attempt: Attempt,
     recorder: Recorder,
-    facts: RunFacts,
     stopping: Stopping,
     previews: AudioPreviews | None,
 ) -> None:
     try:
-        recorder.start(facts, current_step=lambda: trainer.state.global_step, checkpoint=attempt.checkpoint)
         trainer.train(resume_from_checkpoint=str(attempt.checkpoint) if attempt.checkpoint else None)
         if stopping.stopped_by is None:
             trainer.save_model()
@@ -251,6 +343,7 @@ def _train(
     except BaseException as error:
         with suppress(LoggingError):  # the error that ended the training is reported
             recorder.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error")
+        recorder.close()  # before the output directory is given back, which a failed start leaves as it was
         raise
     recorder.end("completed" if stopping.stopped_by is None else stopping.stopped_by.name)
 
@@ -264,6 +357,8 @@ def _build_trainer(
     recorder: Recorder,
     callbacks: list[TrainerCallback],
     stopping: Stopping,
+    beginning: Beginning,
+    checkpoint_settings: Mapping[str, Any],
 ) -> HiggsAudioTrainer:
     try:
         trainer = HiggsAudioTrainer(
@@ -271,6 +366,8 @@ def _build_trainer(
             vocabulary=checkpoint.vocabulary,
             text_loss_weight=settings.text_loss_weight,
             stopping=stopping,
+            begin=beginning,
+            checkpoint_settings=checkpoint_settings,
             model=model,
             args=arguments,
             data_collator=Collator(checkpoint.ids),
@@ -278,7 +375,7 @@ def _build_trainer(
             eval_dataset=SpeechDataset(data.evaluation, checkpoint.ids) if data.evaluation else None,
             callbacks=callbacks,
         )
-    except (ValueError, ImportError, RuntimeError) as error:  # a refused argument, or a missing tracker
+    except (ValueError, ImportError, RuntimeError, OSError) as error:  # a refused argument, or a missing tracker
         raise UserError(f"transformers.Trainer: {' '.join(str(error).split())}") from error
     trainer.remove_callback(PrinterCallback)  # prints dictionaries between the lines of the console sink
     return trainer

@@ -85,6 +85,7 @@ class JsonlSink:
         self._say = say
         self._retry = Retry(clock)
         self._pid = os.getpid()
+        self._is_used = False
         self._run_start = b""
         self._preface_owed = False
         self._fruitless = 0
@@ -118,6 +119,7 @@ class JsonlSink:
         if os.getpid() != self._pid:
             return
         event = record.get("event")
+        self._is_used = True
         if self._is_closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self.path))
         if self._is_capped and event != "run_end":
@@ -141,10 +143,12 @@ class JsonlSink:
         return self._segment.lock()
 
     def close(self) -> None:
-        """Close the file. A second call does nothing."""
+        """Close the file, and remove the file of a run that logged nothing. A second call does nothing."""
         if not self._is_closed and os.getpid() == self._pid:
             self._is_closed = True
             self._retire(self._segment)
+            if not self._is_used:
+                self._files.remove_empty(self._segment)
 
     def _append(self, record: Record, line: bytes) -> None:
         self._ensure_segment()

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,6 +166,10 @@ class Segment:
             return False
         return (status.st_dev, status.st_ino) == self._identity
 
+    def is_same(self, status: os.stat_result) -> bool:
+        """Return True if a status is that of this file, not of another file at the path."""
+        return (status.st_dev, status.st_ino) == self._identity
+
     def lock(self) -> bool:
         """Lock the file for this process and its children. Return False if another process holds the lock."""
         try:
@@ -226,6 +231,7 @@ class SegmentFiles:
 
     def __init__(self, first: Path) -> None:
         self._first = first
+        self._created: list[Path] = []  # folders, innermost first
         self._unsynced: list[
             Path
         ] = []  # shared by all segments, so that the next sync repeats a failed sync of folders
@@ -259,6 +265,7 @@ class SegmentFiles:
         """Create the folder. Add the folders whose list of names changes to the unsynced folders, innermost last."""
         changed = [self._first.parent]
         while _status(changed[0]) is None:
+            self._created.append(changed[0])
             changed.insert(0, changed[0].parent)
         os.makedirs(self._first.parent, exist_ok=True)
         self._unsynced[:] = [folder for folder in self._unsynced if folder not in changed] + changed
@@ -291,6 +298,15 @@ class SegmentFiles:
             OSError: The file cannot be removed.
         """
         os.unlink(path)
+
+    def remove_empty(self, segment: Segment) -> None:
+        """Remove a segment that is still empty, and the folders that were created for it and hold nothing else."""
+        with suppress(OSError):
+            status = _status(segment.path)
+            if status is not None and segment.is_same(status) and status.st_size == 0:
+                os.unlink(segment.path)
+                for folder in self._created:
+                    folder.rmdir()
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -43,7 +43,7 @@ def test_is_frozen_and_slotted(event):
 
 #: After the first logs were written.
 ADDED = {
-    events.RunStart: {"base_is_random", "max_length", "modalities", "stops"},
+    events.RunStart: {"base_is_random", "max_length", "modalities", "resume_changes", "stops"},
     events.TrainStep: {"sequence_length", "samples"},
     events.PredictionSample: {"stop_rank", "stop_probability", "predicted_audio", "label_audio"},
     events.Window: {"label_ranks", "label_probabilities"},

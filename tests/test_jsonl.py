@@ -82,7 +82,7 @@ def test_is_private(tmp_path):
     """The file is its owner's alone, even where the umask would let others read."""
     before = os.umask(0)
     try:
-        JsonlSink(tmp_path / "log.jsonl").close()
+        JsonlSink(tmp_path / "log.jsonl")
     finally:
         os.umask(before)
     assert (tmp_path / "log.jsonl").stat().st_mode & 0o777 == 0o600
@@ -216,11 +216,28 @@ def test_sizes(text, size):
 
 def test_closed(path, sink):
     """Closing twice does nothing, and a late record raises instead of ending in another file."""
+    sink({"event": "x"})
     sink.close()
     sink.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        sink({"event": "x"})
-    assert path.read_bytes() == b""
+        sink({"event": "y"})
+    assert path.read_bytes() == b'{"event":"x"}\n'
+
+
+def test_a_sink_that_got_no_record_leaves_no_file(tmp_path):
+    """A start that fails before its first event leaves nothing, neither file nor folders; other files stay."""
+    JsonlSink(tmp_path / "out" / "events" / "a.jsonl").close()
+    assert list(tmp_path.iterdir()) == []
+    other = tmp_path / "out" / "events" / "b.jsonl"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"")
+    JsonlSink(tmp_path / "out" / "events" / "a.jsonl").close()
+    sink = JsonlSink(other)
+    sink({"event": "x"})
+    sink.close()
+    JsonlSink(other).close()
+    assert other.read_bytes() == b'{"event":"x"}\n'
+    assert [path.name for path in other.parent.iterdir()] == ["b.jsonl"]
 
 
 def test_descriptor_is_not_inherited(path, sink):
@@ -265,6 +282,7 @@ class TestFactory:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         where = context(tmp_path / "out", rank=3, attempt=2)
         [(name, sink)] = sinks.build("jsonl" + option.format(tmp_path), where)
+        sink({"event": "x"})
         sink.close()
         assert (name, sink.path) == ("jsonl", tmp_path / folder / "rank00003-attempt002.jsonl")
         assert sink.path.exists()

@@ -139,7 +139,7 @@ def ours(checkpoint, tiny, folder):
     model = lora_model(tiny.model_dir)
     trainer = make_trainer(checkpoint, model, random_examples(checkpoint, 6, seed=3), folder, recorder, **SCHEDULE)
     run = TrainSettings(train_manifest="train.jsonl", output_dir=str(folder), base_ckpt=str(tiny.model_dir))
-    facts = run_facts(run, trainer.args, checkpoint, model, Attempt("r", 0, None), 6, 6)
+    facts = run_facts(run, trainer, checkpoint, Attempt("r", 0, None), None, 6, 6)
     recorder.start(facts, current_step=lambda: trainer.state.global_step)
     trainer.train()
     recorder.end("completed")

@@ -89,7 +89,7 @@ def test_types_are_checked(event):
     """A record with a value of another type does not fit."""
     record = line_of(event)
     for name, value in record.items():
-        other = [] if isinstance(value, dict) else {}
+        other = [] if isinstance(value, dict) or name == "resume_changes" else {}
         assert not is_valid(record | {name: other}, event.name), name
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from higgs_audio_trainer.errors import LoggingError, UserError, suggestion
+from higgs_audio_trainer.errors import UserError, suggestion
 
 COMMANDS = {
     "train": "LoRA fine-tuning with logged predictions (the default)",
@@ -72,9 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run_and_flush(arguments)
     except UserError as error:
-        # Every rank gets the same bad input and rank 0 reports the error. Logging may fail on another rank alone.
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, LoggingError):
-            message = f"higgs-audio-trainer: {error}"
+        message = _message_of_rank(error)
         if _error_of_stdout() is not None:
             _discard_stdout()
         status = EXIT_BAD_INPUT
@@ -95,6 +93,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The process ends here. A garbage collection over all imports takes a tenth of the time for a small log.
         gc.freeze()
     return status
+
+
+def _message_of_rank(error: UserError) -> str | None:
+    """Return the message that this rank prints. None if another rank prints the message.
+
+    Errors that all ranks raise together are printed by rank 0. An error that this rank met alone is printed here with
+    rank and machine, since no other rank knows the error.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    place = error.place
+    if error.is_shared:
+        if rank != 0:
+            return None
+    elif "RANK" in os.environ:
+        from higgs_audio_trainer.training.collective import is_first_to_report, place_of
+
+        if not is_first_to_report(str(error)):
+            return None
+        place = place_of(rank)
+    return f"higgs-audio-trainer: {place}: {error}" if place else f"higgs-audio-trainer: {error}"
 
 
 def _print_without_secrets(message: str) -> None:

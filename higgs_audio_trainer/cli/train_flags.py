@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
-from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, flags
+from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, expanded, flags
 from higgs_audio_trainer.errors import UserError, suggestion
 
 _SCREEN_COLUMNS = 79
@@ -28,23 +28,17 @@ _COMMON = frozenset(
         *("resume", "log_steps", "sinks", "log_codebooks"),
     )
 )
-_COMMA_SEPARATED = frozenset(("sinks", "lora_targets", "log_codebooks", "report_to"))  # YAML may give a list
+_COMMA_SEPARATED = frozenset(("sinks", "processors", "lora_targets", "log_codebooks", "report_to"))  # or a list
+_NONE = frozenset(("sinks", "processors", "report_to"))  # an empty list is "none"
 _VALUES = {int: "an integer", float: "a number", bool: "true or false"}
 _TITLES = {"lora": "LoRA"}  # of groups whose title is not the name
 
 
-class _Once(argparse.Action):
-    """Action to store a value and to reject a different second value, also under an alias."""
+class _Joined(argparse.Action):
+    """Action to store one or several values as a comma-separated list: `a,b` and `a b` are the same."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        flags_used = namespace.__dict__.setdefault("_flags_used", {})
-        if self.dest in flags_used and getattr(namespace, self.dest) != values:
-            parser.error(
-                f"{option_string}: expected one value for {self.dest}, got {values!r} here and "
-                f"{getattr(namespace, self.dest)!r} in {flags_used[self.dest]}"
-            )
-        flags_used[self.dest] = option_string
-        setattr(namespace, self.dest, values)
+    def __call__(self, _parser: Any, namespace: Any, values: Any, _option: str | None = None) -> None:
+        setattr(namespace, self.dest, ",".join(values))
 
 
 def train_parser(prog: str) -> ArgumentParser:
@@ -64,9 +58,7 @@ def train_parser(prog: str) -> ArgumentParser:
     groups = {name: parser.add_argument_group(_TITLES.get(name, name)) for name in GROUPS}
     for item in flags():
         names = [f"--{name}" for name in (item.name, *item.metadata["aliases"])]
-        groups[item.metadata["group"]].add_argument(
-            *names, dest=item.name, action=_Once, help=_help_of(item), **_value_of(item)
-        )
+        groups[item.metadata["group"]].add_argument(*names, dest=item.name, help=_help_of(item), **_value_of(item))
     return parser
 
 
@@ -76,6 +68,8 @@ def _value_of(item: Field[Any]) -> dict[str, Any]:
         return {"type": parse_boolean, "nargs": "?", "const": True, "metavar": "true|false"}
     if item.name == "resume":
         return {"nargs": "?", "const": RESUME_LATEST, "metavar": "CHECKPOINT"}
+    if item.name in _COMMA_SEPARATED:
+        return {"nargs": "+", "action": _Joined, "metavar": "TEXT"}
     return {"type": value_type, "metavar": {int: "N", float: "X", str: "TEXT"}[value_type]}
 
 
@@ -172,7 +166,7 @@ def _read_yaml(path: str) -> Mapping[Any, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_bytes()) or {}
+        content = yaml.safe_load(Path(expanded(path, "--config")).read_bytes()) or {}
     except OSError as error:
         raise UserError(f"--config: {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -193,7 +187,7 @@ def _converted(item: Field[Any], value: Any, where: str) -> Any:
     if value is None:
         return default_of(item)
     if item.name in _COMMA_SEPARATED and isinstance(value, list):
-        value = ",".join(map(str, value))
+        value = ",".join(map(str, value)) or ("none" if item.name in _NONE else "")
     if item.name == "resume" and isinstance(value, bool):
         return RESUME_LATEST if value else None
     try:

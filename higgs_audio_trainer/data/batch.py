@@ -160,6 +160,14 @@ class SpeechDataset(Dataset[Example]):
         sample = self._samples[index]
         return build_example(sample, [self._codes(sample, path) for path in sample.code_files], self._ids)
 
+    def lengths(self) -> list[int]:
+        """Return the length of each sample in positions, up to a constant: text tokens and audio frames."""
+        return [
+            sum(len(segment.ids) for segment in sample.segments if segment.ids is not None)
+            + sum(self._codes(sample, path).shape[1] for path in sample.code_files)
+            for sample in self._samples
+        ]
+
     def _codes(self, sample: PreparedSample, path: Path) -> Ints:
         try:
             return load_codes(path, num_codebooks=self._ids.num_codebooks, num_codes=self._ids.stream_bos)

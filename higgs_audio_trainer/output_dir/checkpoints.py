@@ -10,8 +10,17 @@ from zipfile import BadZipFile, ZipFile
 ADAPTER_CONFIG = "adapter_config.json"
 _TRAINER_STATE = "trainer_state.json"  # transformers writes this file last: without the file, saving was interrupted
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# Adam's state: a file (transformers), shards (FSDP) or a folder (DeepSpeed).
-_OPTIMIZER_PREFIXES = ("optimizer", "global_step", "pytorch_model_fsdp")
+_DEEPSPEED_PREFIX = "global_step"  # of a folder with the states of optimizer and schedule
+#: Parts of a complete checkpoint, and how the names of their files and folders begin. Adam's state is a file
+#: (transformers), shards (FSDP) or a folder (DeepSpeed).
+_PARTS = {
+    "the optimizer state (optimizer.pt; was the checkpoint saved with --save_only_model?)": (
+        *("optimizer", "pytorch_model_fsdp", _DEEPSPEED_PREFIX),
+    ),
+    "the state of the learning rate schedule (scheduler.pt)": ("scheduler", _DEEPSPEED_PREFIX),
+    "the state of the random generators (rng_state.pth)": ("rng_state",),
+    "the adapter (adapter_model.safetensors)": ("adapter_model", "model", "pytorch_model_fsdp"),
+}
 _SAFETENSORS_LENGTH_BYTES = 8  # of the header; then the header, then the tensors
 
 
@@ -29,6 +38,31 @@ def latest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
             return path, tuple(damaged)
         damaged.append(f"{path.name}: {damage}")
     return None, tuple(damaged)
+
+
+def is_saved_to_the_end(checkpoint: Path) -> bool:
+    """Return True if the save of a checkpoint came to its end, though files may be missing or damaged since."""
+    return (checkpoint / _TRAINER_STATE).is_file()
+
+
+def backend_of(checkpoint: Path) -> str:
+    """Return the backend that saved a checkpoint: deepspeed, fsdp, or torch for a plain or DDP training.
+
+    Raises:
+        OSError: The folder cannot be listed.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     Path(folder, "global_step4").mkdir()
+        ...     backend_of(Path(folder))
+        'deepspeed'
+    """
+    names = [path.name for path in checkpoint.iterdir()]
+    if any(name.startswith(_DEEPSPEED_PREFIX) for name in names):
+        return "deepspeed"
+    fsdp = any(name.startswith(("pytorch_model_fsdp", "optimizer_")) or name == "optimizer.bin" for name in names)
+    return "fsdp" if fsdp else "torch"
 
 
 def step_of(checkpoint: Path) -> int:
@@ -68,10 +102,9 @@ def damage_of(checkpoint: Path) -> str | None:
         return f"{error.strerror}: {_TRAINER_STATE}"
     except ValueError:
         return f"{_TRAINER_STATE} is incomplete"
-    if not any(name.startswith(_OPTIMIZER_PREFIXES) for name in names):
-        return "the optimizer state is missing (was the checkpoint saved with --save_only_model?)"
-    if not any(name.endswith(".safetensors") or name.startswith("pytorch_model_fsdp") for name in names):
-        return "the adapter is missing"
+    for part, beginnings in _PARTS.items():
+        if not any(name.startswith(beginnings) for name in names):
+            return f"{part} is missing"
     truncated = [name for name in names if _is_truncated(checkpoint / name)]
     return f"{', '.join(truncated)}: truncated" if truncated else None
 

@@ -80,6 +80,13 @@ class DirectoryLock:
                     f"in progress ({holder}). Wait for the end of that run, or choose another folder."
                 ) from error
 
+    def remove_empty_folder(self) -> None:
+        """Remove the folder if the lock is its only file. Call before `release`, while no other run can begin."""
+        with suppress(OSError):
+            if self._fd is not None and [path.name for path in self._folder.iterdir()] == [_FILE]:
+                self._path.unlink()
+                self._folder.rmdir()
+
     def release(self) -> None:
         """Release the lock. Do nothing without a lock."""
         if self._fd is not None:

@@ -126,12 +126,13 @@ class Recorder:
             )
 
     def close(self) -> None:
-        """Close the sinks."""
+        """Close the sinks. A second call does nothing."""
         for name, sink in self._sinks:
             try:
                 getattr(sink, "close", lambda: None)()
             except Exception as error:  # noqa: BLE001 - the training has ended; a sink's failure is counted
                 self.emit.fail(name, error)
+        self._sinks = ()
 
     def checkpoint_saved(self, step: int) -> None:
         """Emit `checkpoint` for the folder that transformers saved at a step."""

@@ -66,3 +66,4 @@ class RunFacts:
     modalities: tuple[Modality, ...]
     stops: tuple[Modality, ...]
     base_is_random: bool | None = None
+    resume_changes: Mapping[str, Any] | None = None

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.training.argument_checks import check_arguments
 
 # Rank 0 checks and encodes the manifest while the other ranks wait. torch's default of 30 minutes is too short.
 _PREPARATION_TIMEOUT_S = 6 * 3600
@@ -20,9 +21,9 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     Under a launcher, this call starts the process group.
 
     Raises:
-        UserError: transformers refuses a value.
+        UserError: transformers refuses a value, or would refuse the value late or ignore the value.
     """
-    reports = settings.report_to != "none"
+    trackers = [name for part in settings.report_to.split(",") if (name := part.strip()) not in ("", "none")]
     cuda = uses_cuda(settings)
     ours: dict[str, Any] = {
         "output_dir": settings.output_dir,
@@ -39,10 +40,10 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "save_steps": settings.save_steps,
         "eval_strategy": "steps" if settings.eval_manifest else "no",
         "eval_steps": settings.val_steps,
-        "report_to": settings.report_to.split(","),
+        "report_to": trackers or "none",
         "bf16": cuda and torch.cuda.is_bf16_supported() and settings.dtype in ("auto", "bfloat16"),
         # Needed by trackers alone: without a tracker, transformers' log would wait for the device for nothing.
-        "logging_strategy": "steps" if reports else "no",
+        "logging_strategy": "steps" if trackers else "no",
         "logging_steps": settings.log_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # the filter hides NaN, and waits for the device at every micro-batch
@@ -58,10 +59,9 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         ours["bf16"] = False
     try:
         arguments = TrainingArguments(**(ours | dict(settings.extra)))
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"transformers.TrainingArguments: {error}") from error
-    if arguments.dataloader_num_workers < 0:
-        raise UserError(f"--dataloader_num_workers: expected at least 0, got {arguments.dataloader_num_workers}")
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise UserError(f"transformers.TrainingArguments: {' '.join(str(error).split())}") from error
+    check_arguments(arguments, settings)
     # With several GPUs in one process transformers uses DataParallel, which cannot scatter a batch of ragged clips.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers has no argument for this
     return arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import HiggsAudioV2Config, PreTrainedTokenizerBase
 
 NATIVE_MODEL_TYPE, BOSON_MODEL_TYPE = "higgs_audio_v2", "higgs_audio"
+_FINGERPRINT_BLOCKS, _BLOCK_BYTES = 64, 4096
 DELAY_TOKEN = "<|reserved_special_token_6|>"  # noqa: S105 - the name of a token, no secret
 
 
@@ -74,6 +76,35 @@ def open_checkpoint(name: str) -> BaseCheckpoint:
         ),
         tuple(vocabulary[token] for token in STOP_TOKENS if token in vocabulary),
     )
+
+
+def fingerprint_of(name: str) -> str | None:
+    """Return a fingerprint of the weights of a base checkpoint, wherever the folder lies and whatever its name.
+
+    The function reads the headers and some blocks of each file, since a base checkpoint has gigabytes.
+
+    Args:
+        name: Folder, or name on the Hugging Face Hub.
+
+    Returns:
+        16 hexadecimal digits. None if no file of weights is found.
+    """
+    from transformers.utils.hub import cached_file
+
+    try:
+        config = cached_file(name, "config.json")
+    except OSError:  # `open_checkpoint` reports a checkpoint that is missing
+        return None
+    files = sorted(Path(config).parent.glob("*.safetensors")) if config else []
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8))
+        with path.open("rb") as file:
+            for block in range(_FINGERPRINT_BLOCKS):
+                file.seek(block * max(0, size - _BLOCK_BYTES) // (_FINGERPRINT_BLOCKS - 1))
+                digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()[:16] if files else None
 
 
 def _open_config(name: str) -> HiggsAudioV2Config:

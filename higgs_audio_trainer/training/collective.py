@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
+import torch
 from accelerate.utils import broadcast_object_list, gather_object
+from torch.distributed.distributed_c10d import _get_default_store
 from transformers import TrainingArguments
 
 from higgs_audio_trainer.errors import UserError
@@ -28,6 +34,7 @@ def on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
     if arguments.world_size > 1:
         broadcast_object_list(outcome)
     if outcome[1] is not None:
+        outcome[1].is_shared = arguments.world_size > 1
         raise outcome[1]
     result: T = outcome[0]
     return result
@@ -37,17 +44,43 @@ def on_every_rank(arguments: TrainingArguments, work: Callable[[], T]) -> T:
     """Do some work on every rank and return the rank's own result.
 
     Raises:
-        UserError: The work raised this error on some rank. Every rank raises the error, so that none waits.
+        UserError: The work raised this error on some rank. Every rank raises the error, so that none waits. The error
+            names the rank and the machine.
     """
     result: Any = None
     errors: list[UserError | None] = [None]
     try:
         result = work()
     except UserError as error:
+        error.place = place_of(arguments.process_index)
         errors = [error]
     if arguments.world_size > 1:
         errors = gather_object(errors)
     for failed in errors:
         if failed is not None:
+            failed.is_shared = arguments.world_size > 1
             raise failed
     return cast("T", result)
+
+
+def place_of(rank: int) -> str:
+    """Return the name of a rank for messages; empty for rank 0, whose messages a person reads anyway.
+
+    Example:
+        >>> place_of(0)
+        ''
+    """
+    return f"rank {rank} on {socket.gethostname()}" if rank else ""
+
+
+def is_first_to_report(message: str) -> bool:
+    """Return True for the first rank that asks about a message, so that ranks with the same error print one message.
+
+    Before the ranks are connected, the first rank of each machine prints.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        digest = hashlib.sha256(message.encode()).hexdigest()
+        with suppress(RuntimeError):  # the store is gone: better twice than never
+            return bool(_get_default_store().add(f"higgs_audio_trainer/{digest}", 1) == 1)
+        return True
+    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-
-from transformers import TrainingArguments
 
 from higgs_audio_trainer.config import RANDOM_WEIGHTS, TrainSettings
 from higgs_audio_trainer.output_dir.attempt import Attempt
 from higgs_audio_trainer.recording.settings import RunFacts
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of
+from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
 
 def run_facts(
     settings: TrainSettings,
-    arguments: TrainingArguments,
+    trainer: HiggsAudioTrainer,
     checkpoint: BaseCheckpoint,
-    model: Any,
     attempt: Attempt,
+    resume_changes: Mapping[str, Any] | None,
     num_train_samples: int,
     num_eval_samples: int,
 ) -> RunFacts:
-    """Return the facts of a training before the first step. Secrets of the config are not redacted yet."""
+    """Return the facts of a training that is ready. Secrets of the config are not redacted yet.
+
+    What the trainer decides is asked of the trainer, since an environment variable or the memory of the device may
+    overrule a flag.
+    """
+    arguments, model = trainer.args, trainer.model
+    assert model is not None
     resolved = {
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+        "mixed_precision": trainer.accelerator.mixed_precision,
+        "batch_size": trainer.batch_size,
         "audio_tokenizer": settings.audio_tokenizer or codec_of(settings.base_ckpt),
     }
     return RunFacts(
@@ -33,6 +40,7 @@ def run_facts(
         device=str(arguments.device),
         seed=arguments.seed,
         resumed_from_step=attempt.resumed_from_step,
+        resume_changes=resume_changes,
         num_train_samples=num_train_samples,
         num_eval_samples=num_eval_samples,
         trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     HiggsAudioV2ForConditionalGeneration,
     Trainer,
@@ -25,10 +28,11 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from higgs_audio_trainer.data.batch import FOR_THE_LOG, Vocabulary
+from higgs_audio_trainer.data.batch import FOR_THE_LOG, SpeechDataset, Vocabulary
 from higgs_audio_trainer.data.regions import Region
+from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.loss_sums import exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
@@ -37,8 +41,14 @@ from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.training.model import TrainingOutput, count_targets
 from higgs_audio_trainer.training.model_streams import micro_batch_of
+from higgs_audio_trainer.training.resumption import write_settings
+from higgs_audio_trainer.training.sampler import LengthGroupedOrder
+from higgs_audio_trainer.training.save_errors import saving
 from higgs_audio_trainer.training.signals import leave_stop_signals_to_the_parent, stop_signals_blocked
 from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stopping
+
+#: Entries of the optimizer's groups that follow the arguments of the run, also after a resume.
+_GIVEN = ("initial_lr", "weight_decay", "betas", "eps")
 
 
 class HiggsAudioTrainer(Trainer):
@@ -49,6 +59,8 @@ class HiggsAudioTrainer(Trainer):
         vocabulary: Token ids.
         text_loss_weight: Weight of the text loss in the evaluation loss.
         stopping: Ends the training when a signal asks for it.
+        begin: Called when optimizer, schedule and batch size are in force, before the first event. May be called again.
+        checkpoint_settings: Settings that each checkpoint holds, for the runs that resume from it.
         **kwargs: Arguments of `transformers.Trainer`.
     """
 
@@ -59,13 +71,18 @@ class HiggsAudioTrainer(Trainer):
         vocabulary: Vocabulary,
         text_loss_weight: float,
         stopping: Stopping | None = None,
+        begin: Callable[[], None] = lambda: None,
+        checkpoint_settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._recorder = recorder
         self._vocabulary = vocabulary
         self._stopping = stopping or Stopping()
+        self._begin = begin
+        self._checkpoint_settings = checkpoint_settings
         self._text_loss_weight = text_loss_weight
+        self.is_stepping = False  # True from the first batch or evaluation on
         self._epoch_iterator: Iterator[dict[str, Any]] | None = None
         self._num_codebooks = int(kwargs["model"].config.num_codebooks)
         self.add_callback(self._stopping)
@@ -73,14 +90,85 @@ class HiggsAudioTrainer(Trainer):
         if recorder.checks is not None:
             self.add_callback(recorder.checks)
 
+    @property
+    def batch_size(self) -> int:
+        """Samples per micro-batch and device; with `--auto_find_batch_size`, the number that fits into memory."""
+        return int(self._train_batch_size)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train. A stop signal during the evaluation that a resumed run begins with leaves the run as it was."""
+        """Train. A stop signal during the evaluation that a resumed run begins with leaves the run as it was.
+
+        Raises:
+            UserError: transformers refuses the arguments, a tracker refuses its set-up, or the memory is full.
+        """
         try:
             return super().train(*args, **kwargs)
         except EvaluationStoppedError:
             return None
+        except UserError:
+            raise
+        except Exception as error:
+            if should_reduce_batch_size(error) or "No executable batch size" in str(error):
+                raise self._out_of_memory() from error
+            if self.is_stepping:
+                raise
+            raise UserError(f"transformers.Trainer: {type(error).__name__}: {' '.join(str(error).split())}") from error
         finally:
             self._epoch_iterator = None  # ends the data loader's workers, which may look crashed at exit
+
+    def _out_of_memory(self) -> UserError:
+        return UserError(
+            f"step {self.state.global_step + 1}: out of memory on {self.args.device} with batch_size "
+            f"{self.batch_size}. Train with a smaller --batch_size and a larger --grad_accum, with a smaller "
+            "--max_seconds, or with --gradient_checkpointing true"
+        )
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Make the forward and backward pass of a micro-batch.
+
+        Raises:
+            UserError: The memory is full after the first step. transformers would begin again with a smaller batch and
+                with the adapters as they are by now.
+        """
+        try:
+            return super().training_step(*args, **kwargs)
+        except RuntimeError as error:
+            if self.state.global_step and should_reduce_batch_size(error):
+                raise self._out_of_memory() from error
+            raise
+
+    # Resuming
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        progress: tuple[int, int] = super()._init_training_state(*args, **kwargs)
+        state = self.state
+        # The intervals of a resumed run are those of its own arguments, not those of the checkpoint.
+        state.compute_steps(self.args, state.max_steps)
+        if state.best_global_step and state.best_model_checkpoint is None:  # the folder of the run was moved
+            best = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            if best.is_dir():
+                state.best_model_checkpoint = str(best)
+            else:
+                state.best_metric = state.best_global_step = None  # the best of the steps to come
+        return progress
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        optimizer = self.optimizer
+        assert optimizer is not None, "transformers builds the optimizer before it loads the state"
+        given = [{name: group[name] for name in _GIVEN if name in group} for group in optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.is_deepspeed_enabled:
+            return
+        # The states of the checkpoint hold its learning rate, its weight decay and the place on its schedule. Rate,
+        # decay and schedule of this run count from here on.
+        schedule = self.lr_scheduler
+        for number, (group, ours) in enumerate(zip(optimizer.param_groups, given, strict=True)):
+            group.update({name: value for name, value in ours.items() if name != "initial_lr"})
+            if isinstance(schedule, LambdaLR) and "initial_lr" in ours:
+                group["initial_lr"] = schedule.base_lrs[number] = ours["initial_lr"]
+                group["lr"] = ours["initial_lr"] * schedule.lr_lambdas[number](schedule.last_epoch)
+        if isinstance(schedule, LambdaLR):
+            schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # noqa: SLF001 - has no setter
 
     # Normalisation
 
@@ -92,6 +180,7 @@ class HiggsAudioTrainer(Trainer):
         Returns:
             The micro-batches, and the numbers of text targets and of targets of each codebook, int64 [1 + K].
         """
+        self.is_stepping = True
         if self.state.global_step >= self.state.max_steps:
             return [], None  # transformers would take another step of a finished run that is resumed
         started = time.perf_counter()
@@ -166,6 +255,7 @@ class HiggsAudioTrainer(Trainer):
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         # transformers calls this method at the end of each optimizer step with the norm of the gradients, and again at
         # the end of an epoch, without a step in progress. A callback would get the norm after a wait for the device.
+        self._begin()
         if self._recorder.is_open("train"):
             learning_rate = kwargs.get("learning_rate")
             logged = self._recorder.end_step(
@@ -187,8 +277,27 @@ class HiggsAudioTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> Any:
-        """Return the loader of the training data, whose workers ignore signals to the process group."""
-        return _ignoring_stop_signals(super().get_train_dataloader())
+        """Return the loader of the training data, whose workers ignore signals to the process group.
+
+        Raises:
+            UserError: No batch is complete.
+        """
+        loader = super().get_train_dataloader()
+        if len(loader) == 0:
+            samples = len(cast("Sized", self.train_dataset))
+            raise UserError(
+                f"--train_manifest: expected a batch of {self.batch_size} samples on each of {self.args.world_size} "
+                f"ranks, got {samples} samples, and --dataloader_drop_last true drops them. Train with a smaller "
+                "--batch_size, or without --dataloader_drop_last"
+            )
+        return _ignoring_stop_signals(loader)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        samples = self.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedOrder(samples, cast("SpeechDataset", self.train_dataset).lengths(), seed)
 
     # Evaluation
 
@@ -202,6 +311,8 @@ class HiggsAudioTrainer(Trainer):
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate. The losses are means over all targets of the data, not means of batch means."""
+        self.is_stepping = True
+        self._begin()
         self._recorder.begin_evaluation()
         self._eval_sums = torch.zeros(
             2, 1 + self._num_codebooks, device=self.args.device, dtype=exact_dtype(self.args.device)
@@ -253,6 +364,25 @@ class HiggsAudioTrainer(Trainer):
         return outputs.loss.detach(), None, None
 
     # Saving
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        output_dir = Path(self._get_output_dir(trial))
+        folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with saving(folder, output_dir):
+            if self._checkpoint_settings is not None and self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_settings(folder, {**self._checkpoint_settings, "batch_size": self.batch_size})
+            super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter.
+
+        Raises:
+            UserError: The folder cannot be written, for example because the disk is full.
+        """
+        folder = Path(str(output_dir or self.args.output_dir))
+        with nullcontext() if _internal_call else saving(folder, Path(str(self.args.output_dir))):
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # transformers pickles the arguments into each checkpoint, and people share checkpoints.

@@ -311,5 +311,5 @@ class TestOtherProcesses:
         assert pickle.loads(pickle.dumps(sink)) is discard
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             pool.apply(sink, [record(0)])
-        sink.close()
         assert (tmp_path / "a.jsonl").read_bytes() == b""
+        sink.close()

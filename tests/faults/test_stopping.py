@@ -227,10 +227,10 @@ def test_what_is_passed_over_is_said(resumable, tiny, clips, tmp_path):
     run_training(settings(tiny, clips, out, resume="latest", save_steps=2), say=said.append)
     [line] = said
     assert line.count("\n") == 0
-    assert line.startswith("--resume: passed over checkpoint-4: the optimizer state is missing")
+    assert line.startswith("--resume: passed over checkpoint-4: the optimizer state (optimizer.pt")
     assert lines(out, attempt=1)[0]["resumed_from_step"] == 2
     (out / "checkpoint-2" / ADAPTER).write_bytes(b"")
-    with pytest.raises(UserError, match=f"complete checkpoint, got .*: {ADAPTER}: truncated. Name another"):
+    with pytest.raises(UserError, match=f"complete checkpoint or of a run, got .*: {ADAPTER}: truncated. Name another"):
         plan_attempt(str(out), str(out / "checkpoint-2"))
 
 

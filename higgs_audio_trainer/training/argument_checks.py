@@ -1,0 +1,130 @@
+"""Checks of `transformers.TrainingArguments` before data and model are loaded.
+
+transformers accepts the arguments below and refuses them hours later, in the middle of a step, or never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, cast
+
+import torch
+from accelerate.utils import is_bf16_available
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.errors import UserError
+
+#: Arguments without effect in this trainer, with the reason.
+_WITHOUT_EFFECT = {
+    "label_smoothing_factor": "the model computes the losses, which the log and the evaluation compare",
+    "use_liger_kernel": "Liger has no kernels for Higgs Audio",
+    "prediction_loss_only": "an evaluation computes losses alone",
+    "eval_accumulation_steps": "an evaluation gathers no predictions",
+    "include_for_metrics": "an evaluation computes losses alone",
+    "batch_eval_metrics": "an evaluation computes losses alone",
+}
+_SAMPLING = ("random", "sequential", "group_by_length")
+_METRICS = ("loss", "text_loss", "audio_loss")
+_STEPS_OF_A_TRIAL = 100  # any number, to build a schedule once
+
+
+def check_arguments(arguments: TrainingArguments, settings: TrainSettings) -> None:
+    """Raise an error for arguments that transformers would refuse late, or that would have no effect.
+
+    Raises:
+        UserError: A package is missing, two arguments contradict each other, or an argument has no effect.
+    """
+    problem = next(_problems(arguments, settings), None)
+    if problem is not None:
+        raise UserError(problem)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--optim {_name(arguments.optim)}: {_one_line(error)}") from error
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    try:
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            torch.optim.SGD([parameter], lr=1.0),
+            num_warmup_steps=arguments.get_warmup_steps(_STEPS_OF_A_TRIAL),
+            num_training_steps=_STEPS_OF_A_TRIAL,
+            scheduler_specific_kwargs=cast("dict[str, Any]", arguments.lr_scheduler_kwargs),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"--lr_scheduler_type {_name(arguments.lr_scheduler_type)}: {_one_line(error)}. Give its arguments with "
+            "--lr_scheduler_kwargs '{...}'"
+        ) from error
+    if arguments.push_to_hub:
+        _check_hub(arguments)
+
+
+def _problems(arguments: TrainingArguments, settings: TrainSettings) -> Iterator[str]:
+    defaults = {item.name: item.default for item in fields(TrainingArguments)}
+    for name, reason in _WITHOUT_EFFECT.items():
+        value = settings.extra.get(name)
+        if value and value != defaults.get(name):
+            yield f"--{name}: expected the default, since the argument has no effect here ({reason}), got {value!r}"
+    if arguments.eval_on_start and not settings.eval_manifest:
+        yield "--eval_on_start: expected samples to evaluate on, got no --eval_manifest. Name one"
+    metric = arguments.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in _METRICS:
+        yield f"--metric_for_best_model: expected one of {', '.join(_METRICS)}, got {metric!r}"
+    strategy = _name(arguments.train_sampling_strategy)
+    if strategy not in _SAMPLING:
+        yield f"--train_sampling_strategy: expected one of {', '.join(_SAMPLING)}, got {strategy!r}"
+    yield from _problems_of_loading(arguments)
+    yield from _problems_of_the_machine(arguments)
+
+
+def _problems_of_loading(arguments: TrainingArguments) -> Iterator[str]:
+    if arguments.dataloader_num_workers < 0:
+        yield f"--dataloader_num_workers: expected at least 0, got {arguments.dataloader_num_workers}"
+    if arguments.dataloader_num_workers == 0:
+        for name in ("persistent_workers", "prefetch_factor", "multiprocessing_context"):
+            if getattr(arguments, f"dataloader_{name}"):
+                yield f"--dataloader_{name}: expected workers, got --dataloader_num_workers 0. Set it to 1 or more"
+    if arguments.world_size > 1 and not getattr(arguments.accelerator_config, "even_batches", True):
+        yield (
+            "--accelerator_config: expected even_batches true, got false: a process without a last batch would leave "
+            "the others waiting. Repeated samples of the last batch are masked and count once"
+        )
+
+
+def _problems_of_the_machine(arguments: TrainingArguments) -> Iterator[str]:
+    if arguments.device.type == "cpu" and arguments.mixed_precision == "fp16":
+        yield "--fp16: expected a GPU, got a CPU. Train with --bf16 true, or in full precision"
+    if arguments.mixed_precision == "bf16" and not is_bf16_available(ignore_tpu=True):
+        yield "--bf16: expected a device with bfloat16, got one without. Train with --fp16 true"
+    if arguments.auto_find_batch_size and arguments.world_size > 1:
+        yield (
+            f"--auto_find_batch_size: expected one process, got {arguments.world_size}: a process that runs out of "
+            "memory alone would leave the others waiting. Find --batch_size with one process"
+        )
+
+
+def _check_hub(arguments: TrainingArguments) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        HfApi().whoami(token=arguments.hub_token)
+    except (OSError, ValueError, HfHubHTTPError, LocalTokenNotFoundError) as error:
+        raise UserError(
+            f"--push_to_hub: expected access to the Hub, got: {_one_line(error)}. Log in with `hf auth login`, check "
+            "the network, or train without --push_to_hub"
+        ) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests"):
+            raise
+        raise UserError(f"--push_to_hub: expected access to the Hub, got: {_one_line(error)}") from error
+
+
+def _name(value: object) -> str:
+    return str(getattr(value, "value", value))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")

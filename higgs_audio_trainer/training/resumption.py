@@ -1,0 +1,192 @@
+"""Settings that a checkpoint fixes for the runs that resume from it, and settings that may change on the way.
+
+A checkpoint holds the settings of its run in a file. A run that resumes compares its own settings with the file: what
+would make another model is refused, everything else is reported and recorded in `run_start`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import TrainerState, TrainingArguments
+
+from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.data.batch import PreparedSample
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, backend_of
+
+_FILE = "training_settings.json"
+_TRAINER_STATE = "trainer_state.json"
+#: Settings that another value would turn into another model, with the field of the adapter's own configuration.
+_FIXED = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_targets": "target_modules", "base_ckpt": "", "optim": ""}
+_OF_ARGUMENTS = (
+    *("optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "max_grad_norm", "data_seed"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy", "dataloader_drop_last"),
+)
+_OF_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lr", "wd", "warmup", "text_loss_weight", "grad_accum", "seed")
+#: Settings that decide which sample comes when.
+_ORDER = frozenset(
+    (
+        *("train_manifest", "batch_size", "grad_accum", "world_size", "seed", "data_seed"),
+        *("train_sampling_strategy", "dataloader_drop_last"),
+    )
+)
+
+
+def settings_of(settings: TrainSettings, arguments: TrainingArguments, *, base: str | None) -> dict[str, Any]:
+    """Return the settings that a checkpoint of a run fixes, before data and model are loaded.
+
+    Args:
+        settings: Settings of the run.
+        arguments: Arguments of the run.
+        base: Fingerprint of the base checkpoint's weights. None if unknown.
+    """
+    found = {name: getattr(settings, name) for name in _OF_SETTINGS}
+    found |= {name: getattr(arguments, name, None) for name in _OF_ARGUMENTS}
+    found |= {
+        "lora_targets": sorted(settings.targets()),
+        "base_ckpt": base,
+        "batch_size": arguments.per_device_train_batch_size,
+        "world_size": arguments.world_size,
+        "mixed_precision": arguments.mixed_precision,
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return as_json
+
+
+def samples_of(samples: Iterable[PreparedSample]) -> dict[str, Any]:
+    """Return number and fingerprint of the samples of a manifest, in order."""
+    digest, number = hashlib.sha256(), 0
+    for sample in samples:
+        number += 1
+        digest.update(repr((sample.id, [path.name for path in sample.code_files])).encode())
+        for segment in sample.segments:
+            digest.update(b"audio" if segment.ids is None else segment.ids.tobytes())
+            digest.update(bytes([segment.supervised]))
+    return {"samples": number, "fingerprint": digest.hexdigest()[:16]}
+
+
+def write_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a run into the folder of a checkpoint.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with atomic_file(checkpoint / _FILE) as file:
+        file.write(json.dumps(settings, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def check_resumable(checkpoint: Path, settings: Mapping[str, Any], arguments: TrainingArguments) -> None:
+    """Raise an error if a run cannot go on from a checkpoint as the same model.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        settings: Settings of the run that resumes, from `settings_of`.
+        arguments: Arguments of that run.
+
+    Raises:
+        UserError: Another version of transformers, another backend or other settings made the checkpoint.
+    """
+    state = _read(checkpoint, _TRAINER_STATE)
+    unknown = state.keys() - {item.name for item in fields(TrainerState)}
+    if unknown:
+        raise UserError(
+            f"--resume: {checkpoint / _TRAINER_STATE}: expected the fields of transformers {transformers.__version__}, "
+            f"got {', '.join(sorted(unknown))} too. Resume with the newer transformers that saved the checkpoint."
+        )
+    theirs, ours = backend_of(checkpoint), _backend(arguments)
+    if theirs != ours:
+        raise UserError(
+            f"--resume: expected a checkpoint of backend {ours}, got {checkpoint}, which {theirs} saved. Resume with "
+            f"the backend {theirs}, or start anew in another --output_dir."
+        )
+    saved = _saved(checkpoint)
+    for name in _FIXED:
+        before, now = saved.get(name), settings[name]
+        if before is None or now is None or before == now:
+            continue
+        if name == "base_ckpt":
+            raise UserError(
+                f"--base_ckpt: expected the weights that {checkpoint.name} was trained on, got other weights. Name the "
+                "base checkpoint of that run, or start anew in another --output_dir."
+            )
+        wanted = ",".join(before) if isinstance(before, list) else before
+        raise UserError(
+            f"--{name}: expected {wanted}, the value of {checkpoint.name}, to resume from it, got "
+            f"{','.join(now) if isinstance(now, list) else now}. Start anew in another --output_dir for another value."
+        )
+
+
+def changes_since(checkpoint: Path, settings: Mapping[str, Any], *, max_steps: int) -> dict[str, list[Any]]:
+    """Return the settings that differ from those of a checkpoint, as the value then and the value now.
+
+    Args:
+        checkpoint: Folder of the checkpoint. Settings that the checkpoint does not hold are left out.
+        settings: Settings in force in the run that resumes.
+        max_steps: Optimizer steps of the whole run now.
+    """
+    saved = _saved(checkpoint)
+    found = {name: [saved[name], now] for name, now in settings.items() if name in saved and saved[name] != now}
+    before = _read(checkpoint, _TRAINER_STATE).get("max_steps")
+    if before and before != max_steps:
+        found["max_steps"] = [before, max_steps]
+    return found
+
+
+def describe_changes(checkpoint: Path, changes: Mapping[str, list[Any]]) -> str:
+    r"""Return one line about changed settings.
+
+    Example:
+        >>> describe_changes(Path("out/checkpoint-20"), {"lr": [0.005, 1e-05]})
+        '--resume: changed since checkpoint-20: --lr: 0.005, now 1e-05'
+        >>> describe_changes(Path("checkpoint-4"), {"max_steps": [4, 8]})
+        '--resume: changed since checkpoint-4: --max_steps: 4 steps, now 8, and the schedule with them'
+    """
+    parts = []
+    for name, (before, now) in changes.items():
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            parts.append(f"--{name}: other samples ({before['samples']}, now {now['samples']})")
+        elif name == "max_steps":
+            parts.append(f"--{name}: {before} steps, now {now}, and the schedule with them")
+        else:
+            parts.append(f"--{name}: {before}, now {now}")
+    order = ". Samples of the epoch in progress may come twice or not at all" if _ORDER & changes.keys() else ""
+    return f"--resume: changed since {checkpoint.name}: {'; '.join(parts)}{order}"
+
+
+def _backend(arguments: TrainingArguments) -> str:
+    if arguments.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return "deepspeed"
+    return "fsdp" if arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else "torch"
+
+
+def _saved(checkpoint: Path) -> dict[str, Any]:
+    """Return the settings in a checkpoint. An old checkpoint has those of the adapter alone."""
+    adapter = _read(checkpoint, ADAPTER_CONFIG)
+    saved = {name: adapter[field] for name, field in _FIXED.items() if field in adapter}
+    saved["lora_dropout"] = adapter.get("lora_dropout")
+    targets = saved.get("lora_targets")
+    saved["lora_targets"] = sorted([targets] if isinstance(targets, str) else targets or [])
+    return (_read(checkpoint, _FILE) if (checkpoint / _FILE).exists() else {}) | saved
+
+
+def _read(checkpoint: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads((checkpoint / name).read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("no object")  # noqa: TRY004, TRY301 - joins the errors of json.loads
+    except OSError as error:
+        raise UserError(f"--resume: {checkpoint / name}: {error.strerror}. Name another checkpoint.") from error
+    except ValueError as error:
+        raise UserError(
+            f"--resume: {checkpoint / name}: expected JSON, got {error}. Name another checkpoint."
+        ) from error
+    return content

@@ -1,0 +1,274 @@
+"""Starts that fail: found before anything is loaded where possible, told in one line, and gone afterwards."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import Trainer, TrainerCallback
+
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.run import run_training
+from higgs_audio_trainer.training import collective
+from higgs_audio_trainer.training.arguments import training_arguments
+from higgs_audio_trainer.training.model import HiggsAudioForTraining
+from higgs_audio_trainer.training.sampler import LengthGroupedOrder
+from higgs_audio_trainer.training.save_errors import saving
+from tests.test_run import read_log, settings
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"dataloader_persistent_workers": True}, "--dataloader_persistent_workers: expected workers"),
+        (
+            {"dataloader_prefetch_factor": 2},
+            "dataloader_prefetch_factor",
+        ),
+        ({"dataloader_num_workers": -1}, "--dataloader_num_workers: expected at least 0, got -1"),
+        ({"eval_on_start": True}, "--eval_on_start: expected samples to evaluate on, got no --eval_manifest"),
+        ({"metric_for_best_model": "eval_wer"}, "--metric_for_best_model: expected one of loss, text_loss, audio_loss"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor: expected the default, since .* no effect"),
+        ({"use_liger_kernel": True}, "--use_liger_kernel: expected the default"),
+        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: .*bitsandbytes|--optim adamw_8bit: .*bitsandbytes"),
+        ({"optim": "galore_adamw"}, "--optim galore_adamw: "),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "--lr_scheduler_type cosine_with_min_lr: .*min_lr"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "--train_sampling_strategy: expected one of random"),
+        ({"fp16": True}, "--fp16: expected a GPU, got a CPU"),
+        ({"push_to_hub": True}, "--push_to_hub: expected access to the Hub"),
+        ({"load_best_model_at_end": True}, "transformers.TrainingArguments: .*load_best_model_at_end"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_that_would_fail_late_are_refused_early(tiny, clips, tmp_path, extra, message):
+    """Before the manifest is read: the message is about the argument although the manifest is missing."""
+    with pytest.raises(UserError, match=message) as caught:
+        training_arguments(settings(tiny, tmp_path / "missing.jsonl", tmp_path / "out", extra=extra))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "extra", [{"label_smoothing_factor": 0.0}, {"optim": "adafactor"}, {"lr_scheduler_type": "cosine"}]
+)
+def test_arguments_that_work_are_taken(tiny, clips, tmp_path, extra):
+    """A default that is written out is no problem."""
+    training_arguments(settings(tiny, clips, tmp_path, extra=extra))
+
+
+def test_a_batch_that_is_never_full_is_refused(tiny, clips, tmp_path):
+    """Nothing would be trained, and the run would end as completed."""
+    with pytest.raises(UserError, match="expected a batch of 100 samples on each of 1 ranks, got 8 samples"):
+        run_training(settings(tiny, clips, tmp_path / "out", batch_size=100, extra={"dataloader_drop_last": True}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_transformers_refuses_at_the_start_is_one_line_and_leaves_nothing(tiny, clips, tmp_path, monkeypatch):
+    """The corrected command needs no other folder and no --resume."""
+
+    def refuse(*_args, **_kwargs):
+        raise ValueError("expected\n  something else")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Trainer, "create_optimizer", refuse)
+        with pytest.raises(UserError, match=r"transformers\.Trainer: ValueError: expected something else"):
+            run_training(settings(tiny, clips, tmp_path / "out", max_steps=1))
+    assert not (tmp_path / "out").exists()
+    run_training(settings(tiny, clips, tmp_path / "out", max_steps=1))
+    assert read_log(tmp_path / "out")[-1]["reason"] == "completed"
+
+
+def test_a_tracker_that_refuses_its_set_up_is_one_line(tiny, clips, tmp_path, monkeypatch):
+    """The error comes from a callback of transformers, whatever its class."""
+
+    class UsageError(Exception):
+        pass
+
+    class Tracker(TrainerCallback):
+        def on_train_begin(self, *_args, **_kwargs):
+            raise UsageError("no API key configured")
+
+    monkeypatch.setattr("higgs_audio_trainer.run.TrainingBar", lambda _file: _with_close(Tracker()))
+    with pytest.raises(UserError, match=r"transformers\.Trainer: UsageError: no API key configured"):
+        run_training(settings(tiny, clips, tmp_path / "out", max_steps=1))
+    assert not (tmp_path / "out").exists()
+
+
+def _with_close(callback):
+    callback.close = lambda: None
+    return callback
+
+
+@pytest.fixture
+def _short_of_memory(monkeypatch):
+    """Let a batch of more than two samples run out of memory."""
+    forward = HiggsAudioForTraining.forward
+
+    def short(self, input_ids, *args, **kwargs):
+        if len(input_ids) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(HiggsAudioForTraining, "forward", short)
+
+
+@pytest.mark.usefixtures("_short_of_memory")
+def test_a_start_that_runs_out_of_memory_is_an_attempt_that_blocks_nothing(tiny, clips, tmp_path):
+    """One line with what to do; its log stays, and the next start needs no --resume."""
+    with pytest.raises(UserError, match=r"step 1: out of memory on cpu with batch_size 8\. Train with a smaller"):
+        run_training(settings(tiny, clips, tmp_path, batch_size=8, max_steps=1))
+    assert read_log(tmp_path)[-1]["reason"] == "error"
+    run_training(settings(tiny, clips, tmp_path, batch_size=2, max_steps=1))
+    assert read_log(tmp_path, attempt=1)[-1]["reason"] == "completed"
+    assert read_log(tmp_path, attempt=1)[0]["run_id"] == read_log(tmp_path)[0]["run_id"]
+
+
+@pytest.mark.usefixtures("_short_of_memory")
+def test_a_batch_size_that_was_found_is_said_and_recorded(tiny, clips, tmp_path):
+    """The log has one run_start, with the batch size that trains; the evaluation before the first step follows it."""
+    said = []
+    run_training(
+        settings(
+            tiny,
+            clips,
+            tmp_path,
+            batch_size=8,
+            grad_accum=1,
+            max_steps=2,
+            log_steps=1,
+            extra={"auto_find_batch_size": True},
+        ),
+        say=said.append,
+    )
+    log = read_log(tmp_path)
+    sizes = {len(event["samples"]) for event in log if event["event"] == "train_step"}
+    assert sizes == {log[0]["config"]["batch_size"]}
+    assert sizes < {1, 2}
+    assert [event["event"] for event in log].count("run_start") == 1
+    assert said[-1].startswith(f"--auto_find_batch_size: training with batch_size {sizes.pop()}, since 8 needs more")
+
+
+def test_shares_of_all_steps_are_taken(tiny, clips, tmp_path):
+    """Of 8 steps, a quarter is 2: for the log, the checkpoints and the evaluations."""
+    run_training(
+        settings(
+            tiny,
+            clips,
+            tmp_path,
+            grad_accum=1,
+            max_steps=8,
+            log_steps=0.25,
+            save_steps=0.5,
+            val_steps=0.5,
+            eval_manifest=str(clips),
+        )
+    )
+    steps = {
+        name: [e["step"] for e in read_log(tmp_path) if e["event"] == name] for name in ("train_step", "checkpoint")
+    }
+    assert steps == {"train_step": [1, 2, 4, 6, 8], "checkpoint": [4, 8]}
+    assert [e["step"] for e in read_log(tmp_path) if e["event"] == "eval_result"] == [4, 8]
+
+
+def test_mixed_precision_is_asked_of_the_accelerator(tiny, clips, tmp_path, monkeypatch):
+    """`accelerate launch --mixed_precision bf16` sets a variable, which trains in bfloat16 without a flag."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run_training(settings(tiny, clips, tmp_path, max_steps=1))
+    assert read_log(tmp_path)[0]["config"]["mixed_precision"] == "bf16"
+
+
+def test_samples_are_grouped_by_length(tiny, clips, tmp_path):
+    """The strategy of transformers works, and every sample comes once in an epoch."""
+    extra = {"train_sampling_strategy": "group_by_length"}
+    run_training(settings(tiny, clips, tmp_path, grad_accum=1, epochs=1, max_steps=-1, log_steps=1, extra=extra))
+    names = [name for event in read_log(tmp_path) if event["event"] == "train_step" for name in event["samples"]]
+    assert len(names) == len(set(names)) == 8
+    lengths = torch.randint(1, 500, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    order = LengthGroupedOrder(4, lengths, seed=1)
+    first = list(order)
+    assert first == list(order)
+    order.set_epoch(1)
+    assert list(order) != first
+    spread = [max(group) - min(group) for group in zip(*[iter([lengths[index] for index in first])] * 4, strict=True)]
+    assert sum(spread) < 0.5 * len(spread) * (max(lengths) - min(lengths))
+
+
+class TestSaving:
+    """Errors of writing, by the real writers."""
+
+    def test_a_full_disk(self, tmp_path):
+        """One line: the folder, the reason, the checkpoint that is left, and what to do."""
+        target = tmp_path / "checkpoint-4"
+        target.mkdir()
+        with pytest.raises(UserError) as caught, saving(target, tmp_path):
+            torch.save({"a": torch.zeros(10**6)}, "/dev/full")
+        assert str(caught.value).startswith(f"{target}: ")
+        assert "No checkpoint is complete yet. Make room, or remove the cause, then continue" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_the_adapters_writer(self, tmp_path):
+        """An error of safetensors has no error number."""
+        with pytest.raises(UserError, match="No such file or directory"), saving(tmp_path, tmp_path):
+            save_file({"a": torch.zeros(1)}, tmp_path / "gone" / "adapter_model.safetensors")
+
+    def test_a_new_folder_is_removed(self, tmp_path):
+        """An incomplete checkpoint takes the room that the next try needs."""
+        target = tmp_path / "checkpoint-4"
+
+        def write():
+            target.mkdir()
+            (target / "optimizer.pt").write_bytes(bytes(10))
+            Path("/dev/full").write_bytes(bytes(10**5))
+
+        with pytest.raises(UserError, match=f"{target}: No space left on device"), saving(target, tmp_path):
+            write()
+        assert not target.exists()
+
+    def test_other_errors_pass(self, tmp_path):
+        """A bug keeps its traceback."""
+        with pytest.raises(RuntimeError, match="shape mismatch"), saving(tmp_path, tmp_path):
+            raise RuntimeError("shape mismatch")
+
+
+class TestRanks:
+    """An error of any rank is printed once, with rank and machine."""
+
+    def test_an_error_of_another_rank_names_it(self, tiny, clips, tmp_path, monkeypatch):
+        """Every rank raises the error that rank 1 met, and rank 0 prints the error with the place."""
+        arguments = training_arguments(settings(tiny, clips, tmp_path))
+        met = UserError("no such folder here")
+        met.place = "rank 1 on node-2"
+        monkeypatch.setattr(type(arguments), "world_size", 2)
+        monkeypatch.setattr(collective, "gather_object", lambda errors: [*errors, met])
+        with pytest.raises(UserError) as caught:
+            collective.on_every_rank(arguments, lambda: 1)
+        assert (caught.value.place, caught.value.is_shared) == ("rank 1 on node-2", True)
+
+    def test_a_rank_that_fails_alone_says_so(self, tmp_path):
+        """Real processes: rank 1 meets an error during the training, rank 0 waits in a collective."""
+        script = tmp_path / "fails.py"
+        script.write_text(
+            "import os, sys, torch\n"
+            "import torch.distributed as dist\n"
+            "from unittest import mock\n"
+            "from higgs_audio_trainer import cli\n"
+            "from higgs_audio_trainer.errors import UserError\n"
+            "def work(arguments):\n"
+            "    dist.init_process_group('gloo')\n"
+            "    if dist.get_rank() == 1:\n"
+            "        raise UserError('codes/a.npy: the file broke')\n"
+            "    dist.barrier()\n"
+            "with mock.patch.object(cli, '_dispatch', work):\n"
+            "    sys.exit(cli.main(['train']))\n"
+        )
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent)])}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        ours = [line for line in done.stderr.splitlines() if line.startswith("higgs-audio-trainer: ")]
+        assert done.returncode == 1
+        [line] = ours
+        assert line.startswith("higgs-audio-trainer: rank 1 on ")
+        assert line.endswith(": codes/a.npy: the file broke")
