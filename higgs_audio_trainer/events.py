@@ -25,6 +25,7 @@ VOLATILE_FIELDS = frozenset(
         "attempt",
         "seq",
         "resumed_from_step",
+        "resume_changes",
         "config.resume",
         "host",
         # paths; fingerprints and predictions show the contents

@@ -33,6 +33,7 @@ from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import IsLoggedStep, RecorderSettings, every, never
 from higgs_audio_trainer.redaction import Redactor
+from higgs_audio_trainer.training.argument_checks import notes_on
 from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, fingerprint_of, open_checkpoint
 from higgs_audio_trainer.training.beginning import Beginning
@@ -251,6 +252,11 @@ def _say_in_force(
             f"--resume: {attempt.checkpoint.name} has all {state.max_steps} steps, and nothing is left to train. For "
             "more steps, raise --epochs or --max_steps"
         )
+    if trainer.lost_best_step is not None:
+        say(
+            f"--resume: checkpoint-{trainer.lost_best_step}, the best until now, is not in {settings.output_dir}; the "
+            "best checkpoint is searched for among the steps from here on"
+        )
     if trainer.batch_size != asked and not settings.resume:
         say(f"--auto_find_batch_size: training with batch_size {trainer.batch_size}, since {asked} needs more memory")
 
@@ -305,7 +311,7 @@ def _plan(settings: TrainSettings, arguments: TrainingArguments, say: Say) -> tu
     """Return the attempt, and the settings that its checkpoints fix."""
     attempt = plan_attempt(settings.output_dir, settings.resume, restarts=_restarts())
     fixed = settings_of(settings, arguments, base=fingerprint_of(settings.base_ckpt))
-    for note in attempt.notes:
+    for note in (*attempt.notes, *notes_on(arguments, settings)):
         say(note)
     if attempt.checkpoint is not None:
         check_resumable(attempt.checkpoint, fixed, arguments)

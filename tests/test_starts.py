@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import torch
 from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback
 
+from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.run import run_training
+from higgs_audio_trainer.output_dir.attempt import Attempt
+from higgs_audio_trainer.run import _check_shared_files, _Data, run_training
 from higgs_audio_trainer.training import collective
+from higgs_audio_trainer.training.argument_checks import notes_on
 from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.sampler import LengthGroupedOrder
@@ -151,6 +155,16 @@ def test_a_batch_size_that_was_found_is_said_and_recorded(tiny, clips, tmp_path)
     assert said[-1].startswith(f"--auto_find_batch_size: training with batch_size {sizes.pop()}, since 8 needs more")
 
 
+def test_what_does_less_than_it_says_is_said(tiny, clips, tmp_path):
+    """In one line each: an interval without data, epochs beside a number of steps, more workers than cores."""
+    extra = {"dataloader_num_workers": 10_000}
+    run = settings(tiny, clips, tmp_path, val_steps=10, epochs=2, max_steps=5, extra=extra)
+    notes = notes_on(training_arguments(run), run)
+    assert [note.partition(":")[0] for note in notes] == ["--val_steps", "--epochs", "--dataloader_num_workers"]
+    run = settings(tiny, clips, tmp_path, val_steps=10, eval_manifest=str(clips))
+    assert notes_on(training_arguments(run), run) == []
+
+
 def test_shares_of_all_steps_are_taken(tiny, clips, tmp_path):
     """Of 8 steps, a quarter is 2: for the log, the checkpoints and the evaluations."""
     run_training(
@@ -246,6 +260,20 @@ class TestRanks:
         with pytest.raises(UserError) as caught:
             collective.on_every_rank(arguments, lambda: 1)
         assert (caught.value.place, caught.value.is_shared) == ("rank 1 on node-2", True)
+
+    def test_files_that_machines_do_not_share(self, tiny, clips, tmp_path, monkeypatch):
+        """The message names what must lie on a shared disk: the codes, and the checkpoint to resume from."""
+        arguments = training_arguments(settings(tiny, clips, tmp_path))
+        sample = PreparedSample("a", (), (tmp_path / "a.npy",))
+        check = partial(_check_shared_files, arguments=arguments)
+        check(Attempt("r", 1, tmp_path / "checkpoint-2"), _Data([sample], []))  # one process has its files
+        monkeypatch.setattr(type(arguments), "world_size", 2)
+        with pytest.raises(
+            UserError, match="--resume: expected .*checkpoint-2 on every machine, got none here. Put --out"
+        ):
+            check(Attempt("r", 1, tmp_path / "checkpoint-2"), _Data([], []))
+        with pytest.raises(UserError, match=r"--codes_dir: expected .*a\.npy, .* Put --codes_dir on a disk that all"):
+            check(Attempt("r", 0, None), _Data([], [sample]))
 
     def test_a_rank_that_fails_alone_says_so(self, tmp_path):
         """Real processes: rank 1 meets an error during the training, rank 0 waits in a collective."""

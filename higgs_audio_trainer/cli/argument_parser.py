@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from higgs_audio_trainer.config import expanded
 from higgs_audio_trainer.errors import UserError
 
 _TRUE = {"true", "yes", "1", "on"}
@@ -62,7 +63,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def _respelled(argument: str, declared: dict[str, str]) -> str:
-    """Return an argument with its flag in the declared spelling.
+    """Return an argument with its flag in the declared spelling, and with the home folder in place of `~`.
+
+    A shell leaves the `~` in `--flag=~/path`.
 
     Example:
         >>> _respelled("--log-steps=5", {"--log-steps": "--log_steps"})
@@ -70,7 +73,9 @@ def _respelled(argument: str, declared: dict[str, str]) -> str:
     """
     name, equals, value = argument.partition("=")
     if not name.startswith("--"):
-        return argument
+        return expanded(argument, "argument") if argument.startswith("~/") else argument
+    if value.startswith("~/"):
+        value = expanded(value, name)
     return declared.get(name.replace("_", "-"), name) + equals + value
 
 

@@ -5,6 +5,7 @@ transformers accepts the arguments below and refuses them hours later, in the mi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, cast
@@ -13,7 +14,7 @@ import torch
 from accelerate.utils import is_bf16_available
 from transformers import Trainer, TrainingArguments, get_scheduler
 
-from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.config import TrainSettings, default_of, flags
 from higgs_audio_trainer.errors import UserError
 
 #: Arguments without effect in this trainer, with the reason.
@@ -67,8 +68,9 @@ def _problems(arguments: TrainingArguments, settings: TrainSettings) -> Iterator
         value = settings.extra.get(name)
         if value and value != defaults.get(name):
             yield f"--{name}: expected the default, since the argument has no effect here ({reason}), got {value!r}"
-    if arguments.eval_on_start and not settings.eval_manifest:
-        yield "--eval_on_start: expected samples to evaluate on, got no --eval_manifest. Name one"
+    for name in ("eval_on_start", "eval_strategy"):
+        if settings.extra.get(name) not in (None, False, "no") and not settings.eval_manifest:
+            yield f"--{name}: expected samples to evaluate on, got no --eval_manifest. Name one"
     metric = arguments.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") not in _METRICS:
         yield f"--metric_for_best_model: expected one of {', '.join(_METRICS)}, got {metric!r}"
@@ -103,6 +105,23 @@ def _problems_of_the_machine(arguments: TrainingArguments) -> Iterator[str]:
             f"--auto_find_batch_size: expected one process, got {arguments.world_size}: a process that runs out of "
             "memory alone would leave the others waiting. Find --batch_size with one process"
         )
+
+
+def notes_on(arguments: TrainingArguments, settings: TrainSettings) -> list[str]:
+    """Return a line for each setting that does less than a reader of the command would expect.
+
+    transformers and torch warn of these, among warnings that this package silences.
+    """
+    defaults = {item.name: default_of(item) for item in flags()}
+    notes = []
+    if settings.val_steps != defaults["val_steps"] and not settings.eval_manifest:
+        notes.append("--val_steps: nothing is evaluated without --eval_manifest")
+    if settings.max_steps > 0 and settings.epochs != defaults["epochs"]:
+        notes.append(f"--epochs: --max_steps {settings.max_steps} decides where the training ends")
+    workers, cores = arguments.dataloader_num_workers, os.cpu_count() or 1
+    if workers > cores:
+        notes.append(f"--dataloader_num_workers: {workers} workers share {cores} cores, which may slow them down")
+    return notes
 
 
 def _check_hub(arguments: TrainingArguments) -> None:

@@ -82,6 +82,7 @@ class HiggsAudioTrainer(Trainer):
         self._begin = begin
         self._checkpoint_settings = checkpoint_settings
         self._text_loss_weight = text_loss_weight
+        self.lost_best_step: int | None = None  # step of the best checkpoint, which a resumed run does not find
         self.is_stepping = False  # True from the first batch or evaluation on
         self._epoch_iterator: Iterator[dict[str, Any]] | None = None
         self._num_codebooks = int(kwargs["model"].config.num_codebooks)
@@ -149,6 +150,7 @@ class HiggsAudioTrainer(Trainer):
             if best.is_dir():
                 state.best_model_checkpoint = str(best)
             else:
+                self.lost_best_step = state.best_global_step
                 state.best_metric = state.best_global_step = None  # the best of the steps to come
         return progress
 
