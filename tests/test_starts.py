@@ -268,9 +268,7 @@ class TestRanks:
         check = partial(_check_shared_files, arguments=arguments)
         check(Attempt("r", 1, tmp_path / "checkpoint-2"), _Data([sample], []))  # one process has its files
         monkeypatch.setattr(type(arguments), "world_size", 2)
-        with pytest.raises(
-            UserError, match="--resume: expected .*checkpoint-2 on every machine, got none here. Put --out"
-        ):
+        with pytest.raises(UserError, match=r"checkpoint-2 on every machine, got none here\. Put --output"):
             check(Attempt("r", 1, tmp_path / "checkpoint-2"), _Data([], []))
         with pytest.raises(UserError, match=r"--codes_dir: expected .*a\.npy, .* Put --codes_dir on a disk that all"):
             check(Attempt("r", 0, None), _Data([], [sample]))
