@@ -11,7 +11,7 @@ from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.clips import ClipStore
 from higgs_audio_trainer.data.prompt import sequence_length, tokenize
 from higgs_audio_trainer.data.sample import Clip, Sample
-from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError
+from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError, listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,7 +127,7 @@ class Preparer:
         if in_order and not self.skip_bad_samples:
             raise ManifestError(in_order)
         if not usable:
-            raise UserError("\n".join([*map(str, in_order), "expected at least one sample without problems, got none"]))
+            raise UserError("\n".join([*listed(in_order), "expected at least one sample without problems, got none"]))
         return in_order
 
 
