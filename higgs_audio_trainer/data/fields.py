@@ -123,7 +123,7 @@ def read_text(value: Any, field: str) -> str:
     if found := [token for token in STRUCTURAL_TOKENS if token in text]:
         raise BadField(field, "a text without the markers of the chat format", ", ".join(found))
     if found := [token for token in _PLACEHOLDERS if token in text]:
-        raise BadField(field, "audio as an object of type audio, not a placeholder in the text", ", ".join(found))
+        raise BadField(field, "audio as an object of type audio, not in the text", ", ".join(found))
     return text
 
 

@@ -115,12 +115,14 @@ def _say_fields(
 ) -> None:
     """Print each other spelling and each unused field once, with the number of lines."""
     if renamed:
-        listed = [f"{show_key(name)} as {field} ({_lines_of(count)})" for (name, field), count in renamed.items()]
+        listed = [
+            f"{show_key(name)} as {field} ({_lines_of(count)})" for (name, field), count in sorted(renamed.items())
+        ]
         say(f"{path}: fields read under another name: {_shortened(listed)}")
     if unused:
         listed = [
             f"{show_key(name)} ({_lines_of(count)}{f', nearest known field: {near}' if near else ''})"
-            for (name, near), count in unused.items()
+            for (name, near), count in sorted(unused.items())
         ]
         say(f"{path}: fields that are not used: {_shortened(listed)}")
 

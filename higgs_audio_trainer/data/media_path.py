@@ -48,6 +48,16 @@ def find_file(value: str, folder: Path) -> Path:
     raise NoFileError(f"{value!r}, which does not exist{locale}")
 
 
+def shown_name(path: Path) -> str:
+    """Return the name of a file for messages: as in UTF-8, whatever the encoding of the system.
+
+    Example:
+        >>> shown_name(Path("wavs/é.wav"))
+        'é.wav'
+    """
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
+
+
 def _path(folder: Path, name: str, encoding: str) -> Path | None:
     """Return the path of a file whose name on the disk has an encoding. None if the encoding has no such letters."""
     try:

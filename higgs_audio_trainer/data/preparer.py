@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.clips import ClipStore
+from higgs_audio_trainer.data.media_path import shown_name
 from higgs_audio_trainer.data.prompt import sequence_length, tokenize
 from higgs_audio_trainer.data.sample import Clip, Sample
 from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError, listed
@@ -103,7 +104,7 @@ class Preparer:
                 try:
                     paths.append(self.store.check(clip))
                 except AudioError as error:
-                    got = f"{error.got} ({clip.path.name!r})"
+                    got = f"{error.got} ({shown_name(clip.path)!r})"
                     problems.append(InputProblem(sample.where, clip.field, error.expected, got))
             if len(paths) == len(sample.clips):
                 segments = tuple(tokenize(sample, self.tokenizer))

@@ -13,6 +13,7 @@ from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.clips import ClipLimits, ClipStore
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.manifest import read_manifest
+from higgs_audio_trainer.data.media_path import shown_name
 from higgs_audio_trainer.data.preparer import Prepared, Preparer
 from higgs_audio_trainer.data.sample import Clip, Sample
 from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError, listed
@@ -112,7 +113,7 @@ def _say_decisions(store: ClipStore, say: Say) -> None:
 
 
 def _names(clips: Sequence[Clip]) -> str:
-    names = [clip.path.name for clip in clips]
+    names = list(dict.fromkeys(shown_name(clip.path) for clip in clips))
     more = f" and {len(names) - _MOST_NAMES:,} more files" if len(names) > _MOST_NAMES else ""
     return ", ".join(names[:_MOST_NAMES]) + more
 
