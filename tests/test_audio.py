@@ -62,6 +62,53 @@ def test_channels_are_averaged(tmp_path):
     assert wave == pytest.approx(np.full(100, 0.125), abs=1e-4)
 
 
+def voice(seconds: float = 1.0) -> np.ndarray:
+    """Make noise that gets louder and softer, float [T] at 8 kHz."""
+    noise = np.random.default_rng(1).standard_normal(round(8_000 * seconds))
+    return 0.1 * noise * (1.2 + np.sin(np.arange(len(noise)) / 700))
+
+
+CANCELLING = {
+    "opposite": lambda x: [x, -x],
+    "opposite and softer": lambda x: [x, -0.8 * x],
+    "opposite for half of the time": lambda x: [x, np.where(np.arange(len(x)) < len(x) / 2, x, -x)],
+    "opposite pairs": lambda x: [x, -x, x, -x],
+    "opposite with constant parts": lambda x: [0.1 + x, 0.1 - 0.9 * x],
+}
+
+
+@pytest.mark.parametrize("channels", CANCELLING.values(), ids=CANCELLING)
+def test_channels_that_cancel_each_other_out_are_no_silence(tmp_path, channels):
+    """The loudest channel alone is heard in place of a mean that would be nearly silent."""
+    left, *others = channels(voice())
+    soundfile.write(tmp_path / "a.wav", np.stack([left, *others], axis=1), 8_000, subtype="FLOAT")
+    mix, _ = load_audio(tmp_path / "a.wav")
+    assert mix.channel is not None
+    assert np.abs(mix.waveform).std() == pytest.approx(np.abs(left).std(), rel=0.01)
+
+
+MIXABLE = {
+    "equal": lambda x: [x, x],
+    "one silent": lambda x: [x, 0 * x],
+    "unrelated": lambda x: [x, np.roll(x, 997)],
+    "two speakers in turn": lambda x: [x * (np.arange(len(x)) < 4_000), x * (np.arange(len(x)) >= 4_000)],
+    "slightly later": lambda x: [x, np.roll(x, 1)],
+    "opposite constant parts": lambda x: [0.2 + x / 50, -0.2 + x / 50],
+    "one of many opposite": lambda x: [x, x, x, -x],
+    "silence": lambda x: [0 * x, 0 * x],
+}
+
+
+@pytest.mark.parametrize("channels", MIXABLE.values(), ids=MIXABLE)
+def test_other_channels_are_averaged(tmp_path, channels):
+    """Stereo becomes the mean of its channels, also where a channel is silent or the channels are unrelated."""
+    frames_TC = np.stack(channels(voice()), axis=1)
+    soundfile.write(tmp_path / "a.wav", frames_TC, 8_000, subtype="FLOAT")
+    mix, _ = load_audio(tmp_path / "a.wav")
+    assert mix.channel is None
+    assert mix.waveform == pytest.approx(frames_TC.mean(axis=1), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("offset_s", "duration_s", "start", "stop"),
     [(0, None, 0, 8000), (0.25, None, 2000, 8000), (0.25, 0.5, 2000, 6000), (0.75, 9, 6000, 8000), (0, 1e300, 0, 8000)],

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import threading
 
 import pytest
 
@@ -59,9 +61,7 @@ def test_a_manifest_with_faults_is_still_a_manifest(tmp_path, data):
 
 def test_the_same_fault_of_many_lines_is_folded():
     """The first ten places of each kind are listed, the rest is counted by file, and a few faults stay complete."""
-    gone = [
-        InputProblem(f"m.jsonl:{n}", "audio", "a file", f"'{n}.wav', which does not exist") for n in range(1, 13_091)
-    ]
+    gone = [InputProblem(f"m.jsonl:{n}", "audio", "a file", f"'{n}.wav', which is gone") for n in range(1, 13_091)]
     parts = [InputProblem(f"e.jsonl:{n}", f"messages[{n}].content", "a text", "nothing") for n in range(1, 12)]
     lines = str(ManifestError([*gone, *parts, InputProblem("m.jsonl:7", "text", "a text", "nothing")])).splitlines()
     assert lines[0] == "m.jsonl:1: audio: expected a file, got '1.wav', which is gone"

@@ -178,7 +178,7 @@ def test_notes_in_messages_are_listed_without_their_places(folder):
         ({"reference_audio": "no.wav"}, "reference_audio: expected a file, got 'no.wav', which does not exist"),
         (
             {"text": "<audio>"},
-            "text: expected audio as an object of type audio, not a placeholder in the text, got <audio>",
+            "text: expected audio as an object of type audio, not in the text, got <audio>",
         ),
     ],
     ids=str,

@@ -122,14 +122,14 @@ class ClipStore:
     def _check_audio(self, clip: Clip) -> Path:
         assert self._codec is not None, "clips of audio come with a codec"
         assert self._cache is not None
-        clip = _fitted(clip)
+        given, clip = clip, _fitted(clip)
         info = audio_info(clip.path, offset_s=clip.offset_s, duration_s=clip.duration_s)
         self._check_seconds(info.seconds)
         least_frames = info.length * self._codec.sampling_rate_hz // (info.rate * self._codec.hop_length)
         if least_frames == 0:
             frame_ms = 1000 * self._codec.hop_length / self._codec.sampling_rate_hz
             raise AudioError(f"at least one codec frame of audio, {frame_ms:g} ms", f"{1000 * info.seconds:.1f} ms")
-        if clip.stated_s is not None:
+        if given.stated_s is not None and clip.duration_s is not None:
             self.shortened.append(clip)
         path = self._cache.path(clip, channels=info.channels)
         if path in self.frames:  # the same audio under another name
@@ -165,9 +165,7 @@ def _fitted(clip: Clip) -> Clip:
     if clip.duration_s is not None:
         end_s = clip.offset_s + clip.duration_s
         if end_s > seconds + _SLACK_S:
-            raise AudioError(
-                f"an end within the recording of {seconds:.2f} s", f"{end_s:.2f} s, from offset and duration"
-            )
+            raise AudioError(f"an end within the recording of {seconds:.2f} s", f"an end at {end_s:.2f} s")
         is_whole = clip.offset_s == 0 and abs(end_s - seconds) <= 1 / info.rate
         return replace(clip, duration_s=None) if is_whole else clip
     return _fitted_to_stated(clip, seconds)
@@ -186,7 +184,7 @@ def _fitted_to_stated(clip: Clip, seconds: float) -> Clip:
             f"a duration of {seconds:.2f} s, or an offset of 0 for the first {stated_s:g} s",
             f"a duration of {stated_s:g} s, which may be rounded",
         )
-    return replace(clip, duration_s=stated_s)
+    return replace(clip, duration_s=stated_s, stated_s=None)
 
 
 def _longest_rounding(seconds: float, least: float) -> float:
