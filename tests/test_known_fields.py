@@ -110,6 +110,7 @@ REFUSED = [
     (SIMPLE | {"reference": "b.wav"}, "reference", "ref_audio"),
     (SIMPLE | {"voice_prompt": ["b.wav"]}, "voice_prompt", "ref_audio"),
     (SIMPLE | {"voice": "b.wav"}, "voice", "ref_audio"),
+    (SIMPLE | {"channel": 1}, "channel", "audio with this channel alone"),
     (SIMPLE | {"txet": "t"}, "txet", "text"),
     (SIMPLE | {"text_prefix": "t"}, "text_prefix", "text"),
     (SIMPLE | {"Scenes": "t"}, "Scenes", "scene"),
@@ -143,15 +144,15 @@ def test_an_unknown_field_about_sound_or_text_is_a_problem(folder, entry, field,
 
 def test_notes_are_listed_once_with_the_number_of_lines(folder):
     """Fields that cannot change the sound are listed once, with the nearest known field where there is a near name."""
-    notes = {"lang": "en", "dnsmos": 3.2, "text_language": "en", "audio_id": "x", "num_words": 3, "speeker": "ann"}
+    notes = {"lang": "en", "dnsmos": 3.2, "text_language": "en", "audio_id": "x", "channel": "BBC", "speeker": "ann"}
     first = SIMPLE | notes | {"raw_text": "T", "is_train": True, "empty": "", "nothing": None, "a\nb": 1}
     samples, problems, said = read(folder, first, SIMPLE | {"id": "b", "lang": "ar", "speaker": "ann", "spk_id": 3})
     assert problems == []
     assert samples[0].turns == read(folder, SIMPLE)[0][0].turns
     assert said == [
         (
-            r"fields that are not used: 'a\nb' (1 line), audio_id (1 line), dnsmos (1 line), is_train (1 line), "
-            "lang (2 lines), num_words (1 line), raw_text (1 line), speeker (1 line, nearest known field: speaker), "
+            r"fields that are not used: 'a\nb' (1 line), audio_id (1 line), channel (1 line), dnsmos (1 line), "
+            "is_train (1 line), lang (2 lines), raw_text (1 line), speeker (1 line, nearest known field: speaker), "
             "text_language (1 line)"
         )
     ]

@@ -123,6 +123,6 @@ def _part(item: Any, at: str, folder: Path, problems: LineProblems) -> str | Cli
         problems.add(BadField(part.place(other), f"no such field in a part of type {kind}", show(part[other])))
     if kind == "text":
         return read_text(part.get("text"), part.place("text"))
-    if "raw_audio" in part:
+    if part.get("raw_audio"):
         raise BadField(part.place("raw_audio"), "a path in audio_url, as inline audio is not read", "inline audio")
     return read_stretch(read_clip(part, "audio_url", "codes", folder), part)

@@ -17,6 +17,7 @@ from typing import Any
 from higgs_audio_trainer.data.fields import BadField, Fields, LineProblems, show, show_key
 from higgs_audio_trainer.data.spellings import (
     AUDIO_WORDS,
+    CHANNEL,
     CODES_WORDS,
     END_WORDS,
     NAMES,
@@ -42,7 +43,7 @@ from higgs_audio_trainer.data.spellings import (
 )
 
 _SHORTEST_TYPO = 4  # letters; shorter names are near too many words
-_SURE_TYPO, _TYPO, _NEAR = 0.9, 0.8, 0.6  # least similarities, as for `difflib.get_close_matches`
+_SURE_TYPO, _TYPO, _NEAR = 0.9, 0.8, 0.75  # least similarities, as for `difflib.get_close_matches`
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,9 @@ class KnownFields:
             return
         near, sounds = self.nearest(name)
         words = _snake_case(name).split("_")
-        if isinstance(value, bool):
+        if words[0] == CHANNEL and isinstance(value, (int, list)):
+            near, sounds = "audio with this channel alone", True
+        elif isinstance(value, bool):
             sounds = sounds and not WEIGHTS.isdisjoint(words)
         elif isinstance(value, (int, float)):
             sounds = sounds and (near in TIMES or near == "start_index" or not TIME_WORDS.isdisjoint(words))

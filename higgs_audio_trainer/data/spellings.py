@@ -58,6 +58,7 @@ NOTE_WORDS = frozenset(
         length size rate hz sr samplerate hash md5 sha1 sha256 bytes format codec channels license dataset split
         score scores snr quality count num n type version phoneme phonemes phonemized ipa tokens translation emotion
         emotions domain topic confidence prob logprob wer cer mos dnsmos created annotator comment comments note notes
+        pred predicted prediction hyp hypothesis asr
     """)
 )
 NOTES = frozenset(("raw_text", "text_raw", "original_text", "text_original", "orig_text", "raw_transcript"))
@@ -70,6 +71,7 @@ CODES_WORDS = _words("codes codebooks")
 PROMPT_WORDS = _words("messages conversation conversations dialog dialogue turns chat segments images videos tools")
 SYSTEM_WORDS = _words("system instruction instructions instruct")
 VOICE_WORDS = frozenset(_words("voice voices speaker spk timbre style target context history"))  # if with a recording
+CHANNEL = "channel"  # of a recording if with a number
 START_WORDS, END_WORDS = _words("offset offsets start begin"), _words("end stop")
 WEIGHT_WORDS = _words("loss weight train trainable mask")
 TIME_WORDS, WEIGHTS = frozenset((*START_WORDS, *END_WORDS)), frozenset(WEIGHT_WORDS)
