@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -84,8 +86,32 @@ class InputProblem(NamedTuple):
         return f"{self.where}: {self.field}: expected {self.expected}, got {self.got}"
 
 
+_MOST_OF_A_KIND = 10
+
+
+def listed(problems: Sequence[InputProblem]) -> list[str]:
+    """Return lines for problems. Of many problems of one kind in one file, the first ten, and the number of the others.
+
+    Example:
+        >>> problems = [InputProblem(f"m.jsonl:{n}", "text", "a text", "nothing") for n in range(1, 4_001)]
+        >>> lines = listed(problems)
+        >>> len(lines), lines[-1]
+        (11, 'm.jsonl: text: expected a text: 3,990 more lines')
+    """
+    lines, kinds = [], Counter[tuple[str, str, str]]()
+    for problem in problems:
+        kind = problem.where.rpartition(":")[0], re.sub(r"\[\d+\]", "[]", problem.field), problem.expected
+        kinds[kind] += 1
+        if kinds[kind] <= _MOST_OF_A_KIND:
+            lines.append(str(problem))
+    for (file, field, expected), count in kinds.items():
+        if more := max(0, count - _MOST_OF_A_KIND):
+            lines.append(f"{file}: {field}: expected {expected}: {more:,} more line{'' if more == 1 else 's'}")
+    return lines
+
+
 class ManifestError(UserError):
-    """Problems of a manifest. The message lists all problems.
+    """Problems of a manifest. The message lists the problems, see `listed`.
 
     Example:
         >>> print(ManifestError([InputProblem("train.jsonl:3", "text", "a text", "an empty text")]))
@@ -97,10 +123,10 @@ class ManifestError(UserError):
         self.problems = tuple(problems)
         is_single = len(self.problems) == 1
         advice = (
-            f"{len(self.problems)} problem{'' if is_single else 's'}. Fix {'it' if is_single else 'them'}, or pass "
+            f"{len(self.problems):,} problem{'' if is_single else 's'}. Fix {'it' if is_single else 'them'}, or pass "
             f"--skip_bad_samples to train without {'this line' if is_single else 'these lines'}."
         )
-        super().__init__("\n".join([*map(str, self.problems), advice]))
+        super().__init__("\n".join([*listed(self.problems), advice]))
 
     def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[InputProblem, ...]], dict[str, Any]]:
         return type(self), (self.problems,), self.__dict__  # rank 0 sends the error to the other ranks

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -335,6 +336,69 @@ def test_codes_in_place_of_audio_are_checked_and_need_no_codec(tmp_path):
     assert store.frames == {tmp_path / "c.npy": 51}
     with pytest.raises(AudioError, match=r"at most 2 s .*, got 2.04 s"):
         ClipStore(ClipLimits(3, 1024, 2.0), None, tmp_path).check(clip)
+
+
+@pytest.mark.parametrize(
+    ("stated_s", "seconds"),
+    [(2.5, 2.5), (2.55, 2.5), (2.9, 2.5), (3.0, 2.5), (1.25, 1.25), (0.5, 0.5)],
+)
+def test_a_duration_without_an_offset_is_the_files_length_or_the_end_of_a_stretch(tmp_path, stated_s, seconds):
+    """A duration near the length of the file is the whole file. A shorter duration is a stretch from the beginning."""
+    path = write_tone(tmp_path / "a.wav", 2.5, 8_000)
+    codec = FakeCodec()
+    store = make_store(tmp_path, codec)
+    whole = store.check(Clip(path, encoded=False))
+    file = store.check(Clip(path, encoded=False, stated_s=stated_s))
+    for clip in store.waiting([file]):
+        store.encode(clip)
+    assert codec.encoded == [seconds * 24_000]
+    assert (file == whole) == (seconds == 2.5)
+    assert len(store.shortened) == (seconds < 2.5)
+
+
+@pytest.mark.parametrize(
+    ("times", "fault"),
+    [
+        ({"stated_s": 3.6}, "expected a recording of 3.6 s, as the duration says, got 2.50 s"),
+        (
+            {"stated_s": 2.0},
+            (
+                "expected a duration of 2.50 s, or an offset of 0 for the first 2 s, "
+                "got a duration of 2 s, which may be rounded"
+            ),
+        ),
+        ({"offset_s": 1.0, "duration_s": 2.5}, "expected an end within the recording of 2.50 s, got an end at 3.50 s"),
+        ({"offset_s": 9.0, "duration_s": 1.0}, "expected an end within the recording of 2.50 s, got an end at 10.00 s"),
+    ],
+)
+def test_times_that_do_not_fit_the_recording_are_refused(tmp_path, times, fault):
+    """A text is never trained with less sound than the manifest says."""
+    clip = Clip(write_tone(tmp_path / "a.wav", 2.5, 8_000), encoded=False, **times)
+    with pytest.raises(AudioError) as caught:
+        make_store(tmp_path).check(clip)
+    assert str(caught.value) == fault
+
+
+def test_codes_are_as_long_as_the_duration_says(tmp_path):
+    """Codes of another length belong to another recording."""
+    np.save(tmp_path / "c.npy", np.zeros((3, 50), dtype=int))
+    store = ClipStore(ClipLimits(3, 1024, 60.0), None, tmp_path)
+    for stated_s in (2.0, 2.3, 1.6, 3.0):
+        store.check(Clip(tmp_path / "c.npy", encoded=True, stated_s=stated_s))
+    with pytest.raises(AudioError, match=r"expected codes of 4.5 s, as the duration says, got 2.00 s"):
+        store.check(Clip(tmp_path / "c.npy", encoded=True, stated_s=4.5))
+
+
+def test_codes_of_stereo_are_encoded_again_after_an_older_version(tmp_path):
+    """An older version stored silence for channels that cancel each other out."""
+    wave = np.sin(np.arange(24_000) / 20)
+    soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], axis=1), 24_000)
+    clip = Clip(tmp_path / "a.wav", encoded=False)
+    CodeCache.store(CodeCache(tmp_path / "codes", "f0").path(clip), CODES)
+    store = make_store(tmp_path)
+    (path,) = encode_all(store, clip)
+    assert load(path).max() > 100
+    assert store.single_channel == [clip]
 
 
 def test_a_clip_that_changes_under_the_run_ends_it_clearly(tmp_path):

@@ -42,7 +42,7 @@ def faults_of(folder: Path, *entries: Any) -> list[str]:
 
 def test_the_simple_form_is_a_user_asking_and_an_assistant_speaking(folder):
     """`text` is the user's request, and `audio` the only supervised turn."""
-    sample = read_one(folder, {"id": "one", "audio": "a.wav", "text": " Say it. ", "speaker": "ann", "duration": 1.5})
+    sample = read_one(folder, {"id": "one", "audio": "a.wav", "text": " Say it. ", "speaker": "ann", "lang": "en"})
     assert sample == Sample(
         "one",
         (
@@ -289,7 +289,7 @@ CHATML_FAULTS = [
     ),
     (
         spoken(codes="c.npy", offset=1.5),
-        "messages[1].content.codes: expected codes without offset and duration, got both",
+        "messages[1].content.codes: expected codes without offset and end, as codes are read whole, got both",
     ),
     ({"messages": SAID, "start_index": 2}, "start_index: expected an integer from 0 to 1, got 2"),
     ({"messages": SAID, "start_index": -1}, "start_index: expected an integer from 0 to 1, got -1"),
@@ -394,7 +394,7 @@ def test_a_manifest_error_lists_every_fault_and_counts_them():
 
 NAMES = """
     id audio codes text ref_audio ref_codes ref_text scene messages start_index
-    role content type audio_url raw_audio offset duration recipient
+    role content type audio_url raw_audio offset duration recipient start end wav sentence reference_audio audios lang
 """
 KEYS = st.sampled_from(NAMES.split())
 SCALARS = st.one_of(
@@ -445,10 +445,22 @@ def test_any_bytes_are_samples_or_faults(tmp_path_factory, data):
 
 
 def check_all_accounted_for(path: Path, num_lines: int) -> None:
-    """Check that each line gave a sample or at least one problem."""
+    """Check that each line gave a sample or at least one problem, or that one message says what the file is."""
+    if (message := _refusal(path)) is not None:
+        assert message.startswith(f"{path}: expected a manifest in JSON Lines, got ")
+        assert "\n" not in message
+        return
     samples, faults = read_manifest(path)
     assert {type(s) for s in samples} <= {Sample}
     assert {type(f) for f in faults} <= {InputProblem}
     places = {sample.where for sample in samples} | {fault.where for fault in faults}
     assert len(samples) + len({fault.where for fault in faults}) == len(places) == max(num_lines, 1)
     assert all("\n" not in str(fault) for fault in faults)
+
+
+def _refusal(path: Path) -> str | None:
+    try:
+        read_manifest(path)
+    except UserError as error:
+        return str(error)
+    return None

@@ -5,6 +5,8 @@ import os
 import pty
 import shutil
 import signal
+import subprocess
+import sys
 import termios
 import time
 from copy import deepcopy
@@ -27,7 +29,7 @@ from higgs_audio_trainer.errors import ManifestError, UserError
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.training.prepare_manifests import default_codes_dir, prepare_manifests
 from tests import forks
-from tests.samples import entry, write_manifest, write_tone
+from tests.samples import entry, tone, write_manifest, write_tone
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,108 @@ def test_the_cache_is_the_users_unless_one_is_named(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_codes_dir() == tmp_path / ".cache" / "higgs-audio-trainer" / "codes"
+
+
+def test_without_a_home_the_cache_must_be_named(monkeypatch):
+    """A user of a container may have no home folder."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", str)
+    with pytest.raises(UserError, match=r"^--codes_dir: expected a home folder .*, got none .* Name a folder"):
+        default_codes_dir()
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert default_codes_dir() == Path("/home/ann/cache/higgs-audio-trainer/codes")
+
+
+def test_codes_alone_need_no_home(prepare, tmp_path, monkeypatch):
+    """A manifest without audio fills no cache."""
+    np.save(tmp_path / "c.npy", np.zeros((8, 5), dtype=int))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", str)
+    manifest = write_manifest(tmp_path / "m.jsonl", {"id": "a", "codes": "c.npy", "text": "t"})
+    assert len(prepare(manifest, codes_dir=None)) == 1
+
+
+def test_what_is_decided_for_the_user_is_said(prepare, tmp_path):
+    """Fields under another name, unused fields, beginnings of files and single channels are named."""
+    write_tone(tmp_path / "a.wav", 3.0)
+    wave = tone(1.0, 24_000)
+    soundfile.write(tmp_path / "b.wav", np.stack([wave, -wave], axis=1), 24_000)
+    lines = [entry("a", "a.wav", duration=1.5, lang="en"), entry("b", "b.wav", reference_audio="b.wav", lang="en")]
+    manifest = write_manifest(tmp_path / "m.jsonl", *lines)
+    prepare(manifest)
+    assert prepare.said == [
+        f"{manifest}: fields read under another name: reference_audio as ref_audio (1 line)",
+        f"{manifest}: fields that are not used: lang (2 lines)",
+        f"{manifest}: encoded 2 clips to {tmp_path / 'codes'}",
+        "duration without an offset: only the beginning is taken of a.wav",
+        "channels cancel each other out: only the loudest channel is taken of b.wav",
+    ]
+
+
+def test_stretches_of_a_long_recording_are_encoded_apart(prepare, tmp_path):
+    """Each text of the simple form gets its own stretch."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 8_000 * 4)
+    soundfile.write(tmp_path / "long.wav", noise, 8_000)
+    lines = [entry(str(n), "long.wav", offset=float(n), duration=1.0) for n in range(4)]
+    samples = prepare(write_manifest(tmp_path / "m.jsonl", *lines))
+    shapes = [load_codes(path, num_codebooks=8, num_codes=1024).shape for path in stored(tmp_path / "codes")]
+    assert shapes == [(8, 25)] * 4
+    assert len({sample.code_files for sample in samples}) == 4
+
+
+def test_paths_below_home_are_expanded(tiny, two_clips, tmp_path, monkeypatch):
+    """A tilde that a shell left as it is, as in --codes_dir=~/codes, is the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(command(tiny, Path("~/two.jsonl"), Path("~/cache"))) == 0
+    assert len(stored(tmp_path / "cache")) == 2
+
+
+NON_UTF_8 = """
+import sys
+from higgs_audio_trainer.data.audio import load_audio
+from higgs_audio_trainer.data.manifest import read_manifest
+from higgs_audio_trainer.data.media_path import shown_name
+assert sys.getfilesystemencoding() == "ascii"
+samples, problems = read_manifest(sys.argv[1])
+clips = [clip for sample in samples for clip in sample.clips]
+print(ascii([shown_name(clip.path) for clip in clips]), [len(load_audio(clip.path)[0].waveform) for clip in clips])
+print(ascii(str(*problems)))
+"""
+
+
+def test_names_are_found_whatever_the_locale(tmp_path):
+    """Names in the manifest and on the disk are UTF-8. A missing file's message names the locale and the way out."""
+    for name in ("é.wav", "صباح.wav"):
+        write_tone(tmp_path / name)
+    manifest = write_manifest(tmp_path / "m.jsonl", *(entry(n, f"{n}.wav") for n in ("é", "صباح", "ü")))
+    locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [sys.executable, "-c", NON_UTF_8, manifest], env=os.environ | locale, capture_output=True, text=True, check=True
+    )
+    found, fault = done.stdout.splitlines()
+    assert found == ascii(["é.wav", "صباح.wav"]) + " [4800, 4800]"
+    assert "which does not exist in the encoding of the locale, ascii, nor in UTF-8. Set LC_ALL=C.UTF-8" in fault
+
+
+def test_a_setting_that_the_locale_cannot_spell_is_one_line(monkeypatch, capsys):
+    """An error of the encoding is bad input where the locale is not UTF-8, and a bug elsewhere."""
+
+    def run(arguments: Any, prog: str) -> int:
+        Path("o").joinpath("ö".encode("ascii").decode())
+        return 0
+
+    monkeypatch.setattr("higgs_audio_trainer.cli.prepare.run", run)
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    assert main(["prepare"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said
+        == "higgs-audio-trainer: ö: expected letters of the locale's encoding, ascii, got 'ö'. Set LC_ALL=C.UTF-8\n"
+    )
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "utf-8")
+    assert main(["prepare"]) == 1
 
 
 def test_another_codec_has_codes_of_its_own(tiny, two_clips, prepare, tmp_path):

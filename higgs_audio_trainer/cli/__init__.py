@@ -127,7 +127,8 @@ def _run_and_flush(arguments: list[str]) -> int:
     """Run a command until all output is written or the reader of standard output is gone.
 
     Raises:
-        UserError: Standard output cannot be written, for example because its device is full.
+        UserError: Standard output cannot be written, for example because its device is full. Or the locale's encoding
+            lacks a letter of a file's name.
     """
     status = 0
     try:
@@ -144,6 +145,14 @@ def _run_and_flush(arguments: list[str]) -> int:
         _discard_stdout()
         reason = (stdout_error or error).strerror or str(stdout_error or error)
         raise UserError(f"stdout: {reason}. Write the output to another place") from error
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        if encoding == "utf-8":
+            raise
+        raise UserError(
+            f"{error.object}: expected letters of the locale's encoding, {encoding}, got "
+            f"{error.object[error.start : error.end]!r}. Set LC_ALL=C.UTF-8"
+        ) from error
     return status
 
 

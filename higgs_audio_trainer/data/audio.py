@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
+
+from higgs_audio_trainer.data import container
+from higgs_audio_trainer.data.channels import Mix, mix
 
 Waveform = npt.NDArray[np.float32]
 
@@ -33,26 +39,42 @@ class AudioError(Exception):
         self.expected, self.got = expected, got
 
 
-def audio_length(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> tuple[int, int]:
-    """Read the length of a file, or of a stretch of the file, from the file's header.
+class AudioInfo(NamedTuple):
+    """Size of a file, or of a stretch of the file.
+
+    Attributes:
+        length: Number of samples of each channel.
+        rate: Sampling rate, Hz.
+        channels: Number of channels.
+    """
+
+    length: int
+    rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.length / self.rate
+
+
+def audio_info(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> AudioInfo:
+    """Read the size of a file, or of a stretch of the file, from the file's header.
 
     Args:
         path: Audio file.
         offset_s: Start of the stretch, seconds.
         duration_s: Length of the stretch, seconds. None for the rest of the file.
-
-    Returns:
-        Number of samples of each channel, and the sampling rate in Hz.
 
     Raises:
-        AudioError: The file is no readable audio, has no length in its header, or the stretch is empty.
+        AudioError: The file is no readable audio, was cut off, has no length in its header, or the stretch is empty.
     """
     with _opened(path) as file:
-        return _stretch(file, offset_s, duration_s)[1], file.samplerate
+        return AudioInfo(_stretch(file, offset_s, duration_s)[1], file.samplerate, file.channels)
 
 
-def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> tuple[Waveform, int]:
-    """Read a file, or a stretch of the file, as the mean of its channels.
+def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> tuple[Mix, int]:
+    """Read a file, or a stretch of the file, as one channel.
 
     Args:
         path: Audio file.
@@ -60,7 +82,7 @@ def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
         duration_s: Length of the stretch, seconds. None for the rest of the file.
 
     Returns:
-        Samples, float32 [T], in -1..1 unless the file holds floats outside of this range, and the sampling rate in Hz.
+        Samples in -1..1 unless the file holds floats outside of this range, and the sampling rate in Hz.
 
     Raises:
         AudioError: The file is no readable audio, is shorter than its header says, is empty, or holds NaN or infinity.
@@ -68,26 +90,37 @@ def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
     with _opened(path) as file:
         start, wanted = _stretch(file, offset_s, duration_s)
         file.seek(start)
-        frames = file.read(wanted, dtype="float32", always_2d=True)
+        frames_TC = file.read(wanted, dtype="float32", always_2d=True)
         rate: int = file.samplerate
-    if len(frames) < wanted:
-        raise AudioError(f"{wanted} samples, as its header says", f"{len(frames)}: the file may be cut off")
-    if not np.isfinite(frames).all():
+    if len(frames_TC) < wanted:
+        raise AudioError(f"{wanted} samples, as its header says", f"{len(frames_TC)}: the file may be cut off")
+    if not np.isfinite(frames_TC).all():
         raise AudioError("finite samples", "NaN or infinity")
-    return frames.mean(axis=1), rate
+    return mix(frames_TC, rate), rate
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
-        with soundfile.SoundFile(path) as file:
+        status = path.stat()
+        if fault := _fault(path, (status.st_size, status.st_mtime_ns)):
+            raise AudioError(*fault)
+        source = container.readable(path)
+        # soundfile would encode the name without the escapes of a name in another encoding.
+        with soundfile.SoundFile(os.fsencode(source) if isinstance(source, Path) else source) as file:
             yield file
     except soundfile.LibsndfileError as error:
         raise AudioError(
             "audio that libsndfile reads", error.error_string.removeprefix("Error : ").rstrip(".")
         ) from error
     except (OSError, TypeError, ValueError) as error:  # TypeError: a .raw file has no rate and no type
-        raise AudioError("audio that libsndfile reads", str(error).rstrip(".")) from error
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise AudioError("audio that libsndfile reads", reason) from error
+
+
+@lru_cache(maxsize=1_024)  # many clips may be stretches of a single long recording
+def _fault(path: Path, version: tuple[int, int]) -> container.Fault | None:  # noqa: ARG001 - the cache's key
+    return container.fault_of(path)
 
 
 def _stretch(file: soundfile.SoundFile, offset_s: float, duration_s: float | None) -> tuple[int, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from higgs_audio_trainer.data.audio import AudioError, audio_length, load_audio, resample
+from higgs_audio_trainer.data.audio import AudioError, audio_info, load_audio, resample
 from higgs_audio_trainer.data.codes import CodeCache, load_codes
 from higgs_audio_trainer.data.sample import Clip
 from higgs_audio_trainer.errors import UserError
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from higgs_audio_trainer.data.codec import Codec
 
 FRAME_RATE_HZ = 25  # of the Higgs codec, 24 kHz at 960 samples a frame; assumed for pre-encoded codes
+
+
+_SLACK_S = 0.5  # by which the times of a manifest may go past the end of a file
+_ROUNDING_S = 0.1  # of a length in a manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,14 @@ class ClipStore:
 
     Attributes:
         frames: Number of codec frames T by file of codes. A lower limit for a file that does not exist yet.
+        shortened: Clips that end before the end of their file, because of a duration without an offset.
+        single_channel: Encoded clips of one channel, because the channels cancel each other out in the mean.
     """
 
     def __init__(self, limits: ClipLimits, codec: Codec | None, cache_root: Path) -> None:
         self.frames: dict[Path, int] = {}
+        self.shortened: list[Clip] = []
+        self.single_channel: list[Clip] = []
         self._limits = limits
         self._codec = codec
         self._cache = CodeCache(cache_root, codec.fingerprint) if codec else None
@@ -85,10 +93,10 @@ class ClipStore:
         assert self._codec is not None, "clips of audio come with a codec"
         path = self.check(clip)
         try:
-            waveform, rate = load_audio(clip.path, offset_s=clip.offset_s, duration_s=clip.duration_s)
+            mix, rate = load_audio(clip.path, offset_s=clip.offset_s, duration_s=clip.duration_s)
         except AudioError as error:
             raise UserError(f"{clip.path}: {error}. The file changed after the check. Start again.") from error
-        codes_KT = self._codec.encode(resample(waveform, rate, self._codec.sampling_rate_hz))
+        codes_KT = self._codec.encode(resample(mix.waveform, rate, self._codec.sampling_rate_hz))
         limits = self._limits
         if codes_KT.shape[0] != limits.num_codebooks or codes_KT.max() >= limits.num_codes:
             raise UserError(
@@ -98,24 +106,32 @@ class ClipStore:
             )
         CodeCache.store(path, codes_KT)
         self.frames[path] = codes_KT.shape[1]
+        if mix.channel is not None:
+            self.single_channel.append(clip)
         del self._unwritten[path]
 
     def _check_codes(self, clip: Clip) -> Path:
         num_frames = self._load(clip.path)
-        self._check_seconds(num_frames / FRAME_RATE_HZ)
+        seconds = num_frames / FRAME_RATE_HZ
+        self._check_seconds(seconds)
+        if clip.stated_s is not None and abs(clip.stated_s - seconds) > _longest_rounding(clip.stated_s, _SLACK_S):
+            raise AudioError(f"codes of {clip.stated_s:g} s, as the duration says", f"{seconds:.2f} s")
         self.frames[clip.path] = num_frames
         return clip.path
 
     def _check_audio(self, clip: Clip) -> Path:
         assert self._codec is not None, "clips of audio come with a codec"
         assert self._cache is not None
-        length, rate = audio_length(clip.path, offset_s=clip.offset_s, duration_s=clip.duration_s)
-        self._check_seconds(length / rate)
-        least_frames = length * self._codec.sampling_rate_hz // (rate * self._codec.hop_length)
+        given, clip = clip, _fitted(clip)
+        info = audio_info(clip.path, offset_s=clip.offset_s, duration_s=clip.duration_s)
+        self._check_seconds(info.seconds)
+        least_frames = info.length * self._codec.sampling_rate_hz // (info.rate * self._codec.hop_length)
         if least_frames == 0:
             frame_ms = 1000 * self._codec.hop_length / self._codec.sampling_rate_hz
-            raise AudioError(f"at least one codec frame of audio, {frame_ms:g} ms", f"{1000 * length / rate:.1f} ms")
-        path = self._cache.path(clip)
+            raise AudioError(f"at least one codec frame of audio, {frame_ms:g} ms", f"{1000 * info.seconds:.1f} ms")
+        if given.stated_s is not None and clip.duration_s is not None:
+            self.shortened.append(clip)
+        path = self._cache.path(clip, channels=info.channels)
         if path in self.frames:  # the same audio under another name
             return path
         try:
@@ -133,3 +149,44 @@ class ClipStore:
     def _check_seconds(self, seconds: float) -> None:
         if seconds > self._limits.max_seconds:
             raise AudioError(f"at most {self._limits.max_seconds:g} s (--max_seconds)", f"{seconds:.2f} s")
+
+
+def _fitted(clip: Clip) -> Clip:
+    """Return the clip with a stretch that lies within the file, and without a duration for a whole file.
+
+    Raises:
+        AudioError: The stretch goes past the end of the file, or the file cannot be read, or it is unclear whether the
+            duration is the length of the file.
+    """
+    if clip.duration_s is None and clip.stated_s is None:
+        return clip
+    info = audio_info(clip.path)
+    seconds = info.seconds
+    if clip.duration_s is not None:
+        end_s = clip.offset_s + clip.duration_s
+        if end_s > seconds + _SLACK_S:
+            raise AudioError(f"an end within the recording of {seconds:.2f} s", f"an end at {end_s:.2f} s")
+        is_whole = clip.offset_s == 0 and abs(end_s - seconds) <= 1 / info.rate
+        return replace(clip, duration_s=None) if is_whole else clip
+    return _fitted_to_stated(clip, seconds)
+
+
+def _fitted_to_stated(clip: Clip, seconds: float) -> Clip:
+    """Return the whole recording, or the stretch from its beginning, whichever the stated length means."""
+    stated_s = clip.stated_s
+    assert stated_s is not None
+    if stated_s - seconds > _longest_rounding(stated_s, _SLACK_S):
+        raise AudioError(f"a recording of {stated_s:g} s, as the duration says", f"{seconds:.2f} s")
+    if seconds - stated_s <= _ROUNDING_S:
+        return replace(clip, stated_s=None)
+    if seconds - stated_s < _longest_rounding(stated_s, 0):
+        raise AudioError(
+            f"a duration of {seconds:.2f} s, or an offset of 0 for the first {stated_s:g} s",
+            f"a duration of {stated_s:g} s, which may be rounded",
+        )
+    return replace(clip, duration_s=stated_s, stated_s=None)
+
+
+def _longest_rounding(seconds: float, least: float) -> float:
+    """Return the largest difference between a length in a manifest and the true length; seconds."""
+    return max(1.0 if seconds.is_integer() else 0.0, least)

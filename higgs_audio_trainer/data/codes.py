@@ -91,10 +91,14 @@ class CodeCache:
         self.folder = root / codec_fingerprint
         self._digests: dict[Path, bytes] = {}  # many clips may be stretches of a single long recording
 
-    def path(self, clip: Clip) -> Path:
+    def path(self, clip: Clip, *, channels: int = 1) -> Path:
         """Return the file for a clip's codes, which may not exist yet.
 
         The key is the content of the clip's file, so the file is read.
+
+        Args:
+            clip: The clip.
+            channels: Number of channels in the clip's file.
 
         Raises:
             AudioError: The clip's file cannot be read.
@@ -102,6 +106,8 @@ class CodeCache:
         if clip.path not in self._digests:
             self._digests[clip.path] = _digest(clip.path)
         stretch = f"{clip.offset_s!r}:{clip.duration_s!r}".encode()
+        if channels > 1:  # earlier versions took the mean of channels that cancel each other out
+            stretch += b":mix"
         key = hashlib.blake2b(self._digests[clip.path] + stretch, digest_size=16).hexdigest()
         return self.folder / key[:2] / f"{key}.npy"
 

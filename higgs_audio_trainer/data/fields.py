@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from higgs_audio_trainer.data.media_path import NoFileError, find_file
 from higgs_audio_trainer.data.sample import Clip
 from higgs_audio_trainer.errors import InputProblem
 
@@ -27,6 +28,10 @@ STRUCTURAL_TOKENS = (
     "<|audio_eos|>",
     "<|reserved_special_token_6|>",
 )
+#: Place of a recording in the texts of other trainers.
+_PLACEHOLDERS = ("<audio>",)
+_LONGEST_NAME = 60
+_SAME_S = 0.1  # difference between an end and the sum of offset and duration
 
 
 class BadField(Exception):  # noqa: N818 - carries a problem to `LineProblems`, and no further
@@ -37,8 +42,41 @@ class BadField(Exception):  # noqa: N818 - carries a problem to `LineProblems`, 
         self.field, self.expected, self.got = field, expected, got
 
 
+class Fields(dict[str, Any]):
+    """Known fields of an object in a manifest line, by their own names, without null.
+
+    Attributes:
+        at: Place of the object in the line, with a dot behind.
+        names: Names of the fields in the manifest.
+
+    Example:
+        >>> fields = Fields("messages[1].content.")
+        >>> fields.add("audio_url", "url", "a.wav")
+        >>> fields["audio_url"], fields.place("audio_url"), fields.place("codes")
+        ('a.wav', 'messages[1].content.url', 'messages[1].content.codes')
+    """
+
+    def __init__(self, at: str = "") -> None:
+        self.at = at
+        self.names: dict[str, str] = {}
+
+    def add(self, field: str, name: str, value: Any) -> None:
+        """Add a field with its name in the manifest."""
+        self[field] = value
+        self.names[field] = name
+
+    def place(self, field: str) -> str:
+        """Return the place of a field in the line, for messages."""
+        return f"{self.at}{show_key(self.names.get(field, field))}"
+
+
 class LineProblems:
     """Problems of a line. Reading continues after a problem, so all problems of a line are reported at once.
+
+    Attributes:
+        found: The problems.
+        renamed: Other spellings of known fields, and the known fields.
+        unused: Unknown fields that change nothing, and the nearest known fields.
 
     Example:
         >>> problems = LineProblems("m.jsonl:7")
@@ -50,6 +88,8 @@ class LineProblems:
 
     def __init__(self, where: str) -> None:
         self.found: list[InputProblem] = []
+        self.renamed: set[tuple[str, str]] = set()
+        self.unused: set[tuple[str, str]] = set()
         self._where = where
 
     @contextmanager
@@ -58,17 +98,11 @@ class LineProblems:
         try:
             yield
         except BadField as bad:
-            self.found.append(InputProblem(self._where, bad.field, bad.expected, bad.got))
+            self.add(bad)
 
-
-def given(entry: Mapping[str, Any], key: str) -> bool:
-    """Return True if the entry has the field. Null counts as absent.
-
-    Example:
-        >>> given({"id": 7, "scene": None}, "id"), given({"id": 7, "scene": None}, "scene")
-        (True, False)
-    """
-    return entry.get(key) is not None
+    def add(self, bad: BadField) -> None:
+        """Add the problem of a bad field to the list."""
+        self.found.append(InputProblem(self._where, bad.field, bad.expected, bad.got))
 
 
 def read_text(value: Any, field: str) -> str:
@@ -88,49 +122,74 @@ def read_text(value: Any, field: str) -> str:
         raise BadField(field, "a text", "an empty text")
     if found := [token for token in STRUCTURAL_TOKENS if token in text]:
         raise BadField(field, "a text without the markers of the chat format", ", ".join(found))
+    if found := [token for token in _PLACEHOLDERS if token in text]:
+        raise BadField(field, "audio as an object of type audio, not in the text", ", ".join(found))
     return text
 
 
-def read_clip(entry: Mapping[str, Any], audio_key: str, codes_key: str, folder: Path, *, at: str = "") -> Clip:
+def read_clip(fields: Fields, audio_key: str, codes_key: str, folder: Path) -> Clip:
     """Return the clip of an audio file or of a file of codes.
 
     Args:
-        entry: Object with the path.
-        audio_key: Key of an audio file.
-        codes_key: Key of a file of codes.
+        fields: Fields of the object with the path.
+        audio_key: Field of an audio file.
+        codes_key: Field of a file of codes.
         folder: Folder of relative paths.
-        at: Place of the entry in the line, with a dot behind.
 
     Raises:
-        BadField: The entry has both keys or neither, or the file does not exist.
+        BadField: The object has both fields or neither, or the file does not exist.
     """
-    keys = [key for key in (audio_key, codes_key) if given(entry, key)]
+    keys = [key for key in (audio_key, codes_key) if key in fields]
     if len(keys) != 1:
-        raise BadField(f"{at}{audio_key}", f"a path, or {codes_key} instead", "both" if keys else "neither")
+        raise BadField(fields.place(audio_key), f"a path, or {codes_key} instead", "both" if keys else "neither")
     key = keys[0]
-    value = entry[key]
+    value, place = fields[key], fields.place(key)
     if not isinstance(value, str) or not value.strip():
-        raise BadField(f"{at}{key}", "a path", show(value))
-    path = folder / value
-    # Path.is_file() and is_dir() would raise for a name that is too long or in a protected folder.
-    if not os.path.isfile(path):  # noqa: PTH113
-        found = "is a folder" if os.path.isdir(path) else "does not exist"  # noqa: PTH112
-        raise BadField(f"{at}{key}", "a file", f"{value!r}, which {found}")
-    return Clip(path, encoded=key == codes_key, field=f"{at}{key}")
+        raise BadField(place, "a path", show(value))
+    try:
+        return Clip(find_file(value, folder), encoded=key == codes_key, field=place)
+    except NoFileError as error:
+        raise BadField(place, "a file", str(error)) from error
 
 
-def read_seconds(entry: Mapping[str, Any], key: str, *, at: str) -> float | None:
+def read_stretch(clip: Clip, fields: Fields) -> Clip:
+    """Return the clip with the stretch that is given by offset, end and duration.
+
+    A duration without an offset is the length of the recording, or of a stretch from its beginning. The length of the
+    file decides.
+
+    Raises:
+        BadField: A time is no number of at least 0, the times contradict each other, or codes have an offset or an end.
+    """
+    offset, end, duration = (read_seconds(fields, key) for key in ("offset", "end", "duration"))
+    if clip.encoded and (offset or end is not None):
+        raise BadField(clip.field, "codes without offset and end, as codes are read whole", "both")
+    if clip.encoded or (offset is None and end is None):
+        return replace(clip, stated_s=duration)
+    start_s = offset or 0.0
+    if end is not None:
+        if end <= start_s:
+            raise BadField(fields.place("end"), f"a time after the offset, {start_s:g} s", f"{end:g}")
+        if duration is not None and abs(end - start_s - duration) > _SAME_S:
+            raise BadField(fields.place("end"), f"{start_s + duration:g}, as offset and duration say", f"{end:g}")
+        duration = round(end - start_s, 6)
+    return replace(clip, offset_s=start_s, duration_s=duration)
+
+
+def read_seconds(fields: Fields, key: str) -> float | None:
     """Return a time in seconds, or None for an absent field.
 
     Example:
-        >>> read_seconds({"offset": 2}, "offset", at="messages[1].content.")
+        >>> fields = Fields()
+        >>> fields.add("offset", "offset", 2)
+        >>> read_seconds(fields, "offset")
         2.0
     """
-    value = entry.get(key)
+    value = fields.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise BadField(f"{at}{key}", "seconds, at least 0", show(value))
+        raise BadField(fields.place(key), "seconds, at least 0", show(value))
     return float(value)
 
 
@@ -161,3 +220,14 @@ def show(value: Any) -> str:
         ("'bot'", 'a list')
     """
     return kind_of(value) if value is None or isinstance(value, (list, dict)) else repr(value)
+
+
+def show_key(name: str) -> str:
+    r"""Return the name of a field, for messages.
+
+    Example:
+        >>> show_key("wav"), show_key("a\nb")
+        ('wav', "'a\\nb'")
+    """
+    short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return short if short.isprintable() and short.strip() else repr(short)

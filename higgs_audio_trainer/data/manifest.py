@@ -6,23 +6,26 @@ Torch-free.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from higgs_audio_trainer.data.chatml import chatml_turns
 from higgs_audio_trainer.data.fields import (
     BadField,
+    Fields,
     LineProblems,
-    given,
     kind_of,
     read_clip,
-    read_seconds,
+    read_stretch,
     read_text,
-    show,
+    show_key,
 )
+from higgs_audio_trainer.data.file_kind import kind_of_file, kind_of_text
+from higgs_audio_trainer.data.known_fields import CHATML_LINE, SIMPLE_LINE
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
 from higgs_audio_trainer.errors import InputProblem, UserError
 
@@ -30,19 +33,27 @@ __all__ = ["DEFAULT_SYSTEM_PROMPT", "Clip", "Sample", "Turn", "read_manifest"]
 
 #: Text of the system turn for samples without a system turn. The base model was trained with this prompt.
 DEFAULT_SYSTEM_PROMPT = "Generate audio following instruction."
+_DEFAULT_SYSTEM = Turn("system", (DEFAULT_SYSTEM_PROMPT,))
+_HEAD = 4_096  # bytes that show the kind of a file
+_MOST_FIELDS = 20  # in a line about fields
 
 
-def read_manifest(path: str | Path) -> tuple[list[Sample], list[InputProblem]]:
+def _silent(text: str) -> None:
+    """Print nothing."""
+
+
+def read_manifest(path: str | Path, say: Callable[[str], None] = _silent) -> tuple[list[Sample], list[InputProblem]]:
     """Read a manifest.
 
     Args:
         path: File in JSON Lines.
+        say: Prints the fields that are read under another name, and the fields that are not used.
 
     Returns:
         Samples of the lines without problems, and the problems of all other lines.
 
     Raises:
-        UserError: The file does not exist or cannot be read.
+        UserError: The file does not exist, cannot be read, or is no JSON Lines at all.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -54,31 +65,80 @@ def read_manifest(path: str | Path) -> tuple[list[Sample], list[InputProblem]]:
         (['system', 'assistant'], [])
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Name a manifest (JSON Lines).") from error
     samples: list[Sample] = []
     problems: list[InputProblem] = []
     lines_of_ids: dict[str, int] = {}
-    for number, line in _lines(data):
+    renamed: Counter[tuple[str, str]] = Counter()
+    unused: Counter[tuple[str, str]] = Counter()
+    for number, line in _lines(_read(path)):
         where = f"{path}:{number}"
         line_problems = LineProblems(where)
         with line_problems.collected():
             entry = _parse(line)
-            sample_id = _read_id(entry, number, lines_of_ids, line_problems)
-            turns = _read_turns(entry, path.parent, line_problems)
+            has_messages = entry.get("messages") is not None
+            fields = (CHATML_LINE if has_messages else SIMPLE_LINE).read(entry, "", line_problems)
+            sample_id = _read_id(fields, number, lines_of_ids, line_problems)
+            turns = tuple(_turns(fields, path.parent, line_problems))
             if not line_problems.found:
                 samples.append(Sample(sample_id, turns, where))
         problems.extend(line_problems.found)
+        renamed.update(line_problems.renamed)
+        unused.update(line_problems.unused)
     if not samples and not problems:
         problems.append(InputProblem(f"{path}:1", "manifest", "at least one sample", "an empty file"))
+    _say_fields(path, renamed, unused, say)
     return samples, problems
+
+
+def _read(path: Path) -> bytes:
+    """Return the text of a manifest.
+
+    Raises:
+        UserError: The file cannot be read, or is no JSON Lines.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            kind = kind_of_file(head, path.name)
+            data = head if kind else head + file.read()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}. Name a manifest (JSON Lines).") from error
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    kind = kind or kind_of_text(data)
+    if kind:
+        raise UserError(f"{path}: expected a manifest in JSON Lines, got {kind}")
+    return data
+
+
+def _say_fields(
+    path: Path, renamed: Counter[tuple[str, str]], unused: Counter[tuple[str, str]], say: Callable[[str], None]
+) -> None:
+    """Print each other spelling and each unused field once, with the number of lines."""
+    if renamed:
+        listed = [
+            f"{show_key(name)} as {field} ({_lines_of(count)})" for (name, field), count in sorted(renamed.items())
+        ]
+        say(f"{path}: fields read under another name: {_shortened(listed)}")
+    if unused:
+        listed = [
+            f"{show_key(name)} ({_lines_of(count)}{f', nearest known field: {near}' if near else ''})"
+            for (name, near), count in sorted(unused.items())
+        ]
+        say(f"{path}: fields that are not used: {_shortened(listed)}")
+
+
+def _lines_of(count: int) -> str:
+    return f"{count:,} line{'' if count == 1 else 's'}"
+
+
+def _shortened(listed: list[str]) -> str:
+    more = len(listed) - _MOST_FIELDS
+    return ", ".join(listed[:_MOST_FIELDS]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
     # Only the newline ends a line. str.splitlines() would also split a text at U+2028.
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if line.strip():
             yield number, line
 
@@ -93,146 +153,48 @@ def _parse(line: bytes) -> Mapping[str, Any]:
     return entry
 
 
-def _read_id(entry: Mapping[str, Any], number: int, lines_of_ids: dict[str, int], problems: LineProblems) -> str:
-    value = entry.get("id")
+def _read_id(line: Fields, number: int, lines_of_ids: dict[str, int], problems: LineProblems) -> str:
+    value = line.get("id")
     sample_id = ""
     with problems.collected():
-        if value is None and given(entry, "messages"):  # Boson's samples have no id
+        if value is None and "messages" in line:  # Boson's samples have no id
             sample_id = f"line-{number}"
         elif isinstance(value, int) and not isinstance(value, bool):
             sample_id = str(value)
         else:
-            sample_id = read_text(value, "id")
+            sample_id = read_text(value, line.place("id"))
         first = lines_of_ids.setdefault(sample_id, number)
         if first != number:
-            raise BadField("id", "a unique id", f"{sample_id!r}, as in line {first}")
+            raise BadField(line.place("id"), "a unique id", f"{sample_id!r}, as in line {first}")
     return sample_id
 
 
-def _read_turns(entry: Mapping[str, Any], folder: Path, problems: LineProblems) -> tuple[Turn, ...]:
-    read = _chatml_turns if given(entry, "messages") else _simple_turns
-    return tuple(read(entry, folder, problems))
+def _turns(line: Fields, folder: Path, problems: LineProblems) -> Iterator[Turn]:
+    if "messages" in line:
+        return chatml_turns(line, _DEFAULT_SYSTEM, folder, problems)
+    return _simple_turns(line, folder, problems)
 
 
-def _simple_turns(entry: Mapping[str, Any], folder: Path, problems: LineProblems) -> Iterator[Turn]:
-    yield Turn("system", (DEFAULT_SYSTEM_PROMPT,))
+def _simple_turns(line: Fields, folder: Path, problems: LineProblems) -> Iterator[Turn]:
+    yield _DEFAULT_SYSTEM
     with problems.collected():
-        if given(entry, "scene"):
-            yield Turn("scene", (read_text(entry["scene"], "scene"),))
-    yield from _reference_turns(entry, folder, problems)
+        if "scene" in line:
+            yield Turn("scene", (read_text(line["scene"], line.place("scene")),))
+    yield from _reference_turns(line, folder, problems)
     with problems.collected():
-        yield Turn("user", (read_text(entry.get("text"), "text"),))
+        yield Turn("user", (read_text(line.get("text"), line.place("text")),))
     with problems.collected():
-        yield Turn("assistant", (read_clip(entry, "audio", "codes", folder),), supervised=True)
+        clip = read_stretch(read_clip(line, "audio", "codes", folder), line)
+        yield Turn("assistant", (clip,), supervised=True)
 
 
-def _reference_turns(entry: Mapping[str, Any], folder: Path, problems: LineProblems) -> Iterator[Turn]:
-    has_reference = given(entry, "ref_audio") or given(entry, "ref_codes")
+def _reference_turns(line: Fields, folder: Path, problems: LineProblems) -> Iterator[Turn]:
+    has_reference = "ref_audio" in line or "ref_codes" in line
     with problems.collected():
-        if given(entry, "ref_text"):
+        if "ref_text" in line:
             if not has_reference:
-                raise BadField("ref_audio", "the recording of ref_text", "nothing")
-            yield Turn("user", (read_text(entry["ref_text"], "ref_text"),))
+                raise BadField("ref_audio", f"the recording of {line.place('ref_text')}", "nothing")
+            yield Turn("user", (read_text(line["ref_text"], line.place("ref_text")),))
     with problems.collected():
         if has_reference:
-            yield Turn("assistant", (read_clip(entry, "ref_audio", "ref_codes", folder),))
-
-
-def _chatml_turns(entry: Mapping[str, Any], folder: Path, problems: LineProblems) -> Iterator[Turn]:
-    messages = entry["messages"]
-    if not isinstance(messages, list) or not messages:
-        raise BadField("messages", "a list of messages", "an empty list" if messages == [] else kind_of(messages))
-    start_index = 0
-    with problems.collected():
-        start_index = _start_index(entry, messages)
-    if _role(messages[0]) != "system":  # the chat template requires a system turn
-        yield Turn("system", (DEFAULT_SYSTEM_PROMPT,))
-    for index, message in enumerate(messages):
-        at = f"messages[{index}]"
-        with problems.collected():
-            if not isinstance(message, dict):
-                raise BadField(at, "an object with role and content", kind_of(message))
-            _check_place(messages, index, at)
-            yield _chatml_turn(message, at, folder, problems, supervised=index >= start_index)
-
-
-def _role(message: Any) -> Any:
-    return message.get("role") if isinstance(message, dict) else None
-
-
-def _start_index(entry: Mapping[str, Any], messages: list[Any]) -> int:
-    value = entry.get("start_index")
-    if value is None:
-        value = 0
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(messages):
-        raise BadField("start_index", f"an integer from 0 to {len(messages) - 1}", show(value))
-    if not any(_role(message) == "assistant" for message in messages[value:]):
-        raise BadField("start_index", "an assistant turn at or after it", str(value))
-    return value
-
-
-def _check_place(messages: list[Any], index: int, at: str) -> None:
-    role = _role(messages[index])
-    if role == "system" and index > 0:
-        raise BadField(f"{at}.role", "a system turn only at the beginning", "a later system turn")
-    if role == "scene" and (index != 1 or _role(messages[0]) != "system"):
-        raise BadField(f"{at}.role", "a scene right after the system turn", "a scene elsewhere")
-
-
-def _chatml_turn(
-    message: Mapping[str, Any], at: str, folder: Path, problems: LineProblems, *, supervised: bool
-) -> Turn:
-    role, content = message.get("role"), message.get("content")
-    if role not in ("system", "scene", "user", "assistant"):
-        raise BadField(f"{at}.role", "system, scene, user or assistant", show(role))
-    if role == "scene" and isinstance(content, list) and len(content) != 1:
-        raise BadField(f"{at}.content", "one text", f"{len(content)} parts")
-    parts = tuple(_parts(content, f"{at}.content", folder, problems))
-    if role != "assistant" and any(isinstance(part, Clip) for part in parts):
-        raise BadField(
-            f"{at}.content",
-            "text, as Higgs Audio v2 takes speech only in assistant turns",
-            f"audio in a {role} turn",
-        )
-    return Turn(role, parts, supervised=supervised and role == "assistant", recipient=_recipient(message, at))
-
-
-def _recipient(message: Mapping[str, Any], at: str) -> str | None:
-    if not given(message, "recipient"):
-        return None
-    if message["role"] != "assistant":
-        raise BadField(f"{at}.recipient", "a recipient only in assistant turns", f"a {message['role']} turn")
-    return read_text(message["recipient"], f"{at}.recipient")
-
-
-def _parts(content: Any, at: str, folder: Path, problems: LineProblems) -> Iterator[str | Clip]:
-    if not isinstance(content, list):
-        yield _part(content, at, folder)
-        return
-    if not content:
-        raise BadField(at, "a text or audio", "an empty list")
-    for index, item in enumerate(content):
-        with problems.collected():
-            yield _part(item, f"{at}[{index}]", folder)
-
-
-def _part(item: Any, at: str, folder: Path) -> str | Clip:
-    if isinstance(item, str):
-        return read_text(item, at)
-    kind = item.get("type") if isinstance(item, dict) else None
-    if kind == "text":
-        return read_text(item.get("text"), f"{at}.text")
-    if kind == "audio":
-        return _audio_part(item, f"{at}.", folder)
-    got = show(kind) if isinstance(item, dict) else kind_of(item)
-    raise BadField(at, "a text, or an object of type text or audio", got)
-
-
-def _audio_part(item: Mapping[str, Any], at: str, folder: Path) -> Clip:
-    if given(item, "raw_audio"):
-        raise BadField(f"{at}raw_audio", "a path in audio_url, as inline audio is not read", "inline audio")
-    clip = read_clip(item, "audio_url", "codes", folder, at=at)
-    offset_s, duration_s = read_seconds(item, "offset", at=at), read_seconds(item, "duration", at=at)
-    if clip.encoded and (offset_s or duration_s is not None):
-        raise BadField(f"{at}codes", "codes without offset and duration", "both")
-    return replace(clip, offset_s=offset_s or 0.0, duration_s=duration_s)
+            yield Turn("assistant", (read_clip(line, "ref_audio", "ref_codes", folder),))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.clips import ClipStore
+from higgs_audio_trainer.data.media_path import shown_name
 from higgs_audio_trainer.data.prompt import sequence_length, tokenize
 from higgs_audio_trainer.data.sample import Clip, Sample
-from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError
+from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError, listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +104,7 @@ class Preparer:
                 try:
                     paths.append(self.store.check(clip))
                 except AudioError as error:
-                    got = f"{error.got} ({clip.path.name!r})"
+                    got = f"{error.got} ({shown_name(clip.path)!r})"
                     problems.append(InputProblem(sample.where, clip.field, error.expected, got))
             if len(paths) == len(sample.clips):
                 segments = tuple(tokenize(sample, self.tokenizer))
@@ -127,7 +128,7 @@ class Preparer:
         if in_order and not self.skip_bad_samples:
             raise ManifestError(in_order)
         if not usable:
-            raise UserError("\n".join([*map(str, in_order), "expected at least one sample without problems, got none"]))
+            raise UserError("\n".join([*listed(in_order), "expected at least one sample without problems, got none"]))
         return in_order
 
 

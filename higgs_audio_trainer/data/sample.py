@@ -18,6 +18,8 @@ class Clip:
         encoded: True for codes, False for audio.
         offset_s: Start of the clip in the audio file, seconds.
         duration_s: Length of the clip, seconds. None for the rest of the file.
+        stated_s: Length in the manifest without an offset, seconds. The file's length shows whether the clip is the
+            file or the stretch from the beginning of the file.
         field: Field of the manifest with the path, for messages.
     """
 
@@ -25,6 +27,7 @@ class Clip:
     encoded: bool
     offset_s: float = 0.0
     duration_s: float | None = None
+    stated_s: float | None = None
     field: str = "audio"
 
 

@@ -1,0 +1,112 @@
+"""Kinds of files that are given as manifests by mistake."""
+
+from __future__ import annotations
+
+import codecs
+import json
+
+import orjson
+
+_ONE_LINE = 'Write one JSON object a line: {"id": "a", "audio": "a.wav", "text": "Hello."}'
+_UNPACK = "Unpack the file: {} {}"
+_MAGIC = (
+    (b"\x1f\x8b", "a file compressed with gzip", _UNPACK.format("gunzip -k", "{name}")),
+    (b"\x28\xb5\x2f\xfd", "a file compressed with zstd", _UNPACK.format("zstd -d", "{name}")),
+    (b"BZh", "a file compressed with bzip2", _UNPACK.format("bunzip2 -k", "{name}")),
+    (b"\xfd7zXZ", "a file compressed with xz", _UNPACK.format("unxz -k", "{name}")),
+    (b"\x04\x22\x4d\x18", "a file compressed with lz4", _UNPACK.format("lz4 -d", "{name}")),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet", "Unpack or export the file"),
+    (b"7z\xbc\xaf", "a 7z archive", "Unpack the file"),
+    (b"Rar!", "a rar archive", "Unpack the file"),
+    (b"PAR1", "a Parquet file", f"Convert the file. {_ONE_LINE}"),
+    (b"ARROW1", "an Arrow file", f"Convert the file. {_ONE_LINE}"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", f"Convert the file. {_ONE_LINE}"),
+    (b"\x89HDF", "an HDF5 file", f"Convert the file. {_ONE_LINE}"),
+    (b"SQLite format 3", "an SQLite database", f"Convert the file. {_ONE_LINE}"),
+    (b"\x93NUMPY", "a NumPy array", "Name codes in a manifest"),
+    *(
+        (magic, "a recording", "Name recordings in a manifest")
+        for magic in (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM")
+    ),
+    (b"version https://git-lfs", "a pointer of Git LFS", "Download the file: git lfs pull"),
+    (b"<", "a web page or XML", "Download the file itself"),
+)
+_UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SEPARATORS = {"|": "'|'", "\t": "tabs", ";": "semicolons", ",": "commas"}
+_SAMPLED_LINES = 100
+
+
+def kind_of_file(head: bytes, name: str) -> str | None:
+    r"""Return what a file is, and the way to a manifest, from the first bytes of the file. None for texts in UTF-8.
+
+    Args:
+        head: First bytes, at least 512 where the file has so many.
+        name: Name of the file.
+
+    Example:
+        >>> kind_of_file(b"\x1f\x8b\x08", "m.jsonl.gz")
+        'a file compressed with gzip. Unpack the file: gunzip -k m.jsonl.gz'
+    """
+    for magic, kind, advice in _MAGIC:
+        if head.startswith(magic):
+            return f"{kind}. {advice.replace('{name}', name)}"
+    if head[257:262] == b"ustar":
+        return "a tar archive. Unpack the file"
+    if head.startswith(_UTF_32):
+        return f"a text in UTF-32. Convert the file: iconv -f UTF-32 -t UTF-8 {name}"
+    if head.startswith(_UTF_16) or _is_utf_16(head):
+        return f"a text in UTF-16. Convert the file: iconv -f UTF-16 -t UTF-8 {name}"
+    return "a binary file. Name a text with one JSON object a line" if b"\0" in head else None
+
+
+def _is_utf_16(head: bytes) -> bool:
+    """Return True for ASCII letters with a zero byte each, in UTF-16 without a byte order mark."""
+    even, odd = head[: len(head) // 2 * 2 : 2], head[1::2]
+    return len(head) > 1 and any(even) != any(odd) and (all(even) or all(odd))
+
+
+def kind_of_text(data: bytes) -> str | None:
+    r"""Return what a text is, and the way to a manifest. None if a line may be a JSON object.
+
+    Args:
+        data: Text without a byte order mark.
+
+    Example:
+        >>> kind_of_text(b"a|Hello.|Hello.\nb|Bye.|Bye.\n")[:52]
+        "a table with '|' between the columns, not JSON Lines"
+        >>> kind_of_text(b'{"id": "a"}') is None
+        True
+    """
+    lines = [line for line in data[:1_000_000].split(b"\n", _SAMPLED_LINES)[:_SAMPLED_LINES] if line.strip()]
+    if not lines or (lines[0].lstrip().startswith(b"{") and _loaded(lines[0]) is not None):
+        return None
+    start = lines[0].lstrip()[:1]
+    if start == b"[" and isinstance(entries := _loaded(data), list):
+        return f"a JSON array of {len(entries):,} items. Write one item a line: jq -c '.[]' FILE > train.jsonl"
+    if start == b"{" and _spans_lines(data):
+        return "JSON objects over several lines. Write one object a line: jq -c . FILE > train.jsonl"
+    if any(line.lstrip().startswith(b"{") for line in lines) or start == b"[":
+        return None
+    for separator, columns in _SEPARATORS.items():
+        counts = {line.count(separator.encode()) for line in lines}
+        if min(counts) > 0 and (len(counts) == 1 or separator in "|\t"):
+            return f"a table with {columns} between the columns, not JSON Lines. {_ONE_LINE}"
+    return f"lines without JSON. {_ONE_LINE}"
+
+
+def _loaded(data: bytes) -> object:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _spans_lines(data: bytes) -> bool:
+    """Return True if the text begins with a JSON object over several lines."""
+    text = data.decode("utf-8", "replace").lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return "\n" in text[:end]
