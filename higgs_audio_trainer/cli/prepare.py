@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
@@ -22,30 +21,24 @@ def parser(prog: str) -> ArgumentParser:
     )
     made.add_argument(
         "--train_manifest",
-        type=os.path.expanduser,
         metavar="FILE",
         required=True,
         help="JSON Lines of samples to train on",
     )
-    made.add_argument(
-        "--eval_manifest", type=os.path.expanduser, metavar="FILE", help="JSON Lines of samples to evaluate on"
-    )
+    made.add_argument("--eval_manifest", metavar="FILE", help="JSON Lines of samples to evaluate on")
     made.add_argument(
         "--base_ckpt",
-        type=os.path.expanduser,
         metavar="NAME",
         default=DEFAULT_BASE_CKPT,
         help="base checkpoint [%(default)s]",
     )
     made.add_argument(
         "--audio_tokenizer",
-        type=os.path.expanduser,
         metavar="NAME",
         help="codec: a folder or a name [the codec of base_ckpt]",
     )
     made.add_argument(
         "--codes_dir",
-        type=os.path.expanduser,
         metavar="DIR",
         help="cache of encoded audio [~/.cache/higgs-audio-trainer/codes]",
     )
