@@ -157,8 +157,8 @@ def test_parquet_is_written_in_groups(tmp_path):
     write_log(tmp_path, [train_step(step=step) for step in range(1, 101)])
     with ParquetFiles(tmp_path / "out", group_bytes=20_000) as files:
         for line in read_lines(tmp_path):
-            files.add(line)
-    written = pq.ParquetFile(tmp_path / "out" / "train_step.parquet")
+            files.add("run", line)
+    written = pq.ParquetFile(tmp_path / "out/run/train_step.parquet")
     assert written.metadata.num_rows == 100
     assert 2 <= written.metadata.num_row_groups <= 5
 
@@ -168,12 +168,12 @@ def test_parquet_is_replaced_when_it_is_complete(tmp_path):
     write_log(tmp_path, [train_step()])
     (line,) = read_lines(tmp_path)
     with ParquetFiles(tmp_path / "out") as files:
-        files.add(line)
-    before = (tmp_path / "out" / "train_step.parquet").read_bytes()
+        files.add("run", line)
+    before = (tmp_path / "out/run/train_step.parquet").read_bytes()
     with suppress(ZeroDivisionError), ParquetFiles(tmp_path / "out") as files:
-        files.add(line)
+        files.add("run", line)
         raise ZeroDivisionError
-    assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [before]
+    assert [path.read_bytes() for path in (tmp_path / "out/run").iterdir()] == [before]
 
 
 def test_a_golden_goes_into_parquet_alone(place, capsys):

@@ -14,8 +14,9 @@ from operator import itemgetter
 from pathlib import Path
 
 from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
-from higgs_audio_trainer.logs.files import AttemptFiles, find
+from higgs_audio_trainer.logs.files import AttemptFiles
 from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
+from higgs_audio_trainer.logs.runs import OnNotice, RunFilter, SelectedLog, selected
 from higgs_audio_trainer.logs.typed import Logged, Record
 
 _REMEMBERED = 64  # recent lines that are compared to find repeated lines
@@ -24,22 +25,34 @@ _Key = tuple[int, int, int]  # place, rank and attempt; the place is the step by
 _Item = tuple[_Key, LogLine]
 
 
-def read(*paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None) -> Iterator[Logged]:
+def read(
+    *paths: str | Path,
+    run: str | None = None,
+    all_attempts: bool = False,
+    on_problem: OnProblem | None = None,
+    on_notice: OnNotice | None = None,
+) -> Iterator[Logged]:
     r"""Read logs as typed events: instances of the classes in `events`, with the envelope's fields as attributes.
 
     By default a repeated step counts once, with the events of the highest attempt. `run_start` and `run_end` come from
     the highest attempt. If an evaluation was repeated at a resume, the later result counts. A resumed run then reads
     like a run without a stop, except for the checkpoint saved at the stop.
 
+    Of a log with several runs, such as two trainings in one folder, one run is read: the run that began last, or the
+    first run of standard input.
+
     Args:
         paths: Output directory of a run, folder of log files, or files. The files of a folder are read as a single log.
             A file not named by the JSONL sink is read in its own order. `-` is standard input. Files may be compressed
             with gzip or zstd. Several logs are read in turn.
+        run: Id of the run to read, or the beginning of the id.
         all_attempts: Yield the events of every attempt.
         on_problem: Receives each invalid line. Without `on_problem`, invalid lines are skipped.
+        on_notice: Receives each message about a log with several runs or with events of a newer version. By default a
+            Python warning.
 
     Raises:
-        UserError: A path holds no log. During iteration, a file cannot be read.
+        UserError: A path holds no log, or `run` names no run or several runs. During iteration, a file cannot be read.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -50,47 +63,51 @@ def read(*paths: str | Path, all_attempts: bool = False, on_problem: OnProblem |
         ...     [(event.event, event.step, event.path) for event in read(folder)]
         [('checkpoint', 10, 'checkpoint-10')]
     """
-    return (line.event for line in read_lines(*paths, all_attempts=all_attempts, on_problem=on_problem))
+    return (
+        line.event
+        for line in read_lines(*paths, run=run, all_attempts=all_attempts, on_problem=on_problem, on_notice=on_notice)
+    )
 
 
 def read_lines(
-    *paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None, keep_invalid: bool = False
+    *paths: str | Path,
+    run: str | None = None,
+    all_attempts: bool = False,
+    on_problem: OnProblem | None = None,
+    on_notice: OnNotice | None = None,
 ) -> Iterator[LogLine]:
-    """Read logs like `read`, as lines with the JSON object, the bytes and the place of each event.
-
-    With `keep_invalid`, an object with an event name and an invalid field is reported to `on_problem` and then yielded
-    with `event` None.
-    """
-    logs = find(paths)
-    return (line for log in logs for line in _lines_of(log, all_attempts, on_problem or ignore_problem, keep_invalid))
-
-
-def _lines_of(
-    log: Sequence[AttemptFiles], all_attempts: bool, on_problem: OnProblem, keep_invalid: bool
-) -> Iterator[LogLine]:
-    if not all_attempts:
-        return (line for line, is_of_run in marked_lines(log, on_problem, keep_invalid=keep_invalid) if is_of_run)
+    """Read logs like `read`, as lines with the JSON object, the bytes and the place of each event."""
+    logs = selected(paths, run, on_notice)
     return (
         line
-        for _, line in Merger().merged(
-            (group, whole_lines(group, on_problem, keep_invalid=keep_invalid)) for group in log
-        )
+        for log in logs
+        for line, is_current in marked_lines(log, on_problem or ignore_problem)
+        if is_current or all_attempts
     )
 
 
 def marked_lines(
-    log: Sequence[AttemptFiles], on_problem: OnProblem, *, keep_invalid: bool = False
+    log: SelectedLog, on_problem: OnProblem, *, keep_invalid: bool = False
 ) -> Iterator[tuple[LogLine, bool]]:
-    """Yield the lines of all attempts of a log, each with True if `read` yields the line's event."""
+    """Yield the lines of all attempts of a log, each with True if `read` yields the line's event.
+
+    With `keep_invalid`, an object with an event name and an invalid field is reported to `on_problem` and then yielded
+    with `event` None.
+
+    Raises:
+        UserError: A file cannot be read, or the log lacks needed events, see `RunFilter`.
+    """
+    files, takes, _ = log
     merger = Merger()
-    merger.look_ahead(log)
-    for key, line in merger.merged((group, whole_lines(group, on_problem, keep_invalid=keep_invalid)) for group in log):
+    merger.look_ahead(files, takes)
+
+    def lines(group: AttemptFiles) -> Iterator[LogLine]:
+        for path in group.files:
+            yield from LogFile(path, on_problem, keep_invalid=keep_invalid, takes=takes).lines()
+
+    for key, line in merger.merged((group, lines(group)) for group in files):
         yield line, merger.shows(key, line.record)
-
-
-def whole_lines(group: AttemptFiles, on_problem: OnProblem, *, keep_invalid: bool = False) -> Iterator[LogLine]:
-    """Yield the lines of all segments of one rank and attempt."""
-    return (line for path in group.files for line in LogFile(path, on_problem, keep_invalid=keep_invalid).lines())
+    takes.finish()
 
 
 class Merger:
@@ -103,13 +120,13 @@ class Merger:
         self._attempts: dict[int, LoggedAttempt] = {}
         self._streams: dict[tuple[int, int], _AttemptLines] = {}
 
-    def look_ahead(self, log: Sequence[AttemptFiles]) -> None:
+    def look_ahead(self, log: Sequence[AttemptFiles], takes: RunFilter) -> None:
         """Find the last step of each attempt, to know the replaced steps of earlier attempts."""
         for group in log:
             self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
         if len(self._attempts) > 1:
             for group in log:
-                for record in _last_records(group.files):
+                for record in _last_records(group.files, takes):
                     self._attempts[group.attempt].reach(record)
 
     def merged(self, log: Iterable[tuple[AttemptFiles, Iterable[LogLine]]]) -> Iterator[_Item]:
@@ -135,12 +152,12 @@ class Merger:
         return self._streams.setdefault((group.rank, group.attempt), _AttemptLines(group.rank, attempt))
 
 
-def _last_records(files: Sequence[Path]) -> Iterator[Record]:
-    """Yield the last records of a rank and attempt, newest first.
+def _last_records(files: Sequence[Path], takes: RunFilter) -> Iterator[Record]:
+    """Yield the last records of a run's rank and attempt, newest first.
 
     The last yielded record is the newest record with a step, apart from `run_end`.
     """
-    for record in (record for path in reversed(files) for record in tail(path)):
+    for record in (record for path in reversed(files) for record in tail(path) if takes.is_of_run(record)):
         yield record
         if record["event"] != "run_end" and int_field(record, "step") is not None:
             return

@@ -37,11 +37,12 @@ class AttemptCheck:
 
     Attributes:
         start: `run_start`; empty before the line.
+        is_golden: Whether the lines lack the volatile fields.
     """
 
     def __init__(self, *, is_golden: bool = False, is_joined: bool = False, begins_late: bool = True) -> None:
         self.start: Record = {}
-        self._is_golden = is_golden
+        self.is_golden = is_golden
         self._is_joined = is_joined
         self._ledger = Ledger(begins_late)
         self._steps = StepCheck()
@@ -92,7 +93,7 @@ class AttemptCheck:
             is_sound: Whether the line fits the schema.
             after_fault: Whether only lines without an event precede the line in the file.
         """
-        if not self._is_golden:
+        if not self.is_golden:
             yield from self._place_in_file(line, after_fault=after_fault)
             yield from self._number(line)
         if is_sound:
@@ -150,7 +151,7 @@ class AttemptCheck:
             may_be_part: Whether lines without a `run_start` may be the rest of an attempt after `merge` removed the
                 replaced steps.
         """
-        if self._is_golden or self._last is None or (may_be_part and not self.start):
+        if self.is_golden or self._last is None or (may_be_part and not self.start):
             for _, violation in self._torn:
                 yield violation
             return
