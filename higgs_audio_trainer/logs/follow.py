@@ -16,7 +16,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.files import AttemptFiles, FileName, files_by_attempt, files_in, files_of, parse_name
 from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import Merger
-from higgs_audio_trainer.logs.runs import OnNotice, RunFilter, followed, warn
+from higgs_audio_trainer.logs.runs import OnNotice, SelectedLog, followed, warn
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 
 _PartKey = tuple[int, int, int]  # rank, attempt, segment
@@ -76,8 +76,8 @@ class Follower:
         for folder, files in found.items():
             groups = files_by_attempt(files)
             if folder not in self._logs:
-                takes = followed(groups, self._run, self._on_notice)
-                self._logs[folder] = _FollowedLog(self._all_attempts, self._on_problem, takes)
+                log = followed(groups, self._run, self._on_notice)
+                self._logs[folder] = _FollowedLog(self._all_attempts, self._on_problem, log)
             yield from self._logs[folder].lines(groups)
 
     def _found(self) -> dict[Path, dict[FileName, Path]]:
@@ -139,11 +139,11 @@ class _Part:
 class _FollowedLog:
     """A log with its files and the number of bytes read of each file."""
 
-    def __init__(self, all_attempts: bool, on_problem: OnProblem, takes: RunFilter) -> None:
+    def __init__(self, all_attempts: bool, on_problem: OnProblem, log: SelectedLog) -> None:
         self._all_attempts = all_attempts
         self._on_problem = on_problem
-        self._takes = takes
-        self._merger = Merger()
+        self._takes = log.takes
+        self._merger = Merger(log)
         self._parts: dict[_PartKey, _Part] = {}
         self._is_first_round = True
 
@@ -156,7 +156,7 @@ class _FollowedLog:
         filters = self._is_first_round and not self._all_attempts
         self._is_first_round = False
         if filters:
-            self._merger.look_ahead(log, self._takes)
+            self._merger.look_ahead(SelectedLog(log, self._takes))
         self._look(log)
         news = [(group, self._new_lines(group)) for group in log]
         for key, line in self._merger.merged(news):

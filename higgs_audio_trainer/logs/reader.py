@@ -14,9 +14,9 @@ from operator import itemgetter
 from pathlib import Path
 
 from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
-from higgs_audio_trainer.logs.files import AttemptFiles
+from higgs_audio_trainer.logs.files import AttemptFiles, parse_name
 from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
-from higgs_audio_trainer.logs.runs import OnNotice, RunFilter, SelectedLog, selected
+from higgs_audio_trainer.logs.runs import LoggedRun, OnNotice, RunFilter, SelectedLog, attempt_of, run_id_of, selected
 from higgs_audio_trainer.logs.typed import Logged, Record
 
 _REMEMBERED = 64  # recent lines that are compared to find repeated lines
@@ -98,8 +98,8 @@ def marked_lines(
         UserError: A file cannot be read, or the log lacks needed events, see `RunFilter`.
     """
     files, takes, _ = log
-    merger = Merger()
-    merger.look_ahead(files, takes)
+    merger = Merger(log)
+    merger.look_ahead(log)
 
     def lines(group: AttemptFiles) -> Iterator[LogLine]:
         for path in group.files:
@@ -114,19 +114,23 @@ class Merger:
     """Sorts the lines of all ranks and attempts of a log, and finds the replaced lines.
 
     `merged` may be called again with the lines written since the last call.
+
+    Args:
+        log: The log. The lines of a file in its own order may belong to several runs and attempts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log: SelectedLog) -> None:
+        self._joined = None if parse_name(log.files[0].files[0]) else _JoinedLines(log.runs)
         self._attempts: dict[int, LoggedAttempt] = {}
         self._streams: dict[tuple[int, int], _AttemptLines] = {}
 
-    def look_ahead(self, log: Sequence[AttemptFiles], takes: RunFilter) -> None:
+    def look_ahead(self, log: SelectedLog) -> None:
         """Find the last step of each attempt, to know the replaced steps of earlier attempts."""
-        for group in log:
+        for group in log.files:
             self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
         if len(self._attempts) > 1:
-            for group in log:
-                for record in _last_records(group.files, takes):
+            for group in log.files:
+                for record in _last_records(group.files, log.takes):
                     self._attempts[group.attempt].reach(record)
 
     def merged(self, log: Iterable[tuple[AttemptFiles, Iterable[LogLine]]]) -> Iterator[_Item]:
@@ -135,21 +139,56 @@ class Merger:
         Args:
             log: Lines of each rank and attempt, in written order.
         """
-        parts = [self._stream(group).placed(lines) for group, lines in log]
+        parts = [(self._joined or self._stream(group)).placed(lines) for group, lines in log]
         return heapq.merge(*parts, key=itemgetter(0))  # reads the first line of every group before the first yield
 
     def shows(self, key: _Key, record: Record) -> bool:
         """Return True if no later attempt replaced the line last yielded by `merged`."""
         place, _, attempt = key
-        return len(self._attempts) == 1 or is_current(self._attempts[attempt], record, place, self._attempts.values())
+        if self._joined is not None and not self._joined.is_known:
+            return True
+        attempts = self._attempts if self._joined is None else self._joined.attempts_of(record)
+        return len(attempts) == 1 or is_current(attempts[attempt], record, place, attempts.values())
 
     def forget(self, rank: int, attempt: int) -> None:
         """Forget the lines of a rank and attempt whose files were replaced."""
         self._streams.pop((rank, attempt), None)
+        if self._joined is not None:
+            self._joined = _JoinedLines(())
 
     def _stream(self, group: AttemptFiles) -> _AttemptLines:
         attempt = self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
         return self._streams.setdefault((group.rank, group.attempt), _AttemptLines(group.rank, attempt))
+
+
+class _JoinedLines:
+    """State of reading a file in its own order, whose lines may belong to several runs, ranks and attempts.
+
+    Args:
+        runs: Runs of the file with their attempts; empty for standard input, whose later lines are unknown.
+
+    Attributes:
+        is_known: Whether the attempts are known before the lines are read.
+    """
+
+    def __init__(self, runs: Sequence[LoggedRun]) -> None:
+        self.is_known = bool(runs)
+        self._attempts = {run.run_id: dict(run.attempts) for run in runs}
+        self._streams: dict[tuple[str | None, int, int], _AttemptLines] = {}
+
+    def attempts_of(self, record: Record) -> dict[int, LoggedAttempt]:
+        """Return the attempts of a record's run by number."""
+        return self._attempts.setdefault(run_id_of(record), {})
+
+    def placed(self, lines: Iterable[LogLine]) -> Iterator[_Item]:
+        """Yield each line with its place in its own rank and attempt."""
+        for line in lines:
+            number, rank = attempt_of(line.record), int_field(line.record, "rank") or 0
+            key = run_id_of(line.record), rank, number
+            if key not in self._streams:
+                attempt = self.attempts_of(line.record).setdefault(number, LoggedAttempt(number))
+                self._streams[key] = _AttemptLines(rank, attempt)
+            yield from self._streams[key].placed((line,))
 
 
 def _last_records(files: Sequence[Path], takes: RunFilter) -> Iterator[Record]:

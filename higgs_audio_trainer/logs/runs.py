@@ -6,26 +6,30 @@ joined by `cat`. A reader shows one run and says which. The attempts of a resume
 
 from __future__ import annotations
 
+import re
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import SCHEMA_VERSION
+from higgs_audio_trainer.logs.attempts import LoggedAttempt
 from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.files import AttemptFiles, find, parse_name
-from higgs_audio_trainer.logs.lines import LONGEST_LINE, parse_line
+from higgs_audio_trainer.logs.lines import LONGEST_LINE, int_field, parse_line
 from higgs_audio_trainer.logs.source import DAMAGED, STDIN, opened, unreadable
-from higgs_audio_trainer.logs.typed import Record
+from higgs_audio_trainer.logs.typed import Record, typed
 
 OnNotice = Callable[[str], None]
 
 _BLOCK_BYTES = 2**16
 _MOST_NAMED = 8  # runs named in a message
 _WITHOUT_ID = "none"  # the value of `--run` for lines without a `run_id`, as in a golden
+#: Members of a line that tell run and attempt apart. The bytes after `attempt` end the number.
+_MEMBERS = (re.compile(rb'"run_id":\s*"[^"\\]*"'), re.compile(rb'"attempt":\s*\d+\s*[,}]'))
 _UNDECIDED = "\0undecided"
 
 
@@ -37,22 +41,28 @@ class LoggedRun:
         run_id: Id of the run; None for lines without an id, as in a golden.
         begun: Time of the latest `run_start`; of the first event without a `run_start`; None without times.
         parts: Rank and attempt of each group of files with lines of the run.
+        attempts: Attempts of the run by number.
+        has_start: Whether the run has a `run_start`.
     """
 
     run_id: str | None
     begun: str | None = None
     parts: set[tuple[int, int]] = field(default_factory=set)
+    attempts: dict[int, LoggedAttempt] = field(default_factory=dict)
     has_start: bool = False
 
     def take(self, record: Record) -> None:
-        """Update the time with a record of the run."""
+        """Update the time and the attempt with a record of the run."""
+        if not isinstance(typed(record), InvalidField):
+            number = attempt_of(record)
+            self.attempts.setdefault(number, LoggedAttempt(number)).update(record)
         ts = record.get("ts")
         if not isinstance(ts, str):
-            return
+            ts = None
         if record["event"] != "run_start":
             self.begun = self.begun or ts
         else:
-            self.begun = max(self.begun, ts) if self.has_start and self.begun else ts
+            self.begun = max(self.begun or "", ts or "") or None if self.has_start else ts
             self.has_start = True
 
     def __str__(self) -> str:
@@ -87,6 +97,11 @@ def run_id_of(record: Record) -> str | None:
     """Return the id of a record's run; None without an id."""
     run_id = record.get("run_id")
     return run_id if isinstance(run_id, str) else None
+
+
+def attempt_of(record: Record) -> int:
+    """Return the number of a record's attempt; 0 without a number."""
+    return int_field(record, "attempt") or 0
 
 
 def is_newer(record: Record) -> bool:
@@ -145,7 +160,7 @@ class RunFilter:
     def __call__(self, record: Record) -> bool:
         """Return True if a record is read."""
         run_id = run_id_of(record)
-        if run_id != self.chosen and not self._takes_other(run_id):
+        if run_id != self.chosen and not self._takes_other(run_id, record["event"]):
             return False
         if record.get("v") == SCHEMA_VERSION:
             self._is_known = True
@@ -157,29 +172,31 @@ class RunFilter:
         """Return True if a record is of a taken run, without a message and without a choice."""
         return self.takes_every or self.chosen in (_UNDECIDED, run_id_of(record))
 
-    def _takes_other(self, run_id: str | None) -> bool:
+    def _takes_other(self, run_id: str | None, event: str) -> bool:
         """Return True if a record of another run than the chosen run is read."""
+        if run_id is None and None not in self.others and event != "run_start":
+            return self.run is None or self.chosen != _UNDECIDED  # a stray line, not a golden
         is_new = run_id not in self.others
         self.others.add(run_id)
         if self.takes_every:
             if is_new and len(self.others) > 1:
                 self.say(f"{self.name}: another run, {run_id}. Each run counts for itself; --run ID chooses one")
             return True
-        if not is_new:
-            return False
+        return is_new and self._takes_new(run_id)
+
+    def _takes_new(self, run_id: str | None) -> bool:
+        """Return True if the first record of an unknown run is read. The run is then the chosen run."""
         is_wanted = self.run is None or _is_named(run_id, self.run)
-        if self.chosen == _UNDECIDED:
-            self.chosen = run_id if is_wanted else self.chosen
-            return is_wanted
-        if self.run is not None:
+        if self.chosen != _UNDECIDED and self.run is not None:
             if is_wanted:
                 raise _ambiguous(self.run, [self.chosen, run_id])
-            return False
-        if self.takes_newest:
-            self.say(f"{self.name}: another run began, {run_id}, and is shown from here. --run ID chooses one run")
+        elif self.chosen != _UNDECIDED and not self.takes_newest:
+            self.say(f"{self.name}: another run, {run_id}, is left out. --run ID chooses a run; this is {self.chosen}")
+        elif is_wanted:
+            if self.chosen != _UNDECIDED:
+                self.say(f"{self.name}: another run began, {run_id}, and is shown from here. --run ID chooses one run")
             self.chosen = run_id
             return True
-        self.say(f"{self.name}: another run, {run_id}, is left out. --run ID chooses a run; this is {self.chosen}")
         return False
 
     def finish(self, *, says_versions: bool = True) -> None:
@@ -276,8 +293,8 @@ def _selected(
         yield SelectedLog(files, chosen, [one])
 
 
-def followed(log: Sequence[AttemptFiles], run: str | None, say: OnNotice) -> RunFilter:
-    """Return the filter for a growing log: the wanted run, else the run that began last and then every new run.
+def followed(log: Sequence[AttemptFiles], run: str | None, say: OnNotice) -> SelectedLog:
+    """Return the choice for a growing log: the wanted run, else the run that began last and then every new run.
 
     Raises:
         UserError: Several runs have the wanted beginning.
@@ -291,7 +308,7 @@ def followed(log: Sequence[AttemptFiles], run: str | None, say: OnNotice) -> Run
         takes.run = _resolved(run, [(takes.name, runs)])
     elif runs:
         say(f"{takes.name}: {named(runs)}. Waiting for a run {run}")
-    return takes
+    return SelectedLog(log, takes, runs)
 
 
 def runs_in(log: Sequence[AttemptFiles]) -> list[LoggedRun]:
@@ -300,13 +317,14 @@ def runs_in(log: Sequence[AttemptFiles]) -> list[LoggedRun]:
     Raises:
         UserError: A file cannot be read.
     """
-    runs: dict[str | None, LoggedRun] = {}
+    scan = _Scan()
     for group in log:
         for path in group.files:
             for block in _blocks(path):
-                for run in _runs_of(block, runs):
+                for run in scan.take(block):
                     run.parts.add(group[:2])
-    return list(runs.values())
+            scan.end_file()
+    return _told_apart(scan.runs)
 
 
 def of_run(records: Sequence[Record], run: str | None, say: OnNotice, *, name: str) -> list[Record]:
@@ -326,48 +344,78 @@ def of_run(records: Sequence[Record], run: str | None, say: OnNotice, *, name: s
         >>> of_run(records, "a1", print, name="records")
         [{'event': 'train_step', 'run_id': 'a1b2'}]
     """
-    runs: dict[str | None, LoggedRun] = {}
+    found: dict[str | None, LoggedRun] = {}
     for record in records:
-        _run_of(record, runs).take(record)
+        found.setdefault(run_id_of(record), LoggedRun(run_id_of(record))).take(record)
+    runs = _told_apart(found)
     if run is not None:
-        wanted = _resolved(run, [(name, list(runs.values()))])
-        return [record for record in records if (run_id_of(record) or _WITHOUT_ID) == wanted]
-    if len(runs) < 2:  # noqa: PLR2004 - one run needs no choice
+        wanted = _resolved(run, [(name, runs)])
+    elif len(runs) > 1:
+        wanted = latest(runs).run_id or _WITHOUT_ID
+        say(f"{name}: {named(runs)}. This is {wanted}, the latest")
+    else:
         return list(records)
-    chosen = latest(runs.values()).run_id
-    say(f"{name}: {named(list(runs.values()))}. This is {chosen or _WITHOUT_ID}, the latest")
-    return [record for record in records if run_id_of(record) == chosen]
+    others = {one.run_id for one in runs if (one.run_id or _WITHOUT_ID) != wanted}
+    return [record for record in records if run_id_of(record) not in others]
 
 
-def _run_of(record: Record, runs: dict[str | None, LoggedRun]) -> LoggedRun:
-    run_id = run_id_of(record)
-    if run_id not in runs:
-        runs[run_id] = LoggedRun(run_id)
-    return runs[run_id]
+def _told_apart(runs: Mapping[str | None, LoggedRun]) -> list[LoggedRun]:
+    """Return the runs. Lines without a `run_id` are a run if a `run_start` is among them, else stray lines of any run.
 
-
-def _runs_of(block: bytes, runs: dict[str | None, LoggedRun]) -> Iterator[LoggedRun]:
-    """Yield the runs of a block of lines.
-
-    Counts of the last run's id prove nearly every block to be of one run. Other blocks are parsed.
+    Example:
+        >>> [run.run_id for run in _told_apart({"a1b2": LoggedRun("a1b2"), None: LoggedRun(None)})]
+        ['a1b2']
     """
-    lines = block.count(b"\n")
-    for run in reversed(runs.values()):
+    strays = runs.get(None)
+    if strays is None or strays.has_start or len(runs) == 1:
+        return list(runs.values())
+    return [run for run in runs.values() if run is not strays]
+
+
+class _Scan:
+    """Finds the runs and attempts of blocks of lines.
+
+    Counts of the last line's `run_id` and `attempt` prove nearly every block to be of one attempt. Only the last of
+    such blocks, and all other blocks, are parsed.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str | None, LoggedRun] = {}
+        self._run: LoggedRun | None = None  # run of the last line
+        self._members: tuple[bytes, ...] = ()  # `run_id` and `attempt` of the last line
+        self._held = b""  # last block that was not parsed
+
+    def take(self, block: bytes) -> Iterable[LoggedRun]:
+        """Return the runs of a block."""
+        lines = block.count(b"\n")
         if (
-            run.run_id is not None
-            and block.count(b'"run_id":"%s"' % run.run_id.encode(errors="replace")) == lines
-            and block.count(b'"run_id"') == lines
+            self._run is not None
+            and self._members
+            and all(block.count(member) == lines for member in (*self._members, b'"run_id"'))
             and b'"run_start"' not in block
         ):
-            yield run
-            return
-        break
-    for line in block.splitlines(keepends=True):
-        record = parse_line(line)
-        if not isinstance(record, InvalidField):
-            run = _run_of(record, runs)
-            run.take(record)
-            yield run
+            self._held = block
+            return (self._run,)
+        self.end_file()
+        return self._parse(block)
+
+    def end_file(self) -> None:
+        """Parse the last block."""
+        held, self._held = self._held, b""
+        self._parse(held)
+
+    def _parse(self, block: bytes) -> list[LoggedRun]:
+        found: dict[str | None, LoggedRun] = {}
+        for line in block.splitlines(keepends=True):
+            record = parse_line(line)
+            if isinstance(record, InvalidField):
+                continue
+            run_id = run_id_of(record)
+            self._run = found[run_id] = self.runs.setdefault(run_id, LoggedRun(run_id))
+            self._run.take(record)
+            members = [pattern.search(line) for pattern in _MEMBERS]
+            self._members = tuple(member[0] for member in members if member) if all(members) else ()
+        return list(found.values())
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

@@ -198,16 +198,20 @@ class AttemptCheck:
                 self._without_start, "$.event", "run_start as the first line", got, "run_start", _note_if(is_lost)
             )
         if not self._ended and self._last is not None:
-            ending = (
-                "the process was killed, or is still running" if is_last else "the process was killed, then resumed"
-            )
+            is_at_start = self._last.record["event"] == "run_start"
+            if not is_last:
+                ending = "the process was killed, then resumed"
+            elif is_at_start:
+                ending = "the run failed at its start, was killed, or is still running"
+            else:
+                ending = "the process was killed, or is still running"
             yield Violation(
                 self._last.where,
                 "$.event",
                 "run_end as the last line",
                 f"{self._last.record['event']}: {ending}",
                 "run_end",
-                _note_if(not is_last),
+                _note_if(not is_last or is_at_start),
             )
 
 
