@@ -15,7 +15,7 @@ from higgs_audio_trainer.logs.diff.compare import diff
 from higgs_audio_trainer.logs.follow import Follower
 from higgs_audio_trainer.logs.reader import read_lines
 from higgs_audio_trainer.logs.runs import runs_in, selected
-from tests.builders import run_end, run_start, train_step
+from tests.builders import diagnosis, run_end, run_start, train_step
 from tests.test_reader import dump, file_of, loaded, records_of, write
 from tests.test_validate import a_run
 
@@ -305,6 +305,7 @@ def test_a_new_run_is_followed(folder):
     assert "Waiting for a run zz" in said.pop()
 
 
+TIMES = {"ts": "2026-01-02T03:04:05.000060Z"}
 NEWER = "expected events of version 1, got version 2 of a newer higgs-audio-trainer"
 
 
@@ -365,3 +366,66 @@ def test_merge_of_no_log_is_refused(tmp_path, capsys, monkeypatch):
     status, out, said = shown(capsys, "merge", "-")
     assert (status, out) == (2, "")
     assert said == "higgs-audio-trainer: -: expected a log, got no line that holds an event. Name a run's folder\n"
+
+
+def test_utf_16_is_named(tmp_path, capsys):
+    """A log that PowerShell wrote in UTF-16 is named as that."""
+    path = tmp_path / "wide.jsonl"
+    path.write_bytes(dump(a_run()).decode().encode("utf-16"))
+    status, _, said = shown(capsys, "show", path)
+    assert (status, "expected a JSON object in UTF-8, got UTF-16 text. Save the log as UTF-8" in said) == (2, True)
+
+
+def test_a_damaged_id_is_no_run(tmp_path):
+    """A line whose `run_id` is no text is invalid, and is reported with any run."""
+    path, problems = tmp_path / "odd.jsonl", []
+    path.write_bytes(dump(run_of(OLD, [1], 1)) + dump([record | {"run_id": [1]} for record in run_of(NEW, [1], 2)]))
+    lines = list(read_lines(path, on_problem=problems.append, on_notice=pytest.fail))
+    assert {line.record["run_id"] for line in lines} == {OLD}
+    assert [problem.field for problem in problems] == ["$.run_id"] * 3
+
+
+def test_figures_of_a_resumed_run_cover_all_attempts(tmp_path, capsys):
+    """Summary and report add up the `run_end` of the attempts, and name attempts without a `run_end`."""
+    first, second = run_of(OLD, [1, 2, 3], 1), run_of(OLD, [4, 5], 2, attempt=1, resumed=3)
+    first[-1] |= {"events_lost": 2, "logging_ms_total": 100.0, "reason": "SIGTERM"}
+    second[-1] |= {"events_lost": 1, "logging_ms_total": 40.0}
+    page = tmp_path / "page.html"
+    write(tmp_path, first, attempt=0)
+    write(tmp_path, second, attempt=1)
+    _, out, _ = shown(capsys, "show", "--summary", tmp_path)
+    assert "140 ms in all; 7 events written, 3 lost in 2 attempts" in out
+    assert shown(capsys, "report", tmp_path, "-o", page)[0] == 0
+    text = page.read_text()
+    assert "140 ms in the whole run in 2 attempts" in text
+    assert "2026-01-01 00:00:00 UTC" in text
+    assert "The log has 9 events" in text
+    write(tmp_path, first[:-1], attempt=0)
+    _, out, _ = shown(capsys, "show", "--summary", tmp_path)
+    assert " ".join(out.split()).count("in 1 of 2 attempts, without those that were killed or still run") == 1
+
+
+def test_diagnoses_of_all_attempts_are_counted(tmp_path, capsys):
+    """A problem counts with the numbers of every `run_end`, and with the events of an attempt without a `run_end`."""
+    for attempt, count, resumed in ((0, 5, None), (1, 3, 20), (2, None, 40)):
+        events = [run_start(resumed_from_step=resumed), diagnosis(step=20 * attempt + 10)]
+        end = [] if count is None else [run_end(diagnoses={diagnosis().code: count})]
+        write(
+            tmp_path, records_of([*events, train_step(step=20 * attempt + 20), *end], attempt=attempt), attempt=attempt
+        )
+    assert f"{diagnosis().code}" in shown(capsys, "show", "--summary", tmp_path)[1]
+    assert "9 times" in shown(capsys, "show", "--summary", tmp_path)[1]
+
+
+def test_a_run_that_failed_at_its_start_is_valid(tmp_path, capsys):
+    """A resumed run may end at step 0, before its first step. A `run_end` that is lost then is a note."""
+    start, end = records_of([run_start(resumed_from_step=10), run_end(step=0, reason="error", events_written=1)])
+    file_of(tmp_path).write_bytes(dump(loaded([start | TIMES, end | TIMES])))
+    assert shown(capsys, "validate", tmp_path)[0] == 0
+    file_of(tmp_path).write_bytes(dump(loaded([start | TIMES])))
+    status, out, _ = shown(capsys, "validate", tmp_path)
+    assert (status, "note: " in out, "the run failed at its start, was killed, or is still running" in out) == (
+        0,
+        True,
+        True,
+    )

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from glob import escape
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -103,7 +104,7 @@ def _summary(target: str, folder: Path | None, counts: Mapping[str, int]) -> str
     # A leading dash would be a flag, and a leading tilde a home folder.
     where = f"./{folder}" if str(folder).startswith(("-", "~")) else str(folder)
     store = f"TRACKIO_DIR={quote(where)} " if target == TRACKIO and folder else ""
-    query = quote(_QUERY.format(where.replace("'", "''")))
+    query = quote(_QUERY.format(escape(where).replace("'", "''")))
     viewer = store + _VIEWERS[target].format(where=quote(where), project=PROJECT, query=query)
     return f"{runs}: {events} exported{once}. To look at it: {viewer}"
 
@@ -116,7 +117,10 @@ def _folder(log: str, target: str, given: str | None) -> Path | None:
         'my-run/exported/parquet'
     """
     if given is not None:
-        return Path(given).expanduser().absolute()
+        try:
+            return Path(given).expanduser().absolute()
+        except RuntimeError as error:
+            raise UserError(f"--output: {given}: {error}. Name a folder without ~") from error
     if target == TRACKIO:
         return None
     path = Path("." if log == "-" else log)
@@ -191,9 +195,8 @@ class _TrackerExport:
 
         self._target = target
         self._run_id = run_id
-        self._open = partial(
-            import_module(f"sinks.trackers.{target}").opener, **({} if folder is None else {"dir": str(folder)})
-        )
+        options = {} if folder is None else {"dir": str(folder.absolute())}
+        self._open = partial(import_module(f"sinks.trackers.{target}").opener, **options)
         # trackio stores each event once, by id, and needs no file of progress.
         is_once = folder is None or target == TRACKIO
         self._progress = _Progress(None if is_once or folder is None else folder / ".exported" / f"{run_id}.json")
@@ -232,6 +235,8 @@ class _TrackerExport:
 def _pass_on(take: Callable[[Any], None], item: Any, line: Any, target: str) -> None:
     try:
         take(item)
+    except OSError:
+        raise  # names the file
     except Exception as error:
         raise UserError(
             f"{target}: expected no error for {line.where}, got {type(error).__name__}: {error}. "

@@ -181,6 +181,8 @@ def parse_line(line: bytes) -> Record | InvalidField:
     try:
         record = orjson.loads(line.removeprefix(_BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
+        if b'\0"' in line:
+            return InvalidField("$", "a JSON object in UTF-8", "UTF-16 text. Save the log as UTF-8")
         torn = "" if line.endswith(_NEWLINE) else "a torn last line, "
         return InvalidField("$", "a JSON object", f"{torn}{len(line):,} bytes that are not JSON ({error})")
     if not isinstance(record, dict):

@@ -181,14 +181,16 @@ class _JoinedLines:
         return self._attempts.setdefault(run_id_of(record), {})
 
     def placed(self, lines: Iterable[LogLine]) -> Iterator[_Item]:
-        """Yield each line with its place in its own rank and attempt."""
-        for line in lines:
-            number, rank = attempt_of(line.record), int_field(line.record, "rank") or 0
-            key = run_id_of(line.record), rank, number
-            if key not in self._streams:
-                attempt = self.attempts_of(line.record).setdefault(number, LoggedAttempt(number))
-                self._streams[key] = _AttemptLines(rank, attempt)
-            yield from self._streams[key].placed((line,))
+        """Return an iterator of lines with their places, each in its own rank and attempt."""
+        return filter(None, map(self._item, lines))
+
+    def _item(self, line: LogLine) -> _Item | None:
+        number, rank = attempt_of(line.record), int_field(line.record, "rank") or 0
+        key = run_id_of(line.record), rank, number
+        if key not in self._streams:
+            attempt = self.attempts_of(line.record).setdefault(number, LoggedAttempt(number))
+            self._streams[key] = _AttemptLines(rank, attempt)
+        return self._streams[key].item(line)
 
 
 def _last_records(files: Sequence[Path], takes: RunFilter) -> Iterator[Record]:
@@ -218,15 +220,18 @@ class _AttemptLines:
         self._recent: deque[int] = deque(maxlen=_REMEMBERED)
 
     def placed(self, lines: Iterable[LogLine]) -> Iterator[_Item]:
-        """Yield each line with its sort key. The place never decreases, so lines keep the order of their file."""
-        for line in lines:
-            if self._is_repeated(line):
-                continue
-            self._attempt.update(line.record)
-            step = int_field(line.record, "step")
-            if line.record["event"] != "run_start":
-                self._place = max(self._place, self._attempt.start if step is None else step)
-            yield (self._place, self._rank, self._attempt.number), line
+        """Return an iterator of lines with their sort keys. Places never decrease, so lines keep their order."""
+        return filter(None, map(self.item, lines))
+
+    def item(self, line: LogLine) -> _Item | None:
+        """Return a line with its sort key; None for a repeated line."""
+        if self._is_repeated(line):
+            return None
+        self._attempt.update(line.record)
+        step = int_field(line.record, "step")
+        if line.record["event"] != "run_start":
+            self._place = max(self._place, self._attempt.start if step is None else step)
+        return (self._place, self._rank, self._attempt.number), line
 
     def _is_repeated(self, line: LogLine) -> bool:
         """Return True if the line appeared before.

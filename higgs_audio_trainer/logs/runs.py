@@ -53,9 +53,8 @@ class LoggedRun:
 
     def take(self, record: Record) -> None:
         """Update the time and the attempt with a record of the run."""
-        if not isinstance(typed(record), InvalidField):
-            number = attempt_of(record)
-            self.attempts.setdefault(number, LoggedAttempt(number)).update(record)
+        number = attempt_of(record)
+        self.attempts.setdefault(number, LoggedAttempt(number)).update(record)
         ts = record.get("ts")
         if not isinstance(ts, str):
             ts = None
@@ -160,6 +159,8 @@ class RunFilter:
     def __call__(self, record: Record) -> bool:
         """Return True if a record is read."""
         run_id = run_id_of(record)
+        if run_id is None and record.get("run_id") is not None:
+            return True  # an invalid line, which readers report
         if run_id != self.chosen and not self._takes_other(run_id, record["event"]):
             return False
         if record.get("v") == SCHEMA_VERSION:
@@ -408,7 +409,7 @@ class _Scan:
         found: dict[str | None, LoggedRun] = {}
         for line in block.splitlines(keepends=True):
             record = parse_line(line)
-            if isinstance(record, InvalidField):
+            if isinstance(record, InvalidField) or isinstance(typed(record), InvalidField):
                 continue
             run_id = run_id_of(record)
             self._run = found[run_id] = self.runs.setdefault(run_id, LoggedRun(run_id))
