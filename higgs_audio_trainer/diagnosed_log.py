@@ -11,7 +11,8 @@ from higgs_audio_trainer.events import Diagnosis, RunStart
 from higgs_audio_trainer.logs.lines import OnProblem, ignore_problem
 from higgs_audio_trainer.logs.logged_steps import logged_steps
 from higgs_audio_trainer.logs.reader import marked_lines
-from higgs_audio_trainer.logs.runs import OnNotice, selected
+from higgs_audio_trainer.logs.run_filter import OnNotice
+from higgs_audio_trainer.logs.runs import selected
 
 
 @dataclass(slots=True)

@@ -13,8 +13,9 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import VOLATILE_FIELDS
 from higgs_audio_trainer.logs.diff.compare import diff
 from higgs_audio_trainer.logs.follow import Follower
+from higgs_audio_trainer.logs.logged_runs import runs_in
 from higgs_audio_trainer.logs.reader import read_lines
-from higgs_audio_trainer.logs.runs import runs_in, selected
+from higgs_audio_trainer.logs.runs import selected
 from tests.builders import diagnosis, run_end, run_start, train_step
 from tests.test_reader import dump, file_of, loaded, records_of, write
 from tests.test_validate import a_run
@@ -109,7 +110,7 @@ def test_a_run_without_run_start_counts_from_its_first_event(tmp_path):
 
 def test_many_lines_of_two_runs(tmp_path, monkeypatch):
     """Blocks of one run are counted, not parsed; a line of another run is found in any place."""
-    monkeypatch.setattr("higgs_audio_trainer.logs.runs._BLOCK_BYTES", 3_000)
+    monkeypatch.setattr("higgs_audio_trainer.logs.logged_runs._BLOCK_BYTES", 3_000)
     old, new = run_of(OLD, range(1, 60), 1), run_of(NEW, [7], 2)
     for place in (1, 30, len(old)):
         path = tmp_path / f"{place}.jsonl"

@@ -86,7 +86,8 @@ def _gathered(names: Sequence[str], run: str | tuple[str, str] | None, problems:
     Raises:
         UserError: A log cannot be read, holds no event, or no log holds the wanted run.
     """
-    from higgs_audio_trainer.logs.runs import NoSuchRunError, selected
+    from higgs_audio_trainer.logs.run_filter import NoSuchRunError
+    from higgs_audio_trainer.logs.runs import selected
 
     runs = run if isinstance(run, tuple) else (run,) * len(names)
     logs: list[GatheredLog] = []

@@ -16,7 +16,8 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.files import AttemptFiles, FileName, files_by_attempt, files_in, files_of, parse_name
 from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import Merger
-from higgs_audio_trainer.logs.runs import OnNotice, SelectedLog, followed, warn
+from higgs_audio_trainer.logs.run_filter import OnNotice
+from higgs_audio_trainer.logs.runs import SelectedLog, followed, warn
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 
 _PartKey = tuple[int, int, int]  # rank, attempt, segment

@@ -16,7 +16,9 @@ from pathlib import Path
 from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
 from higgs_audio_trainer.logs.files import AttemptFiles, parse_name
 from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
-from higgs_audio_trainer.logs.runs import LoggedRun, OnNotice, RunFilter, SelectedLog, attempt_of, run_id_of, selected
+from higgs_audio_trainer.logs.logged_runs import LoggedRun, attempt_of, run_id_of
+from higgs_audio_trainer.logs.run_filter import OnNotice, RunFilter
+from higgs_audio_trainer.logs.runs import SelectedLog, selected
 from higgs_audio_trainer.logs.typed import Logged, Record
 
 _REMEMBERED = 64  # recent lines that are compared to find repeated lines

@@ -26,7 +26,7 @@ from higgs_audio_trainer.logs.diff.tally import Tally
 from higgs_audio_trainer.logs.diff.tolerance import Tolerances, field_with_tolerance
 from higgs_audio_trainer.logs.diff.windows import OF_THE_MODEL, WINDOWS
 from higgs_audio_trainer.logs.lines import OnProblem, ignore_problem
-from higgs_audio_trainer.logs.runs import OnNotice
+from higgs_audio_trainer.logs.run_filter import OnNotice
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
 

@@ -20,7 +20,7 @@ from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
 from higgs_audio_trainer.logs.lines import LONGEST_LINE, parse_line
-from higgs_audio_trainer.logs.runs import OnNotice
+from higgs_audio_trainer.logs.run_filter import OnNotice
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
 

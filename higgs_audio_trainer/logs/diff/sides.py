@@ -18,7 +18,8 @@ from higgs_audio_trainer.logs.diff.selection import drop_volatile, volatile_sett
 from higgs_audio_trainer.logs.diff.sorter import no_room
 from higgs_audio_trainer.logs.lines import LogLine, OnProblem, int_field
 from higgs_audio_trainer.logs.reader import marked_lines
-from higgs_audio_trainer.logs.runs import NoSuchRunError, OnNotice, SelectedLog, is_read_once, of_run, selected, warn
+from higgs_audio_trainer.logs.run_filter import NoSuchRunError, OnNotice
+from higgs_audio_trainer.logs.runs import SelectedLog, is_read_once, of_run, selected, warn
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 from higgs_audio_trainer.logs.typed import Record
 

@@ -14,7 +14,8 @@ from higgs_audio_trainer.logs.attempt_totals import AttemptTotals
 from higgs_audio_trainer.logs.gaps import Gap, gaps_in
 from higgs_audio_trainer.logs.lines import LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import marked_lines
-from higgs_audio_trainer.logs.runs import OnNotice, selected
+from higgs_audio_trainer.logs.run_filter import OnNotice
+from higgs_audio_trainer.logs.runs import selected
 from higgs_audio_trainer.logs.summary.curve import Curve, CurveSummary
 
 _MOST_CODEBOOKS = 256

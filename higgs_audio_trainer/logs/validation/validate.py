@@ -6,19 +6,28 @@ All attempts are validated, each file in its own order, line by line. Memory doe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
 from higgs_audio_trainer.logs.files import AttemptFiles, parse_name
 from higgs_audio_trainer.logs.gaps import may_begin_late
-from higgs_audio_trainer.logs.lines import LogFile, LogLine, int_field, where
-from higgs_audio_trainer.logs.runs import OnNotice, SelectedLog, is_newer, run_id_of, selected
+from higgs_audio_trainer.logs.lines import LogFile, LogLine, int_field
+from higgs_audio_trainer.logs.logged_runs import run_id_of
+from higgs_audio_trainer.logs.run_filter import OnNotice, is_newer
+from higgs_audio_trainer.logs.runs import SelectedLog, selected
 from higgs_audio_trainer.logs.typed import MARKS, Record, is_explained, typed
 from higgs_audio_trainer.logs.validation.attempt_check import AttemptCheck
 from higgs_audio_trainer.logs.validation.consistency import contradictions, inconsistencies
+from higgs_audio_trainer.logs.validation.log_violations import (
+    empty,
+    misnamed,
+    missing_attempts,
+    other_run,
+    unknown_event,
+)
 from higgs_audio_trainer.logs.validation.members import repeated_member
 from higgs_audio_trainer.logs.validation.skipped_lines import SkippedLines
 from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
@@ -121,7 +130,8 @@ class _ValidatedLog:
         self._newer: set[int] = set()  # reported versions
 
     def violations(self) -> Iterator[Violation]:
-        yield from _missing_attempts(self._log)
+        if self._takes.takes_every or len(self._takes.others) < 2:  # noqa: PLR2004 - else other runs have the files
+            yield from missing_attempts(self._log)
         for group in self._log:
             if parse_name(group.files[0]) is None:
                 yield from self._joined(group.files[0])
@@ -148,12 +158,12 @@ class _ValidatedLog:
                     check = AttemptCheck(is_golden=True)
                 run_id = run_id_of(line.record)
                 if run_id not in checks:
-                    yield from _other_run(line, run_id, checks)
+                    yield from other_run(line, run_id, checks)
                     checks[run_id] = AttemptCheck(begins_late=begins_late) if checks else check
                 check = checks[run_id]
                 key = _key_of(line.record, (group.rank, group.attempt))
                 if key not in (previous, (group.rank, group.attempt)):
-                    yield _misnamed(line, group, key)
+                    yield misnamed(line, group, key)
                 if previous is None:
                     self._counts.ranks.add(group.rank)
                     self._counts.attempts.add(group.attempt)
@@ -163,7 +173,7 @@ class _ValidatedLog:
             yield from self._faults(faults, check)
             size += faults.count
         if size == 0:
-            yield _empty(group.files[0], is_last=self._is_last(group.attempt, None))
+            yield empty(group.files[0], is_last=self._is_last(group.attempt, None))
         yield from self._ends(group, checks or {None: check})
 
     def _ends(self, group: AttemptFiles, checks: Mapping[str | None, AttemptCheck]) -> Iterator[Violation]:
@@ -186,7 +196,7 @@ class _ValidatedLog:
             is_golden = not checks and self._begins_golden(line.record)
             run_id, (rank, attempt) = run_id_of(line.record), _key_of(line.record, (0, 0))
             if run_id not in last:
-                yield from _other_run(line, run_id, last)
+                yield from other_run(line, run_id, last)
             last[run_id] = max(attempt, last.get(run_id, 0))
             if (run_id, rank, attempt) not in checks:
                 checks[run_id, rank, attempt] = (
@@ -201,7 +211,7 @@ class _ValidatedLog:
             faults.is_at_head = False
         yield from self._faults(faults, check)
         if not checks and not faults.count:
-            yield _empty(path, is_last=True)
+            yield empty(path, is_last=True)
         for (run_id, _, attempt), each in checks.items() or [((None, 0, 0), check)]:
             is_last = attempt == last.get(run_id, 0)
             yield from each.end(is_last=is_last, may_be_part=not is_last)
@@ -244,7 +254,7 @@ class _ValidatedLog:
         if line.event is None:  # a plain line, see `_event_of`
             wrong = contradictions(record, start)
         elif event not in EVENTS or record.get("v") != SCHEMA_VERSION:
-            return [*found, _unknown_event(line)]
+            return [*found, unknown_event(line)]
         elif (invalid := invalid_field(record, golden=check.is_golden)) is not None:
             return [*found, Violation(line.where, *invalid, "schema")]
         else:
@@ -285,42 +295,3 @@ def _event_of(record: Record) -> Any:
 def _key_of(record: Record, default: _Key) -> _Key:
     rank, attempt = int_field(record, "rank"), int_field(record, "attempt")
     return default[0] if rank is None else rank, default[1] if attempt is None else attempt
-
-
-def _other_run(line: LogLine, run_id: str | None, others: Collection[str | None]) -> Iterator[Violation]:
-    """Report the first line of a further run of a file."""
-    if others:
-        expected = f"{next(iter(others))!r}, the run of the lines before"
-        got = f"{run_id!r}, another run, which is checked for itself"
-        yield Violation(line.where, "$.run_id", expected, got, "run_id", "note")
-
-
-def _missing_attempts(log: Sequence[AttemptFiles]) -> Iterator[Violation]:
-    first_files = {group.attempt: group.files[0] for group in reversed(log)}
-    for one, other in pairwise(sorted(first_files)):
-        if other > one + 1:
-            missing = f"attempt {one + 1}" if other == one + 2 else f"attempts {one + 1} to {other - 1}"
-            place = where(first_files[other], 1, 0)
-            yield Violation(place, "$.attempt", f"files of {missing}", "none", "name", "note")
-
-
-def _misnamed(line: LogLine, group: AttemptFiles, key: _Key) -> Violation:
-    name = "rank" if key[0] != group.rank else "attempt"
-    expected, got = (group.rank, key[0]) if name == "rank" else (group.attempt, key[1])
-    return Violation(line.where, f"$.{name}", f"{expected}, as in the file's name", str(got), "name")
-
-
-def _unknown_event(line: LogLine) -> Violation:
-    event, newer = (
-        line.record["event"],
-        "a newer version may have written the line; check the log with the newer version",
-    )
-    if event not in EVENTS:
-        return Violation(line.where, "$.event", f"one of {', '.join(EVENTS)}", f"{event!r}: {newer}", "unknown")
-    return Violation(line.where, "$.v", str(SCHEMA_VERSION), f"{line.record.get('v')!r}: {newer}", "unknown")
-
-
-def _empty(path: Path, *, is_last: bool) -> Violation:
-    return Violation(
-        where(path, 1, 0), "$", "run_start as the first line", "no line", "run_start", "error" if is_last else "note"
-    )
