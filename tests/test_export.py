@@ -268,3 +268,10 @@ def test_a_file_in_place_of_a_folder_is_named(target, tmp_path, capsys):
         output = capsys.readouterr()
         assert output.out == ""
         assert f"{tmp_path / 'file'}: Not a directory. Name another folder with -o" in output.err
+
+
+def test_a_home_that_does_not_exist_is_named(tmp_path, capsys):
+    """A `~` of an unknown user ends in one line."""
+    write_log(tmp_path, EVENTS)
+    assert main(["export", str(tmp_path), "--to", "parquet", "-o", "~no-such-user/x"]) == 2
+    assert "--output: ~no-such-user/x: Could not determine home directory. Name a folder" in capsys.readouterr().err
