@@ -117,7 +117,7 @@ def _folder(log: str, target: str, given: str | None) -> Path | None:
         try:
             return Path(given).expanduser().absolute()
         except RuntimeError as error:
-            raise UserError(f"--output: {given}: {error}. Name a folder without ~") from error
+            raise UserError(f"--output: {given}: {str(error).rstrip('.')}. Name a folder without ~") from error
     if target == TRACKIO:
         return None
     path = Path("." if log == "-" else log)
