@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,22 @@ def atomic_file(target: Path, *, mode: int | None = None, sync: bool = False) ->
         raise
     if sync:
         _sync_folder(target.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents.
+
+    Raises:
+        NotADirectoryError: The path or a parent is a file. The error names that file.
+        OSError: The folder cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

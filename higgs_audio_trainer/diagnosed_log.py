@@ -8,10 +8,11 @@ from pathlib import Path
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import Diagnosis, RunStart
-from higgs_audio_trainer.logs.files import find
-from higgs_audio_trainer.logs.lines import OnProblem
+from higgs_audio_trainer.logs.lines import OnProblem, ignore_problem
 from higgs_audio_trainer.logs.logged_steps import logged_steps
-from higgs_audio_trainer.logs.reader import read
+from higgs_audio_trainer.logs.reader import marked_lines
+from higgs_audio_trainer.logs.run_filter import OnNotice
+from higgs_audio_trainer.logs.runs import selected
 
 
 @dataclass(slots=True)
@@ -40,15 +41,22 @@ class DiagnosedLog:
         return any(diagnosis.severity != "note" for diagnosis, _ in self.findings)
 
 
-def diagnose(*paths: str | Path, on_problem: OnProblem | None = None) -> DiagnosedLog:
+def diagnose(
+    *paths: str | Path,
+    run: str | None = None,
+    on_problem: OnProblem | None = None,
+    on_notice: OnNotice | None = None,
+) -> DiagnosedLog:
     r"""Run the training checks over the log of one run. The same checks run during a training.
 
     Args:
         paths: Paths as for `read`, of the log of one run.
+        run: Id of the run to check, or the beginning of the id. By default the run that began last.
         on_problem: Receives each invalid line. Without `on_problem`, invalid lines are skipped.
+        on_notice: Receives each message about the log, as for `read`.
 
     Raises:
-        UserError: The paths hold no log, several logs, or a log without logged steps.
+        UserError: The paths hold no log, several logs, or a log without logged steps of this version.
 
     Example:
         >>> import json
@@ -65,11 +73,13 @@ def diagnose(*paths: str | Path, on_problem: OnProblem | None = None) -> Diagnos
         ([('non_finite', 'error')], 1)
     """
     named = ", ".join(map(str, paths))
-    if len(logs := find(paths)) != 1:
+    logs = selected(paths, run, on_notice, needs_known=True)
+    if len(logs) != 1:
         raise UserError(f"{named}: expected the log of one run, got {len(logs)}. Name one of them")
     diagnosed, diagnoser = DiagnosedLog(), Diagnoser()
     worst: dict[tuple[str, str | None, int | None], Diagnosis] = {}
-    for part in logged_steps(read(*paths, on_problem=on_problem)):
+    lines = marked_lines(logs[0], on_problem or ignore_problem)
+    for part in logged_steps(line.event for line, is_current in lines if is_current):
         if isinstance(part, RunStart):
             diagnoser.start(part)
             continue

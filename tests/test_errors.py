@@ -55,12 +55,19 @@ def test_a_full_device(arguments, unbuffered):
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [("validate - <&-", 1), ("merge - <&-", 0), (f"merge {LOG} >&-", 0), ("schema >&-", 0), ("schema <&- >&- 2>&-", 0)],
+    [("validate - <&-", 1), (f"merge {LOG} >&-", 0), ("schema >&-", 0), ("schema <&- >&- 2>&-", 0)],
 )
 def test_closed_standard_streams(arguments, status):
     """Closed standard streams are no error, although nothing can be read or written."""
     done = run_in_shell(arguments)
     assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_merge_of_a_closed_standard_input():
+    """A closed standard input holds no log."""
+    done = run_in_shell("merge - <&-")
+    said = "higgs-audio-trainer: -: expected a log, got no line that holds an event. Name a run's folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
 def test_text_that_the_encoding_of_stdout_lacks(tmp_path):

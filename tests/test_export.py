@@ -1,6 +1,8 @@
 """`export` copies a log to each tracker and to Parquet, and repeats no event."""
 
+import shlex
 import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -157,8 +159,8 @@ def test_parquet_is_written_in_groups(tmp_path):
     write_log(tmp_path, [train_step(step=step) for step in range(1, 101)])
     with ParquetFiles(tmp_path / "out", group_bytes=20_000) as files:
         for line in read_lines(tmp_path):
-            files.add(line)
-    written = pq.ParquetFile(tmp_path / "out" / "train_step.parquet")
+            files.add("run", line)
+    written = pq.ParquetFile(tmp_path / "out/run/train_step.parquet")
     assert written.metadata.num_rows == 100
     assert 2 <= written.metadata.num_row_groups <= 5
 
@@ -168,12 +170,12 @@ def test_parquet_is_replaced_when_it_is_complete(tmp_path):
     write_log(tmp_path, [train_step()])
     (line,) = read_lines(tmp_path)
     with ParquetFiles(tmp_path / "out") as files:
-        files.add(line)
-    before = (tmp_path / "out" / "train_step.parquet").read_bytes()
+        files.add("run", line)
+    before = (tmp_path / "out/run/train_step.parquet").read_bytes()
     with suppress(ZeroDivisionError), ParquetFiles(tmp_path / "out") as files:
-        files.add(line)
+        files.add("run", line)
         raise ZeroDivisionError
-    assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [before]
+    assert [path.read_bytes() for path in (tmp_path / "out/run").iterdir()] == [before]
 
 
 def test_a_golden_goes_into_parquet_alone(place, capsys):
@@ -221,3 +223,55 @@ def test_the_default_place_is_beside_the_log(tmp_path, capsys):
     assert main(["export", str(tmp_path), "--to", "parquet"]) == 0
     assert (tmp_path / "exported" / "parquet" / "run" / "train_step.parquet").is_file()
     assert str(tmp_path / "exported" / "parquet") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["my runs", "it's", 'say "x"', "-dash", "~home", "\u00e4\u0639", "$HOME", "a;b", "a'b''c", "run[1]", "100%"]
+)
+def test_the_printed_command_works_for_any_path(name, tmp_path, monkeypatch, capsys):
+    """The command to look at the data can be typed as it is, whatever the folder is called."""
+    monkeypatch.chdir(tmp_path)
+    write_log(tmp_path / name, EVENTS)
+    for target in ("parquet", "tensorboard"):
+        assert main(["export", f"./{name}", "--to", target]) == 0
+        command = capsys.readouterr().out.partition("To look at it: ")[2].strip()
+        where = shlex.split(command)[2]
+        if target == "tensorboard":
+            assert Path(where).is_dir()
+            assert not where.startswith(("-", "~"))
+        else:
+            done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+            assert (done.returncode, "step" in done.stdout, done.stderr) == (0, True, "")
+
+
+@pytest.mark.parametrize("text", [b"{", b"[1]", b'{"rank00000-attempt000": "x"}', b"\xff", b"null"])
+def test_a_damaged_file_of_progress_is_refused(text, tmp_path, place, capsys):
+    """A damaged file of progress is named in one line with the way out, and stays as it is."""
+    write_log(tmp_path, EVENTS)
+    assert export("tensorboard", tmp_path, place, capsys)[0] == 0
+    progress = place / "tensorboard/.exported/run.json"
+    progress.write_bytes(text)
+    code, output = export("tensorboard", tmp_path, place, capsys)
+    assert (code, len(output.splitlines())) == (2, 1)
+    assert f"{progress}: expected the last exported seq of each rank and attempt, got " in output
+    assert "Remove its run and this file, or export to another place with -o" in output
+    assert progress.read_bytes() == text
+
+
+@pytest.mark.parametrize("target", ["parquet", "tensorboard"])
+def test_a_file_in_place_of_a_folder_is_named(target, tmp_path, capsys):
+    """Where the folder to write is a file, or lies below a file, that file is named."""
+    write_log(tmp_path, EVENTS)
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/below/it"):
+        assert main(["export", str(tmp_path), "--to", target, "-o", str(tmp_path / folder)]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert f"{tmp_path / 'file'}: Not a directory. Name another folder with -o" in output.err
+
+
+def test_a_home_that_does_not_exist_is_named(tmp_path, capsys):
+    """A `~` of an unknown user ends in one line."""
+    write_log(tmp_path, EVENTS)
+    assert main(["export", str(tmp_path), "--to", "parquet", "-o", "~no-such-user/x"]) == 2
+    assert "--output: ~no-such-user/x: Could not determine home directory. Name a folder" in capsys.readouterr().err

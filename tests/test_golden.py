@@ -124,7 +124,8 @@ def test_a_log_that_is_no_model_is_refused(tmp_path):
     assert "log.jsonl:14 (byte" in refused(log, golden)
     assert "expected events" in refused([], golden)
     assert "run_end of rank 0" in refused(records_of(EVENTS[:-1]), golden, finished=True)
-    killed = [*records_of(EVENTS), record_of(train_step()) | {"rank": 1}]
+    whole = records_of(EVENTS)
+    killed = [*whole, record_of(train_step()) | {"rank": 1, "run_id": whole[0]["run_id"]}]
     assert "run_end of rank 1" in refused(killed, golden, finished=True)
     stopped = records_of([*EVENTS[:-1], run_end(step=2, reason="interrupted")])
     assert "run_end of rank 0 with the reason interrupted" in refused(stopped, golden, finished=True)
@@ -140,7 +141,7 @@ def test_a_place_where_no_golden_can_be_is_refused(tmp_path):
         (tmp_path / "pipe", "a device or a pipe"),
         ("-", "standard input"),
         (tmp_path / "a.jsonl.gz", "uncompressed"),
-        (tmp_path / "file" / "a.jsonl", "File exists. Name another file"),
+        (tmp_path / "file" / "a.jsonl", "file: Not a directory. Name another file"),
     ]:
         with pytest.raises(UserError, match=says):
             write_golden(records_of(EVENTS), place)

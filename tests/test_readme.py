@@ -127,7 +127,7 @@ def test_the_exports(demo, tmp_path):
     folder, _ = demo
     for command in EXPORTS:
         said = shell(command, folder, TRACKIO_DIR=str(tmp_path))
-        assert re.fullmatch(r"run \w+: \d\d events exported.* To view: .*\n", said)
+        assert re.fullmatch(r"run \w+: \d\d events exported.* To look at it: .*\n", said)
 
 
 def assert_same_summary(shown, text):

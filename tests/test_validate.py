@@ -226,7 +226,7 @@ VALUES = [
         TEXT,
         ("v",),
         2,
-        "$.v: expected 1, got 2: a newer version may have written the line; check the log with the newer version",
+        "$.v: expected 1, got 2 of a newer higgs-audio-trainer, as perhaps in more lines; check the log with that version",
     ),
     (TEXT, ("step",), 0, "$.step: expected at least 1 because the split is train, got 0"),
     (TEXT, ("epoch",), -1.0, "$.epoch: expected at least 0, got -1.0"),
@@ -455,7 +455,10 @@ LOGS = [
     (spoiled(put(2, step=19)), [":3: $.step: expected at least 20, the previous step, got 19"]),
     (
         spoiled(put(2, run_id="other")),
-        [":3: $.run_id: expected '20260102-030405-abcd', as in the previous line, got 'other'", ":4: "],
+        [
+            ":3: $.run_id: expected '20260102-030405-abcd', the run of the lines before, got 'other', another run",
+            ":4: ",
+        ],
     ),
     (
         spoiled(put(2, rank=1)),
@@ -615,9 +618,11 @@ def test_unknown_fields_are_noted_once(tmp_path):
     records = a_run(*EVENTS_OF_A_RUN[:2], train_step(step=21), run_end(events_written=3))
     for record in records[1:3]:
         record["novel"] = 1
-    assert found_in(tmp_path, records) == [
-        "rank00000-attempt000.jsonl:2: $.novel: expected a field of train_step, got a field unknown to this version; a newer version may have written the line"
-    ]
+    (found,) = found_in(tmp_path, records)
+    assert found == (
+        "rank00000-attempt000.jsonl:2: $.novel: expected a field of train_step, got a field unknown to this version; "
+        "a processor of the run may have added the field, or a newer version may have written the line"
+    )
 
 
 def test_nothing_there_is_said(tmp_path):

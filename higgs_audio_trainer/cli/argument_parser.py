@@ -120,6 +120,21 @@ def parse_boolean(text: str) -> bool:
     return lowered in _TRUE
 
 
+def parse_runs(ids: Sequence[str]) -> str | tuple[str, str] | None:
+    """Return the ids of `--run` for a comparison of two logs: for both logs, or one for each.
+
+    Raises:
+        UserError: The flag is given more than twice.
+
+    Example:
+        >>> parse_runs([]), parse_runs(["a1b2"]), parse_runs(["a1b2", "c3d4"])
+        (None, 'a1b2', ('a1b2', 'c3d4'))
+    """
+    if len(ids) > 2:  # noqa: PLR2004 - two logs
+        raise UserError(f"--run: expected at most one run for each of the two logs, got {len(ids)}")
+    return (ids[0], ids[1]) if len(ids) > 1 else ids[0] if ids else None
+
+
 def parse_width(text: str | None) -> int | None:
     """Parse the value of `--width`, in columns.
 

@@ -39,6 +39,7 @@ def parser(prog: str) -> ArgumentParser:
         epilog=f"example: {prog} higgs-demo/run --width 80",
     )
     made.add_argument("paths", metavar="FILE|DIR", nargs="+", help="output directory of a run, log files, - for stdin")
+    made.add_argument("--run", metavar="ID", help="run of a log with several runs (the latest); a prefix is enough")
     made.add_argument("--format", choices=("text", "json", "github"), default="text", help="[%(default)s]")
     made.add_argument("--width", metavar="N", help="wrap lines of text at N columns")
     return made
@@ -54,7 +55,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     width = parse_width(given.width)
     problems = ProblemPrinter()
     try:
-        diagnosed = diagnose(*given.paths, on_problem=problems)
+        diagnosed = diagnose(*given.paths, run=given.run, on_problem=problems, on_notice=problems.say)
     finally:
         problems.close()
     if not diagnosed.has_counts and diagnosed.steps:

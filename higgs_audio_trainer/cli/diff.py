@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_runs
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import Comparison
@@ -38,6 +38,13 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--exact", action="store_true", help="compare floats bit for bit")
     made.add_argument("--ignore", metavar="NAMES", action="append", default=[], help="ignore these fields or events")
     made.add_argument("--only", metavar="NAMES", action="append", default=[], help="compare only these")
+    made.add_argument(
+        "--run",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="run of a log with several runs (the latest); given twice, for A and for B; a prefix is enough",
+    )
     made.add_argument("--format", choices=FORMATS, help="format of the report (text)")
     made.add_argument("--bless", action="store_true", help="write B's events to golden A instead of comparing")
     return made
@@ -63,8 +70,11 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if given.expected != "-" and not Path(given.expected).exists():
         raise UserError(f"{given.expected}: expected a log or a golden, got no such file. --bless writes B to the file")
     problems = ProblemPrinter()
+    run = parse_runs(given.run)
     try:
-        comparison = diff(given.expected, given.got, options=options, on_problem=problems)
+        comparison = diff(
+            given.expected, given.got, options=options, run=run, on_problem=problems, on_notice=problems.say
+        )
     finally:
         problems.close()
     return _report(comparison, given.format or FORMATS[0])
@@ -110,9 +120,12 @@ def _bless(given: argparse.Namespace) -> int:
     for flag, value in others.items():
         if value:
             raise UserError(f"--bless: expected no {flag}, because nothing is compared. Remove the flag")
+    if len(given.run) > 1:
+        raise UserError("--bless: expected one --run, the run of B to write, got two. Remove one of them")
     from higgs_audio_trainer.logs.diff.golden import write_golden
 
-    count = write_golden(given.got, given.expected, finished=True)
+    run = given.run[0] if given.run else None
+    count = write_golden(given.got, given.expected, finished=True, run=run, on_notice=ProblemPrinter().say)
     _print(f"{printable(given.expected)}: golden of {count_of(count, 'event')} written\n")
     return 0
 

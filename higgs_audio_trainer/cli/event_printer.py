@@ -92,8 +92,14 @@ class _EventPrinter:
         from higgs_audio_trainer.logs.reader import read_lines
 
         problems = ProblemPrinter()
-        lines = read_lines(*given.paths, all_attempts=given.all_attempts, on_problem=problems)
         pager = not given.no_pager and is_terminal(self._stdout)
+        lines = read_lines(
+            *given.paths,
+            run=given.run,
+            all_attempts=given.all_attempts,
+            on_problem=problems,
+            on_notice=problems.say,
+        )
         with problems.postponed(wanted=pager), paged(self._stdout, os.environ, wanted=pager) as out:
             for line in lines:
                 out.check()
@@ -111,7 +117,13 @@ class _EventPrinter:
 
         problems = ProblemPrinter()
         out, pause = Output(self._stdout), _pause_before(self._stdout)
-        follower = Follower(*given.paths, all_attempts=given.all_attempts, on_problem=problems)
+        follower = Follower(
+            *given.paths,
+            run=given.run,
+            all_attempts=given.all_attempts,
+            on_problem=problems,
+            on_notice=problems.say,
+        )
         announced: set[Path] = set()
         try:
             while True:
@@ -184,7 +196,8 @@ def print_summaries(given: argparse.Namespace) -> int:
     stdout = _standard_output()
     problems = ProblemPrinter()
     encoding = encoding_of(stdout)
-    for index, summary in enumerate(summaries(*given.paths, on_problem=problems)):
+    found = summaries(*given.paths, run=given.run, on_problem=problems, on_notice=problems.say)
+    for index, summary in enumerate(found):
         if not summary.events and problems.count:
             raise _no_log(given)
         text = render_summary(summary, width=width or _columns(stdout), encoding=encoding)

@@ -1,4 +1,4 @@
-"""Problems of a log, printed on stderr while the rest of the log is read."""
+"""Problems of a log and messages about a log, printed on stderr while the rest of the log is read."""
 
 from __future__ import annotations
 
@@ -30,9 +30,13 @@ class ProblemPrinter:
         if self.count <= _MAX_PRINTED:
             self._print(printable(str(problem)))
 
+    def say(self, text: str) -> None:
+        """Print a message about the whole log, such as the ids of its runs."""
+        self._print(printable(text))
+
     @contextmanager
     def postponed(self, *, wanted: bool) -> Iterator[None]:
-        """Print the problems after the block, because a pager owns the screen during the block."""
+        """Print problems and messages after the block, because a pager owns the screen during the block."""
         self._postponed = [] if wanted else None
         try:
             yield

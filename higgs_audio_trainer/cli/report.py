@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from higgs_audio_trainer.atomic_file import atomic_file
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_runs
+from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 
 if TYPE_CHECKING:
     from higgs_audio_trainer.logs.diff.comparison import Comparison
+    from higgs_audio_trainer.logs.runs import SelectedLog
     from higgs_audio_trainer.report.gather import GatheredLog
 
 _OUTPUT = "report.html"
@@ -30,6 +33,13 @@ def parser(prog: str) -> ArgumentParser:
     )
     made.add_argument("log", metavar="LOG", help="output directory of a run, a log file, - for stdin")
     made.add_argument("other", metavar="OTHER", nargs="?", help="second log, to compare with LOG")
+    made.add_argument(
+        "--run",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="run of a log with several runs (the latest); given twice, for LOG and for OTHER; a prefix is enough",
+    )
     made.add_argument("-o", "--output", metavar="FILE", default=_OUTPUT, help="file to write [%(default)s]")
     return made
 
@@ -47,13 +57,20 @@ def run(arguments: Sequence[str], prog: str) -> int:
             "report: expected two files or folders, because each is read twice, got standard input (-). "
             "Save the log to a file"
         )
+    run = parse_runs(given.run)
+    if isinstance(run, tuple) and len(names) == 1:
+        raise UserError("--run: expected one run of one log, got two. Name the log twice to compare two of its runs")
     target = Path(given.output)
     _check_target(target, names)
-    logs = [_gather(name) for name in names]
+    problems = ProblemPrinter()
+    try:
+        logs = _gathered(names, run, problems)
+    finally:
+        problems.close()
     from higgs_audio_trainer.report.page import render
     from sinks.terminal.words import count_of
 
-    page = render(logs, _compare(names) if len(names) > 1 else None).encode()
+    page = render(logs, _compare(names, run) if len(names) > 1 else None).encode()
     try:
         with atomic_file(target) as file:
             file.write(page)
@@ -63,18 +80,39 @@ def run(arguments: Sequence[str], prog: str) -> int:
     return 0
 
 
-def _gather(name: str) -> GatheredLog:
-    from higgs_audio_trainer.cli.problems import ProblemPrinter
-    from higgs_audio_trainer.logs.reader import read
+def _gathered(names: Sequence[str], run: str | tuple[str, str] | None, problems: ProblemPrinter) -> list[GatheredLog]:
+    """Return the contents of the logs.
+
+    Raises:
+        UserError: A log cannot be read, holds no event, or no log holds the wanted run.
+    """
+    from higgs_audio_trainer.logs.run_filter import NoSuchRunError
+    from higgs_audio_trainer.logs.runs import selected
+
+    runs = run if isinstance(run, tuple) else (run,) * len(names)
+    logs: list[GatheredLog] = []
+    missing: list[NoSuchRunError] = []
+    for name, wanted in zip(names, runs, strict=True):
+        select = partial(selected, [name], on_notice=problems.say, needs_known=True)
+        try:
+            [log] = select(wanted)
+        except NoSuchRunError as error:
+            missing.append(error)
+            if isinstance(run, tuple) or len(missing) == len(names):
+                raise
+            [log] = select(None)
+        logs.append(_gather(name, log, problems))
+    return logs
+
+
+def _gather(name: str, log: SelectedLog, problems: ProblemPrinter) -> GatheredLog:
+    from higgs_audio_trainer.logs.reader import marked_lines
     from higgs_audio_trainer.report.gather import gather
 
-    problems = ProblemPrinter()
-    try:
-        title = "standard input" if name == _STDIN else name
-        gathered = gather(title, read(name, on_problem=problems), _output_dir_of(name))
-    finally:
-        problems.close()
-    gathered.damaged_lines = problems.count
+    before = problems.count
+    title = "standard input" if name == _STDIN else name
+    gathered = gather(title, marked_lines(log, problems), _output_dir_of(name))
+    gathered.damaged_lines = problems.count - before
     if not gathered.events:
         raise UserError(f"{name}: expected the log of a run, got a log without events. Name a run's folder")
     return gathered
@@ -90,12 +128,12 @@ def _output_dir_of(name: str) -> Path | None:
     return folder.parent if folder.name == "events" else None
 
 
-def _compare(names: Sequence[str]) -> Comparison | str:
+def _compare(names: Sequence[str], run: str | tuple[str, str] | None) -> Comparison | str:
     """Return the comparison of two logs, or the reason why the logs cannot be compared."""
     from higgs_audio_trainer.logs.diff.compare import diff
 
     try:
-        return diff(names[0], names[1])
+        return diff(names[0], names[1], run=run, on_notice=lambda _text: None)  # said when the logs were read
     except UserError as error:  # logs without common events are drawn all the same
         return str(error)
 

@@ -14,8 +14,7 @@ def parser(prog: str) -> ArgumentParser:
     made = ArgumentParser(
         prog=prog,
         usage="%(prog)s FILE|DIR... [flags]",
-        description="Print the events that match all given flags, in the format of the console. "
-        "Reads .gz and .zst files too, and standard input as -.",
+        description="Print matching events like the console. Reads .gz and .zst, and stdin as -.",
         epilog=f"example: {prog} higgs-demo/run --step 20:60 --codebook 0",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=26),
         add_help=False,
@@ -32,6 +31,7 @@ def parser(prog: str) -> ArgumentParser:
     flag("--split", metavar="NAME", help="samples of train or eval")
     flag("--sample-id", metavar="ID", action="append", default=[], help="samples by id or fingerprint; repeatable")
     flag("--mismatches-only", action="store_true", help="samples with a wrong prediction")
+    flag("--run", metavar="ID", help="of a log with several runs, this one (the latest); a prefix is enough")
     flag("--all-attempts", action="store_true", help="every attempt of steps that were repeated")
     flag("--raw", action="store_true", help="unchanged JSON lines for jq; nothing is escaped")
     flag("-f", "--follow", action="store_true", help="continue with new events of a running training")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
 from higgs_audio_trainer.logs.validation.violation import Violation
 from sinks.terminal.escape import encodable_text, known_encoding, printable
@@ -28,6 +29,7 @@ def parser(prog: str) -> ArgumentParser:
         epilog=f"example: {prog} my-run --format json",
     )
     made.add_argument("paths", metavar="FILE|DIR", nargs="+", help="output directory of a run, log files, - for stdin")
+    made.add_argument("--run", metavar="ID", help="of a log with several runs, this one (all); a prefix is enough")
     made.add_argument("--format", choices=("text", "json"), default="text", help="[%(default)s]")
     return made
 
@@ -35,7 +37,7 @@ def parser(prog: str) -> ArgumentParser:
 def run(arguments: Sequence[str], prog: str) -> int:
     """Check logs, print the findings and return the exit status."""
     given = parser(prog).parse_args(arguments)
-    validation = validate(*given.paths)
+    validation = validate(*given.paths, run=given.run, on_notice=ProblemPrinter().say)
     with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status reports the findings so far
         if given.format == "json":
             sys.stdout.write(json.dumps(_report(validation), indent=2) + "\n")

@@ -16,6 +16,8 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.files import AttemptFiles, FileName, files_by_attempt, files_in, files_of, parse_name
 from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import Merger
+from higgs_audio_trainer.logs.run_filter import OnNotice
+from higgs_audio_trainer.logs.runs import SelectedLog, followed, warn
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 
 _PartKey = tuple[int, int, int]  # rank, attempt, segment
@@ -27,8 +29,11 @@ class Follower:
     Args:
         paths: Paths as for `read`. A folder may be empty at first. For a file named by the JSONL sink, later segments
             are followed too.
+        run: Id of the run to read, or the beginning of the id. By default the run that began last, and later every run
+            that begins.
         all_attempts: Yield lines of replaced steps. A step replaced after its round is yielded in any case.
         on_problem: Receives each invalid line.
+        on_notice: Receives each message about a log, as for `read`.
 
     Attributes:
         waiting: Folders without a log in the last round.
@@ -37,8 +42,17 @@ class Follower:
         UserError: A path does not exist.
     """
 
-    def __init__(self, *paths: str | Path, all_attempts: bool, on_problem: OnProblem) -> None:
+    def __init__(
+        self,
+        *paths: str | Path,
+        run: str | None = None,
+        all_attempts: bool,
+        on_problem: OnProblem,
+        on_notice: OnNotice | None = None,
+    ) -> None:
         self._paths = [path_of(path) for path in paths]
+        self._run = run
+        self._on_notice = on_notice or warn
         self._all_attempts = all_attempts
         self._on_problem = on_problem
         self._logs: dict[Path, _FollowedLog] = {}
@@ -61,8 +75,11 @@ class Follower:
         found = self._found()
         self._logs = {folder: log for folder, log in self._logs.items() if folder in found}
         for folder, files in found.items():
-            log = self._logs.setdefault(folder, _FollowedLog(self._all_attempts, self._on_problem))
-            yield from log.lines(files_by_attempt(files))
+            groups = files_by_attempt(files)
+            if folder not in self._logs:
+                log = followed(groups, self._run, self._on_notice)
+                self._logs[folder] = _FollowedLog(self._all_attempts, self._on_problem, log)
+            yield from self._logs[folder].lines(groups)
 
     def _found(self) -> dict[Path, dict[FileName, Path]]:
         """Find the present files of each log. The files of a folder form a log."""
@@ -123,10 +140,11 @@ class _Part:
 class _FollowedLog:
     """A log with its files and the number of bytes read of each file."""
 
-    def __init__(self, all_attempts: bool, on_problem: OnProblem) -> None:
+    def __init__(self, all_attempts: bool, on_problem: OnProblem, log: SelectedLog) -> None:
         self._all_attempts = all_attempts
         self._on_problem = on_problem
-        self._merger = Merger()
+        self._takes = log.takes
+        self._merger = Merger(log)
         self._parts: dict[_PartKey, _Part] = {}
         self._is_first_round = True
 
@@ -139,12 +157,13 @@ class _FollowedLog:
         filters = self._is_first_round and not self._all_attempts
         self._is_first_round = False
         if filters:
-            self._merger.look_ahead(log)
+            self._merger.look_ahead(SelectedLog(log, self._takes))
         self._look(log)
         news = [(group, self._new_lines(group)) for group in log]
         for key, line in self._merger.merged(news):
             if not filters or self._merger.shows(key, line.record):
                 yield line
+        self._takes.say_versions()
 
     def _look(self, log: Sequence[AttemptFiles]) -> None:
         """Update the list of files and find changed files; forget deleted files."""
@@ -172,7 +191,7 @@ class _FollowedLog:
         seen = _identity(status), status.st_size, growing
         if part is None:
             is_lasting = path != STDIN and stat.S_ISREG(status.st_mode)
-            return _Part(LogFile(path, self._on_problem), *seen, is_lasting)
+            return _Part(LogFile(path, self._on_problem, takes=self._takes), *seen, is_lasting)
         part.is_read &= (part.identity, part.size, part.growing) == seen or not part.is_lasting
         part.identity, part.size, part.growing = seen
         part.file.path = path

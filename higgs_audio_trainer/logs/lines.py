@@ -14,10 +14,12 @@ from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
 from higgs_audio_trainer.logs.typed import Record, typed
 
 OnProblem = Callable[[InputProblem], None]
+Takes = Callable[[Record], bool]  # whether a record is read
 EventOf = Callable[[Record], Any]  # returns a `Logged`, an `InvalidField`, or None if no event is needed
 
 LONGEST_LINE = 2**20  # bytes; four times the longest line of the writer
 _NEWLINE = b"\n"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors write the mark before the first line
 
 
 class LogLine(NamedTuple):
@@ -80,6 +82,7 @@ class LogFile:
         on_problem: Receives each invalid line.
         keep_invalid: Also yield objects with an event name and an invalid field.
         event_of: Function from a record to the event.
+        takes: Function that returns True for a record to read. Other records are skipped.
 
     Attributes:
         number: Number of lines read.
@@ -87,7 +90,13 @@ class LogFile:
     """
 
     def __init__(
-        self, path: Path, on_problem: OnProblem, *, keep_invalid: bool = False, event_of: EventOf = typed
+        self,
+        path: Path,
+        on_problem: OnProblem,
+        *,
+        keep_invalid: bool = False,
+        event_of: EventOf = typed,
+        takes: Takes | None = None,
     ) -> None:
         self.path = path
         self.number = 0
@@ -95,6 +104,7 @@ class LogFile:
         self._on_problem = on_problem
         self._keep_invalid = keep_invalid
         self._event_of = event_of
+        self._takes = takes
 
     def lines(self, *, growing: bool = False) -> Iterator[LogLine]:
         """Yield the lines after the last line read. Only the newline byte ends a line.
@@ -117,11 +127,16 @@ class LogFile:
                 self.number += 1
                 place, self.offset = self.offset, self.offset + size
                 if size == len(line):
+                    line = line.removeprefix(_BYTE_ORDER_MARK)
+                    if not line:
+                        continue
                     record = parse_line(line)
                 else:
                     record = InvalidField("$", f"a line of at most {LONGEST_LINE:,} bytes", f"{size:,} bytes")
                 if isinstance(record, InvalidField):
                     self._on_problem(InputProblem(where(self.path, self.number, place), *record))
+                    continue
+                if self._takes is not None and not self._takes(record):
                     continue
                 event = self._event_of(record)
                 if isinstance(event, InvalidField):
@@ -164,8 +179,10 @@ def parse_line(line: bytes) -> Record | InvalidField:
         InvalidField(field='$', expected='a JSON object', got='list')
     """
     try:
-        record = orjson.loads(line)
+        record = orjson.loads(line.removeprefix(_BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
+        if b'\0"' in line:
+            return InvalidField("$", "a JSON object in UTF-8", "UTF-16 text. Save the log as UTF-8")
         torn = "" if line.endswith(_NEWLINE) else "a torn last line, "
         return InvalidField("$", "a JSON object", f"{torn}{len(line):,} bytes that are not JSON ({error})")
     if not isinstance(record, dict):

@@ -1,7 +1,7 @@
-"""Export of a log to Parquet: a file for each event name, a column for each field, with the types of `events`.
+"""Export of a log to Parquet: a file for each run and event name, a column for each field, with the types of `events`.
 
-Memory does not grow with the log. A few MiB of lines for each event name wait to become a row group. The files are
-renamed to their final names, and replace older files, after all files are complete.
+Memory does not grow with the log. A few MiB of lines for each run and event name wait to become a row group. The files
+are renamed to their final names, and replace older files, after all files are complete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, TracebackType
 from typing import IO, Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.atomic_file import atomic_file, make_folder
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import EVENTS, Envelope, Window
 from higgs_audio_trainer.logs.lines import LogLine
@@ -29,7 +29,7 @@ class ParquetFiles:
     """Context manager for writing lines to Parquet files. The files appear when the block ends without an error.
 
     Args:
-        folder: Folder of the files; created if missing.
+        folder: Folder of the folders of the runs. Missing folders are created.
         group_bytes: Bytes of lines in a row group.
 
     Raises:
@@ -48,24 +48,25 @@ class ParquetFiles:
         self._folder = folder
         self._group_bytes = group_bytes
         self._files = ExitStack()
-        self._tables: dict[str, _EventTable] = {}
+        self._tables: dict[tuple[str, str], _EventTable] = {}  # by run and event
 
     def __enter__(self) -> Self:
-        """Create the folder."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Return the files. Folders are created for the first line of a run."""
         return self
 
-    def add(self, line: LogLine) -> None:
-        """Add a line to the file of the line's event.
+    def add(self, run_id: str, line: LogLine) -> None:
+        """Add a line to the file of the line's run and event.
 
         Raises:
             OSError: The disk is full, or the file cannot be written.
         """
         name = line.record["event"] if isinstance(line.event, EVENTS.get(line.record["event"], NoneType)) else OTHER
-        if name not in self._tables:
-            file = self._files.enter_context(atomic_file(self._folder / f"{name}.parquet"))
-            self._tables[name] = _EventTable(self._arrow, file, _hints(name))
-        self._tables[name].add(line, self._group_bytes)
+        key = run_id, name
+        if key not in self._tables:
+            make_folder(self._folder / run_id)
+            file = self._files.enter_context(atomic_file(self._folder / run_id / f"{name}.parquet"))
+            self._tables[key] = _EventTable(self._arrow, file, _hints(name))
+        self._tables[key].add(line, self._group_bytes)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Rename the complete files to their final names, or remove all temporary files after an error."""

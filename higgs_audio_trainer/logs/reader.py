@@ -14,8 +14,11 @@ from operator import itemgetter
 from pathlib import Path
 
 from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
-from higgs_audio_trainer.logs.files import AttemptFiles, find
+from higgs_audio_trainer.logs.files import AttemptFiles, parse_name
 from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
+from higgs_audio_trainer.logs.logged_runs import LoggedRun, attempt_of, run_id_of
+from higgs_audio_trainer.logs.run_filter import OnNotice, RunFilter
+from higgs_audio_trainer.logs.runs import SelectedLog, selected
 from higgs_audio_trainer.logs.typed import Logged, Record
 
 _REMEMBERED = 64  # recent lines that are compared to find repeated lines
@@ -24,22 +27,34 @@ _Key = tuple[int, int, int]  # place, rank and attempt; the place is the step by
 _Item = tuple[_Key, LogLine]
 
 
-def read(*paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None) -> Iterator[Logged]:
+def read(
+    *paths: str | Path,
+    run: str | None = None,
+    all_attempts: bool = False,
+    on_problem: OnProblem | None = None,
+    on_notice: OnNotice | None = None,
+) -> Iterator[Logged]:
     r"""Read logs as typed events: instances of the classes in `events`, with the envelope's fields as attributes.
 
     By default a repeated step counts once, with the events of the highest attempt. `run_start` and `run_end` come from
     the highest attempt. If an evaluation was repeated at a resume, the later result counts. A resumed run then reads
     like a run without a stop, except for the checkpoint saved at the stop.
 
+    Of a log with several runs, such as two trainings in one folder, one run is read: the run that began last, or the
+    first run of standard input.
+
     Args:
         paths: Output directory of a run, folder of log files, or files. The files of a folder are read as a single log.
             A file not named by the JSONL sink is read in its own order. `-` is standard input. Files may be compressed
             with gzip or zstd. Several logs are read in turn.
+        run: Id of the run to read, or the beginning of the id.
         all_attempts: Yield the events of every attempt.
         on_problem: Receives each invalid line. Without `on_problem`, invalid lines are skipped.
+        on_notice: Receives each message about a log with several runs or with events of a newer version. By default a
+            Python warning.
 
     Raises:
-        UserError: A path holds no log. During iteration, a file cannot be read.
+        UserError: A path holds no log, or `run` names no run or several runs. During iteration, a file cannot be read.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -50,66 +65,74 @@ def read(*paths: str | Path, all_attempts: bool = False, on_problem: OnProblem |
         ...     [(event.event, event.step, event.path) for event in read(folder)]
         [('checkpoint', 10, 'checkpoint-10')]
     """
-    return (line.event for line in read_lines(*paths, all_attempts=all_attempts, on_problem=on_problem))
+    return (
+        line.event
+        for line in read_lines(*paths, run=run, all_attempts=all_attempts, on_problem=on_problem, on_notice=on_notice)
+    )
 
 
 def read_lines(
-    *paths: str | Path, all_attempts: bool = False, on_problem: OnProblem | None = None, keep_invalid: bool = False
+    *paths: str | Path,
+    run: str | None = None,
+    all_attempts: bool = False,
+    on_problem: OnProblem | None = None,
+    on_notice: OnNotice | None = None,
 ) -> Iterator[LogLine]:
-    """Read logs like `read`, as lines with the JSON object, the bytes and the place of each event.
-
-    With `keep_invalid`, an object with an event name and an invalid field is reported to `on_problem` and then yielded
-    with `event` None.
-    """
-    logs = find(paths)
-    return (line for log in logs for line in _lines_of(log, all_attempts, on_problem or ignore_problem, keep_invalid))
-
-
-def _lines_of(
-    log: Sequence[AttemptFiles], all_attempts: bool, on_problem: OnProblem, keep_invalid: bool
-) -> Iterator[LogLine]:
-    if not all_attempts:
-        return (line for line, is_of_run in marked_lines(log, on_problem, keep_invalid=keep_invalid) if is_of_run)
+    """Read logs like `read`, as lines with the JSON object, the bytes and the place of each event."""
+    logs = selected(paths, run, on_notice)
     return (
         line
-        for _, line in Merger().merged(
-            (group, whole_lines(group, on_problem, keep_invalid=keep_invalid)) for group in log
-        )
+        for log in logs
+        for line, is_current in marked_lines(log, on_problem or ignore_problem)
+        if is_current or all_attempts
     )
 
 
 def marked_lines(
-    log: Sequence[AttemptFiles], on_problem: OnProblem, *, keep_invalid: bool = False
+    log: SelectedLog, on_problem: OnProblem, *, keep_invalid: bool = False
 ) -> Iterator[tuple[LogLine, bool]]:
-    """Yield the lines of all attempts of a log, each with True if `read` yields the line's event."""
-    merger = Merger()
+    """Yield the lines of all attempts of a log, each with True if `read` yields the line's event.
+
+    With `keep_invalid`, an object with an event name and an invalid field is reported to `on_problem` and then yielded
+    with `event` None.
+
+    Raises:
+        UserError: A file cannot be read, or the log lacks needed events, see `RunFilter`.
+    """
+    files, takes, _ = log
+    merger = Merger(log)
     merger.look_ahead(log)
-    for key, line in merger.merged((group, whole_lines(group, on_problem, keep_invalid=keep_invalid)) for group in log):
+
+    def lines(group: AttemptFiles) -> Iterator[LogLine]:
+        for path in group.files:
+            yield from LogFile(path, on_problem, keep_invalid=keep_invalid, takes=takes).lines()
+
+    for key, line in merger.merged((group, lines(group)) for group in files):
         yield line, merger.shows(key, line.record)
-
-
-def whole_lines(group: AttemptFiles, on_problem: OnProblem, *, keep_invalid: bool = False) -> Iterator[LogLine]:
-    """Yield the lines of all segments of one rank and attempt."""
-    return (line for path in group.files for line in LogFile(path, on_problem, keep_invalid=keep_invalid).lines())
+    takes.finish()
 
 
 class Merger:
     """Sorts the lines of all ranks and attempts of a log, and finds the replaced lines.
 
     `merged` may be called again with the lines written since the last call.
+
+    Args:
+        log: The log. The lines of a file in its own order may belong to several runs and attempts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log: SelectedLog) -> None:
+        self._joined = None if parse_name(log.files[0].files[0]) else _JoinedLines(log.runs)
         self._attempts: dict[int, LoggedAttempt] = {}
         self._streams: dict[tuple[int, int], _AttemptLines] = {}
 
-    def look_ahead(self, log: Sequence[AttemptFiles]) -> None:
+    def look_ahead(self, log: SelectedLog) -> None:
         """Find the last step of each attempt, to know the replaced steps of earlier attempts."""
-        for group in log:
+        for group in log.files:
             self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
         if len(self._attempts) > 1:
-            for group in log:
-                for record in _last_records(group.files):
+            for group in log.files:
+                for record in _last_records(group.files, log.takes):
                     self._attempts[group.attempt].reach(record)
 
     def merged(self, log: Iterable[tuple[AttemptFiles, Iterable[LogLine]]]) -> Iterator[_Item]:
@@ -118,29 +141,66 @@ class Merger:
         Args:
             log: Lines of each rank and attempt, in written order.
         """
-        parts = [self._stream(group).placed(lines) for group, lines in log]
+        parts = [(self._joined or self._stream(group)).placed(lines) for group, lines in log]
         return heapq.merge(*parts, key=itemgetter(0))  # reads the first line of every group before the first yield
 
     def shows(self, key: _Key, record: Record) -> bool:
         """Return True if no later attempt replaced the line last yielded by `merged`."""
         place, _, attempt = key
-        return len(self._attempts) == 1 or is_current(self._attempts[attempt], record, place, self._attempts.values())
+        if self._joined is not None and not self._joined.is_known:
+            return True
+        attempts = self._attempts if self._joined is None else self._joined.attempts_of(record)
+        return len(attempts) == 1 or is_current(attempts[attempt], record, place, attempts.values())
 
     def forget(self, rank: int, attempt: int) -> None:
         """Forget the lines of a rank and attempt whose files were replaced."""
         self._streams.pop((rank, attempt), None)
+        if self._joined is not None:
+            self._joined = _JoinedLines(())
 
     def _stream(self, group: AttemptFiles) -> _AttemptLines:
         attempt = self._attempts.setdefault(group.attempt, LoggedAttempt(group.attempt))
         return self._streams.setdefault((group.rank, group.attempt), _AttemptLines(group.rank, attempt))
 
 
-def _last_records(files: Sequence[Path]) -> Iterator[Record]:
-    """Yield the last records of a rank and attempt, newest first.
+class _JoinedLines:
+    """State of reading a file in its own order, whose lines may belong to several runs, ranks and attempts.
+
+    Args:
+        runs: Runs of the file with their attempts; empty for standard input, whose later lines are unknown.
+
+    Attributes:
+        is_known: Whether the attempts are known before the lines are read.
+    """
+
+    def __init__(self, runs: Sequence[LoggedRun]) -> None:
+        self.is_known = bool(runs)
+        self._attempts = {run.run_id: dict(run.attempts) for run in runs}
+        self._streams: dict[tuple[str | None, int, int], _AttemptLines] = {}
+
+    def attempts_of(self, record: Record) -> dict[int, LoggedAttempt]:
+        """Return the attempts of a record's run by number."""
+        return self._attempts.setdefault(run_id_of(record), {})
+
+    def placed(self, lines: Iterable[LogLine]) -> Iterator[_Item]:
+        """Return an iterator of lines with their places, each in its own rank and attempt."""
+        return filter(None, map(self._item, lines))
+
+    def _item(self, line: LogLine) -> _Item | None:
+        number, rank = attempt_of(line.record), int_field(line.record, "rank") or 0
+        key = run_id_of(line.record), rank, number
+        if key not in self._streams:
+            attempt = self.attempts_of(line.record).setdefault(number, LoggedAttempt(number))
+            self._streams[key] = _AttemptLines(rank, attempt)
+        return self._streams[key].item(line)
+
+
+def _last_records(files: Sequence[Path], takes: RunFilter) -> Iterator[Record]:
+    """Yield the last records of a run's rank and attempt, newest first.
 
     The last yielded record is the newest record with a step, apart from `run_end`.
     """
-    for record in (record for path in reversed(files) for record in tail(path)):
+    for record in (record for path in reversed(files) for record in tail(path) if takes.is_of_run(record)):
         yield record
         if record["event"] != "run_end" and int_field(record, "step") is not None:
             return
@@ -162,15 +222,18 @@ class _AttemptLines:
         self._recent: deque[int] = deque(maxlen=_REMEMBERED)
 
     def placed(self, lines: Iterable[LogLine]) -> Iterator[_Item]:
-        """Yield each line with its sort key. The place never decreases, so lines keep the order of their file."""
-        for line in lines:
-            if self._is_repeated(line):
-                continue
-            self._attempt.update(line.record)
-            step = int_field(line.record, "step")
-            if line.record["event"] != "run_start":
-                self._place = max(self._place, self._attempt.start if step is None else step)
-            yield (self._place, self._rank, self._attempt.number), line
+        """Return an iterator of lines with their sort keys. Places never decrease, so lines keep their order."""
+        return filter(None, map(self.item, lines))
+
+    def item(self, line: LogLine) -> _Item | None:
+        """Return a line with its sort key; None for a repeated line."""
+        if self._is_repeated(line):
+            return None
+        self._attempt.update(line.record)
+        step = int_field(line.record, "step")
+        if line.record["event"] != "run_start":
+            self._place = max(self._place, self._attempt.start if step is None else step)
+        return (self._place, self._rank, self._attempt.number), line
 
     def _is_repeated(self, line: LogLine) -> bool:
         """Return True if the line appeared before.

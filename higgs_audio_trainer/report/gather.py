@@ -19,8 +19,9 @@ from higgs_audio_trainer.events import (
     SinkRecovered,
     TrainStep,
 )
+from higgs_audio_trainer.logs.attempt_totals import AttemptTotals
 from higgs_audio_trainer.logs.bounded_series import NumberSeries
-from higgs_audio_trainer.logs.typed import Logged
+from higgs_audio_trainer.logs.lines import LogLine
 from higgs_audio_trainer.report.follower import SampleFollower
 
 MOST_CODEBOOKS = 32
@@ -100,10 +101,11 @@ class GatheredLog:
     Attributes:
         name: Name of the log on the command line.
         folder: Output directory of the run. None if the directory is unknown.
-        events: Number of events.
+        events: Number of events, over all attempts.
         start: First `run_start` event.
         run_id: Id of the run that `start` has.
-        end: Last `run_end` event.
+        end: `run_end` of the last attempt, of the lowest rank. None for a killed run or a running run.
+        attempts: Counts of `run_end`, summed over the attempts.
         train: Losses and accuracies of the training.
         evaluation: Losses and accuracies of the evaluations.
         learning_rate: Learning rate of each logged step.
@@ -117,8 +119,8 @@ class GatheredLog:
         severities: Number of diagnoses of each severity.
         lost: Number of events that sinks lost, from `sink_recovered` events.
         full: True if a sink reached its size limit.
-        first_ts: Time of the first event, in ISO 8601.
-        last_ts: Time of the last event, in ISO 8601.
+        first_ts: Time of the first event of all attempts, in ISO 8601.
+        last_ts: Time of the last event of all attempts, in ISO 8601.
         damaged_lines: Number of lines without a valid event.
     """
 
@@ -128,6 +130,7 @@ class GatheredLog:
     start: RunStart | None = None
     run_id: str | None = None
     end: RunEnd | None = None
+    attempts: AttemptTotals = field(default_factory=AttemptTotals)
     train: SplitCurves = field(default_factory=SplitCurves)
     evaluation: SplitCurves = field(default_factory=SplitCurves)
     learning_rate: NumberSeries = field(default_factory=chart_series)
@@ -157,24 +160,38 @@ class GatheredLog:
         return max(0, self.train.codebooks - MOST_CODEBOOKS)
 
 
-def gather(name: str, events: Iterable[Logged], folder: Path | None = None) -> GatheredLog:
+def gather(name: str, lines: Iterable[tuple[LogLine, bool]], folder: Path | None = None) -> GatheredLog:
     """Return the contents of a log for a report.
 
     Args:
         name: Name of the log on the command line.
-        events: Events in the order of `read`.
+        lines: Lines of all attempts, each with True for a line of the final run, as from `marked_lines`.
         folder: Output directory of the run. None if the directory is unknown.
     """
     log = GatheredLog(name, folder)
-    for event in events:
-        _add_event(log, event)
+    for line, is_current in lines:
+        _add_of_attempts(log, line.event)
+        if is_current:
+            _add_event(log, line.event)
     return log
 
 
-def _add_event(log: GatheredLog, event: Any) -> None:
+def _add_of_attempts(log: GatheredLog, event: Any) -> None:
+    """Add an event of any attempt."""
     log.events += 1
     if event.ts is not None:
-        log.first_ts, log.last_ts = log.first_ts or event.ts, event.ts
+        log.first_ts = min(log.first_ts or event.ts, event.ts)
+        log.last_ts = max(log.last_ts or event.ts, event.ts)
+    log.attempts.add(event)
+    match event:
+        case SinkRecovered():
+            log.lost += event.lost
+        case CapReached():
+            log.full = True
+
+
+def _add_event(log: GatheredLog, event: Any) -> None:
+    """Add an event of the final run."""
     match event:
         case TrainStep() if log.train.is_new(event.step):
             _add_step(log, event)
@@ -186,12 +203,8 @@ def _add_event(log: GatheredLog, event: Any) -> None:
             _add_diagnosis(log, event)
         case RunStart() if log.start is None:
             log.start, log.run_id = event, getattr(event, "run_id", None)
-        case RunEnd():
+        case RunEnd() if log.end is None:
             log.end = event
-        case SinkRecovered():
-            log.lost += event.lost
-        case CapReached():
-            log.full = True
 
 
 def _add_step(log: GatheredLog, event: TrainStep) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import MISSING, ComparedLog, Comparison, Divergence, Setting
@@ -25,6 +26,7 @@ from higgs_audio_trainer.logs.diff.tally import Tally
 from higgs_audio_trainer.logs.diff.tolerance import Tolerances, field_with_tolerance
 from higgs_audio_trainer.logs.diff.windows import OF_THE_MODEL, WINDOWS
 from higgs_audio_trainer.logs.lines import OnProblem, ignore_problem
+from higgs_audio_trainer.logs.run_filter import OnNotice
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
 
@@ -79,7 +81,13 @@ _DEFAULT = DiffOptions()
 
 
 def diff(
-    expected: Log, got: Log, *, options: DiffOptions = _DEFAULT, on_problem: OnProblem | None = None
+    expected: Log,
+    got: Log,
+    *,
+    options: DiffOptions = _DEFAULT,
+    run: str | tuple[str | None, str | None] | None = None,
+    on_problem: OnProblem | None = None,
+    on_notice: OnNotice | None = None,
 ) -> Comparison:
     """Compare two logs, joined by key. The order of lines does not matter.
 
@@ -90,14 +98,17 @@ def diff(
         expected: Log A: a path as for `read`, or records.
         got: Log B.
         options: Tolerances, and events and fields to leave out.
+        run: Id of the run to compare, or the beginning of the id, for each log with the run; or the ids for A and B. By
+            default the run of each log that began last.
         on_problem: Receives each invalid line. Invalid lines with an event name are compared, other invalid lines are
             only counted.
+        on_notice: Receives each message about a log, as for `read`.
 
     Returns:
         The differences; `same` is True without a difference.
 
     Raises:
-        UserError: A log cannot be read, or the logs have no event in common.
+        UserError: A log cannot be read, the logs have no event in common, or `run` names no run or several runs.
 
     Example:
         >>> step = {"event": "train_step", "v": 1, "rank": 0, "step": 10, "loss": 2.5}
@@ -109,7 +120,11 @@ def diff(
     if all(isinstance(log, (str, type(STDIN))) and str(log) == str(STDIN) for log in (expected, got)):
         raise UserError("diff: expected two logs, got standard input (-) twice. Name a file for one of them")
     report = on_problem or ignore_problem
-    with Source(expected, report) as ours, Source(got, report) as theirs:
+    ours_run, theirs_run = run if isinstance(run, tuple) else (run, run)
+    side = partial(Source, on_problem=report, may_lack_run=isinstance(run, str), on_notice=on_notice)
+    with side(expected, run=ours_run) as ours, side(got, run=theirs_run) as theirs:
+        if ours.lacks_run and theirs.lacks_run:
+            raise ours.lacks_run
         try:
             return _compared(ours, theirs, joined, options)
         except UnsortedError:

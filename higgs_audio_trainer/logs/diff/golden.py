@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.atomic_file import atomic_file, make_folder
 from higgs_audio_trainer.errors import InputProblem, UserError
 from higgs_audio_trainer.events import EVENTS, Envelope
 from higgs_audio_trainer.logs.conversion import InvalidField
@@ -20,6 +20,7 @@ from higgs_audio_trainer.logs.diff.sides import Log, Source
 from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.diff.windows import WINDOW_FIELDS, WINDOWS
 from higgs_audio_trainer.logs.lines import LONGEST_LINE, parse_line
+from higgs_audio_trainer.logs.run_filter import OnNotice
 from higgs_audio_trainer.logs.source import STDIN
 from higgs_audio_trainer.logs.typed import Record
 
@@ -28,7 +29,14 @@ _COMPRESSED = (".gz", ".zst")
 _COMPLETED = "completed"  # reason in the `run_end` of a finished run
 
 
-def write_golden(log: Log, path: str | Path, *, finished: bool = False) -> int:
+def write_golden(
+    log: Log,
+    path: str | Path,
+    *,
+    finished: bool = False,
+    run: str | None = None,
+    on_notice: OnNotice | None = None,
+) -> int:
     r"""Write the events of a log as a golden file, in place of an existing golden file.
 
     The file is written completely or not at all. Memory does not grow with the log.
@@ -38,6 +46,8 @@ def write_golden(log: Log, path: str | Path, *, finished: bool = False) -> int:
         path: Path of the golden file. Missing folders are created.
         finished: Refuse a log of an unfinished run: a rank without a `run_end`, or with another reason than
             `completed`.
+        run: Id of the run to write, or the beginning of the id. By default the run that began last.
+        on_notice: Receives each message about the log, as for `read`.
 
     Returns:
         Number of events written.
@@ -56,7 +66,7 @@ def write_golden(log: Log, path: str | Path, *, finished: bool = False) -> int:
     """
     target = _target(Path(path), log)
     faults: list[InputProblem] = []
-    with Source(log, faults.append) as source, closing(Sorter(canonical_order_of)) as lines:
+    with Source(log, faults.append, run, on_notice=on_notice) as source, closing(Sorter(canonical_order_of)) as lines:
         started: dict[Any, Any] = {}
         ended: dict[Any, Any] = {}
         count = 0
@@ -187,8 +197,10 @@ def _replace(target: Path, lines: Iterator[bytes]) -> None:
     """Write lines to a temporary file and rename the file to the target."""
     hint = "The file is unchanged" if target.exists() else "Name another file"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with atomic_file(target, sync=True) as file:
             file.writelines(line + b"\n" for line in lines)
+    except NotADirectoryError as error:
+        raise UserError(f"{error.filename}: {error.strerror}. {hint}") from error
     except OSError as error:
         raise UserError(f"{target}: {error.strerror or error}. {hint}") from error

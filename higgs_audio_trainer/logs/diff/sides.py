@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -18,7 +17,9 @@ from higgs_audio_trainer.logs.diff.join import ComparedEvent
 from higgs_audio_trainer.logs.diff.selection import drop_volatile, volatile_settings
 from higgs_audio_trainer.logs.diff.sorter import no_room
 from higgs_audio_trainer.logs.lines import LogLine, OnProblem, int_field
-from higgs_audio_trainer.logs.reader import read_lines
+from higgs_audio_trainer.logs.reader import marked_lines
+from higgs_audio_trainer.logs.run_filter import NoSuchRunError, OnNotice
+from higgs_audio_trainer.logs.runs import SelectedLog, is_read_once, of_run, selected, warn
 from higgs_audio_trainer.logs.source import STDIN, path_of, unreadable
 from higgs_audio_trainer.logs.typed import Record
 
@@ -34,29 +35,62 @@ class Source:
         log: Path as for `read`, or records. Input readable only once, such as standard input, is copied to a temporary
             file. Records are copied, too.
         on_problem: Receives each invalid line once. Invalid lines with an event name are entries, too.
+        run: Id of the run to read, or the beginning of the id.
+        may_lack_run: Whether a log without the run is read without a wanted run.
+        on_notice: Receives each message about the log, as for `read`.
 
     Attributes:
         name: Path of the log, or "records".
+        lacks_run: Error of a log without the run; None for a log with the run.
 
     Raises:
         UserError: The log cannot be read, or a record is invalid.
     """
 
-    def __init__(self, log: Log, on_problem: OnProblem) -> None:
+    def __init__(
+        self,
+        log: Log,
+        on_problem: OnProblem,
+        run: str | None = None,
+        *,
+        may_lack_run: bool = False,
+        on_notice: OnNotice | None = None,
+    ) -> None:
+        self.lacks_run: NoSuchRunError | None = None
         self._on_problem = on_problem
         self._reported = 0
         self._copy: Path | None = None
         self._records: list[Record] | None = None
-        self._path = Path()
+        self._logs: list[SelectedLog] = []
+        self._say = on_notice or warn
         if isinstance(log, (str, Path)):
             self.name = str(log)
-            self._path = path_of(log)
-            if _can_be_read_once(self._path):
-                self._copy = self._path = _copied(self._path)
+            path = path_of(log)
+            if is_read_once(path):
+                self._copy = path = _copied(path)
         else:
             self.name = _RECORDS
             self._records = [_as_read(index, record) for index, record in enumerate(log)]
+            path = Path()
+        try:
+            self._select(path, run)
+        except NoSuchRunError as error:
+            self.lacks_run = error
+            if not may_lack_run:
+                self.close()
+                raise
+            self._select(path, None)
+        except UserError:
+            self.close()
+            raise
         self._forget()
+
+    def _select(self, path: Path, run: str | None) -> None:
+        """Choose the run of the log."""
+        if self._records is None:
+            self._logs = selected([path], run, lambda text: self._say(self._with_name(text)))
+        else:
+            self._records = of_run(self._records, run, self._say, name=_RECORDS)
 
     def _forget(self) -> None:
         self._faults = self._events = 0
@@ -118,16 +152,23 @@ class Source:
 
     def _read(self) -> Iterator[tuple[Record, LogLine | int]]:
         if self._records is None:
-            return ((line.record, line) for line in read_lines(self._path, on_problem=self._fault, keep_invalid=True))
+            return (
+                (line.record, line)
+                for log in self._logs
+                for line, is_current in marked_lines(log, self._fault, keep_invalid=True)
+                if is_current
+            )
         return ((dict(record), index) for index, record in enumerate(self._records))
 
     def _fault(self, fault: InputProblem) -> None:
         self._faults += 1
         if self._faults > self._reported:
             self._reported = self._faults
-            if self._copy is not None:
-                fault = fault._replace(where=fault.where.replace(str(self._copy), self.name, 1))
-            self._on_problem(fault)
+            self._on_problem(fault._replace(where=self._with_name(fault.where)))
+
+    def _with_name(self, text: str) -> str:
+        """Return a text with the name of the log in place of the name of its copy."""
+        return text if self._copy is None else text.replace(str(self._copy), self.name, 1)
 
 
 def _as_read(index: int, record: Mapping[str, Any]) -> Record:
@@ -139,16 +180,6 @@ def _as_read(index: int, record: Mapping[str, Any]) -> Record:
     if not isinstance(copy, dict) or not isinstance(copy.get("event"), str):
         raise UserError(f"{_RECORDS}[{index}]: expected a record with an event name, got {record!r:.80}")
     return copy
-
-
-def _can_be_read_once(path: Path) -> bool:
-    if path == STDIN:
-        return True
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _copied(path: Path) -> Path:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.events import CapReached, Diagnosis, EvalResult, RunEnd, RunStart, SinkRecovered, TrainStep
-from higgs_audio_trainer.logs.files import find
+from higgs_audio_trainer.logs.attempt_totals import AttemptTotals
 from higgs_audio_trainer.logs.gaps import Gap, gaps_in
 from higgs_audio_trainer.logs.lines import LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import marked_lines
+from higgs_audio_trainer.logs.run_filter import OnNotice
+from higgs_audio_trainer.logs.runs import selected
 from higgs_audio_trainer.logs.summary.curve import Curve, CurveSummary
 
 _MOST_CODEBOOKS = 256
@@ -83,6 +86,7 @@ class Summary:
         start: `run_start` of the last attempt.
         end: `run_end` of the last attempt; None for a killed run or a running run.
         attempt: Number of the last attempt.
+        attempts: Counts of `run_end`, summed over the attempts.
         last_ts: Time of the last event.
         training: Metrics of the logged steps.
         evaluation: Metrics of the evaluations.
@@ -96,6 +100,7 @@ class Summary:
     start: RunStart | None
     end: RunEnd | None
     attempt: int | None
+    attempts: AttemptTotals
     last_ts: str | None
     training: SplitMetrics
     evaluation: SplitMetrics
@@ -104,19 +109,23 @@ class Summary:
     cost: Cost
 
 
-def summaries(*paths: str | Path, on_problem: OnProblem) -> Iterator[Summary]:
+def summaries(
+    *paths: str | Path, run: str | None = None, on_problem: OnProblem, on_notice: OnNotice | None = None
+) -> Iterator[Summary]:
     """Yield the summary of each log, in memory independent of the log's length.
 
     Args:
         paths: Paths as for `read`.
+        run: Id of the run, as for `read`.
         on_problem: Receives each invalid line.
+        on_notice: Receives each message about a log, as for `read`.
 
     Raises:
-        UserError: As for `read`.
+        UserError: As for `read`, or all events of a log are of a newer version.
     """
-    for log in find(paths):
-        path = log[0].files[0]
-        count = sum(len(group.files) for group in log)
+    for log in selected(paths, run, on_notice, needs_known=True):
+        path = log.files[0].files[0]
+        count = sum(len(group.files) for group in log.files)
         summing = _Summing()
         found = gaps_in(summing.lines(marked_lines(log, on_problem)))
         yield summing.summary(path if count == 1 else path.parent, found)
@@ -173,11 +182,13 @@ class _Summing:
         self._start: RunStart | None = None
         self._end: RunEnd | None = None
         self._attempt: int | None = None
+        self._attempts = AttemptTotals()
         self._last_ts: str | None = None
         self._is_numbered = False
         self._rank: int | None = None  # rank of the first figures; all ranks log the same figures
         self._training, self._evaluation = _Collected(), _Collected()
         self._problems: dict[tuple[str, str], RunProblem] = {}
+        self._times: dict[int, Counter[str]] = {}  # occurrences of each diagnosis by attempt
         self._cost = Cost()
 
     def lines(self, lines: Iterable[tuple[LogLine, bool]]) -> Iterator[LogLine]:
@@ -187,6 +198,7 @@ class _Summing:
             self._events += 1
             self._is_numbered |= event.seq is not None
             self._last_ts = event.ts or self._last_ts
+            self._attempts.add(event)
             if event.attempt is not None:
                 self._attempt = max(self._attempt or 0, event.attempt)
             if isinstance(event, SinkRecovered):
@@ -215,6 +227,8 @@ class _Summing:
             return
         problem = self._problem(event.code, event.severity, event.step, event.code)
         problem.count += event.repeats
+        attempt = getattr(event, "attempt", None) or 0
+        self._times.setdefault(attempt, Counter())[event.code] += 1 + event.repeats
         problem.severity = max(problem.severity, event.severity, key=_SEVERITIES.index)
         about = f"{event.modality or ''}{'' if event.codebook is None else f' codebook {event.codebook}'}"
         if about and about not in problem.about and len(problem.about) <= _MOST_SERIES:
@@ -248,16 +262,18 @@ class _Summing:
 
     def summary(self, path: Path, found: list[Gap]) -> Summary:
         """Return the summary of the lines passed so far."""
-        for code, count in self._end.diagnoses.items() if self._end else ():
+        for code, count in self._attempts.diagnoses.items():
             # The log has each diagnosis once; `run_end` has the number of occurrences.
             if problem := self._problems.get((code, "")):
-                problem.count = count
+                unended = (times for attempt, times in self._times.items() if attempt not in self._attempts.ended)
+                problem.count = count + sum(times[code] for times in unended)
         return Summary(
             path=path,
             events=self._events,
             start=self._start,
             end=self._end,
             attempt=self._attempt,
+            attempts=self._attempts,
             last_ts=self._last_ts,
             training=self._training.figures(),
             evaluation=self._evaluation.figures(),

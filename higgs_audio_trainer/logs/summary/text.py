@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -197,19 +196,18 @@ def _place(gap: Gap) -> str:
 
 
 def _cost(summary: Summary) -> Iterator[_LabelledFacts]:
-    cost, end = summary.cost, summary.end
+    cost, totals = summary.cost, summary.attempts
     label = "logging"
     if cost.step_ms is not None and cost.logging_ms is not None:
         share = f" ({cost.logging_ms / cost.step_ms:.2%})" if cost.step_ms > 0 else ""
         yield _line(label, f"{_ms(cost.logging_ms)} of {_ms(cost.step_ms)} in the logged steps{share}")
         label = ""
-    ended: Any = end
     facts = []
-    if ended is not None:
-        if ended.logging_ms_total is not None and math.isfinite(ended.logging_ms_total):
-            facts.append(f"{_ms(ended.logging_ms_total)} in all")
-        if ended.events_written is not None and ended.events_lost is not None:
-            facts.append(f"{count_of(ended.events_written, 'event')} written, {ended.events_lost:,} lost")
+    if totals.logging_ms is not None:
+        facts.append(f"{_ms(totals.logging_ms)} in all{'' if totals.events_written is not None else totals.scope}")
+    if totals.events_written is not None:
+        written = count_of(totals.events_written, "event")
+        facts.append(f"{written} written, {totals.events_lost:,} lost{totals.scope}")
     if facts:
         yield _line(label, *facts)
     elif label:

@@ -37,11 +37,12 @@ class AttemptCheck:
 
     Attributes:
         start: `run_start`; empty before the line.
+        is_golden: Whether the lines lack the volatile fields.
     """
 
     def __init__(self, *, is_golden: bool = False, is_joined: bool = False, begins_late: bool = True) -> None:
         self.start: Record = {}
-        self._is_golden = is_golden
+        self.is_golden = is_golden
         self._is_joined = is_joined
         self._ledger = Ledger(begins_late)
         self._steps = StepCheck()
@@ -92,7 +93,7 @@ class AttemptCheck:
             is_sound: Whether the line fits the schema.
             after_fault: Whether only lines without an event precede the line in the file.
         """
-        if not self._is_golden:
+        if not self.is_golden:
             yield from self._place_in_file(line, after_fault=after_fault)
             yield from self._number(line)
         if is_sound:
@@ -150,7 +151,7 @@ class AttemptCheck:
             may_be_part: Whether lines without a `run_start` may be the rest of an attempt after `merge` removed the
                 replaced steps.
         """
-        if self._is_golden or self._last is None or (may_be_part and not self.start):
+        if self.is_golden or self._last is None or (may_be_part and not self.start):
             for _, violation in self._torn:
                 yield violation
             return
@@ -197,16 +198,20 @@ class AttemptCheck:
                 self._without_start, "$.event", "run_start as the first line", got, "run_start", _note_if(is_lost)
             )
         if not self._ended and self._last is not None:
-            ending = (
-                "the process was killed, or is still running" if is_last else "the process was killed, then resumed"
-            )
+            is_at_start = self._last.record["event"] == "run_start"
+            if not is_last:
+                ending = "the process was killed, then resumed"
+            elif is_at_start:
+                ending = "the run failed at its start, was killed, or is still running"
+            else:
+                ending = "the process was killed, or is still running"
             yield Violation(
                 self._last.where,
                 "$.event",
                 "run_end as the last line",
                 f"{self._last.record['event']}: {ending}",
                 "run_end",
-                _note_if(not is_last),
+                _note_if(not is_last or is_at_start),
             )
 
 

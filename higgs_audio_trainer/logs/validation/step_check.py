@@ -23,6 +23,7 @@ class StepCheck:
 
     def __init__(self) -> None:
         self._step: int | None = None
+        self._is_at_start = True  # no event with a step yet
         self._keys: dict[tuple[Any, ...], _Place] = {}
         self._samples: dict[tuple[Any, ...], tuple[Any, _Place]] = {}  # names of each sample with their place
 
@@ -35,7 +36,10 @@ class StepCheck:
         step = int_field(line.record, "step")
         if step is None or is_marked(line.record, "$.step"):
             return
-        if self._step is not None and step < self._step:
+        # A resumed run that fails before its first step ends at step 0.
+        is_failed_start = self._is_at_start and line.record["event"] == "run_end" and step == 0
+        self._is_at_start = False
+        if self._step is not None and step < self._step and not is_failed_start:
             yield Violation(line.where, "$.step", f"at least {self._step}, the previous step", str(step), "step")
         if step != self._step:
             self._step = step

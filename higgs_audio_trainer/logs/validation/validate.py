@@ -6,18 +6,28 @@ All attempts are validated, each file in its own order, line by line. Memory doe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
-from higgs_audio_trainer.logs.files import AttemptFiles, find, parse_name
+from higgs_audio_trainer.logs.files import AttemptFiles, parse_name
 from higgs_audio_trainer.logs.gaps import may_begin_late
-from higgs_audio_trainer.logs.lines import LogFile, LogLine, int_field, where
+from higgs_audio_trainer.logs.lines import LogFile, LogLine, int_field
+from higgs_audio_trainer.logs.logged_runs import run_id_of
+from higgs_audio_trainer.logs.run_filter import OnNotice, is_newer
+from higgs_audio_trainer.logs.runs import SelectedLog, selected
 from higgs_audio_trainer.logs.typed import MARKS, Record, is_explained, typed
 from higgs_audio_trainer.logs.validation.attempt_check import AttemptCheck
 from higgs_audio_trainer.logs.validation.consistency import contradictions, inconsistencies
+from higgs_audio_trainer.logs.validation.log_violations import (
+    empty,
+    misnamed,
+    missing_attempts,
+    other_run,
+    unknown_event,
+)
 from higgs_audio_trainer.logs.validation.members import repeated_member
 from higgs_audio_trainer.logs.validation.skipped_lines import SkippedLines
 from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
@@ -28,14 +38,18 @@ _NOT_IN_GOLDEN = ("ts", "run_id", "attempt", "seq")  # fields that golden files 
 _Key = tuple[int, int]  # rank and attempt
 
 
-def validate(*paths: str | Path) -> Validation:
+def validate(*paths: str | Path, run: str | None = None, on_notice: OnNotice | None = None) -> Validation:
     r"""Validate logs. The returned object yields violations; its counts are complete after the iteration.
+
+    Several runs of a log, such as two trainings in one folder, are validated each for itself.
 
     Args:
         paths: Paths as for `read`.
+        run: Id of the run to validate, or the beginning of the id. By default every run.
+        on_notice: Receives each message about a log with several runs. By default a Python warning.
 
     Raises:
-        UserError: A path holds no log. During iteration, a file cannot be read.
+        UserError: A path holds no log, or `run` names no run or several runs. During iteration, a file cannot be read.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -49,14 +63,14 @@ def validate(*paths: str | Path) -> Validation:
         >>> validation.events, validation.errors
         (1, 1)
     """
-    return Validation(find(paths))
+    return Validation(selected(paths, run, on_notice, every=True, split=False))
 
 
 class Validation:
     """Violations, found during iteration, and counts of the lines so far.
 
     Args:
-        logs: Files of each log.
+        logs: Files of each log, and the filters for the lines to validate.
 
     Attributes:
         events: Number of lines with an event.
@@ -77,7 +91,7 @@ class Validation:
         (['error'], 1)
     """
 
-    def __init__(self, logs: Sequence[Sequence[AttemptFiles]]) -> None:
+    def __init__(self, logs: Sequence[SelectedLog]) -> None:
         self._logs = logs
         self._reset()
 
@@ -107,39 +121,49 @@ class Validation:
 class _ValidatedLog:
     """State shared by the files of a log."""
 
-    def __init__(self, log: Sequence[AttemptFiles], counts: Validation) -> None:
-        self._log = log
+    def __init__(self, log: SelectedLog, counts: Validation) -> None:
+        self._log, self._takes, runs = log
+        self._last_attempts = {run.run_id: max(attempt for _, attempt in run.parts) for run in runs}
         self._counts = counts
-        self._run_id: str | None = None
         self._is_golden: bool | None = None  # unknown before the first line
         self._unknown: set[tuple[str, str]] = set()
+        self._newer: set[int] = set()  # reported versions
 
     def violations(self) -> Iterator[Violation]:
-        last = max(group.attempt for group in self._log)
-        yield from _missing_attempts(self._log)
+        if self._takes.takes_every or len(self._takes.others) < 2:  # noqa: PLR2004 - else other runs have the files
+            yield from missing_attempts(self._log)
         for group in self._log:
             if parse_name(group.files[0]) is None:
                 yield from self._joined(group.files[0])
             else:
-                yield from self._named(group, is_last=group.attempt == last)
+                yield from self._named(group)
+        self._takes.finish(says_versions=False)  # each newer version is a violation
 
-    def _named(self, group: AttemptFiles, *, is_last: bool) -> Iterator[Violation]:
+    def _named(self, group: AttemptFiles) -> Iterator[Violation]:
         """Validate files whose names contain rank and attempt."""
-        check = AttemptCheck(begins_late=may_begin_late(group.files[0]))
+        begins_late = may_begin_late(group.files[0])
+        check = AttemptCheck(begins_late=begins_late)
+        checks: dict[str | None, AttemptCheck] = {}  # by run
         previous: _Key | None = None
         size = 0
         for path in group.files:
-            check.begin_file()
+            for each in checks.values():
+                each.begin_file()
             faults = SkippedLines()
-            for line in LogFile(path, faults, event_of=_event_of).lines():
+            for line in LogFile(path, faults, event_of=_event_of, takes=self._takes).lines():
                 if faults.count:
                     yield from self._faults(faults, check)
                 size += 1
                 if size == 1 and self._begins_golden(line.record):
                     check = AttemptCheck(is_golden=True)
+                run_id = run_id_of(line.record)
+                if run_id not in checks:
+                    yield from other_run(line, run_id, checks)
+                    checks[run_id] = AttemptCheck(begins_late=begins_late) if checks else check
+                check = checks[run_id]
                 key = _key_of(line.record, (group.rank, group.attempt))
                 if key not in (previous, (group.rank, group.attempt)):
-                    yield _misnamed(line, group, key)
+                    yield misnamed(line, group, key)
                 if previous is None:
                     self._counts.ranks.add(group.rank)
                     self._counts.attempts.add(group.attempt)
@@ -149,36 +173,48 @@ class _ValidatedLog:
             yield from self._faults(faults, check)
             size += faults.count
         if size == 0:
-            yield _empty(group.files[0], is_last=is_last)
-        yield from check.end(is_last=is_last)
+            yield empty(group.files[0], is_last=self._is_last(group.attempt, None))
+        yield from self._ends(group, checks or {None: check})
+
+    def _ends(self, group: AttemptFiles, checks: Mapping[str | None, AttemptCheck]) -> Iterator[Violation]:
+        for run_id, check in checks.items():
+            yield from check.end(is_last=self._is_last(group.attempt, run_id))
+
+    def _is_last(self, attempt: int, run_id: str | None) -> bool:
+        """Return True if a run has no later attempt. Without lines of the run, the attempts of all files count."""
+        return attempt == self._last_attempts.get(run_id, max(group.attempt for group in self._log))
 
     def _joined(self, path: Path) -> Iterator[Violation]:
-        """Validate a file that may hold the lines of several ranks and attempts, as written by `merge`."""
-        checks: dict[_Key, AttemptCheck] = {}
+        """Validate a file that may hold the lines of several runs, ranks and attempts, as written by `merge`."""
+        checks: dict[tuple[str | None, int, int], AttemptCheck] = {}  # by run, rank and attempt
+        last: dict[str | None, int] = {}  # highest attempt of each run
         check = AttemptCheck(is_joined=True)  # for lines before the first rank and attempt
         faults = SkippedLines()
-        for line in LogFile(path, faults, event_of=_event_of).lines():
+        for line in LogFile(path, faults, event_of=_event_of, takes=self._takes).lines():
             if faults.count:
                 yield from self._faults(faults, check)
             is_golden = not checks and self._begins_golden(line.record)
-            key = _key_of(line.record, (0, 0))
-            if key not in checks:
-                checks[key] = (
+            run_id, (rank, attempt) = run_id_of(line.record), _key_of(line.record, (0, 0))
+            if run_id not in last:
+                yield from other_run(line, run_id, last)
+            last[run_id] = max(attempt, last.get(run_id, 0))
+            if (run_id, rank, attempt) not in checks:
+                checks[run_id, rank, attempt] = (
                     check
                     if not checks and not is_golden
-                    else AttemptCheck(is_golden=bool(self._is_golden), is_joined=True)
+                    else AttemptCheck(is_golden=run_id is None and bool(self._is_golden), is_joined=True)
                 )
-            check = checks[key]
-            self._counts.ranks.add(key[0])
-            self._counts.attempts.add(key[1])
+            check = checks[run_id, rank, attempt]
+            self._counts.ranks.add(rank)
+            self._counts.attempts.add(attempt)
             yield from self._line(line, check, after_fault=faults.count > 0 and faults.is_at_head)
             faults.is_at_head = False
         yield from self._faults(faults, check)
         if not checks and not faults.count:
-            yield _empty(path, is_last=True)
-        last = max((attempt for _, attempt in checks), default=0)
-        for (_, attempt), each in checks.items() or [((0, 0), check)]:
-            yield from each.end(is_last=attempt == last, may_be_part=attempt != last)
+            yield empty(path, is_last=True)
+        for (run_id, _, attempt), each in checks.items() or [((None, 0, 0), check)]:
+            is_last = attempt == last.get(run_id, 0)
+            yield from each.end(is_last=is_last, may_be_part=not is_last)
 
     def _begins_golden(self, first: Record) -> bool:
         self._is_golden = not any(name in first for name in _NOT_IN_GOLDEN)
@@ -197,9 +233,10 @@ class _ValidatedLog:
             return
         self._counts.events += 1
         found = self._alone(line, check)
-        yield from found
-        if line.record.get("run_id") != self._run_id:
-            yield from self._run(line)
+        if is_newer(line.record):
+            yield from self._newer_version(line)
+        else:
+            yield from found
         if line.event is not None and line.event.extra:
             yield from self._unknown_fields(line)
         yield from check.take(line, is_sound=not found, after_fault=after_fault)
@@ -217,21 +254,20 @@ class _ValidatedLog:
         if line.event is None:  # a plain line, see `_event_of`
             wrong = contradictions(record, start)
         elif event not in EVENTS or record.get("v") != SCHEMA_VERSION:
-            return [*found, _unknown_event(line)]
-        elif (invalid := invalid_field(record, golden=bool(self._is_golden))) is not None:
+            return [*found, unknown_event(line)]
+        elif (invalid := invalid_field(record, golden=check.is_golden)) is not None:
             return [*found, Violation(line.where, *invalid, "schema")]
         else:
             wrong = [item for item in inconsistencies(record, start) if not is_explained(record, item)]
         return [*found, *(Violation(line.where, *item, "value") for item in wrong)] if wrong else found
 
-    def _run(self, line: LogLine) -> Iterator[Violation]:
-        run_id = line.record.get("run_id")
-        if isinstance(run_id, str):
-            if self._run_id is not None:
-                yield Violation(
-                    line.where, "$.run_id", f"{self._run_id!r}, as in the previous line", repr(run_id), "run_id"
-                )
-            self._run_id = run_id
+    def _newer_version(self, line: LogLine) -> Iterator[Violation]:
+        """Report the first event of a newer version."""
+        version = line.record["v"]
+        if version not in self._newer:
+            self._newer.add(version)
+            got = f"{version} of a newer higgs-audio-trainer, as perhaps in more lines; check the log with that version"
+            yield Violation(line.where, "$.v", str(SCHEMA_VERSION), got, "unknown")
 
     def _unknown_fields(self, line: LogLine) -> Iterator[Violation]:
         if line.record["event"] not in EVENTS:
@@ -244,7 +280,8 @@ class _ValidatedLog:
                     line.where,
                     f"$.{name}",
                     f"a field of {key[0]}",
-                    "a field unknown to this version; a newer version may have written the line",
+                    "a field unknown to this version; a processor of the run may have added the field, or a newer "
+                    "version may have written the line",
                     "unknown",
                     "note",
                 )
@@ -258,34 +295,3 @@ def _event_of(record: Record) -> Any:
 def _key_of(record: Record, default: _Key) -> _Key:
     rank, attempt = int_field(record, "rank"), int_field(record, "attempt")
     return default[0] if rank is None else rank, default[1] if attempt is None else attempt
-
-
-def _missing_attempts(log: Sequence[AttemptFiles]) -> Iterator[Violation]:
-    first_files = {group.attempt: group.files[0] for group in reversed(log)}
-    for one, other in pairwise(sorted(first_files)):
-        if other > one + 1:
-            missing = f"attempt {one + 1}" if other == one + 2 else f"attempts {one + 1} to {other - 1}"
-            place = where(first_files[other], 1, 0)
-            yield Violation(place, "$.attempt", f"files of {missing}", "none", "name", "note")
-
-
-def _misnamed(line: LogLine, group: AttemptFiles, key: _Key) -> Violation:
-    name = "rank" if key[0] != group.rank else "attempt"
-    expected, got = (group.rank, key[0]) if name == "rank" else (group.attempt, key[1])
-    return Violation(line.where, f"$.{name}", f"{expected}, as in the file's name", str(got), "name")
-
-
-def _unknown_event(line: LogLine) -> Violation:
-    event, newer = (
-        line.record["event"],
-        "a newer version may have written the line; check the log with the newer version",
-    )
-    if event not in EVENTS:
-        return Violation(line.where, "$.event", f"one of {', '.join(EVENTS)}", f"{event!r}: {newer}", "unknown")
-    return Violation(line.where, "$.v", str(SCHEMA_VERSION), f"{line.record.get('v')!r}: {newer}", "unknown")
-
-
-def _empty(path: Path, *, is_last: bool) -> Violation:
-    return Violation(
-        where(path, 1, 0), "$", "run_start as the first line", "no line", "run_start", "error" if is_last else "note"
-    )
