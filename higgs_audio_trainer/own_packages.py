@@ -64,9 +64,7 @@ class _OwnPackage:
     def __init__(self, name: str, theirs: ModuleType | None) -> None:
         self.name, self._theirs = name, theirs
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the spec of our package. Its submodules are searched in the user's package too."""
         if name != self.name:
             return None

@@ -18,9 +18,8 @@ def make(context: SinkContext):
 
 def python(folder, *arguments):
     """Run Python in a folder, which comes first on its path."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(folder)}
-    )
+    command, path = [sys.executable, *arguments], {"PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=path, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
 
