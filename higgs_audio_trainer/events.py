@@ -309,7 +309,7 @@ class TokenCounts:
     )
     label_matches: tuple[int, ...] = _doc(
         "Labels equal to the token of the sequence at offset -2, -1, 0, +1, +2 from the slot; all labels match at 0 if "
-        "each row predicts the next token. The last label of a sequence matches at 0 where its token is never fed in."
+        "each row predicts the next token."
     )
     offset_contested: tuple[int, ...] = _doc(
         "Slots whose label differs from a competing token: the label at offset -2, -1, +1, +2 and, as fifth entry, the "
