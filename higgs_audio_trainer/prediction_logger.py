@@ -375,14 +375,21 @@ class PredictionLogger(TrainerCallback):
         self._hooked = HookedModel(core, adapter, self._recorder, prompt_tuned(model))
 
     def _existing_codebooks(self, num_codebooks: int) -> tuple[int, ...]:
-        """Return the shown codebooks that the model has, or else the first codebook. Missing codebooks are reported."""
-        missing = [k for k in self._codebooks if k >= num_codebooks > 0]
+        """Return the shown codebooks that the model has, or else the first codebook. Missing codebooks are reported.
+
+        Raises:
+            UserError: A codebook is missing, and the logger is strict.
+        """
         shown = tuple(k for k in self._codebooks if k < num_codebooks) or (0,)
+        missing = [k for k in self._codebooks if k >= num_codebooks > 0]
         if missing:
-            _say(
+            problem = (
                 f"codebooks: expected numbers from 0 to {num_codebooks - 1}, since the model has {num_codebooks} "
-                f"codebooks, got {', '.join(map(str, missing))}. Shown: {', '.join(map(str, shown))}."
+                f"codebooks, got {', '.join(map(str, missing))}"
             )
+            if self._strict:
+                raise UserError(f"PredictionLogger: {problem}")
+            _say(f"{problem}. Shown: {', '.join(map(str, shown))}")
         return shown
 
     def _emit_start(

@@ -708,6 +708,8 @@ class TestFailures:
         [said] = capsys.readouterr().err.splitlines()
         assert "expected numbers from 0 to 1, since the model has 2 codebooks, got 9. Shown: 0" in said
         assert {sample["codebook"] for sample in named(log_of(tmp_path), "prediction_sample")} == {0}
+        with pytest.raises(UserError, match="codebooks: expected numbers from 0 to 1"):
+            quiet(tmp_path, codebooks=(9,), strict=True).attach(model)
 
     def test_a_strict_logger(self, tmp_path, monkeypatch):
         """An error in a logged step ends the training."""
