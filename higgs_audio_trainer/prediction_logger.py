@@ -3,36 +3,49 @@
     trainer.add_callback(PredictionLogger("out", log_steps=50))
 
 The logger owns no state of the training. Between logged steps it does nothing. In a logged step, forward hooks read the
-inputs and outputs of the model. An error of logging is counted, reported once, and does not reach the training.
+inputs and outputs of the model. An error of logging is counted, reported once, and does not reach the training, unless
+the logger is strict. The log begins with the end of the first step, so that a failed start leaves no log.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import os
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, initial_seed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+import higgs_audio_trainer.own_packages  # noqa: F401 - `import sinks` finds our package from here on
 import sinks
-from higgs_audio_trainer.adapters import Adapter, adapter_for
-from higgs_audio_trainer.adapters.hooks import unwrapped
-from higgs_audio_trainer.config import RANDOM_WEIGHTS
+from higgs_audio_trainer.adapters import Adapter, UnreadableError, adapter_for
+from higgs_audio_trainer.adapters.hooks import prompt_tuned, unwrapped
+from higgs_audio_trainer.diagnoses.diagnoser import LEVELS
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.events import Diagnosis
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
+from higgs_audio_trainer.pipeline.failure_message import print_above_progress_bar
 from higgs_audio_trainer.pipeline.processors import Processor, named_processors
+from higgs_audio_trainer.recording.foreign_training import (
+    foreign_facts,
+    foreign_rank,
+    next_attempt,
+    num_samples_of,
+    steps_between_logs,
+    tokenizer_of,
+    trainer_config,
+)
 from higgs_audio_trainer.recording.hooked_model import HookedModel
 from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.logger_arguments import check_logger_arguments
 from higgs_audio_trainer.recording.recorder import Recorder
-from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts, every
+from higgs_audio_trainer.recording.settings import RecorderSettings, every, never
+from sinks import Sink, specification
 
 
 @dataclass(slots=True)
@@ -56,19 +69,29 @@ class PredictionLogger(TrainerCallback):
     alone writes. Fingerprints stand for the names of samples.
 
     Args:
-        output_dir: Output directory; events go to `OUTPUT_DIR/events/`. None for the Trainer's output directory.
-        log_steps: Log step 1 and every multiple of this number. None for the Trainer's `logging_steps`.
+        output_dir: Output directory, with `~` for the home folder; events go to `OUTPUT_DIR/events/`. None for the
+            Trainer's output directory.
+        log_steps: Log step 1 and every multiple of this number. None for the steps that the Trainer logs, or for every
+            step of a plain loop.
         sinks: Sinks of the events, as for `--sinks`.
         tokenizer: Decodes text beside its ids. None for the Trainer's processing class.
         adapter: Meaning of the model's outputs. None to find the adapter by the model's class.
         samples: Number of samples shown of a step's first micro-batch.
         window: Slots shown at each end of the target span.
-        codebooks: Codebooks shown of audio.
+        codebooks: Codebooks shown of audio, counted from 0.
         diagnose: Check the logged steps, as `--diagnose warn` does.
         processors: structlog processors of events, before the sinks.
+        pretrained: False for a training from scratch, whose loss begins at chance level. True for trained weights.
+            None if unknown.
+        strict: Let an error of logging end the training, also a model that the logger cannot read. By default, the
+            training continues without the log, and a line on stderr states the error.
 
     Attributes:
         emit: Receives the events and counts written and lost events.
+
+    Raises:
+        UserError: An argument is wrong.
+        SinkError: A sink is unknown, or an option of a sink is wrong.
 
     Example:
         >>> import tempfile, torch, transformers
@@ -102,17 +125,24 @@ class PredictionLogger(TrainerCallback):
         codebooks: Sequence[int] = (0,),
         diagnose: bool = True,
         processors: Sequence[Processor] = (),
+        pretrained: bool | None = None,
+        strict: bool = False,
     ) -> None:
+        # Wrong arguments are refused on every rank, before the training.
+        check_logger_arguments(log_steps, sinks, tokenizer, adapter, samples, window, codebooks)
+        specification.load(sinks)
+        self._processors = named_processors(processors)
         self.emit: Emit = NullPipeline()
         self._output_dir, self._log_steps, self._sinks = output_dir, log_steps, sinks
         self._tokenizer, self._given_adapter = tokenizer, adapter
         self._samples, self._window, self._codebooks = samples, window, tuple(codebooks)
-        self._diagnose = diagnose
-        self._processors = named_processors(processors)  # refuses a wrong processor on every rank, before the training
+        self._diagnose, self._pretrained, self._strict = diagnose, pretrained, strict
         self._optimizer: Any = None
         self._learning_rate = float("nan")
         self._hooked: HookedModel | None = None
         self._recorder: Recorder | None = None
+        self._begin_log: Callable[[], None] | None = None  # until the log has begun
+        self._built: list[tuple[str, Sink]] = []
 
     # In a plain loop
 
@@ -127,16 +157,19 @@ class PredictionLogger(TrainerCallback):
             config: Settings to log. Secrets are redacted.
 
         Raises:
-            UnreadableError: No adapter is known for the model.
-            SinkError: A sink cannot be set up.
             ValueError: `output_dir` is missing.
+            UserError: `config` is no mapping.
+            UnreadableError: No adapter is known for the model, and the logger is strict.
+            SinkError: A sink cannot be set up, and the logger is strict.
         """
-        self._optimizer = optimizer
         if self._output_dir is None:
             raise ValueError("PredictionLogger: expected a folder for the events, got none: PredictionLogger('out')")
-        if _rank() == 0:
-            log_steps, seed = self._log_steps or 1, torch.initial_seed()
-            self._start(model, self._output_dir, config or {}, self._tokenizer, log_steps=log_steps, seed=seed)
+        if not isinstance(config, Mapping | None):
+            raise UserError(f"config: expected a mapping, got {type(config).__name__}. Pass a dictionary: vars(...)")
+        if foreign_rank() == 0:
+            facts = {"seed": initial_seed(), "resumed_from_step": None, "num_train_samples": 0}
+            self._start(model, self._output_dir, lambda: config or {}, self._tokenizer, self._log_steps or 1, facts)
+            self._optimizer = optimizer
         return self
 
     @contextmanager
@@ -158,6 +191,7 @@ class PredictionLogger(TrainerCallback):
             if self._hooked is not None:
                 self._hooked.abandon()
             raise
+        self._ensure_begun()
         if self._hooked is not None and self._hooked.end(number, 0.0, self._learning_rate):
             self._hooked.emit(None if notes.grad_norm is None else float(notes.grad_norm))
 
@@ -174,19 +208,25 @@ class PredictionLogger(TrainerCallback):
         self._hooked.is_evaluating = True
         try:
             yield
-            self._hooked.evaluated(step, 0.0)
+            self._ensure_begun()
+            if self._hooked is not None:
+                self._hooked.evaluated(step, 0.0)
         finally:
-            self._hooked.is_evaluating = False
-            self._hooked.forget_evaluation()
+            if self._hooked is not None:
+                self._hooked.is_evaluating = False
+                self._hooked.forget_evaluation()
 
     def close(self, reason: str = "completed") -> None:
         """End the log and remove the hooks from the model. A second call does nothing."""
-        if self._hooked is None or self._recorder is None:
-            return
-        self._hooked.close()
-        self._recorder.end(reason)
-        self._recorder.close()
-        self._hooked = self._recorder = self._optimizer = None
+        hooked, recorder, built = self._hooked, self._recorder, self._built
+        self._hooked = self._recorder = self._optimizer = self._begin_log = None
+        self._built = []
+        if hooked is not None:
+            hooked.close()
+        if recorder is not None:
+            recorder.end(reason)
+            recorder.close()
+        _remove_empty(built)
         atexit.unregister(self._close_at_exit)
 
     # As a callback
@@ -194,19 +234,25 @@ class PredictionLogger(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin the log. Wrong settings raise an error before the first step."""
+        """Prepare the log, which begins with the end of the first step."""
         if not state.is_world_process_zero:
             return
+        loader = kwargs.get("train_dataloader")
         self._start(
             kwargs["model"],
             self._output_dir or str(args.output_dir),
-            args.to_sanitized_dict(),
-            self._tokenizer or _tokenizer_of(kwargs.get("processing_class")),
-            log_steps=self._log_steps or max(1, int(args.logging_steps)),
-            seed=args.seed,
-            resumed_from_step=state.global_step or None,
-            num_train_samples=_length(kwargs.get("train_dataloader")),
-        ).is_evaluating = True
+            lambda: trainer_config(args, state, self._optimizer),
+            self._tokenizer or tokenizer_of(kwargs.get("processing_class")),
+            self._log_steps or steps_between_logs(args, state, loader),
+            {
+                "seed": args.seed,
+                "resumed_from_step": state.global_step or None,
+                "num_train_samples": num_samples_of(loader),
+            },
+        )
+        self._optimizer = kwargs.get("optimizer")
+        if self._hooked is not None:
+            self._hooked.is_evaluating = True
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -223,6 +269,7 @@ class PredictionLogger(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Emit a logged step. If the Trainer logs the step too, wait for the norm of the gradients in `on_log`."""
+        self._ensure_begun()
         if self._hooked is None:
             return
         is_ready = self._hooked.end(state.global_step, float(state.epoch or 0.0), self._learning_rate)
@@ -243,6 +290,7 @@ class PredictionLogger(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Emit the finished evaluation."""
+        self._ensure_begun()
         if self._hooked is not None:
             self._hooked.evaluated(state.global_step, float(state.epoch or 0.0))
 
@@ -255,6 +303,7 @@ class PredictionLogger(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Emit the saved checkpoint."""
+        self._ensure_begun()
         if self._recorder is not None:
             self._recorder.checkpoint_saved(state.global_step)
 
@@ -270,45 +319,113 @@ class PredictionLogger(TrainerCallback):
         self,
         model: nn.Module,
         output_dir: str | os.PathLike[str],
-        config: Mapping[str, Any],
+        config: Callable[[], Mapping[str, Any]],
         tokenizer: Any,
-        *,
         log_steps: int,
-        seed: int,
-        resumed_from_step: int | None = None,
-        num_train_samples: int = 0,
-    ) -> HookedModel:
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Prepare the log. An error reaches the training only if the logger is strict."""
         self.close("error")  # an earlier training that did not call `on_train_end`
-        core = unwrapped(model)
-        adapter = self._given_adapter or adapter_for(core)
-        settings = getattr(core, "config", None)
-        folder = Path(output_dir).absolute()
-        run_id, attempt = _attempt(folder / "events", resumed=resumed_from_step is not None)
-        built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
-        self.emit = Pipeline(built, run_id=run_id, attempt=attempt, processors=self._processors)
+        if not specification.parse(self._sinks):
+            return
+        with self._tolerated():
+            core = unwrapped(model)
+            problem, adapter = self._adapter_of(core)
+            self._open(model, core, adapter, Path(output_dir).expanduser().absolute(), tokenizer, log_steps, facts)
+            self._begin_log = lambda: self._emit_start(core, adapter, config(), facts, problem)
+            atexit.register(self._close_at_exit)
+
+    def _adapter_of(self, core: nn.Module) -> tuple[str, Adapter]:
+        """Return "" and the adapter of a model, or else the problem and an adapter that reads nothing."""
+        try:
+            return "", self._given_adapter or adapter_for(core)
+        except UnreadableError as error:
+            if self._strict:
+                raise
+            _say(f"no step is logged: {error}")
+            return str(error), Adapter("none", ())
+
+    def _open(
+        self,
+        model: nn.Module,
+        core: nn.Module,
+        adapter: Adapter,
+        folder: Path,
+        tokenizer: Any,
+        log_steps: int,
+        facts: Mapping[str, Any],
+    ) -> None:
+        num_codebooks = adapter.num_codebooks(getattr(core, "config", None))
         decode = None if tokenizer is None else lambda ids: str(tokenizer.decode(list(ids)))
-        shown = WindowSettings(self._samples, self._window, self._codebooks, decode)
-        checks = LiveChecks(self.emit, fails=False) if self._diagnose else None
-        record = RecorderSettings(every(log_steps), adapter.num_codebooks(settings), shown, counts=self._diagnose)
-        self._recorder = Recorder(self.emit, record, sinks=built, checks=checks)
-        self._hooked = hooked = HookedModel(core, adapter, self._recorder)
-        facts = RunFacts(
-            config={**config, "adapter": adapter.name, "model": type(core).__name__},
-            world_size=int(os.environ.get("WORLD_SIZE", "1")),
-            device=str(next(core.parameters()).device),
-            seed=seed,
-            resumed_from_step=resumed_from_step,
-            num_train_samples=num_train_samples,
-            num_eval_samples=0,  # a Trainer makes them after the beginning of the training
-            trainable_parameters=sum(part.numel() for part in core.parameters() if part.requires_grad),
-            base_is_random=getattr(settings, RANDOM_WEIGHTS, None),
-            max_length=getattr(settings, "max_position_embeddings", None),
-            modalities=tuple(reading.modality for reading in adapter.readings),
-            stops=adapter.stops(settings),
+        shown = WindowSettings(self._samples, self._window, self._existing_codebooks(num_codebooks), decode)
+        is_readable = bool(adapter.readings)
+        record = RecorderSettings(
+            every(log_steps) if is_readable else never,
+            num_codebooks,
+            shown,
+            evaluations=is_readable,
+            counts=self._diagnose,
+            strict=self._strict,
         )
-        self._recorder.start(facts, current_step=lambda: hooked.step)
-        atexit.register(self._close_at_exit)
-        return hooked
+        run_id, attempt = next_attempt(folder / "events", resumed=facts["resumed_from_step"] is not None)
+        self._built = built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
+        self.emit = Pipeline(built, run_id=run_id, attempt=attempt, processors=self._processors, strict=self._strict)
+        checks = LiveChecks(self.emit, fails=False) if self._diagnose else None
+        self._recorder = Recorder(self.emit, record, sinks=built, checks=checks)
+        self._hooked = HookedModel(core, adapter, self._recorder, prompt_tuned(model))
+
+    def _existing_codebooks(self, num_codebooks: int) -> tuple[int, ...]:
+        """Return the shown codebooks that the model has, or else the first codebook. Missing codebooks are reported.
+
+        Raises:
+            UserError: A codebook is missing, and the logger is strict.
+        """
+        shown = tuple(k for k in self._codebooks if k < num_codebooks) or (0,)
+        missing = [k for k in self._codebooks if k >= num_codebooks > 0]
+        if missing:
+            problem = (
+                f"codebooks: expected numbers from 0 to {num_codebooks - 1}, since the model has {num_codebooks} "
+                f"codebooks, got {', '.join(map(str, missing))}"
+            )
+            if self._strict:
+                raise UserError(f"PredictionLogger: {problem}")
+            _say(f"{problem}. Shown: {', '.join(map(str, shown))}")
+        return shown
+
+    def _emit_start(
+        self, core: nn.Module, adapter: Adapter, config: Mapping[str, Any], facts: Mapping[str, Any], problem: str
+    ) -> None:
+        """Emit `run_start`, and the reason why nothing follows if the model is unreadable."""
+        hooked, recorder = self._hooked, self._recorder
+        assert hooked is not None
+        assert recorder is not None
+        recorder.start(
+            foreign_facts(core, adapter, config, pretrained=self._pretrained, **facts),
+            current_step=lambda: hooked.step,
+        )
+        if problem:
+            evidence = {"model": type(core).__name__}
+            found = Diagnosis(step=0, code="unreadable_model", severity="error", message=problem, evidence=evidence)
+            self.emit(found, level=LEVELS[found.severity])
+
+    def _ensure_begun(self) -> None:
+        """Begin the log, if it is prepared and has not begun."""
+        begin, self._begin_log = self._begin_log, None
+        if begin is not None:
+            with self._tolerated():
+                begin()
+
+    @contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        """Drop the log after an error in the block. The error reaches the training only if the logger is strict."""
+        try:
+            yield
+        except Exception as error:
+            self.close("error")
+            if self._strict:
+                raise
+            described = str(error) if isinstance(error, (UserError, UnreadableError, sinks.SinkError)) else repr(error)
+            _say(f"nothing is logged: {' '.join(described.split())}")
 
     def _close_at_exit(self) -> None:
         self.close("error")  # the training did not end its log
@@ -325,31 +442,16 @@ class PredictionLogger(TrainerCallback):
             self._learning_rate = float(self._optimizer.param_groups[0]["lr"])
 
 
-def _rank() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return int(os.environ.get("RANK", "0"))
+def _remove_empty(built: Sequence[tuple[str, Sink]]) -> None:
+    """Remove the file of a log that did not begin."""
+    for _, sink in built:
+        if isinstance(sink, sinks.JsonlSink):
+            with suppress(OSError):  # an empty file harms nobody
+                if not sink.path.stat().st_size:
+                    sink.path.unlink()
 
 
-def _attempt(folder: Path, *, resumed: bool) -> tuple[str, int]:
-    """Return the id of the run and the number of the attempt, one higher than those of the existing files."""
-    numbers = [0]
-    run_id = uuid.uuid4().hex[:12]
-    for path in sorted(folder.glob("rank00000-attempt[0-9][0-9][0-9]*.jsonl")):
-        numbers.append(int(path.name.removeprefix("rank00000-attempt")[:3]) + 1)
-        if resumed:
-            with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
-                run_id = str(json.loads(file.readline())["run_id"])
-    return run_id, max(numbers)
-
-
-def _tokenizer_of(processing_class: Any) -> Any:
-    """Return the tokenizer, or the tokenizer of a processor, or None."""
-    found = getattr(processing_class, "tokenizer", processing_class)
-    return found if callable(getattr(found, "decode", None)) else None
-
-
-def _length(loader: object) -> int:
-    with suppress(TypeError):  # no data set, or a stream of unknown length
-        return len(getattr(loader, "dataset", None))  # type: ignore[arg-type]
-    return 0
+def _say(problem: str) -> None:
+    """Print one line about a problem that does not end the training."""
+    advice = "The training continues; PredictionLogger(strict=True) would end it."
+    print_above_progress_bar(f"higgs-audio-trainer: PredictionLogger: {problem.rstrip('.')}. {advice}")

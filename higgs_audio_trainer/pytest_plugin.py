@@ -47,6 +47,7 @@ def event_log() -> MemorySink:
 
     Pass the sink to a training: `run_training(settings, more_sinks=[("log", event_log)])`.
     """
+    import higgs_audio_trainer.own_packages  # noqa: F401 - a tested project may have a module `sinks`
     from sinks import MemorySink
 
     return MemorySink()

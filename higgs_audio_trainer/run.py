@@ -18,6 +18,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+import higgs_audio_trainer.own_packages  # noqa: F401 - `import sinks` finds our package from here on
 import sinks
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset

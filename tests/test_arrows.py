@@ -20,7 +20,7 @@ import sinks
 
 HEAVY = ["torch", "transformers", "peft", "accelerate", "numpy"]
 WITH_TORCH = {f"higgs_audio_trainer.cli.{command}" for command in ("train", "prepare", "demo", "tiny")}
-GROUND = ("events", "logged_step", "schema", "errors", "config", "versions", "redaction", "atomic_file")
+GROUND = ("events", "logged_step", "schema", "errors", "config", "versions", "redaction", "atomic_file", "own_packages")
 PRODUCER = Path(higgs_audio_trainer.__file__).parent
 GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
 
@@ -234,6 +234,24 @@ def test_one_place_wires():
     assert {path for path in naming if path.parts[0] not in ("cli", "demo")} <= allowed
     for path in escaping:
         assert not re.search("sinks.(?!terminal)", (PRODUCER / path).read_text())
+
+
+def test_sinks_are_ours_wherever_they_are_imported():
+    """A module that imports `sinks` at its top imports `own_packages` first, itself or by its folder."""
+    for path in PRODUCER.rglob("*.py"):
+        if path.name == "pytest_plugin.py":
+            continue  # pytest loads the file in every project, and must leave the project's own modules alone
+        tree = ast.parse(path.read_bytes())
+        tops = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = [getattr(node, "module", None) or node.names[0].name for node in tops]
+        ours = [index for index, name in enumerate(names) if name.partition(".")[0] in {"sinks", "schemas"}]
+        folders = [PRODUCER.joinpath(*parts) for parts in _prefixes(path.relative_to(PRODUCER).parts[:-1])]
+        claimed = any("own_packages" in (folder / "__init__.py").read_text() for folder in folders)
+        assert not ours or claimed or "higgs_audio_trainer.own_packages" in names[: ours[0]], path
+
+
+def _prefixes(parts):
+    return [parts[: size + 1] for size in range(len(parts))]
 
 
 def test_pipeline_knows_no_tensor():

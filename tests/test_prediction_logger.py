@@ -1,5 +1,6 @@
 """The log of trainings that are not ours: real clients, and everything that must not reach them."""
 
+import argparse
 import itertools
 import json
 import os
@@ -24,7 +25,7 @@ import sinks
 from higgs_audio_trainer import PredictionLogger
 from higgs_audio_trainer.adapters import Adapter, Reading, UnreadableError, check_adapter
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import LoggingError, UserError
 from tests import forks
 from tests.adapted import make
 from tests.adapted_sweep import case
@@ -253,6 +254,61 @@ class TestTrainer:
         assert named(log_of(tmp_path / "b"), "run_end")[0]["reason"] == "completed"
 
 
+class TestSettingsInForce:
+    @pytest.mark.parametrize(
+        ("settings", "steps"),
+        [
+            ({"logging_steps": 0.25}, [1, 2, 4, 6, 8]),
+            ({"logging_strategy": "epoch"}, [1, 4, 8]),
+            ({"logging_strategy": "no"}, [1, 8]),
+        ],
+        ids=str,
+    )
+    def test_steps_that_the_trainer_logs(self, tmp_path, settings, steps):
+        """Without `log_steps`, a share of all steps, epochs and no logging mean what they mean to the Trainer."""
+        trained(tmp_path, quiet(), max_steps=8, gradient_accumulation_steps=2, **settings)
+        assert [step["step"] for step in named(log_of(tmp_path), "train_step")] == steps
+
+    def test_the_home_folder(self, tmp_path, monkeypatch):
+        """`~` is the home folder, for the logger as for its sink."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        loop("~/run", make("llama")[0])
+        assert log_of(tmp_path / "run")
+        assert not (tmp_path / "~").exists()
+
+    def test_what_is_in_force(self, tmp_path, monkeypatch):
+        """The record has accelerate's precision, the batch size that was found, and the rate of a resumed optimizer."""
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+        trained(tmp_path, quiet(), save_strategy="steps", save_steps=3, max_steps=3)
+        trainer = transformers.Trainer(
+            model=make("llama")[0],
+            args=arguments(tmp_path, learning_rate=5.0),
+            train_dataset=Tokens(),
+            callbacks=[quiet()],
+        )
+        trainer.train(resume_from_checkpoint=True)
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+        configs = [log_of(tmp_path, attempt)[0]["config"] for attempt in (0, 1)]
+        assert [config["mixed_precision"] for config in configs] == ["bf16", "bf16"]
+        assert [config["learning_rate"] for config in configs] == [1e-2, 1e-2]
+
+    def test_a_batch_size_that_was_found(self, tmp_path, monkeypatch):
+        """A start that ran out of memory leaves no log, and the record has the smaller batch size."""
+
+        class Forgetful(transformers.TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, **kwargs):
+                if state.train_batch_size > 2:
+                    raise RuntimeError("CUDA out of memory.")
+
+        trained(tmp_path, quiet(), Forgetful(), per_device_train_batch_size=4, auto_find_batch_size=True)
+        [path] = (tmp_path / "events").iterdir()
+        start = log_of(tmp_path)[0]
+        assert (path.name, start["config"]["train_batch_size"]) == ("rank00000-attempt000.jsonl", 2)
+
+
 class TestDiagnoses:
     def test_labels_that_are_shifted_twice(self, tmp_path):
         """The usual mistake: labels moved by hand, for a model that moves them itself. It is said at the first step."""
@@ -288,6 +344,74 @@ class TestDiagnoses:
         """Checks can be turned off, and then nothing is counted for them."""
         trained(tmp_path, quiet(diagnose=False))
         assert named(log_of(tmp_path), "diagnosis") == named(log_of(tmp_path), "token_counts") == []
+
+
+SOFT_PROMPTS = {
+    "prompt tuning": (partial(peft.PromptTuningConfig, num_virtual_tokens=4), 4),
+    "p-tuning": (partial(peft.PromptEncoderConfig, num_virtual_tokens=3, encoder_hidden_size=8), 3),
+    "prefix tuning": (partial(peft.PrefixTuningConfig, num_virtual_tokens=5), 0),
+}
+
+
+class TestSoftPrompts:
+    @pytest.mark.parametrize("name", SOFT_PROMPTS)
+    def test_a_trainer(self, tmp_path, name):
+        """The loss is the model's own, positions without a token come first, and nothing is misaligned."""
+        config, before = SOFT_PROMPTS[name]
+        model = peft.get_peft_model(make("llama")[0], config(task_type="CAUSAL_LM"))
+        trainer = trained(tmp_path, quiet(log_steps=1, pretrained=False), model=model, logging_steps=1)
+        records = log_of(tmp_path)
+        expected = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        steps = named(records, "train_step")
+        assert [step["loss"] for step in steps] == pytest.approx(expected, abs=1e-3)
+        assert {step["text_targets"] for step in steps} == {2 * 7}
+        assert {record["code"] for record in named(records, "diagnosis")} <= {"no_stop_target"}
+        counts = named(records, "token_counts")[0]
+        assert counts["label_matches"][2] == counts["num_targets"]
+        window = named(records, "prediction_sample")[0]["first"]
+        assert window["positions"][0] == before + 3
+        assert window["inputs"][1] == window["labels"][0]
+        assert named(records, "run_end")[0]["events_lost"] == 0
+
+    @pytest.mark.parametrize("name", SOFT_PROMPTS)
+    def test_a_loop(self, tmp_path, name):
+        """Where the first token is a target, the last position of a soft prompt predicts the token."""
+        config, before = SOFT_PROMPTS[name]
+        model, ids = peft.get_peft_model(make("llama")[0], config(task_type="CAUSAL_LM")), batches(1)[0]["input_ids"]
+        with quiet(tmp_path).attach(model).step(1):
+            outputs = model(input_ids=ids, labels=ids)
+        [step] = named(log_of(tmp_path), "train_step")
+        window = named(log_of(tmp_path), "prediction_sample")[0]["first"]
+        assert step["loss"] == pytest.approx(outputs.loss.item(), rel=1e-5)
+        assert step["text_targets"] == 2 * (10 if before else 9)
+        assert (window["positions"][0], window["inputs"][0]) == ((before, None) if before else (1, ids[0, 0].item()))
+
+    def test_the_names_of_samples(self, tmp_path):
+        """A sample has the same fingerprint with a soft prompt and without."""
+        prompted = peft.get_peft_model(
+            make("llama")[0], peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+        )
+        for folder, model in (("a", make("llama")[0]), ("b", prompted)):
+            loop(tmp_path / folder, model)
+        names = [named(log_of(tmp_path / name), "train_step")[0]["samples"] for name in "ab"]
+        assert names[0] == names[1]
+
+    def test_an_encoder_decoder(self, tmp_path):
+        """The soft prompt of an encoder is outside of the labels."""
+        model, batch = make("t5")
+        config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4)
+        model = peft.get_peft_model(model, config)
+        with quiet(tmp_path).attach(model).step(1):
+            outputs = model(**batch)
+        assert named(log_of(tmp_path), "train_step")[0]["loss"] == pytest.approx(outputs.loss.item(), rel=1e-5)
+
+    def test_embeddings_of_the_users_own(self, tmp_path, capsys):
+        """The message names a way for a loop and for a Trainer."""
+        model, batch = make("llama")[0], batches(1)[0]
+        with quiet(tmp_path).attach(model).step(1):
+            model(inputs_embeds=model.get_input_embeddings()(batch["input_ids"]), labels=batch["labels"])
+        [said] = capsys.readouterr().err.splitlines()
+        assert "step(n, input_ids=...); under a Trainer, give the logger an Adapter whose `prepare`" in said
 
 
 class TestSft:
@@ -481,13 +605,13 @@ class TestLoop:
         assert {step["text_targets"] for step in steps} <= {14}
 
     def test_half_a_step(self, tmp_path):
-        """An error of the training's own is raised, and nothing is logged of its step."""
+        """An error of the training's own in the first step is raised, and no log is left that holds no step."""
         model = make("llama")[0]
         logger = quiet(tmp_path).attach(model)
         with pytest.raises(TypeError, match="not the log's"), logger.step(1):
             model(**batches(1)[0]).loss.backward(_not_a_gradient())
         logger.close("error")
-        assert [record["event"] for record in log_of(tmp_path)] == ["run_start", "run_end"]
+        assert not list(tmp_path.rglob("*.jsonl"))
 
 
 class TestProcessors:
@@ -531,15 +655,81 @@ class TestFailures:
             pass
         assert "expected the model to be called in a logged step" in capsys.readouterr().err
 
-    def test_what_is_wrong_with_the_settings_is_said_before_the_first_step(self, tmp_path):
-        """No folder, no such sink, no such model."""
+    def test_a_wrong_argument_is_refused_at_once(self):
+        """What a person typed is refused where the logger is made, in one sentence."""
+        wrong = {"log_steps": 0, "samples": -1, "window": 0, "codebooks": "all", "sinks": None, "adapter": "llama"}
+        wrong |= {"tokenizer": 7}
+        for name, value in wrong.items():
+            with pytest.raises(UserError, match=f"PredictionLogger: {name}: expected"):
+                PredictionLogger("out", **{name: value})
+        for name in ("log_steps", "samples"):
+            with pytest.raises(UserError, match="whole number"):
+                PredictionLogger("out", **{name: 0.25})
+        with pytest.raises(sinks.SinkError, match="expected one of"):
+            PredictionLogger("out", sinks="jsnl")
         with pytest.raises(ValueError, match="expected a folder"):
             PredictionLogger(sinks="jsonl").attach(make("llama")[0])
-        with pytest.raises(sinks.SinkError, match="expected one of"):
-            PredictionLogger(tmp_path, sinks="jsnl").attach(make("llama")[0])
+        with pytest.raises(UserError, match="config: expected a mapping, got Namespace"):
+            PredictionLogger("out").attach(make("llama")[0], config=argparse.Namespace())
+
+    def test_a_model_that_cannot_be_read(self, tmp_path, capsys):
+        """The training goes on; it is said once, and in the log. A strict logger ends it, and leaves no log."""
+        model = torch.nn.Linear(1, 1)
+        logger = quiet(tmp_path / "a").attach(model)
+        for number in (1, 2):
+            with logger.step(number):
+                model(torch.zeros(1)).backward()
+        logger.close()
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert "no step is logged: expected a model with a known adapter" in said[0]
+        start, found, end = log_of(tmp_path / "a")
+        assert (start["modalities"], found["code"], end["step"]) == ([], "unreadable_model", 2)
+        assert "got Linear" in found["message"]
+        assert main(["validate", str(tmp_path / "a")]) == 0
         with pytest.raises(UnreadableError, match="got Linear"):
-            quiet(tmp_path).attach(torch.nn.Linear(1, 1))
-        assert not list(tmp_path.rglob("*.jsonl"))
+            quiet(tmp_path / "b", strict=True).attach(model)
+        assert not list((tmp_path / "b").rglob("*.jsonl"))
+
+    def test_a_log_that_cannot_be_opened(self, tmp_path, capsys):
+        """The training goes on without a log, which is said in one line; a strict logger ends it."""
+        (tmp_path / "events").write_text("a file")
+        trained(tmp_path, quiet())
+        [said] = [line for line in capsys.readouterr().err.splitlines() if "PredictionLogger" in line]
+        assert "nothing is logged: jsonl: " in said
+        with pytest.raises(sinks.SinkError, match="jsonl: "):
+            trained(tmp_path, quiet(strict=True))
+
+    def test_codebooks_that_the_model_lacks(self, tmp_path, capsys):
+        """They are named in one line, and the first codebook is shown where none is left."""
+        model, batch = make("musicgen")
+        with quiet(tmp_path, codebooks=(9,)).attach(model).step(1):
+            model(**batch)
+        [said] = capsys.readouterr().err.splitlines()
+        assert "expected numbers from 0 to 1, since the model has 2 codebooks, got 9. Shown: 0" in said
+        assert {sample["codebook"] for sample in named(log_of(tmp_path), "prediction_sample")} == {0}
+        with pytest.raises(UserError, match="codebooks: expected numbers from 0 to 1"):
+            quiet(tmp_path, codebooks=(9,), strict=True).attach(model)
+
+    def test_a_strict_logger(self, tmp_path, monkeypatch):
+        """An error in a logged step ends the training."""
+        monkeypatch.setattr("higgs_audio_trainer.recording.hooked_model.fingerprints", lambda *_: 1 / 0)
+        with pytest.raises(LoggingError, match="ZeroDivisionError"):
+            trained(tmp_path, quiet(strict=True))
+
+    def test_a_start_that_failed(self, tmp_path):
+        """A training that fails in its first step leaves no log, and the next one is the first attempt."""
+
+        class Failing(transformers.TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, **kwargs):
+                raise RuntimeError("not the log's")
+
+        logger = quiet()
+        with pytest.raises(RuntimeError, match="not the log's"):
+            trained(tmp_path, logger, Failing())
+        trained(tmp_path, logger)
+        assert [path.name for path in (tmp_path / "events").iterdir()] == ["rank00000-attempt000.jsonl"]
+        assert log_of(tmp_path)[0]["attempt"] == 0
 
 
 def log_on_a_rank(folder):

@@ -228,7 +228,8 @@ def _arranged(
             "logits": "A loss that is fused with the head returns no logits.",
             "labels": "If the loss is computed outside the model, pass the labels to the logger: step(n, labels=...); "
             "under a Trainer, call the model with labels.",
-            "inputs": "If the model gets embeddings, pass the tokens to the logger: step(n, input_ids=...).",
+            "inputs": "If the model gets embeddings, pass the tokens to the logger: step(n, input_ids=...); under a "
+            f"Trainer, give the logger an Adapter whose `prepare` returns {name!r} as well.",
         }[what]
         raise UnreadableError(f"expected a tensor {name!r} {where}, got {type(tensor).__name__}. {hint}")
     try:

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from higgs_audio_trainer.errors import UserError, suggestion
+from higgs_audio_trainer.own_packages import prefer_own
+
+prefer_own("schemas")
 
 COMMANDS = {
     "train": "LoRA fine-tuning with logged predictions (the default)",

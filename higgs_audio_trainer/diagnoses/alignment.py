@@ -58,6 +58,7 @@ _OUT_OF_PLACE = 0.01  # share of labels out of place that is tolerated
 _FEW = 2  # number of labels out of place that is tolerated
 _NAMED = 0.9  # share of labels that must fit at an offset before a message names the offset
 _NAMING_ALPHA = 0.05  # the misalignment itself is certain; this level only decides whether an offset is named
+_RANDOM_STEPS = 100  # optimizer steps until the predictions of random weights are evidence
 _LEAST_SLOTS = 30
 _LEAST_SHARE = 0.1
 _LEAST_CERTAINTY = 0.6  # excess probability of each win; near 1 for a model that really predicts the competing token
@@ -68,17 +69,31 @@ _VARIED_LABELS = 5  # fewer different labels may be silence
 
 def shifted_alignment(logged: LoggedStep, history: History) -> Iterator[Finding]:
     """Find labels out of place, and predictions that fit a neighbouring token better than their label."""
-    findings = (_from_labels(counts) or _from_predictions(counts) for counts in logged.counts)
+    sequences = len(logged.train.samples) if logged.train is not None else 0
+    learned = _may_have_learned(logged, history)
+    findings = (
+        _from_labels(counts, sequences) or (_from_predictions(counts) if learned else None) for counts in logged.counts
+    )
     yield from per_codebook((finding for finding in findings if finding is not None), history.run.num_codebooks)
     yield from per_codebook(_shown_labels(logged, history), history.run.num_codebooks)
 
 
 def copies_input(logged: LoggedStep, history: History) -> Iterator[Finding]:
     """Find predictions equal to their row's input where the label is another token."""
+    if not _may_have_learned(logged, history):
+        return
     found = [finding for counts in logged.counts if (finding := _copies(counts)) is not None]
     known = {(finding.modality, finding.codebook) for finding in found}
     more = [finding for finding in _shown_copies(logged, history) if (finding.modality, finding.codebook) not in known]
     yield from per_codebook([*found, *more], history.run.num_codebooks)
+
+
+def _may_have_learned(logged: LoggedStep, history: History) -> bool:
+    """Return False early in a training of random weights, whose predictions are no evidence.
+
+    A model that ties its embeddings to the output head predicts its input before it has learned anything.
+    """
+    return not history.run.base_is_random or logged.step > _RANDOM_STEPS
 
 
 def preferred_token(counts: TokenCounts, *, alpha: float = ALPHA) -> int | None:
@@ -125,14 +140,14 @@ def preferred_token(counts: TokenCounts, *, alpha: float = ALPHA) -> int | None:
     return max(fits)[1] if fits else None
 
 
-def _from_labels(counts: TokenCounts) -> Finding | None:
+def _from_labels(counts: TokenCounts, sequences: int) -> Finding | None:
     total, matches = counts.num_targets, counts.label_matches
     if len(matches) != len(_LABEL_OFFSETS) or not total:
         return None
     fitting = matches[2]
     if total - fitting <= max(_FEW, _OUT_OF_PLACE * total):
         return None
-    offset = _named_offset(matches, total)
+    offset = _named_offset(matches, total, sequences)
     if offset is None:
         sentences = (
             f"{total - fitting:,} of {total:,} labels are not the next token, and no offset from -2 to +2 fits.",
@@ -157,15 +172,16 @@ def _shift_sentences(labels: str, offset: int, contrast: str = "") -> tuple[str,
     return sentence, shift.cause, SHIFT_ONCE
 
 
-def _named_offset(matches: tuple[int, ...], total: int) -> int | None:
+def _named_offset(matches: tuple[int, ...], total: int, sequences: int) -> int | None:
     """Return the offset at which nearly all labels fit, if the offset clearly beats 0.
 
-    Labels that fit at both offsets do not count. Their number is at least fit + matches[2] - total.
+    Labels that fit at both offsets do not count. Their number is at least fit + matches[2] - total. At offset o, up to
+    |o| + 1 labels at the end of each sequence have no token to fit.
     """
     fit, offset = max((fit, offset) for fit, offset in zip(matches, _LABEL_OFFSETS, strict=True) if offset != 0)
     both = max(0, fit + matches[2] - total)
     beats = clearly_beats(fit - both, matches[2] - both, alpha=_NAMING_ALPHA, least=1)
-    return offset if beats and fit >= _NAMED * total else None
+    return offset if beats and fit >= _NAMED * (total - sequences * (abs(offset) + 1)) else None
 
 
 def _from_predictions(counts: TokenCounts) -> Finding | None:

@@ -14,6 +14,7 @@ from higgs_audio_trainer.logged_step import LoggedStep
 
 _MOST_NAMES = 3  # in a message; the evidence holds all names
 _LOSS_FACTOR, _LOSS_NATS = 1.5, 1.0  # above the first loss
+_SPREAD = 2.0  # nats; standard deviation of the cross-entropy of a target
 _GRAD_FACTOR, _GRAD_EARLIER = 10.0, 4  # multiple of the median, of at least this number of earlier norms
 _GRAD_FACTOR_AT_ONCE = 100.0  # multiple of the median of fewer norms
 _ABOVE_ALL = 2.0  # multiple of the largest norm: norms fall, and a later norm may reach the size of the first
@@ -78,7 +79,7 @@ def exploding(logged: LoggedStep, history: History) -> Iterator[Finding]:
     train, first = logged.train, history.first
     if train is None or first is None:
         return
-    least = max(_LOSS_FACTOR * first.loss, first.loss + _LOSS_NATS)
+    least = max(_LOSS_FACTOR * first.loss, first.loss + _LOSS_NATS, first.loss + _noise(first, train))
     if math.isfinite(train.loss) and math.isfinite(first.loss) and train.loss >= least:
         yield make_finding(
             "exploding",
@@ -103,6 +104,12 @@ def exploding(logged: LoggedStep, history: History) -> Iterator[Finding]:
             "Use a smaller --lr, or check the samples of this step.",
             evidence={"grad_norm": norm, "median": usual, "learning_rate": train.learning_rate},
         )
+
+
+def _noise(*steps: TrainStep) -> float:
+    """Return three standard errors of the difference of two mean losses, nats. A few targets make a loss uncertain."""
+    targets = [max(1, step.text_targets + step.audio_targets) for step in steps]
+    return 3 * _SPREAD * math.sqrt(sum(1 / number for number in targets))
 
 
 def plateau(logged: LoggedStep, history: History) -> Iterator[Finding]:

@@ -81,6 +81,8 @@ def chance_level(logged: LoggedStep, history: History) -> Iterator[Finding]:
                 "A pretrained model starts far below chance. Usually checkpoint, tokenizer and codec do not belong "
                 "together, or labels are misaligned. Check that all three come from one release."
             )
+            if history.run.base_is_random is None:
+                explanation += " If the training is from scratch, say so: PredictionLogger(pretrained=False)."
         elif (
             _has_settled(logged.train, history, modality) and _recent(logged.train, history, modality) >= chance - slack
         ):

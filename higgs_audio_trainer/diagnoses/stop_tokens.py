@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from higgs_audio_trainer.diagnoses.finding import Check, Finding, Severity, make_finding
 from higgs_audio_trainer.diagnoses.grouping import per_codebook
 from higgs_audio_trainer.diagnoses.history import History, MissedStops, series_of
-from higgs_audio_trainer.events import PredictionSample, TokenCounts
+from higgs_audio_trainer.events import PredictionSample, TokenCounts, TrainStep
 from higgs_audio_trainer.logged_step import LoggedStep
 
 #: Severity after this multiple of the steps to learn the other tokens, and at least this number of further steps.
@@ -25,7 +25,10 @@ def no_stop_target(logged: LoggedStep, history: History) -> Iterator[Finding]:
     findings = [
         _no_stop(counts, counts.num_targets, counts.masked.get("stop", 0))
         for counts in logged.counts
-        if counts.num_targets and not counts.stop_targets and counts.modality in history.run.stops
+        if counts.num_targets
+        and not counts.stop_targets
+        and counts.modality in history.run.stops
+        and not _are_pieces_of_a_stream(logged.train, counts, history)
     ]
     counted = {series_of(counts) for counts in logged.counts}
     uncounted: dict[str, list[PredictionSample]] = {}
@@ -38,6 +41,20 @@ def no_stop_target(logged: LoggedStep, history: History) -> Iterator[Finding]:
         if targets and samples[0].modality in history.run.stops and not has_stop:
             findings.append(_no_stop(samples[0], targets, 0))
     yield from per_codebook(findings, history.run.num_codebooks)
+
+
+def _are_pieces_of_a_stream(train: TrainStep, counts: TokenCounts, history: History) -> bool:
+    """Return True for text in pieces of one length, in which all tokens are targets, as in pretraining.
+
+    Such a piece ends anywhere, and most pieces hold no stop token. In other data, lengths differ or prompts are masked.
+    """
+    if counts.modality != "text" or counts.supervised or counts.masked:
+        return False  # data of our own trainer
+    steps = [*history.steps, train]
+    lengths = {step.sequence_length or 0 for step in steps}
+    return len(lengths) == 1 and all(
+        step.text_targets >= len(step.samples) * ((step.sequence_length or 0) - 1) > 0 for step in steps
+    )
 
 
 def _no_stop(about: TokenCounts | PredictionSample, targets: int, masked: int) -> Finding:

@@ -82,7 +82,7 @@ class TokenCounter:
         rank_BG, probability_BG = stop_rank_and_probability(streams, is_stop_BTG)
         sums = [
             shares_G[None],
-            _label_matches(slots),
+            _label_matches(streams, slots),
             *competing_token_sums(streams, slots),
             is_stop_BTG.sum((0, 1))[None],
             (is_stop_BTG & (slots.labels == slots.predictions)).sum((0, 1))[None],
@@ -171,10 +171,17 @@ class TokenCounter:
             )
 
 
-def _label_matches(slots: Slots) -> Tensor:
-    """Return the number of labels equal to the sequence's token at each offset, [len(_MATCH_OFFSETS), G]."""
+def _label_matches(streams: Sequence[Stream], slots: Slots) -> Tensor:
+    """Return the number of labels equal to the sequence's token at each offset, [len(_MATCH_OFFSETS), G].
+
+    Data that shift their labels never feed in the token of the last label. This label counts as equal at offset 0.
+    """
     is_target = slots.labels != IGNORE_INDEX
     matches = [is_target & (slots.labels == shifted(slots.tokens, offset, ABSENT)) for offset in _MATCH_OFFSETS]
+    shifts = [stream.shift for stream in streams for _ in stream.predictions_KN]
+    is_shifted_G = torch.tensor(shifts).to(is_target.device, non_blocking=True) == 0
+    targets_from_here = is_target.flip(1).cumsum(1).flip(1)
+    matches[_MATCH_OFFSETS.index(0)] |= is_target & (targets_from_here == 1) & is_shifted_G
     return torch.stack([match.sum((0, 1)) for match in matches])
 
 

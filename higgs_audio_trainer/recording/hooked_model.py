@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 
 from higgs_audio_trainer.adapters import Adapter
@@ -27,13 +28,14 @@ class HookedModel:
         model: Model without wrappers.
         adapter: Meaning of the model's outputs.
         recorder: Receives the streams of each forward pass.
+        outer: Peft model that adds a soft prompt; None without a soft prompt.
 
     Attributes:
         step: Last optimizer step that ended.
         is_evaluating: Read forward passes without gradients while the model is in evaluation mode.
     """
 
-    def __init__(self, model: Any, adapter: Adapter, recorder: Recorder) -> None:
+    def __init__(self, model: Any, adapter: Adapter, recorder: Recorder, outer: PeftModel | None = None) -> None:
         self.step = 0
         self.is_evaluating = False
         self._model, self._adapter, self._recorder = model, adapter, recorder
@@ -41,7 +43,7 @@ class HookedModel:
         self._given: dict[str, Any] = {}
         self._waiting: LoggedStep | None = None
         self._evaluated_at: int | None = None
-        self._hooks = ForwardHooks(model, self._is_read, self._on_forward)
+        self._hooks = ForwardHooks(model, self._is_read, self._on_forward, outer)
 
     def begin(self, step: int, given: Mapping[str, Any]) -> None:
         """Begin an optimizer step.

@@ -48,6 +48,31 @@ def test_shifted_labels_are_named(place, offset, words):
     assert "\n" not in found.message
 
 
+def test_short_sequences_are_named_too():
+    """The labels at the ends of short sequences have no token to fit, and the offset is still named."""
+    short = step(samples={f"s{index}": "0" for index in range(50)})
+    bad = counts(label_matches=(10, 10, 60, 300, 10))
+    (found,) = shifted_alignment(logged_step(short, counted=(bad,)), history())
+    assert found.evidence["offset"] == 1
+
+
+def test_random_weights_may_predict_anything_at_first():
+    """The predictions of random weights are evidence after 100 steps; labels out of place are from the first."""
+    copying = counts(
+        number=1, offset_matches=(0, 0, 0, 0, 370), offset_correct=(0,) * 5, offset_surplus=(0, 0, 0, 0, 370.0)
+    )
+    for number, base_is_random, expected in (
+        (1, True, set()),
+        (101, True, {"copies_input"}),
+        (1, None, {"copies_input"}),
+    ):
+        checked = logged_step(step(number), counted=(copying,))
+        names = {name for name, _ in codes(checked, history(base_is_random=base_is_random))}
+        assert names & {"copies_input"} == expected
+    wrong = logged_step(step(1), counted=(counts(number=1, label_matches=(4, 4, 5, 4, 4)),))
+    assert codes(wrong, history(base_is_random=True)) == [("shifted_alignment", None)]
+
+
 def test_shuffled_labels_have_no_offset():
     """Labels that fit at no offset are an error without an offset, also in all codebooks at once."""
     bad = {"label_matches": (4, 4, 5, 4, 4)}

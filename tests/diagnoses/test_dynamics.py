@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from higgs_audio_trainer.diagnoses.dynamics import CHECKS, _falls, plateau
+from higgs_audio_trainer.diagnoses.dynamics import CHECKS, _falls, exploding, plateau
 from tests.builders import eval_result
 from tests.diagnoses.builders import history, logged_step, step
 
@@ -167,3 +167,12 @@ def test_an_evaluation_that_rises_with_the_training_loss_is_not_overfit():
 def test_evaluations_that_are_not_finite_are_silent():
     """NaN counts as no rise."""
     assert found(evaluations([2.0, 2.2, math.nan])) == []
+
+
+@pytest.mark.parametrize(("targets", "faults"), [(2, 0), (400, 1)])
+def test_a_loss_over_few_targets_may_rise(targets, faults):
+    """A loss over a handful of targets is uncertain, and rises by chance."""
+    few = {"text_targets": targets, "audio_targets": 0}
+    before = history(logged_step(step(10, loss=2.7, **few)))
+    found = [f for f in exploding(logged_step(step(20, loss=4.3, **few)), before) if "loss rose" in f.message]
+    assert len(found) == faults

@@ -36,6 +36,23 @@ def test_all_codebooks_without_a_stop_token_are_said_once():
     assert "voice" not in text.message
 
 
+@pytest.mark.parametrize(
+    ("lengths", "targets", "faults"), [((101, 101), 400, 0), ((101, 90), 400, 1), ((101, 101), 380, 1)]
+)
+def test_pieces_of_a_stream_need_no_stop_token(lengths, targets, faults):
+    """Text of another training, in pieces of one length without a masked label, ends anywhere."""
+    names = {f"s{index}": "0" for index in range(4)}
+    first, second = (
+        logged_step(
+            step(number, samples=names, sequence_length=length, text_targets=targets),
+            counted=(counts(**MASKED, masked={}, supervised={}, num_targets=targets),),
+            samples=(),
+        )
+        for number, length in zip((10, 20), lengths, strict=True)
+    )
+    assert len(found(second, history(first))) == faults
+
+
 def test_a_series_without_targets_lacks_no_stop_token():
     """A series without targets is left to `masked_out`."""
     assert found(logged_step(counted=(counts(0, **MASKED, num_targets=0, num_correct=0),))) == []

@@ -1,11 +1,11 @@
 """Healthy trainings of all kinds, without findings worse than a note.
 
-    python -m tests.zoo.healthy [--runs 54] [--seed 0] [--workers 2]
+    python -m tests.zoo.healthy [--runs 54] [--foreign 30] [--seed 0] [--workers 2]
 
 Each training is small and real: codes with as much repetition and silence as speech, texts of many scripts, 1 to 12
 codebooks, and various lengths, batches, learning rates, schedules and seeds. Evaluations use training samples. A tiny
-model that memorizes its samples overfits other samples, and overfitting is a finding. The command prints the findings
-and exits with 1 if there are any.
+model that memorizes its samples overfits other samples, and overfitting is a finding. `tests/zoo/foreign.py` has the
+trainings that are not ours. The command prints the findings and exits with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def run(seed: int) -> dict[str, Any]:
     steps = memory.named("train_step")
     return {
         "seed": seed,
-        "codebooks": drawn["codebooks"],
+        "kind": f"K {drawn['codebooks']}",
         "steps": settings["max_steps"],
         "lr": settings["lr"],
         "loss": (steps[0]["loss"], steps[-1]["loss"]),
@@ -143,10 +143,18 @@ def run(seed: int) -> dict[str, Any]:
     }
 
 
-def train_all(runs: int, *, seed: int = 0, workers: int = 2) -> Iterator[dict[str, Any]]:
-    """Train with consecutive seeds in several processes, and yield the results of `run`."""
+def run_foreign(seed: int) -> dict[str, Any]:
+    """Train, with a seed, a training that is not ours, and return the plan, the losses and the findings."""
+    from tests.zoo import foreign
+
+    return foreign.run(seed)
+
+
+def train_all(runs: int, *, foreign: int = 0, seed: int = 0, workers: int = 2) -> Iterator[dict[str, Any]]:
+    """Train with consecutive seeds in several processes, and yield the results of `run` and `run_foreign`."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap(run, range(seed, seed + runs))
+        yield from pool.imap(run_foreign, range(seed, seed + foreign))
         pool.close()
         pool.join()  # otherwise the pool kills the workers before their cleanup
 
@@ -155,21 +163,22 @@ def main() -> int:
     """Train with all seeds and print a line for each training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=54)
+    parser.add_argument("--foreign", type=int, default=30, help="trainings that are not ours [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others count on from there")
     parser.add_argument("--workers", type=int, default=2, help="processes [%(default)s]")
     given = parser.parse_args()
     alarms = steps = 0
-    for outcome in train_all(given.runs, seed=given.seed, workers=given.workers):
+    for outcome in train_all(given.runs, foreign=given.foreign, seed=given.seed, workers=given.workers):
         alarms += bool(outcome["alarms"])
         steps += outcome["logged_steps"]
         first, last = outcome["loss"]
         print(
-            f"seed {outcome['seed']:<4} K {outcome['codebooks']:<3} {outcome['steps']:>3} steps "
+            f"seed {outcome['seed']:<4} {outcome['kind']:<36} {outcome['steps']:>3} steps "
             f"lr {outcome['lr']:.1e}  loss {first:6.2f} to {last:6.2f}  {' '.join(outcome['notes'])}",
             *(f"\n    {code} at step {step}: {message}" for code, step, message in outcome["alarms"]),
             flush=True,
         )
-    print(f"{given.runs} healthy runs, {steps} logged steps: {alarms} with an alarm")
+    print(f"{given.runs + given.foreign} healthy runs, {steps} logged steps: {alarms} with an alarm")
     return 1 if alarms else 0
 
 

@@ -47,11 +47,11 @@ def main() -> None:
 
 
 def _false_alarms(runs: int) -> str:
-    outcomes = list(healthy.train_all(runs))
+    outcomes = list(healthy.train_all(runs, foreign=runs))
     alarms = Counter(code for outcome in outcomes for code in {code for code, *_ in outcome["alarms"]})
     steps = sum(outcome["logged_steps"] for outcome in outcomes)
     listed = ", ".join(f"{code} in {number}" for code, number in alarms.items()) or "none"
-    return f"False alarms in {runs} healthy trainings with {steps:,} logged steps: {listed}."
+    return f"False alarms in {len(outcomes)} healthy trainings with {steps:,} logged steps: {listed}."
 
 
 if __name__ == "__main__":
