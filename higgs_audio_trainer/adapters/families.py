@@ -262,7 +262,7 @@ def adapter_for(model: nn.Module) -> Adapter:
             return ENCODER_DECODER if getattr(model.config, "is_encoder_decoder", False) else CAUSAL_LM
     raise UnreadableError(
         "expected a model with a known adapter (a causal language model, an encoder-decoder, Higgs Audio v2, CSM, Dia, "
-        f"Moshi or MusicGen), got {type(model).__name__}. Declare an adapter: "
-        "PredictionLogger(..., adapter=Adapter('my model', (Reading('text', logits='logits', labels='labels', "
-        "shift=1),))), with Adapter and Reading from higgs_audio_trainer.adapters, and check the adapter with check_adapter(adapter, model, batch)."
+        f"Moshi or MusicGen), got {type(model).__name__}. Declare an adapter: PredictionLogger(..., "
+        "adapter=Adapter('my model', (Reading('text', logits='logits', labels='labels', shift=1),))), with Adapter and "
+        "Reading from higgs_audio_trainer.adapters, and check the adapter with check_adapter(adapter, model, batch)."
     )
