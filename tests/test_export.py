@@ -199,7 +199,8 @@ def test_a_run_whose_name_is_no_folder_is_refused(run_id, tmp_path, place, capsy
 def test_bad_input(tmp_path, capsys):
     """A missing log, an empty log and an unknown target are errors without a traceback."""
     assert main(["export", str(tmp_path / "none"), "--to", "parquet"]) == 2
-    write_log(tmp_path, [])
+    log = write_log(tmp_path, EVENTS)
+    log.write_bytes(b"")
     assert main(["export", str(tmp_path), "--to", "parquet"]) == 2
     assert main(["export", str(tmp_path), "--to", "csv"]) == 2
     output = capsys.readouterr().err

@@ -181,9 +181,31 @@ class TestWhereToResume:
         assert plan_attempt(str(tmp_path), "latest").notes == (line,)
         assert plan_attempt(str(tmp_path), None).notes == ()
 
+    def test_a_finished_adapter_is_not_overwritten(self, out):
+        """A run whose checkpoints were deleted to save room keeps its adapter."""
+        shutil.rmtree(out / "checkpoint-2")
+        with pytest.raises(UserError, match="got a finished adapter without one"):
+            plan_attempt(str(out), "latest")
+
+    @pytest.mark.parametrize("name", ["adapter_config.json", "training_settings.json"])
+    def test_a_damaged_configuration(self, run, name):
+        """The newest checkpoint is passed over like one whose weights are damaged."""
+        content = (run / "checkpoint-4" / name).read_bytes()
+        try:
+            (run / "checkpoint-4" / name).write_bytes(content[:40])
+            attempt = plan_attempt(str(run), "latest")
+        finally:
+            (run / "checkpoint-4" / name).write_bytes(content)
+        assert (attempt.checkpoint, attempt.notes) == (
+            run / "checkpoint-2",
+            (f"--resume: passed over checkpoint-4: {name}: truncated",),
+        )
+
     def test_a_save_that_was_interrupted(self, out):
         """Nothing can be resumed from it, so the run begins anew, as a job script that restarts needs."""
         (out / "checkpoint-2" / STATE).unlink()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (out / name).unlink()  # a run that is not finished has none
         attempt = plan_attempt(str(out), "latest")
         assert (attempt.number, attempt.checkpoint) == (1, None)
         assert attempt.notes[0].startswith("--resume: passed over checkpoint-2: ")
@@ -229,6 +251,7 @@ def test_a_checkpoint_is_whole_with_the_states_of_other_backends(tmp_path):
     (tmp_path / STATE).write_text('{"global_step": 2}')
     (tmp_path / "rng_state_0.pth").mkdir()
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "global_step2").mkdir()
     assert damage_of(tmp_path) is None
 

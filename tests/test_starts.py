@@ -43,6 +43,21 @@ from tests.test_run import read_log, settings
         ({"train_sampling_strategy": "batch_rebalance"}, "--train_sampling_strategy: expected one of random"),
         ({"fp16": True}, "--fp16: expected a GPU, got a CPU"),
         ({"push_to_hub": True}, "--push_to_hub: expected access to the Hub"),
+        (
+            {"optim_args": "foo=1"},
+            "--optim_args: expected arguments of --optim adamw_torch.*, got 'foo=1' without effect",
+        ),
+        ({"adam_beta1": 2.0}, "--optim adamw_torch.*: Invalid beta"),
+        ({"max_grad_norm": float("nan")}, "--max_grad_norm: expected at least 0, got nan"),
+        ({"deepspeed": "ds.json"}, "--deepspeed: expected the package deepspeed"),
+        (
+            {"gradient_checkpointing_kwargs": {"foo": 1}},
+            "--gradient_checkpointing_kwargs: expected .*use_reentrant, got foo",
+        ),
+        (
+            {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.01}},
+            r"--lr_scheduler_type polynomial: lr_end \(0.01\) must be smaller than initial lr \(0.0001\)",
+        ),
         ({"load_best_model_at_end": True}, "transformers.TrainingArguments: .*load_best_model_at_end"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

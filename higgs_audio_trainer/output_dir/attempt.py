@@ -219,6 +219,11 @@ def _latest(folder: Path, *, restarts: int) -> tuple[Path | None, tuple[str, ...
             f"--resume: expected a complete checkpoint in {folder}, got {'; '.join(lossy)}. Bring the files back, or "
             "start anew in another --output_dir."
         )
+    if (folder / ADAPTER_CONFIG).exists():
+        raise UserError(
+            f"--resume: expected a checkpoint in {folder}, got a finished adapter without one, which a new training "
+            "would overwrite. Start anew in another --output_dir."
+        )
     nothing = f"--resume: no checkpoint in {folder}; training starts from the beginning"
     return None, (*(f"--resume: passed over {damage}" for damage in damaged), nothing)
 

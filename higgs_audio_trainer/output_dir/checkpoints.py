@@ -8,6 +8,7 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 ADAPTER_CONFIG = "adapter_config.json"
+SETTINGS_FILE = "training_settings.json"  # settings of the run, for the runs that resume
 _TRAINER_STATE = "trainer_state.json"  # transformers writes this file last: without the file, saving was interrupted
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DEEPSPEED_PREFIX = "global_step"  # of a folder with the states of optimizer and schedule
@@ -105,6 +106,8 @@ def damage_of(checkpoint: Path) -> str | None:
     for part, beginnings in _PARTS.items():
         if not any(name.startswith(beginnings) for name in names):
             return f"{part} is missing"
+    if ADAPTER_CONFIG not in names and any(name.startswith("adapter_model") for name in names):
+        return f"the configuration of the adapter ({ADAPTER_CONFIG}) is missing"
     truncated = [name for name in names if _is_truncated(checkpoint / name)]
     return f"{', '.join(truncated)}: truncated" if truncated else None
 
@@ -115,7 +118,16 @@ def _is_truncated(path: Path) -> bool:
             ZipFile(path).close()  # the directory of a zip file is at the end of the file
         except (BadZipFile, OSError):
             return True
+    if path.name in (ADAPTER_CONFIG, SETTINGS_FILE):
+        return _is_truncated_json(path)
     return path.suffix == ".safetensors" and _is_truncated_safetensors(path)
+
+
+def _is_truncated_json(path: Path) -> bool:
+    try:
+        return not isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError):
+        return True
 
 
 def _is_truncated_safetensors(path: Path) -> bool:

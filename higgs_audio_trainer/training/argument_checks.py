@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import fields
 from typing import Any, cast
 
@@ -26,6 +27,13 @@ _WITHOUT_EFFECT = {
     "include_for_metrics": "an evaluation computes losses alone",
     "batch_eval_metrics": "an evaluation computes losses alone",
 }
+#: Arguments of `torch.utils.checkpoint.checkpoint`, and those of transformers around it.
+_OF_CHECKPOINTING = frozenset(
+    (
+        *("use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop"),
+        *("every_n_layers", "offload"),
+    )
+)
 _SAMPLING = ("random", "sequential", "group_by_length")
 _METRICS = ("loss", "text_loss", "audio_loss")
 _STEPS_OF_A_TRIAL = 100  # any number, to build a schedule once
@@ -40,15 +48,12 @@ def check_arguments(arguments: TrainingArguments, settings: TrainSettings) -> No
     problem = next(_problems(arguments, settings), None)
     if problem is not None:
         raise UserError(problem)
-    try:
-        Trainer.get_optimizer_cls_and_kwargs(arguments)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"--optim {_name(arguments.optim)}: {_one_line(error)}") from error
-    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter = torch.nn.Parameter(torch.zeros(1, device=arguments.device))
+    _check_optimizer(arguments, parameter)
     try:
         get_scheduler(
             arguments.lr_scheduler_type,
-            torch.optim.SGD([parameter], lr=1.0),
+            torch.optim.SGD([parameter], lr=arguments.learning_rate),
             num_warmup_steps=arguments.get_warmup_steps(_STEPS_OF_A_TRIAL),
             num_training_steps=_STEPS_OF_A_TRIAL,
             scheduler_specific_kwargs=cast("dict[str, Any]", arguments.lr_scheduler_kwargs),
@@ -60,6 +65,21 @@ def check_arguments(arguments: TrainingArguments, settings: TrainSettings) -> No
         ) from error
     if arguments.push_to_hub:
         _check_hub(arguments)
+
+
+def _check_optimizer(arguments: TrainingArguments, parameter: torch.nn.Parameter) -> None:
+    name = f"--optim {_name(arguments.optim)}"
+    try:
+        optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        if optimizer.__module__.startswith("torch.optim"):  # others may need the modules of the model
+            optimizer([parameter], **settings)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{name}: {_one_line(error)}") from error
+    if arguments.optim_args:
+        without = copy(arguments)
+        without.optim_args = None
+        if Trainer.get_optimizer_cls_and_kwargs(without)[1] == settings:
+            raise UserError(f"--optim_args: expected arguments of {name}, got {arguments.optim_args!r} without effect")
 
 
 def _problems(arguments: TrainingArguments, settings: TrainSettings) -> Iterator[str]:
@@ -74,6 +94,12 @@ def _problems(arguments: TrainingArguments, settings: TrainSettings) -> Iterator
     metric = arguments.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") not in _METRICS:
         yield f"--metric_for_best_model: expected one of {', '.join(_METRICS)}, got {metric!r}"
+    if not arguments.max_grad_norm >= 0:
+        yield f"--max_grad_norm: expected at least 0, got {arguments.max_grad_norm}"
+    unknown = {*(arguments.gradient_checkpointing_kwargs or {})} - _OF_CHECKPOINTING
+    if unknown:
+        known = ", ".join(sorted(_OF_CHECKPOINTING))
+        yield f"--gradient_checkpointing_kwargs: expected {known}, got {', '.join(sorted(unknown))}"
     strategy = _name(arguments.train_sampling_strategy)
     if strategy not in _SAMPLING:
         yield f"--train_sampling_strategy: expected one of {', '.join(_SAMPLING)}, got {strategy!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -57,6 +58,10 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     }
     if settings.extra.get("fp16"):
         ours["bf16"] = False
+    if settings.extra.get("deepspeed") and find_spec("deepspeed") is None:
+        raise UserError(
+            "--deepspeed: expected the package deepspeed, got none installed. Install it: pip install deepspeed"
+        )
     try:
         arguments = TrainingArguments(**(ours | dict(settings.extra)))
     except (ValueError, TypeError, ImportError, RuntimeError) as error:

@@ -21,9 +21,8 @@ from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, backend_of
+from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, SETTINGS_FILE, backend_of
 
-_FILE = "training_settings.json"
 _TRAINER_STATE = "trainer_state.json"
 #: Settings that another value would turn into another model, with the field of the adapter's own configuration.
 _FIXED = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_targets": "target_modules", "base_ckpt": "", "optim": ""}
@@ -80,7 +79,7 @@ def write_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    with atomic_file(checkpoint / _FILE) as file:
+    with atomic_file(checkpoint / SETTINGS_FILE) as file:
         file.write(json.dumps(settings, indent=1, sort_keys=True).encode() + b"\n")
 
 
@@ -175,7 +174,7 @@ def _saved(checkpoint: Path) -> dict[str, Any]:
     saved["lora_dropout"] = adapter.get("lora_dropout")
     targets = saved.get("lora_targets")
     saved["lora_targets"] = sorted([targets] if isinstance(targets, str) else targets or [])
-    return (_read(checkpoint, _FILE) if (checkpoint / _FILE).exists() else {}) | saved
+    return (_read(checkpoint, SETTINGS_FILE) if (checkpoint / SETTINGS_FILE).exists() else {}) | saved
 
 
 def _read(checkpoint: Path, name: str) -> dict[str, Any]:

@@ -47,6 +47,8 @@ from higgs_audio_trainer.training.save_errors import saving
 from higgs_audio_trainer.training.signals import leave_stop_signals_to_the_parent, stop_signals_blocked
 from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stopping
 
+#: Parts of the messages of collectives whose peer is gone; torch has no class for the errors of gloo.
+_LOST_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 #: Entries of the optimizer's groups that follow the arguments of the run, also after a resume.
 _GIVEN = ("initial_lr", "weight_decay", "betas", "eps")
 
@@ -111,9 +113,16 @@ class HiggsAudioTrainer(Trainer):
         except Exception as error:
             if should_reduce_batch_size(error) or "No executable batch size" in str(error):
                 raise self._out_of_memory() from error
+            if self.args.world_size > 1 and any(mark in str(error) for mark in _LOST_PEER):
+                raise UserError("another rank ended in the middle of the training. Its own message says why") from error
             if self.is_stepping:
                 raise
-            raise UserError(f"transformers.Trainer: {type(error).__name__}: {' '.join(str(error).split())}") from error
+            package = type(error).__module__.partition(".")[0]
+            text = " ".join(str(error).split())
+            if package in (self.args.report_to or ()):
+                advice = "Set the tracker up, or train with --report_to none"
+                raise UserError(f"--report_to {package}: {text}. {advice}") from error
+            raise UserError(f"transformers.Trainer: {type(error).__name__}: {text}") from error
         finally:
             self._epoch_iterator = None  # ends the data loader's workers, which may look crashed at exit
 
