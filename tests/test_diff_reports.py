@@ -349,7 +349,8 @@ def hostile(text):
     for records, more in ((ours, ""), (theirs, "+")):
         records[0]["config"] = {text: text + more, "x": text + more}
         records[0]["versions"] = {text: text + more}
-        records[0]["run_id"] = text
+        for record in records:
+            record["run_id"] = text
         for record in records[2:7]:
             record |= {"sample_id": text, text: text + more, "fingerprint": text}
         records.append({"event": text, "rank": text, "step": 1, "value": text + more})
