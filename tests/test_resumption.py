@@ -236,6 +236,12 @@ class TestClaim:
         with pytest.raises(UserError, match="which holds one"):
             plan_attempt(str(tmp_path), None)
 
+    def test_a_folder_below_a_file(self, tmp_path):
+        """The operating system's own sentence, with the flag."""
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match=r"--output_dir: .*file/out.*: Not a directory"):
+            plan_attempt(str(tmp_path / "file" / "out"), None)
+
     def test_a_failed_resume_leaves_the_run_as_it_was(self, tmp_path):
         """A run that trained stays one that trained, with the number of its attempt."""
         with claim(str(tmp_path), plan_attempt(str(tmp_path), None)) as claimed:

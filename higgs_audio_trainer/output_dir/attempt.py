@@ -242,7 +242,9 @@ def _read_state(folder: Path) -> _State | None:
         return _State(str(state["run_id"]), int(state["attempt"]), state.get("trained") is not False)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"--output_dir: {folder / _STATE_FILE}: {error.strerror}. Choose another path.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder / _STATE_FILE}: expected run_id and attempt of a run, got something else ({error}). "
             "Choose another --output_dir, or remove that file."
