@@ -37,19 +37,14 @@ from higgs_audio_trainer.redaction import Redactor
 from higgs_audio_trainer.training.argument_checks import notes_on
 from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of, fingerprint_of, open_checkpoint
-from higgs_audio_trainer.training.beginning import Beginning
+from higgs_audio_trainer.training.beginning import Beginning, changes_of, notes_in_force
 from higgs_audio_trainer.training.collective import on_every_rank, on_rank_0
 from higgs_audio_trainer.training.model import load_lora_model
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.training.progress import TrainingBar
-from higgs_audio_trainer.training.resumption import (
-    changes_since,
-    check_resumable,
-    describe_changes,
-    samples_of,
-    settings_of,
-)
+from higgs_audio_trainer.training.resumption import check_resumable, samples_of, settings_of
 from higgs_audio_trainer.training.run_facts import run_facts
+from higgs_audio_trainer.training.shared_files import check_shared_files
 from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
@@ -58,7 +53,6 @@ from sinks.terminal.escape import printable_lines
 from sinks.terminal.screen import Screen
 
 _LAST_EVENTS_S = 3.0  # for `run_end` and the sinks, when the launcher is about to kill the process
-_CHECKED_SAMPLES = 64  # of each manifest, for files that machines must share
 NamedSink = tuple[str, sinks.Sink]
 
 
@@ -161,9 +155,8 @@ def _run(
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     attempt, fixed = on_rank_0(arguments, lambda: _plan(settings, arguments, console.say))
     data = on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, console.say))
-    on_every_rank(arguments, lambda: _check_shared_files(attempt, data, arguments))
-    fixed |= {"train_manifest": samples_of(data.train)}
-    fixed |= {"eval_manifest": samples_of(data.evaluation)} if data.evaluation else {}
+    on_every_rank(arguments, lambda: check_shared_files(attempt, [*data.train, *data.evaluation], arguments))
+    fixed |= samples_of(data.train, data.evaluation)
     set_seed(arguments.seed)
     model = on_every_rank(arguments, lambda: load_lora_model(settings))
     built = on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
@@ -192,9 +185,10 @@ def _run(
         claims: list[Claim] = []  # of rank 0
 
         def start() -> None:
-            changes = _changes(attempt, fixed, trainer)
+            changes = changes_of(attempt, fixed, trainer)
             if arguments.process_index == 0:
-                _say_in_force(settings, attempt, changes, trainer, console.say)
+                for note in notes_in_force(attempt, changes, trainer):
+                    console.say(note)
             facts = run_facts(settings, trainer, checkpoint, attempt, changes, len(data.train), len(data.evaluation))
             recorder.start(facts, current_step=lambda: trainer.state.global_step, checkpoint=attempt.checkpoint)
             for claimed in claims:
@@ -227,62 +221,6 @@ def _interval(log_steps: float, resolved: Callable[[], float], *, times: int = 1
     if log_steps >= 1:
         return every(int(log_steps) * times)
     return lambda step: step == 1 or step % (int(resolved()) * times) == 0
-
-
-def _changes(attempt: Attempt, fixed: Mapping[str, Any], trainer: HiggsAudioTrainer) -> dict[str, list[Any]] | None:
-    """Return the settings in force that differ from those of the checkpoint. None for a run that is not resumed."""
-    if attempt.checkpoint is None:
-        return None
-    in_force = {**fixed, "batch_size": trainer.batch_size}
-    return changes_since(attempt.checkpoint, in_force, max_steps=trainer.state.max_steps)
-
-
-def _say_in_force(
-    settings: TrainSettings,
-    attempt: Attempt,
-    changes: Mapping[str, list[Any]] | None,
-    trainer: HiggsAudioTrainer,
-    say: Say,
-) -> None:
-    """Print where the settings in force differ from what a reader of the command line would expect."""
-    state, asked = trainer.state, trainer.args.per_device_train_batch_size
-    if attempt.checkpoint is not None and changes:
-        say(describe_changes(attempt.checkpoint, changes))
-    if attempt.checkpoint is not None and state.global_step >= state.max_steps:
-        say(
-            f"--resume: {attempt.checkpoint.name} has all {state.max_steps} steps, and nothing is left to train. For "
-            "more steps, raise --epochs or --max_steps"
-        )
-    if trainer.lost_best_step is not None:
-        say(
-            f"--resume: checkpoint-{trainer.lost_best_step}, the best until now, is not in {settings.output_dir}; the "
-            "best checkpoint is searched for among the steps from here on"
-        )
-    if trainer.batch_size != asked and not settings.resume:
-        say(f"--auto_find_batch_size: training with batch_size {trainer.batch_size}, since {asked} needs more memory")
-
-
-def _check_shared_files(attempt: Attempt, data: _Data, arguments: TrainingArguments) -> None:
-    """Raise an error if this rank lacks the files that rank 0 found or made, because machines do not share a disk.
-
-    Raises:
-        UserError: The checkpoint or some codes are missing on this machine.
-    """
-    if arguments.world_size == 1:
-        return
-    if attempt.checkpoint is not None and not attempt.checkpoint.is_dir():
-        raise UserError(
-            f"--resume: expected {attempt.checkpoint} on every machine, got none here. Put --output_dir on a disk that "
-            "all machines share"
-        )
-    for samples in (data.train, data.evaluation):
-        for sample in samples[:: max(1, len(samples) // _CHECKED_SAMPLES)]:
-            for path in sample.code_files:
-                if not path.exists():
-                    raise UserError(
-                        f"--codes_dir: expected {path}, encoded on rank 0, on every machine, got no such file here. "
-                        "Put --codes_dir on a disk that all machines share"
-                    )
 
 
 def _previews(

@@ -164,7 +164,7 @@ class Segment:
             status = os.fstat(self._fd)
         except OSError:
             return False
-        return (status.st_dev, status.st_ino) == self._identity
+        return self.is_same(status)
 
     def is_same(self, status: os.stat_result) -> bool:
         """Return True if a status is that of this file, not of another file at the path."""

@@ -14,13 +14,14 @@ from transformers import Trainer, TrainerCallback
 from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.attempt import Attempt
-from higgs_audio_trainer.run import _check_shared_files, _Data, run_training
+from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training import collective
 from higgs_audio_trainer.training.argument_checks import notes_on
 from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.sampler import LengthGroupedOrder
 from higgs_audio_trainer.training.save_errors import saving
+from higgs_audio_trainer.training.shared_files import check_shared_files
 from tests.test_run import read_log, settings
 
 
@@ -280,13 +281,13 @@ class TestRanks:
         """The message names what must lie on a shared disk: the codes, and the checkpoint to resume from."""
         arguments = training_arguments(settings(tiny, clips, tmp_path))
         sample = PreparedSample("a", (), (tmp_path / "a.npy",))
-        check = partial(_check_shared_files, arguments=arguments)
-        check(Attempt("r", 1, tmp_path / "checkpoint-2"), _Data([sample], []))  # one process has its files
+        check = partial(check_shared_files, arguments=arguments)
+        check(Attempt("r", 1, tmp_path / "checkpoint-2"), [sample])  # one process has its files
         monkeypatch.setattr(type(arguments), "world_size", 2)
         with pytest.raises(UserError, match=r"checkpoint-2 on every machine, got none here\. Put --output"):
-            check(Attempt("r", 1, tmp_path / "checkpoint-2"), _Data([], []))
+            check(Attempt("r", 1, tmp_path / "checkpoint-2"), [])
         with pytest.raises(UserError, match=r"--codes_dir: expected .*a\.npy, .* Put --codes_dir on a disk that all"):
-            check(Attempt("r", 0, None), _Data([], [sample]))
+            check(Attempt("r", 0, None), [sample])
 
     def test_a_rank_that_fails_alone_says_so(self, tmp_path):
         """Real processes: rank 1 meets an error during the training, rank 0 waits in a collective."""

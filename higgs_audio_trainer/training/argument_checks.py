@@ -136,7 +136,7 @@ def _problems_of_the_machine(arguments: TrainingArguments) -> Iterator[str]:
 def notes_on(arguments: TrainingArguments, settings: TrainSettings) -> list[str]:
     """Return a line for each setting that does less than a reader of the command would expect.
 
-    transformers and torch warn of these, among warnings that this package silences.
+    The warnings of transformers and torch about these settings are silenced with all other warnings of the libraries.
     """
     defaults = {item.name: default_of(item) for item in flags()}
     notes = []

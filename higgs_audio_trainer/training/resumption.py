@@ -1,7 +1,7 @@
-"""Settings that a checkpoint fixes for the runs that resume from it, and settings that may change on the way.
+"""Settings that a checkpoint fixes for a resumed run, and settings that a resumed run may change.
 
-A checkpoint holds the settings of its run in a file. A run that resumes compares its own settings with the file: what
-would make another model is refused, everything else is reported and recorded in `run_start`.
+Each checkpoint holds the settings of the run in a file. A resumed run compares the settings with the file. Settings of
+another model are refused. Other changes are reported and recorded in `run_start`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -61,16 +61,20 @@ def settings_of(settings: TrainSettings, arguments: TrainingArguments, *, base: 
     return as_json
 
 
-def samples_of(samples: Iterable[PreparedSample]) -> dict[str, Any]:
-    """Return number and fingerprint of the samples of a manifest, in order."""
-    digest, number = hashlib.sha256(), 0
+def samples_of(train: Sequence[PreparedSample], evaluation: Sequence[PreparedSample]) -> dict[str, Any]:
+    """Return the number and the fingerprint of the samples of each manifest that a run has."""
+    found = {"train_manifest": _fingerprint(train)}
+    return found | {"eval_manifest": _fingerprint(evaluation)} if evaluation else found
+
+
+def _fingerprint(samples: Sequence[PreparedSample]) -> dict[str, Any]:
+    digest = hashlib.sha256()
     for sample in samples:
-        number += 1
         digest.update(repr((sample.id, [path.name for path in sample.code_files])).encode())
         for segment in sample.segments:
             digest.update(b"audio" if segment.ids is None else segment.ids.tobytes())
             digest.update(bytes([segment.supervised]))
-    return {"samples": number, "fingerprint": digest.hexdigest()[:16]}
+    return {"samples": len(samples), "fingerprint": digest.hexdigest()[:16]}
 
 
 def write_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
@@ -125,7 +129,7 @@ def check_resumable(checkpoint: Path, settings: Mapping[str, Any], arguments: Tr
 
 
 def changes_since(checkpoint: Path, settings: Mapping[str, Any], *, max_steps: int) -> dict[str, list[Any]]:
-    """Return the settings that differ from those of a checkpoint, as the value then and the value now.
+    """Return the settings that differ from the settings of a checkpoint, as [value then, value now].
 
     Args:
         checkpoint: Folder of the checkpoint. Settings that the checkpoint does not hold are left out.
@@ -168,7 +172,7 @@ def _backend(arguments: TrainingArguments) -> str:
 
 
 def _saved(checkpoint: Path) -> dict[str, Any]:
-    """Return the settings in a checkpoint. An old checkpoint has those of the adapter alone."""
+    """Return the settings in a checkpoint. A checkpoint without the file has the settings of the adapter alone."""
     adapter = _read(checkpoint, ADAPTER_CONFIG)
     saved = {name: adapter[field] for name, field in _FIXED.items() if field in adapter}
     saved["lora_dropout"] = adapter.get("lora_dropout")

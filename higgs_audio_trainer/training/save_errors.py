@@ -1,4 +1,4 @@
-"""Errors of saving as messages: a full disk, a folder that cannot be written."""
+"""Messages for errors of saving, such as a full disk or a folder without write permission."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def saving(target: Path, output_dir: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception, target: Path) -> str | None:
-    """Return the reason of a failed write in words. None for an error that is none of writing."""
+    """Return the reason of a failed write in words. Return None for an error of another kind."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     # torch and safetensors report a failed write without an error number.
