@@ -162,17 +162,11 @@ def _run(
     built = on_every_rank(arguments, lambda: _build_sinks(settings, arguments, attempt, more_sinks, console))
     emit = _build_emit(settings, arguments, attempt, built, processors, console)
     checks = LiveChecks(emit, fails=settings.diagnose == "fail") if _has_checks(settings, arguments, built) else None
-    is_previewed = _interval(settings.log_steps, lambda: trainer.state.logging_steps, times=settings.log_audio)
-    previews = _previews(settings, arguments, checkpoint, emit, is_previewed) if built else None
-    record = RecorderSettings(
-        _interval(settings.log_steps, lambda: trainer.state.logging_steps) if _logs(settings, more_sinks) else never,
-        checkpoint.ids.num_codebooks,
-        _shown(settings, checkpoint, codebooks) if built else None,
-        evaluations=_logs(settings, more_sinks),
-        counts=settings.diagnose != "off",
-        text_loss_weight=settings.text_loss_weight,
-        strict=settings.strict_logging,
-    )
+    trainer: HiggsAudioTrainer  # resolves a share of all steps; built below, since it takes the recorder
+    interval = partial(_interval, settings.log_steps, lambda: trainer.state.logging_steps)
+    previews = _previews(settings, arguments, checkpoint, emit, interval(settings.log_audio)) if built else None
+    is_logged_step = interval() if _logs(settings, more_sinks) else never
+    record = _recorder_settings(settings, checkpoint, codebooks if built else None, is_logged_step)
     recorder = Recorder(emit, record, sinks=built, checks=checks, previews=previews)
     bar = TrainingBar(console.screen.status_stream())
     with ExitStack() as cleanup:
@@ -216,7 +210,7 @@ def _has_checks(settings: TrainSettings, arguments: TrainingArguments, built: Se
     return settings.diagnose != "off" and arguments.process_index == 0 and bool(built)
 
 
-def _interval(log_steps: float, resolved: Callable[[], float], *, times: int = 1) -> IsLoggedStep:
+def _interval(log_steps: float, resolved: Callable[[], float], times: int = 1) -> IsLoggedStep:
     """Return the rule for an interval of steps. A share of all steps is resolved when the trainer knows all steps."""
     if log_steps >= 1:
         return every(int(log_steps) * times)
@@ -395,6 +389,24 @@ def _build_emit(
         strict=settings.strict_logging,
         say=console.note,
         processors=processors,
+    )
+
+
+def _recorder_settings(
+    settings: TrainSettings,
+    checkpoint: BaseCheckpoint,
+    codebooks: tuple[int, ...] | None,
+    is_logged_step: IsLoggedStep,
+) -> RecorderSettings:
+    """Return the decisions about the record. A rank that writes nothing passes None for the shown codebooks."""
+    return RecorderSettings(
+        is_logged_step,
+        checkpoint.ids.num_codebooks,
+        _shown(settings, checkpoint, codebooks) if codebooks is not None else None,
+        evaluations=is_logged_step is not never,
+        counts=settings.diagnose != "off",
+        text_loss_weight=settings.text_loss_weight,
+        strict=settings.strict_logging,
     )
 
 
