@@ -48,7 +48,7 @@ def _is_ours(name: str, file: str | None) -> bool:
 
 
 def _hides_ours(module: str, name: str) -> bool:
-    """Return True for a submodule of a user's package that our package has too."""
+    """Return True for a submodule of a user's package if our package has a submodule of the same name."""
     place = _HOME.joinpath(*module.split("."))
     return module.startswith(f"{name}.") and (place.is_dir() or place.with_suffix(".py").is_file())
 

@@ -180,7 +180,7 @@ def _nist_sound(file: BinaryIO, start: int) -> _Sound | None:
 
 
 def _ogg_fault(file: BinaryIO, start: int, size: int) -> Fault | None:
-    """Check that the last page ends the stream, and that no second stream follows, which libsndfile would not read."""
+    """Check that the last page ends the stream and that no second stream follows. libsndfile reads the first alone."""
     pages = list(_pages(file, start, size))
     if pages[-1].end > size or not pages[-1].flags & _LAST_PAGE:
         return Fault(

@@ -1,4 +1,4 @@
-"""Filter for the records of a run, which says what else a log holds."""
+"""Filter for the records of a run. The filter reports other runs and newer versions in the log."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class RunFilter:
             self.say_versions()
 
     def say_versions(self) -> None:
-        """Say once that the log has events of a newer version."""
+        """Report once that the log has events of a newer version."""
         if self._is_said or not self._newer:
             return
         text = (

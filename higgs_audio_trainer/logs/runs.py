@@ -41,7 +41,7 @@ def warn(text: str) -> None:
 
 
 def latest(runs: Iterable[LoggedRun]) -> LoggedRun:
-    """Return the run that began last. Of runs that began at the same time, the last of the log counts."""
+    """Return the latest run. Of runs with the same start time, the last run in the log counts."""
     chosen, *others = runs
     for run in others:
         if (run.begun or "") >= (chosen.begun or ""):

@@ -92,7 +92,7 @@ def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> A
 
 
 class Claim:
-    """The hold of a run on its output directory.
+    """The output directory while a run holds the directory.
 
     Args:
         folder: Output directory.
@@ -131,7 +131,7 @@ class Claim:
             raise UserError(f"--output_dir: {self._folder}: {error.strerror}. Choose a writable folder") from error
 
     def train(self) -> None:
-        """Note that the run makes its first step. From now on the directory holds a run, which needs --resume.
+        """Record that the run made a step. From now on a start in the directory needs --resume.
 
         Raises:
             OSError: The directory cannot be written.
@@ -140,7 +140,7 @@ class Claim:
         self._write(is_trained=True)
 
     def undo(self) -> None:
-        """Restore the state of the directory after a start that failed before its first step and without a log."""
+        """Restore the state of the directory after a start that failed without a log and before the first step."""
         if self.is_logged or self._has_trained or not self._has_begun:
             return
         with suppress(OSError):
@@ -208,7 +208,7 @@ def _named_checkpoint(resume: str | None) -> Path | None:
 
 
 def _latest(folder: Path, *, restarts: int) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the checkpoint that `--resume` alone means, and a line about each checkpoint that is passed over."""
+    """Return the newest complete checkpoint, for `--resume` alone, and a line about each newer, damaged checkpoint."""
     checkpoint, damaged = latest_checkpoint(folder)
     if checkpoint is not None:
         return checkpoint, tuple(f"--resume: passed over {damage}" for damage in damaged)
