@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higgs_audio_trainer.adapters.logits import MAX_ENTRIES, Logits, LogitsAt, MadeLogits
+from higgs_audio_trainer.adapters.logits import Logits, MadeLogits
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality
-from higgs_audio_trainer.extraction.rows import SupervisedRows
+from higgs_audio_trainer.extraction.rows import ComputedLogits, SupervisedRows
 from higgs_audio_trainer.extraction.streams import Stream
 
 _LOGITS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
@@ -263,20 +263,21 @@ def supervised_rows(
     labels_BTK = labels_BSK[:, shift:]
     batch_index, row = (labels_BTK != IGNORE_INDEX).any(dim=-1).nonzero(as_tuple=True)
     labels_NK = labels_BTK[batch_index, row]
-    step = max(1, MAX_ENTRIES // max(1, logits.shape[2] * logits.shape[3]))
+    is_text = modality == "text"
+    found = ComputedLogits(
+        lambda number: logits.at(batch_index[number], row[number]), (len(row), *logits.shape[2:]), squeeze=is_text
+    )
     predictions, nll = [labels_NK[:0]], [torch.zeros_like(labels_NK[:0], dtype=torch.float32)]
-    for begin in range(0, len(row), step):
-        part = slice(begin, begin + step)
+    for begin in range(0, len(row), found.step):
+        part = slice(begin, begin + found.step)
         logits_XKV = logits.at(batch_index[part], row[part]).float()
         predictions.append(logits_XKV.max(dim=-1).indices)
         targets_XK = labels_NK[part]
         label_logits_XK = logits_XKV.gather(-1, targets_XK.clamp(min=0)[..., None])[..., 0]
         nll.append((logits_XKV.logsumexp(dim=-1) - label_logits_XK).masked_fill(targets_XK == IGNORE_INDEX, 0.0))
-    is_text = modality == "text"
     labels_KN, nll_KN = labels_NK.T, torch.cat(nll).T
-    looked_up: Any = LogitsAt(logits, batch_index, row, squeeze=is_text)  # stands in for a tensor
     rows = SupervisedRows(
-        looked_up,
+        found,
         labels_KN[0] if is_text else labels_KN,
         nll_KN[0] if is_text else nll_KN,
         batch_index,

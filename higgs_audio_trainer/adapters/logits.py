@@ -1,6 +1,6 @@
 """Logits at requested positions, from a tensor of the model or from the last hidden states.
 
-Shape suffixes: B batch, S sequence, K codebooks, V vocabulary, H hidden; X requested positions; N supervised positions.
+Shape suffixes: B batch, S sequence, K codebooks, V vocabulary, H hidden; X requested positions.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-
-MAX_ENTRIES = 2**22  # logits of one chunk: 16 MiB of float32
 
 
 @runtime_checkable
@@ -98,41 +96,3 @@ class DepthLogits:
             return first_X1V.expand(-1, self.shape[2], -1)
         frame_X = self._frame_BS[batch_index, (row + 1).clamp(max=self._frame_BS.shape[1] - 1)].clamp(min=0)
         return torch.cat([first_X1V, self._depth[frame_X]], dim=1)
-
-
-class LogitsAt:
-    """Logits of the supervised positions, computed or read in chunks, because all logits may not fit into memory.
-
-    Args:
-        logits: Logits of the batch.
-        batch_index: Sample of each supervised position, int64 [N].
-        row: Row of each supervised position, int64 [N].
-        squeeze: Leave out the codebook axis, for text.
-
-    Attributes:
-        shape: [N, V] with `squeeze`, else [N, K, V].
-    """
-
-    def __init__(self, logits: Logits, batch_index: Tensor, row: Tensor, *, squeeze: bool) -> None:
-        self._logits, self._batch_index, self._row = logits, batch_index, row
-        self.shape = torch.Size((len(row), *logits.shape[3 if squeeze else 2 :]))
-
-    def gather(self, dim: int, index: Tensor) -> Tensor:
-        """Return the logits at indices [N, (K,) R] of the last dimension, like `Tensor.gather`; float32 [N, (K,) R]."""
-        assert dim == -1
-        step = max(1, MAX_ENTRIES // max(1, self._logits.shape[2] * self._logits.shape[3]))
-        parts = [index.new_zeros((0, *index.shape[1:]), dtype=torch.float32)]
-        for begin in range(0, len(index), step):
-            part = slice(begin, begin + step)
-            logits_XKV = self._logits.at(self._batch_index[part], self._row[part])
-            logits = logits_XKV if index.ndim == logits_XKV.ndim else logits_XKV[:, 0]
-            parts.append(logits.gather(-1, index[part]).float())
-        return torch.cat(parts)
-
-    def __getitem__(self, at: tuple[Tensor, ...]) -> Tensor:
-        """Return the logits of requested positions, and of one codebook at each position, [X, V]."""
-        index, *codebook = at
-        logits_XKV = self._logits.at(self._batch_index[index], self._row[index])
-        if not codebook:
-            return logits_XKV[:, 0]
-        return logits_XKV[torch.arange(len(index), device=index.device), codebook[0]]

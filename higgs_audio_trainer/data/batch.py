@@ -18,6 +18,7 @@ from higgs_audio_trainer.data.codes import load_codes
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
 from higgs_audio_trainer.data.prompt import TokenSegment, expand
 from higgs_audio_trainer.data.regions import Region, regions_of
+from higgs_audio_trainer.data.route import route_of
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 
@@ -178,9 +179,9 @@ class SpeechDataset(Dataset[Example]):
 class Collator:
     """Pads examples on the right and stacks the examples to a batch.
 
-    A batch holds `input_ids`, `attention_mask` and `labels` [B, S], `audio_input_ids` and `audio_labels` [B, F, K], and
-    `audio_input_ids_mask` bool [B, F]. For the log alone, a batch also holds `regions` int8 [B, S] and `samples`, a
-    list of `SampleRef` that stays on the host.
+    A batch holds the inputs of the native model, `input_ids`, `attention_mask` and `labels` [B, S], `audio_input_ids`
+    and `audio_labels` [B, F, K] and `audio_input_ids_mask` bool [B, F], and `route`, the `Route` of the batch. For the
+    log alone, a batch also holds `regions` int8 [B, S] and `samples`, a list of `SampleRef` that stays on the host.
     """
 
     def __init__(self, ids: TokenIds) -> None:
@@ -188,7 +189,7 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Return the batch of the examples."""
-        return {
+        inputs = {
             "input_ids": _stack([example.input_ids for example in examples], self._ids.pad),
             "attention_mask": _stack([np.ones_like(example.input_ids) for example in examples], 0),
             "labels": _stack([example.labels for example in examples], IGNORE_INDEX),
@@ -197,6 +198,10 @@ class Collator:
                 [np.ones(len(example.audio_ids_FK), dtype=np.bool_) for example in examples], 0
             ),
             "audio_labels": _stack([example.audio_labels_FK for example in examples], IGNORE_INDEX),
+        }
+        return {
+            **inputs,
+            "route": route_of(inputs, (self._ids.audio, self._ids.audio_delay)),
             "regions": _stack([example.regions for example in examples], Region.PADDING),
             "samples": [example.ref for example in examples],
         }

@@ -1,7 +1,7 @@
-"""Higgs Audio v2 for training: text and audio heads on supervised rows only, and LoRA.
+"""Higgs Audio v2 for training: a forward pass without padding, text and audio heads on supervised rows only, and LoRA.
 
-Shape suffixes: B batch, S token sequence, F audio frames, K codebooks, H hidden, V text vocabulary, C codebook
-entries; N supervised text rows, M supervised audio rows.
+Shape suffixes: B batch, S token sequence, F audio frames, K codebooks, H hidden; N tokens in the order of the route; R
+supervised text rows, M supervised audio rows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -19,10 +18,13 @@ from transformers import HiggsAudioV2ForConditionalGeneration
 from transformers.utils.generic import ModelOutput
 
 from higgs_audio_trainer.config import LORA_TARGETS, TrainSettings
+from higgs_audio_trainer.data.route import Route
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.extraction.rows import SupervisedRows
+from higgs_audio_trainer.extraction.rows import ComputedLogits, SupervisedRows
 from higgs_audio_trainer.training.arguments import uses_cuda
+from higgs_audio_trainer.training.backbone import RoutedBackbone, RoutedLayer
+from higgs_audio_trainer.training.loss import score
 
 #: Attention and both feed-forward branches, since `gate_proj` is a suffix of `mlp.gate_proj` and `audio_mlp.gate_proj`.
 DEFAULT_LORA_TARGETS = tuple(LORA_TARGETS.split(","))
@@ -58,62 +60,70 @@ class TrainingOutput(ModelOutput):
 
 
 class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
-    """The native model with a forward pass for training.
+    """The native model with a second forward pass, for training.
 
     Parameters have the native model's names, so the native model loads an adapter of this class.
 
     Attributes:
         text_loss_weight: Weight of the text loss in the loss.
+        loss_chunk_rows: Largest number of rows whose logits are in memory at a time. None for 256 MiB of logits.
     """
 
     #: Without this flag, `transformers.Trainer` divides the loss by the number of micro-batches.
     accepts_loss_kwargs = True
     text_loss_weight: float = 1.0
+    loss_chunk_rows: int | None = None
+    _no_split_modules = (RoutedLayer.__name__,)  # what FSDP wraps
 
     def __init__(self, config: Any, use_text_head: bool = True) -> None:
         super().__init__(config, use_text_head=use_text_head)
+        RoutedBackbone.adopt(self.model)
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        audio_input_ids: Tensor,
-        audio_input_ids_mask: Tensor,
-        labels: Tensor,
-        audio_labels: Tensor,
+        input_ids: Tensor | None = None,
+        audio_input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        audio_labels: Tensor | None = None,
+        route: Route | None = None,
         num_targets: Tensor | None = None,
-        **kwargs: Any,
-    ) -> TrainingOutput:
-        """Return the losses, and the logits of the rows with a target.
+        **native: Any,
+    ) -> Any:
+        """Return the losses, and the logits of the rows with a target. Nothing waits for the device.
 
         The row at position p-1 predicts position p. Each loss is a sum of cross-entropies divided by `num_targets`.
         A modality or codebook without a target contributes 0.
 
         Args:
             input_ids: Token ids, int64 [B, S].
-            attention_mask: 0 on padding, int64 [B, S].
             audio_input_ids: Codes of the audio frames, int64 [B, F, K].
-            audio_input_ids_mask: False on padding, bool [B, F].
             labels: Text labels, int64 [B, S], -100 where masked. The label at p is the token at p.
             audio_labels: Audio labels, int64 [B, F, K], -100 where masked.
+            route: Route of the batch. A label counts if the route has its row. None for the native forward pass, which
+                `generate` calls.
             num_targets: Divisors of the losses, [1 + K], text and then each codebook. By default, the targets of this
                 batch. A trainer passes the targets of the whole optimizer step.
-            **kwargs: Arguments of the native backbone.
+            **native: Further arguments of the native model. A route stands in for its masks.
+
+        Returns:
+            `TrainingOutput`, or without a route the output of the native model.
         """
-        hidden_BSH = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            audio_input_ids=audio_input_ids,
-            audio_input_ids_mask=audio_input_ids_mask,
-            use_cache=False,
-            **kwargs,
-        ).last_hidden_state
+        if route is None:
+            return super().forward(
+                input_ids=input_ids, audio_input_ids=audio_input_ids, labels=labels, audio_labels=audio_labels, **native
+            )
+        assert input_ids is not None
+        assert audio_input_ids is not None
+        assert labels is not None
+        assert audio_labels is not None
+        hidden_NH = self.model(input_ids, audio_input_ids, along=route)
+        places_N = torch.cat([route["text_places"], route["audio_places"]])
+        text, text_nll_sum = self._text_rows(hidden_NH, places_N, labels, route)
+        audio, audio_nll_sum_K = self._audio_rows(hidden_NH, places_N, labels, audio_labels, route)
+
         if num_targets is None:
             num_targets = count_targets(labels, audio_labels)
         divisors = num_targets.clamp(min=1).to(torch.float32)
-
-        text, text_nll_sum = self._text_rows(hidden_BSH, labels)
-        audio, audio_nll_sum_K = self._audio_rows(hidden_BSH, input_ids, audio_input_ids_mask, audio_labels)
         text_loss = text_nll_sum / divisors[0]
         audio_loss_K = audio_nll_sum_K / divisors[1:]
         audio_loss = audio_loss_K.mean()
@@ -126,33 +136,47 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
             audio=audio,
         )
 
-    def _text_rows(self, hidden_BSH: Tensor, labels: Tensor) -> tuple[SupervisedRows, Tensor]:
-        batch_index, row = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    def _text_rows(
+        self, hidden_NH: Tensor, places_N: Tensor, labels: Tensor, route: Route
+    ) -> tuple[SupervisedRows, Tensor]:
+        rows = route["text_rows"]
+        places = places_N.index_select(0, rows)
+        labels_R1 = labels.flatten().index_select(0, places + 1)[:, None]
         assert self.text_lm_head is not None, "a model for training has its text head"
-        logits_NV = self.text_lm_head(hidden_BSH[batch_index, row])
-        labels_N = labels[batch_index, row + 1]
-        nll_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-        return SupervisedRows(logits_NV, labels_N, nll_N.detach(), batch_index, row + 1, row), nll_N.sum()
+        logits, nll_R1 = score(
+            self.text_lm_head,
+            hidden_NH.index_select(0, rows),
+            labels_R1,
+            num_logits=self.config.vocab_size,
+            chunk_rows=self.loss_chunk_rows,
+            squeeze=True,
+        )
+        return _supervised(logits, labels_R1[:, 0], nll_R1[:, 0], places, labels.shape[1]), nll_R1.sum()
 
     def _audio_rows(
-        self, hidden_BSH: Tensor, input_ids: Tensor, frame_mask: Tensor, audio_labels: Tensor
+        self, hidden_NH: Tensor, places_N: Tensor, labels: Tensor, audio_labels: Tensor, route: Route
     ) -> tuple[SupervisedRows, Tensor]:
-        K, C = self.config.num_codebooks, self.config.codebook_size
-        is_audio_BS = (input_ids == self.config.audio_token_id) | (input_ids == self.config.audio_delay_token_id)
-        # Frames fill the placeholders in order, so the n-th placeholder of the batch is the n-th unmasked frame.
-        batch_index, position = is_audio_BS.nonzero(as_tuple=True)
-        labels_LK = audio_labels[frame_mask]
-        supervised = (labels_LK != IGNORE_INDEX).any(dim=-1) & (position > 0)
-        batch_index, position, labels_MK = batch_index[supervised], position[supervised], labels_LK[supervised]
-        row = position - 1
-        logits_MKC = self.audio_lm_head(hidden_BSH[batch_index, row]).view(-1, K, C)
-        # One call for all codebooks. With a call for each, every codebook would have a gradient as large as all logits.
-        nll_N = F.cross_entropy(
-            logits_MKC.float().flatten(0, 1), labels_MK.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+        rows = route["audio_rows"]
+        labels_MK = audio_labels.flatten(0, 1).index_select(0, route["audio_targets"])
+        logits, nll_MK = score(
+            self.audio_lm_head,
+            hidden_NH.index_select(0, rows),
+            labels_MK,
+            num_logits=self.config.num_codebooks * self.config.codebook_size,
+            chunk_rows=self.loss_chunk_rows,
+            squeeze=False,
         )
-        nll_KM = nll_N.view(-1, K).T.contiguous()
-        rows = SupervisedRows(logits_MKC, labels_MK.T, nll_KM.detach(), batch_index, position, row)
-        return rows, nll_KM.sum(dim=-1)
+        nll_KM = nll_MK.T.contiguous()
+        rows_KM = _supervised(logits, labels_MK.T, nll_KM, places_N.index_select(0, rows), labels.shape[1])
+        return rows_KM, nll_KM.sum(dim=-1)
+
+
+def _supervised(
+    logits: Tensor | ComputedLogits, labels: Tensor, nll: Tensor, places: Tensor, length: int
+) -> SupervisedRows:
+    """Return the rows at places of the flattened batch, b * S + s, with S = length."""
+    row = places % length
+    return SupervisedRows(logits, labels, nll.detach(), places // length, row + 1, row)
 
 
 def count_targets(labels: Tensor, audio_labels: Tensor) -> Tensor:

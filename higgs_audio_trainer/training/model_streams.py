@@ -35,9 +35,7 @@ def micro_batch_of(
     text, audio = outputs.text, outputs.audio
     assert text is not None, "the model returns its supervised rows"
     assert audio is not None
-    # `max` returns the indices of `argmax` in a quarter of the time over bfloat16 and float16 on the CPU.
-    text_1N = text.logits.max(dim=-1).indices[None]
-    audio_KN = audio.logits.max(dim=-1).indices.T
+    text_1N, audio_KN = text.most_likely()[None], audio.most_likely().T
     is_audio_BS = torch.stack([batch["input_ids"] == token for token in vocabulary.placeholders]).any(dim=0)
     codes_BSK = _at_placeholders(batch["audio_input_ids"], is_audio_BS, ABSENT)
     labels_BSK = _at_placeholders(batch["audio_labels"], is_audio_BS, IGNORE_INDEX)
