@@ -217,9 +217,12 @@ class HiggsAudioTrainer(Trainer):
     def _count_targets(self, batches: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batches:
             return None
-        counts = [count_targets(batch["labels"], batch["audio_labels"]) for batch in batches]
-        ballot = self._stopping.ballot()
-        total = self._sum_over_ranks(torch.cat([torch.stack(counts).sum(dim=0), ballot]).to(device))
+        counts = [count_targets(batch["labels"], batch["audio_labels"]).to(device) for batch in batches]
+        targets = torch.stack(counts).sum(dim=0)
+        if self.args.world_size == 1:
+            return targets
+        ballot = self._stopping.ballot().to(device, non_blocking=True)
+        total = self._sum_over_ranks(torch.cat([targets, ballot]))
         self._stopping.count(total[-len(ballot) :])
         return total[: -len(ballot)]
 
