@@ -101,6 +101,7 @@ class TrainSettings:
         choices=("auto", "float32", "bfloat16", "float16"),
         aliases=("torch_dtype",),
     )
+    attn_implementation: str = _flag("sdpa", "model", "attention: sdpa, eager, flash_attention_2 or flex_attention")
 
     lora_r: int = _flag(32, "lora", "rank of the adapters", minimum=1)
     lora_alpha: int = _flag(64, "lora", "adapters are scaled by alpha / r", minimum=1)
@@ -127,6 +128,9 @@ class TrainSettings:
     )
     text_loss_weight: float = _flag(1.0, "optimisation", "loss = weight x text loss + audio loss", minimum=0)
     gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
+    loss_chunk_rows: int | None = _flag(
+        None, "optimisation", "largest number of rows whose logits are in memory at a time [256 MiB]", minimum=1
+    )
     seed: int = _flag(42, "optimisation", "seed of all random generators", minimum=0, maximum=2**32 - 1)
 
     output_dir: str = _flag("", "run", "folder for adapter, checkpoints and events (required)", path=True)

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.training.argument_checks import check_arguments
+from higgs_audio_trainer.training.compilation import compile_for_every_shape
 
 # Rank 0 checks and encodes the manifest while the other ranks wait. torch's default of 30 minutes is too short.
 _PREPARATION_TIMEOUT_S = 6 * 3600
@@ -67,6 +68,8 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise UserError(f"transformers.TrainingArguments: {' '.join(str(error).split())}") from error
     check_arguments(arguments, settings)
+    if arguments.torch_compile:
+        compile_for_every_shape()
     # With several GPUs in one process transformers uses DataParallel, which cannot scatter a batch of ragged clips.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers has no argument for this
     return arguments

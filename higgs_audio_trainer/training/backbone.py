@@ -28,7 +28,8 @@ class Layout(NamedTuple):
     """Layout of the tokens of a batch, the same in all layers.
 
     Attributes:
-        num_text: Number of text tokens. The other tokens are audio.
+        num_text: Number of text tokens, which come first.
+        num_audio: Number of audio tokens.
         places_N: Place of each token in the flattened batch, b * S + s, int64.
         shape: B and S.
         rotation: Cosines and sines of the position of each token, [N, D] each.
@@ -36,10 +37,16 @@ class Layout(NamedTuple):
     """
 
     num_text: int
+    num_audio: int
     places_N: Tensor
     shape: tuple[int, int]
     rotation: tuple[Tensor, Tensor]
     causal_mask: Any
+
+    def split(self, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parts of text and of audio."""
+        text_TH, audio_AH = hidden_NH.split([self.num_text, self.num_audio])
+        return text_TH, audio_AH
 
 
 class RoutedLayer(native.HiggsAudioV2DecoderLayer):
@@ -56,10 +63,10 @@ class RoutedLayer(native.HiggsAudioV2DecoderLayer):
         """
         if layout is None:
             return super().forward(hidden_NH, *args, **kwargs)
-        text_TH, audio_AH = hidden_NH[: layout.num_text], hidden_NH[layout.num_text :]
+        text_TH, audio_AH = layout.split(hidden_NH)
         normed_NH = torch.cat([self.input_layernorm(text_TH), self.audio_input_layernorm(audio_AH)])
         hidden_NH = hidden_NH + _attend(self.self_attn, normed_NH, layout)
-        text_TH, audio_AH = hidden_NH[: layout.num_text], hidden_NH[layout.num_text :]
+        text_TH, audio_AH = layout.split(hidden_NH)
         text_TH = self.mlp(self.post_attention_layernorm(text_TH))
         audio_AH = self.audio_mlp(self.audio_post_attention_layernorm(audio_AH))
         return hidden_NH + torch.cat([text_TH, audio_AH])
@@ -92,7 +99,9 @@ class RoutedBackbone(native.HiggsAudioV2Model):
         places_N = torch.cat([route["text_places"], route["audio_places"]])
         shape = (input_ids.shape[0], input_ids.shape[1])
         cosine, sine = self.rotary_emb(hidden_NH, (places_N % shape[1])[None])
-        layout = Layout(len(text_ids), places_N, shape, (cosine[0], sine[0]), self._causal_mask(hidden_NH, shape))
+        layout = Layout(
+            len(text_ids), len(frames_AK), places_N, shape, (cosine[0], sine[0]), self._causal_mask(hidden_NH, shape)
+        )
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_NH = layer(hidden_NH, layout=layout)
         return self.norm(hidden_NH)

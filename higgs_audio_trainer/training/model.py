@@ -233,8 +233,13 @@ def load_lora_model(settings: TrainSettings) -> PeftModel:
     dtype = automatic if settings.dtype == "auto" else getattr(torch, settings.dtype)
     name = settings.base_ckpt
     try:
-        loaded: Any = HiggsAudioForTraining.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        loaded: Any = HiggsAudioForTraining.from_pretrained(
+            name, dtype=dtype, attn_implementation=settings.attn_implementation, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if "attn_implementation" in str(error) or isinstance(error, ImportError):
+            text = " ".join(str(error).split())
+            raise UserError(f"--attn_implementation {settings.attn_implementation}: {text}") from error
         raise UserError(f"--base_ckpt {name}: the weights cannot be loaded: {error}") from error
     base, info = loaded
     if info["missing_keys"]:
@@ -243,6 +248,7 @@ def load_lora_model(settings: TrainSettings) -> PeftModel:
             "text_lm_head.weight must be kept when a checkpoint is converted: the text loss needs it."
         )
     base.text_loss_weight = settings.text_loss_weight
+    base.loss_chunk_rows = settings.loss_chunk_rows
     return add_lora(
         base,
         r=settings.lora_r,
