@@ -157,6 +157,7 @@ def _outputs(text: SupervisedRows, audio: SupervisedRows) -> Any:
 
 
 def _none_of(rows: SupervisedRows) -> SupervisedRows:
+    assert isinstance(rows.logits, Tensor)
     return SupervisedRows(
         rows.logits[:0],
         rows.labels[..., :0],

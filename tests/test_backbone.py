@@ -50,7 +50,7 @@ def make_model(codebooks=3, targets=None, dropout=0.0, attention="sdpa", dtype=t
 
 
 def make_batch(plans, codebooks=3, seed=0):
-    """Make a batch of samples by plans: p5 is a prompt of 5 tokens, t3 supervised text, r4 reference speech, a6 speech."""
+    """Make a batch by plans. p5 is a prompt of 5 tokens, t3 supervised text, r4 reference speech, a6 speech."""
     numbers, examples = np.random.default_rng(seed), []
     for number, plan in enumerate(plans):
         segments, codes = [], []
@@ -131,7 +131,7 @@ def test_any_number_of_codebooks(codebooks):
 @pytest.mark.parametrize(
     "targets",
     [["q_proj"], ["v_proj", "o_proj"], ["mlp.gate_proj"], ["audio_mlp.down_proj"], ["text_lm_head"], ["audio_lm_head"]],
-    ids=lambda targets: "+".join(targets),
+    ids="+".join,
 )
 def test_adapters_on_any_modules(targets):
     """Attention, either branch, either head."""

@@ -82,15 +82,28 @@ class RoutedBackbone(native.HiggsAudioV2Model):
         for layer in backbone.layers:
             layer.__class__ = RoutedLayer
 
-    def forward(self, *args: Any, along: Route | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        audio_input_ids: Tensor | None = None,
+        *args: Any,
+        along: Route | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Return the last hidden state of each token, [N, H], or without a route the outputs of the native backbone.
 
         Args:
-            *args: With a route, token ids, int64 [B, S], and codes of the audio frames, int64 [B, F, K].
+            input_ids: Token ids, int64 [B, S].
+            audio_input_ids: Codes of the audio frames, int64 [B, F, K].
+            *args: Further arguments of the native backbone.
             along: Route of the batch.
             **kwargs: Further arguments of the native backbone.
         """
-        return super().forward(*args, **kwargs) if along is None else self._routed(*args, along)
+        if along is None:
+            return super().forward(input_ids, audio_input_ids, *args, **kwargs)
+        assert input_ids is not None
+        assert audio_input_ids is not None
+        return self._routed(input_ids, audio_input_ids, along)
 
     def _routed(self, input_ids: Tensor, audio_input_ids: Tensor, route: Route) -> Tensor:
         text_ids = input_ids.flatten().index_select(0, route["text_places"])

@@ -73,7 +73,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
     accepts_loss_kwargs = True
     text_loss_weight: float = 1.0
     loss_chunk_rows: int | None = None
-    _no_split_modules = (RoutedLayer.__name__,)  # what FSDP wraps
+    _no_split_modules = [RoutedLayer.__name__]  # noqa: RUF012 - what FSDP wraps, in the form of transformers
 
     def __init__(self, config: Any, use_text_head: bool = True) -> None:
         super().__init__(config, use_text_head=use_text_head)
