@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 SCHEMA_VERSION = 1
@@ -506,18 +507,19 @@ EVENTS: Mapping[str, type[Event]] = {
 }
 
 
-def _mapping_maker(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
+@cache
+def _mapping_maker(cls: Any) -> Callable[[Any], dict[str, Any]]:
     """Return a function that returns the fields of an instance as a dict.
 
     The function is generated, as the methods of a dataclass are. A dict display with attributes takes half the time of
     a loop over names.
+
+    Raises:
+        TypeError: The class is no dataclass.
     """
     entries = ", ".join(f"{item.name!r}: event.{item.name}" for item in fields(cls))
     maker: Callable[[Any], dict[str, Any]] = eval(f"lambda event: {{{entries}}}")  # noqa: S307 - text of our field names
     return maker
-
-
-_MAPPING_OF = {cls: _mapping_maker(cls) for cls in (*EVENTS.values(), Window)}
 
 
 def to_mapping(event: Event | Window) -> dict[str, Any]:
@@ -529,11 +531,11 @@ def to_mapping(event: Event | Window) -> dict[str, Any]:
         >>> to_mapping(Checkpoint(step=50, path="checkpoint-50"))
         {'step': 50, 'path': 'checkpoint-50'}
     """
-    cls = type(event)
-    mapping = _MAPPING_OF[cls](event)
+    cls: Any = type(event)
+    mapping = _mapping_maker(cls)(event)
     if cls is PredictionSample:
         for end in ("first", "last"):
             window = mapping[end]
             if type(window) is Window:
-                mapping[end] = _MAPPING_OF[Window](window)
+                mapping[end] = _mapping_maker(Window)(window)
     return mapping
