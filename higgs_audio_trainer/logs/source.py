@@ -42,6 +42,13 @@ def _zstd() -> Any:
     return zstd
 
 
+def __getattr__(name: str) -> Any:
+    """Return the module for zstd under its name, for writers of compressed logs."""
+    if name == "zstd":
+        return _zstd()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def path_of(given: str | Path) -> Path:
     """Return the path of a log. `-` means standard input.
 
