@@ -109,8 +109,12 @@ class JsonlSink:
         """Become the null sink in a pickle or a copy."""
         return null_sink, ()
 
-    def __call__(self, record: Record) -> None:
+    def __call__(self, record: Record, *, json_line: bytes | None = None) -> None:
         """Append a record.
+
+        Args:
+            record: Record of builtins.
+            json_line: The record as a line of JSON, if the caller has encoded the record; see `sinks.protocol`.
 
         Raises:
             TypeError: The record holds an object that is not a builtin, such as a tensor.
@@ -124,16 +128,20 @@ class JsonlSink:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self.path))
         if self._is_capped and event != "run_end":
             raise self._full_error()
-        if event not in _NEVER_DELAYED:
+        if self._retry.failures and event not in _NEVER_DELAYED:
             self._retry.refuse_early()
-        line = encoded(record, MAX_LINE_BYTES)
+        if json_line is not None and len(json_line) <= MAX_LINE_BYTES:
+            line = json_line  # what `encoded` would return, for the record fits
+        else:
+            line = encoded(record, MAX_LINE_BYTES)
         try:
             self._append(record, line)
         except OSError as error:
             error.filename = str(error.filename or self.path)
             self._retry.failed(error)
             raise
-        self._retry.worked()
+        if self._retry.failures:
+            self._retry.worked()
         self._fruitless = 0
         if event == "run_start" and not self._run_start:
             self._run_start = line
@@ -151,22 +159,29 @@ class JsonlSink:
                 self._files.remove_empty(self._segment)
 
     def _append(self, record: Record, line: bytes) -> None:
-        self._ensure_segment()
-        if self._is_full_for(line):
+        loss = self._segment.check()
+        if loss or self._retry.failures:
+            self._replace_segment(loss)
+        if self._max_bytes is not None and self._is_full_for(line, self._max_bytes):
             self._begin()
         event = record.get("event")
-        reserve = 0 if event == "run_end" else _RESERVED_BYTES + 2 * len(self._run_start)
-        if not self._has_room(len(line) + reserve):
-            self._end_at_cap(record)
-            raise self._full_error()
+        if self._max_total is not None:
+            reserve = 0 if event == "run_end" else _RESERVED_BYTES + 2 * len(self._run_start)
+            if not self._has_room(len(line) + reserve):
+                self._end_at_cap(record)
+                raise self._full_error()
         self._put(line)
         if self._durability == "record" or (self._durability == "checkpoint" and event in _SYNCED):
             self._sync(line)
 
-    def _ensure_segment(self) -> None:
-        """Reopen the present segment, or begin the next, if the present segment is lost or failed."""
+    def _replace_segment(self, loss: str | None) -> None:
+        """Reopen the present segment, or begin the next.
+
+        Args:
+            loss: Loss of the present segment, as the end of a sentence; None if a write or sync failed.
+        """
         number = self._retry.errno
-        if loss := self._segment.check():
+        if loss:
             self._begin(loss)
         elif (self._segment.spoiled or number in _LOST_FILE) and self._fruitless < _MOST_FRUITLESS:
             self._fruitless += 1
@@ -174,11 +189,9 @@ class JsonlSink:
         elif number is not None:
             self._segment = self._segment.reopened()
 
-    def _is_full_for(self, line: bytes) -> bool:
-        if self._max_bytes is None:
-            return False
+    def _is_full_for(self, line: bytes, max_bytes: int) -> bool:
         size = self._segment.size
-        return size > self._bare_size and size + len(line) > self._max_bytes
+        return size > self._bare_size and size + len(line) > max_bytes
 
     def _begin(self, why: str | None = None) -> None:
         """Begin the next segment.

@@ -6,6 +6,10 @@ to the sink and may be changed. Nested values are shared with the next sink and 
 A sink with a resource may have a method `close()`. The pipeline calls `close` once after the last record. A sink that
 accepts a record and may lose the record later reports the number of such records in an attribute `dropped`.
 
+A sink that writes lines of JSON may declare the keyword `json_line: bytes | None = None`. The pipeline then passes the
+record as a line, with the newline, or None for a record that the pipeline has not encoded. The line stands for the
+record as delivered, so a wrapper that changes the record must not pass the line on.
+
 Example:
     >>> losses: list[float] = []
     >>> def record_loss(record: Record) -> None:

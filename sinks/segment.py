@@ -77,7 +77,11 @@ class Segment:
 
     def check(self) -> str | None:
         """Return None if the file is open and at its path, or else the loss as the end of a sentence."""
-        if not self._is_ours():
+        try:
+            ours = os.fstat(self._fd)
+        except OSError:
+            return "was closed by other code"
+        if (ours.st_dev, ours.st_ino) != self._identity:
             return "was closed by other code"
         try:
             status = os.lstat(self._name)

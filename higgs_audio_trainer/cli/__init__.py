@@ -49,6 +49,7 @@ _ONLY_PRINT = {
     "--version",
 }
 _READ_LOGS = {"show", "diff", "validate", "report", "diagnose", "merge", "export"}
+_OBJECTS_PER_COLLECTION = 50_000  # an import makes many objects that stay; collections take a tenth of a start
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and _ONLY_PRINT.issuperset(arguments[:1]):
+        gc.set_threshold(_OBJECTS_PER_COLLECTION)
     _open_standard_descriptors()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

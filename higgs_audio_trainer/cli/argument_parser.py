@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from higgs_audio_trainer.config import expanded
 from higgs_audio_trainer.errors import UserError
 
 _TRUE = {"true", "yes", "1", "on"}
@@ -71,6 +70,9 @@ def _respelled(argument: str, declared: dict[str, str]) -> str:
         >>> _respelled("--log-steps=5", {"--log-steps": "--log_steps"})
         '--log_steps=5'
     """
+    if "~" in argument:
+        from higgs_audio_trainer.config import expanded  # the settings of a training are slow to import
+
     name, equals, value = argument.partition("=")
     if not name.startswith("--"):
         return expanded(argument, "argument") if argument.startswith("~/") else argument

@@ -15,7 +15,6 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import Comparison
 from higgs_audio_trainer.logs.diff.reports import FORMATS, WIDTH
 from sinks.terminal.escape import encodable_text, known_encoding, printable
-from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.words import count_of
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"  # names the file of a job's summary in GitHub Actions
@@ -151,6 +150,8 @@ def _append(path: Path, text: str) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
+        from sinks.terminal.screen import say_on_stderr
+
         say_on_stderr(printable(f"{_SUMMARY}={path}: {error.strerror}. The file lacks the report"))
 
 

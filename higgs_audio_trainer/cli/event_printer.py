@@ -89,6 +89,7 @@ class _EventPrinter:
 
     def print_all(self, given: argparse.Namespace) -> int:
         """Print the events of logs, through a pager on a terminal."""
+        from higgs_audio_trainer.logs.light_check import LightCheck
         from higgs_audio_trainer.logs.reader import read_lines
 
         problems = ProblemPrinter()
@@ -99,6 +100,7 @@ class _EventPrinter:
             all_attempts=given.all_attempts,
             on_problem=problems,
             on_notice=problems.say,
+            event_of=LightCheck(),
         )
         with problems.postponed(wanted=pager), paged(self._stdout, os.environ, wanted=pager) as out:
             for line in lines:

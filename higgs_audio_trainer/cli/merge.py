@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.logs.light_check import LightCheck
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.runs import selected
 
@@ -38,9 +39,10 @@ def run(arguments: Sequence[str], prog: str) -> int:
     logs = selected(given.paths, given.run, problems.say, every=True)
     sys.stdout.flush()
     write = sys.stdout.buffer.write
+    check = LightCheck()  # copied lines need no typed events
     is_empty = True
     for log in logs:
-        for line, is_current in marked_lines(log, problems):
+        for line, is_current in marked_lines(log, problems, event_of=check):
             is_empty = False
             if is_current or given.all_attempts:
                 write(line.raw if line.raw.endswith(b"\n") else line.raw + b"\n")

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from higgs_audio_trainer.errors import InputProblem
 from sinks.terminal.escape import printable
-from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.words import count_of
 
 _MAX_PRINTED = 20
@@ -47,7 +46,7 @@ class ProblemPrinter:
 
     def _print(self, line: str) -> None:
         if self._postponed is None:
-            say_on_stderr(line)
+            _say(line)
         else:
             self._postponed.append(line)
 
@@ -55,6 +54,10 @@ class ProblemPrinter:
         """Print the number of problems, if there are problems."""
         if self.count:
             shown = f", of which {_MAX_PRINTED} are shown" if self.count > _MAX_PRINTED else ""
-            say_on_stderr(
-                f"{count_of(self.count, 'problem')}{shown}. All other lines were read. Run `validate` for details."
-            )
+            _say(f"{count_of(self.count, 'problem')}{shown}. All other lines were read. Run `validate` for details.")
+
+
+def _say(text: str) -> None:
+    from sinks.terminal.screen import say_on_stderr  # the terminal is slow to import, and most logs have no problem
+
+    say_on_stderr(text)

@@ -8,8 +8,6 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-import msgspec
-
 _Record = dict[str, Any]
 MISSING = ("this field", "none")  # `expected` and `got` of a missing field
 _LONGEST_VALUE = 80  # characters of a value in a message
@@ -42,6 +40,8 @@ def convert(record: _Record, cls: Any) -> Any:
         >>> convert({"positions": [10, "x"], "inputs": [], "labels": [], "predictions": []}, Window)
         InvalidField(field='$.positions[1]', expected='int', got='str')
     """
+    import msgspec  # slow to import; a comparison of small logs does not convert
+
     try:
         return msgspec.convert(record, cls)
     except msgspec.ValidationError as error:

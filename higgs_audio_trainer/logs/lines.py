@@ -10,7 +10,7 @@ import orjson
 
 from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.logs.conversion import InvalidField
-from higgs_audio_trainer.logs.source import DAMAGED, end_of, opened, unreadable
+from higgs_audio_trainer.logs.source import damaged_errors, end_of, opened, unreadable
 from higgs_audio_trainer.logs.typed import Record, typed
 
 OnProblem = Callable[[InputProblem], None]
@@ -149,7 +149,7 @@ class LogFile:
     def _read(self, file: BinaryIO, limit: int) -> bytes:
         try:
             return file.readline(limit)
-        except DAMAGED as error:
+        except damaged_errors() as error:
             place = where(self.path, self.number + 1, self.offset)
             self._on_problem(InputProblem(place, "$", "complete compressed data", f"{error or type(error).__name__}"))
             return b""

@@ -13,9 +13,10 @@ from pathlib import Path
 from higgs_audio_trainer.logs.attempts import LoggedAttempt
 from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.files import AttemptFiles
+from higgs_audio_trainer.logs.light_check import LightCheck
 from higgs_audio_trainer.logs.lines import LONGEST_LINE, int_field, parse_line
-from higgs_audio_trainer.logs.source import DAMAGED, opened, unreadable
-from higgs_audio_trainer.logs.typed import Record, typed
+from higgs_audio_trainer.logs.source import damaged_errors, opened, unreadable
+from higgs_audio_trainer.logs.typed import Record
 
 WITHOUT_ID = "none"  # the value of `--run` for lines without a `run_id`, as in a golden
 _BLOCK_BYTES = 2**16
@@ -119,6 +120,7 @@ class _Scan:
     def __init__(self) -> None:
         self.runs: dict[str | None, LoggedRun] = {}
         self._run: LoggedRun | None = None  # run of the last line
+        self._check = LightCheck()
         self._members: tuple[bytes, ...] = ()  # `run_id` and `attempt` of the last line
         self._held = b""  # last block that was not parsed
 
@@ -145,7 +147,7 @@ class _Scan:
         found: dict[str | None, LoggedRun] = {}
         for line in block.split(b"\n"):
             record = parse_line(line)
-            if isinstance(record, InvalidField) or isinstance(typed(record), InvalidField):
+            if isinstance(record, InvalidField) or self._check(record) is not None:
                 continue
             run_id = run_id_of(record)
             self._run = found[run_id] = self.runs.setdefault(run_id, LoggedRun(run_id))
@@ -165,7 +167,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
         while True:
             try:
                 part = file.read1(_BLOCK_BYTES)  # type: ignore[attr-defined]
-            except DAMAGED:
+            except damaged_errors():
                 part = b""
             except OSError as error:
                 raise unreadable(path, error) from error

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
 from higgs_audio_trainer.logs.files import AttemptFiles, parse_name
-from higgs_audio_trainer.logs.lines import LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
+from higgs_audio_trainer.logs.lines import EventOf, LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
 from higgs_audio_trainer.logs.logged_runs import LoggedRun, attempt_of, run_id_of
 from higgs_audio_trainer.logs.run_filter import OnNotice, RunFilter
 from higgs_audio_trainer.logs.runs import SelectedLog, selected
-from higgs_audio_trainer.logs.typed import Logged, Record
+from higgs_audio_trainer.logs.typed import Logged, Record, typed
 
 _REMEMBERED = 64  # recent lines that are compared to find repeated lines
 _BEFORE_ALL = -1  # place of `run_start`
@@ -77,24 +77,28 @@ def read_lines(
     all_attempts: bool = False,
     on_problem: OnProblem | None = None,
     on_notice: OnNotice | None = None,
+    event_of: EventOf = typed,
 ) -> Iterator[LogLine]:
-    """Read logs like `read`, as lines with the JSON object, the bytes and the place of each event."""
+    """Read logs like `read`, as lines with the JSON object, the bytes and the place of each event.
+
+    `event_of` is as for `LogFile`.
+    """
     logs = selected(paths, run, on_notice)
     return (
         line
         for log in logs
-        for line, is_current in marked_lines(log, on_problem or ignore_problem)
+        for line, is_current in marked_lines(log, on_problem or ignore_problem, event_of=event_of)
         if is_current or all_attempts
     )
 
 
 def marked_lines(
-    log: SelectedLog, on_problem: OnProblem, *, keep_invalid: bool = False
+    log: SelectedLog, on_problem: OnProblem, *, keep_invalid: bool = False, event_of: EventOf = typed
 ) -> Iterator[tuple[LogLine, bool]]:
     """Yield the lines of all attempts of a log, each with True if `read` yields the line's event.
 
     With `keep_invalid`, an object with an event name and an invalid field is reported to `on_problem` and then yielded
-    with `event` None.
+    with `event` None. `event_of` is as for `LogFile`.
 
     Raises:
         UserError: A file cannot be read, or the log lacks needed events, see `RunFilter`.
@@ -105,7 +109,7 @@ def marked_lines(
 
     def lines(group: AttemptFiles) -> Iterator[LogLine]:
         for path in group.files:
-            yield from LogFile(path, on_problem, keep_invalid=keep_invalid, takes=takes).lines()
+            yield from LogFile(path, on_problem, keep_invalid=keep_invalid, event_of=event_of, takes=takes).lines()
 
     for key, line in merger.merged((group, lines(group)) for group in files):
         yield line, merger.shows(key, line.record)

@@ -15,11 +15,6 @@ from typing import Any, BinaryIO, cast
 
 from higgs_audio_trainer.errors import UserError
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 STDIN = Path("-")
 # First bytes of compressed files. Source: RFC 1952 (gzip) and RFC 8878 (zstd, perhaps after a skippable frame).
 _GZIP, _ZSTD, _SKIPPED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
@@ -27,8 +22,31 @@ _MAGIC_BYTES = 4
 _BUFFER_BYTES = 2**16
 _PIECE_BYTES = 2**8  # compressed bytes decompressed at once; damage loses at most the output of one piece
 
-#: Errors of reading damaged or truncated compressed data.
-DAMAGED = (zlib.error, zstd.ZstdError, EOFError)
+
+def damaged_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of reading damaged or truncated compressed data.
+
+    Example:
+        >>> EOFError in damaged_errors()
+        True
+    """
+    return zlib.error, _zstd().ZstdError, EOFError
+
+
+def _zstd() -> Any:
+    """Import the module for zstd, which a log without compression does not need."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
+
+
+def __getattr__(name: str) -> Any:
+    """Return the module for zstd under its name, for writers of compressed logs."""
+    if name == "zstd":
+        return _zstd()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def path_of(given: str | Path) -> Path:
@@ -94,7 +112,7 @@ def _end_of_unseekable(file: BinaryIO, size: int) -> bytes:
     while True:
         try:
             part = cast("io.BufferedReader", file).read1(_BUFFER_BYTES)
-        except DAMAGED:  # reported when the lines are read
+        except damaged_errors():  # reported when the lines are read
             part = b""
         if not part:
             return bytes(kept[-size:])
@@ -125,12 +143,12 @@ def _plain(file: io.BufferedReader, path: Path, offset: int) -> BinaryIO:
         if start.startswith(_GZIP):
             file = _joined(_decompressed(file, partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS)))
         elif start == _ZSTD or (start[1:] == _SKIPPED and start[0] >> 4 == 5):  # noqa: PLR2004 - 0x50 to 0x5F
-            file = _joined(_decompressed(file, zstd.ZstdDecompressor))
+            file = _joined(_decompressed(file, _zstd().ZstdDecompressor))
         elif offset:
             file.seek(offset)
             return file
         _skip(file, offset)
-    except DAMAGED:  # raised again when the lines are read, and reported there
+    except damaged_errors():  # raised again when the lines are read, and reported there
         return file
     except OSError as error:
         raise unreadable(path, error) from error

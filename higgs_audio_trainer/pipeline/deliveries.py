@@ -43,19 +43,23 @@ class Deliveries:
         """Number of records not taken, plus records dropped later, summed over the sinks."""
         return sum(delivery.num_failed + delivery.num_dropped for delivery in self._all)
 
-    def deliver(self, record: Record) -> None:
+    def deliver(self, record: Record, json_line: bytes | None = None) -> None:
         """Offer a record to every sink.
+
+        Args:
+            record: Record of builtins.
+            json_line: The record as a line of JSON, None for a record that is not encoded.
 
         A report from `probe_failed` goes to the failed sink first. If the sink still fails, no other sink gets the
         report, and the test costs no `seq`.
         """
         seq = self.next_seq
-        if self._probed is not None and self._probed.offer(record, seq) is not None:
+        if self._probed is not None and self._probed.offer(record, seq, json_line) is not None:
             return
         self.next_seq = seq + 1  # only now, so that an earlier failure leaves no gap
         try:
             for delivery in self._all:
-                if delivery is not self._probed and (error := delivery.offer(record, seq)) is not None:
+                if delivery is not self._probed and (error := delivery.offer(record, seq, json_line)) is not None:
                     delivery.note_cause(error)
                     self._fail(delivery, error)
         finally:  # after Ctrl-C too: the sinks that did not get the record lost the record
@@ -79,7 +83,7 @@ class Deliveries:
         Each sink reports once. Two sinks failing by turns would otherwise report each other without end.
         """
         for delivery in self._all:
-            if delivery.works_again:
+            if delivery.num_lost and delivery.works_again:
                 self._report(delivery, emit)
 
     def probe_failed(self, emit: Callable[[SinkRecovered], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from inspect import Parameter, signature
 from typing import Any
 
 from higgs_audio_trainer.pipeline.failure_message import errno_of
@@ -39,6 +40,7 @@ class Delivery:
         "_booked_seq",
         "_present_errno",
         "_sink",
+        "_takes_line",
         "errno",
         "first_lost_seq",
         "last_lost_seq",
@@ -50,7 +52,9 @@ class Delivery:
     )
 
     def __init__(self, name: str, sink: Sink) -> None:
-        self.name, self._sink = name, sink
+        self.name = name
+        self._sink: Callable[..., None] = sink
+        self._takes_line = _takes_line(sink)
         self.taken_seq = self._booked_seq = NEVER
         self._present_errno: int | None = None  # of the error that the sink raised for the present record
         self.num_failed = self.num_lost = 0
@@ -58,13 +62,17 @@ class Delivery:
         self.errno: int | None = None
         self.report_seq = NEVER
 
-    def offer(self, record: Record, seq: int) -> BaseException | None:
+    def offer(self, record: Record, seq: int, json_line: bytes | None = None) -> BaseException | None:
         """Give the sink a copy of a record, and return the sink's error if there is one.
 
         `SystemExit` from a sink must not end the training, so every error but `KeyboardInterrupt` is returned.
         """
         try:
-            self._sink(dict(record))  # a copy, for a sink may change the record
+            # A copy, for a sink may change the record.
+            if self._takes_line:
+                self._sink(dict(record), json_line=json_line)
+            else:
+                self._sink(dict(record))
             self.taken_seq = seq
         except KeyboardInterrupt:
             raise  # the user's interruption, not the sink's failure
@@ -115,3 +123,11 @@ class Delivery:
             if type(dropped) is int and dropped > 0:
                 return dropped
         return 0
+
+
+def _takes_line(sink: Sink) -> bool:
+    """Return True if a sink declares the keyword `json_line` itself. A wrapper around such a sink does not count."""
+    with suppress(Exception):  # a callable without a signature takes the record alone
+        parameter = signature(sink, follow_wrapped=False).parameters.get("json_line")
+        return parameter is not None and parameter.kind is Parameter.KEYWORD_ONLY
+    return False

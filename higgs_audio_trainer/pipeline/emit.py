@@ -26,13 +26,15 @@ from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.events import SCHEMA_VERSION, Envelope, Event, Level, RunEnd, SinkRecovered, to_mapping
 from higgs_audio_trainer.pipeline.deliveries import Deliveries
 from higgs_audio_trainer.pipeline.delivery import Delivery, Record, Sink
+from higgs_audio_trainer.pipeline.event_logger import PAYLOAD, EventLogger
 from higgs_audio_trainer.pipeline.failure_message import Say, print_above_progress_bar, strict_error
 from higgs_audio_trainer.pipeline.failures import FailureCounts
-from higgs_audio_trainer.pipeline.json_values import to_json_values
+from higgs_audio_trainer.pipeline.json_values import plain_record, to_json_values
 from higgs_audio_trainer.pipeline.null_pipeline import NullPipeline
 from higgs_audio_trainer.pipeline.processing import ProcessorChain
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, Processor
 from higgs_audio_trainer.pipeline.protocol import Emit
+from higgs_audio_trainer.pipeline.timestamp import TimestampFormat
 
 __all__ = ["Clock", "Emit", "NullPipeline", "Pipeline", "Record", "Say", "Sink", "print_above_progress_bar", "utc_now"]
 
@@ -111,7 +113,9 @@ class Pipeline:
         self._deliveries = Deliveries(sinks, fail=self._note_sink_failure)
         self._strict = strict
         self._clock = clock
+        self._timestamp = TimestampFormat()
         self._time = "1970-01-01T00:00:00.000000Z"
+        self._line: bytes | None = None  # the present record as a line of JSON, if no value was replaced
         chain = ProcessorChain(processors, self._note_processor_failure) if processors else None
         harmless = (CLOCK, *(chain.sources if chain else ()))
         self._failures = FailureCounts((EMIT, REENTRANT), harmless=harmless, say=say)
@@ -130,7 +134,7 @@ class Pipeline:
                 self._make_encodable,
                 self._deliver,
             ],
-            wrapper_class=structlog.BoundLogger,
+            wrapper_class=EventLogger,
             context_class=dict,
             cache_logger_on_first_use=True,
             # The names of the whole envelope come first, so that every line begins alike.
@@ -211,7 +215,8 @@ class Pipeline:
                 self._emit(event, level)
                 if not isinstance(event, RunEnd):  # no line follows `run_end`; the caller called `recover` before
                     self._deliveries.report_recoveries(self._emit_report)
-                self._print_announcements()
+                if self._failures.pending or self._failures.counts[REENTRANT]:
+                    self._print_announcements()
             except Exception:
                 if self._strict:
                     raise
@@ -225,8 +230,7 @@ class Pipeline:
         self._deliveries.book_outcome()  # of a record whose delivery was interrupted
         self._strict_failures.clear()
         try:
-            # One method for all levels: `level` is data, and a wrong level must not choose the method.
-            self._log.msg(event.name, level=level, payload=event)
+            self._log.emit(event, level)
         except Exception as error:  # the argument is no event
             if not self._strict:
                 self._failures.add(EMIT, error)
@@ -239,15 +243,12 @@ class Pipeline:
             raise strict_error(source, cause) from cause
 
     def _add_payload(self, _logger: object, _method: str, record: EventDict) -> EventDict:
-        record.update(to_mapping(record.pop("payload")))
+        record.update(to_mapping(record.pop(PAYLOAD)))
         return record
 
     def _add_time_and_seq(self, _logger: object, _method: str, record: EventDict) -> EventDict:
         try:
-            now = self._clock()
-            if now.tzinfo is not UTC:
-                now = now.astimezone(UTC)
-            self._time = now.isoformat(timespec="microseconds").replace("+00:00", "Z")
+            self._time = self._timestamp(self._clock())
         except Exception as error:  # noqa: BLE001 - counted; the event gets the time of the event before
             self._failures.add(CLOCK, error)
         record["ts"] = self._time
@@ -255,13 +256,18 @@ class Pipeline:
         return record
 
     def _make_encodable(self, _logger: object, _method: str, record: EventDict) -> EventDict:
+        plain = plain_record(record)
+        if plain is not None:
+            record, self._line = plain
+            return record
+        self._line = None
         record, replaced = to_json_values(record)
         self.replaced += replaced
         return record
 
     def _deliver(self, _logger: object, _method: str, record: EventDict) -> EventDict:
-        self._deliveries.deliver(record)
-        raise structlog.DropEvent  # the end of the chain; no logger takes the record
+        self._deliveries.deliver(record, self._line)
+        return record
 
     def _note_sink_failure(self, delivery: Delivery, error: BaseException) -> None:
         self._note_failure(delivery.name, f"sink {delivery.name}", error)

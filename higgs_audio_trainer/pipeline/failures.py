@@ -19,6 +19,7 @@ class FailureCounts:
     Attributes:
         counts: Number of failures of each source.
         harmless: Sources of failures without a lost event.
+        pending: Announcements to print.
 
     Example:
         >>> failures = FailureCounts(["emit"], harmless=["clock"], say=print)
@@ -35,7 +36,7 @@ class FailureCounts:
         self.counts = dict.fromkeys((*sources, *self.harmless), 0)
         self._say = say
         self._announced: set[str] = set()
-        self._pending: list[str] = []
+        self.pending: list[str] = []
 
     @property
     def num_lost(self) -> int:
@@ -53,10 +54,10 @@ class FailureCounts:
         """Prepare an announcement, unless the source has had one."""
         if source not in self._announced:
             self._announced.add(source)
-            self._pending.append(failure_message(source, error, costs_event=source not in self.harmless))
+            self.pending.append(failure_message(source, error, costs_event=source not in self.harmless))
 
     def print_announcements(self) -> None:
         """Print the pending announcements. Announcements added meanwhile wait for the next call."""
-        for _ in range(len(self._pending)):
+        for _ in range(len(self.pending)):
             with suppress(Exception):  # nobody can read the message; the failure is counted
-                self._say(self._pending.pop(0))
+                self._say(self.pending.pop(0))

@@ -55,12 +55,8 @@ def to_json_values(record: Mapping[str, Any]) -> tuple[Record, int]:
         >>> record["loss"], record["nonfinite"], record["replaced"], count
         (None, ['loss'], {'path': '<bytes>'}, 2)
     """
-    try:
-        plain = _plain(record)
-    except Exception:  # noqa: BLE001 - the copier marks the value that raised
-        plain = None
-    if plain is not None:
-        return plain, 0
+    if (plain := plain_record(record)) is not None:
+        return plain[0], 0
     copier = _Copier()
     copied: Record = copier.copy_dict(record, None, 0)
     if copier.nonfinite:
@@ -70,15 +66,26 @@ def to_json_values(record: Mapping[str, Any]) -> tuple[Record, int]:
     return copied, copier.count
 
 
-def _plain(record: Mapping[str, Any]) -> Record | None:
-    """Return a copy of a record with fitting values only, None for every other record.
+def plain_record(record: Mapping[str, Any]) -> tuple[Record, bytes] | None:
+    r"""Return a copy of a record with fitting values only, and the copy as a line of JSON. None for every other record.
 
     Nearly all records fit. This function checks types and floats. orjson checks integers, texts and keys in C, and
     refuses values without a JSON form.
 
-    Raises:
-        Exception: orjson refuses a value, or the comparison of keys fails.
+    Example:
+        >>> plain_record({"step": 1, "shape": (3, 4)})
+        ({'step': 1, 'shape': (3, 4)}, b'{"step":1,"shape":[3,4]}\n')
+        >>> plain_record({"loss": float("nan")})
     """
+    try:
+        copied = _plain(record)
+        return None if copied is None else (copied, orjson.dumps(copied, option=orjson.OPT_APPEND_NEWLINE))
+    except Exception:  # noqa: BLE001 - a type or orjson refuses a value; the copier marks the value
+        return None
+
+
+def _plain(record: Mapping[str, Any]) -> Record | None:
+    """Return a copy of a record with values that orjson writes or refuses, None for every other record."""
     copied = dict(record)
     inner: list[Any] = []
     for key, value in record.items():
@@ -100,7 +107,6 @@ def _plain(record: Mapping[str, Any]) -> Record | None:
     kinds = set(map(type, inner))
     if not kinds <= _LEAVES or (float in kinds and not all(isfinite(item) for item in inner if type(item) is float)):
         return None
-    orjson.dumps(copied)
     return copied
 
 

@@ -16,6 +16,7 @@ from higgs_audio_trainer.logs.diff.comparison import ComparedLog
 from higgs_audio_trainer.logs.diff.join import ComparedEvent
 from higgs_audio_trainer.logs.diff.selection import drop_volatile, volatile_settings
 from higgs_audio_trainer.logs.diff.sorter import no_room
+from higgs_audio_trainer.logs.light_check import LightCheck
 from higgs_audio_trainer.logs.lines import LogLine, OnProblem, int_field
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.run_filter import NoSuchRunError, OnNotice
@@ -58,6 +59,7 @@ class Source:
     ) -> None:
         self.lacks_run: NoSuchRunError | None = None
         self._on_problem = on_problem
+        self._check = LightCheck()
         self._reported = 0
         self._copy: Path | None = None
         self._records: list[Record] | None = None
@@ -155,7 +157,7 @@ class Source:
             return (
                 (line.record, line)
                 for log in self._logs
-                for line, is_current in marked_lines(log, self._fault, keep_invalid=True)
+                for line, is_current in marked_lines(log, self._fault, keep_invalid=True, event_of=self._check)
                 if is_current
             )
         return ((dict(record), index) for index, record in enumerate(self._records))
