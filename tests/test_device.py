@@ -19,12 +19,12 @@ from higgs_audio_trainer.data.batch import Collator
 
 
 def small_config():
-    """Return a configuration with the real vocabulary and two narrow layers."""
+    """Return a configuration with the real vocabulary and one narrow layer."""
     return HiggsAudioV2Config(
         codebook_size=1026,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,
@@ -38,6 +38,7 @@ def plan():
         full=small_config(),
         narrow=small_config(),
         clip_seconds=0.4,
+        prompt_tokens=4,
         batch_sizes=(1,),
         checkpointing=(True,),
         rounds=1,

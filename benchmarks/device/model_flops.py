@@ -29,7 +29,8 @@ def step_flops(config: HiggsAudioV2Config, batch: Mapping[str, Tensor], rank: in
         rank: Rank of the adapters.
     """
     H, I, L = config.hidden_size, config.intermediate_size, config.num_hidden_layers  # noqa: E741, N806
-    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    head_dim = config.head_dim or H // config.num_attention_heads
+    q, kv = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
     modules = ((H, q), (H, kv), (H, kv), (q, H), (H, I), (H, I), (I, H))
     lengths = batch["attention_mask"].sum(dim=1)
     tokens = int(lengths.sum())

@@ -17,7 +17,6 @@ from benchmarks.workload import random_example
 from higgs_audio_trainer.data.batch import Example, TokenIds
 
 FRAMES_PER_SECOND = 25
-PROMPT_TOKENS = 60
 GIB = 2**30
 RECORDINGS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 _TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
@@ -50,6 +49,7 @@ class Plan:
         full: Configuration of the measured steps.
         narrow: Configuration of the steps whose synchronisations are counted.
         clip_seconds: Length of each clip, in seconds.
+        prompt_tokens: Prompt tokens before each clip.
         batch_sizes: Samples of a batch, B.
         checkpointing: Settings of gradient checkpointing to measure.
         rounds: Counted rounds of each comparison.
@@ -67,6 +67,7 @@ class Plan:
     full: HiggsAudioV2Config = field(default_factory=full_size_config)
     narrow: HiggsAudioV2Config = field(default_factory=narrow_config)
     clip_seconds: float = 10.0
+    prompt_tokens: int = 60
     batch_sizes: tuple[int, ...] = (1, 4, 8)
     checkpointing: tuple[bool, ...] = (False, True)
     rounds: int = 5
@@ -91,7 +92,7 @@ class Plan:
     def examples(self, ids: TokenIds, batch_size: int) -> list[Example]:
         """Return the samples of a batch."""
         frames = round(self.clip_seconds * FRAMES_PER_SECOND)
-        return [random_example(ids, prompt=PROMPT_TOKENS, frames=frames, seed=seed) for seed in range(batch_size)]
+        return [random_example(ids, prompt=self.prompt_tokens, frames=frames, seed=seed) for seed in range(batch_size)]
 
     def synchronize(self) -> None:
         """Wait until the device has done all work."""
