@@ -94,7 +94,7 @@ class CountedSteps:
         """Count in the block, with the debug mode of torch on a CUDA device."""
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            warnings.showwarning = self._add  # type: ignore[assignment] - takes any arguments
+            warnings.showwarning = self._add  # type: ignore[assignment]  # takes any arguments
             if cuda:
                 torch.cuda.set_sync_debug_mode("warn")
             try:
