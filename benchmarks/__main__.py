@@ -28,7 +28,6 @@ NAMES = (
     "start_up",
     "data",
     "growth",
-    "full_size_step",
 )
 
 

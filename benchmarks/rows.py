@@ -18,8 +18,8 @@ class ResultRow:
 
     Attributes:
         name: Name of the measurement.
-        figure: Measured value. Times are medians over the rounds.
-        unit: Unit of the figure.
+        figure: Measured value. Times are medians over the rounds. None without a value.
+        unit: Unit of the figure, or the reason for its absence, such as "out of memory".
         against: Peer or floor measured in the same run, or "".
         ratio: Ratio of the figure and the figure of the peer or floor, or None without a peer. `target` shows the
             direction of the ratio.
@@ -28,7 +28,7 @@ class ResultRow:
     """
 
     name: str
-    figure: float
+    figure: float | None
     unit: str
     against: str = ""
     ratio: float | None = None
@@ -51,7 +51,7 @@ def table(rows: Iterable[ResultRow]) -> str:
         (
             (
                 row.name,
-                f"{rounded(row.figure)} {row.unit}",
+                row.unit if row.figure is None else f"{rounded(row.figure)} {row.unit}",
                 row.against,
                 "" if row.ratio is None else rounded(row.ratio),
                 row.target,

@@ -7,20 +7,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from filelock import FileLock
-from hypothesis import settings
 
 import higgs_audio_trainer.demo
 from tests.readme import call
 
-# The same examples each time. To look for new ones: HYPOTHESIS_PROFILE=explore pytest
-settings.register_profile("deterministic", derandomize=True, deadline=None)
-settings.register_profile("explore", deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
+with suppress(ModuleNotFoundError):  # tests/cuda runs on machines without the development packages
+    from hypothesis import settings
+
+    # The same examples each time. To look for new ones: HYPOTHESIS_PROFILE=explore pytest
+    settings.register_profile("deterministic", derandomize=True, deadline=None)
+    settings.register_profile("explore", deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
 # Not in a fixture, because libraries read these variables at import.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -95,6 +97,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path
 
     Each worker of a parallel run gets a separate copy.
     """
+    from filelock import FileLock
+
     base = tmp_path_factory.getbasetemp()
     shared = (base if worker_id == "master" else base.parent) / "demo-of-all"
     with FileLock(f"{shared}.lock"):

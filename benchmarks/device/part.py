@@ -1,0 +1,99 @@
+"""One part of the device check, in a process of its own.
+
+    python -m benchmarks.device.part NAME [--quick] [--seconds S] FILE
+
+Each row is appended to FILE as a JSON line as soon as the row is measured, and an error as `{"error": "..."}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.device.compiled import compiled
+from benchmarks.device.full_size import full_size
+from benchmarks.device.logged import logged
+from benchmarks.device.plan import Plan, plan_of
+from benchmarks.device.suite import suite
+from benchmarks.device.synchronisations import synchronisations
+from benchmarks.device.trainings import demo, previews, prompts
+from benchmarks.rows import ResultRow
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Part of the device check.
+
+    Attributes:
+        measure: Yields the rows of the part.
+        seconds: Time of the part. The times of all parts are less than 8 minutes.
+    """
+
+    measure: Callable[[Plan], Iterator[ResultRow]]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """Name of the part."""
+        return self.measure.__name__
+
+
+#: The cheapest and most telling parts come first.
+PARTS = (
+    Part(demo, 45),
+    Part(suite, 60),
+    Part(synchronisations, 40),
+    Part(full_size, 95),
+    Part(logged, 60),
+    Part(previews, 30),
+    Part(prompts, 50),
+    Part(compiled, 90),
+)
+
+
+def error_line(error: BaseException) -> str:
+    """Return the type and the first line of an error.
+
+    Example:
+        >>> error_line(ValueError("no card"))
+        'ValueError: no card'
+    """
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def write_rows(part: Part, plan: Plan, file: Path) -> bool:
+    """Measure a part and append its rows to a file. Return False after an error, which is appended too."""
+    with file.open("a", encoding="utf-8", buffering=1) as lines:
+        try:
+            for row in part.measure(plan):
+                lines.write(json.dumps(asdict(row)) + "\n")
+        except Exception as error:  # noqa: BLE001 - the check goes on, and reports any error
+            traceback.print_exc()
+            lines.write(json.dumps({"error": error_line(error)}) + "\n")
+            return False
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure one part on the CUDA device. Return 1 after an error."""
+    by_name = {part.name: part for part in PARTS}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=by_name)
+    parser.add_argument("--quick", action="store_true", help="use few rounds")
+    parser.add_argument("--seconds", type=float, default=600.0, help="time of the part")
+    parser.add_argument("file", type=Path, help="file of the rows")
+    given = parser.parse_args(arguments)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    plan = plan_of(quick=given.quick, deadline=time.monotonic() + given.seconds)
+    return int(not write_rows(by_name[given.name], plan, given.file))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

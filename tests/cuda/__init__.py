@@ -1,0 +1,1 @@
+"""Tests of the work on a CUDA device. The same functions also run on the CPU."""
