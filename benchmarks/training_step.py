@@ -4,11 +4,11 @@
 
 A step is forward, loss and backward with LoRA, in float32 on the CPU, two threads, at the real vocabulary (128,256) and
 4 layers. The batch is made by the trainer's collator: 60 prompt tokens, then speech; two samples of equal length, or
-eight clips of 2 to 12 seconds. Our step is `HiggsAudioForTraining.forward` along the route of the batch. The native step
-is `HiggsAudioV2ForConditionalGeneration.forward` over the same weights, adapters and labels, with logits at every
+eight clips of 2 to 12 seconds. Our step is `HiggsAudioForTraining.forward` along the route of the batch. The native
+step is `HiggsAudioV2ForConditionalGeneration.forward` over the same weights, adapters and labels, with logits at every
 position, and masks over the padded batch. The third step lies between both: native layers, and our heads at supervised
-rows alone. The cost of the layers grows with the square of the width, the saved logits only
-with the width. The ratio therefore depends on the width, and two widths are measured.
+rows alone. The cost of the layers grows with the square of the width, the saved logits only with the width. The ratio
+therefore depends on the width, and two widths are measured.
 
 The native loss is the sum over the codebooks, our loss the mean. Every run checks that `text_loss + K * audio_loss`
 equals the native loss. The factor K does not change the cost of a step.
