@@ -27,6 +27,7 @@ NAMES = (
     "logs",
     "start_up",
     "data",
+    "batches",
     "growth",
     "full_size_step",
 )
