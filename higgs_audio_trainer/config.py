@@ -119,6 +119,9 @@ class TrainSettings:
     grad_accum: int = _flag(
         8, "optimisation", "micro-batches per optimizer step", aliases=("gradient_accumulation_steps",), minimum=1
     )
+    max_batch_seconds: float | None = _flag(
+        None, "optimisation", "padded audio of a micro-batch, in seconds, in place of --batch_size [no limit]", above=0
+    )
     epochs: float = _flag(3.0, "optimisation", "passes over the manifest", aliases=("num_train_epochs",), above=0)
     max_steps: int = _flag(-1, "optimisation", "optimizer steps; -1: all steps of the epochs")
     lr: float = _flag(1e-4, "optimisation", "peak learning rate", aliases=("learning_rate",), minimum=0)
@@ -203,11 +206,14 @@ class TrainSettings:
     def as_mapping(self) -> dict[str, Any]:
         """Return all settings by name, including secrets.
 
-        `processors` is left out if there are none, so that logs stay equal to logs from before this setting.
+        `processors` and `max_batch_seconds` are left out if there are none, so that logs stay equal to logs from before
+        these settings.
         """
         settings = {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
         if self.processors in ("", "none"):
             del settings["processors"]
+        if self.max_batch_seconds is None:
+            del settings["max_batch_seconds"]
         return settings
 
     def targets(self) -> tuple[str, ...]:

@@ -35,11 +35,19 @@ VOLATILE_FIELDS = frozenset(
         "config.base_ckpt",
         "config.audio_tokenizer",
         "config.codes_dir",
+        # padding, which the way of making batches decides and which changes no result
+        "padding_share",
         # durations, and deliveries of the log
         "step_ms",
         "logging_ms",
         "logging_ms_total",
         "duration_s",
+        "tokens_per_s",
+        "audio_seconds_per_s",
+        "samples_per_s",
+        "data_wait_ms",
+        "peak_memory_bytes",
+        "seconds_left",
         "events_written",
         "events_lost",
         "values_replaced",
@@ -180,6 +188,31 @@ class TrainStep(_LossesAndAccuracies):
     )
     samples: dict[str, str] = _added_mapping(
         "Samples of the step on this rank, up to 64: id in the manifest and fingerprint."
+    )
+    padding_share: float | None = _added(
+        "Share of padding in the positions [B, S] of all micro-batches and ranks; null if unknown.", None, minimum=0
+    )
+    tokens_per_s: float | None = _added(
+        "Positions a second of wall time without padding, over all ranks; null if unknown.", None, minimum=0
+    )
+    audio_seconds_per_s: float | None = _added(
+        "Seconds of audio a second of wall time, over all ranks; null if unknown.", None, minimum=0
+    )
+    samples_per_s: float | None = _added(
+        "Samples a second of wall time, over all ranks; null if unknown.", None, minimum=0
+    )
+    data_wait_ms: float | None = _added(
+        "Part of step_ms spent waiting for the data loader, on this rank; milliseconds; null if unknown.",
+        None,
+        minimum=0,
+    )
+    peak_memory_bytes: int | None = _added(
+        "Most memory of this rank's device in use since the last logged step or the start; null without a GPU.",
+        None,
+        minimum=0,
+    )
+    seconds_left: float | None = _added(
+        "Estimated time to the last step; seconds; null if the number of steps is unknown.", None, minimum=0
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from signal import Signals
 from typing import Any
 
@@ -307,6 +308,7 @@ def _build_trainer(
             stopping=stopping,
             begin=beginning,
             checkpoint_settings=checkpoint_settings,
+            max_batch_seconds=settings.max_batch_seconds,
             model=model,
             args=arguments,
             data_collator=Collator(checkpoint.ids),
@@ -350,6 +352,11 @@ def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments
         device=str(arguments.device),
         say=say,
     )
+    budget = settings.max_batch_seconds or inf
+    longer = [sample.audio_seconds for sample in prepared[0] if sample.audio_seconds > budget]
+    if longer:
+        samples = f"{len(longer)} of {len(prepared[0])} samples are longer than {budget:g} s"
+        say(f"--max_batch_seconds: {samples}, up to {max(longer):.1f} s, and train in batches of their own")
     return _Data(prepared[0], prepared[1] if len(prepared) > 1 else [])
 
 

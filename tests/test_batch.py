@@ -8,7 +8,15 @@ import pytest
 import torch
 from transformers import HiggsAudioV2ForConditionalGeneration
 
-from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, SpeechDataset, TokenIds, build_example
+from higgs_audio_trainer.data.batch import (
+    Collator,
+    Example,
+    FillingIndex,
+    PreparedSample,
+    SpeechDataset,
+    TokenIds,
+    build_example,
+)
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
 from higgs_audio_trainer.data.prompt import TokenSegment, tokenize
 from higgs_audio_trainer.data.regions import Region
@@ -190,3 +198,24 @@ def test_the_native_model_takes_the_batch(tiny, model, samples):
         output = model(**batch)
     assert output.logits.shape == (*batch["input_ids"].shape, 8 * 1026)
     assert torch.isfinite(output.loss)
+
+
+def test_lengths_read_no_codes(tmp_path):
+    """The preparation knows the frames of each clip, so a large manifest starts as fast as a small one."""
+    segments = (TokenSegment(np.array([1, 2]), False), TokenSegment(None, True))
+    sample = PreparedSample("a", segments, (tmp_path / "gone.npy",), "m:1", clip_frames=(50,), audio_seconds=2.0)
+    dataset = SpeechDataset([sample], IDS)
+    assert dataset.lengths() == [2 + 50 + IDS.num_codebooks + 1]
+    assert dataset.audio_seconds() == [2.0]
+
+
+def test_a_filling_sample_counts_for_nothing(tmp_path):
+    """No label and no name: only the shape of a batch."""
+    np.save(tmp_path / "c.npy", np.zeros((IDS.num_codebooks, 3), dtype=np.int32))
+    segments = (TokenSegment(np.array([1, 2]), True), TokenSegment(None, True))
+    dataset = SpeechDataset([PreparedSample("a", segments, (tmp_path / "c.npy",), "m:1")], IDS)
+    batch = Collator(IDS)([dataset[FillingIndex(0)]])
+    assert batch["samples"] == []
+    assert (batch["labels"] == -100).all()
+    assert (batch["audio_labels"] == -100).all()
+    assert batch["input_ids"].equal(Collator(IDS)([dataset[0]])["input_ids"])

@@ -41,10 +41,15 @@ def test_is_frozen_and_slotted(event):
     assert not hasattr(event, "__dict__")
 
 
+#: Padding and speed of a step.
+SPEED = {
+    *("padding_share", "tokens_per_s", "audio_seconds_per_s", "samples_per_s"),
+    *("data_wait_ms", "peak_memory_bytes", "seconds_left"),
+}
 #: After the first logs were written.
 ADDED = {
     events.RunStart: {"base_is_random", "max_length", "modalities", "resume_changes", "stops"},
-    events.TrainStep: {"sequence_length", "samples"},
+    events.TrainStep: {"sequence_length", "samples", *SPEED},
     events.PredictionSample: {"stop_rank", "stop_probability", "predicted_audio", "label_audio"},
     events.Window: {"label_ranks", "label_probabilities"},
     events.Diagnosis: {"modality", "codebook", "repeats"},

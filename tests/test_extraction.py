@@ -8,6 +8,7 @@ import torch
 
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.extraction.batch_sizes import NUM_SIZES
 from higgs_audio_trainer.extraction.extraction import Extraction
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.extraction.windows import WindowSettings
@@ -298,7 +299,7 @@ def test_a_failed_extraction_still_takes_part():
     extraction = Extraction("train", shown())
     extraction.failed = True
     sums = extraction.sums(K, torch.device("cpu"))
-    assert sums.shape == (3, 1 + K)
+    assert sums.shape == (3 + NUM_SIZES, 1 + K)
     assert sums.isnan().all()
     assert extraction.finish(sums, step=1, epoch=0.0) is None
 

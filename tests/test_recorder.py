@@ -48,6 +48,12 @@ UNKNOWN = {
         "step_ms": "time",
         "logging_ms": "time",
         "samples": "samples have no names in another training: fingerprints stand for them",
+        "padding_share": "the length of a sample is known for batches of our own collator alone",
+        "tokens_per_s": "time",
+        "audio_seconds_per_s": "time",
+        "samples_per_s": "time",
+        "data_wait_ms": "the loop of another training asks its loader itself",
+        "seconds_left": "time",
     },
     "prediction_sample": {
         "sample_id": "samples have no names in another training",

@@ -155,6 +155,13 @@ class TestOtherEvents:
                 ),
             ),
             (
+                train_step(samples_per_s=11.52, seconds_left=3727.4),
+                (
+                    "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct  audio 3.301, 33.1% correct "
+                    "(codebook 0: 41.2%)  lr 0.0001  grad 1.23  0.21 s/step  11.5 samples/s  ETA 1:02:07"
+                ),
+            ),
+            (
                 train_step(text_accuracy=None, audio_accuracy_per_codebook=(None, 0.5), grad_norm=None),
                 (
                     "step 20  epoch 5.00  loss 4.132  text 0.831, n/a correct  audio 3.301, 50.0% correct "

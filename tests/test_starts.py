@@ -314,3 +314,21 @@ class TestRanks:
         [line] = ours
         assert line.startswith("higgs-audio-trainer: rank 1 on ")
         assert line.endswith(": codes/a.npy: the file broke")
+
+
+def test_workers_stay_where_there_are_any(tiny, clips, tmp_path):
+    """Workers are persistent by default, and a user's own choices win."""
+    assert not training_arguments(settings(tiny, clips, tmp_path)).dataloader_persistent_workers
+    workers = {"dataloader_num_workers": 2}
+    assert training_arguments(settings(tiny, clips, tmp_path, extra=workers)).dataloader_persistent_workers
+    given = {**workers, "dataloader_persistent_workers": False, "accelerator_config": {"non_blocking": True}}
+    arguments = training_arguments(settings(tiny, clips, tmp_path, extra=given))
+    assert not arguments.dataloader_persistent_workers
+    assert arguments.accelerator_config.non_blocking
+
+
+def test_a_batch_size_beside_a_budget_is_noted(tiny, clips, tmp_path):
+    """The budget decides the batches of the training."""
+    given = settings(tiny, clips, tmp_path, batch_size=4, max_batch_seconds=30.0)
+    (note,) = notes_on(training_arguments(given), given)
+    assert note.startswith("--batch_size: counts for the evaluation alone")

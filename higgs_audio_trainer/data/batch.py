@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.codes import load_codes
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
-from higgs_audio_trainer.data.prompt import TokenSegment, expand
+from higgs_audio_trainer.data.prompt import TokenSegment, expand, sequence_length
 from higgs_audio_trainer.data.regions import Region, regions_of
 from higgs_audio_trainer.data.route import route_of
 from higgs_audio_trainer.errors import UserError
@@ -64,20 +64,33 @@ class PreparedSample:
         segments: Tokens of the sample.
         code_files: Files with the codes of the clips, in the order of the clips.
         where: Place in the manifest, `file:line`.
+        clip_frames: Number of codec frames T of each clip, in the order of the clips.
+        audio_seconds: Length of all clips together; seconds.
     """
 
     id: str
     segments: tuple[TokenSegment, ...]
     code_files: tuple[Path, ...]
     where: str = ""
+    clip_frames: tuple[int, ...] = ()
+    audio_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """Name of a sample in the log: the id in the manifest, and a hash of the sample's inputs."""
+    """Name and size of a sample in the log.
+
+    Attributes:
+        id: Id in the manifest.
+        fingerprint: Hash of the sample's inputs.
+        num_tokens: Positions of the sample; None if unknown.
+        audio_seconds: Length of the sample's clips; seconds; None if unknown.
+    """
 
     id: str
     fingerprint: str
+    num_tokens: int | None = None
+    audio_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,7 @@ class Example:
     """A sample as arrays.
 
     Attributes:
-        ref: Name of the sample in the log.
+        ref: Name of the sample in the log; None for a sample that only fills a batch.
         input_ids: Token ids, int64 [S].
         labels: Text labels, int64 [S], -100 where masked.
         audio_ids_FK: Audio stream of all clips, int64 [F, K].
@@ -93,7 +106,7 @@ class Example:
         regions: Purpose of each position, values of `Region`, int8 [S].
     """
 
-    ref: SampleRef
+    ref: SampleRef | None
     input_ids: Ints
     labels: Ints
     audio_ids_FK: Ints
@@ -135,13 +148,17 @@ def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenId
     audio_ids_FK = np.concatenate([empty, *streams])
     digest = hashlib.blake2b(input_ids.astype("<i8").tobytes() + audio_ids_FK.astype("<i8").tobytes(), digest_size=8)
     return Example(
-        SampleRef(sample.id, digest.hexdigest()),
+        SampleRef(sample.id, digest.hexdigest(), len(input_ids), sample.audio_seconds),
         input_ids,
         text_labels,
         audio_ids_FK,
         np.concatenate([empty, *labels]),
         regions_of(sample.segments, map(len, streams)),
     )
+
+
+class FillingIndex(int):
+    """Index of a sample that only fills a batch, so that every rank has a batch. The sample is masked."""
 
 
 class SpeechDataset(Dataset[Example]):
@@ -159,21 +176,33 @@ class SpeechDataset(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         sample = self._samples[index]
-        return build_example(sample, [self._codes(sample, path) for path in sample.code_files], self._ids)
+        example = build_example(sample, [self._codes(sample, path) for path in sample.code_files], self._ids)
+        return _masked(example) if isinstance(index, FillingIndex) else example
 
     def lengths(self) -> list[int]:
-        """Return the length of each sample in positions, up to a constant: text tokens and audio frames."""
-        return [
-            sum(len(segment.ids) for segment in sample.segments if segment.ids is not None)
-            + sum(self._codes(sample, path).shape[1] for path in sample.code_files)
-            for sample in self._samples
-        ]
+        """Return the length of each sample in positions, as the preparation found it. No codes are read."""
+        K = self._ids.num_codebooks
+        return [sequence_length(sample.segments, sample.clip_frames, K) for sample in self._samples]
+
+    def audio_seconds(self) -> list[float]:
+        """Return the length of each sample's clips together; seconds. No codes are read."""
+        return [sample.audio_seconds for sample in self._samples]
 
     def _codes(self, sample: PreparedSample, path: Path) -> Ints:
         try:
             return load_codes(path, num_codebooks=self._ids.num_codebooks, num_codes=self._ids.stream_bos)
         except AudioError as error:  # the codes were readable at the start of the run
             raise UserError(f"{sample.where}: {path}: {error}. Did the file change during the run?") from error
+
+
+def _masked(example: Example) -> Example:
+    return replace(
+        example,
+        ref=None,
+        labels=np.full_like(example.labels, IGNORE_INDEX),
+        audio_labels_FK=np.full_like(example.audio_labels_FK, IGNORE_INDEX),
+        regions=np.full_like(example.regions, Region.PADDING),
+    )
 
 
 class Collator:
@@ -203,7 +232,7 @@ class Collator:
             **inputs,
             "route": route_of(inputs, (self._ids.audio, self._ids.audio_delay)),
             "regions": _stack([example.regions for example in examples], Region.PADDING),
-            "samples": [example.ref for example in examples],
+            "samples": [example.ref for example in examples if example.ref is not None],
         }
 
 

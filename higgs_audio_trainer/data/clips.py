@@ -49,12 +49,14 @@ class ClipStore:
         frames: Number of codec frames T by file of codes. A lower limit for a file that does not exist yet.
         shortened: Clips that end before the end of their file, because of a duration without an offset.
         single_channel: Encoded clips of one channel, because the channels cancel each other out in the mean.
+        frame_rate_hz: Codec frames a second.
     """
 
     def __init__(self, limits: ClipLimits, codec: Codec | None, cache_root: Path) -> None:
         self.frames: dict[Path, int] = {}
         self.shortened: list[Clip] = []
         self.single_channel: list[Clip] = []
+        self.frame_rate_hz = FRAME_RATE_HZ if codec is None else codec.sampling_rate_hz / codec.hop_length
         self._limits = limits
         self._codec = codec
         self._cache = CodeCache(cache_root, codec.fingerprint) if codec else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from higgs_audio_trainer.data.audio import AudioError
@@ -119,7 +119,8 @@ class Preparer:
             if length > self.max_length:
                 problems.append(InputProblem(sample.where, "sample", f"at most {self.max_length} tokens", f"{length}"))
             else:
-                fitting.append(sample)
+                seconds = sum(frames) / self.store.frame_rate_hz
+                fitting.append(replace(sample, clip_frames=tuple(frames), audio_seconds=seconds))
         return fitting, problems
 
     def _judge(self, problems: Sequence[InputProblem], usable: Sequence[PreparedSample]) -> list[InputProblem]:

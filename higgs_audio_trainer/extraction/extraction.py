@@ -17,6 +17,7 @@ from torch import Tensor
 
 from higgs_audio_trainer.data.batch import SampleRef
 from higgs_audio_trainer.events import IGNORE_INDEX, Modality, PredictionSample, Split, TokenCounts
+from higgs_audio_trainer.extraction.batch_sizes import NUM_SIZES, BatchSizes, sizes_of
 from higgs_audio_trainer.extraction.host_transfer import to_host
 from higgs_audio_trainer.extraction.loss_sums import LossSums, count_or_zero, exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
@@ -56,6 +57,7 @@ class Extracted:
         counts: Token counts of text and of each codebook; empty without a counter.
         names: Fingerprint by id of the samples of this rank, up to 64.
         sequence_length: Sequence length of the longest micro-batch of this rank.
+        sizes: Sizes of all micro-batches of all ranks; None if unknown.
         audio: All audio rows of the first micro-batch; None unless requested.
     """
 
@@ -64,6 +66,7 @@ class Extracted:
     counts: tuple[TokenCounts, ...]
     names: dict[str, str]
     sequence_length: int
+    sizes: BatchSizes | None
     audio: AudioRows | None = None
 
 
@@ -100,6 +103,7 @@ class Extraction:
         self._audio: list[Tensor] = []  # at most one, int64 [2 + 2K, N]: samples, positions, labels, predictions
         self._names: dict[str, str] = {}
         self._sequence_length = 0
+        self._sizes = BatchSizes()
 
     @torch.no_grad()
     def observe(self, batch: MicroBatch) -> None:
@@ -113,6 +117,8 @@ class Extraction:
             sums = torch.cat([sums, self._counter.observe(batch)])
         self._names.update((ref.id, ref.fingerprint) for ref in batch.samples[: _MAX_SAMPLE_NAMES - len(self._names)])
         self._sequence_length = max(self._sequence_length, *(stream.labels_BSK.shape[1] for stream in streams))
+        B, S = streams[0].labels_BSK.shape[:2]
+        self._sizes += sizes_of(batch.samples, B * S)
         is_first = self._sums is None
         self._sums = sums if self._sums is None else self._sums + sums
         if is_first and self._settings is not None:
@@ -123,7 +129,7 @@ class Extraction:
             self._audio = [_audio_rows(stream) for stream in streams if self._with_audio and not stream.is_text]
 
     def sums(self, num_codebooks: int, device: torch.device) -> Tensor:
-        """Return the sums so far, [R, 1 + K]: cross-entropies, correct predictions, targets, and the counter's sums.
+        """Return the sums so far, [R, 1 + K]: losses, correct predictions, targets, the counter's sums, batch sizes.
 
         After a failure all sums are NaN, so that no rank waits for the collective operation.
 
@@ -132,9 +138,9 @@ class Extraction:
             device: Device of the sums after a failure.
         """
         if self._sums is None or self.failed:
-            num_sums = _NUM_LOSS_SUMS + (0 if self._counter is None else NUM_SUMS)
+            num_sums = _NUM_LOSS_SUMS + (0 if self._counter is None else NUM_SUMS) + NUM_SIZES
             return torch.full((num_sums, 1 + num_codebooks), float("nan"), dtype=exact_dtype(device), device=device)
-        return self._sums
+        return torch.cat([self._sums, self._sizes.rows(self._sums)])
 
     def finish(
         self, sums: Tensor, *, step: int, epoch: float, grad_norm: Tensor | float | None = None
@@ -159,7 +165,7 @@ class Extraction:
             [sums, *(tensors.floats_QY for tensors in self._windows.values()), *local[-1:], *norms],
         )
         norm = float(floats[-1]) if isinstance(grad_norm, Tensor) else grad_norm
-        base, counter_sums = np.split(floats[0], [_NUM_LOSS_SUMS])
+        base, counter_sums, sizes = np.split(floats[0], [_NUM_LOSS_SUMS, -NUM_SIZES])
         nll, correct, targets = base
         loss_sums = LossSums(
             nll=tuple(map(float, nll)),
@@ -182,7 +188,8 @@ class Extraction:
             epoch=epoch,
             split=self._split,
         )
-        return Extracted(loss_sums, tuple(samples), counts, dict(self._names), self._sequence_length, audio)
+        known = None if np.isnan(sizes).any() else BatchSizes(*sizes[:, 0].tolist())
+        return Extracted(loss_sums, tuple(samples), counts, dict(self._names), self._sequence_length, known, audio)
 
 
 def _sums(stream: Stream) -> Tensor:

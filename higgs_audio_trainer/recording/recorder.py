@@ -44,6 +44,7 @@ from higgs_audio_trainer.pipeline.emit import Emit, Sink
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts
+from higgs_audio_trainer.recording.speed import UNKNOWN, HostFacts, Pace, throughput
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.versions import versions
 
@@ -83,6 +84,7 @@ class Recorder:
         self._open: dict[Split, _Open] = {}
         self._current_step: Callable[[], int] = lambda: 0
         self._ending = threading.Lock()
+        self._pace = Pace()
         self._is_started = False
 
     # The run
@@ -209,7 +211,14 @@ class Recorder:
         return self._open[split].extraction.sums(self._settings.num_codebooks, device)
 
     def end_step(
-        self, sums: Tensor, *, step: int, epoch: float, learning_rate: float, grad_norm: Tensor | float | None = None
+        self,
+        sums: Tensor,
+        *,
+        step: int,
+        epoch: float,
+        learning_rate: float,
+        grad_norm: Tensor | float | None = None,
+        host: HostFacts = UNKNOWN,
     ) -> LoggedStep | None:
         """End the logged step in progress.
 
@@ -219,12 +228,19 @@ class Recorder:
             epoch: Epochs done.
             learning_rate: Learning rate that the step used.
             grad_norm: Norm of the gradients before clipping; None if unknown.
+            host: Facts that the host knows.
 
         Returns:
             The events of the step, for `record`. None where there is nothing to record.
         """
         return self._finish_step(
-            self._open.pop("train"), sums, step=step, epoch=epoch, learning_rate=learning_rate, grad_norm=grad_norm
+            self._open.pop("train"),
+            sums,
+            step=step,
+            epoch=epoch,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            host=host,
         )
 
     def _finish_step(
@@ -236,6 +252,7 @@ class Recorder:
         epoch: float,
         learning_rate: float,
         grad_norm: Tensor | float | None,
+        host: HostFacts,
     ) -> LoggedStep | None:
         extracted: Extracted | None = None
         samples: tuple[PredictionSample, ...] = ()
@@ -247,16 +264,25 @@ class Recorder:
                 samples = self._with_previews(step, extracted)
         if extracted is None:
             return None
+        now = time.perf_counter()
+        took = now - current.started
+        left = None
+        if host.total_steps is not None:
+            left = self._pace.seconds_left(step=step, total_steps=host.total_steps, began=current.started, now=now)
         train = TrainStep(
             step=step,
             epoch=epoch,
             **extracted.loss_sums.event_fields(self._settings.text_loss_weight),
             learning_rate=learning_rate,
             grad_norm=extracted.loss_sums.grad_norm,
-            step_ms=(time.perf_counter() - current.started) * 1000,
+            step_ms=took * 1000,
             logging_ms=current.seconds * 1000,
             sequence_length=extracted.sequence_length,
             samples=extracted.names,
+            **throughput(extracted.sizes, took),
+            data_wait_ms=host.data_wait_ms,
+            peak_memory_bytes=host.peak_memory_bytes,
+            seconds_left=left,
         )
         return LoggedStep(step, train, extracted.counts, samples)
 

@@ -104,6 +104,8 @@ def _problems(arguments: TrainingArguments, settings: TrainSettings) -> Iterator
     if strategy not in _SAMPLING:
         yield f"--train_sampling_strategy: expected one of {', '.join(_SAMPLING)}, got {strategy!r}"
     yield from _problems_of_loading(arguments)
+    if settings.max_batch_seconds is not None:
+        yield from _problems_of_a_budget(arguments)
     yield from _problems_of_the_machine(arguments)
 
 
@@ -119,6 +121,20 @@ def _problems_of_loading(arguments: TrainingArguments) -> Iterator[str]:
             "--accelerator_config: expected even_batches true, got false: a process without a last batch would leave "
             "the others waiting. Repeated samples of the last batch are masked and count once"
         )
+
+
+def _problems_of_a_budget(arguments: TrainingArguments) -> Iterator[str]:
+    if arguments.auto_find_batch_size:
+        yield (
+            "--max_batch_seconds: expected no --auto_find_batch_size, since the seconds decide how large a batch is, "
+            "got both. Leave one out"
+        )
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(arguments.accelerator_config, name, None):
+            yield (
+                f"--accelerator_config: expected no {name} with --max_batch_seconds, whose batches differ in size, got "
+                f"{name} true. Leave one out"
+            )
 
 
 def _problems_of_the_machine(arguments: TrainingArguments) -> Iterator[str]:
@@ -144,6 +160,8 @@ def notes_on(arguments: TrainingArguments, settings: TrainSettings) -> list[str]
         notes.append("--val_steps: nothing is evaluated without --eval_manifest")
     if settings.max_steps > 0 and settings.epochs != defaults["epochs"]:
         notes.append(f"--epochs: --max_steps {settings.max_steps} decides where the training ends")
+    if settings.max_batch_seconds is not None and settings.batch_size != defaults["batch_size"]:
+        notes.append("--batch_size: counts for the evaluation alone, since --max_batch_seconds makes the batches")
     workers, cores = arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
         notes.append(f"--dataloader_num_workers: {workers} workers share {cores} cores, which may slow them down")

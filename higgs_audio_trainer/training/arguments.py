@@ -54,6 +54,9 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
         "label_names": ["labels"],
         "ddp_find_unused_parameters": False,  # every adapter takes part in every forward
         "dataloader_pin_memory": cuda,
+        # Copies to the device that the host does not wait for, which needs pinned memory.
+        "accelerator_config": {"non_blocking": cuda and settings.extra.get("dataloader_pin_memory", True)},
+        "dataloader_persistent_workers": settings.extra.get("dataloader_num_workers", 0) > 0,
         "use_cpu": not torch.accelerator.is_available(),
         "ddp_timeout": _PREPARATION_TIMEOUT_S,
     }

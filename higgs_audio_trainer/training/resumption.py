@@ -30,12 +30,15 @@ _OF_ARGUMENTS = (
     *("optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "max_grad_norm", "data_seed"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy", "dataloader_drop_last"),
 )
-_OF_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lr", "wd", "warmup", "text_loss_weight", "grad_accum", "seed")
+_OF_SETTINGS = (
+    *("lora_r", "lora_alpha", "lora_dropout", "lr", "wd", "warmup", "text_loss_weight", "grad_accum", "seed"),
+    "max_batch_seconds",
+)
 #: Settings that decide which sample comes when.
 _ORDER = frozenset(
     (
         *("train_manifest", "batch_size", "grad_accum", "world_size", "seed", "data_seed"),
-        *("train_sampling_strategy", "dataloader_drop_last"),
+        *("train_sampling_strategy", "dataloader_drop_last", "max_batch_seconds"),
     )
 )
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,13 +37,22 @@ from higgs_audio_trainer.extraction.loss_sums import exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
 from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.speed import HostFacts
 from higgs_audio_trainer.redaction import redacted
+from higgs_audio_trainer.training.loader import (
+    budgeted_loader,
+    draw_as_new_workers,
+    end_workers,
+    ignoring_stop_signals,
+    order_seed,
+    pass_on_epochs,
+)
 from higgs_audio_trainer.training.model import TrainingOutput, count_targets
 from higgs_audio_trainer.training.model_streams import micro_batch_of
 from higgs_audio_trainer.training.resumption import write_settings
 from higgs_audio_trainer.training.sampler import LengthGroupedOrder
 from higgs_audio_trainer.training.save_errors import saving
-from higgs_audio_trainer.training.signals import leave_stop_signals_to_the_parent, stop_signals_blocked
+from higgs_audio_trainer.training.signals import stop_signals_blocked
 from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stopping
 
 #: Parts of the messages of collectives whose peer is gone; torch has no class for the errors of gloo.
@@ -63,6 +71,7 @@ class HiggsAudioTrainer(Trainer):
         stopping: Ends the training when a signal asks for it.
         begin: Called when optimizer, schedule and batch size are in force, before the first event. May be called again.
         checkpoint_settings: Settings that each checkpoint holds, for the runs that resume from it.
+        max_batch_seconds: Most padded audio of a micro-batch of the training; seconds. None for batches of one size.
         **kwargs: Arguments of `transformers.Trainer`.
     """
 
@@ -75,6 +84,7 @@ class HiggsAudioTrainer(Trainer):
         stopping: Stopping | None = None,
         begin: Callable[[], None] = lambda: None,
         checkpoint_settings: Mapping[str, Any] | None = None,
+        max_batch_seconds: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -83,6 +93,9 @@ class HiggsAudioTrainer(Trainer):
         self._stopping = stopping or Stopping()
         self._begin = begin
         self._checkpoint_settings = checkpoint_settings
+        self._max_batch_seconds = max_batch_seconds
+        self._train_loader: Any = None
+        self._data_wait_s = 0.0  # of the step in progress
         self._text_loss_weight = text_loss_weight
         self.lost_best_step: int | None = None  # step of the best checkpoint, which a resumed run does not find
         self.is_stepping = False  # True from the first batch or evaluation on
@@ -124,7 +137,9 @@ class HiggsAudioTrainer(Trainer):
                 raise UserError(f"--report_to {package}: {text}. {advice}") from error
             raise UserError(f"transformers.Trainer: {type(error).__name__}: {text}") from error
         finally:
-            self._epoch_iterator = None  # ends the data loader's workers, which may look crashed at exit
+            self._epoch_iterator = None  # ends the data loaders' workers, which may look crashed at exit
+            for loader in filter(None, (self._train_loader, *getattr(self, "_eval_dataloaders", {}).values())):
+                end_workers(loader)
 
     def _out_of_memory(self) -> UserError:
         return UserError(
@@ -195,12 +210,15 @@ class HiggsAudioTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             return [], None  # transformers would take another step of a finished run that is resumed
         started = time.perf_counter()
+        self._data_wait_s = 0.0
         batches = []
         for _ in range(num_batches):
+            asked = time.perf_counter()
             batch = self._next_batch(epoch_iterator)
+            self._data_wait_s += time.perf_counter() - asked
             if batch is None:
                 break
-            if not self.args.dataloader_drop_last:
+            if not self.args.dataloader_drop_last and self._max_batch_seconds is None:
                 self._mask_repeated_samples(batch)
             batches.append(batch)
         if batches:
@@ -211,6 +229,7 @@ class HiggsAudioTrainer(Trainer):
         if epoch_iterator is self._epoch_iterator:
             return next(epoch_iterator, None)
         self._epoch_iterator = epoch_iterator
+        draw_as_new_workers(self._train_loader)
         with stop_signals_blocked():  # the first batch of an epoch starts the workers
             return next(epoch_iterator, None)
 
@@ -278,6 +297,11 @@ class HiggsAudioTrainer(Trainer):
                 epoch=float(self.state.epoch or 0.0),
                 learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
                 grad_norm=grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm,
+                host=HostFacts(
+                    data_wait_ms=self._data_wait_s * 1000,
+                    peak_memory_bytes=_peak_memory_bytes(self.args.device),
+                    total_steps=self.state.max_steps,
+                ),
             )
             self._recorder.record(logged)
             self._stopping.on_step_end(self.args, self.state, self.control)  # a finding of this step may end the run
@@ -296,22 +320,28 @@ class HiggsAudioTrainer(Trainer):
         Raises:
             UserError: No batch is complete.
         """
-        loader = super().get_train_dataloader()
+        dataset = cast("SpeechDataset", self.train_dataset)
+        if self._max_batch_seconds is None:
+            loader = super().get_train_dataloader()
+        else:
+            batches = budgeted_loader(dataset, self.data_collator, self._max_batch_seconds, self.args)
+            loader = self.accelerator.prepare(batches)
         if len(loader) == 0:
-            samples = len(cast("Sized", self.train_dataset))
+            samples = len(dataset)
             raise UserError(
                 f"--train_manifest: expected a batch of {self.batch_size} samples on each of {self.args.world_size} "
                 f"ranks, got {samples} samples, and --dataloader_drop_last true drops them. Train with a smaller "
                 "--batch_size, or without --dataloader_drop_last"
             )
-        return _ignoring_stop_signals(loader)
+        pass_on_epochs(loader)
+        self._train_loader = loader
+        return ignoring_stop_signals(loader)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         samples = self.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedOrder(samples, cast("SpeechDataset", self.train_dataset).lengths(), seed)
+        return LengthGroupedOrder(samples, cast("SpeechDataset", self.train_dataset).lengths(), order_seed(self.args))
 
     # Evaluation
 
@@ -319,7 +349,7 @@ class HiggsAudioTrainer(Trainer):
         """Return the loader of all evaluation data, even if the training drops its last batch."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return _ignoring_stop_signals(super().get_eval_dataloader(eval_dataset))
+            return ignoring_stop_signals(super().get_eval_dataloader(eval_dataset))
         finally:
             self.args.dataloader_drop_last = drop_last
 
@@ -425,6 +455,15 @@ class _RecordCheckpoints(TrainerCallback):
         self._recorder.checkpoint_saved(state.global_step)
 
 
+def _peak_memory_bytes(device: torch.device) -> int | None:
+    """Return the most memory in use since the last call, without a wait for the device. None without CUDA."""
+    if device.type != "cuda":
+        return None
+    peak = int(torch.cuda.max_memory_allocated(device))
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
 def _without_secrets(arguments: TrainingArguments) -> TrainingArguments:
     public = copy(arguments)
     for item in fields(public):
@@ -432,19 +471,6 @@ def _without_secrets(arguments: TrainingArguments) -> TrainingArguments:
         if type(value) is str:  # excludes transformers' enumerations of strings
             setattr(public, item.name, redacted(value, item.name))
     return public
-
-
-def _ignoring_stop_signals(loader: Any) -> Any:
-    """Let the workers of a data loader ignore stop signals."""
-    starts = getattr(loader, "base_dataloader", loader)  # the loader within accelerate's starts the workers
-    starts.worker_init_fn = partial(_start_worker, starts.worker_init_fn)
-    return loader
-
-
-def _start_worker(then: Callable[[int], None] | None, worker: int) -> None:
-    leave_stop_signals_to_the_parent()
-    if then is not None:
-        then(worker)
 
 
 def _for_model(inputs: dict[str, Any]) -> dict[str, Tensor]:

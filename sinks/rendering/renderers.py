@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from sinks.protocol import Record
@@ -11,6 +12,7 @@ from sinks.rendering.token_columns import render_token_columns
 from sinks.terminal.style import BOLD, DIM, RED, YELLOW, styled
 from sinks.terminal.words import count_of
 
+_ONE_DECIMAL_FROM = 10  # smaller figures have two significant digits
 _SEVERITIES = {"note": DIM, "warning": YELLOW, "error": RED}
 
 
@@ -87,11 +89,25 @@ def _losses(record: Record) -> str:
 
 def _train_step(record: Record, text_format: TextFormat) -> str:
     head = text_format.style(f"step {record['step']}", BOLD)
-    duration = f"  {_number(record['step_ms'], '.0f')} ms" if "step_ms" in record else ""
     return (
         f"{head}  epoch {_number(record['epoch'], '.2f')}  {_losses(record)}"
-        f"  lr {_number(record['learning_rate'], '.3g')}  grad {_number(record['grad_norm'], '.3g')}{duration}"
+        f"  lr {_number(record['learning_rate'], '.3g')}  grad {_number(record['grad_norm'], '.3g')}{_speed(record)}"
     )
+
+
+def _speed(record: Record) -> str:
+    """Return the duration of a step, and speed and time left where they are known."""
+    if "step_ms" not in record:
+        return ""
+    samples_per_s, left = record.get("samples_per_s"), record.get("seconds_left")
+    if record["step_ms"] is None or samples_per_s is None:
+        return f"  {_number(record['step_ms'], '.0f')} ms"
+    speed = f"  {_short(record['step_ms'] / 1000)} s/step  {_short(samples_per_s)} samples/s"
+    return f"{speed}  ETA {timedelta(seconds=round(left))}" if left else speed
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}" if value < _ONE_DECIMAL_FROM else f"{value:.1f}"
 
 
 def _eval_result(record: Record, text_format: TextFormat) -> str:

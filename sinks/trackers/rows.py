@@ -26,6 +26,12 @@ _PLAIN = (
     "step_ms",
     "logging_ms",
     "sequence_length",
+    "padding_share",
+    "tokens_per_s",
+    "audio_seconds_per_s",
+    "samples_per_s",
+    "data_wait_ms",
+    "peak_memory_bytes",
     "num_samples",
     "duration_s",
 )
