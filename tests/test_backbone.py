@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
 
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
+from higgs_audio_trainer.training.compilation import compile_for_every_shape
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from tests.batches import tensors
 
@@ -228,3 +230,22 @@ def test_without_a_route_the_model_is_the_native_one(tmp_path):
     batch.pop("route")
     with torch.no_grad():
         assert torch.equal(model(**batch).loss, native(model, batch).loss)
+
+
+def test_one_graph_serves_batches_of_every_shape(monkeypatch):
+    """Another number of samples, another length, other numbers of targets: no graph break, no second graph."""
+    monkeypatch.setattr(torch._dynamo.config, "specialize_float", False)
+    monkeypatch.setattr(torch.fx.experimental._config, "use_duck_shape", True)
+    monkeypatch.delenv("ACCELERATE_DYNAMO_USE_DYNAMIC", raising=False)
+    compile_for_every_shape()
+    torch._dynamo.reset()
+    graphs, model = CompileCounterWithBackend("eager"), make_model()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=graphs)
+    for names in (["ragged"], ["several clips and references"], ["ragged", "begins with speech", "one sample"]):
+        batch = make_batch([plan for name in names for plan in BATCHES[name]])
+        got, expected = gradients(model, compiled(**batch).loss), gradients(model, model(**batch).loss)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(got[name], gradient, rtol=1e-5, atol=1e-6)
+    assert graphs.frame_count == 1
+    assert torch.isfinite(compiled(**make_batch(BATCHES["one sample"])).loss)
+    assert graphs.frame_count == 2, "torch takes a size of 1 for a constant"

@@ -25,7 +25,7 @@ _SCREEN_COLUMNS = 79
 _COMMON = frozenset(
     (
         *("train_manifest", "eval_manifest", "output_dir", "base_ckpt", "epochs", "batch_size", "lr"),
-        *("resume", "log_steps", "sinks", "log_codebooks"),
+        *("resume", "log_steps", "sinks"),
     )
 )
 _COMMA_SEPARATED = frozenset(("sinks", "processors", "lora_targets", "log_codebooks", "report_to"))  # or a list
@@ -229,7 +229,7 @@ def _short_help(parser: ArgumentParser) -> str:
             with_default = line + _help_of(item)
             lines.append(with_default if len(with_default) <= _SCREEN_COLUMNS else line + item.metadata["help"])
     others = " ".join(f"--{item.name}" for item in flags() if item.name not in _COMMON)
-    more = f"more (see --help_all): --config (a YAML file) {others}"
+    more = f"more (see --help_all): --config {others}"
     lines += ["", *textwrap.wrap(more, _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)]
     return "\n".join([*lines, "", str(parser.epilog)])
 

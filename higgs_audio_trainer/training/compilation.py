@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 
 import torch._dynamo.config
-import torch.fx.experimental._config as shape_config
+import torch.fx.experimental._config as shapes
 
 
 def compile_for_every_shape() -> None:
-    """Let torch.compile make one graph for all batches, through `torch.compile` and through accelerate.
+    """Let torch.compile make one graph for all batches, also where accelerate calls it.
 
-    By default torch compiles anew for a batch of another length, for a batch of one sample, and where a size of the
-    first batch was 0 or 1. Numbers of the modules, such as the scale of an adapter, are constants of the graph.
+    By default torch compiles anew for a batch of another length. With this call torch makes a second graph for a batch
+    of one sample and for a batch without audio, since sizes of 0 and 1 are special to torch, and no further graph.
+    Numbers of the modules, such as the scale of an adapter, are constants of the graph. Sizes that happen to be equal, as
+    8 samples and 8 codebooks, are not taken for the same size.
     """
     os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
-    shape_config.backed_size_oblivious = True
+    shapes.use_duck_shape = False
     torch._dynamo.config.specialize_float = True  # noqa: SLF001 - the module has this name
