@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
 
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
+from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.training.compilation import compile_for_every_shape
-from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora, count_targets
+from tests import forks
 from tests.batches import tensors
 
 V, C = 200, 20
@@ -249,3 +255,40 @@ def test_one_graph_serves_batches_of_every_shape(monkeypatch):
     assert graphs.frame_count == 1
     assert torch.isfinite(compiled(**make_batch(BATCHES["one sample"])).loss)
     assert graphs.frame_count == 2, "torch takes a size of 1 for a constant"
+
+
+def step_on_a_rank(kind, out):
+    """Take a step on this rank's half of a batch, and save the gradients on rank 0. Work for a process."""
+    dist.init_process_group("gloo")
+    model, plans = make_model(), [*BATCHES["several clips and references"], *BATCHES["one sample"]]
+    rank = dist.get_rank()
+    if kind == "ddp":
+        wrapped = DistributedDataParallel(model)
+    else:
+        for layer in model.base_model.model.model.layers:
+            fully_shard(layer)
+        wrapped = fully_shard(model)
+    whole, half = make_batch(plans), make_batch(plans)
+    keep = slice(2 * rank, 2 * rank + 2)
+    for name in ("labels", "audio_labels"):  # the other half is masked, so that both ranks have the same shapes
+        half[name] = torch.full_like(half[name], IGNORE_INDEX)
+        half[name][keep] = whole[name][keep]
+    loss = wrapped(**half, num_targets=count_targets(whole["labels"], whole["audio_labels"])).loss
+    got = gradients(model, loss * dist.get_world_size())  # both average gradients over the ranks
+    full = {name: part.full_tensor() if isinstance(part, DTensor) else part for name, part in got.items()}
+    if rank == 0:
+        torch.save(full, out)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_ranks_make_the_gradients_of_one(kind, tmp_path):
+    """Replicated or sharded, layer by layer, with frozen weights beside adapters."""
+    for ended in forks.ranks(tmp_path, step_on_a_rank, kind, tmp_path / "gradients.pt"):
+        assert ended.status == 0, ended.err
+    got = torch.load(tmp_path / "gradients.pt")
+    model, batch = make_model(), make_batch([*BATCHES["several clips and references"], *BATCHES["one sample"]])
+    expected = gradients(model, model(**batch).loss)
+    assert got.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-5, atol=1e-7)

@@ -29,6 +29,31 @@ def checkpoint(tiny):
     return open_checkpoint(str(tiny.model_dir))
 
 
+def test_a_compiled_training_has_the_same_losses(checkpoint, tiny, tmp_path, monkeypatch):
+    """`--torch_compile true` through accelerate, with batches of several shapes and logged steps."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # which the arguments set for the whole process
+    losses = []
+    for arguments in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
+        memory = MemorySink()
+        shown = WindowSettings(2, 5, (0, 3), None)
+        settings = RecorderSettings(every(1), checkpoint.ids.num_codebooks, shown, counts=True)
+        recorder = Recorder(Pipeline([("memory", memory)], run_id="r"), settings)
+        trainer = make_trainer(
+            checkpoint,
+            lora_model(tiny.model_dir),
+            random_examples(checkpoint, 8),
+            tmp_path,
+            recorder,
+            max_steps=3,
+            per_device_train_batch_size=2,
+            **arguments,
+        )
+        trainer.train()
+        losses.append([step["loss"] for step in memory.named("train_step")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(losses[1]) == 3
+
+
 def test_micro_batches_give_the_gradients_of_one_batch(tiny):
     """Four micro-batches of one sample give the gradients, the loss and the counts of one batch of four."""
     whole = record(tiny.model_dir, batch_size=4, grad_accum=1, samples=4, steps=1)

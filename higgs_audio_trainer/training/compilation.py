@@ -13,8 +13,8 @@ def compile_for_every_shape() -> None:
 
     By default torch compiles anew for a batch of another length. With this call torch makes a second graph for a batch
     of one sample and for a batch without audio, since sizes of 0 and 1 are special to torch, and no further graph.
-    Numbers of the modules, such as the scale of an adapter, are constants of the graph. Sizes that happen to be equal, as
-    8 samples and 8 codebooks, are not taken for the same size.
+    Numbers of the modules, such as the scale of an adapter, are constants of the graph. Sizes that happen to be equal,
+    as 8 samples and 8 codebooks, are not taken for the same size.
     """
     os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "true")
     shapes.use_duck_shape = False
