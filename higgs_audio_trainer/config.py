@@ -132,7 +132,10 @@ class TrainSettings:
     text_loss_weight: float = _flag(1.0, "optimisation", "loss = weight x text loss + audio loss", minimum=0)
     gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
     loss_chunk_rows: int | None = _flag(
-        None, "optimisation", "largest number of rows whose logits are in memory at a time [256 MiB]", minimum=1
+        None,
+        "optimisation",
+        "largest number of rows whose logits are in memory at a time [256 MiB in float32]",
+        minimum=1,
     )
     seed: int = _flag(42, "optimisation", "seed of all random generators", minimum=0, maximum=2**32 - 1)
 

@@ -112,7 +112,7 @@ def assert_equal_steps(model, batch, codebooks, *, loss_tolerance=1e-6, toleranc
 
 
 @pytest.mark.parametrize("plans", BATCHES.values(), ids=BATCHES)
-def test_hidden_states_are_the_native_ones_bit_by_bit(plans):
+def test_hidden_states_are_the_native_ones(plans):
     """Each real token has the hidden state that the native layers give it in the padded batch."""
     model, batch = make_model().eval(), make_batch(plans)
     with torch.no_grad():
@@ -228,6 +228,17 @@ def test_chunks_of_rows_change_neither_value_nor_gradient(chunk_rows, targets):
         torch.testing.assert_close(rows.logits.gather(-1, index), same.logits.gather(-1, index))
     for (name, a), b in zip(gradients(model, got.loss).items(), gradients(whole, expected.loss).values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_chunks_are_read_in_the_precision_of_the_forward_pass():
+    """Logits that a logged step computes again, after autocast has ended, are those that the loss saw."""
+    batch, whole, model = make_batch(BATCHES["ragged"]), make_model(), make_model()
+    model.base_model.model.loss_chunk_rows = 3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, got = whole(**batch), model(**batch)
+    index = torch.zeros((*expected.audio.logits.shape[:-1], 1), dtype=torch.long)
+    assert torch.equal(got.audio.logits.gather(-1, index), expected.audio.logits.gather(-1, index).float())
+    assert torch.equal(got.text.most_likely(), expected.text.most_likely())
 
 
 def test_without_a_route_the_model_is_the_native_one(tmp_path):

@@ -23,15 +23,17 @@ def checkpoint(tiny):
     return open_checkpoint(str(tiny.model_dir))
 
 
-@pytest.mark.parametrize("log_steps", [1, 100])
-def test_a_training_waits_for_its_loss_at_the_end_alone(checkpoint, tiny, tmp_path, monkeypatch, log_steps):
+@pytest.mark.parametrize(("log_steps", "chunk_rows"), [(1, None), (1, 20), (100, None)])
+def test_a_training_waits_for_its_loss_at_the_end_alone(checkpoint, tiny, tmp_path, monkeypatch, log_steps, chunk_rows):
     """Not in forward, loss, backward, clipping, optimizer, accounting, nor in a logged step, but for its transfer."""
     shown = WindowSettings(samples=2, window=5, codebooks=(0, 7), decode=None, ranks=True)
     memory = MemorySink()
     settings = RecorderSettings(every(log_steps), 8, shown, evaluations=False, counts=True)
+    model = lora_model(tiny.model_dir, dropout=0.1)
+    model.base_model.model.loss_chunk_rows = chunk_rows
     trainer = make_trainer(
         checkpoint,
-        lora_model(tiny.model_dir, dropout=0.1),
+        model,
         random_examples(checkpoint, 12),
         tmp_path,
         Recorder(Pipeline([("memory", memory)], run_id="r"), settings),

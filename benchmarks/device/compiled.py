@@ -12,10 +12,12 @@ from torch._dynamo.utils import counters
 from benchmarks.device.full_size import FullSize, measured_peak, step_rows
 from benchmarks.device.plan import Plan
 from benchmarks.rows import ResultRow
+from higgs_audio_trainer.training.compilation import compile_for_every_shape
 
 
 def compiled(plan: Plan) -> Iterator[ResultRow]:
     """Measure the compilation, the number of graphs, and steps of each batch size."""
+    compile_for_every_shape()
     peak, model = measured_peak(plan), FullSize(plan)
     for checkpointing in plan.checkpointing:
         name = f"torch.compile, checkpointing {'on' if checkpointing else 'off'}"

@@ -121,6 +121,15 @@ def _problems_of_loading(arguments: TrainingArguments) -> Iterator[str]:
             "--accelerator_config: expected even_batches true, got false: a process without a last batch would leave "
             "the others waiting. Repeated samples of the last batch are masked and count once"
         )
+    if _of_accelerator(arguments, "dispatch_batches"):
+        yield (
+            "--accelerator_config: expected dispatch_batches false, got true: a batch cannot be cut into the batches of "
+            "the ranks, since its indices are those of the whole batch. Leave it out; each rank loads its own batches"
+        )
+
+
+def _of_accelerator(arguments: TrainingArguments, name: str) -> bool:
+    return bool(getattr(arguments.accelerator_config, name, None))
 
 
 def _problems_of_a_budget(arguments: TrainingArguments) -> Iterator[str]:
@@ -129,12 +138,11 @@ def _problems_of_a_budget(arguments: TrainingArguments) -> Iterator[str]:
             "--max_batch_seconds: expected no --auto_find_batch_size, since the seconds decide how large a batch is, "
             "got both. Leave one out"
         )
-    for name in ("split_batches", "dispatch_batches"):
-        if getattr(arguments.accelerator_config, name, None):
-            yield (
-                f"--accelerator_config: expected no {name} with --max_batch_seconds, whose batches differ in size, got "
-                f"{name} true. Leave one out"
-            )
+    if _of_accelerator(arguments, "split_batches"):
+        yield (
+            "--accelerator_config: expected no split_batches with --max_batch_seconds, whose batches differ in size, got "
+            "split_batches true. Leave one out"
+        )
 
 
 def _problems_of_the_machine(arguments: TrainingArguments) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -62,12 +63,15 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     }
     if settings.extra.get("fp16"):
         ours["bf16"] = False
+    given = dict(settings.extra)
+    if isinstance(given.get("accelerator_config"), Mapping):
+        given["accelerator_config"] = {**ours["accelerator_config"], **given["accelerator_config"]}
     if settings.extra.get("deepspeed") and find_spec("deepspeed") is None:
         raise UserError(
             "--deepspeed: expected the package deepspeed, got none installed. Install it: pip install deepspeed"
         )
     try:
-        arguments = TrainingArguments(**(ours | dict(settings.extra)))
+        arguments = TrainingArguments(**(ours | given))
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise UserError(f"transformers.TrainingArguments: {' '.join(str(error).split())}") from error
     check_arguments(arguments, settings)

@@ -6,7 +6,8 @@ then audio tokens, so that each branch is a slice. Only attention sees the padde
 so causal attention needs no mask.
 
 The classes hold the native modules under the native names, so weights and adapters of the native class fit. Without a
-route they compute what the native classes compute, for `generate` and for comparisons.
+route they compute what the native classes compute, for `generate` and for comparisons, but record no intermediate
+outputs (`output_hidden_states`).
 
 Shape suffixes: B batch, S token sequence, F audio frames, K codebooks, H hidden, D head; N tokens, text first.
 """
@@ -150,5 +151,5 @@ def _attend(attention: native.HiggsAudioV2Attention, hidden_NH: Tensor, layout: 
 def _padded(values_NXD: Tensor, layout: Layout) -> Tensor:
     """Return the values of tokens at the places of the tokens, [B, X, S, D], 0 at padding."""
     length, rest = layout.shape[0] * layout.shape[1], values_NXD.shape[1:]
-    padded = values_NXD.new_zeros(length, *rest).index_copy(0, layout.places_N, values_NXD)
+    padded = values_NXD.new_zeros(length, *rest).index_copy_(0, layout.places_N, values_NXD)
     return padded.view(*layout.shape, *rest).transpose(1, 2)

@@ -12,7 +12,8 @@ def compile_for_every_shape() -> None:
     """Let torch.compile make one graph for all batches, also where accelerate calls it.
 
     By default torch compiles anew for a batch of another length. With this call torch makes a second graph for a batch
-    of one sample and for a batch without audio, since sizes of 0 and 1 are special to torch, and no further graph.
+    of one sample and for a batch without audio, since sizes of 0 and 1 are special to torch. Another number of chunks of
+    rows (`loss_chunk_rows`) makes another graph.
     Numbers of the modules, such as the scale of an adapter, are constants of the graph. Sizes that happen to be equal,
     as 8 samples and 8 codebooks, are not taken for the same size.
     """

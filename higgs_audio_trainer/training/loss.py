@@ -38,7 +38,8 @@ def score(
     """Return logits and cross-entropies of rows.
 
     More rows than one chunk are computed chunk by chunk. The backward pass computes the logits of each chunk again, so
-    that the logits of only one chunk are in memory. Values and gradients are the same.
+    that the logits of only one chunk are in memory, with the copies that the cross-entropy makes. Values and gradients
+    are the same. torch.compile makes another graph for another number of chunks.
 
     Args:
         head: Linear layer from hidden states to the logits of all codebooks.
@@ -65,10 +66,13 @@ def score(
         return logits_NKC[:, 0] if squeeze else logits_NKC, _cross_entropy(logits_NKC, labels_NK)
     chunks = zip(hidden_NH.split(chunk_rows), labels_NK.split(chunk_rows), strict=True)
     nll = [checkpoint(cross_entropy_of, hidden, labels, use_reentrant=False) for hidden, labels in chunks]
-    constant_NH = hidden_NH.detach()
+    constant_NH, device = hidden_NH.detach(), hidden_NH.device.type
+    precision = torch.autocast(
+        device, dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
+    )
 
     def logits_again(rows: Tensor) -> Tensor:
-        with torch.no_grad(), _without_dropout(head):
+        with torch.no_grad(), precision, _without_dropout(head):  # called after the forward pass and its autocast
             return logits_of(constant_NH[rows])
 
     sizes = (num_rows, num_codebooks, num_logits // num_codebooks)

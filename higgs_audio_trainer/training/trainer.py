@@ -327,15 +327,20 @@ class HiggsAudioTrainer(Trainer):
             batches = budgeted_loader(dataset, self.data_collator, self._max_batch_seconds, self.args)
             loader = self.accelerator.prepare(batches)
         if len(loader) == 0:
-            samples = len(dataset)
+            size = "--batch_size" if self._max_batch_seconds is None else "--max_batch_seconds"
             raise UserError(
-                f"--train_manifest: expected a batch of {self.batch_size} samples on each of {self.args.world_size} "
-                f"ranks, got {samples} samples, and --dataloader_drop_last true drops them. Train with a smaller "
-                "--batch_size, or without --dataloader_drop_last"
+                f"--train_manifest: expected a batch of {self._batch_in_words()} on each of {self.args.world_size} ranks, "
+                f"got {len(dataset)} samples, and --dataloader_drop_last true drops them. Train with a smaller {size}, or "
+                "without --dataloader_drop_last"
             )
         pass_on_epochs(loader)
         self._train_loader = loader
         return ignoring_stop_signals(loader)
+
+    def _batch_in_words(self) -> str:
+        if self._max_batch_seconds is None:
+            return f"{self.batch_size} samples"
+        return f"at most {self._max_batch_seconds:g} s of audio"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":

@@ -95,6 +95,9 @@ def _train_step(record: Record, text_format: TextFormat) -> str:
     )
 
 
+_LONGEST_S = 1e9  # thirty years; a longer estimate of a damaged log is shown as this
+
+
 def _speed(record: Record) -> str:
     """Return the duration of a step, and speed and time left where they are known."""
     if "step_ms" not in record:
@@ -103,7 +106,7 @@ def _speed(record: Record) -> str:
     if record["step_ms"] is None or samples_per_s is None:
         return f"  {_number(record['step_ms'], '.0f')} ms"
     speed = f"  {_short(record['step_ms'] / 1000)} s/step  {_short(samples_per_s)} samples/s"
-    return f"{speed}  ETA {timedelta(seconds=round(left))}" if left else speed
+    return f"{speed}  ETA {timedelta(seconds=round(min(left, _LONGEST_S)))}" if left else speed
 
 
 def _short(value: float) -> str:
