@@ -123,7 +123,7 @@ def _problems_of_loading(arguments: TrainingArguments) -> Iterator[str]:
         )
     if _of_accelerator(arguments, "dispatch_batches"):
         yield (
-            "--accelerator_config: expected dispatch_batches false, got true: a batch cannot be cut into the batches of "
+            "--accelerator_config: expected dispatch_batches false, got true: a batch cannot be cut into batches of "
             "the ranks, since its indices are those of the whole batch. Leave it out; each rank loads its own batches"
         )
 
@@ -140,8 +140,8 @@ def _problems_of_a_budget(arguments: TrainingArguments) -> Iterator[str]:
         )
     if _of_accelerator(arguments, "split_batches"):
         yield (
-            "--accelerator_config: expected no split_batches with --max_batch_seconds, whose batches differ in size, got "
-            "split_batches true. Leave one out"
+            "--accelerator_config: expected no split_batches with --max_batch_seconds, whose batches differ in size, "
+            "got split_batches true. Leave one out"
         )
 
 

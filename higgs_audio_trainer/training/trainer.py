@@ -329,9 +329,9 @@ class HiggsAudioTrainer(Trainer):
         if len(loader) == 0:
             size = "--batch_size" if self._max_batch_seconds is None else "--max_batch_seconds"
             raise UserError(
-                f"--train_manifest: expected a batch of {self._batch_in_words()} on each of {self.args.world_size} ranks, "
-                f"got {len(dataset)} samples, and --dataloader_drop_last true drops them. Train with a smaller {size}, or "
-                "without --dataloader_drop_last"
+                f"--train_manifest: expected a batch of {self._batch_in_words()} on each of {self.args.world_size} "
+                f"ranks, got {len(dataset)} samples, and --dataloader_drop_last true drops them. Train with a smaller "
+                f"{size}, or without --dataloader_drop_last"
             )
         pass_on_epochs(loader)
         self._train_loader = loader
