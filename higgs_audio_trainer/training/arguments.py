@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,6 +28,26 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     Raises:
         UserError: transformers refuses a value, or would refuse the value late or ignore the value.
     """
+    if settings.extra.get("deepspeed") and find_spec("deepspeed") is None:
+        raise UserError(
+            "--deepspeed: expected the package deepspeed, got none installed. Install it: pip install deepspeed"
+        )
+    ours, given = _our_arguments(settings), dict(settings.extra)
+    if "accelerator_config" in given:
+        given["accelerator_config"] = _with_defaults(given["accelerator_config"], ours["accelerator_config"])
+    try:
+        arguments = TrainingArguments(**(ours | given))
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise UserError(f"transformers.TrainingArguments: {' '.join(str(error).split())}") from error
+    check_arguments(arguments, settings)
+    if arguments.torch_compile:
+        compile_for_every_shape()
+    # With several GPUs in one process transformers uses DataParallel, which cannot scatter a batch of ragged clips.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers has no argument for this
+    return arguments
+
+
+def _our_arguments(settings: TrainSettings) -> dict[str, Any]:
     trackers = [name for part in settings.report_to.split(",") if (name := part.strip()) not in ("", "none")]
     cuda = uses_cuda(settings)
     ours: dict[str, Any] = {
@@ -63,23 +85,20 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     }
     if settings.extra.get("fp16"):
         ours["bf16"] = False
-    given = dict(settings.extra)
-    if isinstance(given.get("accelerator_config"), Mapping):
-        given["accelerator_config"] = {**ours["accelerator_config"], **given["accelerator_config"]}
-    if settings.extra.get("deepspeed") and find_spec("deepspeed") is None:
-        raise UserError(
-            "--deepspeed: expected the package deepspeed, got none installed. Install it: pip install deepspeed"
-        )
-    try:
-        arguments = TrainingArguments(**(ours | given))
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise UserError(f"transformers.TrainingArguments: {' '.join(str(error).split())}") from error
-    check_arguments(arguments, settings)
-    if arguments.torch_compile:
-        compile_for_every_shape()
-    # With several GPUs in one process transformers uses DataParallel, which cannot scatter a batch of ragged clips.
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers has no argument for this
-    return arguments
+    return ours
+
+
+def _with_defaults(config: Any, defaults: Mapping[str, Any]) -> Any:
+    """Return an accelerator_config with defaults for missing keys. The path of a file is returned as given.
+
+    Example:
+        >>> _with_defaults('{"split_batches": true}', {"non_blocking": True})
+        {'non_blocking': True, 'split_batches': True}
+    """
+    if isinstance(config, str):
+        with suppress(ValueError):  # not JSON: a path, which transformers reads
+            config = json.loads(config)
+    return {**defaults, **config} if isinstance(config, Mapping) else config
 
 
 def uses_cuda(settings: TrainSettings) -> bool:

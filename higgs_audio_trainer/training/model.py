@@ -118,22 +118,26 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         assert audio_labels is not None
         hidden_NH = self.model(input_ids, audio_input_ids, along=route)
         places_N = torch.cat([route["text_places"], route["audio_places"]])
-        text, text_nll_sum = self._text_rows(hidden_NH, places_N, labels, route)
-        audio, audio_nll_sum_K = self._audio_rows(hidden_NH, places_N, labels, audio_labels, route)
-
+        text = self._text_rows(hidden_NH, places_N, labels, route)
+        audio = self._audio_rows(hidden_NH, places_N, labels, audio_labels, route)
         if num_targets is None:
             num_targets = count_targets(labels, audio_labels)
-        divisors = num_targets.clamp(min=1).to(torch.float32)
-        text_loss = text_nll_sum / divisors[0]
-        audio_loss_K = audio_nll_sum_K / divisors[1:]
+        return self._output(text, audio, num_targets.clamp(min=1).to(torch.float32))
+
+    def _output(
+        self, text: tuple[SupervisedRows, Tensor], audio: tuple[SupervisedRows, Tensor], divisors: Tensor
+    ) -> TrainingOutput:
+        """Return rows and losses, from the rows and the sums of cross-entropies of each modality."""
+        text_loss = text[1] / divisors[0]
+        audio_loss_K = audio[1] / divisors[1:]
         audio_loss = audio_loss_K.mean()
         return TrainingOutput(
             loss=self.text_loss_weight * text_loss + audio_loss,
             text_loss=text_loss.detach(),
             audio_loss=audio_loss.detach(),
             audio_loss_K=audio_loss_K.detach(),
-            text=text,
-            audio=audio,
+            text=text[0],
+            audio=audio[0],
         )
 
     def _text_rows(
