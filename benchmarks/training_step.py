@@ -159,8 +159,7 @@ class ComparedStep:
 def _native_layers(model: Any, **batch: Any) -> Any:
     route = batch["route"]
     inputs = {name: part for name, part in batch.items() if name != "route" and not name.endswith("labels")}
-    places = torch.cat([route["text_places"], route["audio_places"]])
-    hidden = model.model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1).index_select(0, places)
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1).index_select(0, route["places"])
     with mock.patch.object(RoutedBackbone, "forward", return_value=hidden):
         return model(**batch)
 

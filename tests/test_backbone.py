@@ -119,7 +119,7 @@ def test_hidden_states_are_the_native_ones(plans):
         ours = model.base_model.model.model(batch["input_ids"], batch["audio_input_ids"], along=batch["route"])
         inputs = {name: part for name, part in batch.items() if "labels" not in name and name != "route"}
         theirs = model.base_model.model.model(**inputs).last_hidden_state.flatten(0, 1)
-    places = torch.cat([batch["route"]["text_places"], batch["route"]["audio_places"]])
+    places = batch["route"]["places"]
     assert sorted(places.tolist()) == batch["attention_mask"].flatten().nonzero()[:, 0].tolist()
     torch.testing.assert_close(ours, theirs[places], rtol=1e-6, atol=2e-6)
 
@@ -200,7 +200,7 @@ def test_a_later_token_changes_no_earlier_hidden_state():
     """Attention is causal, and samples do not see each other."""
     model, batch = make_model().eval(), make_batch(BATCHES["ragged"])
     backbone, route = model.base_model.model.model, batch["route"]
-    places = torch.cat([route["text_places"], route["audio_places"]])
+    places = route["places"]
     length = batch["input_ids"].shape[1]
     with torch.no_grad():
         before = backbone(batch["input_ids"], batch["audio_input_ids"], along=route)

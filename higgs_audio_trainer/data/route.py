@@ -24,16 +24,14 @@ class Route(TypedDict):
     """Indices of the forward pass, int64 each.
 
     Attributes:
-        text_places: Place of each text token in `[B * S]`, [T].
-        audio_places: Place of each audio token in `[B * S]`, [A].
+        places: Place of each token in `[B * S]`, [N]: T text tokens, then A audio tokens.
         frame_places: Place of the frame of each audio token in `[B * F]`, [A].
         text_rows: Token whose hidden state predicts a text target, [R]. The target is at the next place.
         audio_rows: Token whose hidden state predicts an audio target, [M].
         audio_targets: Place of the predicted frame in `[B * F]`, [M].
     """
 
-    text_places: Tensor
-    audio_places: Tensor
+    places: Tensor
     frame_places: Tensor
     text_rows: Tensor
     audio_rows: Tensor
@@ -62,8 +60,8 @@ def route_of(batch: Mapping[str, Tensor], placeholders: Collection[int]) -> Rout
         ...     },
         ...     placeholders=(90,),
         ... )
-        >>> route["text_places"].tolist(), route["audio_places"].tolist()
-        ([0, 2, 3, 4], [1])
+        >>> route["places"].tolist()  # the audio token last
+        [0, 2, 3, 4, 1]
         >>> route["text_rows"].tolist(), route["audio_rows"].tolist()  # 6 is predicted at the frame, 8 at 7, 3 at 5
         ([4, 2], [0])
     """
@@ -71,9 +69,9 @@ def route_of(batch: Mapping[str, Tensor], placeholders: Collection[int]) -> Rout
     is_token = batch["attention_mask"].bool()
     is_audio = is_token & torch.isin(input_ids, torch.tensor(tuple(placeholders)))
     text_places, audio_places = _places(is_token & ~is_audio), _places(is_audio)
-    tokens = torch.cat([text_places, audio_places])
+    places = torch.cat([text_places, audio_places])
     number = torch.empty(input_ids.numel(), dtype=torch.long)
-    number[tokens] = torch.arange(len(tokens))
+    number[places] = torch.arange(len(places))
 
     is_text_target = batch["labels"] != IGNORE_INDEX
     is_text_target[:, 0] = False
@@ -81,8 +79,7 @@ def route_of(batch: Mapping[str, Tensor], placeholders: Collection[int]) -> Rout
     is_target_A = (batch["audio_labels"].flatten(0, 1)[frame_places] != IGNORE_INDEX).any(-1)
     is_target_A &= audio_places % length > 0
     return Route(
-        text_places=text_places,
-        audio_places=audio_places,
+        places=places,
         frame_places=frame_places,
         text_rows=number[_places(is_text_target) - 1],
         audio_rows=number[audio_places[is_target_A] - 1],

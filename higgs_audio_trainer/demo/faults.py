@@ -76,11 +76,12 @@ class PlantedFault:
 
 
 def _same_index(rows_of: Callable[..., Any]) -> Callable[..., Any]:
-    def rows(self: nn.Module, hidden_NH: Tensor, places_N: Tensor, labels: Tensor, *args: Any) -> Any:
+    def rows(self: nn.Module, hidden_NH: Tensor, labels: Tensor, *args: Any) -> Any:
+        places_N = args[-1]["places"]
         number = torch.zeros(labels.numel(), dtype=torch.long, device=places_N.device)
         number[places_N] = torch.arange(len(places_N), device=places_N.device)
         following_N = number[(places_N + 1).clamp(max=labels.numel() - 1)]
-        rows, nll = rows_of(self, hidden_NH[following_N], places_N, labels, *args)  # row p - 1 takes the state of p
+        rows, nll = rows_of(self, hidden_NH[following_N], labels, *args)  # row p - 1 takes the state of p
         rows.row = rows.position
         return rows, nll
 

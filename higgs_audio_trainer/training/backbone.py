@@ -107,15 +107,15 @@ class RoutedBackbone(native.HiggsAudioV2Model):
         return self._routed(input_ids, audio_input_ids, along)
 
     def _routed(self, input_ids: Tensor, audio_input_ids: Tensor, route: Route) -> Tensor:
-        text_ids = input_ids.flatten().index_select(0, route["text_places"])
-        frames_AK = audio_input_ids.flatten(0, 1).index_select(0, route["frame_places"])
+        places_N, frame_places_A = route["places"], route["frame_places"]
+        num_audio = len(frame_places_A)
+        num_text = len(places_N) - num_audio
+        text_ids = input_ids.flatten().index_select(0, places_N[:num_text])
+        frames_AK = audio_input_ids.flatten(0, 1).index_select(0, frame_places_A)
         hidden_NH = torch.cat([self.embed_tokens(text_ids), self.embed_audio_tokens(frames_AK)])
-        places_N = torch.cat([route["text_places"], route["audio_places"]])
         shape = (input_ids.shape[0], input_ids.shape[1])
         cosine, sine = self.rotary_emb(hidden_NH, (places_N % shape[1])[None])
-        layout = Layout(
-            len(text_ids), len(frames_AK), places_N, shape, (cosine[0], sine[0]), self._causal_mask(hidden_NH, shape)
-        )
+        layout = Layout(num_text, num_audio, places_N, shape, (cosine[0], sine[0]), self._causal_mask(hidden_NH, shape))
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_NH = layer(hidden_NH, layout=layout)
         return self.norm(hidden_NH)

@@ -117,9 +117,8 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         assert labels is not None
         assert audio_labels is not None
         hidden_NH = self.model(input_ids, audio_input_ids, along=route)
-        places_N = torch.cat([route["text_places"], route["audio_places"]])
-        text = self._text_rows(hidden_NH, places_N, labels, route)
-        audio = self._audio_rows(hidden_NH, places_N, labels, audio_labels, route)
+        text = self._text_rows(hidden_NH, labels, route)
+        audio = self._audio_rows(hidden_NH, labels, audio_labels, route)
         if num_targets is None:
             num_targets = count_targets(labels, audio_labels)
         return self._output(text, audio, num_targets.clamp(min=1).to(torch.float32))
@@ -140,11 +139,9 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
             audio=audio[0],
         )
 
-    def _text_rows(
-        self, hidden_NH: Tensor, places_N: Tensor, labels: Tensor, route: Route
-    ) -> tuple[SupervisedRows, Tensor]:
+    def _text_rows(self, hidden_NH: Tensor, labels: Tensor, route: Route) -> tuple[SupervisedRows, Tensor]:
         rows = route["text_rows"]
-        places = places_N.index_select(0, rows)
+        places = route["places"].index_select(0, rows)
         labels_R1 = labels.flatten().index_select(0, places + 1)[:, None]
         assert self.text_lm_head is not None, "a model for training has its text head"
         logits, nll_R1 = score(
@@ -158,7 +155,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         return _supervised(logits, labels_R1[:, 0], nll_R1[:, 0], places, labels.shape[1]), nll_R1.sum()
 
     def _audio_rows(
-        self, hidden_NH: Tensor, places_N: Tensor, labels: Tensor, audio_labels: Tensor, route: Route
+        self, hidden_NH: Tensor, labels: Tensor, audio_labels: Tensor, route: Route
     ) -> tuple[SupervisedRows, Tensor]:
         rows = route["audio_rows"]
         labels_MK = audio_labels.flatten(0, 1).index_select(0, route["audio_targets"])
@@ -171,7 +168,7 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
             squeeze=False,
         )
         nll_KM = nll_MK.T.contiguous()
-        rows_KM = _supervised(logits, labels_MK.T, nll_KM, places_N.index_select(0, rows), labels.shape[1])
+        rows_KM = _supervised(logits, labels_MK.T, nll_KM, route["places"].index_select(0, rows), labels.shape[1])
         return rows_KM, nll_KM.sum(dim=-1)
 
 
