@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from itertools import count
 
 import pytest
 
@@ -85,8 +86,10 @@ def texts(rows):
     return sorted(tuple(row) for row in cells)
 
 
-def test_tensorboard_forgets_the_steps_that_a_resumed_attempt_makes_again(folder):
-    """A step that was made twice has the value of the attempt that went on."""
+def test_tensorboard_forgets_the_steps_that_a_resumed_attempt_makes_again(folder, monkeypatch):
+    """A step that was made twice has the value of the attempt that went on, even if both began in one moment."""
+    monkeypatch.setattr("sinks.trackers.tensorboard.time.time_ns", lambda: 1_700_000_000_000_000_000)
+    monkeypatch.setattr("sinks.trackers.tensorboard._numbers", count(9))  # a second digit comes with the second file
     for attempt, (start, loss) in enumerate(((None, 4.0), (20, 3.0))):
         events = [run_start(resumed_from_step=start), train_step(step=30 + attempt, loss=loss)]
         emitted("tensorboard", folder, [*events, train_step(step=40, loss=loss)], run_id="r", attempt=attempt)

@@ -41,7 +41,9 @@ class TensorBoard:
         self._text = library("tensorboard.plugins.text.summary", "tensorboard").text_pb
         self._framed = library("tensorboard.summary.writer.record_writer", "tensorboard").RecordWriter
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        # Readers take the files of a folder in the order of their names. Whole seconds would leave the order of two
+        # files of one second to the host, the process id and a number without leading zeros.
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}.{next(_numbers):06d}"
         self._fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         self._size = 0
         self._write(time.time(), file_version=_VERSION)
