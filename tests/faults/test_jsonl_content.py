@@ -249,7 +249,7 @@ class TestLongRecords:
         assert is_valid(found)
         assert found["shortened"]
 
-    @given(random_events(), st.integers(1200, 3000))
+    @given(random_events(), st.integers(1600, 3000))
     @settings(max_examples=150, deadline=None)
     @example(text_sample(first=window(range(1000))), 2000)
     def test_any_event(self, event, limit):
