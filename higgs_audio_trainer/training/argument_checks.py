@@ -123,8 +123,9 @@ def _problems_of_loading(arguments: TrainingArguments) -> Iterator[str]:
         )
     if _of_accelerator(arguments, "dispatch_batches"):
         yield (
-            "--accelerator_config: expected dispatch_batches false, got true: a batch cannot be cut into batches of "
-            "the ranks, since its indices are those of the whole batch. Leave it out; each rank loads its own batches"
+            "--accelerator_config: expected dispatch_batches false, got true: a batch cannot be divided among "
+            "the ranks, since the indices of its route are those of the whole batch. Leave dispatch_batches out: each "
+            "rank loads batches of its own"
         )
 
 
