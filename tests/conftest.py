@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -27,6 +28,12 @@ with suppress(ModuleNotFoundError):  # tests/cuda runs on machines without the d
 # Not in a fixture, because libraries read these variables at import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers have all cores busy, and tiny models gain nothing by more
+
+# The suite as a job in the background, or under nohup, inherits ignored signals.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

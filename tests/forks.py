@@ -85,6 +85,10 @@ def ranks(folder: Path, work: Callable[..., None], *arguments: Any, count: int =
             out, err = (folder / f"ranks-{number}-{rank}.{stream}" for stream in ("out", "err"))
             environment = os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             started.append((start(work, *arguments, out=out, err=err, environment=environment), out, err))
+        for process, *_ in started:
+            process.join(PATIENCE_S)
+        errors = {err.name: err.read_text() for _, _, err in started}
+        assert all(process.exitcode is not None for process, *_ in started), f"still running: {errors}"
         return [Ended(wait(process, err), out.read_text(), err.read_text()) for process, out, err in started]
     finally:
         for process, *_ in started:
