@@ -1,10 +1,7 @@
 """Base checkpoints and codecs that are accepted or refused, each refusal with the reason."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -285,50 +282,13 @@ def test_a_codec_that_is_not_whole_is_a_user_error(codec_dir, spoil, message):
         Codec(str(codec_dir)).encode(NOISE)
 
 
-def test_the_higgs_codec_without_torchaudio_names_the_ways_out(tmp_path, monkeypatch):
-    """The configuration is readable without torchaudio, so that the cache's codes are found.
-
-    Only encoding needs torchaudio.
-    """
-    monkeypatch.setitem(sys.modules, "torchaudio", None)
-    (tmp_path / "config.json").write_text('{"model_type": "higgs_audio_v2_tokenizer"}')
-    codec = Codec(str(tmp_path))
-    assert codec.sampling_rate_hz == 24_000
-    with pytest.raises(UserError) as caught:
+def test_a_codec_that_decodes_may_lack_the_encoder_until_a_clip_is_encoded(codec_dir):
+    """Weights that are missing in the encoder do not hinder decoding, and no clip is encoded with random weights."""
+    drop_tensor(codec_dir)
+    codec = Codec(str(codec_dir))
+    assert len(codec.decode(np.zeros((8, 5), dtype=np.int64))) > 0
+    with pytest.raises(UserError, match=r"expected weights for encoder\.conv1\.weight, got none"):
         codec.encode(NOISE)
-    message = str(caught.value)
-    assert message.startswith(
-        f"--audio_tokenizer {tmp_path}: expected torchaudio, which the Higgs codec needs, got none"
-    )
-    for way_out in ("Install the torchaudio for your torch", "prepare --codes_dir DIR", '"codes": path'):
-        assert way_out in message
-
-
-ENCODE = """
-import sys, numpy
-from higgs_audio_trainer.data.codec import Codec
-from higgs_audio_trainer.errors import UserError
-try:
-    Codec(sys.argv[1]).encode(numpy.zeros(24000, dtype="float32"))
-except UserError as error:
-    print(error)
-"""
-
-
-def test_a_torchaudio_that_does_not_load_is_said_to_be_one(tmp_path):
-    """A torchaudio that was built for another torch fails at import, and a real process reports a clear error."""
-    (tmp_path / "torchaudio").mkdir()
-    (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object')")
-    (tmp_path / "config.json").write_text('{"model_type": "higgs_audio_v2_tokenizer"}')
-    done = subprocess.run(
-        [sys.executable, "-c", ENCODE, tmp_path],
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "expected torchaudio, which the Higgs codec needs, got a torchaudio that fails to import (" in done.stdout
-    assert "libcudart.so.13: cannot open shared object" in done.stdout
 
 
 def test_a_sample_without_a_system_text_is_compared_too(tiny):

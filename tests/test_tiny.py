@@ -4,11 +4,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, DacModel, HiggsAudioV2ForConditionalGeneration
 
 from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.demo.tiny import SPECIAL_TOKENS, TinySize, write_tiny
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
@@ -106,6 +108,25 @@ def test_every_size_can_be_chosen_on_the_command_line(tmp_path, capsys):
     config = open_checkpoint(str(model_dir)).config
     assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (64, 1, 300)
     assert config.num_codebooks == DacModel.from_pretrained(codec_dir).config.n_codebooks == 3
+
+
+def test_a_higgs_codec_can_be_chosen(tmp_path, capsys):
+    """The codec is of the Higgs codec's class, has the codebooks of the model, and the same bytes for the same seed."""
+    size = ["--codec", "higgs", "--hidden_size", "64", "--layers", "1", "--codebooks", "3"]
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert main(["tiny", str(tmp_path / name), *size, "--seed", seed]) == 0
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert digests(tmp_path / "a")["codec/model.safetensors"] != digests(tmp_path / "c")["codec/model.safetensors"]
+    codes_KT = Codec(str(tmp_path / "a" / "codec")).encode(np.zeros(24_000, dtype=np.float32))
+    assert codes_KT.shape == (3, 25)
+    assert open_checkpoint(str(tmp_path / "a" / "model")).config.num_codebooks == 3
+
+
+def test_an_unknown_codec_is_refused(tmp_path, capsys):
+    """The message names the codecs."""
+    assert main(["tiny", str(tmp_path / "t"), "--codec", "encodec"]) == 2
+    assert "--codec: expected one of dac, higgs, got 'encodec'" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize("part", ["model", "codec"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
 
 _DEFAULT = {"hidden_size": 128, "layers": 4, "codebooks": 8, "vocab_size": 512, "seed": 0}
 _SEEDS = 2**32  # the range of transformers.set_seed
@@ -29,6 +30,12 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--layers", metavar="N", type=int, help="decoder layers [%(default)s]")
     made.add_argument("--codebooks", metavar="N", type=int, help="codebooks [%(default)s]")
     made.add_argument("--vocab_size", metavar="N", type=int, help="rows of the text vocabulary [%(default)s]")
+    made.add_argument(
+        "--codec",
+        choices=("dac", "higgs"),
+        default="dac",
+        help="class of the codec, a DAC or the Higgs codec's [%(default)s]",
+    )
     made.add_argument("--seed", metavar="N", type=int, help="seed of the weights [%(default)s]")
     made.set_defaults(**_DEFAULT)
     return made
@@ -39,11 +46,12 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     if not 0 <= given.seed < _SEEDS:
         raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {given.seed}")
+    hide_broken_torchaudio()
     from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
     from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
     quiet_third_parties()
     size = TinySize(given.hidden_size, given.layers, given.codebooks, given.vocab_size)
-    model, codec = write_tiny(Path(given.dir), size, seed=given.seed)
+    model, codec = write_tiny(Path(given.dir), size, codec=given.codec, seed=given.seed)
     print(f"model: {model}\ncodec: {codec}")
     return 0

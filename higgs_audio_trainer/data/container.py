@@ -7,12 +7,14 @@ decoders of FLAC and MP3 notice the end themselves.
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+CUT_OFF = "the file may be cut off"
 _FIRST_PAGE, _LAST_PAGE = 2, 4  # flags of an Ogg page
 _LARGEST = 2**32 - 2**12  # sizes above mean an unknown length
 _STREAMED = range(2**31 - 2**13, 2**31 + 1)  # sizes by which sox and arecord mean an unknown length
@@ -40,10 +42,22 @@ class _Sound(NamedTuple):
     size: int
 
 
-def fault_of(path: Path) -> Fault | None:
-    """Return the reason why a file was cut off or cannot be read as a whole, or None.
+class Header(NamedTuple):
+    """What the header of a file says about the end of the file.
 
-    A file whose writer did not know the length, such as a WAV file from a pipe, is taken as it is.
+    Attributes:
+        fault: Reason why the file was cut off or cannot be read as a whole, or None. A file whose writer did not know
+            the length, such as a WAV file from a pipe, has none.
+        size_at: Position of a field without the number of bytes, which libsndfile needs, or None. A writer to a pipe
+            leaves 0 in a WAV or AU file, which libsndfile takes for an empty file.
+    """
+
+    fault: Fault | None = None
+    size_at: int | None = None
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Read the header of an audio file.
 
     Raises:
         OSError: The file cannot be read.
@@ -51,43 +65,41 @@ def fault_of(path: Path) -> Fault | None:
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> import numpy as np, soundfile
+        >>> from pathlib import Path
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "a.wav"
         ...     soundfile.write(path, np.zeros(24_000), 24_000)
         ...     _ = path.write_bytes(path.read_bytes()[:-2])
-        ...     fault_of(path)
+        ...     with path.open("rb") as file:
+        ...         read_header(file).fault
         Fault(expected='48000 bytes of sound, as its header says', got='47998: the file may be cut off')
     """
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        start = _start(file)
-        if _at(file, start, 4) == b"OggS":
-            return _ogg_fault(file, start, size)
-        sound = _sound(file, start)
-    if sound is None or _is_unknown(sound.size) or sound.start + sound.size <= size:
-        return None
-    return Fault(
-        f"{sound.size} bytes of sound, as its header says",
-        f"{max(0, size - sound.start)}: the file may be cut off",
-    )
+    size = os.fstat(file.fileno()).st_size
+    start = _start(file)
+    kind = _at(file, start, 4)
+    if kind == b"OggS":
+        return Header(_ogg_fault(file, start, size))
+    sound = _sound(file, start)
+    if sound is None:
+        return Header()
+    if sound.size == 0 and sound.start < size and kind in (b"RIFF", b"RIFX", b".snd"):
+        is_empty = _at(file, sound.start, 4) in (b"LIST", b"fact", b"id3 ", b"bext", b"PEAK")  # with further chunks
+        return Header() if is_empty else Header(size_at=sound.size_at)
+    if _is_unknown(sound.size) or sound.start + sound.size <= size:
+        return Header()
+    promised = f"{sound.size} bytes of sound, as its header says"
+    return Header(Fault(promised, f"{max(0, size - sound.start)}: {CUT_OFF}"))
 
 
-def readable(path: Path) -> Path | BinaryIO:
-    """Return the file, or a copy with a header that libsndfile reads.
+def with_length(path: Path, size_at: int) -> BinaryIO:
+    """Return a copy of a file whose header has an unknown length, as libsndfile knows it.
 
-    A writer to a pipe leaves 0 as the size of the sound in a WAV or AU file, which libsndfile takes for an empty file.
+    Args:
+        path: File.
+        size_at: Position of the field from `read_header`.
     """
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        start = _start(file)
-        sound = _sound(file, start)
-        streamed = sound is not None and sound.size == 0 and sound.start < size
-        if sound is None or not streamed or _at(file, start, 4) not in (b"RIFF", b"RIFX", b".snd"):
-            return path
-        if _at(file, sound.start, 4) in (b"LIST", b"fact", b"id3 ", b"bext", b"PEAK"):
-            return path  # an empty file with further chunks
-        data = bytearray(_at(file, 0, size))
-    data[sound.size_at : sound.size_at + 4] = _UNKNOWN_32.to_bytes(4)
+    data = bytearray(path.read_bytes())
+    data[size_at : size_at + 4] = _UNKNOWN_32.to_bytes(4)
     return io.BytesIO(data)
 
 
@@ -185,7 +197,7 @@ def _ogg_fault(file: BinaryIO, start: int, size: int) -> Fault | None:
     if pages[-1].end > size or not pages[-1].flags & _LAST_PAGE:
         return Fault(
             "an Ogg file up to its last page",
-            "a file without the page that ends the stream: the file may be cut off, or encode it again",
+            f"a file without the page that ends the stream: {CUT_OFF}, or encode it again",
         )
     if any(page.flags & _LAST_PAGE and following.flags & _FIRST_PAGE for page, following in pairwise(pages)):
         return Fault("an Ogg file with one stream", "streams one after another: encode them again as one stream")

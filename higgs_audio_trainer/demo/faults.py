@@ -183,15 +183,16 @@ def _labels_not_delayed(_delayed_labels: Callable[..., Any]) -> Callable[..., An
     return label
 
 
-def _shuffled(load_codes: Callable[..., Any]) -> Callable[..., Any]:
+def _shuffled(build_example: Callable[..., Any]) -> Callable[..., Any]:
     times = count()
 
-    def load(*args: Any, **kwargs: Any) -> Any:
-        codes_KT = load_codes(*args, **kwargs).copy()
-        np.random.default_rng(next(times)).shuffle(codes_KT[min(SHUFFLED_CODEBOOK, len(codes_KT) - 1)])
-        return codes_KT
+    def build(sample: Any, clips: Any, ids: Any) -> Any:
+        shuffled = [codes_KT.copy() for codes_KT in clips]
+        for codes_KT in shuffled:
+            np.random.default_rng(next(times)).shuffle(codes_KT[min(SHUFFLED_CODEBOOK, len(codes_KT) - 1)])
+        return build_example(sample, shuffled, ids)
 
-    return load
+    return build
 
 
 # The files
@@ -282,7 +283,7 @@ FAULTS: Mapping[str, PlantedFault] = {
     "codebook_shuffled": PlantedFault(
         f"the codes of codebook {SHUFFLED_CODEBOOK} are in another order each time",
         "dead_codebook",
-        functions=((batch, "load_codes", _shuffled),),
+        functions=((batch, "build_example", _shuffled),),
     ),
     "text_masked": PlantedFault("every text label is masked", "masked_out", functions=_labels(_text_masked)),
     "text_denominator": PlantedFault(

@@ -1,13 +1,14 @@
 """Tiny base checkpoint and codec with random weights in the real on-disk format.
 
 The code for a full-size checkpoint also reads the tiny checkpoint. The checkpoint has a configuration, safetensors, a
-tokenizer with the special tokens of Higgs, a chat template, and a DAC as codec.
+tokenizer with the special tokens of Higgs, a chat template, and a codec: a DAC, or one of the Higgs codec's class.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from higgs_audio_trainer.config import RANDOM_WEIGHTS
+from higgs_audio_trainer.demo.tiny_higgs_codec import build_higgs_codec
 from higgs_audio_trainer.errors import UserError
 
 SAMPLING_RATE_HZ = 24_000
@@ -123,12 +125,15 @@ class TinySize:
             raise UserError(f"--hidden_size: expected a multiple of {2 * _HEAD_DIM}, got {self.hidden_size}")
 
 
-def write_tiny(folder: Path, size: TinySize | None = None, *, seed: int = 0) -> tuple[Path, Path]:
+def write_tiny(
+    folder: Path, size: TinySize | None = None, *, codec: Literal["dac", "higgs"] = "dac", seed: int = 0
+) -> tuple[Path, Path]:
     """Write a tiny checkpoint to `folder/model` and its codec to `folder/codec`.
 
     Args:
         folder: Parent folder, created if missing.
         size: Size of the checkpoint. By default `TinySize()`.
+        codec: Class of the codec. The Higgs codec's needs twice the time of a DAC for a clip.
         seed: Seed of the random weights.
 
     Returns:
@@ -151,7 +156,8 @@ def write_tiny(folder: Path, size: TinySize | None = None, *, seed: int = 0) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         build_model(size, tokenizer).save_pretrained(model_dir)
-        build_codec(size.codebooks).save_pretrained(codec_dir)
+        build = build_codec if codec == "dac" else build_higgs_codec
+        build(size.codebooks).save_pretrained(codec_dir)
     tokenizer.save_pretrained(model_dir)
     for path in (model_dir, codec_dir):
         DacFeatureExtractor(sampling_rate=SAMPLING_RATE_HZ, hop_length=960).save_pretrained(path)
