@@ -86,32 +86,80 @@ class InputProblem(NamedTuple):
         return f"{self.where}: {self.field}: expected {self.expected}, got {self.got}"
 
 
-_MOST_OF_A_KIND = 10
+#: Field of a problem that no line has, such as the lack of samples.
+WHOLE_SOURCE = "manifest"
+_MOST_OF_A_KIND = 20
+_MOST_KINDS = 100
 
 
-def listed(problems: Sequence[InputProblem]) -> list[str]:
-    """Return lines for problems. Of many problems of one kind in one file, the first ten, and the number of the others.
+class ProblemList:
+    """Problems of a source in bounded memory: the first of each kind, and the number of all.
+
+    A kind is a field and an expectation, whatever their numbers.
+
+    Attributes:
+        kept: The first problems of each kind, in order.
+        count: Number of all problems.
+        num_places: Number of lines with problems, where the problems of a line follow each other.
 
     Example:
-        >>> problems = [InputProblem(f"m.jsonl:{n}", "text", "a text", "nothing") for n in range(1, 4_001)]
-        >>> lines = listed(problems)
+        >>> problems = ProblemList(InputProblem(f"m.jsonl:{n}", "text", "a text", "nothing") for n in range(1, 4_001))
+        >>> lines = problems.lines()
         >>> len(lines), lines[-1]
-        (11, 'm.jsonl: text: expected a text: 3,990 more lines')
+        (21, 'and 3,980 more like the last')
     """
-    lines, kinds = [], Counter[tuple[str, str, str]]()
-    for problem in problems:
-        kind = problem.where.rpartition(":")[0], re.sub(r"\[\d+\]", "[]", problem.field), problem.expected
-        kinds[kind] += 1
-        if kinds[kind] <= _MOST_OF_A_KIND:
-            lines.append(str(problem))
-    for (file, field, expected), count in kinds.items():
-        if more := max(0, count - _MOST_OF_A_KIND):
-            lines.append(f"{file}: {field}: expected {expected}: {more:,} more line{'' if more == 1 else 's'}")
-    return lines
+
+    def __init__(self, problems: Iterable[InputProblem] = ()) -> None:
+        self.kept: list[InputProblem] = []
+        self.count = 0
+        self.num_places = 0
+        self._last_place = ""
+        self._counts = Counter[tuple[str, str]]()
+        for problem in problems:
+            self.add(problem)
+
+    def add(self, problem: InputProblem) -> None:
+        """Count a problem, and keep the problem if it is one of the first of its kind."""
+        kind = self._kind(problem)
+        self._counts[kind] += 1
+        self.count += 1
+        self.num_places += problem.where != self._last_place
+        self._last_place = problem.where
+        if self._counts[kind] <= _MOST_OF_A_KIND:
+            self.kept.append(problem)
+
+    def lines(self) -> list[str]:
+        """Return lines for the problems: in order if all are kept, else kind by kind."""
+        if len(self.kept) == self.count:
+            return [str(problem) for problem in self.kept]
+        by_kind: dict[tuple[str, str], list[str]] = {}
+        for problem in self.kept:
+            by_kind.setdefault(self._kind(problem), []).append(str(problem))
+        lines = []
+        for kind, shown in by_kind.items():
+            more = self._counts[kind] - len(shown)
+            lines += [*shown, f"and {more:,} more like the last"] if more else shown
+        return lines
+
+    def _kind(self, problem: InputProblem) -> tuple[str, str]:
+        kind = _without_numbers(problem.field), _without_numbers(problem.expected)
+        return kind if kind in self._counts or len(self._counts) < _MOST_KINDS else ("", "")
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+(?:[.,]\d+)*", "0", text)
+
+
+def listed(problems: Iterable[InputProblem]) -> list[str]:
+    """Return lines for problems, see `ProblemList`."""
+    return ProblemList(problems).lines()
 
 
 class ManifestError(UserError):
-    """Problems of a manifest. The message lists the problems, see `listed`.
+    """Problems of a manifest. The message lists the problems, see `ProblemList`.
+
+    Attributes:
+        problems: The problems, or the first of each kind if the error was made of a `ProblemList`.
 
     Example:
         >>> print(ManifestError([InputProblem("train.jsonl:3", "text", "a text", "an empty text")]))
@@ -119,14 +167,16 @@ class ManifestError(UserError):
         1 problem. Fix it, or pass --skip_bad_samples to train without this line.
     """
 
-    def __init__(self, problems: Sequence[InputProblem]) -> None:
-        self.problems = tuple(problems)
-        is_single = len(self.problems) == 1
-        advice = (
-            f"{len(self.problems):,} problem{'' if is_single else 's'}. Fix {'it' if is_single else 'them'}, or pass "
-            f"--skip_bad_samples to train without {'this line' if is_single else 'these lines'}."
-        )
-        super().__init__("\n".join([*listed(self.problems), advice]))
+    def __init__(self, problems: Sequence[InputProblem] | ProblemList) -> None:
+        found = problems if isinstance(problems, ProblemList) else ProblemList(problems)
+        self.problems = tuple(found.kept if isinstance(problems, ProblemList) else problems)
+        self._found = found
+        is_single = found.count == 1
+        advice = f"{found.count:,} problem{'' if is_single else 's'}. Fix {'it' if is_single else 'them'}"
+        if any(problem.field != WHOLE_SOURCE for problem in found.kept):
+            lines = "this line" if is_single else "these lines"
+            advice += f", or pass --skip_bad_samples to train without {lines}"
+        super().__init__("\n".join([*found.lines(), f"{advice}."]))
 
-    def __reduce__(self) -> tuple[type[ManifestError], tuple[tuple[InputProblem, ...]], dict[str, Any]]:
-        return type(self), (self.problems,), self.__dict__  # rank 0 sends the error to the other ranks
+    def __reduce__(self) -> tuple[type[ManifestError], tuple[ProblemList], dict[str, Any]]:
+        return type(self), (self._found,), self.__dict__  # rank 0 sends the error to the other ranks

@@ -1,21 +1,18 @@
 """Files that are given as manifests by mistake."""
 
-import gzip
 import json
 import os
+import pickle
 import threading
 
 import pytest
 
 from higgs_audio_trainer.data.manifest import read_manifest
-from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError
+from higgs_audio_trainer.errors import InputProblem, ManifestError, ProblemList, UserError, listed
 
 LINE = json.dumps({"id": "é", "audio": "a.wav", "text": "Hello."})
 FORMS = [
-    (gzip.compress(LINE.encode()), "a file compressed with gzip. Unpack the file: gunzip -k m.jsonl"),
-    (b"\x28\xb5\x2f\xfd1234", "a file compressed with zstd. Unpack the file: zstd -d m.jsonl"),
     (b"PK\x03\x04zip", "a zip archive or a spreadsheet. Unpack or export the file"),
-    (b"PAR1" + bytes(40), "a Parquet file. Convert the file"),
     (bytes(257) + b"ustar", "a tar archive"),
     (b"RIFF" + bytes(40), "a recording. Name recordings in a manifest"),
     (LINE.encode("utf-16"), "a text in UTF-16. Convert the file: iconv -f UTF-16 -t UTF-8 m.jsonl"),
@@ -23,6 +20,11 @@ FORMS = [
     (LINE.encode("utf-16-be"), "a text in UTF-16"),
     (LINE.encode("utf-32"), "a text in UTF-32"),
     (b"\x07\x00\x01rubbish", "a binary file"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1" + bytes(500), "a spreadsheet or another document of Office. Export the table as CSV"),
+    (
+        b"file,text\ra.wav,Hi\r",
+        "lines that end with a carriage return alone. Convert the file: tr '\\r' '\\n' < m.jsonl",
+    ),
     (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS. Download the file: git lfs pull"),
     (b"<!DOCTYPE html>\n<html>", "a web page or XML"),
     (f"[{LINE},\n {LINE}]".encode(), "a JSON array of 2 items. Write one item a line: jq -c '.[]' FILE > train.jsonl"),
@@ -32,9 +34,6 @@ FORMS = [
         "JSON objects over several lines. Write one object a line: jq",
     ),
     (2 * json.dumps(json.loads(LINE), indent=2).encode(), "JSON objects over several lines"),
-    (b"a|Hello.|Hello.\nb|Bye.|Bye\n", "a table with '|' between the columns, not JSON Lines. Write one JSON object"),
-    (b"id\tpath\na\ta.wav\n", "a table with tabs between the columns"),
-    (b"id,path\r\na,a.wav\r\n", "a table with commas between the columns"),
     (b"utt1 a.wav\nutt2 b.wav\n", "lines without JSON. Write one JSON object a line"),
 ]
 
@@ -60,18 +59,35 @@ def test_a_manifest_with_faults_is_still_a_manifest(tmp_path, data):
 
 
 def test_the_same_fault_of_many_lines_is_folded():
-    """The first ten places of each kind are listed, the rest is counted by file, and a few faults stay complete."""
-    gone = [InputProblem(f"m.jsonl:{n}", "audio", "a file", f"'{n}.wav', which is gone") for n in range(1, 13_091)]
-    parts = [InputProblem(f"e.jsonl:{n}", f"messages[{n}].content", "a text", "nothing") for n in range(1, 12)]
+    """Of many faults of a kind, the first 20 are listed and the others counted. The other kinds stay complete."""
+    gone = [InputProblem(f"m.jsonl:{n}", "audio", "a file", f"'{n}.wav', which is gone") for n in range(1, 13_101)]
+    parts = [InputProblem(f"e.jsonl:{n}", f"messages[{n}].content", "a text", "nothing") for n in range(1, 22)]
     lines = str(ManifestError([*gone, *parts, InputProblem("m.jsonl:7", "text", "a text", "nothing")])).splitlines()
     assert lines[0] == "m.jsonl:1: audio: expected a file, got '1.wav', which is gone"
-    assert lines[10] == "e.jsonl:1: messages[1].content: expected a text, got nothing"
-    assert lines[20:] == [
+    assert lines[20] == "and 13,080 more like the last"
+    assert lines[21] == "e.jsonl:1: messages[1].content: expected a text, got nothing"
+    assert lines[41:] == [
+        "and 1 more like the last",
         "m.jsonl:7: text: expected a text, got nothing",
-        "m.jsonl: audio: expected a file: 13,080 more lines",
-        "e.jsonl: messages[].content: expected a text: 1 more line",
-        "13,102 problems. Fix them, or pass --skip_bad_samples to train without these lines.",
+        "13,122 problems. Fix them, or pass --skip_bad_samples to train without these lines.",
     ]
+
+
+def test_a_few_faults_are_listed_in_the_order_of_the_lines():
+    """Faults of several kinds are not sorted by kind where all of them are listed."""
+    faults = [InputProblem(f"m.jsonl:{n}", "audio" if n % 2 else "text", "a text", "nothing") for n in range(1, 41)]
+    assert listed(faults) == [str(fault) for fault in faults]
+
+
+def test_faults_are_counted_in_bounded_memory():
+    """A list of problems keeps the first of each kind, however many kinds there are, and can be sent."""
+    faults = ProblemList()
+    for n in range(10_000):
+        faults.add(InputProblem(f"m.jsonl:{n}", f"field {chr(0x4E00 + n)}", f"at most {n} s", "more"))
+    assert (faults.count, len(faults.kept) < 2_100) == (10_000, True)
+    error = ManifestError(faults)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert error.args[0].splitlines()[-2] == "and 9,880 more like the last"
 
 
 def test_a_manifest_may_come_from_a_pipe(tmp_path):

@@ -169,7 +169,7 @@ def test_notes_in_messages_are_listed_without_their_places(folder):
 @pytest.mark.parametrize(
     ("more", "fault"),
     [
-        ({"normalized_text": "T"}, "normalized_text: expected text once, or the same as in text, got 't' and 'T'"),
+        ({"transcript": "T"}, "transcript: expected text once, or the same as in text, got 't' and 'T'"),
         ({"path": "b.wav"}, "path: expected audio once, or the same as in audio, got 'a.wav' and 'b.wav'"),
         ({"offset": 1, "start": 2}, "start: expected offset once, or the same as in offset, got 1 and 2"),
         ({"offset": 1, "duration": 1, "end": 3}, "end: expected 2, as offset and duration say, got 3"),
@@ -218,6 +218,65 @@ def test_paths_below_home_and_file_urls_are_found(folder, monkeypatch):
     shutil.copy(folder / "a.wav", folder / "with space" / "a.wav")
     for audio in ("~/a.wav", f"file://{folder}/with%20space/a.wav"):
         assert read(folder, SIMPLE | {"audio": audio})[0][0].clips[0].path.is_file()
+    for audio in (f"file:{folder}/a.wav", f"FILE://localhost{folder}/a.wav", "file://with%20space/a.wav"):
+        assert read(folder, SIMPLE | {"audio": audio})[0][0].clips[0].path.is_file()
+    for audio in ("file:///C:/a.wav", "file://C:/a.wav"):
+        assert f"got {audio!r}, a path on a Windows drive" in read(folder, SIMPLE | {"audio": audio})[1][0]
     assert read(folder, SIMPLE | {"audio": "https://host/a.wav"})[1] == [
         "1: audio: expected a file, got the URL 'https://host/a.wav'. Download the file and give its path"
     ]
+    assert read(folder, SIMPLE | {"audio": "file://a["})[1] == [
+        "1: audio: expected a file, got 'file://a[', which is no URL (Invalid IPv6 URL)"
+    ]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("other", ["text", "sentence"])
+def test_a_normalized_text_is_read_in_place_of_another_text(folder, other, order):
+    """LJSpeech and NeMo give a text as written and a text as spoken. The spoken text is read, and one line says so."""
+    fields = {other: "Dr. Smith", "normalized_text": "Doctor Smith"}
+    entry = {"id": "a", "audio": "a.wav", **dict(list(fields.items())[::order])}
+    samples, problems, said = read(folder, entry)
+    assert problems == []
+    assert samples[0].turns[1].parts == ("Doctor Smith",)
+    assert "normalized_text as text (1 line)" in said[0]
+
+
+@pytest.mark.parametrize("name", ["raw_transcription", "text_no_preprocessing", "raw_text"])
+def test_a_text_before_its_preparation_is_not_read(folder, name):
+    """Columns of FLEURS and HiFi-TTS with a text as it was are listed, and are no problem."""
+    samples, problems, said = read(folder, SIMPLE | {name: "DR. X"})
+    assert (samples[0].turns[1].parts, problems) == ((SIMPLE["text"],), [])
+    assert said == [f"fields that are not used: {name} (1 line)"]
+
+
+def test_british_spellings_of_a_normalized_text_are_read(folder):
+    """The normalised text is the normalized one."""
+    samples, problems, _ = read(folder, SIMPLE | {"transcription_normalised": "Doctor X"})
+    assert (samples[0].turns[1].parts, problems) == (("Doctor X",), [])
+
+
+def test_windows_paths_are_found(folder):
+    """Backslashes separate folders where no file has such a name, and a drive is named as that."""
+    (folder / "wavs").mkdir()
+    (folder / "wavs" / "x.wav").touch()
+    (folder / "b\\c.wav").touch()
+    assert [read(folder, SIMPLE | {"audio": audio})[0][0].clips[0].path for audio in ("wavs\\x.wav", "b\\c.wav")] == [
+        folder / "wavs" / "x.wav",
+        folder / "b\\c.wav",
+    ]
+    assert read(folder, SIMPLE | {"audio": "C:\\data\\a.wav"})[1] == [
+        (
+            r"1: audio: expected a file, got 'C:\\data\\a.wav', a path on a Windows drive. "
+            "Give paths relative to the manifest"
+        )
+    ]
+
+
+def test_the_speaker_is_kept(folder):
+    """The speaker of a line, under any of its names and as any scalar, is an attribute of the sample."""
+    named = [{"speaker": " ann "}, {"spk": 3}, {"client_id": "f00"}, {"speaker": ""}, {"speaker": ["x"]}, {}]
+    samples, problems, _ = read(folder, *(SIMPLE | {"id": str(n)} | fields for n, fields in enumerate(named)))
+    assert problems == []
+    assert [sample.speaker for sample in samples] == ["ann", "3", "f00", None, None, None]
+    assert read(folder, chatml(speaker="bea"))[0][0].speaker == "bea"

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Callable, Sequence
 
 import orjson
 
 _ONE_LINE = 'Write one JSON object a line: {"id": "a", "audio": "a.wav", "text": "Hello."}'
+#: Kind of a text that is perhaps a table.
+LINES_WITHOUT_JSON = f"lines without JSON. {_ONE_LINE}"
 _UNPACK = "Unpack the file: {} {}"
 _MAGIC = (
-    (b"\x1f\x8b", "a file compressed with gzip", _UNPACK.format("gunzip -k", "{name}")),
-    (b"\x28\xb5\x2f\xfd", "a file compressed with zstd", _UNPACK.format("zstd -d", "{name}")),
     (b"BZh", "a file compressed with bzip2", _UNPACK.format("bunzip2 -k", "{name}")),
     (b"\xfd7zXZ", "a file compressed with xz", _UNPACK.format("unxz -k", "{name}")),
     (b"\x04\x22\x4d\x18", "a file compressed with lz4", _UNPACK.format("lz4 -d", "{name}")),
     (b"PK\x03\x04", "a zip archive or a spreadsheet", "Unpack or export the file"),
+    (b"\xd0\xcf\x11\xe0", "a spreadsheet or another document of Office", "Export the table as CSV in UTF-8"),
     (b"7z\xbc\xaf", "a 7z archive", "Unpack the file"),
     (b"Rar!", "a rar archive", "Unpack the file"),
-    (b"PAR1", "a Parquet file", f"Convert the file. {_ONE_LINE}"),
-    (b"ARROW1", "an Arrow file", f"Convert the file. {_ONE_LINE}"),
-    (b"\xff\xff\xff\xff", "an Arrow stream", f"Convert the file. {_ONE_LINE}"),
+    (b"ARROW1", "an Arrow file", "Name the folder of the data set: hf:FOLDER"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "Name the folder of the data set: hf:FOLDER"),
     (b"\x89HDF", "an HDF5 file", f"Convert the file. {_ONE_LINE}"),
     (b"SQLite format 3", "an SQLite database", f"Convert the file. {_ONE_LINE}"),
     (b"\x93NUMPY", "a NumPy array", "Name codes in a manifest"),
@@ -33,7 +34,6 @@ _MAGIC = (
 )
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_SEPARATORS = {"|": "'|'", "\t": "tabs", ";": "semicolons", ",": "commas"}
 _SAMPLED_LINES = 100
 
 
@@ -45,8 +45,8 @@ def kind_of_file(head: bytes, name: str) -> str | None:
         name: Name of the file.
 
     Example:
-        >>> kind_of_file(b"\x1f\x8b\x08", "m.jsonl.gz")
-        'a file compressed with gzip. Unpack the file: gunzip -k m.jsonl.gz'
+        >>> kind_of_file(b"BZh9", "m.jsonl.bz2")
+        'a file compressed with bzip2. Unpack the file: bunzip2 -k m.jsonl.bz2'
     """
     for magic, kind, advice in _MAGIC:
         if head.startswith(magic):
@@ -57,6 +57,8 @@ def kind_of_file(head: bytes, name: str) -> str | None:
         return f"a text in UTF-32. Convert the file: iconv -f UTF-32 -t UTF-8 {name}"
     if head.startswith(_UTF_16) or _is_utf_16(head):
         return f"a text in UTF-16. Convert the file: iconv -f UTF-16 -t UTF-8 {name}"
+    if b"\r" in head.strip() and b"\n" not in head:
+        return f"lines that end with a carriage return alone. Convert the file: tr '\\r' '\\n' < {name} > new_{name}"
     return "a binary file. Name a text with one JSON object a line" if b"\0" in head else None
 
 
@@ -66,33 +68,45 @@ def _is_utf_16(head: bytes) -> bool:
     return len(head) > 1 and any(even) != any(odd) and (all(even) or all(odd))
 
 
-def kind_of_text(data: bytes) -> str | None:
+def other_encoding(data: bytes, name: str) -> str:
+    """Return what data are that are no text in UTF-8, and the way to such a text.
+
+    Args:
+        data: Data, at least the first line.
+        name: Name of the file.
+
+    Example:
+        >>> other_encoding("café".encode("latin-1"), "a.txt")
+        'bytes of another encoding. Convert the file, perhaps with iconv -f WINDOWS-1252 -t UTF-8 a.txt'
+    """
+    advice = f"Convert the file, perhaps with iconv -f WINDOWS-1252 -t UTF-8 {name}"
+    return kind_of_file(data, name) or f"bytes of another encoding. {advice}"
+
+
+def kind_of_text(lines: Sequence[bytes], whole: Callable[[], bytes]) -> str | None:
     r"""Return what a text is, and the way to a manifest. None if a line may be a JSON object.
 
     Args:
-        data: Text without a byte order mark.
+        lines: First lines that are not blank.
+        whole: Reads the whole text.
 
     Example:
-        >>> kind_of_text(b"a|Hello.|Hello.\nb|Bye.|Bye.\n")[:52]
-        "a table with '|' between the columns, not JSON Lines"
-        >>> kind_of_text(b'{"id": "a"}') is None
+        >>> kind_of_text([b"[1, 2]"], lambda: b"[1, 2]")[:25]
+        'a JSON array of 2 items. '
+        >>> kind_of_text([b'{"id": "a"}'], bytes) is None
         True
     """
-    lines = [line for line in data[:1_000_000].split(b"\n", _SAMPLED_LINES)[:_SAMPLED_LINES] if line.strip()]
+    lines = lines[:_SAMPLED_LINES]
     if not lines or (lines[0].lstrip().startswith(b"{") and _loaded(lines[0]) is not None):
         return None
     start = lines[0].lstrip()[:1]
-    if start == b"[" and isinstance(entries := _loaded(data), list):
+    if start == b"[" and isinstance(entries := _loaded(whole()), list):
         return f"a JSON array of {len(entries):,} items. Write one item a line: jq -c '.[]' FILE > train.jsonl"
-    if start == b"{" and _spans_lines(data):
+    if start == b"{" and _spans_lines(whole()):
         return "JSON objects over several lines. Write one object a line: jq -c . FILE > train.jsonl"
     if any(line.lstrip().startswith(b"{") for line in lines) or start == b"[":
         return None
-    for separator, columns in _SEPARATORS.items():
-        counts = {line.count(separator.encode()) for line in lines}
-        if min(counts) > 0 and (len(counts) == 1 or separator in "|\t"):
-            return f"a table with {columns} between the columns, not JSON Lines. {_ONE_LINE}"
-    return f"lines without JSON. {_ONE_LINE}"
+    return LINES_WITHOUT_JSON
 
 
 def _loaded(data: bytes) -> object:

@@ -21,6 +21,7 @@ from higgs_audio_trainer.data.spellings import (
     CODES_WORDS,
     END_WORDS,
     NAMES,
+    NORMALIZED,
     NOTE_WORDS,
     NOTES,
     PROMPT_WORDS,
@@ -42,6 +43,7 @@ from higgs_audio_trainer.data.spellings import (
     Table,
 )
 
+ONE_CHANNEL = "audio with this channel alone"
 _SHORTEST_TYPO = 4  # letters; shorter names are near too many words
 _SURE_TYPO, _TYPO, _NEAR = 0.9, 0.8, 0.75  # least similarities, as for `difflib.get_close_matches`
 
@@ -58,13 +60,16 @@ class KnownFields:
     table: Table
     sounding: Mapping[str, str]
 
-    def read(self, entry: Mapping[str, Any], at: str, problems: LineProblems) -> Fields:
+    def read(
+        self, entry: Mapping[str, Any], at: str, problems: LineProblems, settled: frozenset[str] = frozenset()
+    ) -> Fields:
         """Return the known fields of an object under their own names, and report all other fields.
 
         Args:
             entry: Object of a manifest line. Null counts as absent.
             at: Place of the object in the line, with a dot behind.
             problems: Report of the line.
+            settled: Known fields for which no unknown field can stand. Unknown fields near to these are notes.
         """
         fields = Fields(at)
         for name, value in sorted(entry.items(), key=lambda item: item[0] not in self.table):  # the known names first
@@ -73,7 +78,7 @@ class KnownFields:
             known = self.known(name)
             try:  # not `problems.collected()`, which takes a third of the time for a large manifest
                 if known is None:
-                    self._judge(name, value, at, problems)
+                    self._judge(name, value, at, problems, settled)
                 else:
                     _add(fields, known, name, value, problems)
             except BadField as bad:
@@ -101,30 +106,33 @@ class KnownFields:
         words = word.split("_")
         fields = {spelling: known for known, others in self.table.items() for spelling in (known, *others)}
         sounding = {spelling: known for spelling, known in fields.items() if known not in SILENT}
+        if word in NOTES:
+            return "", False
         if near := _nearest(word, sounding, _SURE_TYPO):
             return near, True
-        if word in NOTES or not NOTE_WORDS.isdisjoint(words):
+        if not NOTE_WORDS.isdisjoint(words):
             return "", False
         if near := _nearest(word, sounding, _TYPO):
             return near, True
         instead = next((instead for key, instead in self.sounding.items() if key in words), "")
         return instead or _nearest(word, fields, _NEAR), bool(instead)
 
-    def _judge(self, name: str, value: Any, at: str, problems: LineProblems) -> None:
+    def _judge(self, name: str, value: Any, at: str, problems: LineProblems, settled: frozenset[str]) -> None:
         """Note an unknown field, or raise `BadField` if the field may change what is heard or said."""
         if value in ("", [], {}):
             return
         near, sounds = self.nearest(name)
         words = _snake_case(name).split("_")
+        is_recording = isinstance(value, str) and value.lower().endswith(RECORDINGS)
         if words[0] == CHANNEL and isinstance(value, (int, list)):
-            near, sounds = "audio with this channel alone", True
+            near, sounds = ONE_CHANNEL, True
         elif isinstance(value, bool):
             sounds = sounds and not WEIGHTS.isdisjoint(words)
         elif isinstance(value, (int, float)):
             sounds = sounds and (near in TIMES or near == "start_index" or not TIME_WORDS.isdisjoint(words))
-        elif isinstance(value, str) and value.lower().endswith(RECORDINGS) and not VOICE_WORDS.isdisjoint(words):
+        elif is_recording and not VOICE_WORDS.isdisjoint(words):
             near, sounds = "ref_audio", True
-        if sounds:
+        if sounds and (near not in settled or (near in ("ref_audio", _PART) and is_recording)):
             raise BadField(
                 f"{at}{show_key(name)}",
                 f"a known field (nearest: {near})",
@@ -138,6 +146,8 @@ def _by_word(words: Mapping[str, list[str]]) -> Mapping[str, str]:
 
 
 _PART = "audio_url in the content of a message"
+_CONTENT = "content of a message"
+_SYSTEM, _SYSTEM_MESSAGE = "messages with a system turn", "a message of role system"
 #: A line in the simple form.
 SIMPLE_LINE = KnownFields(
     {**NAMES, **SPEECH, **REFERENCE, **STRETCH},
@@ -150,7 +160,7 @@ SIMPLE_LINE = KnownFields(
             "audio": AUDIO_WORDS,
             "text": TEXT_WORDS,
             "messages": PROMPT_WORDS,
-            "messages with a system turn": SYSTEM_WORDS,
+            _SYSTEM: SYSTEM_WORDS,
         }
     ),
 )
@@ -161,13 +171,17 @@ CHATML_LINE = KnownFields(
         {
             _PART: [*REFERENCE_WORDS, *AUDIO_WORDS, *CODES_WORDS],
             "offset in the content of a message": [*START_WORDS, *END_WORDS],
-            "content of a message": [*TEXT_WORDS, "scene"],
+            _CONTENT: [*TEXT_WORDS, "scene"],
             "messages": PROMPT_WORDS,
-            "a message of role system": SYSTEM_WORDS,
+            _SYSTEM_MESSAGE: SYSTEM_WORDS,
             "start_index": WEIGHT_WORDS,
         }
     ),
 )
+#: Fields for which no unknown field stands in a data set that another made: all but times and channels.
+SETTLED = frozenset((*SIMPLE_LINE.table, "messages", _SYSTEM, _PART, _CONTENT, _SYSTEM_MESSAGE)) - TIMES
+#: The same for recordings that are given as bytes: times and channels are those of the recording before the cut.
+SETTLED_OF_BYTES = SETTLED | TIMES | {ONE_CHANNEL}
 #: A message.
 MESSAGE = KnownFields(
     {"role": (), "content": (), "recipient": ()},
@@ -216,6 +230,10 @@ def _add(fields: Fields, known: str, name: str, value: Any, problems: LineProble
         fields.add(known, name, value)
     elif known in SILENT:
         return  # an utterance may have further names
+    elif known == "text" and word in NORMALIZED and _snake_case(fields.names[known]) not in NORMALIZED:
+        fields.add(known, name, value)
+    elif known == "text" and word not in NORMALIZED and _snake_case(fields.names[known]) in NORMALIZED:
+        return  # the text before the normalization
     elif not _agree(known, fields[known], value):
         first, got = show_key(fields.names[known]), f"{show(fields[known])} and {show(value)}"
         raise BadField(f"{fields.at}{show_key(name)}", f"{known} once, or the same as in {first}", got)

@@ -1,40 +1,37 @@
-"""Manifests: JSON Lines with a sample a line, in the simple form or as Boson's ChatML.
+"""Samples of a source: its entries, in the simple form or as Boson's ChatML.
 
-Reading a manifest checks the form of every line and lists every problem. `prepare` checks the content of the files.
-Torch-free.
+Reading checks the form of every entry and reports every problem. `prepare` checks the content of the files. Torch-free.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
-
-import orjson
 
 from higgs_audio_trainer.data.chatml import chatml_turns
 from higgs_audio_trainer.data.fields import (
     BadField,
     Fields,
     LineProblems,
-    kind_of,
     read_clip,
     read_stretch,
     read_text,
     show_key,
 )
-from higgs_audio_trainer.data.file_kind import kind_of_file, kind_of_text
 from higgs_audio_trainer.data.known_fields import CHATML_LINE, SIMPLE_LINE
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
-from higgs_audio_trainer.errors import InputProblem, UserError
+from higgs_audio_trainer.data.sources import Entry, Source, open_source
+from higgs_audio_trainer.data.sources.json_lines import JSON_LINES
+from higgs_audio_trainer.errors import WHOLE_SOURCE, InputProblem
 
-__all__ = ["DEFAULT_SYSTEM_PROMPT", "Clip", "Sample", "Turn", "read_manifest"]
+__all__ = ["DEFAULT_SYSTEM_PROMPT", "Clip", "Sample", "Turn", "read_manifest", "read_samples"]
 
 #: Text of the system turn for samples without a system turn. The base model was trained with this prompt.
 DEFAULT_SYSTEM_PROMPT = "Generate audio following instruction."
-_DEFAULT_SYSTEM = Turn("system", (DEFAULT_SYSTEM_PROMPT,))
-_HEAD = 4_096  # bytes that show the kind of a file
+DEFAULT_SYSTEM = Turn("system", (DEFAULT_SYSTEM_PROMPT,))
 _MOST_FIELDS = 20  # in a line about fields
 
 
@@ -42,18 +39,21 @@ def _silent(text: str) -> None:
     """Print nothing."""
 
 
-def read_manifest(path: str | Path, say: Callable[[str], None] = _silent) -> tuple[list[Sample], list[InputProblem]]:
-    """Read a manifest.
+def read_manifest(
+    path: str | Path, say: Callable[[str], None] = _silent, **options: Any
+) -> tuple[list[Sample], list[InputProblem]]:
+    """Read a whole source into lists. See `open_source` for the forms, and `read_samples` for large sources.
 
     Args:
-        path: File in JSON Lines.
+        path: Name of the source.
         say: Prints the fields that are read under another name, and the fields that are not used.
+        **options: Options of `open_source`.
 
     Returns:
         Samples of the lines without problems, and the problems of all other lines.
 
     Raises:
-        UserError: The file does not exist, cannot be read, or is no JSON Lines at all.
+        UserError: The source does not exist, cannot be read, or has no known form.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -64,67 +64,131 @@ def read_manifest(path: str | Path, say: Callable[[str], None] = _silent) -> tup
         >>> [turn.role for turn in samples[0].turns], problems
         (['system', 'assistant'], [])
     """
-    path = Path(path)
-    samples: list[Sample] = []
     problems: list[InputProblem] = []
-    lines_of_ids: dict[str, int] = {}
-    renamed: Counter[tuple[str, str]] = Counter()
-    unused: Counter[tuple[str, str]] = Counter()
-    for number, line in _lines(_read(path)):
-        where = f"{path}:{number}"
-        line_problems = LineProblems(where)
-        with line_problems.collected():
-            entry = _parse(line)
-            has_messages = entry.get("messages") is not None
-            fields = (CHATML_LINE if has_messages else SIMPLE_LINE).read(entry, "", line_problems)
-            sample_id = _read_id(fields, number, lines_of_ids, line_problems)
-            turns = tuple(_turns(fields, path.parent, line_problems))
-            if not line_problems.found:
-                samples.append(Sample(sample_id, turns, where))
-        problems.extend(line_problems.found)
-        renamed.update(line_problems.renamed)
-        unused.update(line_problems.unused)
-    if not samples and not problems:
-        problems.append(InputProblem(f"{path}:1", "manifest", "at least one sample", "an empty file"))
-    _say_fields(path, renamed, unused, say)
-    return samples, problems
+    return list(read_samples(open_source(path, **options), say, problems.append)), problems
 
 
-def _read(path: Path) -> bytes:
-    """Return the text of a manifest.
+def read_samples(
+    source: Source, say: Callable[[str], None], report: Callable[[InputProblem], None]
+) -> Iterator[Sample]:
+    """Yield the samples of the entries without problems. Of the source, only the ids are held.
+
+    Args:
+        source: Source from `open_source`.
+        say: Prints, at the end, the fields that are read under another name, and the fields that are not used.
+        report: Takes each problem of the other entries.
 
     Raises:
-        UserError: The file cannot be read, or is no JSON Lines.
+        UserError: The source cannot be read any further.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-            kind = kind_of_file(head, path.name)
-            data = head if kind else head + file.read()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}. Name a manifest (JSON Lines).") from error
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    kind = kind or kind_of_text(data)
-    if kind:
-        raise UserError(f"{path}: expected a manifest in JSON Lines, got {kind}")
-    return data
+    ids = _Ids()
+    renamed: Counter[tuple[str, str]] = Counter()
+    unused: Counter[tuple[str, str]] = Counter()
+    is_empty = True
+    folder = source.folder.absolute()  # samples are kept, and are read from another working folder later
+    if source.form != JSON_LINES:
+        say(f"{source.name}: {'; '.join((source.form, *source.decisions))}")
+    for entry in source.entries():
+        is_empty = False
+        problems = LineProblems(entry.where)
+        sample = _sample(entry, folder, ids, problems)
+        for problem in problems.found:
+            report(problem)
+        if problems.renamed or problems.unused:
+            renamed.update(problems.renamed)
+            unused.update(problems.unused)
+        if not problems.found:
+            yield sample
+    if is_empty:
+        got = "an empty file" if source.form.startswith(JSON_LINES) else "none"
+        report(InputProblem(f"{source.name}:1", WHOLE_SOURCE, "at least one sample", got))
+    if ids.num_numbered:
+        say(f"{source.name}: a number is appended to ids that occur more than once ({_lines_of(ids.num_numbered)})")
+    _say_fields(source.name, renamed, unused, say)
+
+
+def _sample(entry: Entry, folder: Path, ids: _Ids, problems: LineProblems) -> Sample:
+    """Return the sample of an entry, incomplete if a problem is added."""
+    if entry.problem:
+        problems.add(entry.problem)
+        return Sample("", (), entry.where)
+    has_messages = entry.fields.get("messages") is not None
+    fields = (CHATML_LINE if has_messages else SIMPLE_LINE).read(entry.fields, "", problems, entry.settled)
+    sample_id = ""
+    with problems.collected():
+        sample_id = ids.read(fields, entry)
+    turns: tuple[Turn, ...] = ()
+    with problems.collected():
+        turns = tuple(_turns(fields, folder, problems))
+    return Sample(sample_id, turns, entry.where, _speaker(fields))
+
+
+class _Ids:
+    """Ids of a source.
+
+    Attributes:
+        num_numbered: Number of the given ids to which a number is appended.
+    """
+
+    def __init__(self) -> None:
+        self.num_numbered = 0
+        self._lines: dict[str, str] = {}  # of the field with the id; empty for an id of another origin
+        self._repeats = Counter[str]()
+
+    def read(self, fields: Fields, entry: Entry) -> str:
+        """Return the id of an entry: the field, or the audio's path without ending, with a number if it has been used.
+
+        Raises:
+            BadField: The id is no text or number, or the field of another entry has the same id.
+        """
+        line = entry.where.rpartition(":")[2]
+        value = fields.get("id")
+        if value is None:
+            stem = entry.name or ("" if "messages" in fields else _stem(fields))  # Boson's samples have no id
+            made = self._new(stem or f"line-{line}")
+            self.num_numbered += bool(entry.name) and made != stem
+            return made
+        if isinstance(value, (int, float)):
+            value = json.dumps(value)
+        sample_id = read_text(value, fields.place("id"))
+        if first := self._lines.get(sample_id):
+            raise BadField(fields.place("id"), "a unique id", f"{sample_id!r}, as in line {first}")
+        unique = self._new(sample_id)
+        self.num_numbered += unique != sample_id
+        self._lines[sample_id] = line
+        return unique
+
+    def _new(self, stem: str) -> str:
+        name = stem
+        while name in self._lines:
+            self._repeats[stem] += 1
+            name = f"{stem}-{self._repeats[stem] + 1}"
+        self._lines[name] = ""
+        return name
+
+
+def _stem(fields: Fields) -> str:
+    """Return the path of an entry's speech without ending, or an empty text."""
+    value = fields.get("audio", fields.get("codes"))
+    path = PurePosixPath(value.strip().replace("\\", "/") if isinstance(value, str) else "")
+    return path.with_suffix("").as_posix() if path.name else ""
 
 
 def _say_fields(
-    path: Path, renamed: Counter[tuple[str, str]], unused: Counter[tuple[str, str]], say: Callable[[str], None]
+    name: str, renamed: Counter[tuple[str, str]], unused: Counter[tuple[str, str]], say: Callable[[str], None]
 ) -> None:
     """Print each other spelling and each unused field once, with the number of lines."""
     if renamed:
         listed = [
-            f"{show_key(name)} as {field} ({_lines_of(count)})" for (name, field), count in sorted(renamed.items())
+            f"{show_key(other)} as {field} ({_lines_of(count)})" for (other, field), count in sorted(renamed.items())
         ]
-        say(f"{path}: fields read under another name: {_shortened(listed)}")
+        say(f"{name}: fields read under another name: {_shortened(listed)}")
     if unused:
         listed = [
-            f"{show_key(name)} ({_lines_of(count)}{f', nearest known field: {near}' if near else ''})"
-            for (name, near), count in sorted(unused.items())
+            f"{show_key(other)} ({_lines_of(count)}{f', nearest known field: {near}' if near else ''})"
+            for (other, near), count in sorted(unused.items())
         ]
-        say(f"{path}: fields that are not used: {_shortened(listed)}")
+        say(f"{name}: fields that are not used: {_shortened(listed)}")
 
 
 def _lines_of(count: int) -> str:
@@ -136,47 +200,19 @@ def _shortened(listed: list[str]) -> str:
     return ", ".join(listed[:_MOST_FIELDS]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    # Only the newline ends a line. str.splitlines() would also split a text at U+2028.
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _parse(line: bytes) -> Mapping[str, Any]:
-    try:
-        entry = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise BadField("line", "a JSON object in UTF-8", f"{error.msg} (column {error.colno})") from error
-    if not isinstance(entry, dict):
-        raise BadField("line", "a JSON object", kind_of(entry))
-    return entry
-
-
-def _read_id(line: Fields, number: int, lines_of_ids: dict[str, int], problems: LineProblems) -> str:
-    value = line.get("id")
-    sample_id = ""
-    with problems.collected():
-        if value is None and "messages" in line:  # Boson's samples have no id
-            sample_id = f"line-{number}"
-        elif isinstance(value, int) and not isinstance(value, bool):
-            sample_id = str(value)
-        else:
-            sample_id = read_text(value, line.place("id"))
-        first = lines_of_ids.setdefault(sample_id, number)
-        if first != number:
-            raise BadField(line.place("id"), "a unique id", f"{sample_id!r}, as in line {first}")
-    return sample_id
+def _speaker(fields: Fields) -> str | None:
+    value = fields.get("speaker")
+    return str(value).strip() or None if isinstance(value, (str, int, float)) else None
 
 
 def _turns(line: Fields, folder: Path, problems: LineProblems) -> Iterator[Turn]:
     if "messages" in line:
-        return chatml_turns(line, _DEFAULT_SYSTEM, folder, problems)
+        return chatml_turns(line, DEFAULT_SYSTEM, folder, problems)
     return _simple_turns(line, folder, problems)
 
 
 def _simple_turns(line: Fields, folder: Path, problems: LineProblems) -> Iterator[Turn]:
-    yield _DEFAULT_SYSTEM
+    yield DEFAULT_SYSTEM
     with problems.collected():
         if "scene" in line:
             yield Turn("scene", (read_text(line["scene"], line.place("scene")),))

@@ -12,7 +12,7 @@ is part of the system turn: `\n\n<|scene_desc_start|>\nSCENE\n<|scene_desc_end|>
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,14 +135,23 @@ def tokenize(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> list[TokenSe
     Segments begin and end at special tokens, where every tokenizer splits. The only other border lies between the
     header and the text of an assistant turn, where generation begins.
     """
+    return tokenize_all([sample], tokenizer)[0]
+
+
+def tokenize_all(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase) -> list[list[TokenSegment]]:
+    """Return the tokens of the segments of many samples. See `tokenize`."""
+    rendered = [render(sample) for sample in samples]
+    texts = {segment.content: None for segments in rendered for segment in segments if isinstance(segment.content, str)}
+    if not texts:
+        return [[TokenSegment(None, segment.supervised) for segment in segments] for segments in rendered]
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    ids = {text: np.asarray(tokens, dtype=np.int64) for text, tokens in zip(texts, encoded, strict=True)}
     return [
-        TokenSegment(
-            None
-            if isinstance(segment.content, Clip)
-            else np.asarray(tokenizer.encode(segment.content, add_special_tokens=False), dtype=np.int64),
-            segment.supervised,
-        )
-        for segment in render(sample)
+        [
+            TokenSegment(ids[segment.content] if isinstance(segment.content, str) else None, segment.supervised)
+            for segment in segments
+        ]
+        for segments in rendered
     ]
 
 

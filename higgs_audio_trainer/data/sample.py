@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "scene", "user", "assistant"]
 
@@ -52,6 +54,7 @@ class Sample:
         id: Id in the manifest.
         turns: Turns of the conversation.
         where: Place in the manifest, `file:line`.
+        speaker: Name of the speaker in the manifest. No part of the prompt.
 
     Example:
         >>> sample = Sample("a", (Turn("assistant", ("Hello.", Clip(Path("a.wav"), encoded=False))),), "m.jsonl:1")
@@ -62,8 +65,21 @@ class Sample:
     id: str
     turns: tuple[Turn, ...]
     where: str
+    speaker: str | None = None
 
     @property
     def clips(self) -> list[Clip]:
         """All clips, in the order of the turns."""
         return [part for turn in self.turns for part in turn.parts if isinstance(part, Clip)]
+
+
+def packed(clip: Clip) -> list[Any]:
+    """Return a clip as values for JSON."""
+    path = os.fsencode(clip.path).decode("latin-1")  # a name on the disk may have any encoding
+    return [path, clip.encoded, clip.offset_s, clip.duration_s, clip.stated_s, clip.field]
+
+
+def unpacked(values: Sequence[Any]) -> Clip:
+    """Return the clip of `packed`."""
+    path, *more = values
+    return Clip(Path(os.fsdecode(path.encode("latin-1"))), *more)

@@ -9,9 +9,15 @@ from collections.abc import Mapping
 
 Table = Mapping[str, tuple[str, ...]]
 
+
+def _with_british(*names: str) -> tuple[str, ...]:
+    """Return names with their British spellings."""
+    return (*names, *(name.replace("normalized", "normalised") for name in names))
+
+
 NAMES: Table = {
     "id": ("utt_id", "utt", "utterance_id", "sample_id", "segment_id", "uid", "uuid", "key"),
-    "speaker": ("speaker_id", "speaker_name", "spk", "spk_id"),
+    "speaker": ("speaker_id", "speaker_name", "spk", "spk_id", "spkid", "client_id", "reader_id"),
 }
 SPEECH: Table = {
     "audio": (
@@ -22,10 +28,17 @@ SPEECH: Table = {
     "codes": ("audio_codes", "codes_path", "codes_file"),
     "text": (
         *("transcription", "transcript", "sentence", "transcript_text", "txt"),
-        *("normalized_text", "text_normalized", "normalized_transcription", "normalized_transcript", "text_norm"),
+        *_with_british(
+            "normalized", "normalized_text", "text_normalized", "normalized_sentence", "sentence_normalized"
+        ),
+        *_with_british("normalized_transcription", "transcription_normalized"),
+        *_with_british("normalized_transcript", "transcript_normalized"),
+        *("text_norm", "norm_text"),
     ),
     "scene": ("scene_description", "scene_desc"),
 }
+#: Spellings of a text that is written as it is spoken. Beside another text, this text is read.
+NORMALIZED = frozenset(name for name in SPEECH["text"] if "norm" in name)
 REFERENCE: Table = {
     "ref_audio": (
         *(f"{word}_{kind}" for word in ("ref", "reference", "prompt") for kind in ("audios", "wav", "speech", "path")),
@@ -61,7 +74,13 @@ NOTE_WORDS = frozenset(
         pred predicted prediction hyp hypothesis asr
     """)
 )
-NOTES = frozenset(("raw_text", "text_raw", "original_text", "text_original", "orig_text", "raw_transcript"))
+#: Texts before their preparation, which are not read. They occur beside the text that is read.
+NOTES = frozenset(
+    (
+        *("raw_text", "text_raw", "original_text", "text_original", "orig_text", "text_no_preprocessing"),
+        *("raw_transcript", "raw_transcription", "raw_sentence", "original_transcript", "original_transcription"),
+    )
+)
 
 #: Words by which an unknown field may change what is heard or said, whatever else is in the name.
 REFERENCE_WORDS = _words("ref refs reference references prompt prompts clone cloning enrollment")
@@ -77,4 +96,4 @@ WEIGHT_WORDS = _words("loss weight train trainable mask")
 TIME_WORDS, WEIGHTS = frozenset((*START_WORDS, *END_WORDS)), frozenset(WEIGHT_WORDS)
 TIMES = frozenset(("offset", "end", "duration"))
 SILENT = frozenset(("id", "speaker", "misc", "type"))  # no problem if mistyped
-RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
+RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm", ".aiff", ".aif")
