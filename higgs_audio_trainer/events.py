@@ -51,12 +51,18 @@ VOLATILE_FIELDS = frozenset(
         "events_written",
         "events_lost",
         "values_replaced",
+        # places in manifests; the ids show the samples
+        "findings.samples.where",
     }
 )
+#: Events that two runs with the same seed and settings may differ in. Comparisons ignore these events.
+VOLATILE_EVENTS = frozenset({"prepare_progress"})
 
 Split = Literal["train", "eval"]
 Modality = Literal["text", "audio"]
 Level = Literal["debug", "info", "warning", "error"]
+Severity = Literal["note", "warning", "error"]
+Stage = Literal["reading", "checking", "encoding", "writing"]
 
 
 def _doc(text: str, **constraints: Any) -> Any:
@@ -434,7 +440,7 @@ class Diagnosis:
     name: ClassVar[str] = "diagnosis"
     step: int = _doc("Optimizer step of the finding.", minimum=0)
     code: str = _doc("Name of the check.")
-    severity: Literal["note", "warning", "error"] = _doc("Severity of the finding.")
+    severity: Severity = _doc("Severity of the finding.")
     message: str = _doc("Finding, usual cause and remedy; one line.")
     evidence: dict[str, Any] = _doc("Numbers behind the finding.")
     modality: Modality | None = _added("text or audio; null for a finding about both.", None)
@@ -444,6 +450,112 @@ class Diagnosis:
         0,
         minimum=0,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareProgress:
+    """Progress of the preparation of manifests. May stand in a file without a `run_start`.
+
+    Example:
+        >>> progress = PrepareProgress(
+        ...     stage="encoding", clips_done=500, clips_total=2_000, audio_hours_done=1.0, times_real_time=60.0,
+        ...     seconds_left=180.0, faults=3, workers=2,
+        ... )
+        >>> f"{progress.clips_done / progress.clips_total:.0%} of the clips, {progress.seconds_left / 60:g} min left"
+        '25% of the clips, 3 min left'
+    """
+
+    name: ClassVar[str] = "prepare_progress"
+    stage: Stage = _doc(
+        "reading: samples of the manifest are read; checking: files are checked and texts tokenized; encoding: audio "
+        "becomes codes; writing: prepared data is written."
+    )
+    clips_done: int = _doc("Clips of the stage that are done, over all workers; samples but for encoding.", minimum=0)
+    clips_total: int = _doc("Clips of the stage; while reading, those that were read so far.", minimum=0)
+    audio_hours_done: float = _doc("Audio of the clips that are done; hours.", minimum=0)
+    times_real_time: float | None = _doc(
+        "Seconds of audio a second of wall time, over all workers; null before the first clip.", minimum=0
+    )
+    seconds_left: float | None = _doc("Estimated time to the end of the stage; seconds; null if unknown.", minimum=0)
+    faults: int = _doc("Problems of samples found so far.", minimum=0)
+    workers: int = _doc("Processes that work on the stage.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitStatistics:
+    """Statistics of the samples of a split.
+
+    Example:
+        >>> split = SplitStatistics(
+        ...     samples=3, recordings=3, audio_hours=0.002, speakers=1, length_bin_s=1.0, length_counts=(1, 0, 2),
+        ...     shortest_s=0.5, median_s=2.1, longest_s=2.9, sampling_rates={"24000": 3}, scripts={"Latin": 3},
+        ... )
+        >>> f"{split.length_counts[2]} samples from {2 * split.length_bin_s:g} to {3 * split.length_bin_s:g} s"
+        '2 samples from 2 to 3 s'
+    """
+
+    samples: int = _doc("Samples that were audited.")
+    recordings: int = _doc("Different recordings or codes that the samples speak.")
+    audio_hours: float | None = _doc("Audio of all samples, without references; hours; null if unknown.")
+    speakers: int | None = _doc("Different speakers; null if the manifest names none.")
+    length_bin_s: float | None = _doc("Width of a bin of length_counts; seconds; null without lengths.")
+    length_counts: tuple[int, ...] = _doc("Samples by length of the audio. Bin i begins at i x length_bin_s.")
+    shortest_s: float | None = _doc("Length of the shortest sample; seconds; null without lengths.")
+    median_s: float | None = _doc("Median length of the samples; seconds; null without lengths.")
+    longest_s: float | None = _doc("Length of the longest sample; seconds; null without lengths.")
+    sampling_rates: dict[str, int] = _doc("Samples by sampling rate of the audio file; Hz.")
+    scripts: dict[str, int] = _doc("Samples by the script of most letters of the text, such as Latin or Arabic.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundSample:
+    """Sample of a finding.
+
+    Example:
+        >>> sample = FoundSample(where="train.jsonl:3", id="en-3", detail="-71 dBFS")
+        >>> f"{sample.where} ({sample.id}): {sample.detail}"
+        'train.jsonl:3 (en-3): -71 dBFS'
+    """
+
+    where: str | None = _added("Place in the manifest, file:line; null in a golden file.", None)
+    id: str = _doc("Id of the sample in the manifest; empty for a sample that could not be read.")
+    detail: str = _doc("Observation in this sample; empty if the finding says all.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetFinding:
+    """Finding of the audit of the data.
+
+    Example:
+        >>> sample = FoundSample(where="train.jsonl:3", id="en-3", detail="")
+        >>> finding = DatasetFinding(
+        ...     code="silent", severity="warning", count=1, by_split={"train": 1}, message="silent.", samples=(sample,)
+        ... )
+        >>> finding.code, finding.samples[0].id
+        ('silent', 'en-3')
+    """
+
+    code: str = _doc("Name of the finding.")
+    severity: Severity = _doc("Severity of the finding.")
+    count: int = _doc("Affected samples.")
+    by_split: dict[str, int] = _doc("Affected samples by split, train or eval.")
+    message: str = _doc("Observation, consequence and remedy; one line.")
+    samples: tuple[FoundSample, ...] = _doc("First affected samples, up to 10.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetAudit:
+    """Statistics of the training and evaluation data, and faults of the data that would spoil a training.
+
+    Example:
+        >>> audit = DatasetAudit(splits={}, findings=())
+        >>> "no findings" if not audit.findings else audit.findings[0].message
+        'no findings'
+    """
+
+    name: ClassVar[str] = "dataset_audit"
+    splits: dict[str, SplitStatistics] = _doc("Statistics by split, train or eval.")
+    findings: tuple[DatasetFinding, ...] = _doc("Findings, the most severe first.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,6 +621,9 @@ class RunEnd:
     )
 
 
+#: Events of a preparation, which may come before `run_start`, or in a file without a training.
+PREPARATION_EVENTS = frozenset({PrepareProgress.name, DatasetAudit.name})
+
 Event = (
     RunStart
     | TrainStep
@@ -517,6 +632,8 @@ Event = (
     | EvalResult
     | Checkpoint
     | Diagnosis
+    | PrepareProgress
+    | DatasetAudit
     | SinkRecovered
     | CapReached
     | RunEnd
@@ -533,11 +650,16 @@ EVENTS: Mapping[str, type[Event]] = {
         EvalResult,
         Checkpoint,
         Diagnosis,
+        PrepareProgress,
+        DatasetAudit,
         SinkRecovered,
         CapReached,
         RunEnd,
     )
 }
+
+#: Classes of the objects within events.
+PARTS: tuple[type[Any], ...] = (Window, SplitStatistics, FoundSample, DatasetFinding)
 
 
 @cache
@@ -566,9 +688,23 @@ def to_mapping(event: Event | Window) -> dict[str, Any]:
     """
     cls: Any = type(event)
     mapping = _mapping_maker(cls)(event)
+    if cls is DatasetAudit:
+        return {name: _plain(value) for name, value in mapping.items()}
     if cls is PredictionSample:
         for end in ("first", "last"):
             window = mapping[end]
             if type(window) is Window:
                 mapping[end] = _mapping_maker(Window)(window)
     return mapping
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with the parts of events as mappings, also in a list or mapping. Other values stay as they are."""
+    cls: Any = type(value)
+    if cls in PARTS:
+        return {name: _plain(item) for name, item in _mapping_maker(cls)(value).items()}
+    if cls in (list, tuple) and any(type(item) in PARTS for item in value):
+        return cls(_plain(item) if type(item) in PARTS else item for item in value)
+    if cls is dict and any(type(item) in PARTS for item in value.values()):
+        return {key: _plain(item) if type(item) in PARTS else item for key, item in value.items()}
+    return value

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, Envelope, Event, Window
+from higgs_audio_trainer.events import EVENTS, PARTS, SCHEMA_VERSION, Envelope
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 #: Optional marks of a line, beside envelope and payload: values that the pipeline had to change.
@@ -55,8 +55,8 @@ def schema_of(name: str) -> dict[str, Any]:
         "properties": properties | _MARKS,
         "required": [item.name for item in (*fields(Envelope), *fields(event)) if _is_required(item)],
     }
-    if Window.__name__ in components:
-        schema["$defs"] = {Window.__name__: _schema_of_window(components)}
+    if parts := [part for part in PARTS if part.__name__ in components]:
+        schema["$defs"] = {part.__name__: _schema_of_part(components, part) for part in parts}
     return schema
 
 
@@ -81,12 +81,12 @@ def _id_of(name: str) -> str:
     return f"urn:higgs-audio-trainer:event:{name}:v{SCHEMA_VERSION}"
 
 
-def _schema_of_window(components: dict[str, Any]) -> dict[str, Any]:
+def _schema_of_part(components: dict[str, Any], part: type[Any]) -> dict[str, Any]:
     return {
-        "description": _summary(Window),
+        "description": _summary(part),
         "type": "object",
-        "properties": _described(components, Window),
-        "required": [item.name for item in fields(Window) if _is_required(item)],
+        "properties": _described(components, part),
+        "required": [item.name for item in fields(part) if _is_required(item)],
     }
 
 
@@ -104,7 +104,7 @@ def encode(schema: dict[str, Any]) -> bytes:
     return orjson.dumps(schema, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _summary(cls: type[Event | Window]) -> str:
+def _summary(cls: type[Any]) -> str:
     return str(cls.__doc__).partition("\n")[0]
 
 

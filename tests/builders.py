@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -15,15 +15,21 @@ from hypothesis import strategies as st
 from higgs_audio_trainer.events import (
     EVENTS,
     IGNORE_INDEX,
+    VOLATILE_EVENTS,
     CapReached,
     Checkpoint,
+    DatasetAudit,
+    DatasetFinding,
     Diagnosis,
     EvalResult,
     Event,
+    FoundSample,
     PredictionSample,
+    PrepareProgress,
     RunEnd,
     RunStart,
     SinkRecovered,
+    SplitStatistics,
     TokenCounts,
     TrainStep,
     Window,
@@ -209,6 +215,61 @@ def diagnosis(**changes: Any) -> Diagnosis:
     return replace(event, **changes)
 
 
+def prepare_progress(**changes: Any) -> PrepareProgress:
+    """Make a `prepare_progress`."""
+    event = PrepareProgress(
+        stage="encoding",
+        clips_done=1500,
+        clips_total=6000,
+        audio_hours_done=3.25,
+        times_real_time=64.0,
+        seconds_left=549.0,
+        faults=2,
+        workers=4,
+    )
+    return replace(event, **changes)
+
+
+def split_statistics(**changes: Any) -> SplitStatistics:
+    """Make the statistics of a split of four samples."""
+    split = SplitStatistics(
+        samples=4,
+        recordings=3,
+        audio_hours=0.0025,
+        speakers=2,
+        length_bin_s=1.0,
+        length_counts=(0, 2, 1, 1),
+        shortest_s=1.25,
+        median_s=2.0,
+        longest_s=3.75,
+        sampling_rates={"8000": 1, "24000": 3},
+        scripts={"Arabic": 1, "Latin": 3},
+    )
+    return replace(split, **changes)
+
+
+def dataset_finding(**changes: Any) -> DatasetFinding:
+    """Make a finding about one sample."""
+    finding = DatasetFinding(
+        code="silent",
+        severity="warning",
+        count=1,
+        by_split={"train": 1},
+        message="the recording is silent. Remove the sample",
+        samples=(FoundSample(where="data/train.jsonl:3", id="en-3", detail="-71 dBFS"),),
+    )
+    return replace(finding, **changes)
+
+
+def dataset_audit(**changes: Any) -> DatasetAudit:
+    """Make a `dataset_audit`."""
+    event = DatasetAudit(
+        splits={"train": split_statistics(), "eval": split_statistics(samples=1, speakers=None)},
+        findings=(dataset_finding(code="leak", severity="error"), dataset_finding()),
+    )
+    return replace(event, **changes)
+
+
 def sink_recovered(**changes: Any) -> SinkRecovered:
     """Make a `sink_recovered`."""
     return replace(SinkRecovered(sink="jsonl", lost=3, first_seq=4, last_seq=6, errno=28), **changes)
@@ -239,10 +300,17 @@ def all_events() -> list[Event]:
         eval_result(),
         checkpoint(),
         diagnosis(),
+        prepare_progress(),
+        dataset_audit(),
         sink_recovered(),
         cap_reached(),
         run_end(),
     ]
+
+
+def compared_events() -> list[Event]:
+    """Make the events of `all_events` that comparisons compare."""
+    return [event for event in all_events() if event.name not in VOLATILE_EVENTS]
 
 
 def record_of(event: Event) -> dict[str, Any]:
@@ -289,6 +357,11 @@ def random_events() -> st.SearchStrategy[Event]:
     return st.one_of([_of(cls) for cls in EVENTS.values()])
 
 
+def has_compared_events(events: Sequence[Event]) -> bool:
+    """Tell whether a log has an event that comparisons compare."""
+    return any(event.name not in VOLATILE_EVENTS for event in events)
+
+
 def _of(cls: type[Any]) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
     return st.builds(cls, **{item.name: _values(hints[item.name], item.metadata) for item in fields(cls)})
@@ -313,7 +386,7 @@ def _values(hint: Any, bounds: Mapping[str, Any]) -> st.SearchStrategy[Any]:
         type(None): st.none(),
         Any: st.none() | st.booleans() | st.floats() | st.text(max_size=3),
     }
-    return simple[hint]
+    return _of(hint) if is_dataclass(hint) else simple[hint]
 
 
 _TOKEN = st.integers(0, 128256) | st.just(IGNORE_INDEX)

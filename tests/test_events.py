@@ -12,10 +12,10 @@ from hypothesis import given, settings
 
 from higgs_audio_trainer import events
 from higgs_audio_trainer.config import flags
-from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope, Event, Window, to_mapping
+from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, Envelope, Event, to_mapping
 from tests.builders import all_events, random_events, window
 
-CLASSES = [*EVENTS.values(), Envelope, Window]
+CLASSES = [*EVENTS.values(), Envelope, *events.PARTS]
 BUILTINS = (str, int, float, bool, type(None))
 
 
@@ -53,6 +53,7 @@ ADDED = {
     events.PredictionSample: {"stop_rank", "stop_probability", "predicted_audio", "label_audio"},
     events.Window: {"label_ranks", "label_probabilities"},
     events.Diagnosis: {"modality", "codebook", "repeats"},
+    events.FoundSample: {"where"},
     events.RunEnd: {"values_replaced", "diagnoses"},
 }
 
@@ -86,6 +87,8 @@ def test_names_follow_the_design():
         "eval_result",
         "checkpoint",
         "diagnosis",
+        "prepare_progress",
+        "dataset_audit",
         "sink_recovered",
         "cap_reached",
         "run_end",
@@ -102,6 +105,7 @@ def test_volatile_fields_exist():
     """Each volatile field is a field of the envelope, of an event, or a setting."""
     known = {item.name for cls in (Envelope, *EVENTS.values()) for item in fields(cls)}
     known |= {f"config.{item.name}" for item in flags()}
+    known |= {f"findings.samples.{item.name}" for item in fields(events.FoundSample)}
     assert known >= VOLATILE_FIELDS
 
 

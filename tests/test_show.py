@@ -123,6 +123,14 @@ class TestGolden:
               audio 3.500, 37.5% correct (codebook 0: 50.0%)  3 samples
             saved checkpoint-20
             warning (no_stop_label): No stop token is supervised.
+            encoding: 1,500 of 6,000 clips, 3.25 h of audio, 64.0 times real time, 0:09:09
+              left, 2 faults, 4 workers
+            data: 1 error, 1 warning; train 4 samples, 0.1 min, 2 speakers; eval 1 sample,
+              0.1 min
+              error (leak): 1 sample: the recording is silent. Remove the sample:
+                data/train.jsonl:3 (en-3), -71 dBFS
+              warning (silent): 1 sample: the recording is silent. Remove the sample:
+                data/train.jsonl:3 (en-3), -71 dBFS
             sink jsonl works again; 3 events lost, seq 4 to 6
             sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; later
               events are not written
@@ -225,14 +233,14 @@ class TestFlags:
 
     def test_nothing_matches(self, log, capsys):
         """An empty result is reported on stderr with exit status 0."""
-        assert show(capsys, log, "--step", "5") == (0, "", "no event matches (12 read)\n")
+        assert show(capsys, log, "--step", "5") == (0, "", "no event matches (14 read)\n")
 
     def test_a_name_that_may_be_a_slip(self, log, capsys):
         """An unknown event name is accepted, with a suggestion on stderr."""
         assert show(capsys, log, "--event", "train_stp") == (
             0,
             "",
-            "--event: this version knows no event train_stp. Did you mean train_step?\nno event matches (12 read)\n",
+            "--event: this version knows no event train_stp. Did you mean train_step?\nno event matches (14 read)\n",
         )
 
     def test_attempts(self, tmp_path, capsys):
@@ -289,7 +297,7 @@ class TestInput:
             file.write(b'{"event": "tra')
         code, out, err = show(capsys, log, "--event", "checkpoint")
         assert (code, out) == (0, "saved checkpoint-20\n")
-        assert f"{file_of(log)}:13 (byte " in err
+        assert f"{file_of(log)}:15 (byte " in err
         assert "a torn last line" in err
 
     @pytest.mark.parametrize("flags", [[], ["--summary"]])

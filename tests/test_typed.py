@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from higgs_audio_trainer.events import EVENTS, VOLATILE_FIELDS, PredictionSample, TrainStep, Window
+from higgs_audio_trainer.events import EVENTS, PARTS, VOLATILE_FIELDS, PredictionSample, TrainStep, Window
 from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.gaps import gaps
 from higgs_audio_trainer.logs.reader import read
@@ -30,8 +30,8 @@ def record(event):
 
 def alike(read_value, emitted):
     """Compare a value with what was emitted: a line holds neither infinities nor integers beyond 64 bits."""
-    if isinstance(emitted, Window):
-        return all(alike(getattr(read_value, item.name), getattr(emitted, item.name)) for item in fields(Window))
+    if isinstance(emitted, PARTS):
+        return all(alike(getattr(read_value, item.name), getattr(emitted, item.name)) for item in fields(emitted))
     if isinstance(emitted, float) and not math.isfinite(emitted):
         return read_value is None or math.isnan(read_value)
     if isinstance(emitted, (tuple, list)):

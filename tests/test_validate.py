@@ -178,7 +178,16 @@ def test_every_field_of_the_wrong_type_is_found(name, tmp_path):
 
 
 def may_be_null(name, key, changed):
-    nullable = {"resumed_from_step", "grad_norm", "errno", "codebook", "num_codebooks", "divisor"}
+    nullable = {
+        "resumed_from_step",
+        "grad_norm",
+        "errno",
+        "codebook",
+        "num_codebooks",
+        "divisor",
+        "times_real_time",
+        "seconds_left",
+    }
     return key in nullable and key in changed and changed[key] is None and name != "prediction_sample"
 
 

@@ -13,7 +13,18 @@ from functools import cache
 from types import NoneType
 from typing import Any, get_args
 
-from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, Level, Modality, Split, Window
+from higgs_audio_trainer.events import (
+    EVENTS,
+    PARTS,
+    SCHEMA_VERSION,
+    VOLATILE_FIELDS,
+    Envelope,
+    Level,
+    Modality,
+    Severity,
+    Split,
+    Stage,
+)
 from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.typed import MARKS, Record, typed
 
@@ -25,7 +36,14 @@ _SCALARS: dict[str, frozenset[type]] = {
     "bool": frozenset({bool}),
     "None": frozenset({NoneType}),
 }
-_CHOICES = {"Level": get_args(Level), "Modality": get_args(Modality), "Split": get_args(Split)}
+_CHOICES = {
+    "Level": get_args(Level),
+    "Modality": get_args(Modality),
+    "Severity": get_args(Severity),
+    "Split": get_args(Split),
+    "Stage": get_args(Stage),
+}
+_PARTS = {part.__name__: part for part in PARTS}
 _NOT_FIELDS = MARKS | {"extra"}
 _Check = Callable[[Any], bool]
 
@@ -94,8 +112,8 @@ def _fields_of(cls: Any) -> list[tuple[str, bool, _Check]]:
 @cache
 def _check_of(annotation: str) -> _Check:
     """Return the check of an annotation's text. An unknown annotation is fitted by nothing."""
-    if annotation == "Window":
-        return lambda value: type(value) is dict and _has_fields(value, Window)
+    if part := _PARTS.get(annotation):
+        return lambda value: type(value) is dict and _has_fields(value, part)
     if annotation.endswith("] | None"):
         inner = _check_of(annotation.removesuffix(" | None"))
         return lambda value: value is None or inner(value)

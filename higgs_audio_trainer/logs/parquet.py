@@ -10,14 +10,13 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, TracebackType
 from typing import IO, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from higgs_audio_trainer.atomic_file import atomic_file, make_folder
-from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.events import EVENTS, Envelope, Window
+from higgs_audio_trainer.events import EVENTS, Envelope
 from higgs_audio_trainer.logs.lines import LogLine
 
 OTHER = "other"  # file name for events unknown to this version
@@ -31,19 +30,12 @@ class ParquetFiles:
     Args:
         folder: Folder of the folders of the runs. Missing folders are created.
         group_bytes: Bytes of lines in a row group.
-
-    Raises:
-        UserError: pyarrow is not installed.
     """
 
     def __init__(self, folder: Path, *, group_bytes: int = _GROUP_BYTES) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet
-        except ImportError as error:
-            raise UserError(
-                f"parquet: expected pyarrow, got {error}. pip install 'higgs-audio-trainer[parquet]'"
-            ) from error
+        import pyarrow as pa
+        import pyarrow.parquet
+
         self._arrow = pa
         self._folder = folder
         self._group_bytes = group_bytes
@@ -143,8 +135,8 @@ def _type(arrow: Any, hint: Any) -> Any:
     plain = {int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_(), str: arrow.string()}
     if hint in plain:
         return plain[hint]
-    if hint is Window:
-        return arrow.struct([(name, _type(arrow, inner)) for name, inner in _types_of(Window)])
+    if isinstance(hint, type) and is_dataclass(hint):
+        return arrow.struct([(name, _type(arrow, inner)) for name, inner in _types_of(hint)])
     if get_origin(hint) is tuple:
         return arrow.list_(_type(arrow, get_args(hint)[0]))
     if get_origin(hint) is dict and get_args(hint)[1] is not Any:

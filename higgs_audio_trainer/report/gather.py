@@ -11,6 +11,7 @@ from typing import Any
 
 from higgs_audio_trainer.events import (
     CapReached,
+    DatasetAudit,
     Diagnosis,
     EvalResult,
     PredictionSample,
@@ -117,6 +118,7 @@ class GatheredLog:
         follower: Samples with the most logged steps.
         diagnoses: At most `MOST_DIAGNOSES` diagnoses. Severe diagnoses displace milder ones, and early ones later ones.
         severities: Number of diagnoses of each severity.
+        audit: Audit of the data. None for a log without one.
         lost: Number of events that sinks lost, from `sink_recovered` events.
         full: True if a sink reached its size limit.
         first_ts: Time of the first event of all attempts, in ISO 8601.
@@ -142,6 +144,7 @@ class GatheredLog:
     follower: SampleFollower = field(default_factory=SampleFollower)
     diagnoses: list[Diagnosis] = field(default_factory=list)
     severities: Counter[str] = field(default_factory=Counter)
+    audit: DatasetAudit | None = None
     lost: int = 0
     full: bool = False
     first_ts: str | None = None
@@ -201,6 +204,8 @@ def _add_event(log: GatheredLog, event: Any) -> None:
             log.follower.add(event)
         case Diagnosis():
             _add_diagnosis(log, event)
+        case DatasetAudit() if log.audit is None:
+            log.audit = event
         case RunStart() if log.start is None:
             log.start, log.run_id = event, getattr(event, "run_id", None)
         case RunEnd() if log.end is None:

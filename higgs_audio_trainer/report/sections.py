@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from higgs_audio_trainer.logs.bounded_series import NumberSeries
 from higgs_audio_trainer.report.chart import SMALL, WIDE, Chart, ChartLine, ChartMark, Plot
+from higgs_audio_trainer.report.dataset import ShownAudit
 from higgs_audio_trainer.report.gather import GatheredLog, SplitCurves
 from higgs_audio_trainer.report.heat import HeatMap
 from higgs_audio_trainer.report.samples import LogSamples, ShownSample, shown_samples
@@ -96,6 +97,11 @@ class Sheet:
             (letter, Timeline(log.diagnoses, self.steps, log.severities.total() - len(log.diagnoses)))
             for letter, log in self.lettered
         ]
+
+    @property
+    def audits(self) -> list[ShownAudit]:
+        """Return the audits of the data."""
+        return [ShownAudit(letter, log.audit) for letter, log in self.lettered if log.audit is not None]
 
     @property
     def samples(self) -> list[ShownSample]:

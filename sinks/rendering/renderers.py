@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from sinks.protocol import Record
+from sinks.rendering.dataset_audit import SEVERITIES, render_audit
 from sinks.rendering.mask_map import render_mask_map
 from sinks.rendering.token_columns import render_token_columns
-from sinks.terminal.style import BOLD, DIM, RED, YELLOW, styled
+from sinks.terminal.style import BOLD, DIM, styled
 from sinks.terminal.words import count_of
 
 _ONE_DECIMAL_FROM = 10  # smaller figures have two significant digits
-_SEVERITIES = {"note": DIM, "warning": YELLOW, "error": RED}
 
 
 class TextFormat(NamedTuple):
@@ -106,7 +106,11 @@ def _speed(record: Record) -> str:
     if record["step_ms"] is None or samples_per_s is None:
         return f"  {_number(record['step_ms'], '.0f')} ms"
     speed = f"  {_short(record['step_ms'] / 1000)} s/step  {_short(samples_per_s)} samples/s"
-    return f"{speed}  ETA {timedelta(seconds=round(min(left, _LONGEST_S)))}" if left else speed
+    return f"{speed}  ETA {_duration(left)}" if left else speed
+
+
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=round(min(seconds, _LONGEST_S)))
 
 
 def _short(value: float) -> str:
@@ -160,7 +164,7 @@ def _checkpoint(record: Record, _text_format: TextFormat) -> str:
 
 def _diagnosis(record: Record, text_format: TextFormat) -> str:
     severity, repeats = record["severity"], record.get("repeats")
-    head = text_format.style(f"{severity} ({record['code']})", _SEVERITIES.get(severity, BOLD))
+    head = text_format.style(f"{severity} ({record['code']})", SEVERITIES.get(severity, BOLD))
     found = f" {record['found']}" if "found" in record else ""  # place in a log, from `diagnose`
     before = f"  ({count_of(repeats, 'more time', 'more times')} before)" if repeats else ""
     return "\n".join([f"{head}{found}: {record['message']}{before}", *_mask_map(record.get("evidence"), text_format)])
@@ -171,6 +175,22 @@ def _mask_map(evidence: Any, text_format: TextFormat) -> list[str]:
     rows = evidence.get("strip") if isinstance(evidence, dict) else None
     drawn = render_mask_map(rows, color=text_format.color, width=text_format.width)
     return [f"  Sample {evidence['sample']}:", *drawn] if drawn and "sample" in evidence else drawn
+
+
+def _prepare_progress(record: Record, text_format: TextFormat) -> str:
+    facts = [
+        f"{record['clips_done']:,} of {count_of(record['clips_total'], 'clip')}",
+        f"{_number(record['audio_hours_done'], '.2f')} h of audio",
+        *([] if record["times_real_time"] is None else [f"{_short(record['times_real_time'])} times real time"]),
+        *([] if record.get("seconds_left") is None else [f"{_duration(record['seconds_left'])} left"]),
+        count_of(record["faults"], "fault"),
+        count_of(record["workers"], "worker"),
+    ]
+    return f"{text_format.style(record['stage'], BOLD)}: {', '.join(facts)}"
+
+
+def _dataset_audit(record: Record, text_format: TextFormat) -> str:
+    return render_audit(record, color=text_format.color)
 
 
 def _sink_recovered(record: Record, _text_format: TextFormat) -> str:
@@ -206,6 +226,8 @@ RENDERERS: Mapping[str, Callable[[Record, TextFormat], str]] = {
     "eval_result": _eval_result,
     "checkpoint": _checkpoint,
     "diagnosis": _diagnosis,
+    "prepare_progress": _prepare_progress,
+    "dataset_audit": _dataset_audit,
     "sink_recovered": _sink_recovered,
     "cap_reached": _cap_reached,
     "run_end": _run_end,

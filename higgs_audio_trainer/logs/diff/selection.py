@@ -46,9 +46,22 @@ def drop_volatile(record: Record) -> None:
     for name in _VOLATILE:
         record.pop(name, None)
     for name, inner in _VOLATILE_WITHIN.items():
-        value = record.get(name)
-        if isinstance(value, dict):
-            record[name] = {key: item for key, item in value.items() if key not in inner}
+        if name in record:
+            record[name] = _without_paths(record[name], inner)
+
+
+def _without_paths(value: Any, paths: Collection[str]) -> Any:
+    """Return a value without the members at dotted paths, in each object of a list."""
+    if isinstance(value, list):
+        return [_without_paths(item, paths) for item in value]
+    if not isinstance(value, dict):
+        return value
+    nested = _nested(paths)
+    return {
+        name: _without_paths(item, nested[name]) if name in nested else item
+        for name, item in value.items()
+        if name not in paths
+    }
 
 
 def volatile_settings(record: Record) -> dict[str, Any]:

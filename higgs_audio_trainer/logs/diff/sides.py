@@ -12,6 +12,7 @@ from typing import Any, Self
 import orjson
 
 from higgs_audio_trainer.errors import InputProblem, UserError
+from higgs_audio_trainer.events import VOLATILE_EVENTS
 from higgs_audio_trainer.logs.diff.comparison import ComparedLog
 from higgs_audio_trainer.logs.diff.join import ComparedEvent
 from higgs_audio_trainer.logs.diff.selection import drop_volatile, volatile_settings
@@ -114,11 +115,13 @@ class Source:
         self.close()
 
     def entries(self) -> Iterator[ComparedEvent]:
-        """Yield the events from the beginning, in the reader's order."""
+        """Yield the events from the beginning, in the reader's order, without volatile events."""
         self._forget()
         lowest: int | None = None
         highest = 0
         for record, place in self._read():
+            if record["event"] in VOLATILE_EVENTS:
+                continue
             if record["event"] == "run_start":
                 self._take_settings(record)
             if self._run_id is None and isinstance(run_id := record.get("run_id"), str):

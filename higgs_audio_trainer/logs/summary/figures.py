@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.events import CapReached, Diagnosis, EvalResult, RunEnd, RunStart, SinkRecovered, TrainStep
+from higgs_audio_trainer.events import (
+    CapReached,
+    DatasetAudit,
+    Diagnosis,
+    EvalResult,
+    PrepareProgress,
+    RunEnd,
+    RunStart,
+    SinkRecovered,
+    TrainStep,
+)
 from higgs_audio_trainer.logs.attempt_totals import AttemptTotals
 from higgs_audio_trainer.logs.gaps import Gap, gaps_in
 from higgs_audio_trainer.logs.lines import LogLine, OnProblem
@@ -93,6 +103,8 @@ class Summary:
         problems: Problems of the run, worst first.
         gaps: Missing events; None for a log without sequence numbers.
         cost: Cost of logging.
+        audit: Audit of the data, None for a log without one.
+        progress: Last progress of a preparation before the training, None for a log without one.
     """
 
     path: Path
@@ -107,6 +119,8 @@ class Summary:
     problems: list[RunProblem]
     gaps: list[Gap] | None
     cost: Cost
+    audit: DatasetAudit | None = None
+    progress: PrepareProgress | None = None
 
 
 def summaries(
@@ -190,6 +204,8 @@ class _Summing:
         self._problems: dict[tuple[str, str], RunProblem] = {}
         self._times: dict[int, Counter[str]] = {}  # occurrences of each diagnosis by attempt
         self._cost = Cost()
+        self._audit: DatasetAudit | None = None
+        self._progress: PrepareProgress | None = None
 
     def lines(self, lines: Iterable[tuple[LogLine, bool]]) -> Iterator[LogLine]:
         """Pass on the lines of all attempts, and collect the lines of the current attempts."""
@@ -218,6 +234,10 @@ class _Summing:
             self._take_diagnosis(event)
         elif isinstance(event, (TrainStep, EvalResult)):
             self._take_figures(event)
+        elif isinstance(event, PrepareProgress):
+            self._progress = event
+        elif isinstance(event, DatasetAudit) and self._audit is None:
+            self._take_audit(event)
         if event.extra.get("nonfinite"):
             self._problem(f"{event.event} with non-finite values", "warning", getattr(event, "step", None))
 
@@ -233,6 +253,12 @@ class _Summing:
         about = f"{event.modality or ''}{'' if event.codebook is None else f' codebook {event.codebook}'}"
         if about and about not in problem.about and len(problem.about) <= _MOST_SERIES:
             problem.about.append(about)
+
+    def _take_audit(self, event: DatasetAudit) -> None:
+        self._audit = event
+        for finding in event.findings:
+            if finding.severity != "note":
+                self._problem(f"{finding.code} in the data", finding.severity, None).count = finding.count
 
     def _take_figures(self, event: Any) -> None:
         if self._rank is None:
@@ -280,6 +306,8 @@ class _Summing:
             problems=sorted(self._problems.values(), key=lambda problem: -_SEVERITIES.index(problem.severity)),
             gaps=found if self._is_numbered else None,
             cost=self._cost,
+            audit=self._audit,
+            progress=self._progress,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from higgs_audio_trainer.events import SplitStatistics
 from higgs_audio_trainer.logs.gaps import Gap
 from higgs_audio_trainer.logs.summary.bars import Glyphs, glyphs
 from higgs_audio_trainer.logs.summary.figures import RunProblem, SplitMetrics, Summary
@@ -19,6 +20,7 @@ _AROUND_GRID = 2  # lines for the heading and the number of hidden rows
 _MOST_PROBLEMS, _MOST_GAPS = 5, 2
 _MOST_SERIES = 3  # affected series shown for a problem
 _LONGEST = 60  # characters of a string from a log
+_MOST_SPLITS = 2
 _LABEL = 9  # columns of the label
 
 
@@ -62,6 +64,7 @@ def _run(summary: Summary) -> Iterator[_LabelledFacts]:
     start: Any = summary.start
     if start is None:
         yield _line("log", printable(str(summary.path)), count_of(summary.events, "event"), "no run_start")
+        yield from _prepared(summary)
         return
     resumed = start.resumed_from_step
     yield _line(
@@ -77,9 +80,27 @@ def _run(summary: Summary) -> Iterator[_LabelledFacts]:
         f"{count_of(start.num_train_samples, 'training sample')}, {start.num_eval_samples:,} for evaluation",
         count_of(start.num_codebooks, "codebook"),
     )
+    yield from _prepared(summary)
     settings = _settings(start.config)
     if settings:
         yield _line("settings", *settings)
+
+
+def _prepared(summary: Summary) -> Iterator[_LabelledFacts]:
+    """Yield the audio of each split, and the progress of a preparation that no training has followed."""
+    if summary.audit is not None:
+        facts = [f"{_text(split)}{_audio(of_split)}" for split, of_split in summary.audit.splits.items()]
+        yield _line("audio", *facts[:_MOST_SPLITS])
+    if summary.progress is not None and summary.start is None:
+        done = summary.progress
+        left = f", {done.seconds_left:,.0f} s left" if done.seconds_left is not None else ""
+        yield _line("prepare", f"{done.stage}: {done.clips_done:,} of {done.clips_total:,} clips{left}")
+
+
+def _audio(split: SplitStatistics) -> str:
+    hours = "" if split.audio_hours is None else f" {split.audio_hours:,.2f} h"
+    speakers = "" if split.speakers is None else f" of {count_of(split.speakers, 'speaker')}"
+    return f"{hours}{speakers} in {count_of(split.samples, 'sample')}"
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from operator import itemgetter
 
+from higgs_audio_trainer.events import PREPARATION_EVENTS
 from higgs_audio_trainer.logs.gaps import Ledger, Outage
 from higgs_audio_trainer.logs.lines import LogLine, int_field
 from higgs_audio_trainer.logs.typed import Record
@@ -55,6 +56,7 @@ class AttemptCheck:
         self._seq: int | None = None
         self._head = _Head.PASSED
         self._ended = self._is_capped = self._late_is_reported = False
+        self._is_preparation = True  # no event of a training so far
         self._without_start: str | None = None  # place of a first line other than `run_start`
 
     def begin_file(self) -> None:
@@ -104,15 +106,15 @@ class AttemptCheck:
         self._last, self._last_raw, self._head = line, line.raw.rstrip(), _Head.PASSED
 
     def _place_in_file(self, line: LogLine, *, after_fault: bool) -> Iterator[Violation]:
-        event, last = line.record["event"], self._last
+        event = line.record["event"]
         if self._again is not None:
             yield from self._begun_again(self._again, int_field(line.record, "seq"))
             self._again = None
         if self._head is _Head.AHEAD and self.start and not after_fault:
             yield Violation(line.where, "$.event", "run_start as the first line of each segment", event, "run_start")
-        elif last is None and event != "run_start" and not after_fault:
+        elif self._is_preparation and event not in (*PREPARATION_EVENTS, "run_start") and not after_fault:
             self._without_start = line.where
-        elif last is not None and event == "run_start":
+        elif not self._is_preparation and event == "run_start":
             yield Violation(
                 line.where, "$.event", "run_start only as the first line", "a second run_start", "run_start"
             )
@@ -122,6 +124,7 @@ class AttemptCheck:
         elif self._is_capped and not self._ended and event != "run_end" and not self._late_is_reported:
             self._late_is_reported = True
             yield Violation(line.where, "$.event", "only run_end after cap_reached", event, "run_end")
+        self._is_preparation = self._is_preparation and event in PREPARATION_EVENTS
         self._ended = self._ended or event == "run_end"
         self._is_capped = self._is_capped or (event == "cap_reached" and line.record.get("sink") == _SINK)
 
@@ -197,7 +200,7 @@ class AttemptCheck:
             yield Violation(
                 self._without_start, "$.event", "run_start as the first line", got, "run_start", _note_if(is_lost)
             )
-        if not self._ended and self._last is not None:
+        if not self._ended and self._last is not None and not self._is_preparation:
             is_at_start = self._last.record["event"] == "run_start"
             if not is_last:
                 ending = "the process was killed, then resumed"

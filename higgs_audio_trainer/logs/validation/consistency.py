@@ -126,6 +126,25 @@ def _of_codebook(record: Record, _start: Record) -> Iterator[InvalidField]:
         yield InvalidField("$.modality", expected, "null" if record["modality"] is None else repr(record["modality"]))
 
 
+# prepare_progress and dataset_audit (`data/audit`)
+
+
+def _clips(record: Record, _start: Record) -> Iterator[InvalidField]:
+    if record["clips_done"] > record["clips_total"]:
+        yield InvalidField("$.clips_done", f"at most clips_total, {record['clips_total']}", str(record["clips_done"]))
+
+
+def _samples_of_findings(record: Record, _start: Record) -> Iterator[InvalidField]:
+    for index, finding in enumerate(record["findings"]):
+        total = sum(finding["by_split"].values())
+        if finding["count"] != total:
+            yield InvalidField(f"$.findings[{index}].count", f"{total}, the sum of by_split", str(finding["count"]))
+        elif len(finding["samples"]) > total:
+            yield InvalidField(
+                f"$.findings[{index}].samples", f"at most {total}, the count", str(len(finding["samples"]))
+            )
+
+
 # train_step and eval_result (`extraction/loss_sums`)
 
 
@@ -269,6 +288,8 @@ _RULES: dict[str, _Rules] = {
     "cap_reached": ((("max_total_bytes", "total_bytes"), _cap),),
     "checkpoint": ((("path", "step"), _folder),),
     "diagnosis": ((("modality", "codebook"), _of_codebook), (("codebook",), at_least_0("codebook"))),
+    "prepare_progress": ((("clips_done", "clips_total"), _clips),),
+    "dataset_audit": ((("findings",), _samples_of_findings),),
     "run_end": ((("events_written", "seq"), _written), (("reason",), _reason)),
 }
 _RULES_OF = {

@@ -1,0 +1,1 @@
+"""The audit of the data: samples in, statistics and findings out. Pure, torch-free, in bounded memory."""
