@@ -30,13 +30,18 @@ if TYPE_CHECKING:
         EVENTS,
         CapReached,
         Checkpoint,
+        DatasetAudit,
+        DatasetFinding,
         Diagnosis,
         EvalResult,
         Event,
+        FoundSample,
         PredictionSample,
+        PrepareProgress,
         RunEnd,
         RunStart,
         SinkRecovered,
+        SplitStatistics,
         TokenCounts,
         TrainStep,
         Window,
@@ -60,13 +65,18 @@ _MODULES = {
         "EVENTS",
         "CapReached",
         "Checkpoint",
+        "DatasetAudit",
+        "DatasetFinding",
         "Diagnosis",
         "EvalResult",
         "Event",
+        "FoundSample",
         "PredictionSample",
+        "PrepareProgress",
         "RunEnd",
         "RunStart",
         "SinkRecovered",
+        "SplitStatistics",
         "TokenCounts",
         "TrainStep",
         "Window",
@@ -79,6 +89,7 @@ _MODULES = {
     "prediction_logger": ("PredictionLogger",),
     "run": ("RunResult", "run_training"),
 }
+_WITH_TRANSFORMERS = {"model", *_MODULES["adapters"], *_MODULES["prediction_logger"], *_MODULES["run"]}
 
 __all__ = [
     "EVENTS",
@@ -86,20 +97,25 @@ __all__ = [
     "CapReached",
     "Checkpoint",
     "Comparison",
+    "DatasetAudit",
+    "DatasetFinding",
     "DiagnosedLog",
     "Diagnosis",
     "DiffOptions",
     "EvalResult",
     "Event",
+    "FoundSample",
     "MisalignedError",
     "Pipeline",
     "PredictionLogger",
     "PredictionSample",
+    "PrepareProgress",
     "Reading",
     "RunEnd",
     "RunResult",
     "RunStart",
     "SinkRecovered",
+    "SplitStatistics",
     "TokenCounts",
     "TrainSettings",
     "TrainStep",
@@ -124,6 +140,8 @@ if not TYPE_CHECKING:
             from importlib.metadata import version
 
             return version("higgs-audio-trainer")
+        if name in _WITH_TRANSFORMERS:
+            import_module(f"{__name__}.torchaudio_check").hide_broken_torchaudio()
         if name == "model":  # where scripts that patch `HiggsAudioForTraining` look for it
             return import_module(f"{__name__}.training.model")
         for module, names in _MODULES.items():

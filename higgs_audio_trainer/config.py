@@ -75,13 +75,17 @@ class TrainSettings:
     """
 
     train_manifest: str = _flag(
-        "", "data", "JSON Lines of samples to train on (required)", aliases=("train_file",), path=True
+        "", "data", "samples to train on: a file, folder or data set (required)", aliases=("train_file",), path=True
     )
     eval_manifest: str | None = _flag(
-        None, "data", "JSON Lines of samples to evaluate on", aliases=("validation_file",), path=True
+        None, "data", "samples to evaluate on, in any such form", aliases=("validation_file",), path=True
     )
+    text_column: str | None = _flag(None, "data", "column of the texts [a known name]")
+    audio_column: str | None = _flag(None, "data", "column of the recordings [a known name]")
+    speaker_column: str | None = _flag(None, "data", "column of the speakers [a known name]")
     max_seconds: float = _flag(60.0, "data", "longest clip, in seconds", above=0)
     skip_bad_samples: bool = _flag(False, "data", "skip samples that have problems, and print the problems")
+    strict_data: bool = _flag(False, "data", "end the run before training if the audit of the data finds an error")
     codes_dir: str | None = _flag(
         None, "data", "cache of encoded audio [~/.cache/higgs-audio-trainer/codes]", path=True
     )
@@ -209,14 +213,17 @@ class TrainSettings:
     def as_mapping(self) -> dict[str, Any]:
         """Return all settings by name, including secrets.
 
-        `processors` and `max_batch_seconds` are left out if there are none, so that logs stay equal to logs from before
-        these settings.
+        Processors, columns, `max_batch_seconds` and `strict_data` are left out if there are none, so that logs stay
+        equal to logs from before these settings.
         """
         settings = {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
         if self.processors in ("", "none"):
             del settings["processors"]
-        if self.max_batch_seconds is None:
-            del settings["max_batch_seconds"]
+        for name in ("max_batch_seconds", "text_column", "audio_column", "speaker_column"):
+            if settings[name] is None:
+                del settings[name]
+        if not self.strict_data:
+            del settings["strict_data"]
         return settings
 
     def targets(self) -> tuple[str, ...]:

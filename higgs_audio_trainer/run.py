@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from pathlib import Path
 from signal import Signals
 from typing import Any
 
@@ -22,9 +22,13 @@ from transformers.trainer_callback import PrinterCallback
 import higgs_audio_trainer.own_packages  # noqa: F401 - `import sinks` finds our package from here on
 import sinks
 from higgs_audio_trainer.config import TrainSettings
-from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
+from higgs_audio_trainer.data.audit.verdict import check_strictly, level_of
+from higgs_audio_trainer.data.batch import Collator, Seconds, SpeechDataset
+from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
+from higgs_audio_trainer.data.preparation.progress import ProgressLine
+from higgs_audio_trainer.data.sources import Columns
 from higgs_audio_trainer.errors import LoggingError, UserError
-from higgs_audio_trainer.events import Diagnosis
+from higgs_audio_trainer.events import DatasetAudit, Diagnosis
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.output_dir.attempt import Attempt, Claim, claim, plan_attempt
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
@@ -32,6 +36,7 @@ from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, load_processors
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
 from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.preparation_log import FILE_NAME, PreparationLog, PreparationReports
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import IsLoggedStep, RecorderSettings, every, never
 from higgs_audio_trainer.redaction import Redactor
@@ -50,6 +55,7 @@ from higgs_audio_trainer.training.signals import Diagnosed, StopReason, StopSign
 from higgs_audio_trainer.training.stopping import Stopping
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 from sinks import specification
+from sinks.jsonl import JsonlSink
 from sinks.terminal.escape import printable_lines
 from sinks.terminal.screen import Screen
 
@@ -59,8 +65,16 @@ NamedSink = tuple[str, sinks.Sink]
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    train: list[PreparedSample]
-    evaluation: list[PreparedSample]
+    datasets: list[PreparedDataset]
+    audit: DatasetAudit
+
+    @property
+    def train(self) -> PreparedDataset:
+        return self.datasets[0]
+
+    @property
+    def evaluation(self) -> PreparedDataset | None:
+        return self.datasets[1] if len(self.datasets) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +169,10 @@ def _run(
     checkpoint = on_every_rank(arguments, lambda: open_checkpoint(settings.base_ckpt))
     codebooks = settings.codebooks(checkpoint.config.num_codebooks)
     attempt, fixed = on_rank_0(arguments, lambda: _plan(settings, arguments, console.say))
-    data = on_rank_0(arguments, lambda: _prepare_data(settings, checkpoint, arguments, console.say))
-    on_every_rank(arguments, lambda: check_shared_files(attempt, [*data.train, *data.evaluation], arguments))
+    data = _prepare_data(
+        settings, checkpoint, arguments, attempt, console
+    )  # ranks share the work, and wait in no collective
+    on_every_rank(arguments, lambda: check_shared_files(attempt, data.datasets, arguments))
     fixed |= samples_of(data.train, data.evaluation)
     set_seed(arguments.seed)
     model = on_every_rank(arguments, lambda: load_lora_model(settings))
@@ -184,8 +200,12 @@ def _run(
             if arguments.process_index == 0:
                 for note in notes_in_force(attempt, changes, trainer):
                     console.say(note)
-            facts = run_facts(settings, trainer, checkpoint, attempt, changes, len(data.train), len(data.evaluation))
+            facts = run_facts(
+                settings, trainer, checkpoint, attempt, changes, len(data.train), len(data.evaluation or ())
+            )
             recorder.start(facts, current_step=lambda: trainer.state.global_step, checkpoint=attempt.checkpoint)
+            if arguments.process_index == 0 and attempt.checkpoint is None:  # once a run, however often it is resumed
+                emit(data.audit, level=level_of(data.audit))
             for claimed in claims:
                 claimed.is_logged = bool(built)
 
@@ -339,25 +359,45 @@ def _logs(settings: TrainSettings, more_sinks: Sequence[NamedSink]) -> bool:
     return bool(specification.parse(settings.sinks) or more_sinks)
 
 
-def _prepare_data(settings: TrainSettings, checkpoint: BaseCheckpoint, arguments: TrainingArguments, say: Say) -> _Data:
+def _prepare_data(
+    settings: TrainSettings,
+    checkpoint: BaseCheckpoint,
+    arguments: TrainingArguments,
+    attempt: Attempt,
+    console: _Console,
+) -> _Data:
     manifests = [settings.train_manifest, *([settings.eval_manifest] if settings.eval_manifest else [])]
-    codec_name = settings.audio_tokenizer or codec_of(settings.base_ckpt)
-    prepared = prepare_manifests(
-        manifests,
-        checkpoint,
-        codec_name=codec_name,
-        codes_dir=settings.codes_dir,
-        max_seconds=settings.max_seconds,
-        skip_bad_samples=settings.skip_bad_samples,
-        device=str(arguments.device),
-        say=say,
-    )
-    budget = settings.max_batch_seconds or inf
-    longer = [sample.audio_seconds for sample in prepared[0] if sample.audio_seconds > budget]
-    if longer:
-        samples = f"{len(longer)} of {len(prepared[0])} samples are longer than {budget:g} s"
-        say(f"--max_batch_seconds: {samples}, up to {max(longer):.1f} s, and train in batches of their own")
-    return _Data(prepared[0], prepared[1] if len(prepared) > 1 else [])
+    is_first = arguments.process_index == 0
+    line = ProgressLine(console.screen.status_stream()) if is_first else None
+    path = Path(settings.output_dir) / "events" / FILE_NAME
+    opened = partial(JsonlSink, path, say=console.note)
+    is_logged = is_first and any(sink.name == "jsonl" for sink in specification.parse(settings.sinks))
+    log = PreparationLog(opened, attempt.run_id, attempt.number, say=console.note) if is_logged else None
+    with PreparationReports(line, console.say, log) as reports:
+        prepared = prepare_manifests(
+            manifests,
+            checkpoint,
+            codec_name=settings.audio_tokenizer or codec_of(settings.base_ckpt),
+            codes_dir=settings.codes_dir,
+            max_seconds=settings.max_seconds,
+            skip_bad_samples=settings.skip_bad_samples,
+            devices=[str(arguments.device)],
+            columns=Columns(settings.text_column, settings.audio_column, settings.speaker_column),
+            say=reports.say,
+            report=reports.report,
+        )
+    if settings.strict_data:
+        check_strictly(prepared.audit)
+    if settings.max_batch_seconds is not None:
+        _say_longer(prepared.datasets[0].audio_seconds(), settings.max_batch_seconds, reports.say)
+    return _Data(prepared.datasets, prepared.audit)
+
+
+def _say_longer(seconds: Seconds, budget: float, say: Say) -> None:
+    longer = seconds[seconds > budget]
+    if len(longer):
+        samples = f"{len(longer)} of {len(seconds)} samples are longer than {budget:g} s"
+        say(f"--max_batch_seconds: {samples}, up to {longer.max():.1f} s, and train in batches of their own")
 
 
 def _build_sinks(

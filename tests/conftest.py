@@ -93,6 +93,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture(scope="session")
+def tiny_higgs(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Write the tiny checkpoint and a codec of the Higgs codec's class. Tests read the folders and write nothing."""
+    from higgs_audio_trainer.demo.tiny import write_tiny
+
+    return Tiny(*write_tiny(tmp_path_factory.mktemp("tiny-higgs"), codec="higgs"))
+
+
+@pytest.fixture(scope="session")
 def clips() -> Path:
     """Return the manifest of the bundled clips."""
     return Path(higgs_audio_trainer.demo.__file__).parent / "clips" / "manifest.jsonl"

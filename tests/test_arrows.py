@@ -20,7 +20,18 @@ import sinks
 
 HEAVY = ["torch", "transformers", "peft", "accelerate", "numpy"]
 WITH_TORCH = {f"higgs_audio_trainer.cli.{command}" for command in ("train", "prepare", "demo", "tiny")}
-GROUND = ("events", "logged_step", "schema", "errors", "config", "versions", "redaction", "atomic_file", "own_packages")
+GROUND = (
+    "events",
+    "logged_step",
+    "schema",
+    "errors",
+    "config",
+    "versions",
+    "redaction",
+    "atomic_file",
+    "own_packages",
+    "torchaudio_check",
+)
 PRODUCER = Path(higgs_audio_trainer.__file__).parent
 GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
 

@@ -1,6 +1,6 @@
 """The benchmarks run to the end. No test asserts a timing."""
 
-from benchmarks import extraction, logs
+from benchmarks import extraction, logs, scale
 from benchmarks.rows import ResultRow, table
 
 
@@ -21,3 +21,14 @@ def test_a_benchmark_gives_rows():
     assert len({row.name for row in rows}) == len(rows)
     assert all((row.holds is not None) == bool(row.target) for row in rows)
     assert len(table(rows).splitlines()) == len(rows) + 2
+
+
+def test_starts_with_many_samples_have_rows(monkeypatch):
+    """Two starts are measured, and all examples equal those from files of codes. `--quick` starts processes."""
+    monkeypatch.setattr(scale, "_start", scale._measured_start)
+    rows = scale.rows([20])
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names) >= 8
+    (equal,) = [row for row in rows if row.name.startswith("examples equal")]
+    assert equal.figure == 20
+    assert equal.holds

@@ -125,6 +125,8 @@ UNAMBIGUOUS = [
     ("higgs-audio-trainer train --train_manifest man", "manifest.jsonl"),
     ("higgs-audio-trainer --config man", "manifest.jsonl"),
     ("higgs-audio-trainer tiny m", "models"),
+    ("higgs-audio-trainer manifest man", "manifest.jsonl"),
+    ("higgs-audio-trainer manifest manifest.jsonl --pair", "--pair_references"),
     ("higgs-audio-trainer validate man", "manifest.jsonl"),
     ("higgs-audio-trainer show man", "manifest.jsonl"),
     ("higgs-audio-trainer show --event eval", "eval_result"),

@@ -63,6 +63,7 @@ def test_off_counts_and_checks_nothing(tiny, clips, tmp_path, monkeypatch):
         "train_step",
         "prediction_sample",
         "checkpoint",
+        "dataset_audit",
         "run_end",
     }
 

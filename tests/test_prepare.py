@@ -20,11 +20,8 @@ import pytest
 import soundfile
 
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.data.batch import PreparedSample, SpeechDataset
-from higgs_audio_trainer.data.clips import ClipLimits, ClipStore
-from higgs_audio_trainer.data.codes import load_codes
-from higgs_audio_trainer.data.manifest import read_manifest
-from higgs_audio_trainer.data.preparer import Preparer
+from higgs_audio_trainer.data.batch import SpeechDataset
+from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.errors import ManifestError, UserError
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.training.prepare_manifests import default_codes_dir, prepare_manifests
@@ -42,25 +39,33 @@ def checkpoint(tiny) -> BaseCheckpoint:
 def prepare(tiny, checkpoint, tmp_path):
     """Return `prepare_manifests` for a single manifest with a cache for the test, and keep the printed lines."""
 
-    def call(manifest: Path, **changes: Any) -> list[PreparedSample]:
+    def call(manifest: Path, **changes: Any) -> PreparedDataset:
         settings = {
             "codec_name": str(tiny.codec_dir),
             "codes_dir": str(tmp_path / "codes"),
             "max_seconds": 60.0,
             "skip_bad_samples": False,
-            "device": "cpu",
+            "devices": ["cpu"],
             "say": call.said.append,
         }
-        (samples,) = prepare_manifests([str(manifest)], changes.pop("checkpoint", checkpoint), **(settings | changes))
+        (samples,), _ = prepare_manifests(
+            [str(manifest)], changes.pop("checkpoint", checkpoint), **(settings | changes)
+        )
         return samples
 
     call.said = []
     return call
 
 
-def stored(codes_dir: Path) -> list[Path]:
-    """List the encoded clips in a cache."""
-    return sorted(codes_dir.glob("*/*/*.npy"))
+def stored(codes_dir: Path) -> list[str]:
+    """List the keys of the recordings in a cache that were encoded."""
+    lines = [line for path in codes_dir.glob("codes/*/*.jsonl") for line in path.read_text().splitlines()]
+    return sorted(row["key"] for row in map(json.loads, lines) if row.keys() == {"key", "codes"})
+
+
+def codes_of(dataset: PreparedDataset) -> list[list[list[list[int]]]]:
+    """List the codes of all clips of all samples."""
+    return [[codes.tolist() for codes in sample.codes_KT] for sample in dataset]
 
 
 def command(tiny: Any, manifest: Path, codes_dir: Path, *more: str) -> list[str]:
@@ -92,15 +97,15 @@ def test_the_bundled_clips_are_encoded_once(clips, prepare, tmp_path):
     assert [sample.id for sample in first] == ["en-1", "en-2", "en-3", "en-4", "en-5", "ar-1", "ar-2", "ar-3"]
     second = prepare(clips)
     assert len(prepare.said) == 1
-    assert [sample.code_files for sample in second] == [sample.code_files for sample in first]
+    assert codes_of(second) == codes_of(first)
+    assert second.folder == first.folder
 
 
 def test_codes_have_the_clips_length_at_25_frames_a_second(clips, prepare, checkpoint):
     """The codes are as long as the clip at any sampling rate, and the data set reads the codes."""
     prepared = prepare(clips)
     for sample in prepared:
-        (path,) = sample.code_files
-        codes_KT = load_codes(path, num_codebooks=8, num_codes=1024)
+        (codes_KT,) = sample.codes_KT
         seconds = soundfile.info(str(clips.parent / f"{sample.id}.flac")).duration
         assert codes_KT.shape[1] == pytest.approx(seconds * 25, abs=1)
     examples = SpeechDataset(prepared, checkpoint.ids)
@@ -108,23 +113,21 @@ def test_codes_have_the_clips_length_at_25_frames_a_second(clips, prepare, check
 
 
 def test_encoding_gives_the_same_codes_each_time(tiny, two_clips, prepare, tmp_path):
-    """Two caches filled apart hold the same bytes under the same names."""
-    prepare(two_clips)
-    assert main(command(tiny, two_clips, tmp_path / "other", "--max_seconds", "30")) == 0
-    caches = [
-        {path.relative_to(root): path.read_bytes() for path in stored(root)}
-        for root in (tmp_path / "codes", tmp_path / "other")
-    ]
-    assert caches[0] == caches[1]
+    """Two caches filled apart hold the same codes."""
+    datasets = [prepare(two_clips, codes_dir=str(tmp_path / name)) for name in ("codes", "other")]
+    assert codes_of(datasets[0]) == codes_of(datasets[1])
+    assert datasets[0].fingerprint == datasets[1].fingerprint
+    assert stored(tmp_path / "codes") == stored(tmp_path / "other")
 
 
 def test_what_the_command_encoded_training_finds(tiny, clips, prepare, tmp_path, capsys):
     """`prepare` and `train` share the keys of the cache."""
     assert main(command(tiny, clips, tmp_path / "codes", "--eval_manifest", str(clips))) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().out.splitlines()[:4] == [
         f"{clips}: encoded 8 clips to {tmp_path / 'codes'}",
         f"{clips}: 8 samples ready",
         f"{clips}: 8 samples ready",
+        "data: 1 error, 1 note; train 8 samples, 0.4 min, 8 speakers; eval 8 samples, 0.4 min, 8 speakers",
     ]
     prepare(clips)
     assert prepare.said == []
@@ -182,9 +185,8 @@ def test_stretches_of_a_long_recording_are_encoded_apart(prepare, tmp_path):
     soundfile.write(tmp_path / "long.wav", noise, 8_000)
     lines = [entry(str(n), "long.wav", offset=float(n), duration=1.0) for n in range(4)]
     samples = prepare(write_manifest(tmp_path / "m.jsonl", *lines))
-    shapes = [load_codes(path, num_codebooks=8, num_codes=1024).shape for path in stored(tmp_path / "codes")]
-    assert shapes == [(8, 25)] * 4
-    assert len({sample.code_files for sample in samples}) == 4
+    assert [codes.shape for sample in samples for codes in sample.codes_KT] == [(8, 25)] * 4
+    assert len({str(codes) for codes in codes_of(samples)}) == 4
 
 
 def test_paths_below_home_are_expanded(tiny, two_clips, tmp_path, monkeypatch):
@@ -248,16 +250,19 @@ def test_another_codec_has_codes_of_its_own(tiny, two_clips, prepare, tmp_path):
     weights[-1] ^= 1
     (tmp_path / "codec" / "model.safetensors").write_bytes(weights)
     prepare(two_clips, codec_name=str(tmp_path / "codec"))
-    assert len(list((tmp_path / "codes").iterdir())) == 2
+    assert len(list((tmp_path / "codes" / "codes").iterdir())) == 2
+
+
+CLIPS = 200  # of which the first are on the disk long before the last are encoded
 
 
 def test_a_killed_command_continues_where_it_was(tiny, tmp_path, capsys):
     """After kill -9 the encoded clips stay, the rest is encoded, and nothing half-written counts."""
-    noise = np.random.default_rng(0).normal(0, 0.1, (24, 4_800))
+    noise = np.random.default_rng(0).normal(0, 0.1, (CLIPS, 4_800))
     for index, wave in enumerate(noise):
         soundfile.write(tmp_path / f"{index}.wav", wave, 8_000)
-    manifest = write_manifest(tmp_path / "m.jsonl", *(entry(str(i), f"{i}.wav") for i in range(24)))
-    arguments = command(tiny, manifest, tmp_path / "codes")
+    manifest = write_manifest(tmp_path / "m.jsonl", *(entry(str(i), f"{i}.wav") for i in range(CLIPS)))
+    arguments = command(tiny, manifest, tmp_path / "codes", "--workers", "1")
     screen, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
     process = forks.start(forks.command, *arguments, out=tmp_path / "out", err=Path(os.ttyname(terminal)))
@@ -266,19 +271,17 @@ def test_a_killed_command_continues_where_it_was(tiny, tmp_path, capsys):
     process.kill()
     assert forks.wait(process, tmp_path / "out") == 128 + signal.SIGKILL
     os.set_blocking(screen, False)
-    assert b"encoding" in os.read(screen, 10_000), "a terminal is shown a progress bar"
+    assert b"encoding: " in os.read(screen, 10_000), "a terminal is shown the progress"
     os.close(terminal)
     os.close(screen)
 
-    before = {path: path.stat().st_mtime_ns for path in stored(tmp_path / "codes")}
-    assert 1 <= len(before) < 24
-    for path in before:
-        assert load_codes(path, num_codebooks=8, num_codes=1024).shape == (8, 15)
+    before = stored(tmp_path / "codes")
+    assert 1 <= len(before) < CLIPS
     assert main(arguments) == 0
-    assert f"encoded {24 - len(before)} clips" in capsys.readouterr().out
-    after = {path: path.stat().st_mtime_ns for path in stored(tmp_path / "codes")}
-    assert len(after) == 24
-    assert before.items() <= after.items()
+    assert f"encoded {CLIPS - len(before)} clips" in capsys.readouterr().out
+    after = stored(tmp_path / "codes")
+    assert len(after) == len(set(after)) == CLIPS, "nothing was encoded twice"
+    assert set(before) <= set(after)
 
 
 BAD_LINES = [
@@ -327,7 +330,7 @@ def test_every_fault_is_listed_at_once_and_nothing_is_encoded(bad_manifest, prep
     for number, (line, (_, fault)) in enumerate(zip(lines, BAD_LINES, strict=False), start=2):
         assert line.startswith(f"{bad_manifest}:{number}: {fault}")
     assert lines[-1] == "9 problems. Fix them, or pass --skip_bad_samples to train without these lines."
-    assert not (tmp_path / "codes").exists()
+    assert stored(tmp_path / "codes") == []
 
 
 def test_skipping_says_how_many_and_which(bad_manifest, prepare, tmp_path):
@@ -366,8 +369,8 @@ def test_a_clip_that_many_samples_share_is_judged_and_encoded_once(prepare, tmp_
     shutil.copy(tmp_path / "voice.wav", tmp_path / "copy.wav")
     lines = [entry(str(i), name, ref_audio="voice.wav") for i, name in enumerate(["voice.wav", "copy.wav"])]
     prepared = prepare(write_manifest(tmp_path / "m.jsonl", *lines))
-    assert len({path for sample in prepared for path in sample.code_files}) == 1
-    assert "encoded 1 clips" in prepare.said[0]
+    assert len({str(codes) for sample in codes_of(prepared) for codes in sample}) == 1
+    assert len(stored(tmp_path / "codes")) == 1
 
 
 def test_codes_and_text_alone_need_no_codec(prepare, tmp_path):
@@ -378,7 +381,7 @@ def test_codes_and_text_alone_need_no_codec(prepare, tmp_path):
         tmp_path / "m.jsonl", {"id": "a", "codes": "c.npy", "text": "t"}, {"id": "b", "messages": messages}
     )
     prepared = prepare(manifest, codec_name="no/such codec")
-    assert [sample.code_files for sample in prepared] == [(tmp_path / "c.npy",), ()]
+    assert codes_of(prepared) == [[[[0] * 5] * 8], []]
 
 
 def test_a_sample_is_as_long_as_the_model_takes_and_no_longer(clips, prepare, checkpoint):
@@ -394,48 +397,32 @@ def test_a_sample_is_as_long_as_the_model_takes_and_no_longer(clips, prepare, ch
     assert [(f.field, f.expected, f.got) for f in caught.value.problems] == [("sample", expected, got)]
 
 
-def test_a_frame_that_only_encoding_shows_is_counted(checkpoint, tmp_path):
+def test_a_frame_that_only_encoding_shows_is_counted(prepare, checkpoint, tmp_path, monkeypatch):
     """A codec that rounds up may make a sample a token too long, which is reported before the training."""
     write_tone(tmp_path / "a.wav", 0.99)
-    samples, _ = read_manifest(write_manifest(tmp_path / "m.jsonl", entry("a", "a.wav")))
+    manifest = write_manifest(tmp_path / "m.jsonl", entry("a", "a.wav"))
     codec = SimpleNamespace(
         name="fake",
+        folder=tmp_path,
         fingerprint="f0",
         sampling_rate_hz=24_000,
         hop_length=960,
         encode=lambda waveform: np.zeros((8, -(-len(waveform) // 960)), dtype=int),
     )
+    monkeypatch.setattr("higgs_audio_trainer.training.prepare_manifests.Codec", lambda *_args, **_kwargs: codec)
 
-    def prepared(max_length: int) -> list[PreparedSample]:
-        store = ClipStore(ClipLimits(8, 1024, 60.0), codec, tmp_path / str(max_length))
-        return Preparer(store, checkpoint.tokenizer, num_codebooks=8, max_length=max_length).prepare(samples).samples
+    def prepared(max_length: int) -> PreparedDataset:
+        config = deepcopy(checkpoint.config)
+        config.max_position_embeddings = max_length
+        return prepare(
+            manifest, checkpoint=replace(checkpoint, config=config), codes_dir=str(tmp_path / str(max_length))
+        )
 
     length = len(SpeechDataset(prepared(2048), checkpoint.ids)[0].input_ids)
     assert len(prepared(length)) == 1
     with pytest.raises(ManifestError, match=rf"m\.jsonl:1: sample: expected at most {length - 1} tokens, got {length}"):
         prepared(length - 1)
     assert stored(tmp_path / str(length - 1)), "it was found out by encoding"
-
-
-def test_progress_wraps_the_clips_that_are_encoded(tiny, checkpoint, clips, tmp_path):
-    """The progress bar gets only the clips to encode."""
-    samples, _ = read_manifest(clips)
-    seen: list[list[str]] = []
-
-    def watch(waiting: Any) -> Any:
-        seen.append([clip.path.stem for clip in waiting])
-        return waiting
-
-    for part in (samples[:3], samples):
-        store = ClipStore(ClipLimits(8, 1024, 60.0), _codec(tiny), tmp_path)
-        Preparer(store, checkpoint.tokenizer, num_codebooks=8, max_length=2048, progress=watch).prepare(part)
-    assert seen == [["en-1", "en-2", "en-3"], ["en-4", "en-5", "ar-1", "ar-2", "ar-3"]]
-
-
-def _codec(tiny: Any) -> Any:
-    from higgs_audio_trainer.data.codec import Codec
-
-    return Codec(str(tiny.codec_dir))
 
 
 def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):

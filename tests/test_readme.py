@@ -1,6 +1,7 @@
 """The README's commands, run as printed."""
 
 import gzip
+import json
 import re
 import shlex
 import shutil
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.readme import README, ROOT, commands, finished, section, shell
+from tests.readme import README, ROOT, call, commands, finished, section, shell
 from tests.test_run import read_log
 
 COMMANDS = commands(README)
@@ -25,6 +26,7 @@ READING = commands(section("Read the log"))
 TOOLS = commands(section("The log in other tools"))  # tests/test_tools.py
 DIAGNOSES = commands(section("What the log finds by itself"))
 EXPORTS = [command for command in COMMANDS if command.startswith("higgs-audio-trainer export")]
+TO_A_VOICE = [command for command in commands(section("Train on your own speech")) if "train.jsonl" in command][1:]
 OWN_SINK = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples") and "--sinks" in command]
 OWN_PROCESSOR = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples") and "--proc" in command]
 
@@ -32,7 +34,7 @@ OWN_PROCESSOR = [command for command in COMMANDS if command.startswith("PYTHONPA
 def test_every_command_is_run_by_a_test_or_by_ci():
     """A command that nothing runs may not stand in the README."""
     groups = [RUN_BY_CI, RUN_UNDER_TORCHRUN, HELP, CI_USERS, DIAGNOSES, READING, TOOLS, EXPORTS]
-    groups += [OWN_SINK, OWN_PROCESSOR]
+    groups += [OWN_SINK, OWN_PROCESSOR, TO_A_VOICE]
     assert sorted(COMMANDS) == sorted(command for group in groups for command in group)
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert all(command in script for command in RUN_BY_CI)
@@ -73,8 +75,31 @@ def test_the_torchrun_line(tiny, clips, tmp_path):
     assert one[-1]["reason"] == other[-1]["reason"] == "completed"
     assert one[0]["world_size"] == 2
     assert one[0]["run_id"] == other[0]["run_id"]
-    assert one[1]["loss"] == other[1]["loss"], "figures are of the whole step"
+    losses = [[event["loss"] for event in log if event["event"] == "train_step"] for log in (one, other)]
+    assert losses[0] == losses[1], "figures are of the whole step"
     assert said.count("run ended: completed at step 2") == 1
+
+
+def test_from_a_folder_to_a_voice(tiny, clips, tmp_path):
+    """The three commands work as printed but for a checkpoint that fits on this machine and a few steps."""
+    (tmp_path / "recordings").mkdir()
+    for line in clips.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        shutil.copy(clips.parent / entry["audio"], tmp_path / "recordings")
+        text = tmp_path / "recordings" / entry["audio"].replace(".flac", ".txt")
+        text.write_text(entry["text"], encoding="utf-8")
+    base = f" --base_ckpt {tiny.model_dir} --audio_tokenizer {tiny.codec_dir}"
+    few_steps = " --use_cpu true --max_steps 2 --log_steps 1 --log_audio 1 --val_steps 2"
+    assert len(TO_A_VOICE) == 3
+    for command, more in zip(TO_A_VOICE, ("", base, base + few_steps), strict=True):
+        call(command + more, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 7
+    assert all("ref_audio" in line for line in lines)
+    names = [event["event"] for event in read_log(tmp_path / "voice")]
+    assert {"dataset_audit", "eval_result"} <= set(names)
+    assert list((tmp_path / "voice" / "audio").rglob("*.wav"))
+    assert (tmp_path / "voice" / "adapter_model.safetensors").exists()
 
 
 def test_the_commands_for_ci_users(clips, tmp_path, here):
@@ -113,9 +138,9 @@ def test_the_commands_that_read_the_log(demo, here):
     differs = shell(diff, folder)
     assert differs.endswith("status 1\n")
     assert "config.lr: expected 0.01, got 0.011" in differs
-    assert re.search(r"^report.html: 0.\d+ MB, 61 events$", here(report, folder), re.MULTILINE)
+    assert re.search(r"^report.html: 0.\d+ MB, 62 events$", here(report, folder), re.MULTILINE)
     assert "both.html: " in here(both, folder)
-    assert ": clean: 61 events" in here(validate, folder)
+    assert ": clean: 62 events" in here(validate, folder)
     shell(merge, folder)
     log = folder / "higgs-demo/run/events/rank00000-attempt000.jsonl"
     assert gzip.decompress((folder / "higgs-demo/run.jsonl.gz").read_bytes()) == log.read_bytes()

@@ -92,14 +92,14 @@ def test_predictions_in_the_log_are_those_of_the_native_model(tiny, clips, tmp_p
     """At step 1 an adapter does nothing yet: what the log shows is what the native model predicts from the clips."""
     run_training(settings(tiny, clips, tmp_path, max_steps=1, log_codebooks="all", codes_dir=str(tmp_path / "codes")))
     checkpoint = open_checkpoint(str(tiny.model_dir))
-    (prepared,) = prepare_manifests(
+    (prepared,), _ = prepare_manifests(
         [str(clips)],
         checkpoint,
         codec_name=str(tiny.codec_dir),
         codes_dir=str(tmp_path / "codes"),
         max_seconds=60,
         skip_bad_samples=False,
-        device="cpu",
+        devices=["cpu"],
     )
     examples = {example.ref.id: example for example in SpeechDataset(prepared, checkpoint.ids)}
     native = HiggsAudioV2ForConditionalGeneration.from_pretrained(tiny.model_dir, use_text_head=True).eval()

@@ -5,17 +5,18 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.distributed import TCPStore
 from transformers import Trainer, TrainerCallback
 
-from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.attempt import Attempt
 from higgs_audio_trainer.run import run_training
-from higgs_audio_trainer.training import collective
+from higgs_audio_trainer.training import collective, shared_files
 from higgs_audio_trainer.training.argument_checks import notes_on
 from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.model import HiggsAudioForTraining
@@ -278,16 +279,30 @@ class TestRanks:
         assert (caught.value.place, caught.value.is_shared) == ("rank 1 on node-2", True)
 
     def test_files_that_machines_do_not_share(self, tiny, clips, tmp_path, monkeypatch):
-        """The message names what must lie on a shared disk: the codes, and the checkpoint to resume from."""
+        """The message names what must lie on a shared disk: the data, and the checkpoint to resume from."""
         arguments = training_arguments(settings(tiny, clips, tmp_path))
-        sample = PreparedSample("a", (), (tmp_path / "a.npy",))
-        check = partial(check_shared_files, arguments=arguments)
-        check(Attempt("r", 1, tmp_path / "checkpoint-2"), [sample])  # one process has its files
+        datasets = [SimpleNamespace(fingerprint="f0"), SimpleNamespace(fingerprint="f1")]
+        gathered = [("rank 0", ["f0", "f1"]), ("rank 1 on node-2", ["f0", "f1"])]
+        monkeypatch.setattr(shared_files, "gather_object", lambda own: [gathered[0], *own[1:], gathered[1]])
+        check = partial(check_shared_files, prepared=datasets, arguments=arguments)
+        check(Attempt("r", 1, tmp_path / "checkpoint-2"))  # one process has its files
         monkeypatch.setattr(type(arguments), "world_size", 2)
+        check(Attempt("r", 0, None))
         with pytest.raises(UserError, match=r"checkpoint-2 on every machine, got none here\. Put --output"):
-            check(Attempt("r", 1, tmp_path / "checkpoint-2"), [])
-        with pytest.raises(UserError, match=r"--codes_dir: expected .*a\.npy, .* Put --codes_dir on a disk that all"):
-            check(Attempt("r", 0, None), [sample])
+            check(Attempt("r", 1, tmp_path / "checkpoint-2"))
+        gathered[1] = ("rank 1 on node-2", ["f0", "f2"])
+        with pytest.raises(UserError, match=r"same samples on every rank, got other samples .* on rank 1 on node-2\. "):
+            check(Attempt("r", 0, None))
+
+    def test_before_there_is_a_group_one_rank_prints_a_message(self, monkeypatch):
+        """The ranks of `prepare` have no group, but torchrun's store. Without a store, twice is better than never."""
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", store.port), ("LOCAL_RANK", 1)):
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        assert [collective.is_first_to_report(message) for message in "aab"] == [True, False, True]
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+        assert collective.is_first_to_report("a")
 
     def test_a_rank_that_fails_alone_says_so(self, tmp_path):
         """Real processes: rank 1 meets an error during the training, rank 0 waits in a collective."""

@@ -21,6 +21,7 @@ prefer_own("schemas")
 
 COMMANDS = {
     "train": "LoRA fine-tuning with logged predictions (the default)",
+    "manifest": "write a manifest of a table, folder or data set",
     "prepare": "encode a manifest's audio to codes once, resumable",
     "demo": "train a tiny model on bundled clips: no network, under a minute",
     "tiny": "write a tiny base checkpoint and codec, for tests and CI",

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
+from higgs_audio_trainer.cli.audit_report import audit_text, write_audit
+from higgs_audio_trainer.cli.column_flags import add_column_flags, columns_of
 from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from sinks.jsonl import JsonlSink
 from sinks.terminal.words import count_of
 
 
@@ -17,43 +29,57 @@ def parser(prog: str) -> ArgumentParser:
         usage=f"{prog} --train_manifest FILE [flags]",
         description="Check manifests and encode their audio to codes once; `train` reuses the codes. A repeated "
         "command encodes the remaining clips.",
-        epilog=f"example: {prog} --train_manifest train.jsonl --max_seconds 30",
+        epilog=f"example: {prog} --train_manifest train.jsonl",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=30),
     )
     made.add_argument(
         "--train_manifest",
         metavar="FILE",
         required=True,
-        help="JSON Lines of samples to train on",
+        help="samples to train on: a file, folder or data set",
     )
-    made.add_argument("--eval_manifest", metavar="FILE", help="JSON Lines of samples to evaluate on")
+    made.add_argument("--eval_manifest", metavar="FILE", help="samples to evaluate on, in any such form")
+    add_column_flags(made)
     made.add_argument(
         "--base_ckpt",
         metavar="NAME",
         default=DEFAULT_BASE_CKPT,
-        help="base checkpoint [%(default)s]",
+        help="base checkpoint [Higgs Audio v2]",
     )
     made.add_argument(
         "--audio_tokenizer",
         metavar="NAME",
-        help="codec: a folder or a name [the codec of base_ckpt]",
+        help="codec: a folder or a name [of base_ckpt]",
     )
     made.add_argument(
         "--codes_dir",
         metavar="DIR",
-        help="cache of encoded audio [~/.cache/higgs-audio-trainer/codes]",
+        help="cache [~/.cache/higgs-audio-trainer/codes]",
     )
     made.add_argument(
         "--max_seconds", metavar="X", type=float, default=60.0, help="seconds of the longest clip [%(default)s]"
     )
-    made.add_argument("--device", metavar="NAME", help="device that encodes [a GPU if present, else cpu]")
+    made.add_argument("--workers", metavar="N", type=int, help="processes on each device [as many as pay]")
+    made.add_argument("--audit", metavar="FILE", help="JSON file for the audit of the data")
     made.add_argument(
-        "--skip_bad_samples",
+        "--strict_data",
         metavar="true|false",
         type=parse_boolean,
         nargs="?",
         const=True,
         default=False,
-        help="skip samples that have problems, and print the problems",
+        help="exit with status 2 if the audit finds an error",
+    )
+    made.add_argument("--events", metavar="FILE", help="log of the progress, in JSON Lines")
+    made.add_argument("--device", metavar="NAME", help="device that encodes [a GPU if present, else cpu]")
+    made.add_argument(
+        "--skip_bad_samples",
+        metavar="BOOL",
+        type=parse_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="skip and list samples that have problems",
     )
     return made
 
@@ -63,36 +89,75 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     if not given.max_seconds > 0:
         raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")
+    if given.workers is not None and given.workers < 1:
+        raise UserError(f"--workers: expected at least 1, got {given.workers}")
+    hide_broken_torchaudio()
+    from higgs_audio_trainer.data.audit.verdict import check_strictly
+    from higgs_audio_trainer.data.preparation.progress import ProgressLine
+    from higgs_audio_trainer.recording.preparation_log import PreparationLog, PreparationReports
     from higgs_audio_trainer.training.base_checkpoint import codec_of, open_checkpoint
     from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 
     quiet_third_parties()
-    device = _device(given.device)
+    devices = _devices(given.device)
     checkpoint = open_checkpoint(given.base_ckpt)
-    codec_name = given.audio_tokenizer or codec_of(given.base_ckpt)
     manifests = [manifest for manifest in (given.train_manifest, given.eval_manifest) if manifest]
-    prepared = prepare_manifests(
-        manifests,
-        checkpoint,
-        codec_name=codec_name,
-        codes_dir=given.codes_dir,
-        max_seconds=given.max_seconds,
-        skip_bad_samples=given.skip_bad_samples,
-        device=device,
+    is_first = os.environ.get("RANK", "0") == "0"  # under torchrun, all processes work, and the first prints
+    log = (
+        PreparationLog(partial(JsonlSink, Path(given.events)), uuid4().hex[:12]) if given.events and is_first else None
     )
-    for manifest, samples in zip(manifests, prepared, strict=True):
-        print(f"{manifest}: {count_of(len(samples), 'sample')} ready")
+    reports = PreparationReports(ProgressLine(sys.stderr) if is_first else None, print, log)
+    with _ended_in_order(), reports:
+        prepared = prepare_manifests(
+            manifests,
+            checkpoint,
+            codec_name=given.audio_tokenizer or codec_of(given.base_ckpt),
+            codes_dir=given.codes_dir,
+            max_seconds=given.max_seconds,
+            skip_bad_samples=given.skip_bad_samples,
+            devices=devices,
+            workers=given.workers,
+            columns=columns_of(given),
+            say=reports.say,
+            report=reports.report,
+        )
+        for manifest, samples in zip(manifests, prepared.datasets, strict=True):
+            reports.say(f"{manifest}: {count_of(len(samples), 'sample')} ready")
+        reports.say(audit_text(prepared.audit))
+    if is_first and given.audit:
+        write_audit(prepared.audit, Path(given.audit))
+    if given.strict_data:
+        check_strictly(prepared.audit)
     return 0
 
 
-def _device(name: str | None) -> str:
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """End the process with status 143 on SIGTERM, after workers are ended and claims are given back."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _devices(name: str | None) -> list[str]:
+    """Return the devices of this process: one under torchrun, else all of the machine."""
     import torch
 
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return ["cpu"]
+        if (rank := os.environ.get("LOCAL_RANK")) is not None:
+            return [f"cuda:{rank}"]
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # an unknown name, or a torch without the device
         first_line = str(error).partition("\n")[0]
         raise UserError(f"--device: expected a device that torch can use, got {name!r}: {first_line}") from error
-    return name
+    return [name]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.cli.train_flags import parse_train, train_parser
 from higgs_audio_trainer.events import Diagnosis
+from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
 from higgs_audio_trainer.training.signals import exit_status, under_torchrun
 from sinks.terminal.escape import printable_lines
 from sinks.terminal.screen import say_on_stderr
@@ -26,6 +27,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if isinstance(settings, str):
         print(settings)
         return 0
+    hide_broken_torchaudio()
     from higgs_audio_trainer.run import run_training
 
     result = run_training(settings)

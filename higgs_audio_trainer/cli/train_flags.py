@@ -19,6 +19,7 @@ from typing import Any
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
 from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, expanded, flags
 from higgs_audio_trainer.errors import UserError, suggestion
+from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
 
 _SCREEN_COLUMNS = 79
 #: Flags in the short help with an explanation.
@@ -97,6 +98,7 @@ def _add_training_arguments(parser: ArgumentParser) -> dict[str, argparse.Action
     Returns:
         The first argument of each field, by the name of the field.
     """
+    hide_broken_torchaudio()
     from transformers import HfArgumentParser, TrainingArguments
 
     parser.help_flag = "--help_all"
@@ -230,7 +232,7 @@ def _short_help(parser: ArgumentParser) -> str:
             lines.append(with_default if len(with_default) <= _SCREEN_COLUMNS else line + item.metadata["help"])
     others = " ".join(f"--{item.name}" for item in flags() if item.name not in _COMMON)
     more = f"more (see --help_all): --config {others}"
-    lines += ["", *textwrap.wrap(more, _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)]
+    lines += textwrap.wrap(more, _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([*lines, "", str(parser.epilog)])
 
 

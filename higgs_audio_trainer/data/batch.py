@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from higgs_audio_trainer.data.audio import AudioError
-from higgs_audio_trainer.data.codes import load_codes
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
 from higgs_audio_trainer.data.prompt import TokenSegment, expand, sequence_length
 from higgs_audio_trainer.data.regions import Region, regions_of
 from higgs_audio_trainer.data.route import route_of
-from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 
 Ints = npt.NDArray[np.int64]
+Seconds = npt.NDArray[np.float64]
 FOR_THE_LOG = frozenset({"samples", "regions"})  # entries of a batch for the log alone, not for the model
 
 
@@ -62,17 +59,15 @@ class PreparedSample:
     Attributes:
         id: Id in the manifest.
         segments: Tokens of the sample.
-        code_files: Files with the codes of the clips, in the order of the clips.
+        codes_KT: Codes of the clips, int64 [K, T] each, in the order of the clips.
         where: Place in the manifest, `file:line`.
-        clip_frames: Number of codec frames T of each clip, in the order of the clips.
         audio_seconds: Length of all clips together; seconds.
     """
 
     id: str
     segments: tuple[TokenSegment, ...]
-    code_files: tuple[Path, ...]
+    codes_KT: tuple[Ints, ...] = ()
     where: str = ""
-    clip_frames: tuple[int, ...] = ()
     audio_seconds: float = 0.0
 
 
@@ -162,9 +157,11 @@ class FillingIndex(int):
 
 
 class SpeechDataset(Dataset[Example]):
-    """Samples of a prepared manifest, with the codes read from disk at each access.
+    """Samples as arrays. Prepared samples are read from the disk at each access.
 
-    An access raises `UserError` if the codes are no longer readable.
+    Args:
+        samples: A prepared data set, or samples in memory.
+        ids: Token ids of the checkpoint.
     """
 
     def __init__(self, samples: Sequence[PreparedSample], ids: TokenIds) -> None:
@@ -176,23 +173,38 @@ class SpeechDataset(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         sample = self._samples[index]
-        example = build_example(sample, [self._codes(sample, path) for path in sample.code_files], self._ids)
+        example = build_example(sample, sample.codes_KT, self._ids)
         return _masked(example) if isinstance(index, FillingIndex) else example
 
-    def lengths(self) -> list[int]:
-        """Return the length of each sample in positions, as the preparation found it. No codes are read."""
+    def lengths(self) -> Ints:
+        """Return the length of each sample in positions, int64 [N]."""
+        if isinstance(self._samples, MeasuredSamples):
+            return self._samples.lengths()
         K = self._ids.num_codebooks
-        return [sequence_length(sample.segments, sample.clip_frames, K) for sample in self._samples]
+        lengths = (
+            sequence_length(sample.segments, [codes.shape[1] for codes in sample.codes_KT], K)
+            for sample in self._samples
+        )
+        return np.fromiter(lengths, dtype=np.int64)
 
-    def audio_seconds(self) -> list[float]:
-        """Return the length of each sample's clips together; seconds. No codes are read."""
-        return [sample.audio_seconds for sample in self._samples]
+    def audio_seconds(self) -> Seconds:
+        """Return the length of each sample's clips together, float64 [N]; seconds."""
+        if isinstance(self._samples, MeasuredSamples):
+            return self._samples.audio_seconds()
+        return np.fromiter((sample.audio_seconds for sample in self._samples), dtype=np.float64)
 
-    def _codes(self, sample: PreparedSample, path: Path) -> Ints:
-        try:
-            return load_codes(path, num_codebooks=self._ids.num_codebooks, num_codes=self._ids.stream_bos)
-        except AudioError as error:  # the codes were readable at the start of the run
-            raise UserError(f"{sample.where}: {path}: {error}. Did the file change during the run?") from error
+
+@runtime_checkable
+class MeasuredSamples(Protocol):
+    """Samples whose lengths are known without reading the samples."""
+
+    def lengths(self) -> Ints:
+        """Return the length of each sample in positions, int64 [N]."""
+        ...
+
+    def audio_seconds(self) -> Seconds:
+        """Return the length of each sample's clips together, float64 [N]; seconds."""
+        ...
 
 
 def _masked(example: Example) -> Example:

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,6 +18,7 @@ from transformers import TrainingArguments
 from higgs_audio_trainer.errors import UserError
 
 T = TypeVar("T")
+_PATIENCE = timedelta(seconds=5)  # with torchrun's store
 
 
 def on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
@@ -76,11 +78,22 @@ def place_of(rank: int) -> str:
 def is_first_to_report(message: str) -> bool:
     """Return True for the first rank that asks about a message, so that ranks with the same error print one message.
 
-    Before the ranks are connected, the first rank of each machine prints.
+    Ranks without a store in common print a message each, since one that meets an error alone is heard by no other.
     """
+    digest = hashlib.sha256(message.encode("utf-8", "surrogateescape")).hexdigest()
+    with suppress(RuntimeError, ValueError):  # the store is gone: better twice than never
+        if (store := _store()) is not None:
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            return bool(store.add(f"higgs_audio_trainer/{attempt}/{digest}", 1) == 1)
+    return True
+
+
+def _store() -> Any:
+    """Return the store of the group, or of torchrun before there is a group. None without torchrun."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        digest = hashlib.sha256(message.encode()).hexdigest()
-        with suppress(RuntimeError):  # the store is gone: better twice than never
-            return bool(_get_default_store().add(f"higgs_audio_trainer/{digest}", 1) == 1)
-        return True
-    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
+        return _get_default_store()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")), is_master=False, timeout=_PATIENCE
+    )

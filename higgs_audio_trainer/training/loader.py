@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
-from transformers.trainer_utils import seed_worker
 
 from higgs_audio_trainer.data.batch import SpeechDataset
 from higgs_audio_trainer.data.clips import FRAME_RATE_HZ
+from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
 from higgs_audio_trainer.training.sampler import BudgetedBatches
 from higgs_audio_trainer.training.signals import leave_stop_signals_to_the_parent
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+hide_broken_torchaudio()  # a worker process that was not forked imports this module first, then transformers
 
 
 def budgeted_loader(
@@ -31,10 +36,12 @@ def budgeted_loader(
         max_seconds: Most audio of a batch; seconds.
         arguments: Settings of the loader, the seed and the number of ranks.
     """
-    lengths = dataset.lengths()
+    from transformers.trainer_utils import seed_worker
+
+    lengths, seconds = dataset.lengths(), dataset.audio_seconds()
     batches = BudgetedBatches(
         lengths,
-        [audio or length / FRAME_RATE_HZ for audio, length in zip(dataset.audio_seconds(), lengths, strict=True)],
+        np.where(seconds > 0, seconds, lengths / FRAME_RATE_HZ),
         max_seconds,
         order_seed(arguments),
         num_ranks=arguments.world_size,

@@ -1,121 +1,105 @@
-"""Check, encode and tokenize manifests for one base checkpoint, for `prepare` and `train` alike."""
+"""Preparation of manifests for one base checkpoint, for `prepare` and `train` alike."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
 
-from higgs_audio_trainer.data.batch import PreparedSample
-from higgs_audio_trainer.data.clips import ClipLimits, ClipStore
+from higgs_audio_trainer.config import RANDOM_WEIGHTS
+from higgs_audio_trainer.data.clips import ClipLimits
 from higgs_audio_trainer.data.codec import Codec
-from higgs_audio_trainer.data.manifest import read_manifest
-from higgs_audio_trainer.data.media_path import shown_name
-from higgs_audio_trainer.data.preparer import Prepared, Preparer
-from higgs_audio_trainer.data.sample import Clip, Sample
-from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError, listed
+from higgs_audio_trainer.data.preparation.blocks import SampleRules
+from higgs_audio_trainer.data.preparation.crew import CrewSettings
+from higgs_audio_trainer.data.preparation.prepare import PreparedData, PrepareSettings, prepare
+from higgs_audio_trainer.data.preparation.progress import Report
+from higgs_audio_trainer.data.preparation.samples_table import text_of
+from higgs_audio_trainer.data.sources import Columns, open_source
+from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, check_template
-from higgs_audio_trainer.training.progress import encoding_bar
 
-_MOST_NAMES = 5  # of files in a line
+_NO_COLUMNS = Columns()
 
 
 def prepare_manifests(
     manifests: Sequence[str],
     checkpoint: BaseCheckpoint,
     *,
+    columns: Columns = _NO_COLUMNS,
     codec_name: str,
     codes_dir: str | None,
     max_seconds: float,
     skip_bad_samples: bool,
-    device: str,
+    devices: Sequence[str],
+    workers: int | None = None,
     say: Say = print,
-) -> list[list[PreparedSample]]:
+    report: Report = lambda _progress: None,
+) -> PreparedData:
     """Check, encode and tokenize manifests. All manifests are checked before any clip is encoded.
 
+    All processes that call this function with one cache share the work.
+
     Args:
-        manifests: Paths of the manifests.
+        manifests: Names of the manifests, see `open_source`.
         checkpoint: Base checkpoint of the training.
+        columns: Names of the columns with texts, recordings and speakers.
         codec_name: Folder of the codec, or a name on the Hub.
         codes_dir: Cache of codes. None for the user's cache.
         max_seconds: Longest clip; seconds.
         skip_bad_samples: Leave out samples with problems.
-        device: Device of the codec.
+        devices: Devices of the codec. This process encodes on the first.
+        workers: Processes on each device. None for as many as keep the device busy.
         say: Prints the number of encoded clips, the samples that are left out, and what was decided for the user.
+        report: Takes reports of the progress.
 
     Returns:
-        The samples of each manifest.
+        The prepared data set of each manifest, and the audit of all.
 
     Raises:
         UserError: A manifest has problems, or the codec cannot be used.
     """
-    read = [read_manifest(manifest, say) for manifest in manifests]
-    check_template(checkpoint, [sample for samples, _ in read for sample in samples])
-    has_audio = any(not clip.encoded for samples, _ in read for sample in samples for clip in sample.clips)
     ids = checkpoint.ids
-    cache_root = Path(codes_dir) if codes_dir else default_codes_dir() if has_audio else Path()
-    store = ClipStore(
-        ClipLimits(ids.num_codebooks, ids.stream_bos, max_seconds),
-        Codec(codec_name, device=device) if has_audio else None,
-        cache_root,
-    )
-    preparer = Preparer(
-        store,
-        checkpoint.tokenizer,
-        num_codebooks=ids.num_codebooks,
-        max_length=checkpoint.config.max_position_embeddings,
+    limits = ClipLimits(ids.num_codebooks, ids.stream_bos, max_seconds)
+
+    folder, homeless = _cache_folder(codes_dir)
+
+    def rules(has_audio: bool) -> SampleRules:
+        if has_audio and homeless is not None:
+            raise homeless
+        codec = Codec(codec_name, device=devices[0], num_codebooks=ids.num_codebooks) if has_audio else None
+        return SampleRules(limits, checkpoint.config.max_position_embeddings, checkpoint.tokenizer, codec)
+
+    settings = PrepareSettings(
+        folder,
+        CrewSettings(devices, workers, report, say),
         skip_bad_samples=skip_bad_samples,
-        progress=encoding_bar,
+        say=say,
+        audits_tokens=not getattr(checkpoint.config, RANDOM_WEIGHTS, False),
+        check_samples=lambda samples: check_template(checkpoint, samples),
     )
-    ready = []
-    for manifest, (samples, faults) in zip(manifests, _check_all(preparer, read), strict=True):
-        prepared = preparer.encode(samples, faults)
-        _report(manifest, prepared, cache_root, say)
-        ready.append(prepared.samples)
-    _say_decisions(store, say)
-    return ready
+    return prepare(
+        [open_source(manifest, columns, audio_folder=folder / "audio") for manifest in manifests], rules, settings
+    )
 
 
-def _check_all(
-    preparer: Preparer, read: Sequence[tuple[list[Sample], list[InputProblem]]]
-) -> list[tuple[list[PreparedSample], list[InputProblem]]]:
-    checked: list[tuple[list[PreparedSample], list[InputProblem]]] = []
-    faults: list[InputProblem] = []
-    for samples, found in read:
-        try:
-            checked.append(preparer.check(samples, found))
-        except ManifestError as error:
-            faults.extend(error.problems)
-    if faults:
-        raise ManifestError(faults)
-    return checked
-
-
-def _report(manifest: str, prepared: Prepared, cache_root: Path, say: Say) -> None:
-    if prepared.encoded:
-        say(f"{manifest}: encoded {prepared.encoded} clips to {cache_root}")
-    if prepared.problems:
-        skipped = len({problem.where for problem in prepared.problems})
-        say("\n".join(listed(prepared.problems)))
-        say(f"{manifest}: skipped {skipped} of {skipped + len(prepared.samples)} samples, listed above")
-
-
-def _say_decisions(store: ClipStore, say: Say) -> None:
-    """Print the clips that are not simply the mean of a whole file."""
-    if store.shortened:
-        say(f"duration without an offset: only the beginning is taken of {_names(store.shortened)}")
-    if store.single_channel:
-        say(f"channels cancel each other out: only the loudest channel is taken of {_names(store.single_channel)}")
-
-
-def _names(clips: Sequence[Clip]) -> str:
-    names = list(dict.fromkeys(shown_name(clip.path) for clip in clips))
-    more = f" and {len(names) - _MOST_NAMES:,} more files" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
+def _cache_folder(codes_dir: str | None) -> tuple[Path, UserError | None]:
+    """Return the folder of the cache. A user without a home gets a temporary folder, and the error for audio."""
+    try:
+        folder = Path(codes_dir) if codes_dir else default_codes_dir()
+    except UserError as error:
+        temporary = tempfile.mkdtemp(prefix="higgs-audio-trainer-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        return Path(temporary), error
+    if text_of(str(folder.absolute())) != str(folder.absolute()):
+        raise UserError(f"--codes_dir: expected a folder with a name in UTF-8, as Arrow requires, got {str(folder)!a}")
+    return folder, None
 
 
 def default_codes_dir() -> Path:

@@ -1,21 +1,13 @@
-"""Progress bars on stderr. Shown on terminals only."""
+"""Progress bar of a training on stderr. Shown on terminals only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from higgs_audio_trainer.data.manifest import Clip
-
 _HIDE_UNLESS_TERMINAL = None  # the value of tqdm's `disable` for this
-
-
-def encoding_bar(clips: Sequence[Clip]) -> Iterable[Clip]:
-    """Return the clips behind a progress bar."""
-    return tqdm(clips, desc="encoding", unit="clip", disable=_HIDE_UNLESS_TERMINAL, leave=False)
 
 
 class TextFile(Protocol):

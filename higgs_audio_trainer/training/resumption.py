@@ -6,10 +6,9 @@ another model are refused. Other changes are reported and recorded in `run_start
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from transformers import TrainerState, TrainingArguments
 
 from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.config import TrainSettings
-from higgs_audio_trainer.data.batch import PreparedSample
+from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, SETTINGS_FILE, backend_of
 
@@ -64,20 +63,14 @@ def settings_of(settings: TrainSettings, arguments: TrainingArguments, *, base: 
     return as_json
 
 
-def samples_of(train: Sequence[PreparedSample], evaluation: Sequence[PreparedSample]) -> dict[str, Any]:
+def samples_of(train: PreparedDataset, evaluation: PreparedDataset | None) -> dict[str, Any]:
     """Return the number and the fingerprint of the samples of each manifest that a run has."""
     found = {"train_manifest": _fingerprint(train)}
-    return found | {"eval_manifest": _fingerprint(evaluation)} if evaluation else found
+    return found | {"eval_manifest": _fingerprint(evaluation)} if evaluation is not None else found
 
 
-def _fingerprint(samples: Sequence[PreparedSample]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(repr((sample.id, [path.name for path in sample.code_files])).encode())
-        for segment in sample.segments:
-            digest.update(b"audio" if segment.ids is None else segment.ids.tobytes())
-            digest.update(bytes([segment.supervised]))
-    return {"samples": len(samples), "fingerprint": digest.hexdigest()[:16]}
+def _fingerprint(samples: PreparedDataset) -> dict[str, Any]:
+    return {"samples": len(samples), "fingerprint": samples.fingerprint[:16]}
 
 
 def write_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:

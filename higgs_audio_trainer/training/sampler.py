@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
@@ -15,6 +17,9 @@ from higgs_audio_trainer.data.batch import FillingIndex
 _WINDOW = 2048  # samples that are sorted together, at least
 _GROUPS = 50  # of a window, at least, so that a group covers a narrow range of lengths
 _JITTER = 0.02  # random share added to a length, so that an epoch groups other samples than the epoch before
+
+_Indices = npt.NDArray[np.int64]
+_Lengths = Sequence[float] | npt.NDArray[np.integer | np.floating]
 
 
 class LengthGroupedOrder(Sampler[int]):
@@ -33,8 +38,8 @@ class LengthGroupedOrder(Sampler[int]):
         [0, 1, 2, 3]
     """
 
-    def __init__(self, group_size: int, lengths: Sequence[int], seed: int) -> None:
-        self._size, self._lengths, self._seed, self._epoch = group_size, lengths, seed, 0
+    def __init__(self, group_size: int, lengths: _Lengths, seed: int) -> None:
+        self._size, self._lengths, self._seed, self._epoch = group_size, np.asarray(lengths), seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch, counted from 0."""
@@ -47,14 +52,14 @@ class LengthGroupedOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         """Yield the indices of the samples."""
         random, size = torch.Generator().manual_seed(self._seed + self._epoch), self._size
-        noise = torch.rand(len(self._lengths), generator=random, dtype=torch.float64).tolist()
-        lengths = [length * (1 + _JITTER * part) for length, part in zip(self._lengths, noise, strict=True)]
+        noise = torch.rand(len(self._lengths), generator=random, dtype=torch.float64).numpy()
         window = size * max(_GROUPS, -(-_WINDOW // size))
-        in_order = [index for part in _windows(lengths, window, random) for index in part]
+        in_order = _sorted_by_window(self._lengths * (1 + _JITTER * noise), window, random)
         whole = len(in_order) // size * size  # a group that is not full stays last: slices of the order are batches
-        groups = [in_order[start : start + size] for start in range(0, whole, size)]
-        for group in (*_shuffled(groups, self._lengths, random), in_order[whole:]):
-            yield from group
+        groups = in_order[:whole].reshape(-1, size)
+        for number in _shuffled(self._lengths[groups].max(axis=1), random):
+            yield from groups[number].tolist()
+        yield from in_order[whole:].tolist()
 
 
 class BudgetedBatches(Sampler[list[int]]):
@@ -83,8 +88,8 @@ class BudgetedBatches(Sampler[list[int]]):
 
     def __init__(
         self,
-        lengths: Sequence[int],
-        seconds: Sequence[float],
+        lengths: _Lengths,
+        seconds: _Lengths,
         max_seconds: float,
         seed: int,
         *,
@@ -92,12 +97,15 @@ class BudgetedBatches(Sampler[list[int]]):
         is_sequential: bool = False,
         drop_last: bool = False,
     ) -> None:
-        self._lengths, self._seed, self._epoch = lengths, seed, 0
+        self._seed, self._epoch, self._lengths = seed, 0, np.asarray(lengths)
         self._num_ranks, self._is_sequential, self._drop_last = num_ranks, is_sequential, drop_last
-        window = max(_WINDOW, _GROUPS * int(max_seconds * len(seconds) / sum(seconds)))
-        random = torch.Generator().manual_seed(seed)
-        parts = [range(len(lengths))] if is_sequential else _windows(lengths, window, random)
-        self._batches = [batch for part in parts for batch in _filled(part, seconds, max_seconds)]
+        seconds = np.asarray(seconds)
+        self._order = np.arange(len(seconds))
+        window = len(seconds)
+        if not is_sequential:
+            window = max(_WINDOW, _GROUPS * int(max_seconds * len(seconds) / seconds.sum()))
+            self._order = _sorted_by_window(self._lengths, window, torch.Generator().manual_seed(seed))
+        self._starts = np.fromiter(_starts(seconds[self._order], window, max_seconds), dtype=np.int64)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch, counted from 0."""
@@ -105,42 +113,51 @@ class BudgetedBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Return the number of batches of all ranks together, a multiple of the number of ranks."""
-        turns, rest = divmod(len(self._batches), self._num_ranks)
+        turns, rest = divmod(len(self._starts), self._num_ranks)
         return (turns + (rest > 0 and not self._drop_last)) * self._num_ranks
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the indices of the samples of each batch."""
-        batches = self._batches
+        numbers = np.arange(len(self._starts))
         if not self._is_sequential:
-            batches = _shuffled(batches, self._lengths, torch.Generator().manual_seed(self._seed + self._epoch))
-        yield from batches[: len(self)]
-        shortest = min(range(len(self._lengths)), key=self._lengths.__getitem__)
-        for _ in range(len(self) - len(batches)):
+            longest = np.maximum.reduceat(self._lengths[self._order], self._starts)
+            numbers = _shuffled(longest, torch.Generator().manual_seed(self._seed + self._epoch))
+        ends = np.append(self._starts[1:], len(self._order))
+        for number in numbers[: len(self)]:
+            yield self._order[self._starts[number] : ends[number]].tolist()
+        shortest = int(self._lengths.argmin())
+        for _ in range(len(self) - len(numbers)):
             yield [FillingIndex(shortest)]
 
 
-def _filled(indices: Sequence[int], seconds: Sequence[float], max_seconds: float) -> Iterator[list[int]]:
-    """Yield batches of neighbours."""
-    batch: list[int] = []
-    longest = 0.0
-    for index in indices:
-        longest = max(longest, seconds[index])
-        if batch and longest * (len(batch) + 1) > max_seconds:
-            yield batch
-            batch, longest = [], seconds[index]
-        batch.append(index)
-    yield batch
+def _starts(seconds: npt.NDArray[np.integer | np.floating], window: int, max_seconds: float) -> Iterator[int]:
+    """Yield the first place of each batch of neighbours. A batch lies within a window."""
+    start, longest = 0, 0.0
+    for place, length in enumerate(seconds):
+        longest = max(longest, length)
+        if place % window == 0 or longest * (place - start + 1) > max_seconds:
+            yield place
+            start, longest = place, length
 
 
-def _windows(lengths: Sequence[float], size: int, random: torch.Generator) -> Iterator[list[int]]:
-    """Yield windows of a random order of the samples, the samples of each window sorted from long to short."""
-    shuffled = torch.randperm(len(lengths), generator=random).tolist()
-    for start in range(0, len(shuffled), size):
-        yield sorted(shuffled[start : start + size], key=lambda index: -lengths[index])
+def _sorted_by_window(lengths: npt.NDArray[np.integer | np.floating], size: int, random: torch.Generator) -> _Indices:
+    """Return a random order of the samples, in which the samples of each window are sorted from long to short."""
+    order: _Indices = torch.randperm(len(lengths), generator=random).numpy()
+    for start in range(0, len(order), size):
+        window = order[start : start + size]
+        window[:] = window[np.argsort(-lengths[window], kind="stable")]
+    return order
 
 
-def _shuffled(groups: list[list[int]], lengths: Sequence[int], random: torch.Generator) -> list[list[int]]:
-    """Return groups in a random order, the group with the longest sample first."""
-    in_order = [groups[number] for number in torch.randperm(len(groups), generator=random).tolist()]
-    longest = max(in_order, key=lambda group: max(lengths[index] for index in group), default=None)
-    return in_order if longest is None else [longest, *(group for group in in_order if group is not longest)]
+def _shuffled(longest: npt.NDArray[np.integer | np.floating], random: torch.Generator) -> _Indices:
+    """Return a random order of groups, the first group with the longest sample in front.
+
+    Args:
+        longest: Length of the longest sample of each group, [G].
+        random: Random numbers.
+    """
+    order: _Indices = torch.randperm(len(longest), generator=random).numpy()
+    if len(order):
+        first = int(longest[order].argmax())
+        order[: first + 1] = np.roll(order[: first + 1], 1)
+    return order

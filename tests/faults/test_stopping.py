@@ -234,16 +234,12 @@ def test_what_is_passed_over_is_said(resumable, tiny, clips, tmp_path):
         plan_attempt(str(out), str(out / "checkpoint-2"))
 
 
-def test_codes_that_vanish_under_a_worker(tiny, clips, tmp_path):
-    """A data loader worker's error is reported as any bad input: no traceback, status 2, run_end with a reason."""
+def test_a_cache_that_is_deleted_under_a_run_stays_readable(tiny, clips, tmp_path):
+    """The prepared data is mapped, so the run and its workers go on to the end."""
     out, codes = tmp_path / "out", tmp_path / "codes"
-    arguments = training(tiny, clips, out, max_steps=FOREVER, dataloader_num_workers=1, codes_dir=codes)
+    arguments = training(tiny, clips, out, max_steps=12, dataloader_num_workers=1, codes_dir=codes)
     with running(tmp_path, *arguments) as run:
-        run.wait_for("train_step 3")
+        run.wait_for("train_step 1")
         shutil.rmtree(codes)
-        assert run.wait() == 2
-        said = run.err.read_text()
-    assert "Traceback" not in said
-    assert said.startswith(f"higgs-audio-trainer: {clips}")
-    assert said.count("\n") == 1
-    assert lines(out)[-1]["reason"] == "error"
+        assert run.wait() == 0
+    assert lines(out)[-1]["reason"] == "completed"

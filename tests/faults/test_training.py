@@ -53,7 +53,7 @@ def test_whichever_write_fails_the_training_is_the_same(
 ):
     """The N-th write fails, once or for ever, for every N. Steps and adapter stay the same, with a single message."""
     folder, writes = undisturbed
-    assert writes == len(lines(folder)) == 9
+    assert writes == len(lines(folder)) == 10
     for number in range(writes):
         out = tmp_path / str(number)
         result = train_with(monkeypatch, FailingWrites(number, for_ever=for_ever), tiny, clips, out)

@@ -1,0 +1,105 @@
+"""Audit of prepared data sets, kept in the cache so that the next start does not audit again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.data.audio_facts import AudioFacts
+from higgs_audio_trainer.data.audit.audit import audit_samples
+from higgs_audio_trainer.data.audit.columns import SPLITS
+from higgs_audio_trainer.data.audit.rows import AuditedClip, AuditedSample
+from higgs_audio_trainer.data.byte_tokens import partial_tokens
+from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
+from higgs_audio_trainer.events import DatasetAudit, to_mapping
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FORMAT = 1
+
+
+def audit_path(datasets: Sequence[PreparedDataset], folder: Path, *, with_tokens: bool) -> Path:
+    """Return the file of the audit of some data sets.
+
+    Args:
+        datasets: Data set to train on, and data set to evaluate on if there is one.
+        folder: Folder of the cache.
+        with_tokens: Whether the audit looks at tokens.
+    """
+    facts = (_FORMAT, with_tokens, [(dataset.folder.name, dataset.fingerprint, dataset.name) for dataset in datasets])
+    return folder / "audits" / f"{hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()}.json"
+
+
+def audit_of(datasets: Sequence[PreparedDataset], tokenizer: PreTrainedTokenizerBase | None) -> DatasetAudit:
+    """Audit data sets.
+
+    Args:
+        datasets: Data set to train on, and data set to evaluate on if there is one.
+        tokenizer: Tokenizer of the checkpoint. None if its tokens say nothing of the texts.
+    """
+    partial = None if tokenizer is None else partial_tokens(tokenizer)
+    samples = [audited_samples(dataset, partial) for dataset in datasets]
+    problems = zip(SPLITS, datasets, strict=False)
+    left_out = ((split, problem) for split, dataset in problems for problem in dataset.problems)
+    return audit_samples(*samples, left_out=left_out)
+
+
+def store_audit(path: Path, audit: DatasetAudit) -> None:
+    """Write an audit to the file from `audit_path`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(orjson.dumps(to_mapping(audit)))
+
+
+def read_audit(path: Path) -> DatasetAudit | None:
+    """Read an audit. Return None if the file is missing or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=DatasetAudit)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def audited_samples(dataset: PreparedDataset, partial: npt.NDArray[np.bool_] | None) -> Iterator[AuditedSample]:
+    """Yield what the audit looks at of each sample.
+
+    Args:
+        dataset: A prepared data set.
+        partial: Which tokens are parts of characters, bool [V]. None if the tokens are not looked at.
+    """
+    columns = dataset.columns("id", "where", "clips", "speaker", "tokens")
+    for name, where, clips, speaker, tokens in columns:
+        yield AuditedSample(
+            name,
+            dataset.place(where),
+            tuple(_clip(clip) for clip in orjson.loads(clips)),
+            speaker,
+            None if partial is None else int(partial[tokens].sum()),
+        )
+
+
+def _clip(clip: dict[str, object]) -> AuditedClip:
+    given = clip.get("facts")
+    facts = AudioFacts(**given) if isinstance(given, dict) else None
+    return AuditedClip(
+        clip["text"],  # type: ignore[arg-type]
+        clip["seconds"],  # type: ignore[arg-type]
+        facts.content_hash if facts else None,
+        clip["codes"],  # type: ignore[arg-type]
+        facts,
+        bool(clip["is_reference"]),
+        clip.get("file"),  # type: ignore[arg-type]
+        clip.get("start_s", 0.0),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,342 @@
+"""Blocks of a manifest: samples that are checked and tokenized together, and written together with their codes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.data.audio import AudioError
+from higgs_audio_trainer.data.audit.rows import spoken_clips
+from higgs_audio_trainer.data.clips import (
+    FRAME_RATE_HZ,
+    MISSING,
+    ClipLimits,
+    FileState,
+    check_audio,
+    check_codes,
+    check_seconds,
+    clip_key,
+    decode_audio,
+    state_of,
+)
+from higgs_audio_trainer.data.media_path import shown_name
+from higgs_audio_trainer.data.preparation.jobs import Job
+from higgs_audio_trainer.data.preparation.map_files import map_files
+from higgs_audio_trainer.data.prompt import TokenSegment, sequence_length, tokenize_all
+from higgs_audio_trainer.data.sample import Clip, Sample, packed, unpacked
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from higgs_audio_trainer.data.codec import Codec
+    from higgs_audio_trainer.data.preparation.clip_index import ClipIndex
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRules:
+    """What a sample must fit.
+
+    Attributes:
+        clips: Limits for clips.
+        max_length: Length of the model's longest sequence, tokens.
+        tokenizer: Tokenizer of the checkpoint.
+        codec: Codec for clips of audio. None where all clips have codes.
+    """
+
+    clips: ClipLimits
+    max_length: int
+    tokenizer: PreTrainedTokenizerBase
+    codec: Codec | None
+
+
+@dataclass(slots=True)
+class Block:
+    """A block of samples.
+
+    Attributes:
+        rows: Samples that are usable so far, as values for JSON.
+        jobs: Clips that had no row in the index.
+        problems: Place, field, expectation and observation of each other sample.
+        retry: Clips with problems, as values for JSON.
+        decisions: Names of files by what was decided for the user.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    problems: list[tuple[str, str, str, str]] = field(default_factory=list)
+    retry: list[list[Any]] = field(default_factory=list)
+    decisions: dict[str, list[str]] = field(default_factory=dict)
+
+    def add_problem(self, where: str, clip: Clip, error: AudioError) -> None:
+        """Add the problem of a clip."""
+        self.problems.append((where, clip.field, error.expected, f"{error.got} ({shown_name(clip.path)!r})"))
+        self.retry.append(packed(clip))
+
+    def write(self, path: Path) -> None:
+        """Write the block without its jobs as JSON.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        with atomic_file(path) as file:
+            file.write(
+                orjson.dumps(
+                    [self.rows, self.problems, self.retry, self.decisions],
+                    option=orjson.OPT_SERIALIZE_NUMPY,
+                    default=list,
+                )
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> Block:
+        """Read a block without its jobs."""
+        rows, problems, retry, decisions = orjson.loads(path.read_bytes())
+        return cls(rows, [], [tuple(problem) for problem in problems], retry, decisions)
+
+
+def check_block(samples: Sequence[Sample], rules: SampleRules, index: ClipIndex | None) -> Block:
+    """Check the headers of all clips of some samples, and tokenize the samples.
+
+    Args:
+        samples: Samples of the block.
+        rules: What a sample must fit.
+        index: Index of the codec, whose clips are not read again. None without a codec.
+    """
+    block = Block()
+    known = _check_clips(list(dict.fromkeys(clip for sample in samples for clip in sample.clips)), rules, index, block)
+    usable = [sample for sample in samples if _is_usable(sample, known, block)]
+    for sample, segments in zip(usable, tokenize_all(usable, rules.tokenizer), strict=True):
+        checked = [known[clip] for clip in sample.clips]
+        frames = [found.frames for found in checked if isinstance(found, _Found)]
+        if problem := _too_long(segments, frames, rules):
+            block.problems.append((sample.where, *problem))
+            continue
+        texts = [segment.ids for segment in segments if segment.ids is not None]
+        block.rows.append(
+            {
+                "id": sample.id,
+                "where": sample.where,
+                "speaker": sample.speaker,
+                "text": "\n".join(
+                    spoken.text for spoken in spoken_clips(sample) if spoken.text and not spoken.is_reference
+                ),
+                "tokens": np.concatenate(texts).astype(np.int32) if texts else [],
+                "segments": [-1 if segment.ids is None else len(segment.ids) for segment in segments],
+                "supervised": [int(segment.supervised) for segment in segments],
+                "clips": [
+                    found.about | {"text": spoken.text, "is_reference": spoken.is_reference}
+                    for found, spoken in zip(checked, spoken_clips(sample), strict=True)
+                    if isinstance(found, _Found)
+                ],
+            }
+        )
+    used = {clip["key"] for row in block.rows for clip in row["clips"] if "key" in clip}
+    block.jobs = [job for job in block.jobs if job.key in used]
+    return block
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the check of a clip found.
+
+    Attributes:
+        about: What a row says about the clip.
+        frames: Number of codec frames, or a lower limit.
+        shortened: True if a duration without an offset ends the clip before the end of its file.
+        job: The clip to encode, if the clip has no row in the index.
+    """
+
+    about: dict[str, Any]
+    frames: int
+    shortened: bool = False
+    job: Job | None = None
+
+
+def _check_clips(
+    clips: Sequence[Clip], rules: SampleRules, index: ClipIndex | None, block: Block
+) -> dict[Clip, _Found | AudioError]:
+    """Check clips, and add their jobs and decisions to the block."""
+    states = dict(zip(clips, map_files(_state, clips), strict=True))
+    found = {clip: _indexed(clip, states[clip], rules, index) for clip in clips}
+    rest = [clip for clip in clips if found[clip] is None]
+    read = map_files(lambda clip: _read_clip(clip, states[clip], rules), rest)
+    known = {clip: look for clip, look in found.items() if look is not None} | dict(zip(rest, read, strict=True))
+    for clip in clips:
+        name, look = shown_name(clip.path), known[clip]
+        if clip.offset_s or clip.duration_s is not None:
+            block.decisions.setdefault("stretch", []).append(name)
+        if isinstance(look, _Found):
+            if look.shortened:
+                block.decisions.setdefault("shortened", []).append(name)
+            if look.job is not None:
+                block.jobs.append(look.job)
+    return known
+
+
+def _state(clip: Clip) -> FileState:
+    return state_of(clip.path)
+
+
+def _indexed(clip: Clip, state: FileState, rules: SampleRules, index: ClipIndex | None) -> _Found | AudioError | None:
+    """Return what is known of a clip without reading its file, or None."""
+    if state == MISSING:
+        return AudioError("a file", "a name without a file")
+    if clip.encoded:
+        return None
+    assert index is not None, "clips of audio come with an index"
+    key = clip_key(clip, state)
+    row = index.get(key)
+    if row is None or "fault" in row:
+        return None
+    try:
+        check_seconds(row["seconds"], rules.clips)
+    except AudioError as error:
+        return error
+    return _Found({"clip": packed(clip), "key": key}, row["codes"][2][1], bool(row.get("shortened")))
+
+
+def _read_clip(clip: Clip, state: FileState, rules: SampleRules) -> _Found | AudioError:
+    try:
+        if clip.encoded:
+            return _Found({"clip": packed(clip)}, check_codes(clip, rules.clips).shape[1])
+        job = _job(clip, clip_key(clip, state), rules)
+    except AudioError as error:
+        return error
+    return _Found({"clip": packed(clip), "key": job.key}, job.least_frames, job.shortened, job)
+
+
+def _is_usable(sample: Sample, known: dict[Clip, _Found | AudioError], block: Block) -> bool:
+    """Return True if all clips of a sample are usable. The problems of the others are added to the block."""
+    problems = [(clip, known[clip]) for clip in sample.clips]
+    for clip, found in problems:
+        if isinstance(found, AudioError):
+            block.add_problem(sample.where, clip, found)
+    return not any(isinstance(found, AudioError) for _, found in problems)
+
+
+def _job(clip: Clip, key: str, rules: SampleRules) -> Job:
+    assert rules.codec is not None, "clips of audio come with a codec"
+    checked = check_audio(clip, rules.clips, rules.codec)
+    fitted = checked.clip
+    given = (clip.offset_s, clip.duration_s, clip.stated_s)
+    return Job(
+        packed(clip)[0], fitted.offset_s, fitted.duration_s, given, key, checked.claim, checked.seconds,
+        checked.least_frames, checked.shortened,
+    )  # fmt: skip
+
+
+def _too_long(
+    segments: Iterable[TokenSegment], frames: Sequence[int], rules: SampleRules
+) -> tuple[str, str, str] | None:
+    length = sequence_length(segments, frames, rules.clips.num_codebooks)
+    return ("sample", f"at most {rules.max_length} tokens", str(length)) if length > rules.max_length else None
+
+
+def is_usable(clip: Clip, rules: SampleRules) -> bool:
+    """Return True if a clip with a problem has none any more."""
+    try:
+        if clip.encoded:
+            check_codes(clip, rules.clips)
+        elif rules.codec is not None:
+            checked = check_audio(clip, rules.clips, rules.codec)
+            decode_audio(checked.clip, rules.codec.sampling_rate_hz)
+    except AudioError:
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class Assembled:
+    """A block with its codes.
+
+    Attributes:
+        rows: Rows of the prepared data set.
+        damaged: Clips whose codes in the cache are damaged.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    damaged: list[Job] = field(default_factory=list)
+
+
+def assemble(block: Block, rules: SampleRules, index: ClipIndex | None) -> Assembled:
+    """Return the rows of a checked block with the codes of its clips. Further problems are added to the block."""
+    made = Assembled()
+    rate = FRAME_RATE_HZ if rules.codec is None else rules.codec.sampling_rate_hz / rules.codec.hop_length
+    for row in block.rows:
+        codes, about, faults = [], [], 0
+        for entry in row["clips"]:
+            clip = unpacked(entry["clip"])
+            try:
+                found, known = _codes_of(clip, entry.get("key"), rules, index)
+                if found is None:
+                    made.damaged.append(_job(clip, entry["key"], rules))
+            except AudioError as error:
+                block.add_problem(row["where"], clip, error)
+                faults += 1
+                continue
+            if found is None:
+                continue
+            codes.append(found)
+            digest = hashlib.blake2b(np.ascontiguousarray(found, dtype="<i2").tobytes(), digest_size=16).hexdigest()
+            about.append(
+                {
+                    "text": entry["text"],
+                    "is_reference": entry["is_reference"],
+                    "codes": digest,
+                    "file": hashlib.blake2b(os.fsencode(clip.path), digest_size=8).hexdigest(),
+                    "start_s": clip.offset_s,
+                    **known,
+                }
+            )
+            if "channel" in known:
+                block.decisions.setdefault("single_channel", []).append(shown_name(clip.path))
+        if faults or len(codes) < len(row["clips"]):
+            continue
+        frames = [codes_KT.shape[1] for codes_KT in codes]
+        segments = _segments(row)
+        if problem := _too_long(segments, frames, rules):
+            block.problems.append((row["where"], *problem))
+            continue
+        made.rows.append(
+            {
+                **row,
+                "tokens": np.asarray(row["tokens"], dtype=np.int32),
+                "codes": b"".join(np.ascontiguousarray(codes_KT, dtype="<i2").tobytes() for codes_KT in codes),
+                "frames": frames,
+                "length": sequence_length(segments, frames, rules.clips.num_codebooks),
+                "audio_seconds": sum(frames) / rate,
+                "clips": orjson.dumps(about),
+            }
+        )
+    return made
+
+
+def _segments(row: dict[str, Any]) -> list[TokenSegment]:
+    segments, at, tokens = [], 0, np.asarray(row["tokens"], dtype=np.int64)
+    for length, supervised in zip(row["segments"], row["supervised"], strict=True):
+        segments.append(TokenSegment(tokens[at : at + length] if length >= 0 else None, bool(supervised)))
+        at += max(length, 0)
+    return segments
+
+
+def _codes_of(clip: Clip, key: str | None, rules: SampleRules, index: ClipIndex | None) -> tuple[Any, dict[str, Any]]:
+    """Return the codes of a clip, None for damaged codes, and what is known of the clip."""
+    if key is None:
+        given_KT = check_codes(clip, rules.clips)
+        return given_KT, {"seconds": given_KT.shape[1] / FRAME_RATE_HZ}
+    assert index is not None
+    row = index.get(key)
+    if row is None:
+        return None, {}
+    if "fault" in row:
+        raise AudioError(*row["fault"])
+    codes_KT = index.codes(row["codes"])
+    return codes_KT, {name: value for name, value in row.items() if name not in ("key", "codes")}

@@ -1,0 +1,135 @@
+"""Progress of a preparation: a line on a terminal, lines at intervals elsewhere, and events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Protocol
+
+from higgs_audio_trainer.events import PrepareProgress
+
+_TERMINAL_S, _LINES_S = 0.2, 30.0  # between two reports
+_WINDOW_S = 60.0  # of the measured speed
+
+Report = Callable[[PrepareProgress], None]
+
+
+def progress_line(progress: PrepareProgress) -> str:
+    """Return progress as a line for a person.
+
+    Example:
+        >>> progress_line(PrepareProgress(
+        ...     stage="encoding", clips_done=1_200, clips_total=13_100, audio_hours_done=2.6, times_real_time=35.4,
+        ...     seconds_left=723.0, faults=2, workers=2,
+        ... ))
+        'encoding: 1,200 of 13,100 clips  2.6 h  35x real time  0:12:03 left  2 faults  2 workers'
+    """
+    if progress.stage != "encoding":
+        of_all = "" if progress.stage == "reading" else f" of {progress.clips_total:,}"
+        return f"{progress.stage}: {progress.clips_done:,}{of_all} samples"
+    parts = [f"{progress.stage}: {progress.clips_done:,} of {progress.clips_total:,} clips"]
+    if progress.audio_hours_done:
+        parts.append(f"{progress.audio_hours_done:.1f} h")
+    if progress.times_real_time is not None:
+        parts.append(f"{progress.times_real_time:.{0 if progress.times_real_time >= 10 else 1}f}x real time")  # noqa: PLR2004 - digits
+    if progress.seconds_left is not None:
+        parts.append(f"{timedelta(seconds=round(progress.seconds_left))} left")
+    parts.append(f"{progress.faults:,} fault{'' if progress.faults == 1 else 's'}")
+    if progress.workers > 1:
+        parts.append(f"{progress.workers} workers")
+    return "  ".join(parts)
+
+
+class StatusFile(Protocol):
+    """A file for progress. Progress is shown on one line if `isatty()` returns True."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+
+    def flush(self) -> object:
+        """Flush the text."""
+
+    def isatty(self) -> bool:
+        """Return True for a terminal."""
+        ...
+
+
+class ProgressLine:
+    """Prints progress on one line of a terminal, or a line at intervals to a file.
+
+    Args:
+        file: File to print to.
+    """
+
+    def __init__(self, file: StatusFile) -> None:
+        self._file = file
+        self._is_terminal = file.isatty()
+        self._reported_at = time.monotonic()
+        self._stage = ""
+        self._width = 0
+
+    def __call__(self, progress: PrepareProgress) -> None:
+        """Print progress if the last report is old enough, or of another stage and on a terminal."""
+        now = time.monotonic()
+        is_new = self._is_terminal and progress.stage != self._stage
+        if not is_new and now - self._reported_at < (_TERMINAL_S if self._is_terminal else _LINES_S):
+            return
+        self._reported_at, self._stage = now, progress.stage
+        line = progress_line(progress)
+        if self._is_terminal:
+            self._file.write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        else:
+            self._file.write(line + "\n")
+        self._file.flush()
+
+    def clear(self) -> None:
+        """Remove the line from the terminal."""
+        if self._width:
+            self._file.write("\r" + " " * self._width + "\r")
+            self._file.flush()
+            self._width = 0
+
+
+class Meter:
+    """Measures the speed of the work on clips by all processes together.
+
+    Args:
+        total: Number of clips.
+        seconds: Audio of all clips; seconds.
+
+    Example:
+        >>> meter = Meter(total=2, seconds=8.0, clock=iter([0.0, 1.0]).__next__)
+        >>> meter.add(1, 4.0)
+        >>> meter.times_real_time, meter.seconds_left
+        (4.0, 1.0)
+    """
+
+    def __init__(self, total: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self._clock = total, clock
+        self.done, self.seconds_done, self.faults = 0, 0.0, 0
+        self._seconds = seconds
+        self._marks = [(clock(), 0.0)]
+
+    def add(self, clips: int, seconds: float, faults: int = 0) -> None:
+        """Count clips that are done."""
+        self.done += clips
+        self.seconds_done += seconds
+        self.faults += faults
+        now = self._clock()
+        self._marks.append((now, self.seconds_done))
+        while len(self._marks) > 2 and now - self._marks[1][0] > _WINDOW_S:  # noqa: PLR2004 - two marks make a speed
+            del self._marks[0]
+
+    @property
+    def times_real_time(self) -> float | None:
+        """Seconds of audio a second of wall time; None before the first clip."""
+        (begun, before), (now, done) = self._marks[0], self._marks[-1]
+        return (done - before) / (now - begun) if now > begun and done > before else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time to the end; seconds; None if unknown."""
+        speed = self.times_real_time
+        return max(0.0, self._seconds - self.seconds_done) / speed if speed else None
