@@ -27,6 +27,7 @@ NAMES = (
     "logs",
     "start_up",
     "data",
+    "scale",
     "batches",
     "growth",
 )

@@ -7,10 +7,10 @@ The clips are colored noise of 2 to 8 seconds at 44.1, 48 and 16 kHz, as WAV and
 
 - `prepare` with an empty cache, against a loop of `soundfile.read`, `soxr.resample` and the codec. Both load the codec
   each time.
-- `prepare` with an instant codec, against the same loop without a codec. The difference is our own cost. `prepare`
-  reads every file to the end before the first is encoded, so that every problem of a manifest is reported early. It
-  also hashes the files, to find cached codes, and writes each file of codes durably. A further row has the cost of a
-  run whose codes are all cached.
+- `prepare` with an instant codec, against the same loop without a codec. The difference is our own cost: a claim and
+  the facts of each clip. A further row has the cost of a run whose data set is prepared.
+- `prepare` by two processes, against one. Each has one thread. The second half of the clips counts, when both are at
+  work.
 - A data loader over the prepared samples with the collator of the training, against a data loader whose workers read
   and resample the clips. A training reads codes only, never audio. An epoch includes the start of the workers.
 """
@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,20 +35,24 @@ import numpy.typing as npt
 import soundfile
 import soxr
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from transformers import DacModel
 
 from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 from benchmarks.workload import torch_threads
 from higgs_audio_trainer.data.audio import Waveform
-from higgs_audio_trainer.data.batch import Collator, PreparedSample, SpeechDataset
+from higgs_audio_trainer.data.batch import Collator, SpeechDataset
 from higgs_audio_trainer.data.codec import Codec
+from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
+from higgs_audio_trainer.data.preparation.progress import Report
 from higgs_audio_trainer.demo.tiny import SAMPLING_RATE_HZ, write_tiny
+from higgs_audio_trainer.events import PrepareProgress
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 
 THREADS = 2
+PROCESSES = 2
 BATCH_SIZE = 8
 WORKERS = (0, 1, 2, 4)
 RECORDED = ((44_100, "wav"), (44_100, "flac"), (48_000, "wav"), (48_000, "flac"), (16_000, "wav"), (16_000, "flac"))
@@ -61,6 +66,7 @@ class ClipsSize:
 
     Attributes:
         encoded: Number of clips for the measurement with the codec.
+        shared: Number of clips that several processes encode.
         clips: Number of clips for all other measurements.
         seconds: Lengths of the shortest and the longest clip.
         epochs: Repetitions of the clips in an epoch of the data loader.
@@ -68,13 +74,14 @@ class ClipsSize:
     """
 
     encoded: int = 4
+    shared: int = 90
     clips: int = 30
     seconds: tuple[float, float] = (2.0, 8.0)
     epochs: int = 8
     rounds: int = 3
 
 
-QUICK = ClipsSize(encoded=2, clips=6, seconds=(0.2, 0.4), epochs=1, rounds=1)
+QUICK = ClipsSize(encoded=2, shared=4, clips=6, seconds=(0.2, 0.4), epochs=1, rounds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +112,26 @@ class Material:
         """Total length of the clips, in seconds."""
         return sum(float(soundfile.info(clip).duration) for clip in self.clips)
 
-    def prepare(self) -> list[PreparedSample]:
+    def prepare(self, workers: int = 1, report: Report = lambda _progress: None) -> PreparedDataset:
         """Prepare the manifest with the cached codes."""
-        (samples,) = prepare_manifests(
+        (samples,), _audit = prepare_manifests(
             [str(self.manifest)],
             self.checkpoint,
             codec_name=str(self.codec),
             codes_dir=str(self.codes),
             max_seconds=60.0,
             skip_bad_samples=False,
-            device="cpu",
+            devices=["cpu"],
+            workers=workers,
             say=lambda _text: None,
+            report=report,
         )
         return samples
 
-    def prepare_anew(self) -> list[PreparedSample]:
+    def prepare_anew(self, workers: int = 1, report: Report = lambda _progress: None) -> PreparedDataset:
         """Prepare the manifest with an empty cache."""
         shutil.rmtree(self.codes, ignore_errors=True)
-        return self.prepare()
+        return self.prepare(workers, report)
 
     def encode(self) -> None:
         """Read, resample and encode the clips, the minimum to obtain codes."""
@@ -200,6 +209,8 @@ def rows(quick: bool = False) -> list[ResultRow]:
     with torch_threads(THREADS):
         with material(size.encoded, size.seconds) as made:
             measured = [_prepare_row(made, size)]
+        with torch_threads(1), material(size.shared, size.seconds) as made:
+            measured.append(_shared_row(made))
         instant = mock.patch("higgs_audio_trainer.training.prepare_manifests.Codec", _InstantCodec)
         with instant, material(size.clips, size.seconds) as made:
             return [*measured, *_rows_without_codec(made, size), *_loader_rows(made, size)]
@@ -207,10 +218,31 @@ def rows(quick: bool = False) -> list[ResultRow]:
 
 def _prepare_row(made: Material, size: ClipsSize) -> ResultRow:
     calls: dict[str, Callable[[], object]] = {"floor": made.encode, "ours": made.prepare_anew}
-    taken = interleaved(calls, rounds=min(size.rounds, 2), warm_up=0)
+    taken = interleaved(calls, rounds=min(size.rounds, 2))
     share = ratio(taken["floor"], taken["ours"])
     rate = made.seconds / median(taken["ours"])
     return ResultRow("prepare", rate, UNIT, "soundfile, soxr and the codec", share, _TARGET, share >= _LEAST)
+
+
+def _shared_row(made: Material) -> ResultRow:
+    one, shared = _speed(made, 1), _speed(made, PROCESSES)
+    least = 0.8 * PROCESSES
+    name, target = f"prepare, {PROCESSES} processes", f"at least {least:g}"
+    return ResultRow(name, shared, UNIT, "one process", shared / one, target, shared / one >= least)
+
+
+def _speed(made: Material, workers: int) -> float:
+    """Return the speed of the second half of a preparation, seconds of audio a second."""
+    marks: list[tuple[float, float]] = []
+
+    def mark(progress: PrepareProgress) -> None:
+        if progress.stage == "encoding":
+            marks.append((time.perf_counter(), 3600 * progress.audio_hours_done))
+
+    made.prepare_anew(workers, mark)
+    ended = time.perf_counter()
+    begun, before = next((mark for mark in marks if mark[1] >= made.seconds / 2), marks[0])
+    return (made.seconds - before) / (ended - begun)
 
 
 def _rows_without_codec(made: Material, size: ClipsSize) -> Iterator[ResultRow]:
@@ -224,7 +256,8 @@ def _rows_without_codec(made: Material, size: ClipsSize) -> Iterator[ResultRow]:
 
 def _loader_rows(made: Material, size: ClipsSize) -> Iterator[ResultRow]:
     ids = made.checkpoint.ids
-    codes, audio = SpeechDataset(made.prepare() * size.epochs, ids), Waveforms(list(made.clips) * size.epochs)
+    codes: ConcatDataset[Any] = ConcatDataset([SpeechDataset(made.prepare(), ids)] * size.epochs)
+    audio = Waveforms(list(made.clips) * size.epochs)
     calls: dict[str, Callable[[], object]] = {}
     for workers in WORKERS:
         calls[f"ours {workers}"] = partial(_epoch, codes, Collator(ids), workers)
