@@ -4,10 +4,9 @@ import errno
 import os
 import shutil
 import signal
-import time
 from dataclasses import asdict
 from pathlib import Path
-from threading import Thread, current_thread
+from threading import Event, Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -209,7 +208,7 @@ def test_a_manifest_for_both_purposes_has_each_problem_once(prepare, tmp_path):
 
 def test_workers_take_other_clips(prepare, tmp_path, monkeypatch):
     """A worker and the process that started it divide the clips, and ask the codec for the model's codebooks."""
-    encode, made, threads = Codec.encode, [], []
+    encode, made, threads, worker_is_at_work = Codec.encode, [], [], Event()
 
     class Threads(Workers):
         def start(self, device: str, threads_of_torch: int) -> None:
@@ -221,14 +220,16 @@ def test_workers_take_other_clips(prepare, tmp_path, monkeypatch):
             for thread in threads:
                 thread.join()
 
-    def encode_slowly(self: Codec, waveform: np.ndarray) -> np.ndarray:
+    def encode_together(self: Codec, waveform: np.ndarray) -> np.ndarray:
         made.append((current_thread(), len(waveform)))
-        time.sleep(0.05)
+        if current_thread() in threads:
+            worker_is_at_work.set()
+        assert worker_is_at_work.wait(60)
         return encode(self, waveform)
 
     monkeypatch.setattr(crew, "Workers", Threads)
     monkeypatch.setattr(signal, "signal", lambda *_args: None)  # not in a thread
-    monkeypatch.setattr(Codec, "encode", encode_slowly)
+    monkeypatch.setattr(Codec, "encode", encode_together)
     prepare(write_samples(tmp_path, 30), workers=2)
     assert len({length for _, length in made}) == len(made) == 30
     assert len({thread for thread, _ in made}) == 2
