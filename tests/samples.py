@@ -30,6 +30,18 @@ def write_tone(path: Path, seconds: float = 0.2, rate: int = 24_000, **options: 
     return path
 
 
+def prepare_settings(codec_dir: Path, codes_dir: Path, said: list[str]) -> dict[str, Any]:
+    """Make settings of `prepare_manifests` for a test."""
+    return {
+        "codec_name": str(codec_dir),
+        "codes_dir": str(codes_dir),
+        "max_seconds": 60.0,
+        "skip_bad_samples": False,
+        "devices": ["cpu"],
+        "say": said.append,
+    }
+
+
 def entry(name: str, audio: str, **more: Any) -> dict[str, Any]:
     """Make an entry of the simple form."""
     return {"id": name, "audio": audio, "text": f"The text of {name}."} | more

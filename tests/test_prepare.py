@@ -26,7 +26,7 @@ from higgs_audio_trainer.errors import ManifestError, UserError
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.training.prepare_manifests import default_codes_dir, prepare_manifests
 from tests import forks
-from tests.samples import entry, tone, write_manifest, write_tone
+from tests.samples import entry, prepare_settings, tone, write_manifest, write_tone
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,7 @@ def prepare(tiny, checkpoint, tmp_path):
     """Return `prepare_manifests` for a single manifest with a cache for the test, and keep the printed lines."""
 
     def call(manifest: Path, **changes: Any) -> PreparedDataset:
-        settings = {
-            "codec_name": str(tiny.codec_dir),
-            "codes_dir": str(tmp_path / "codes"),
-            "max_seconds": 60.0,
-            "skip_bad_samples": False,
-            "devices": ["cpu"],
-            "say": call.said.append,
-        }
+        settings = prepare_settings(tiny.codec_dir, tmp_path / "codes", call.said)
         (samples,), _ = prepare_manifests(
             [str(manifest)], changes.pop("checkpoint", checkpoint), **(settings | changes)
         )

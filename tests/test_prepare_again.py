@@ -29,7 +29,7 @@ from higgs_audio_trainer.data.sample import Clip
 from higgs_audio_trainer.errors import ManifestError, UserError
 from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests
-from tests.samples import entry, write_manifest, write_tone
+from tests.samples import entry, prepare_settings, write_manifest, write_tone
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,7 @@ def prepare(tiny, checkpoint, tmp_path, monkeypatch):
 
     def call(*manifests: Path | str, **changes: Any) -> PreparedData:
         monkeypatch.setattr(preparation, "_since", float("inf"))  # no earlier problem counts
-        settings = {
-            "codec_name": str(tiny.codec_dir),
-            "codes_dir": str(tmp_path / "codes"),
-            "max_seconds": 60.0,
-            "skip_bad_samples": False,
-            "devices": ["cpu"],
-            "say": call.said.append,
-        }
+        settings = prepare_settings(tiny.codec_dir, tmp_path / "codes", call.said)
         return prepare_manifests([str(manifest) for manifest in manifests], checkpoint, **(settings | changes))
 
     call.said = []
@@ -112,14 +105,7 @@ def test_recordings_that_are_elsewhere_now_are_found(prepare, tmp_path):
 def test_a_line_that_was_corrected_counts_in_the_same_process(tiny, checkpoint, tmp_path):
     """In a notebook, the second call sees the recording that the first has missed."""
     manifest = write_samples(tmp_path)
-    settings = {
-        "codec_name": str(tiny.codec_dir),
-        "codes_dir": str(tmp_path / "codes"),
-        "max_seconds": 60.0,
-        "skip_bad_samples": False,
-        "devices": ["cpu"],
-        "say": lambda _text: None,
-    }
+    settings = prepare_settings(tiny.codec_dir, tmp_path / "codes", [])
     recording = (tmp_path / "1.wav").rename(tmp_path / "aside.wav")
     with pytest.raises(ManifestError):
         prepare_manifests([str(manifest)], checkpoint, **settings)

@@ -61,6 +61,23 @@ class ArgumentParser(argparse.ArgumentParser):
             (file or sys.stderr).write(message)
 
 
+def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+    """Add a flag that is off by default, and on alone or with a value such as `true`.
+
+    Args:
+        parser: Parser of a command.
+        flag: Name of the flag with its dashes.
+        text: Help of the flag.
+
+    Example:
+        >>> parser = ArgumentParser(prog="prepare")
+        >>> add_switch(parser, "--strict", "be strict")
+        >>> [parser.parse_args(arguments).strict for arguments in ([], ["--strict"], ["--strict=no"])]
+        [False, True, False]
+    """
+    parser.add_argument(flag, metavar="BOOL", type=parse_boolean, nargs="?", const=True, default=False, help=text)
+
+
 def _respelled(argument: str, declared: dict[str, str]) -> str:
     """Return an argument with its flag in the declared spelling, and with the home folder in place of `~`.
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_switch
 from higgs_audio_trainer.cli.column_flags import add_column_flags, columns_of
 from higgs_audio_trainer.errors import ManifestError, ProblemList, UserError
 from sinks.terminal.words import count_of
@@ -41,15 +41,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--speaker", metavar="NAME", help="speaker of samples without a speaker")
     add_column_flags(made)
     made.add_argument("--seed", metavar="N", type=int, default=42, help="seed of the random choices [%(default)s]")
-    made.add_argument(
-        "--skip_bad_samples",
-        type=parse_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="BOOL",
-        help="leave out samples with problems",
-    )
+    add_switch(made, "--skip_bad_samples", "leave out samples with problems")
     made.add_argument("--force", action="store_true", help="replace existing manifests")
     return made
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_switch
 from higgs_audio_trainer.cli.audit_report import audit_text, write_audit
 from higgs_audio_trainer.cli.column_flags import add_column_flags, columns_of
 from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
@@ -33,54 +33,22 @@ def parser(prog: str) -> ArgumentParser:
         formatter_class=partial(argparse.HelpFormatter, max_help_position=30),
     )
     made.add_argument(
-        "--train_manifest",
-        metavar="FILE",
-        required=True,
-        help="samples to train on: a file, folder or data set",
+        "--train_manifest", metavar="FILE", required=True, help="samples to train on: a file, folder or data set"
     )
     made.add_argument("--eval_manifest", metavar="FILE", help="samples to evaluate on, in any such form")
     add_column_flags(made)
-    made.add_argument(
-        "--base_ckpt",
-        metavar="NAME",
-        default=DEFAULT_BASE_CKPT,
-        help="base checkpoint [Higgs Audio v2]",
-    )
-    made.add_argument(
-        "--audio_tokenizer",
-        metavar="NAME",
-        help="codec: a folder or a name [of base_ckpt]",
-    )
-    made.add_argument(
-        "--codes_dir",
-        metavar="DIR",
-        help="cache [~/.cache/higgs-audio-trainer/codes]",
-    )
+    made.add_argument("--base_ckpt", metavar="NAME", default=DEFAULT_BASE_CKPT, help="base checkpoint [Higgs Audio v2]")
+    made.add_argument("--audio_tokenizer", metavar="NAME", help="codec: a folder or a name [of base_ckpt]")
+    made.add_argument("--codes_dir", metavar="DIR", help="cache [~/.cache/higgs-audio-trainer/codes]")
     made.add_argument(
         "--max_seconds", metavar="X", type=float, default=60.0, help="seconds of the longest clip [%(default)s]"
     )
     made.add_argument("--workers", metavar="N", type=int, help="processes on each device [as many as pay]")
     made.add_argument("--audit", metavar="FILE", help="JSON file for the audit of the data")
-    made.add_argument(
-        "--strict_data",
-        metavar="true|false",
-        type=parse_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="exit with status 2 if the audit finds an error",
-    )
+    add_switch(made, "--strict_data", "exit with status 2 if the audit finds an error")
     made.add_argument("--events", metavar="FILE", help="log of the progress, in JSON Lines")
     made.add_argument("--device", metavar="NAME", help="device that encodes [a GPU if present, else cpu]")
-    made.add_argument(
-        "--skip_bad_samples",
-        metavar="BOOL",
-        type=parse_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="skip and list samples that have problems",
-    )
+    add_switch(made, "--skip_bad_samples", "skip and list samples that have problems")
     return made
 
 

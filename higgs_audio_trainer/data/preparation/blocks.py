@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,6 @@ from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.audit.rows import spoken_clips
 from higgs_audio_trainer.data.clips import (
-    FRAME_RATE_HZ,
     MISSING,
     ClipLimits,
     FileState,
@@ -31,7 +28,7 @@ from higgs_audio_trainer.data.media_path import shown_name
 from higgs_audio_trainer.data.preparation.jobs import Job
 from higgs_audio_trainer.data.preparation.map_files import map_files
 from higgs_audio_trainer.data.prompt import TokenSegment, sequence_length, tokenize_all
-from higgs_audio_trainer.data.sample import Clip, Sample, packed, unpacked
+from higgs_audio_trainer.data.sample import Clip, Sample, packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,7 +113,7 @@ def check_block(samples: Sequence[Sample], rules: SampleRules, index: ClipIndex 
     for sample, segments in zip(usable, tokenize_all(usable, rules.tokenizer), strict=True):
         checked = [known[clip] for clip in sample.clips]
         frames = [found.frames for found in checked if isinstance(found, _Found)]
-        if problem := _too_long(segments, frames, rules):
+        if problem := problem_of_length(segments, frames, rules):
             block.problems.append((sample.where, *problem))
             continue
         texts = [segment.ids for segment in segments if segment.ids is not None]
@@ -207,7 +204,7 @@ def _read_clip(clip: Clip, state: FileState, rules: SampleRules) -> _Found | Aud
     try:
         if clip.encoded:
             return _Found({"clip": packed(clip)}, check_codes(clip, rules.clips).shape[1])
-        job = _job(clip, clip_key(clip, state), rules)
+        job = job_of(clip, clip_key(clip, state), rules)
     except AudioError as error:
         return error
     return _Found({"clip": packed(clip), "key": job.key}, job.least_frames, job.shortened, job)
@@ -222,7 +219,17 @@ def _is_usable(sample: Sample, known: dict[Clip, _Found | AudioError], block: Bl
     return not any(isinstance(found, AudioError) for _, found in problems)
 
 
-def _job(clip: Clip, key: str, rules: SampleRules) -> Job:
+def job_of(clip: Clip, key: str, rules: SampleRules) -> Job:
+    """Check the header of a clip of audio, and return the clip as a job.
+
+    Args:
+        clip: Clip in the manifest.
+        key: Key of the clip in the index.
+        rules: What a sample must fit.
+
+    Raises:
+        AudioError: The clip is unusable.
+    """
     assert rules.codec is not None, "clips of audio come with a codec"
     checked = check_audio(clip, rules.clips, rules.codec)
     fitted = checked.clip
@@ -233,9 +240,16 @@ def _job(clip: Clip, key: str, rules: SampleRules) -> Job:
     )  # fmt: skip
 
 
-def _too_long(
+def problem_of_length(
     segments: Iterable[TokenSegment], frames: Sequence[int], rules: SampleRules
 ) -> tuple[str, str, str] | None:
+    """Return field, expectation and observation of a sample that is too long for the model. None for any other.
+
+    Args:
+        segments: Tokens of the sample.
+        frames: Number of codec frames of each clip.
+        rules: What a sample must fit.
+    """
     length = sequence_length(segments, frames, rules.clips.num_codebooks)
     return ("sample", f"at most {rules.max_length} tokens", str(length)) if length > rules.max_length else None
 
@@ -251,92 +265,3 @@ def is_usable(clip: Clip, rules: SampleRules) -> bool:
     except AudioError:
         return False
     return True
-
-
-@dataclass(slots=True)
-class Assembled:
-    """A block with its codes.
-
-    Attributes:
-        rows: Rows of the prepared data set.
-        damaged: Clips whose codes in the cache are damaged.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    damaged: list[Job] = field(default_factory=list)
-
-
-def assemble(block: Block, rules: SampleRules, index: ClipIndex | None) -> Assembled:
-    """Return the rows of a checked block with the codes of its clips. Further problems are added to the block."""
-    made = Assembled()
-    rate = FRAME_RATE_HZ if rules.codec is None else rules.codec.sampling_rate_hz / rules.codec.hop_length
-    for row in block.rows:
-        codes, about, faults = [], [], 0
-        for entry in row["clips"]:
-            clip = unpacked(entry["clip"])
-            try:
-                found, known = _codes_of(clip, entry.get("key"), rules, index)
-                if found is None:
-                    made.damaged.append(_job(clip, entry["key"], rules))
-            except AudioError as error:
-                block.add_problem(row["where"], clip, error)
-                faults += 1
-                continue
-            if found is None:
-                continue
-            codes.append(found)
-            digest = hashlib.blake2b(np.ascontiguousarray(found, dtype="<i2").tobytes(), digest_size=16).hexdigest()
-            about.append(
-                {
-                    "text": entry["text"],
-                    "is_reference": entry["is_reference"],
-                    "codes": digest,
-                    "file": hashlib.blake2b(os.fsencode(clip.path), digest_size=8).hexdigest(),
-                    "start_s": clip.offset_s,
-                    **known,
-                }
-            )
-            if "channel" in known:
-                block.decisions.setdefault("single_channel", []).append(shown_name(clip.path))
-        if faults or len(codes) < len(row["clips"]):
-            continue
-        frames = [codes_KT.shape[1] for codes_KT in codes]
-        segments = _segments(row)
-        if problem := _too_long(segments, frames, rules):
-            block.problems.append((row["where"], *problem))
-            continue
-        made.rows.append(
-            {
-                **row,
-                "tokens": np.asarray(row["tokens"], dtype=np.int32),
-                "codes": b"".join(np.ascontiguousarray(codes_KT, dtype="<i2").tobytes() for codes_KT in codes),
-                "frames": frames,
-                "length": sequence_length(segments, frames, rules.clips.num_codebooks),
-                "audio_seconds": sum(frames) / rate,
-                "clips": orjson.dumps(about),
-            }
-        )
-    return made
-
-
-def _segments(row: dict[str, Any]) -> list[TokenSegment]:
-    segments, at, tokens = [], 0, np.asarray(row["tokens"], dtype=np.int64)
-    for length, supervised in zip(row["segments"], row["supervised"], strict=True):
-        segments.append(TokenSegment(tokens[at : at + length] if length >= 0 else None, bool(supervised)))
-        at += max(length, 0)
-    return segments
-
-
-def _codes_of(clip: Clip, key: str | None, rules: SampleRules, index: ClipIndex | None) -> tuple[Any, dict[str, Any]]:
-    """Return the codes of a clip, None for damaged codes, and what is known of the clip."""
-    if key is None:
-        given_KT = check_codes(clip, rules.clips)
-        return given_KT, {"seconds": given_KT.shape[1] / FRAME_RATE_HZ}
-    assert index is not None
-    row = index.get(key)
-    if row is None:
-        return None, {}
-    if "fault" in row:
-        raise AudioError(*row["fault"])
-    codes_KT = index.codes(row["codes"])
-    return codes_KT, {name: value for name, value in row.items() if name not in ("key", "codes")}

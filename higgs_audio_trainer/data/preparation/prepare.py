@@ -32,35 +32,32 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from higgs_audio_trainer.data.manifest import read_samples
 from higgs_audio_trainer.data.preparation import prepared_dataset, samples_table
+from higgs_audio_trainer.data.preparation.assembly import assemble
 from higgs_audio_trainer.data.preparation.audit import audit_of, audit_path, read_audit, store_audit
-from higgs_audio_trainer.data.preparation.blocks import SampleRules, assemble, check_block, is_usable
+from higgs_audio_trainer.data.preparation.blocks import SampleRules, check_block, is_usable
 from higgs_audio_trainer.data.preparation.claims import Claims
 from higgs_audio_trainer.data.preparation.clip_index import ClipIndex
 from higgs_audio_trainer.data.preparation.crew import Crew, CrewSettings
 from higgs_audio_trainer.data.preparation.encoding import cache_error, encode_jobs
 from higgs_audio_trainer.data.preparation.jobs import Job, JobsFile
+from higgs_audio_trainer.data.preparation.notes import notes_on
 from higgs_audio_trainer.data.preparation.places import Places
 from higgs_audio_trainer.data.preparation.planned_dataset import PlannedDataset
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
+from higgs_audio_trainer.data.preparation.progress import stage_progress
 from higgs_audio_trainer.data.preparation.samples_table import BLOCK_SAMPLES, SamplesTable, digest_of, text_of
 from higgs_audio_trainer.data.preparation.sharing import share
 from higgs_audio_trainer.data.sample import Sample, unpacked
 from higgs_audio_trainer.data.sources import Source
 from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError, listed
-from higgs_audio_trainer.events import DatasetAudit, PrepareProgress, Stage
+from higgs_audio_trainer.events import DatasetAudit, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FORMAT = 1  # of all files of the cache but the codes
-_MOST_NAMES = 5  # of files in a line
 _MOST_TRIES = 100
 _since = time.time()  # this process began, or its last preparation ended: earlier problems may be gone
-_DECISIONS = {
-    "stretch": "offset and duration: only a stretch is taken of",
-    "shortened": "duration without an offset: only the beginning is taken of",
-    "single_channel": "channels cancel each other out: only the loudest channel is taken of",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +238,7 @@ class _Preparation:
                 assert self._index is not None
                 self._index.forget(key)
         for plan in plans:
-            name = f"{plan.folder.name}-end"
-            share([name], self._claims, is_done=partial(_is_complete, plan), work=partial(_complete, plan))
+            self._complete(plan)
 
     def _check(self, plan: PlannedDataset) -> None:
         def check(unit: str) -> None:
@@ -306,23 +302,20 @@ class _Preparation:
             after_each=lambda done: self._report_blocks("writing", done, plan),
         )
 
+    def _complete(self, plan: PlannedDataset) -> None:
+        share(
+            [f"{plan.folder.name}-end"],
+            self._claims,
+            is_done=lambda _unit: plan.is_complete,
+            work=lambda _unit: plan.complete(),
+        )
+
     def _report_blocks(self, stage: Stage, done: int, plan: PlannedDataset) -> None:
         total = plan.table.num_samples
         self._report(stage, min(total, done * BLOCK_SAMPLES), total)
 
     def _report(self, stage: Stage, done: int, total: int) -> None:
-        self._settings.crew.report(
-            PrepareProgress(
-                stage=stage,
-                clips_done=done,
-                clips_total=total,
-                audio_hours_done=0.0,
-                times_real_time=None,
-                seconds_left=None,
-                faults=0,
-                workers=1,
-            )
-        )
+        self._settings.crew.report(stage_progress(stage, done, total))
 
     def _judge(self, problems: Sequence[InputProblem]) -> None:
         if problems and not self._settings.skip_bad_samples:
@@ -330,16 +323,11 @@ class _Preparation:
 
     def _tell(self, dataset: PreparedDataset) -> None:
         """Print what was done, what was decided for the user, and what was left out."""
-        name, say, problems = dataset.name, self._settings.say, dataset.problems
         if encoded := self._encoded.pop(dataset.folder, 0):
-            say(f"{name}: encoded {encoded:,} clip{'' if encoded == 1 else 's'} to {self._settings.folder}")
-        if problems:
-            skipped = len({problem.where for problem in problems})
-            say("\n".join(listed(problems)))
-            say(f"{name}: skipped {skipped} of {skipped + len(dataset)} samples, listed above")
-        for decision, text in _DECISIONS.items():
-            if names := dataset.decisions.get(decision):
-                say(f"{text} {_names(names)}")
+            clips = f"{encoded:,} clip{'' if encoded == 1 else 's'}"
+            self._settings.say(f"{dataset.name}: encoded {clips} to {self._settings.folder}")
+        for text in notes_on(dataset):
+            self._settings.say(text)
 
 
 @contextmanager
@@ -350,11 +338,6 @@ def _read_only(suffices: Callable[[], bool]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not suffices():
             raise
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES:,} more files" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -371,11 +354,3 @@ def _is_good(plan: PlannedDataset) -> bool:
     """Return True for a data set without damage, whose clips with problems still have them."""
     dataset = prepared_dataset.open_undamaged(plan.folder, plan.table.name)
     return dataset is not None and not any(is_usable(unpacked(clip), plan.rules) for clip in dataset.retry)
-
-
-def _is_complete(plan: PlannedDataset, _unit: str) -> bool:
-    return plan.is_complete
-
-
-def _complete(plan: PlannedDataset, _unit: str) -> None:
-    plan.complete()

@@ -7,12 +7,36 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
-from higgs_audio_trainer.events import PrepareProgress
+from higgs_audio_trainer.events import PrepareProgress, Stage
 
 _TERMINAL_S, _LINES_S = 0.2, 30.0  # between two reports
 _WINDOW_S = 60.0  # of the measured speed
 
 Report = Callable[[PrepareProgress], None]
+
+
+def stage_progress(stage: Stage, done: int, total: int) -> PrepareProgress:
+    """Return the progress of a stage whose speed is not measured.
+
+    Args:
+        stage: Any stage but encoding.
+        done: Number of samples that are done.
+        total: Number of all samples.
+
+    Example:
+        >>> progress_line(stage_progress("writing", 2_000, 8_000))
+        'writing: 2,000 of 8,000 samples'
+    """
+    return PrepareProgress(
+        stage=stage,
+        clips_done=done,
+        clips_total=total,
+        audio_hours_done=0.0,
+        times_real_time=None,
+        seconds_left=None,
+        faults=0,
+        workers=1,
+    )
 
 
 def progress_line(progress: PrepareProgress) -> str:

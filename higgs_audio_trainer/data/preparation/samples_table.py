@@ -127,32 +127,7 @@ def write(
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     temporary.mkdir(parents=True)
     try:
-        files: dict[bytes, None] = {}
-        count, has_audio = 0, False
-        with (
-            pa.OSFile(str(temporary / "samples.arrow"), "wb") as sink,
-            pa.ipc.new_file(sink, _SAMPLES) as writer,
-            pa.OSFile(str(temporary / "files.arrow"), "wb") as files_sink,
-            pa.ipc.new_file(files_sink, _FILES) as files_writer,
-        ):
-            while block := list(islice(samples, BLOCK_SAMPLES)):
-                count += len(block)
-                after_block(count)
-                for sample in block:
-                    for clip in sample.clips:
-                        has_audio |= not clip.encoded
-                        files[os.fsencode(clip.path)] = None
-                columns = [
-                    [text_of(sample.where) for sample in block],
-                    [text_of(sample.id) for sample in block],
-                    [sample.speaker and text_of(sample.speaker) for sample in block],
-                    [_packed(sample.turns) for sample in block],
-                ]
-                writer.write_batch(pa.record_batch(columns, schema=_SAMPLES))
-                if len(files) > _MOST_FILES:
-                    files_writer.write_batch(pa.record_batch([list(files)], schema=_FILES))
-                    files.clear()
-            files_writer.write_batch(pa.record_batch([list(files)], schema=_FILES))
+        count, has_audio = _write_samples(temporary, samples, after_block)
         about = {
             "name": name,
             "samples": count,
@@ -165,6 +140,37 @@ def write(
         replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_samples(folder: Path, samples: Iterator[Sample], after_block: Callable[[int], None]) -> tuple[int, bool]:
+    """Write samples and the names of their files. Return the number of samples, and True if a clip is audio."""
+    files: dict[bytes, None] = {}
+    count, has_audio = 0, False
+    with (
+        pa.OSFile(str(folder / "samples.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, _SAMPLES) as writer,
+        pa.OSFile(str(folder / "files.arrow"), "wb") as files_sink,
+        pa.ipc.new_file(files_sink, _FILES) as files_writer,
+    ):
+        while block := list(islice(samples, BLOCK_SAMPLES)):
+            count += len(block)
+            after_block(count)
+            for sample in block:
+                for clip in sample.clips:
+                    has_audio |= not clip.encoded
+                    files[os.fsencode(clip.path)] = None
+            columns = [
+                [text_of(sample.where) for sample in block],
+                [text_of(sample.id) for sample in block],
+                [sample.speaker and text_of(sample.speaker) for sample in block],
+                [_packed(sample.turns) for sample in block],
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=_SAMPLES))
+            if len(files) > _MOST_FILES:
+                files_writer.write_batch(pa.record_batch([list(files)], schema=_FILES))
+                files.clear()
+        files_writer.write_batch(pa.record_batch([list(files)], schema=_FILES))
+    return count, has_audio
 
 
 def replace_folder(made: Path, folder: Path) -> None:

@@ -81,7 +81,7 @@ def name_elsewhere(given: object, found: object) -> str:
     The name is the path as given, without ending, as a path from the root would differ between machines.
 
     Example:
-        >>> name_elsewhere("ann/a.wav", "/work/ann/a.wav"), name_elsewhere("a.wav", "wavs/a.wav")
+        >>> name_elsewhere("ann/a.wav", "/data/ann/a.wav"), name_elsewhere("a.wav", "wavs/a.wav")
         ('ann/a', '')
     """
     if not isinstance(given, str) or not isinstance(found, str) or given == found or not found.startswith("/"):
