@@ -39,7 +39,7 @@ def hide_broken_torchaudio() -> None:
 
 
 def _forget_answers() -> None:
-    """Make transformers look for torchaudio again, if it was imported and has looked before."""
+    """Make an imported transformers look for torchaudio again."""
     loaded = sys.modules.get("transformers.utils.import_utils")
     for name in ("is_torchaudio_available", "is_speech_available"):
         forget = getattr(getattr(loaded, name, None), "cache_clear", None)

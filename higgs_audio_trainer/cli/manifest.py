@@ -103,7 +103,7 @@ def _outputs(given: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def _output(flag: str, path: Path) -> Path:
-    """Return a path at which a manifest can be written."""
+    """Return a path for a manifest, checked."""
     if path.suffix in _NO_JSON_LINES:
         raise UserError(f"{path}: expected the name of a file in JSON Lines, such as train.jsonl")
     try:
@@ -128,7 +128,7 @@ def _divide(draft: Draft, size: str | None, seed: int) -> bytearray:
 
 
 def _references(draft: Draft, parts: bytearray, seed: int) -> Sequence[int]:
-    """Return the reference of each sample, and print what has no reference."""
+    """Return the reference of each sample, and print the numbers without a reference."""
     from higgs_audio_trainer.data.references import NONE, paired
 
     if not draft.speaker_names:

@@ -1,4 +1,4 @@
-"""Facts about the sound of one decoded clip, for the audit of the data. numpy alone."""
+"""Facts about the sound of a decoded clip, for the audit of the data. numpy alone."""
 
 from __future__ import annotations
 

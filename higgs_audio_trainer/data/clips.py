@@ -60,7 +60,7 @@ MISSING = FileState(-1, 0)
 
 
 def state_of(path: Path | str) -> FileState:
-    """Return the state of a file, `MISSING` for a file that is missing or out of reach."""
+    """Return the state of a file, `MISSING` for a missing file or a file out of reach."""
     try:
         status = os.stat(path)  # noqa: PTH116 - three times as fast as Path.stat()
     except OSError:
@@ -167,7 +167,7 @@ class DecodedAudio(NamedTuple):
 
 
 def decode_audio(clip: Clip, to_rate: int) -> DecodedAudio:
-    """Decode a clip, and describe it for the index.
+    """Decode a clip, and describe the clip for the index.
 
     Args:
         clip: A checked clip.
@@ -222,7 +222,7 @@ def _fitted(clip: Clip) -> Clip:
 
 
 def _fitted_to_stated(clip: Clip, seconds: float) -> Clip:
-    """Return the whole recording, or the stretch from its beginning, whichever the stated length means."""
+    """Return the whole recording or the first stretch, by the stated length."""
     stated_s = clip.stated_s
     assert stated_s is not None
     if stated_s - seconds > _longest_rounding(stated_s, _SLACK_S):

@@ -112,7 +112,7 @@ class Codec:
         return self._model
 
     def _load(self) -> tuple[Any, list[str]]:
-        """Return the model and the names of weights that are missing."""
+        """Return the model and the names of missing weights."""
         try:
             model, info = self._class().from_pretrained(self.folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:

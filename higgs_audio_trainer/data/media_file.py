@@ -120,7 +120,7 @@ def _size(path: Path, kind: str, version: tuple[int, int]) -> tuple[int, int, in
 
 
 def _decode(path: Path, kind: str, encoding: tuple[str, str], stretch: tuple[int, int] | None = None) -> _Decoded:
-    """Decode a file, or a stretch between two samples, by torchcodec, which starts no process, or by ffmpeg."""
+    """Decode a file, or a stretch between two samples, by torchcodec without a process, or by ffmpeg."""
     if (decoder := _torchcodec()) is not None:
         try:
             samples = decoder(os.fsdecode(path)).get_all_samples()
@@ -170,5 +170,5 @@ def _run_ffmpeg(program: str, path: Path, encoding: tuple[str, str], stretch: tu
 
 
 def _first_line(text: str) -> str:
-    """Return the first line of an error message, without the part of the program that wrote it."""
+    """Return the first line of an error message, without the name of the program's part."""
     return re.sub(r"^\[[^\]]* @ 0x\w+\] ", "", text.strip().partition("\n")[0]).rstrip(".")

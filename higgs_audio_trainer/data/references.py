@@ -49,7 +49,7 @@ def _one_of_each(among: Sequence[int], groups: Sequence[int]) -> array[int]:
 
 
 def _another(among: Sequence[int], groups: Sequence[int], group: int, random_numbers: random.Random) -> int:
-    """Return an index of another group, or -1. No two indices are of one group."""
+    """Return an index of another group, or -1. All indices have different groups."""
     if not among:
         return NONE
     place = random_numbers.randrange(len(among))

@@ -74,7 +74,7 @@ def _clips() -> Iterator[torch.Tensor]:
 
 
 def _features(codec: Any, samples_11T: torch.Tensor) -> torch.Tensor:
-    """Return what the codec quantizes, before the linear layer `fc`, float32 [frames, H]."""
+    """Return the features before the linear layer `fc` and the quantizer, float32 [frames, H]."""
     semantic_1HF = codec.encoder_semantic(codec._extract_semantic_features(samples_11T).transpose(1, 2))  # noqa: SLF001
     acoustic_1HF = codec.acoustic_encoder(F.pad(samples_11T, (codec.pad, codec.pad)))[..., : semantic_1HF.shape[-1]]
     return torch.cat([acoustic_1HF, semantic_1HF], dim=1)[0].T
@@ -103,6 +103,6 @@ def _fit_quantizer(codec: Any, features_NH: torch.Tensor) -> None:
 
 
 def _fit_loudness(codec: Any, features_NH: torch.Tensor) -> None:
-    """Scale the last layer of the decoder, so that decoded speech is as loud as speech."""
+    """Scale the last layer of the decoder to the loudness of speech."""
     decoded = codec.acoustic_decoder(codec.fc2(codec.fc(features_NH))[None].transpose(1, 2))
     codec.acoustic_decoder.conv2.weight.mul_(_LOUDNESS / decoded.std())

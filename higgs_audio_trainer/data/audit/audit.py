@@ -79,7 +79,7 @@ class _Auditor:
         self._counts[split] = len(self._names) - before
 
     def take_left_out(self, problems: Iterable[tuple[Split, InputProblem]]) -> None:
-        """Take the problems of samples that are left out; of each sample the first."""
+        """Take the first problem of each left-out sample."""
         before: tuple[Split, str] | None = None
         for split, problem in problems:
             if (split, problem.where) != before:

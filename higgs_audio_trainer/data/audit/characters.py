@@ -1,4 +1,4 @@
-"""Classes of characters in tables, so that many texts are classified at once."""
+"""Classes of characters in tables, for many texts at once."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def script_of(character: str) -> str:
 
 
 def is_suspicious(character: str) -> bool:
-    """Return True for a control, an invisible character, and what stands for bytes that could not be decoded.
+    """Return True for a control, an invisible character, and the replacement of undecodable bytes.
 
     Example:
         >>> is_suspicious("\u200b"), is_suspicious("a")

@@ -39,7 +39,7 @@ def text_number(text: str) -> int:
 
 
 class SampleNames:
-    """Places and ids of samples, in one piece of memory."""
+    """Places and ids of samples, in a single piece of memory."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()

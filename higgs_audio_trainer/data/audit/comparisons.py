@@ -145,7 +145,7 @@ class Comparisons:
         self._add("two_transcripts", np.concatenate(found), lambda sample: f"as {self._shown(partners[sample])}")
 
     def _find_own_references(self, keys: tuple[npt.NDArray[np.uint64], ...]) -> None:
-        """Find samples whose reference is one of their own targets."""
+        """Find samples with the same recording as reference and target."""
         columns, found = self._columns, [_NO_SAMPLES]
         if not columns.is_reference.any():
             return
@@ -158,7 +158,7 @@ class Comparisons:
         self._add("own_reference", np.concatenate(found), lambda _: "")
 
     def _find_same_ids(self, ids: npt.NDArray[np.int64]) -> None:
-        """Find ids that occur twice in a split."""
+        """Find repeated ids of a split."""
         found = [_NO_SAMPLES]
         for split in (np.arange(self._num_train), np.arange(self._num_train, len(ids))):
             samples = split[_is_in(ids[split], _repeated(ids[split]))]
@@ -219,13 +219,13 @@ class Comparisons:
 def _on_line(
     rows: npt.NDArray[np.intp], files: npt.NDArray[np.uint64], columns: ClipColumns, span: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return begins and ends of clips on a line on which the files lie one after the other, `span` seconds each."""
+    """Return begins and ends of clips on a line of files, one file after the other, `span` seconds each."""
     begins = (np.searchsorted(files, columns.file[rows]) * span + columns.start_s[rows]).astype(np.float64)
     return begins, (begins + columns.seconds[rows]).astype(np.float64)
 
 
 def _is_in(values: npt.NDArray[np.integer], among: npt.NDArray[np.integer]) -> _Mask:
-    """Return which values are among others. Fast where the others are few, unlike `np.isin`, which sorts all values."""
+    """Return a mask of the values among others. For few others the function is faster than `np.isin`."""
     if not len(among):
         return np.zeros(len(values), dtype=np.bool_)
     different = np.unique(among)
@@ -235,6 +235,6 @@ def _is_in(values: npt.NDArray[np.integer], among: npt.NDArray[np.integer]) -> _
 
 
 def _repeated(values: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    """Return the values that occur several times."""
+    """Return repeated values."""
     in_order = np.sort(values)
     return in_order[1:][in_order[1:] == in_order[:-1]]

@@ -1,4 +1,4 @@
-"""Kinds of findings: code, severity and message of each fault that the audit knows."""
+"""Kinds of findings, with code, severity and message."""
 
 from __future__ import annotations
 

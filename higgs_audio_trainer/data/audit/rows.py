@@ -1,4 +1,4 @@
-"""Rows of the audit: a sample with its clips, and what is known about each clip."""
+"""Rows of the audit, samples with clips and facts about each clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of the sound of one clip."""
+"""Faults of the sound of a clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of one text: characters without a sound, and words of look-alike letters."""
+"""Faults of a text, such as characters without a sound and words of look-alike letters."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SampleRules:
-    """What a sample must fit.
+    """Limits and tools for samples.
 
     Attributes:
         clips: Limits for clips.
@@ -78,7 +78,7 @@ class Block:
         self.retry.append(packed(clip))
 
     def write(self, path: Path) -> None:
-        """Write the block without its jobs as JSON.
+        """Write the block as JSON, without jobs.
 
         Raises:
             OSError: The file cannot be written.
@@ -94,7 +94,7 @@ class Block:
 
     @classmethod
     def read(cls, path: Path) -> Block:
-        """Read a block without its jobs."""
+        """Read a block without jobs."""
         rows, problems, retry, decisions = orjson.loads(path.read_bytes())
         return cls(rows, [], [tuple(problem) for problem in problems], retry, decisions)
 
@@ -142,10 +142,10 @@ def check_block(samples: Sequence[Sample], rules: SampleRules, index: ClipIndex 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the check of a clip found.
+    """Facts from the check of a clip.
 
     Attributes:
-        about: What a row says about the clip.
+        about: Facts of the clip for a row.
         frames: Number of codec frames, or a lower limit.
         shortened: True if a duration without an offset ends the clip before the end of its file.
         job: The clip to encode, if the clip has no row in the index.
@@ -183,7 +183,7 @@ def _state(clip: Clip) -> FileState:
 
 
 def _indexed(clip: Clip, state: FileState, rules: SampleRules, index: ClipIndex | None) -> _Found | AudioError | None:
-    """Return what is known of a clip without reading its file, or None."""
+    """Return the facts of a clip from the index, or None for a clip whose file must be read."""
     if state == MISSING:
         return AudioError("a file", "a name without a file")
     if clip.encoded:
@@ -255,7 +255,7 @@ def problem_of_length(
 
 
 def is_usable(clip: Clip, rules: SampleRules) -> bool:
-    """Return True if a clip with a problem has none any more."""
+    """Return True if the problem of a clip has gone."""
     try:
         if clip.encoded:
             check_codes(clip, rules.clips)

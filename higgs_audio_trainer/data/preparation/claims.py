@@ -1,4 +1,4 @@
-"""Claims of work by processes that share a folder, on one machine or on several, without a server."""
+"""Claims of work by processes with a folder in common, on any number of machines and without a server."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Claims:
 
 
 def _died_here(owner: str) -> bool:
-    """Return True if a process was one of this machine and is gone."""
+    """Return True for a dead process of this machine."""
     host, number, _ = owner.rsplit("-", 2)
     if host != socket.gethostname():
         return False

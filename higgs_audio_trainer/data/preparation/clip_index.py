@@ -75,7 +75,7 @@ class ClipIndex:
 
     @property
     def num_writers(self) -> int:
-        """Number of processes that have written rows."""
+        """Number of processes with rows."""
         return len(self._files)
 
     def __contains__(self, key: str) -> bool:
@@ -85,7 +85,7 @@ class ClipIndex:
         return len(self._places)
 
     def get(self, key: str) -> Row | None:
-        """Return the row of a key. None if there is none, or if it is damaged."""
+        """Return the row of a key. None for a missing or damaged row."""
         if key in self._pending:
             return self._pending[key]
         place = self._places.get(bytes.fromhex(key))
@@ -105,7 +105,7 @@ class ClipIndex:
         return row
 
     def refresh(self) -> None:
-        """Read the rows that other processes have added."""
+        """Read the new rows of other processes."""
         with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
                 if entry.name.endswith(".jsonl") and (size := entry.stat().st_size) > self._sizes.get(entry.name, 0):
@@ -117,7 +117,7 @@ class ClipIndex:
         return numbers_of(added)
 
     def faults(self) -> npt.NDArray[np.uint64]:
-        """Return the keys of the clips that could not be encoded, see `numbers_of`."""
+        """Return the keys of the clips with a fault, see `numbers_of`."""
         return numbers_of(b"".join(self._faults))
 
     def forget(self, key: str) -> None:
@@ -126,7 +126,7 @@ class ClipIndex:
         self._faults.discard(bytes.fromhex(key))
 
     def forget_faults(self) -> None:
-        """Forget the clips that could not be encoded, since the reason may be gone."""
+        """Forget the clips with a fault, since the reason may be gone."""
         for key in self._faults:
             self._places.remove(key)
         self._faults.clear()

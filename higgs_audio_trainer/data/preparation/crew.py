@@ -1,4 +1,4 @@
-"""Processes that encode beside this process, as many as keep the devices busy, and the progress of all of them."""
+"""Processes for the encoding, as many as keep the devices busy, and the progress of all processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_ON_A_GPU = 6
 
 @dataclass(frozen=True, slots=True)
 class CrewSettings:
-    """Settings of the processes that encode.
+    """Settings of the processes for the encoding.
 
     Attributes:
         devices: Devices of this machine. This process encodes on the first.
@@ -42,7 +42,7 @@ class CrewSettings:
 
 
 class Crew:
-    """Processes that encode the same clips.
+    """Processes for the encoding of the same clips.
 
     Without a given number, a process more starts on a GPU as long as each makes the work faster. On the CPU, a process
     for each core starts. None starts if the work is nearly done.
@@ -90,7 +90,7 @@ class Crew:
         torch.set_num_threads(self._threads)
 
     def after_each(self) -> None:
-        """Look at the work of all processes, report progress, and start workers that pay."""
+        """Look at the work of all processes, report progress, and start profitable workers."""
         now = time.monotonic()
         if now - self._looked_at < _LOOK_S:
             return
@@ -128,7 +128,7 @@ class Crew:
         )
 
     def _grow(self, now: float) -> None:
-        """Start workers if they pay, or stop growing."""
+        """Start profitable workers, or end the growth."""
         since, audio_before, speed_before = self._mark
         if self._workers and self._index.num_writers <= self._writers:  # the last worker is not at work yet
             self._mark = (now, self._meter.seconds_done, speed_before)

@@ -1,4 +1,4 @@
-"""Encoding of clips by all processes that share a cache of codes."""
+"""Encoding of clips by all processes of a cache of codes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def encode_jobs(
     limits: ClipLimits,
     after_each: Callable[[], None],
 ) -> None:
-    """Encode clips until all have a row in the index, together with all other processes that do the same.
+    """Encode clips together with other processes, until the index has a row for each clip.
 
-    A clip that cannot be decoded gets a row with a fault.
+    An unreadable clip gets a row with a fault.
 
     Args:
         jobs: Clips of the manifests, the longest first, in the same order in every process.
@@ -105,7 +105,7 @@ def _row(job: Job, index: ClipIndex, codec: Codec, limits: ClipLimits) -> Row:
 
 
 def cache_error(error: OSError, folder: Path) -> UserError:
-    """Return the error of a cache that cannot be written."""
+    """Return the error of a failed write to the cache."""
     path = error.filename2 or error.filename or folder  # the name of a link is the second
     reason = os.strerror(error.errno) if error.errno else error  # Arrow adds words of its own
     return UserError(f"--codes_dir: {path}: {reason}. Name another folder, or free space.")

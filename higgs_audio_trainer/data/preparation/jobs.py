@@ -109,7 +109,7 @@ class JobsFile:
         return read_jobs(self.path)
 
     def close(self) -> None:
-        """Close the file, which removes the file."""
+        """Close and remove the file."""
         self._file.close()
 
     def __enter__(self) -> Self:

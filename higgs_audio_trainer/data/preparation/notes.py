@@ -1,4 +1,4 @@
-"""Notes on a prepared data set for the user: samples that were left out, and clips of which only a part is taken."""
+"""Notes on a prepared data set for the user, about left-out samples and clips used in part."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Places:
             self._merge()
 
     def remove(self, key: bytes) -> None:
-        """Remove a key if it is there."""
+        """Remove a key, if present."""
         self.set(key, _GONE)
 
     def _find(self, key: bytes) -> int:

@@ -1,4 +1,4 @@
-"""A prepared data set in progress: blocks that are checked, and parts that are written."""
+"""A prepared data set in progress, with checked blocks and written parts."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class PlannedDataset:
     Attributes:
         table: Samples of the manifest.
         folder: Folder of the data set. Its name is the fingerprint.
-        rules: What samples must fit.
-        since: Time since which problems count, seconds. Earlier problems may be gone, such as a file without permission
-            to read.
+        rules: Limits and tools for samples.
+        since: Time from which on problems are new, seconds. Older problems may be gone, such as a file without
+            permission to read.
     """
 
     table: SamplesTable
@@ -56,15 +56,15 @@ class PlannedDataset:
         return int(unit.rpartition("-")[2])
 
     def block(self, number: int) -> Block:
-        """Read a checked block without its jobs.
+        """Read a checked block without jobs.
 
         Raises:
-            FileNotFoundError: There is no such block, or it was damaged and is removed.
+            FileNotFoundError: The block is missing, or was damaged and is removed.
         """
         return _read(self._path(number), Block.read)
 
     def jobs(self) -> Iterator[Job]:
-        """Yield the clips of all blocks that had no row in the index."""
+        """Yield the clips of all blocks without a row in the index."""
         for number in range(self.table.num_blocks):
             yield from read_jobs(self._path(number, "jobs"))
 
@@ -81,7 +81,7 @@ class PlannedDataset:
         block.write(self._path(number))
 
     def is_checked(self, number: int) -> bool:
-        """Return True for a block without problems, or with problems that count."""
+        """Return True for a checked block whose problems are new."""
         exist = self._path(number).exists() and self._path(number, "jobs").exists()
         problems = self._path(number, "problems")
         return exist and (not problems.exists() or self._is_new(problems))
@@ -101,7 +101,7 @@ class PlannedDataset:
         _write(self._path(number, "part"), [digest, block.problems, block.retry, block.decisions])
 
     def is_written(self, number: int) -> bool:
-        """Return True if the part of a block is written, without problems or with problems that count."""
+        """Return True for a written part whose problems are new."""
         part = self._path(number, "part")
         return part.exists() and (self._is_new(part) or not _read(part, _loads)[1])
 

@@ -176,7 +176,7 @@ class _Preparation:
             return SamplesTable(folder, name)
 
         table = read(samples_table.is_complete)
-        if table.misses_files:  # which may have another place now
+        if table.misses_files:  # recordings may have moved
             table = read(samples_table.is_new)
         for note in table.notes:
             self._settings.say(note)
@@ -192,11 +192,11 @@ class _Preparation:
         return PlannedDataset(table, self._settings.folder / "prepared" / _hash(facts), rules, self._since)
 
     def _is_ready(self, plan: PlannedDataset) -> bool:
-        """Return True for a complete data set. One that is damaged or out of date is discarded."""
+        """Return True for a complete data set. Discard a data set with damage or from an earlier state of the files."""
         with _read_only(lambda: plan.is_complete):
             share(
                 [f"{plan.folder.name}-again"],
-                self._claims,  # so that no process discards what another has just made
+                self._claims,  # no process discards the new data set of another
                 is_done=lambda _unit: not plan.is_complete or _is_good(plan),
                 work=lambda _unit: prepared_dataset.discard(plan.folder),
             )
@@ -213,7 +213,7 @@ class _Preparation:
             self._fill(plans)
 
     def _fill(self, plans: Sequence[PlannedDataset]) -> None:
-        """Complete the data sets. A file that another process removed, or that was damaged, is made again."""
+        """Complete the data sets. Damaged files, and files that another process removed, are made again."""
         tries = 0
         while rest := [plan for plan in plans if not plan.is_complete]:
             try:
@@ -283,7 +283,7 @@ class _Preparation:
             self._encoded.setdefault(plan.folder, len(seen) - before)
 
     def _assemble(self, plan: PlannedDataset) -> None:
-        """Write the parts of a data set, but not those with damaged codes, whose clips are encoded again."""
+        """Write the parts of a data set. Clips with damaged codes are noted, and encoded again."""
 
         def write(unit: str) -> None:
             number = plan.number(unit)
@@ -322,7 +322,7 @@ class _Preparation:
             raise ManifestError(list(dict.fromkeys(problems)))  # a manifest may be given for both purposes
 
     def _tell(self, dataset: PreparedDataset) -> None:
-        """Print what was done, what was decided for the user, and what was left out."""
+        """Print the number of encoded clips, and the notes on a data set."""
         if encoded := self._encoded.pop(dataset.folder, 0):
             clips = f"{encoded:,} clip{'' if encoded == 1 else 's'}"
             self._settings.say(f"{dataset.name}: encoded {clips} to {self._settings.folder}")
@@ -332,7 +332,7 @@ class _Preparation:
 
 @contextmanager
 def _read_only(suffices: Callable[[], bool]) -> Iterator[None]:
-    """Pass over an error of a cache that cannot be written, if what is there suffices."""
+    """Pass over an error of a read-only cache with sufficient content."""
     try:
         yield
     except OSError as error:
@@ -351,6 +351,6 @@ def _hash(facts: tuple[object, ...]) -> str:
 
 
 def _is_good(plan: PlannedDataset) -> bool:
-    """Return True for a data set without damage, whose clips with problems still have them."""
+    """Return True for a data set without damage whose unusable clips are still unusable."""
     dataset = prepared_dataset.open_undamaged(plan.folder, plan.table.name)
     return dataset is not None and not any(is_usable(unpacked(clip), plan.rules) for clip in dataset.retry)

@@ -118,7 +118,7 @@ class PreparedDataset(Sequence[PreparedSample]):
             yield from zip(*(part.column(name).to_pylist() for name in names), strict=True)
 
     def place(self, where: str) -> str:
-        """Return a place under the name by which the user calls the manifest now."""
+        """Return a place under the present name of the manifest."""
         return renamed(where, self._named, self.name)
 
 
@@ -187,7 +187,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def open_undamaged(folder: Path, name: str) -> PreparedDataset | None:
-    """Open a data set that is complete. Return None if a file is missing or damaged."""
+    """Open a complete data set. Return None for a missing or damaged file."""
     try:
         return PreparedDataset(folder, name)
     except (ValueError, KeyError, TypeError):  # of JSON and Arrow
@@ -199,13 +199,13 @@ def open_undamaged(folder: Path, name: str) -> PreparedDataset | None:
 
 
 def discard(folder: Path) -> None:
-    """Make a data set incomplete, so that it is prepared again."""
+    """Make a data set incomplete. The next preparation completes the data set."""
     shutil.rmtree(folder / "blocks", ignore_errors=True)
     (folder / _COMPLETE).unlink(missing_ok=True)
 
 
 def part_name(number: int, count: int) -> str:
-    """Return the file name of a part, as `datasets` names it."""
+    """Return the file name of a part in the style of `datasets`."""
     return f"data-{number:05d}-of-{count:05d}.arrow"
 
 

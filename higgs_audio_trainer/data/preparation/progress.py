@@ -137,7 +137,7 @@ class Meter:
         self._marks = [(clock(), 0.0)]
 
     def add(self, clips: int, seconds: float, faults: int = 0) -> None:
-        """Count clips that are done."""
+        """Count finished clips."""
         self.done += clips
         self.seconds_done += seconds
         self.faults += faults

@@ -174,7 +174,7 @@ def _write_samples(folder: Path, samples: Iterator[Sample], after_block: Callabl
 
 
 def replace_folder(made: Path, folder: Path) -> None:
-    """Move a complete folder to its name, in place of an older one."""
+    """Move a complete folder to the place of an older folder."""
     try:
         made.rename(folder)
     except OSError:  # the older one is not empty
@@ -185,7 +185,7 @@ def replace_folder(made: Path, folder: Path) -> None:
 
 
 def renamed(where: str, before: str, name: str) -> str:
-    """Return a place under the name by which the user calls the manifest now.
+    """Return a place under the present name of the manifest.
 
     Example:
         >>> renamed("data/train.jsonl:7", "data/train.jsonl", "train.jsonl")
@@ -195,7 +195,7 @@ def renamed(where: str, before: str, name: str) -> str:
 
 
 def text_of(name: str) -> str:
-    r"""Return a text that can be stored, of a name on a disk, which may have any encoding.
+    r"""Return a name on a disk, in any encoding, as a text in UTF-8.
 
     Example:
         >>> text_of("caf\udce9.wav")

@@ -1,4 +1,4 @@
-"""Work in units that several processes share."""
+"""Units of work for several processes."""
 
 from __future__ import annotations
 

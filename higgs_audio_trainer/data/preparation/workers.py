@@ -1,4 +1,4 @@
-"""Worker processes that encode clips beside this process."""
+"""Worker processes for the encoding of clips."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ work(told)
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker process is told.
+    """Facts for a worker process.
 
     Attributes:
         jobs: File of the jobs.
@@ -51,7 +51,7 @@ class Workers:
     clips are encoded, or when this process ends.
 
     Args:
-        spec: What workers are told.
+        spec: Facts for the workers.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -63,7 +63,7 @@ class Workers:
         return len(self._running)
 
     def start(self, device: str, threads: int) -> None:
-        """Start a worker. `failures` tells why a worker did not start.
+        """Start a worker. `failures` has the reason of a failed start.
 
         Args:
             device: Device of the worker.
@@ -89,7 +89,7 @@ class Workers:
             json.dump(told, file)
 
     def failures(self) -> list[str]:
-        """Remove the workers that have ended, and return why, for those that failed or did not start."""
+        """Remove ended workers, and return the reasons of the workers with a failure."""
         said, self._unstarted = self._unstarted, []
         for worker in list(self._running):
             process, errors = worker

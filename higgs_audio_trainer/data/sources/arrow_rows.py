@@ -83,7 +83,7 @@ class ArrowRows:
 
     @property
     def decisions(self) -> tuple[str, ...]:
-        """Columns that are not used, and the place of recordings that are given as bytes."""
+        """Unused columns, and the folder of recordings from bytes."""
         others = [name for name in self.schema.names if name not in self._used]
         unused = f"columns that are not used: {', '.join(others)}" if others else ""
         place = f"recordings are written to {self.audio_folder}" if self._holds_bytes else ""
@@ -152,7 +152,7 @@ class ArrowRows:
 
     @cached_property
     def _used(self) -> list[str]:
-        """Columns that are read: recordings, and columns of texts and numbers."""
+        """Columns of recordings, texts and numbers."""
         names = [name for name in self.schema.names if self._is_readable(name)]
         if self._audio is None:
             return names

@@ -1,4 +1,4 @@
-"""Recordings that are given as bytes, written to files that are named by their content."""
+"""Files of recordings from bytes, named by content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the columns with texts, recordings and speakers, as the user gives them."""
+"""The user's names of the columns with texts, recordings and speakers."""
 
 from __future__ import annotations
 

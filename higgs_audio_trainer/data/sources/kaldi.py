@@ -49,7 +49,7 @@ class KaldiFolder:
 
     @cached_property
     def decisions(self) -> tuple[str, ...]:
-        """Files of the folder that are read."""
+        """Names of the files of the folder with samples."""
         return (f"read {', '.join(self._names)}",)
 
     @cached_property

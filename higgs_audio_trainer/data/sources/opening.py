@@ -1,4 +1,4 @@
-"""The form of a source, recognized by its name, its files and its first bytes."""
+"""The form of a source, recognized by the name, the files and the first bytes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def open_source(name: str | Path, columns: Columns = _NO_COLUMNS, *, audio_folde
 
 
 def _local(name: str) -> str:
-    """Return the path of a URL `file:///...`, and any other name as it is."""
+    """Return the path of a URL `file:///...`, and any other name unchanged."""
     try:
         return local_path(name)
     except ValueError as error:

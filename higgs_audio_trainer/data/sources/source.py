@@ -1,4 +1,4 @@
-"""The contract of a source: entries in order, one at a time, and a fingerprint."""
+"""The contract of a source, with entries in order and a fingerprint."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def zstd() -> Any:
-    """Import the module for zstd, which few manifests need."""
+    """Import the module for zstd. Few manifests need the module."""
     if sys.version_info >= (3, 14):
         from compression import zstd as module
     else:
@@ -63,7 +63,7 @@ class TextFile:
 
     @cached_property
     def start(self) -> bytes:
-        """First bytes of the text, whatever they are."""
+        """First bytes of the text."""
         with self.opened() as file:
             return file.read(_START)
 
@@ -81,7 +81,7 @@ class TextFile:
         return head
 
     def head_lines(self) -> list[bytes]:
-        """Return the first lines that are not blank, without a line that the head cuts off."""
+        """Return the first complete lines with text."""
         lines = self.head.split(b"\n")
         is_cut = len(self.head) == _HEAD and len(lines) > 1
         return [line for line in (lines[:-1] if is_cut else lines) if line.strip()]
