@@ -433,8 +433,8 @@ class TestSlow:
 
 
 class TestReentrance:
-    def test_a_storm_of_signals(self, pipe):
-        """Fault: a signal handler shows text 10,000 times per second.
+    def test_a_storm_of_signals(self, pipe, storm):
+        """Fault: a signal handler shows text 10,000 times per second, also inside of itself.
 
         Expected: no deadlock, and every text is counted.
         """
@@ -442,7 +442,7 @@ class TestReentrance:
         reading = Reading(reader)
         err = io.StringIO()
         screen = Screen(out, err, capacity=16)
-        calls = 0
+        calls = shows = 0
 
         def handler(number, frame):
             nonlocal calls
@@ -451,17 +451,11 @@ class TestReentrance:
             screen.status("status")
             assert screen.dropped >= 0
 
-        earlier = signal.signal(signal.SIGALRM, handler)
-        timer = signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)  # the timer of pytest-timeout
-        try:
-            shows = 0
-            while calls < 5_000:
-                screen.show("from the line")
-                shows += 1
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, earlier)
-            signal.setitimer(signal.ITIMER_REAL, *timer)
+        storm(handler, 0.0001)
+        while calls < 5_000:
+            screen.show("from the line")
+            shows += 1
+        storm.stop()
         screen.close()
         out.close()
         text = reading.text()

@@ -1,7 +1,6 @@
 """Unexpected calls of emit from signal handlers, finalizers, sinks and many threads, and clocks that jump."""
 
 import gc
-import signal
 import sys
 import threading
 import time
@@ -19,24 +18,6 @@ from tests.builders import RUN_ID, checkpoint
 def seqs_in(path):
     """Return the seq of each line of a file."""
     return [orjson.loads(line)["seq"] for line in path.read_bytes().splitlines()]
-
-
-@pytest.fixture
-def storm():
-    """Start a timer that interrupts this thread at short intervals, and stop the timer in the end."""
-    earlier = signal.getsignal(signal.SIGALRM)
-
-    def start(handler, seconds):
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-
-    def stop():
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-    start.stop = stop
-    yield start
-    stop()
-    signal.signal(signal.SIGALRM, earlier)
 
 
 def test_handlers_that_emit(tmp_path, storm):
@@ -87,7 +68,7 @@ def test_handlers_that_raise(storm):
             frame = frame.f_back
 
     until = time.monotonic() + 30
-    storm(handler, 0.0003)
+    storm.raising(handler, 0.0003)
     while interrupted < 2000 and time.monotonic() < until:
         try:
             emit(checkpoint())

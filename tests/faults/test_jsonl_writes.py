@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 from itertools import pairwise
 
 import pytest
@@ -274,19 +273,15 @@ def test_a_failure_keeps_no_record_alive(monkeypatch, path):
     sink.close()
 
 
-def test_eintr_storm(path):
+def test_eintr_storm(path, storm):
     """Fault: a signal every 0.2 ms during 20,000 writes. Expected: no error; every line is whole and occurs once."""
     received = []
-    before = signal.signal(signal.SIGALRM, lambda number, frame: received.append(number))
     sink = JsonlSink(path)
     caller = Caller(sink)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
-        for _ in range(20_000):
-            caller()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    storm(lambda number, frame: received.append(number), 0.0002)
+    for _ in range(20_000):
+        caller()
+    storm.stop()
     sink.close()
     assert len(received) > 100
     assert caller.lost == []
