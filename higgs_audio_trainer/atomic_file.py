@@ -1,9 +1,10 @@
-"""Files that appear under their name only when they are complete."""
+"""Files and folders that appear under their name only when they are complete."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,3 +81,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_folder(made: Path, folder: Path) -> None:
+    """Move a complete folder to the place of an older folder."""
+    try:
+        made.rename(folder)
+    except OSError:  # the older one is not empty
+        aside = folder.with_name(f".{folder.name}.{uuid4().hex}")
+        folder.rename(aside)
+        made.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)

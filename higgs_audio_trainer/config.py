@@ -24,7 +24,22 @@ RESUME_LATEST = "latest"
 #: Field of a base checkpoint's config.json. True for random weights, where a loss at chance level is expected.
 RANDOM_WEIGHTS = "random_weights"
 
-GROUPS = ("data", "model", "lora", "optimisation", "run", "log")
+#: Settings that the first logs lack.
+_LATER = frozenset(
+    (
+        *(
+            "max_batch_seconds",
+            "text_column",
+            "audio_column",
+            "speaker_column",
+            "strict_data",
+            "keep_best",
+            "log_probes",
+        ),
+        *("say_steps", "say_prompts", "say_samples", "say_temperature", "say_asr", "say_speaker"),
+    )
+)
+GROUPS = ("data", "model", "lora", "optimisation", "run", "log", "voice")
 
 
 def _flag(
@@ -154,7 +169,15 @@ class TrainSettings:
     val_steps: float = _flag(
         500, "run", "evaluate every N steps; below 1: a share", aliases=("eval_steps",), interval=True
     )
-    save_steps: float = _flag(500, "run", "save a checkpoint every N steps; below 1: a share", interval=True)
+    save_steps: float = _flag(
+        500,
+        "run",
+        "save a checkpoint every N steps; below 1: a share; the last 3 stay (all: --save_total_limit 0)",
+        interval=True,
+    )
+    keep_best: str = _flag(
+        "loss", "run", "keep the adapter of the best evaluation: a field of eval_result or generation_sample, or none"
+    )
     report_to: str = _flag("none", "run", "trackers of transformers, e.g. tensorboard,wandb")
 
     log_steps: float = _flag(
@@ -180,8 +203,42 @@ class TrainSettings:
         "checks of the record; fail: an error ends the run with exit status 3 after a checkpoint",
         choices=("off", "warn", "fail"),
     )
+    log_probes: int = _flag(
+        0,
+        "log",
+        "samples of the evaluation, else of the training, to log at every logged step",
+        minimum=0,
+        maximum=1000,
+    )
     log_all_ranks: bool = _flag(False, "log", "write a log file on every rank, not only on rank 0")
     strict_logging: bool = _flag(False, "log", "end the run when logging fails")
+
+    say_steps: float | None = _flag(
+        None,
+        "voice",
+        "speak the probes every N steps; below 1: a share; 0: never [at each evaluation]",
+        interval=True,
+        minimum=0,
+    )
+    say_prompts: str | None = _flag(
+        None, "voice", "file of texts to speak [the first samples of the evaluation, else of the training]", path=True
+    )
+    say_samples: int | None = _flag(
+        None, "voice", "samples to speak, without --say_prompts [--log_samples]", minimum=1, maximum=1000
+    )
+    say_temperature: float = _flag(0.0, "voice", "randomness of the probes' speech; 0: most likely codes", minimum=0)
+    say_asr: str | None = _flag(
+        None,
+        "voice",
+        "model of speech recognition, for error rates of the probes: a folder or a name on the Hub",
+        path=True,
+    )
+    say_speaker: str | None = _flag(
+        None,
+        "voice",
+        "model of speaker embeddings, for the similarity of the voice: a folder or a name on the Hub",
+        path=True,
+    )
 
     extra: Mapping[str, Any] = field(default_factory=dict)  # other fields of transformers.TrainingArguments
 
@@ -190,7 +247,7 @@ class TrainSettings:
             value = getattr(self, item.name)
             if item.metadata["path"] and isinstance(value, (str, os.PathLike)):
                 object.__setattr__(self, item.name, expanded(os.fspath(value), f"--{item.name}"))
-            elif item.metadata["interval"] and float(value).is_integer():
+            elif item.metadata["interval"] and value is not None and float(value).is_integer():
                 object.__setattr__(self, item.name, int(value))  # 50, not 50.0, in the log
             _check(item, value)
         further = {
@@ -213,17 +270,14 @@ class TrainSettings:
     def as_mapping(self) -> dict[str, Any]:
         """Return all settings by name, including secrets.
 
-        Processors, columns, `max_batch_seconds` and `strict_data` are left out if there are none, so that logs stay
-        equal to logs from before these settings.
+        Settings of later versions are left out at their default, so that logs stay equal to logs from before them.
         """
         settings = {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
         if self.processors in ("", "none"):
             del settings["processors"]
-        for name in ("max_batch_seconds", "text_column", "audio_column", "speaker_column"):
-            if settings[name] is None:
-                del settings[name]
-        if not self.strict_data:
-            del settings["strict_data"]
+        for item in flags():
+            if item.name in _LATER and settings[item.name] == default_of(item):
+                del settings[item.name]
         return settings
 
     def targets(self) -> tuple[str, ...]:
@@ -314,7 +368,8 @@ def _check(item: Field[Any], value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value) and not limits["interval"]:
         bounds.append((False, "finite"))
     if limits["interval"]:
-        holds = 0 < value < 1 or (value >= 1 and float(value).is_integer())
-        bounds.append((holds, "whole steps, at least 1, or a fraction of all steps below 1"))
+        holds = 0 < value < 1 or (value >= 1 and float(value).is_integer()) or value == limits["minimum"]
+        never = ", or 0 for never" if limits["minimum"] == 0 else ""
+        bounds = [(holds, f"whole steps, at least 1, or a fraction of all steps below 1{never}")]
     if not all(holds for holds, _ in bounds):  # NaN violates every bound
         raise UserError(f"--{item.name}: expected {' and '.join(text for _, text in bounds)}, got {value:g}{hint}")

@@ -35,6 +35,9 @@ VOLATILE_FIELDS = frozenset(
         "config.base_ckpt",
         "config.audio_tokenizer",
         "config.codes_dir",
+        "config.say_prompts",
+        "config.say_asr",
+        "config.say_speaker",
         # padding, which the way of making batches decides and which changes no result
         "padding_share",
         # durations, and deliveries of the log
@@ -57,8 +60,11 @@ VOLATILE_FIELDS = frozenset(
 )
 #: Events that two runs with the same seed and settings may differ in. Comparisons ignore these events.
 VOLATILE_EVENTS = frozenset({"prepare_progress"})
+#: Events that may follow events of later steps: generated speech waits for the decoder of its audio, and the checks of
+#: the speech for the speech.
+LATE_EVENTS = frozenset({"generation_sample", "diagnosis"})
 
-Split = Literal["train", "eval"]
+Split = Literal["train", "eval", "probe"]
 Modality = Literal["text", "audio"]
 Level = Literal["debug", "info", "warning", "error"]
 Severity = Literal["note", "warning", "error"]
@@ -276,7 +282,10 @@ class PredictionSample:
     name: ClassVar[str] = "prediction_sample"
     step: int = _doc("Optimizer step that the forward pass belongs to, counted from 1.", minimum=0)
     epoch: float = _doc("Epochs done at the end of the step.")
-    split: Split = _doc("train: from the step's first micro-batch; eval: from the evaluation's first batch.")
+    split: Split = _doc(
+        "train: from the step's first micro-batch; eval: from the evaluation's first batch; probe: of `--log_probes`, "
+        "after the step."
+    )
     modality: Modality = _doc("text or audio.")
     sample_index: int = _doc("Row of the sample in the micro-batch, counted from 0.", minimum=0)
     sample_id: str = _doc("Id of the sample in the manifest.")
@@ -423,6 +432,70 @@ class Checkpoint:
     name: ClassVar[str] = "checkpoint"
     step: int = _doc("Optimizer steps done.", minimum=0)
     path: str = _doc("Folder of the checkpoint, relative to the output directory.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodesEnd:
+    """Codes of one codebook at one end of generated speech, beside the codes of the recording.
+
+    Example:
+        >>> CodesEnd(codebook=0, codes=(5, 9), labels=(5, 7)).labels
+        (5, 7)
+    """
+
+    codebook: int = _doc("Codebook, counted from 0.", minimum=0)
+    codes: tuple[int, ...] = _doc("Generated codes.")
+    labels: tuple[int, ...] | None = _doc("Codes of the recording at its same end; null without a recording.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSample:
+    """Speech that the model generated freely for a fixed prompt, without the codes of a recording before each frame.
+
+    Example:
+        >>> sample = GenerationSample(
+        ...     step=50, probe="en-1", fingerprint="1f0c", text="Good morning.", decoding={"temperature": 0.0}, seed=0,
+        ...     frames=80, frames_label=85, stopped=True, first=(), last=(), agreement=(0.5, 0.25), longest_run=2,
+        ...     repeat_share=0.01, silence_share=0.12, peak=0.6, audio=None, cer=None, wer=None,
+        ...     speaker_similarity=None, duration_s=1.5,
+        ... )
+        >>> f"{sample.frames} of {sample.frames_label} frames"
+        '80 of 85 frames'
+    """
+
+    name: ClassVar[str] = "generation_sample"
+    step: int = _doc("Optimizer steps done.", minimum=0)
+    probe: str = _doc("Id of the prompt, the same over the whole run.")
+    fingerprint: str = _doc("Hash of the prompt's tokens and codes.")
+    text: str = _doc("Text to speak.")
+    decoding: dict[str, Any] = _doc("Choice of the codes: temperature, top_p, top_k, max_frames.")
+    seed: int = _doc("Seed of the random generators.", minimum=0)
+    frames: int = _doc("Codec frames of the speech, T.", minimum=0)
+    frames_label: int | None = _doc("Codec frames of the recording of the text; null without one.", minimum=0)
+    stopped: bool = _doc("True if the model ended the speech, false if the limit did.")
+    first: tuple[CodesEnd, ...] = _doc("First codes of each logged codebook.")
+    last: tuple[CodesEnd, ...] = _doc("Last codes of each logged codebook; never overlap `first`.")
+    agreement: tuple[float, ...] | None = _doc(
+        "Share of equal codes at the same place in speech and recording, by codebook; null without a recording."
+    )
+    longest_run: int = _doc("Frames of the longest run of one frame, equal in all codebooks.", minimum=0)
+    repeat_share: float = _doc("Share of the frames that repeat the frame before.", minimum=0, maximum=1)
+    silence_share: float | None = _doc(
+        "Share of the waveform's windows of 20 ms below -50 dBFS; null if it was not decoded.", minimum=0, maximum=1
+    )
+    peak: float | None = _doc("Largest absolute value of the waveform; null if it was not decoded.", minimum=0)
+    audio: str | None = _doc("WAV file of the speech, relative to the output directory; null if it was not decoded.")
+    cer: float | None = _doc(
+        "Character error rate of the transcript by `--say_asr` against the text; null without a transcript.", minimum=0
+    )
+    wer: float | None = _doc("Word error rate of the transcript; null without a transcript.", minimum=0)
+    speaker_similarity: float | None = _doc(
+        "Cosine of the speaker embeddings, by `--say_speaker`, of the speech and of the prompt's reference, or of the "
+        "recording without a reference; null if unknown.",
+        minimum=-1,
+        maximum=1,
+    )
+    duration_s: float = _doc("Time of the generation, over all prompts of its batch; seconds.", minimum=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -630,6 +703,7 @@ Event = (
     | PredictionSample
     | TokenCounts
     | EvalResult
+    | GenerationSample
     | Checkpoint
     | Diagnosis
     | PrepareProgress
@@ -648,6 +722,7 @@ EVENTS: Mapping[str, type[Event]] = {
         PredictionSample,
         TokenCounts,
         EvalResult,
+        GenerationSample,
         Checkpoint,
         Diagnosis,
         PrepareProgress,
@@ -659,7 +734,7 @@ EVENTS: Mapping[str, type[Event]] = {
 }
 
 #: Classes of the objects within events.
-PARTS: tuple[type[Any], ...] = (Window, SplitStatistics, FoundSample, DatasetFinding)
+PARTS: tuple[type[Any], ...] = (Window, CodesEnd, SplitStatistics, FoundSample, DatasetFinding)
 
 
 @cache
@@ -688,7 +763,7 @@ def to_mapping(event: Event | Window) -> dict[str, Any]:
     """
     cls: Any = type(event)
     mapping = _mapping_maker(cls)(event)
-    if cls is DatasetAudit:
+    if cls in (DatasetAudit, GenerationSample):
         return {name: _plain(value) for name, value in mapping.items()}
     if cls is PredictionSample:
         for end in ("first", "last"):

@@ -117,6 +117,12 @@ def _nullable_numbers(schema: dict[str, Any]) -> dict[str, Any]:
     """Allow null for every number, because the log writes a non-finite number as null."""
     if schema.get("type") == "number":
         return {"type": ["number", "null"]}
+    if schema.get("type") is None and "anyOf" in schema:  # an optional list
+        return schema | {"anyOf": [_nullable_items(one) for one in schema["anyOf"]]}
+    return _nullable_items(schema)
+
+
+def _nullable_items(schema: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _nullable_numbers(value) if key in ("items", "additionalProperties") and isinstance(value, dict) else value
         for key, value in schema.items()

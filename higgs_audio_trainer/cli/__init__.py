@@ -24,6 +24,8 @@ COMMANDS = {
     "manifest": "write a manifest of a table, folder or data set",
     "prepare": "encode a manifest's audio to codes once, resumable",
     "demo": "train a tiny model on bundled clips: no network, under a minute",
+    "say": "speak a text with a trained adapter, to a WAV or FLAC file",
+    "export-model": "merge an adapter into a whole checkpoint for from_pretrained",
     "tiny": "write a tiny base checkpoint and codec, for tests and CI",
     "show": "print a log like the console; filters, --follow, --summary",
     "diff": "compare the logs of two runs, or write a golden",
@@ -205,7 +207,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(f"expected a command ({', '.join(COMMANDS)}) or flags of train, got {command!r}.{hint}")
     if command in _READ_LOGS:
         _allow_many_files()
-    run = import_module(f"higgs_audio_trainer.cli.{command}").run
+    run = import_module(f"higgs_audio_trainer.cli.{command.replace('-', '_')}").run
     status: int = run(rest, f"higgs-audio-trainer {command}")
     return status
 

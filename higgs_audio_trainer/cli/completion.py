@@ -67,7 +67,8 @@ def _parser_of_all() -> ArgumentParser:
     whole.add_argument("--version", action="store_true", help="print the version and exit")
     commands = whole.add_subparsers(metavar="COMMAND")
     for name, text in COMMANDS.items():
-        own: ArgumentParser = import_module(f"higgs_audio_trainer.cli.{name}").parser(f"{_PROG} {name}")
+        module = import_module(f"higgs_audio_trainer.cli.{name.replace('-', '_')}")
+        own: ArgumentParser = module.parser(f"{_PROG} {name}")
         commands.add_parser(name, parents=[own], add_help=False, help=text, description=text)
         _add_values(own)
     _add_values(whole)

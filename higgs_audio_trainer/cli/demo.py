@@ -26,7 +26,8 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--max_steps", metavar="N", type=int, default=_MAX_STEPS, help="optimizer steps [%(default)s]")
     made.add_argument("--log_steps", metavar="N", type=int, default=_LOG_STEPS, help="log interval [%(default)s]")
     made.add_argument("--seed", metavar="N", type=int, default=0, help="seed of model and training [%(default)s]")
-    made.add_argument("--log_audio", metavar="N", type=int, default=0, help="WAV files every N logged steps [none]")
+    made.add_argument("--log_audio", metavar="N", type=int, help="WAV files every N logged steps [none]")
+    made.add_argument("--say_steps", metavar="N", type=int, help="speak every N steps; 0: never [at the end]")
     made.add_argument("--fault", metavar="NAME", help="plant a fault that the checks find; list: print the names")
     return made
 
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         max_steps=given.max_steps,
         seed=given.seed,
         log_steps=given.log_steps,
-        more=[("log_audio", given.log_audio)] if given.log_audio else [],  # checked with the settings of the trainer
+        more=[(name, getattr(given, name)) for name in ("log_audio", "say_steps") if getattr(given, name) is not None],
         fault=given.fault,
     )
     if outcome.stopped_by is not None:

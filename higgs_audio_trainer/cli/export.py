@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     logs = selected([given.log], given.run, problems.say, every=True, needs_known=given.to != PARQUET)
     lines = (line for log in logs for line, is_current in marked_lines(log, problems) if is_current)
     try:
-        export = _to_parquet if given.to == PARQUET else _to_tracker
+        export = _to_parquet if given.to == PARQUET else partial(_to_tracker, say=problems.say)
         counts = export(lines, given.to, folder)
     except OSError as error:
         raise UserError(
@@ -149,7 +149,9 @@ def _to_parquet(lines: Iterator[LogLine], target: str, folder: Path | None) -> M
     return counts
 
 
-def _to_tracker(lines: Iterator[LogLine], target: str, folder: Path | None) -> Mapping[str, int]:
+def _to_tracker(
+    lines: Iterator[LogLine], target: str, folder: Path | None, *, say: Callable[[str], None]
+) -> Mapping[str, int]:
     """Export new lines to a tracker. Each rank of a run is a run of its own in the tracker.
 
     Returns:
@@ -162,7 +164,7 @@ def _to_tracker(lines: Iterator[LogLine], target: str, folder: Path | None) -> M
         for line in lines:
             run_id = _run_id(line)
             if run_id not in exports:
-                exports[run_id] = TrackerExport(target, folder, run_id)
+                exports[run_id] = TrackerExport(target, folder, run_id, say)
             exports[run_id].add(line)
         for export in exports.values():
             export.close()

@@ -60,10 +60,10 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if given.workers is not None and given.workers < 1:
         raise UserError(f"--workers: expected at least 1, got {given.workers}")
     hide_broken_torchaudio()
+    from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
     from higgs_audio_trainer.data.audit.verdict import check_strictly
     from higgs_audio_trainer.data.preparation.progress import ProgressLine
     from higgs_audio_trainer.recording.preparation_log import PreparationLog, PreparationReports
-    from higgs_audio_trainer.training.base_checkpoint import codec_of, open_checkpoint
     from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 
     quiet_third_parties()

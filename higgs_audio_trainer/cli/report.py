@@ -120,12 +120,11 @@ def _gather(name: str, log: SelectedLog, problems: ProblemPrinter) -> GatheredLo
 
 def _output_dir_of(name: str) -> Path | None:
     """Return the output directory of a log, the parent of `events/`, or None if there is no such folder."""
-    from higgs_audio_trainer.logs.files import find
+    from higgs_audio_trainer.logs.files import find, output_dir_of
 
     if name == _STDIN:
         return None
-    folder = find([name])[0][0].files[0].absolute().parent
-    return folder.parent if folder.name == "events" else None
+    return output_dir_of(find([name])[0][0].files[0])
 
 
 def _compare(names: Sequence[str], run: str | tuple[str, str] | None) -> Comparison | str:

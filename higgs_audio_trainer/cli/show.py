@@ -28,8 +28,14 @@ def parser(prog: str) -> ArgumentParser:
     flag("--rank", metavar="LIST", action="append", default=[], help="ranks, like 0,3")
     flag("--modality", metavar="NAME", help="samples of text or audio")
     flag("--codebook", metavar="LIST", action="append", default=[], help="samples of these codebooks, like 0,7")
-    flag("--split", metavar="NAME", help="samples of train or eval")
-    flag("--sample-id", metavar="ID", action="append", default=[], help="samples by id or fingerprint; repeatable")
+    flag("--split", metavar="NAME", help="samples of train, eval or probe")
+    flag(
+        "--sample-id",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="samples and probes by id or fingerprint; repeatable",
+    )
     flag("--mismatches-only", action="store_true", help="samples with a wrong prediction")
     flag("--run", metavar="ID", help="of a log with several runs, this one (the latest); a prefix is enough")
     flag("--all-attempts", action="store_true", help="every attempt of steps that were repeated")

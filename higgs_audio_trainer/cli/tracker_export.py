@@ -11,6 +11,7 @@ from typing import Any
 
 from higgs_audio_trainer.atomic_file import atomic_file, make_folder
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.logs.files import output_dir_of
 from higgs_audio_trainer.logs.lines import LogLine
 from higgs_audio_trainer.logs.run_filter import is_newer
 
@@ -25,6 +26,7 @@ class TrackerExport:
         target: Name of the tracker.
         folder: Folder of the tracker's data; None for trackio's own store.
         run_id: Id of the run.
+        say: Receives a message about sounds that cannot be read.
 
     Attributes:
         count: Number of exported events.
@@ -34,8 +36,9 @@ class TrackerExport:
         UserError: An earlier export was interrupted.
     """
 
-    def __init__(self, target: str, folder: Path | None, run_id: str) -> None:
+    def __init__(self, target: str, folder: Path | None, run_id: str, say: Callable[[str], None]) -> None:
         self._target = target
+        self._say = say
         self._run_id = run_id
         options = {} if folder is None else {"dir": str(folder.absolute())}
         self._open = partial(import_module(f"sinks.trackers.{target}").opener, **options)
@@ -62,7 +65,8 @@ class TrackerExport:
             return
         rank = record["rank"]
         if rank not in self._ranks:
-            self._ranks[rank] = TrackerSink(self._opener(rank, record["attempt"]))
+            opened = self._opener(rank, record["attempt"])
+            self._ranks[rank] = TrackerSink(opened, output_dir_of(line.path), self._say)
         self._progress.begin()
         pass_on(self._ranks[rank], record, line, self._target)
         self.count += 1

@@ -25,7 +25,7 @@ _SCREEN_COLUMNS = 79
 #: Flags in the short help with an explanation.
 _COMMON = frozenset(
     (
-        *("train_manifest", "eval_manifest", "output_dir", "base_ckpt", "epochs", "batch_size", "lr"),
+        *("train_manifest", "eval_manifest", "output_dir", "base_ckpt", "batch_size", "lr"),
         *("resume", "log_steps", "sinks"),
     )
 )
@@ -233,7 +233,7 @@ def _short_help(parser: ArgumentParser) -> str:
     others = " ".join(f"--{item.name}" for item in flags() if item.name not in _COMMON)
     more = f"more (see --help_all): --config {others}"
     lines += textwrap.wrap(more, _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join([*lines, "", str(parser.epilog)])
+    return "\n".join([*lines, str(parser.epilog)])
 
 
 def _full_help(parser: ArgumentParser) -> str:

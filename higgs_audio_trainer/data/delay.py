@@ -96,3 +96,20 @@ def undo_delay(stream_FK: Codes) -> Codes:
     num_stream, num_codebooks = stream_FK.shape
     num_frames = num_stream - num_codebooks - 1
     return np.stack([stream_FK[k + 1 : k + 1 + num_frames, k] for k in range(num_codebooks)])
+
+
+def only_codes(tokens_KT: Codes, num_codes: int) -> Codes:
+    """Return codes, with each token that is none replaced by the code before, or by 0 at the beginning.
+
+    Args:
+        tokens_KT: Tokens of audio, int64 [K, T].
+        num_codes: Codes of a codebook. The ids of stream BOS and EOS are higher.
+
+    Example:
+        >>> only_codes(np.array([[1024, 7, 1025, 8]]), 1024).tolist()
+        [[0, 7, 7, 8]]
+    """
+    is_code_KT = (tokens_KT >= 0) & (tokens_KT < num_codes)
+    last_KT = np.maximum.accumulate(np.where(is_code_KT, np.arange(tokens_KT.shape[1]), -1), axis=1)
+    codes: Codes = np.where(last_KT < 0, 0, np.take_along_axis(tokens_KT, last_KT.clip(min=0), axis=1))
+    return codes

@@ -30,6 +30,9 @@ from higgs_audio_trainer.training import model, trainer
 
 SHUFFLED_CODEBOOK = 3
 _SILENT_FRAMES, _SAMPLES_A_FRAME, _RATE_HZ = 60, 960, 24_000
+_KEPT = 10  # a tenth of a clip
+_HEARD = 5  # a fifth of a clip
+_SPEAKING = {"say_steps": 10, "say_samples": 8}  # a fault of the voice takes two generations to see
 
 Substitute = Callable[[Any], Any]  # returns the substitute of a function
 
@@ -41,6 +44,8 @@ class PlantedFault:
     Attributes:
         mistake: Description in a line.
         found_by: Code of the diagnosis that finds the mistake.
+        heard_by: Code of the diagnosis that finds the mistake too, in the speech of the trained model. None if the
+            mistake is not heard.
         functions: Functions to replace, each as the module or class, the function's name, and the substitute.
         settings: Changes of the demo's settings.
         files: Function that changes the demo's files, given the folders of the base checkpoint and of the clips.
@@ -51,6 +56,7 @@ class PlantedFault:
     functions: tuple[tuple[Any, str, Substitute], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     files: Callable[[Path, Path], None] = lambda _base, _clips: None
+    heard_by: str | None = None
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -224,6 +230,26 @@ def _silent(_base: Path, clips: Path) -> None:
     _write(clips, [entries[0] | {"audio": "silence.wav"}, *entries[1:]])
 
 
+def _cut(_base: Path, clips: Path) -> None:
+    for entry in _entries(clips):
+        samples, rate = soundfile.read(clips / entry["audio"])
+        soundfile.write(clips / entry["audio"], samples[: len(samples) // _KEPT], rate)
+
+
+def _zeroed(_base: Path, clips: Path) -> None:
+    for entry in _entries(clips):
+        samples, rate = soundfile.read(clips / entry["audio"])
+        samples[len(samples) // _HEARD :] = 0
+        soundfile.write(clips / entry["audio"], samples, rate)
+
+
+def _muted(base: Path, _clips: Path) -> None:
+    path = base / "codec" / "model.safetensors"
+    weights = load_file(path)
+    silent = {name: torch.zeros_like(w) if name.startswith("decoder.") else w for name, w in weights.items()}
+    save_file(silent, path, metadata={"format": "pt"})
+
+
 def _nan(base: Path, _clips: Path) -> None:
     path = base / "model" / "model.safetensors"
     weights = load_file(path)
@@ -260,6 +286,8 @@ FAULTS: Mapping[str, PlantedFault] = {
         "every stream EOS is masked, as in the labels of the stock processor: the voice never ends",
         "no_stop_target",
         functions=_labels(_stops_masked),
+        settings=_SPEAKING,
+        heard_by="never_stops",
     ),
     "stop_unlearned": PlantedFault(
         "stop tokens are labels, but give no gradient",
@@ -301,4 +329,25 @@ FAULTS: Mapping[str, PlantedFault] = {
     ),
     "nan_weights": PlantedFault("one weight of the base checkpoint is NaN", "non_finite", files=_nan),
     "silent_clip": PlantedFault("one clip is silence", "constant_sample", files=_silent),
+    "muted_codec": PlantedFault(
+        "the weights of the codec's decoder are 0: the codes are right, and every speech is silent",
+        "silent_voice",
+        settings=_SPEAKING,
+        files=_muted,
+        heard_by="silent_voice",
+    ),
+    "zeroed_clips": PlantedFault(
+        "all but the first fifth of each clip is digital silence",
+        "stuck",
+        settings=_SPEAKING,
+        files=_zeroed,
+        heard_by="stuck",
+    ),
+    "cut_clips": PlantedFault(
+        "only the first tenth of each clip is left of its text",
+        "too_short",
+        settings=_SPEAKING,
+        files=_cut,
+        heard_by="too_short",
+    ),
 }

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.config import LORA_TARGETS, TrainSettings
 from higgs_audio_trainer.demo.faults import FAULTS, PlantedFault
 from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.recording.decoder_process import FOLDER
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.signals import StopReason
@@ -25,6 +26,9 @@ _MARKER = ".made-by-the-demo.json"  # marks folders of a demo, which a later dem
 _BASE, _CLIPS, _RUN, _CONFIG = "base", "clips", "run", "demo.yaml"
 FAULTS_LIST = "list"  # value of --fault that lists the faults
 _ALL = "all"  # folder of the run that the summary suggests
+NUM_CLIPS = 8
+_SENTENCE = "The kettle is on, and the tea is almost ready."  # of the first clip
+_ALIKE = 0.5  # share of equal codes
 _MADE = (_BASE, _CLIPS, _RUN, _CONFIG, _ALL)
 
 
@@ -41,6 +45,7 @@ class DemoOutcome:
         first: Record of the first logged step.
         last: Record of the last logged step.
         num_events: Number of events in the log.
+        spoken: Records of the sentences that the model spoke last.
         stopped_by: Reason of an early stop, or None.
     """
 
@@ -52,6 +57,7 @@ class DemoOutcome:
     first: dict[str, Any]
     last: dict[str, Any]
     num_events: int
+    spoken: tuple[dict[str, Any], ...]
     stopped_by: StopReason | None
 
     def summary(self) -> list[str]:
@@ -71,11 +77,23 @@ class DemoOutcome:
                 f"Learned in {self.steps} steps and {self.seconds:.0f} s: accuracy of codebook 0 from {before:.0%} to "
                 f"{after:.0%}, loss from {self.first['loss']:.2f} to {self.last['loss']:.2f}."
             ),
+            *_heard(folder, self.spoken),
             f"Adapter: {folder}/{_RUN}  Log: {log} ({self.num_events} events)",
             f"All codebooks: {config} --output_dir {folder}/{_ALL} --log_codebooks all --log_samples 1 --max_steps 20",
             f"Continue:      {config} --output_dir {folder}/{_RUN} --resume --max_steps {2 * self.steps}",
             f"Read the log:  higgs-audio-trainer show --summary {folder}/{_RUN}",
+            f'Speak:         higgs-audio-trainer say {folder}/{_RUN} "{_SENTENCE}" -o hello.wav',
         ]
+
+
+def _heard(folder: str, spoken: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line about what the model said by itself, without the codes of a recording before each frame."""
+    if not spoken:
+        return []
+    alike = sum(event["agreement"][0] > _ALIKE for event in spoken)
+    stopped = sum(event["stopped"] for event in spoken)
+    most = f"{alike} of {len(spoken)} sentences as recorded in most frames of codebook 0"
+    return [f"Spoken: {most}, {stopped} ended by the model itself. Listen: {folder}/{_RUN}/{FOLDER}"]
 
 
 def _planted(fault: str, found: Sequence[dict[str, Any]]) -> str:
@@ -85,11 +103,16 @@ def _planted(fault: str, found: Sequence[dict[str, Any]]) -> str:
         >>> _planted("stop_masked", [{"code": "no_stop_target", "step": 1}, {"code": "plateau", "step": 60}])
         'Planted: stop_masked, found at step 1 by no_stop_target. Also found: plateau.'
     """
-    code = FAULTS[fault].found_by
-    step = next((event["step"] for event in found if event["code"] == code), None)
-    result = f"not found by {code}" if step is None else f"found at step {step} by {code}"
-    others = sorted({event["code"] for event in found if event["code"] != code})
+    codes = tuple(dict.fromkeys(code for code in (FAULTS[fault].found_by, FAULTS[fault].heard_by) if code))
+    steps = {code: step for code in codes if (step := _first_step(code, found)) is not None}
+    result = " and ".join(f"at step {step} by {code}" for code, step in steps.items())
+    result = f"found {result}" if result else f"not found by {codes[0]}"
+    others = sorted({event["code"] for event in found} - set(codes))
     return f"Planted: {fault}, {result}." + (f" Also found: {', '.join(others)}." if others else "")
+
+
+def _first_step(code: str, found: Sequence[dict[str, Any]]) -> int | None:
+    return next((event["step"] for event in found if event["code"] == code), None)
 
 
 def run_demo(
@@ -127,8 +150,18 @@ def run_demo(
     steps = memory.named("train_step")
     seconds = time.monotonic() - started
     found = tuple(event for event in memory.named("diagnosis") if event["code"] != "mask_audit")
+    spoken = memory.named("generation_sample")
     return DemoOutcome(
-        folder, fault, found, result.step, seconds, steps[0], steps[-1], len(memory.records), result.stopped_by
+        folder=folder,
+        fault=fault,
+        found=found,
+        steps=result.step,
+        seconds=seconds,
+        first=steps[0],
+        last=steps[-1],
+        num_events=len(memory.records),
+        spoken=tuple(event for event in spoken if event["step"] == spoken[-1]["step"]),
+        stopped_by=result.stopped_by,
     )
 
 
@@ -144,8 +177,13 @@ def _lay_out(folder: Path, planted: PlantedFault, chosen: Mapping[str, Any]) -> 
         "codes_dir": str(folder / _BASE / "codes"),
         "batch_size": 8,
         "grad_accum": 1,
-        "lora_dropout": 0.0,  # the model memorizes eight clips
-        "lr": 1e-2,
+        "lora_dropout": 0.0,  # the model memorizes eight clips, so well that it speaks them by itself
+        "lora_r": 32,
+        "lora_alpha": 64,
+        "lora_targets": f"{LORA_TARGETS},audio_lm_head",
+        "lr": 6e-3,
+        "say_steps": chosen["max_steps"],
+        "say_samples": NUM_CLIPS,
         **chosen,
         **planted.settings,
     }

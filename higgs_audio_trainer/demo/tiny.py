@@ -6,6 +6,7 @@ tokenizer with the special tokens of Higgs, a chat template, and a codec: a DAC,
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -161,6 +162,12 @@ def write_tiny(
     tokenizer.save_pretrained(model_dir)
     for path in (model_dir, codec_dir):
         DacFeatureExtractor(sampling_rate=SAMPLING_RATE_HZ, hop_length=960).save_pretrained(path)
+    audio_tokenizer = {
+        "audio_tokenizer_class": "DacModel" if codec == "dac" else "HiggsAudioV2TokenizerModel",
+        "audio_tokenizer_name_or_path": str(codec_dir.absolute()),
+    }
+    processor = {"processor_class": "HiggsAudioV2Processor", "audio_tokenizer": audio_tokenizer}
+    (model_dir / "processor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
     return model_dir, codec_dir
 
 

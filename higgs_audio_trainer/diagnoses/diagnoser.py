@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from higgs_audio_trainer.diagnoses import alignment, codebooks, dynamics, levels, masking, samples, stop_tokens
+from higgs_audio_trainer.diagnoses import (
+    alignment,
+    codebooks,
+    dynamics,
+    levels,
+    masking,
+    samples,
+    stop_tokens,
+    voice,
+)
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES, Check, Finding, Severity
 from higgs_audio_trainer.diagnoses.history import History, Run
 from higgs_audio_trainer.events import Diagnosis, Level, RunStart
@@ -21,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     *codebooks.CHECKS,
     *dynamics.CHECKS,
     *samples.CHECKS,
+    *voice.CHECKS,
 )
 LEVELS: dict[Severity, Level] = {"note": "info", "warning": "warning", "error": "error"}
 _Key = tuple[str, str | None, int | None]
@@ -85,7 +95,7 @@ class Diagnoser:
         self._state.history.run = Run.of(start)
 
     def check(self, logged: LoggedStep) -> list[Diagnosis]:
-        """Check a logged step or an evaluation.
+        """Check a logged step, an evaluation or a generation of the probes.
 
         Returns:
             Events of the findings that are new or worse than before.

@@ -7,12 +7,13 @@ saved state and must not change.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from higgs_audio_trainer.diagnoses.statistics import significantly_above
 from higgs_audio_trainer.events import (
     IGNORE_INDEX,
     EvalResult,
+    GenerationSample,
     Modality,
     PredictionSample,
     RunStart,
@@ -24,6 +25,8 @@ from higgs_audio_trainer.logged_step import LoggedStep
 _MOST_STEPS = 64  # logged steps kept
 _MOST_EVALUATIONS = 64
 _MOST_SAMPLES = 4096  # fingerprints kept
+_MOST_GENERATIONS = 8  # besides the first
+_MOST_PROBES = 64  # of a generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ class History:
         fingerprints: Sample id by fingerprint, of the samples seen most recently.
         shown: Counts over all slots shown so far, by series (`text`, or `audio 0`).
         missed: State of the stop tokens by series.
+        generations: Speech of the probes, without codes, of the first generation and of the last ones, oldest first.
     """
 
     run: Run = field(default_factory=Run)
@@ -158,9 +162,10 @@ class History:
     fingerprints: dict[str, str] = field(default_factory=dict)
     shown: dict[str, ShownSlots] = field(default_factory=dict)
     missed: dict[str, MissedStops] = field(default_factory=dict)
+    generations: list[list[GenerationSample]] = field(default_factory=list)
 
     def add(self, logged: LoggedStep) -> None:
-        """Add a checked step or evaluation.
+        """Add a checked step, evaluation or generation.
 
         Example:
             >>> history = History()
@@ -182,6 +187,10 @@ class History:
                 self.shown[series] = self.shown.get(series, ShownSlots()).plus(sample)
         if logged.evaluation is not None:
             self.evaluations = [*self.evaluations, logged.evaluation][-_MOST_EVALUATIONS:]
+        if logged.generations:
+            probes = [replace(sample, first=(), last=()) for sample in logged.generations[:_MOST_PROBES]]
+            self.generations = [*self.generations, probes]
+            self.generations = self.generations[:1] + self.generations[1:][-_MOST_GENERATIONS:]
 
     def _remember(self, samples: dict[str, str]) -> None:
         for print_, id_ in samples.items():

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.events import (
     Checkpoint,
     EvalResult,
+    GenerationSample,
     PredictionSample,
     RunEnd,
     RunStart,
@@ -42,11 +43,15 @@ from higgs_audio_trainer.extraction.token_counts import TokenCounter
 from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.pipeline.emit import Emit, Sink
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews
+from higgs_audio_trainer.recording.generations import Generations, Spoken
 from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.milestones import MilestoneKeeper
 from higgs_audio_trainer.recording.settings import RecorderSettings, RunFacts
 from higgs_audio_trainer.recording.speed import UNKNOWN, HostFacts, Pace, throughput
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.versions import versions
+
+_POLL_S = 0.02  # between looks at the decoder's answers
 
 
 class Recorder:
@@ -61,6 +66,8 @@ class Recorder:
         sinks: Name and callable of the sinks behind `emit`, which `close` closes.
         checks: Checks the events while they are recorded. None on a rank that checks nothing.
         previews: Decodes shown audio to WAV files. None on a rank that decodes nothing.
+        generations: Takes the speech of the probes. None on a rank that writes nothing.
+        keeper: Keeps the first, last and best figures. None if nobody asks for them.
 
     Attributes:
         seconds: Host time spent on recording, without the time spent in `emit`.
@@ -74,13 +81,18 @@ class Recorder:
         sinks: Sequence[tuple[str, Sink]] = (),
         checks: LiveChecks | None = None,
         previews: AudioPreviews | None = None,
+        generations: Generations | None = None,
+        keeper: MilestoneKeeper | None = None,
     ) -> None:
+        self._keeper = keeper
         self.seconds = 0.0
         self.emit = emit
         self.checks = checks
         self._settings = settings
         self._sinks = sinks
         self._previews = previews
+        self._generations = generations
+        self._last_speech: Sequence[GenerationSample] = ()
         self._open: dict[Split, _Open] = {}
         self._current_step: Callable[[], int] = lambda: 0
         self._ending = threading.Lock()
@@ -323,17 +335,76 @@ class Recorder:
 
     def record(self, logged: LoggedStep | None) -> None:
         """Emit the events of a step or an evaluation, and the findings of the checks. None does nothing."""
-        if logged is None:
-            return
-        for event in (logged.train, logged.evaluation, *logged.samples, *logged.counts):
+        self.record_decoded()
+        if logged is not None:
+            self._record(logged)
+
+    def _record(self, logged: LoggedStep) -> None:
+        if self._keeper is not None:
+            self._keeper.take(logged)
+        for event in (logged.train, logged.evaluation, *logged.samples, *logged.counts, *logged.generations):
             if event is not None:
                 self.emit(event)
         if self.checks is not None:
             with self._guarded(source="diagnoses"):
                 self.checks.check(logged)
 
+    # Probes
+
+    def observe_speech(self, speak: Callable[[], Spoken | None]) -> None:
+        """Take in what the model says of the probes. Its events follow when the speech is decoded.
+
+        Args:
+            speak: Lets the model speak. Returns None for speech that does not count.
+        """
+        with self._guarded(source="generation", is_timed=False):  # the event has the time
+            spoken = speak()
+            if spoken is not None and self._generations is not None:
+                self._generations.add(spoken)
+
+    def record_decoded(self) -> None:
+        """Emit the events of the probes' speech that is decoded by now."""
+        if self._generations is not None:
+            for logged in self._generations.decoded():
+                self._last_speech = logged.generations
+                self._record(logged)
+
+    def wait_for_speech(self, is_asked_to_stop: Callable[[], bool]) -> Sequence[GenerationSample]:
+        """Wait for the decoder, emit the events of the probes' speech, and return the events of the last speech.
+
+        Args:
+            is_asked_to_stop: True ends the wait, with no events.
+        """
+        while self._generations is not None and self._generations.is_waiting and not is_asked_to_stop():
+            self.record_decoded()
+            time.sleep(_POLL_S)
+        return () if is_asked_to_stop() else self._last_speech
+
+    def record_probes(self, reads: Sequence[Callable[[], MicroBatch]], *, step: int, epoch: float) -> None:
+        """Emit the predictions for samples that are the same at each logged step.
+
+        Args:
+            reads: Makes a forward pass of one sample and returns its streams, for each sample.
+            step: Optimizer steps done.
+            epoch: Epochs done.
+        """
+        samples: list[PredictionSample] = []
+        with self._guarded(source="probes"):
+            for index, read in enumerate(reads):
+                extraction = Extraction("probe", self._settings.shown)
+                extraction.observe(batch := read())
+                device = batch.streams[0].labels_BSK.device
+                sums = extraction.sums(self._settings.num_codebooks, device)
+                extracted = extraction.finish(sums, step=step, epoch=epoch)
+                if extracted is not None:
+                    samples += (replace(sample, sample_index=index) for sample in extracted.samples)
+        for sample in samples:
+            self.emit(sample)
+
     @contextmanager
-    def _guarded(self, current: _Open | None = None, source: str = "extraction") -> Iterator[None]:
+    def _guarded(
+        self, current: _Open | None = None, source: str = "extraction", *, is_timed: bool = True
+    ) -> Iterator[None]:
         """Take the time of a block. An error of logging in the block is counted and does not reach the training."""
         started = time.perf_counter()
         try:
@@ -347,7 +418,7 @@ class Recorder:
                 current.extraction.failed = True
             self.emit.fail(source, error)
         finally:
-            took = time.perf_counter() - started
+            took = time.perf_counter() - started if is_timed else 0.0
             self.seconds += took
             if current is not None:
                 current.seconds += took

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -171,6 +172,16 @@ def notes_on(arguments: TrainingArguments, settings: TrainSettings) -> list[str]
         notes.append(f"--epochs: --max_steps {settings.max_steps} decides where the training ends")
     if settings.max_batch_seconds is not None and settings.batch_size != defaults["batch_size"]:
         notes.append("--batch_size: counts for the evaluation alone, since --max_batch_seconds makes the batches")
+    if arguments.save_total_limit is None and "save_total_limit" not in settings.extra:
+        notes.append(
+            f"--save_total_limit: all checkpoints in {settings.output_dir} are kept, since there are many already. "
+            "Pass a number to keep the last ones alone"
+        )
+    if arguments.push_to_hub and Path(settings.base_ckpt).is_dir():
+        notes.append(
+            f"--push_to_hub: adapter_config.json on the Hub will name the folder {settings.base_ckpt}. Name the base "
+            "checkpoint as on the Hub, so that others can load the adapter"
+        )
     workers, cores = arguments.dataloader_num_workers, os.cpu_count() or 1
     if workers > cores:
         notes.append(f"--dataloader_num_workers: {workers} workers share {cores} cores, which may slow them down")

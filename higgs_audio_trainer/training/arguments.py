@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from transformers import TrainingArguments
 
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.output_dir.checkpoints import is_saved_to_the_end
 from higgs_audio_trainer.training.argument_checks import check_arguments
 from higgs_audio_trainer.training.compilation import compile_for_every_shape
 
 # Rank 0 checks and encodes the manifest while the other ranks wait. torch's default of 30 minutes is too short.
 _PREPARATION_TIMEOUT_S = 6 * 3600
+_CHECKPOINTS = 3  # kept by default: at full size a checkpoint has 0.95 GB
 
 
 def training_arguments(settings: TrainSettings) -> TrainingArguments:
@@ -63,6 +66,7 @@ def _our_arguments(settings: TrainSettings) -> dict[str, Any]:
         "gradient_checkpointing": settings.gradient_checkpointing,
         "seed": settings.seed,
         "save_steps": settings.save_steps,
+        "save_total_limit": _checkpoints_to_keep(settings),
         "eval_strategy": "steps" if settings.eval_manifest else "no",
         "eval_steps": settings.val_steps,
         "report_to": trackers or "none",
@@ -86,6 +90,15 @@ def _our_arguments(settings: TrainSettings) -> dict[str, Any]:
     if settings.extra.get("fp16"):
         ours["bf16"] = False
     return ours
+
+
+def _checkpoints_to_keep(settings: TrainSettings) -> int | None:
+    """Return the default limit of checkpoints, and None in a directory whose run kept more than the default.
+
+    One more than the limit are there if a run was killed between the save of a checkpoint and the removal of another.
+    """
+    kept = sum(map(is_saved_to_the_end, Path(settings.output_dir).glob("checkpoint-*")))
+    return None if kept > _CHECKPOINTS + 1 else _CHECKPOINTS
 
 
 def _with_defaults(config: Any, defaults: Mapping[str, Any]) -> Any:

@@ -1,12 +1,13 @@
-"""Work that ranks do together: on rank 0 for all, or on every rank with one outcome."""
+"""Work that ranks do together: on rank 0 for all, on every rank with one outcome, or on rank 0 while others wait."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -19,6 +20,7 @@ from higgs_audio_trainer.errors import UserError
 
 T = TypeVar("T")
 _PATIENCE = timedelta(seconds=5)  # with torchrun's store
+_POLL_S = 0.02  # between questions to the store
 
 
 def on_rank_0(arguments: TrainingArguments, work: Callable[[], T]) -> T:
@@ -65,6 +67,30 @@ def on_every_rank(arguments: TrainingArguments, work: Callable[[], T]) -> T:
     return cast("T", result)
 
 
+@contextmanager
+def rank_0_alone(arguments: TrainingArguments, name: str) -> Iterator[bool]:
+    """Let the other ranks wait until rank 0 leaves the block. They ask the store, and wait in no collective.
+
+    A collective would end the run if the block took longer than the collective's timeout.
+
+    Args:
+        arguments: Arguments of the training.
+        name: Name of the block, once in a run.
+
+    Yields:
+        True on rank 0.
+    """
+    is_first = arguments.process_index == 0
+    store, key = (_store() if arguments.world_size > 1 else None), f"higgs_audio_trainer/{_attempt()}/{name}"
+    try:
+        yield is_first
+    finally:
+        if store is not None and is_first:
+            store.set(key, "done")
+    while store is not None and not is_first and not store.check([key]):
+        time.sleep(_POLL_S)
+
+
 def place_of(rank: int) -> str:
     """Return the name of a rank for messages; empty for rank 0, whose messages a person reads anyway.
 
@@ -83,9 +109,13 @@ def is_first_to_report(message: str) -> bool:
     digest = hashlib.sha256(message.encode("utf-8", "surrogateescape")).hexdigest()
     with suppress(RuntimeError, ValueError):  # the store is gone: better twice than never
         if (store := _store()) is not None:
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            return bool(store.add(f"higgs_audio_trainer/{attempt}/{digest}", 1) == 1)
+            return bool(store.add(f"higgs_audio_trainer/{_attempt()}/{digest}", 1) == 1)
     return True
+
+
+def _attempt() -> str:
+    """Return the number of torchrun's attempt. The store outlives an attempt."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def _store() -> Any:

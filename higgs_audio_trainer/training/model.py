@@ -87,6 +87,8 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
         audio_labels: Tensor | None = None,
         route: Route | None = None,
         num_targets: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
         **native: Any,
     ) -> Any:
         """Return the losses, and the logits of the rows with a target. Nothing waits for the device.
@@ -103,14 +105,22 @@ class HiggsAudioForTraining(HiggsAudioV2ForConditionalGeneration):
                 `generate` calls.
             num_targets: Divisors of the losses, [1 + K], text and then each codebook. By default, the targets of this
                 batch. A trainer passes the targets of the whole optimizer step.
-            **native: Further arguments of the native model. A route stands in for its masks.
+            attention_mask: Mask of the native model, named here since `generate` asks for the names. A route stands in.
+            logits_to_keep: Argument of the native model, named for the same reason.
+            **native: Further arguments of the native model.
 
         Returns:
             `TrainingOutput`, or without a route the output of the native model.
         """
         if route is None:
             return super().forward(
-                input_ids=input_ids, audio_input_ids=audio_input_ids, labels=labels, audio_labels=audio_labels, **native
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                audio_input_ids=audio_input_ids,
+                labels=labels,
+                audio_labels=audio_labels,
+                logits_to_keep=logits_to_keep,
+                **native,
             )
         assert input_ids is not None
         assert audio_input_ids is not None
@@ -221,7 +231,16 @@ def add_lora(
                 f"--lora_targets: expected names of linear modules ({', '.join(known)}; mlp.* is the text branch, "
                 f"audio_mlp.* the audio branch), got {target!r}"
             )
-    return get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets)))
+    adapted = get_peft_model(
+        model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+    )
+    # peft would write a template of a model card into each folder that it saves to.
+    adapted.create_or_update_model_card = _write_no_card  # type: ignore[assignment, method-assign]
+    return adapted
+
+
+def _write_no_card(_folder: str) -> None:
+    """Leave the model card to `model_card.py`."""
 
 
 def load_lora_model(settings: TrainSettings) -> PeftModel:

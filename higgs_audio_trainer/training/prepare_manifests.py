@@ -12,6 +12,7 @@ from pathlib import Path
 
 import transformers
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, check_template
 from higgs_audio_trainer.config import RANDOM_WEIGHTS
 from higgs_audio_trainer.data.clips import ClipLimits
 from higgs_audio_trainer.data.codec import Codec
@@ -23,7 +24,6 @@ from higgs_audio_trainer.data.preparation.samples_table import text_of
 from higgs_audio_trainer.data.sources import Columns, open_source
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.pipeline.failure_message import Say
-from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, check_template
 
 _NO_COLUMNS = Columns()
 

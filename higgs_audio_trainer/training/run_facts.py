@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, codec_of
 from higgs_audio_trainer.config import RANDOM_WEIGHTS, TrainSettings
 from higgs_audio_trainer.output_dir.attempt import Attempt
 from higgs_audio_trainer.recording.settings import RunFacts
-from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, codec_of
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
 

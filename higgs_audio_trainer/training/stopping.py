@@ -40,6 +40,10 @@ class Stopping(TrainerCallback):
         self._votes: Tensor | None = None  # int64 [len(_REASONS)] on the host: number of ranks by reason
         self._copied: torch.cuda.Event | None = None
 
+    def is_asked(self) -> bool:
+        """Return True if this process has a reason to stop."""
+        return self._received() is not None
+
     def ballot(self) -> Tensor:
         """Return the vote of this rank: int64 [len(_REASONS)], one-hot or zeros."""
         received = self._received()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -27,18 +29,21 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy
 
-from higgs_audio_trainer.data.batch import FOR_THE_LOG, SpeechDataset, Vocabulary
+from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, SpeechDataset, Vocabulary
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, GenerationSample
 from higgs_audio_trainer.extraction.loss_sums import exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.speed import HostFacts
 from higgs_audio_trainer.redaction import redacted
+from higgs_audio_trainer.training.best_adapter import BestAdapter
+from higgs_audio_trainer.training.collective import on_rank_0, rank_0_alone
+from higgs_audio_trainer.training.gathered import gathered
 from higgs_audio_trainer.training.loader import (
     budgeted_loader,
     draw_as_new_workers,
@@ -49,11 +54,14 @@ from higgs_audio_trainer.training.loader import (
 )
 from higgs_audio_trainer.training.model import TrainingOutput, count_targets
 from higgs_audio_trainer.training.model_streams import micro_batch_of
+from higgs_audio_trainer.training.probes import Probes
+from higgs_audio_trainer.training.publishing import publish, publish_checkpoint
 from higgs_audio_trainer.training.resumption import write_settings
 from higgs_audio_trainer.training.sampler import LengthGroupedOrder
 from higgs_audio_trainer.training.save_errors import saving
 from higgs_audio_trainer.training.signals import stop_signals_blocked
 from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stopping
+from higgs_audio_trainer.voice.generation import undisturbed
 
 #: Parts of the messages of collectives whose peer is gone; torch has no class for the errors of gloo.
 _LOST_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
@@ -72,6 +80,9 @@ class HiggsAudioTrainer(Trainer):
         begin: Called when optimizer, schedule and batch size are in force, before the first event. May be called again.
         checkpoint_settings: Settings that each checkpoint holds, for the runs that resume from it.
         max_batch_seconds: Most padded audio of a micro-batch of the training; seconds. None for batches of one size.
+        probes: Prompts to speak and samples to follow. None on a rank that does neither.
+        best: Keeps the adapter of the best evaluation.
+        save_beside: Saves more files to the folder of the finished adapter, on rank 0.
         **kwargs: Arguments of `transformers.Trainer`.
     """
 
@@ -85,6 +96,9 @@ class HiggsAudioTrainer(Trainer):
         begin: Callable[[], None] = lambda: None,
         checkpoint_settings: Mapping[str, Any] | None = None,
         max_batch_seconds: float | None = None,
+        probes: Probes | None = None,
+        best: BestAdapter | None = None,
+        save_beside: Callable[[Path], None] = lambda _folder: None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -94,6 +108,10 @@ class HiggsAudioTrainer(Trainer):
         self._begin = begin
         self._checkpoint_settings = checkpoint_settings
         self._max_batch_seconds = max_batch_seconds
+        self._save_beside = save_beside
+        self._probes = probes
+        self._best = best
+        self._spoken_at: int | None = None  # step after which the probes were spoken last
         self._train_loader: Any = None
         self._data_wait_s = 0.0  # of the step in progress
         self._text_loss_weight = text_loss_weight
@@ -304,13 +322,53 @@ class HiggsAudioTrainer(Trainer):
                 ),
             )
             self._recorder.record(logged)
+            self._record_probes()
             self._stopping.on_step_end(self.args, self.state, self.control)  # a finding of this step may end the run
+        if self._probes is not None and self._probes.is_due is not None and self._probes.is_due(self.state.global_step):
+            self._speak()
         try:
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         except EvaluationStoppedError:
             assert self._stopping.stopped_by is not None
             self._stopping.stop(self._stopping.stopped_by, self.control)
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    # Probes
+
+    def _speak(self) -> None:
+        """Let the model speak the probes: on rank 0 while the others wait, or on all ranks if they share weights."""
+        step, probes = self.state.global_step, self._probes
+        if probes is None or not probes.prompts or self._spoken_at == step:
+            return
+        self._spoken_at = step
+        together = self._shares_weights  # then every rank needs the same number of frames, also at a stop
+        is_asked = (lambda: False) if together else self._stopping.is_asked
+        with rank_0_alone(self.args, f"speech/{step}") as is_first:
+            if is_first or together:
+                with self.accelerator.autocast(), gathered(self.model):
+                    self._recorder.observe_speech(lambda: probes.speak(self.model, step, is_asked_to_stop=is_asked))
+            events: Sequence[GenerationSample] = ()
+            if is_first and self._best is not None and self._best.kind is GenerationSample:
+                events = self._recorder.wait_for_speech(self._stopping.is_asked)
+        self._keep_best(GenerationSample, events)
+
+    @property
+    def _shares_weights(self) -> bool:
+        """True if each forward pass gathers weights from all ranks."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _record_probes(self) -> None:
+        examples = () if self._probes is None else self._probes.examples
+        if not examples or not (self.is_world_process_zero() or self._shares_weights):
+            return
+        reads = [partial(self._read_probe, example) for example in examples]
+        self._recorder.record_probes(reads, step=self.state.global_step, epoch=float(self.state.epoch or 0.0))
+
+    def _read_probe(self, example: Example) -> MicroBatch:
+        assert self.model is not None
+        inputs = self._prepare_inputs(cast("Collator", self.data_collator)([example]))
+        with undisturbed(self.model, self.args.seed), torch.no_grad(), self.compute_loss_context_manager():
+            return self._read(self.model(**_for_model(inputs)), inputs)
 
     # Data
 
@@ -363,6 +421,7 @@ class HiggsAudioTrainer(Trainer):
         self.is_stepping = True
         self._begin()
         self._recorder.begin_evaluation()
+        evaluation: EvalResult | None = None
         self._eval_sums = torch.zeros(
             2, 1 + self._num_codebooks, device=self.args.device, dtype=exact_dtype(self.args.device)
         )
@@ -385,6 +444,10 @@ class HiggsAudioTrainer(Trainer):
                 num_samples=output.num_samples,
             )
             self._recorder.record(logged)
+            evaluation = None if logged is None else logged.evaluation
+        self._keep_best(EvalResult, [evaluation or SimpleNamespace(**losses)])
+        if self._probes is not None and self._probes.is_due is None:
+            self._speak()
         return output
 
     def _eval_losses(self, sums: Tensor) -> dict[str, float]:
@@ -414,6 +477,21 @@ class HiggsAudioTrainer(Trainer):
 
     # Saving
 
+    def _keep_best(self, kind: type[Any], events: Sequence[Any]) -> None:
+        """Keep the adapter if the events, which rank 0 has, are the best so far. Every rank takes part."""
+        best, step = self._best, self.state.global_step
+        if best is None or best.kind is not kind:
+            return
+        value = on_rank_0(self.args, lambda: best.better_value(events))
+        if value is not None:
+            with saving(best.folder, Path(str(self.args.output_dir))):
+                best.keep(value, step, self._save_adapter, is_first=self.args.should_save)
+
+    def _save_adapter(self, folder: Path) -> None:
+        super().save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            self._save_beside(folder)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         output_dir = Path(self._get_output_dir(trial))
         folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -431,7 +509,49 @@ class HiggsAudioTrainer(Trainer):
         """
         folder = Path(str(output_dir or self.args.output_dir))
         with nullcontext() if _internal_call else saving(folder, Path(str(self.args.output_dir))):
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call=True)  # sends nothing to the Hub yet
+            if not _internal_call and self.args.should_save:
+                self._save_beside(folder)
+        if not _internal_call and self.args.push_to_hub:
+            self.push_to_hub(revision=self.args.hub_revision)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Send the finished adapter to the Hub, with model card, tokenizer and processor.
+
+        Raises:
+            UserError: The Hub cannot be reached or refuses the files.
+        """
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        return publish(
+            Path(str(self.args.output_dir)),
+            str(self.hub_model_id),
+            message=str(commit_message),
+            token=token or self.args.hub_token,
+            revision=revision,
+            blocking=blocking,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        before: Any = self.push_in_progress
+        if before is not None and not before.is_done() and not self.args.hub_always_push:
+            return
+        checkpoint = Path(checkpoint_folder)
+        self._save_beside(checkpoint)
+        repository, step = str(self.hub_model_id), self.state.global_step
+        progress: Any = publish_checkpoint(checkpoint, repository, self.args, step, before)
+        self.push_in_progress = progress
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # transformers pickles the arguments into each checkpoint, and people share checkpoints.
@@ -446,6 +566,9 @@ class HiggsAudioTrainer(Trainer):
             native = {"base_model_class": HiggsAudioV2ForConditionalGeneration.__name__}
             native["parent_library"] = HiggsAudioV2ForConditionalGeneration.__module__
             content = json.loads(config.read_bytes()) | {"auto_mapping": native}
+            base = content.get("base_model_name_or_path")
+            if base and Path(base).is_dir():  # found from any working folder, as the codec is
+                content["base_model_name_or_path"] = str(Path(base).absolute())
             config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from higgs_audio_trainer.atomic_file import replace_folder
 from higgs_audio_trainer.data.clips import MISSING, state_of
 from higgs_audio_trainer.data.preparation.map_files import map_files
 from higgs_audio_trainer.data.sample import Sample, Turn, packed, unpacked
@@ -171,17 +172,6 @@ def _write_samples(folder: Path, samples: Iterator[Sample], after_block: Callabl
                 files.clear()
         files_writer.write_batch(pa.record_batch([list(files)], schema=_FILES))
     return count, has_audio
-
-
-def replace_folder(made: Path, folder: Path) -> None:
-    """Move a complete folder to the place of an older folder."""
-    try:
-        made.rename(folder)
-    except OSError:  # the older one is not empty
-        aside = folder.with_name(f".{folder.name}.{uuid4().hex}")
-        folder.rename(aside)
-        made.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def renamed(where: str, before: str, name: str) -> str:

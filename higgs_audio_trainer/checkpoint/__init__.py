@@ -1,0 +1,1 @@
+"""Checkpoints on the disk: the base checkpoint, its processor, and a model that speaks, opened from them."""

@@ -1,0 +1,161 @@
+"""A model that speaks: a base checkpoint, perhaps with the adapter of a training, its tokenizer and its codec."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, latest_checkpoint
+
+_ADAPTER_WEIGHTS, _LORA = "adapter_model.safetensors", "lora_"
+
+
+@dataclass(frozen=True)
+class SpeakingModel:
+    """A model that speaks.
+
+    Attributes:
+        checkpoint: Configuration and tokenizer of the base checkpoint.
+        codec_name: Folder of the codec, or a name on the Hub.
+        adapter: Folder of the adapter. None without one.
+        device: Device of the model.
+    """
+
+    checkpoint: BaseCheckpoint
+    codec_name: str
+    adapter: Path | None
+    device: str
+
+    @cached_property
+    def model(self) -> Any:
+        """Model in evaluation mode. The first use loads the weights.
+
+        Raises:
+            UserError: The weights cannot be loaded, the adapter does not fit, or the device cannot be used.
+        """
+        return _load(self.checkpoint.name, self.adapter, self.device)
+
+
+def open_speaking_model(
+    adapter: str | None, *, base_ckpt: str | None, audio_tokenizer: str | None, device: str
+) -> SpeakingModel:
+    """Open a model that speaks, without its weights.
+
+    Args:
+        adapter: Output directory of a training or one of its checkpoints. None for the base checkpoint alone.
+        base_ckpt: Base checkpoint, a folder or a name on the Hub. None for the one that the adapter names.
+        audio_tokenizer: Codec, a folder or a name on the Hub. None for the one of the training or of the base.
+        device: Device of the model.
+
+    Raises:
+        UserError: The adapter or the checkpoint is missing.
+    """
+    folder = None if adapter is None else adapter_folder(Path(adapter))
+    base = base_ckpt or (None if folder is None else base_of(folder))
+    if base is None:
+        raise UserError("expected the output directory of a training, or --base_ckpt, got neither")
+    checkpoint = open_checkpoint(base)
+    has_processor = folder is not None and (folder / "processor_config.json").is_file()
+    codec = audio_tokenizer or codec_of(str(folder) if has_processor else base)
+    return SpeakingModel(checkpoint, codec, folder, device)
+
+
+def adapter_folder(path: Path) -> Path:
+    """Return the folder of an adapter: the path, or the last complete checkpoint of a training that has not ended.
+
+    Raises:
+        UserError: There is no adapter.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: expected the output directory of a training or a checkpoint, got no folder")
+    if (path / ADAPTER_CONFIG).is_file():
+        return path
+    newest, damaged = latest_checkpoint(path)
+    if newest is None:
+        why = f" ({'; '.join(damaged)})" if damaged else ""
+        raise UserError(
+            f"{path}: expected an adapter, or a checkpoint with one, got none{why}. Name the --output_dir of a training"
+        )
+    return newest
+
+
+def base_of(adapter: Path) -> str:
+    """Return the base checkpoint that an adapter names.
+
+    Raises:
+        UserError: The configuration of the adapter cannot be read, or names none.
+    """
+    try:
+        named = json.loads((adapter / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{adapter / ADAPTER_CONFIG}: expected the configuration of an adapter, got: {error}"
+        ) from error
+    if not isinstance(named, str) or not named:
+        raise UserError(f"{adapter / ADAPTER_CONFIG}: expected the name of a base checkpoint. Name it with --base_ckpt")
+    return named
+
+
+def with_adapter(model: Any, adapter: Path, base: str) -> Any:
+    """Return a model with an adapter.
+
+    Args:
+        model: Model of a base checkpoint.
+        adapter: Folder of the adapter.
+        base: Name of the base checkpoint, for messages.
+
+    Raises:
+        UserError: The adapter cannot be read, or belongs to another model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    message = f"{adapter}: the adapter does not fit {base}"
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, str(adapter))
+        with safe_open(adapter / _ADAPTER_WEIGHTS, "pt") as file:
+            saved = {name for name in file.keys() if _LORA in name}  # noqa: SIM118 - not a mapping
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{message}: {error}") from error
+    # peft leaves weights out that the model has no place for.
+    places = {name for name in get_peft_model_state_dict(adapted, save_embedding_layers=False) if _LORA in name}
+    if different := sorted(saved ^ places):
+        raise UserError(
+            f"{message}: expected weights for the same layers, got a difference in {len(different)}, such as "
+            f"{different[0]}. Name the base checkpoint of the training with --base_ckpt."
+        )
+    return adapted
+
+
+def _has_text_head(adapter: Path) -> bool:
+    """Return True if an adapter changes the head of the text, which speech does not need."""
+    with suppress(OSError, SafetensorError), safe_open(adapter / _ADAPTER_WEIGHTS, "pt") as file:
+        return any("text_lm_head" in name for name in file.keys())  # noqa: SIM118 - not a mapping
+    return False  # `with_adapter` reports a file that cannot be read
+
+
+def _load(base: str, adapter: Path | None, device: str) -> Any:
+    from transformers import HiggsAudioV2ForConditionalGeneration
+
+    dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+    try:
+        model: Any = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+            base, dtype=dtype, use_text_head=adapter is not None and _has_text_head(adapter)
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"--base_ckpt {base}: the weights cannot be loaded: {error}") from error
+    if adapter is not None:
+        model = with_adapter(model, adapter, base)
+    try:
+        return model.eval().to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"--device {device}: cannot be used: {reason}. Name another device.") from error

@@ -1,0 +1,44 @@
+"""Command `export-model OUT DIR`. Writes a whole checkpoint: the base checkpoint with an adapter merged into it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+
+
+def parser(prog: str) -> ArgumentParser:
+    """Return the parser of the command."""
+    made = ArgumentParser(
+        prog=prog,
+        description="Merge the adapter in OUT, the output directory of a training or a checkpoint,\n"
+        "into its base checkpoint. transformers loads the result with from_pretrained,\n"
+        "without peft.",
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
+        epilog=f"example: {prog} out merged",
+    )
+    made.add_argument("out", metavar="OUT", help="output directory of a training, or a checkpoint")
+    made.add_argument("dir", metavar="DIR", help="folder to write; must not hold files")
+    made.add_argument("--base_ckpt", metavar="NAME", help="base checkpoint [the one that the adapter names]")
+    return made
+
+
+def run(arguments: Sequence[str], prog: str) -> int:
+    """Write the checkpoint, and return the exit status.
+
+    Raises:
+        UserError: The adapter or the base checkpoint cannot be loaded, or the folder holds files.
+    """
+    given = parser(prog).parse_args(arguments)
+    hide_broken_torchaudio()
+    from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+    from higgs_audio_trainer.training.whole_checkpoint import export_model
+
+    quiet_third_parties()
+    adapter = export_model(given.out, Path(given.dir), base_ckpt=given.base_ckpt)
+    print(f"{given.dir}: the base checkpoint with {adapter} merged into its weights")
+    return 0

@@ -1,0 +1,309 @@
+"""Model cards: `README.md` beside a finished adapter, and in a whole checkpoint with an adapter merged into it.
+
+A card counts the data and names none: it holds no path, no sample and no text of the user. The first lines are the
+metadata of the Hugging Face Hub. A comment marks a card of ours with a digest of its text, so that a card that the user
+changed is never replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from huggingface_hub import ModelCardData
+from transformers import TrainingArguments
+
+from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.checkpoint.base_reference import BaseReference, reference_to
+from higgs_audio_trainer.data.manifest import DEFAULT_SYSTEM_PROMPT
+from higgs_audio_trainer.events import DatasetAudit, EvalResult, SplitStatistics, TrainStep
+from higgs_audio_trainer.recording.milestones import Milestones
+from higgs_audio_trainer.recording.settings import RunFacts
+from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from higgs_audio_trainer.versions import versions
+
+FILE_NAME = "README.md"
+_MARK = "<!-- Written by higgs-audio-trainer, and replaced by the next training here unless changed: {} -->"
+_MARKED = re.compile(re.escape(_MARK).replace(r"\{\}", r"([0-9a-f]{64})") + r"\n?")
+_TEMPLATE = "[More Information Needed]"  # of peft's and the Hub's templates, which nobody filled in
+#: Speech without this package. `docs/native_loading.md` has the same lines, and a test runs them.
+_NATIVE_LINES = """\
+{imports}
+
+{load}
+processor = AutoProcessor.from_pretrained("{folder}", device_map="auto")
+system = {{"role": "system", "content": [{{"type": "text", "text": "{system}"}}]}}
+user = {{"role": "user", "content": [{{"type": "text", "text": "Bonjour tout le monde."}}]}}
+inputs = processor.apply_chat_template(
+    [system, user], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+codes = model.generate(**inputs.to(model.device), max_new_tokens=1000)
+processor.save_audio(processor.batch_decode(codes), "hello.wav")
+"""
+_ADAPTED = (
+    "from peft import PeftModel\nfrom transformers import AutoProcessor, HiggsAudioV2ForConditionalGeneration",
+    """\
+base = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+    "{base}", device_map="auto"
+)
+model = PeftModel.from_pretrained(base, "{folder}")""",
+)
+_WHOLE = (
+    "from transformers import AutoProcessor, HiggsAudioV2ForConditionalGeneration",
+    'model = HiggsAudioV2ForConditionalGeneration.from_pretrained("{folder}", device_map="auto")',
+)
+
+
+class TrainedAdapter(NamedTuple):
+    """Facts that a card tells about a training.
+
+    Attributes:
+        base: Base checkpoint.
+        facts: Facts about the training.
+        arguments: Arguments in force.
+        steps: Optimizer steps done.
+        splits: Statistics of the data by split, train or eval.
+        milestones: First, last and best figures.
+        repository: Name of the adapter's repository on the Hub; None without one.
+    """
+
+    base: BaseReference
+    facts: RunFacts
+    arguments: TrainingArguments
+    steps: int
+    splits: Mapping[str, SplitStatistics]
+    milestones: Milestones
+    repository: str | None = None
+
+
+def trained_adapter(
+    trainer: HiggsAudioTrainer, facts: RunFacts, audit: DatasetAudit, milestones: Milestones
+) -> TrainedAdapter:
+    """Return the facts about the adapter of a trainer, at the step that the trainer has reached."""
+    base = reference_to(facts.config["base_ckpt"])
+    return TrainedAdapter(
+        base, facts, trainer.args, trainer.state.global_step, audit.splits, milestones, trainer.hub_model_id
+    )
+
+
+def adapter_card(trained: TrainedAdapter) -> str:
+    """Return the card of an adapter."""
+    base = trained.base
+    title = (trained.repository or "").rpartition("/")[2] or f"LoRA adapter for {base.name}"
+    folder = trained.repository or "."
+    native = native_lines(base=base.hub_id or f"path/to/{base.name}", folder=folder)
+    what = f"A LoRA adapter for {base.link}, trained for {trained.steps:,} optimizer steps with higgs-audio-trainer."
+    parts = [
+        f"# {title}",
+        what,
+        _speak("adapter", native, folder),
+        _data(trained),
+        _training(trained),
+        _results(trained.milestones),
+        _ending(base),
+    ]
+    return _card(_metadata(base, "adapter"), filter(None, parts))
+
+
+def whole_card(base: BaseReference, source: str | None) -> str:
+    """Return the card of a whole checkpoint.
+
+    Args:
+        base: Base checkpoint.
+        source: Card of the adapter, whose data, settings and results are taken over. None without a card of ours.
+    """
+    kept = [part for part in _sections(source or "") if part.startswith(("## Data\n", "## Training\n", "## Results\n"))]
+    parts = [
+        f"# {base.name} with a LoRA adapter merged into its weights",
+        f"{base.link}, adapted to its training data with higgs-audio-trainer. transformers loads it without peft.",
+        _speak("whole", native_lines(folder="."), "."),
+        *kept,
+        _ending(base),
+    ]
+    return _card(_metadata(base, "whole"), parts)
+
+
+def write_card(folder: Path, card: str) -> bool:
+    """Write a card to a folder, unless a card is there that the user wrote or changed.
+
+    Args:
+        folder: Folder of an adapter or a checkpoint.
+        card: Text of the card.
+
+    Returns:
+        True if the card was written.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = folder / FILE_NAME
+    if _is_users(path):
+        return False
+    with atomic_file(path, mode=0o644) as file:
+        file.write(_marked(card).encode())
+    return True
+
+
+def own_card(folder: Path) -> str | None:
+    """Return the card of ours in a folder. None without one, or if the user changed it."""
+    text = _text_of(folder / FILE_NAME)
+    return text if text is not None and _is_unchanged(text) else None
+
+
+def native_lines(*, folder: str, base: str | None = None) -> str:
+    """Return the lines that speak with transformers and peft alone.
+
+    Args:
+        folder: Folder or name on the Hub of the adapter or of the whole checkpoint.
+        base: Base checkpoint of an adapter. None for a whole checkpoint.
+    """
+    imports, load = _WHOLE if base is None else _ADAPTED
+    load = load.format(base=base, folder=folder)
+    return _NATIVE_LINES.format(imports=imports, load=load, folder=folder, system=DEFAULT_SYSTEM_PROMPT)
+
+
+def _card(metadata: ModelCardData, parts: Iterable[str]) -> str:
+    return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _metadata(base: BaseReference, kind: Literal["adapter", "whole"]) -> ModelCardData:
+    is_adapter = kind == "adapter"
+    relation = "adapter" if is_adapter else "finetune"
+    data = ModelCardData(
+        base_model=base.hub_id,
+        library_name="peft" if is_adapter else "transformers",
+        license=base.licence.get("license"),
+        license_name=base.licence.get("license_name"),
+        license_link=base.licence.get("license_link"),
+        pipeline_tag="text-to-speech",
+        tags=["higgs-audio", "higgs-audio-trainer", *(["lora"] if is_adapter else []), "text-to-speech"],
+    )
+    if base.hub_id is not None:
+        data["base_model_relation"] = relation
+    return data
+
+
+def _speak(kind: Literal["adapter", "whole"], native: str, folder: str) -> str:
+    is_local = folder == "."
+    place = ", from this folder" if is_local else ""
+    get = "" if is_local else f"hf download {folder} --local-dir adapter\n"  # `say` takes folders
+    spoken = {"adapter": "." if is_local else "adapter", "whole": f"--base_ckpt {folder}"}[kind]
+    needs = {"adapter": "transformers and peft", "whole": "transformers"}[kind]
+    return (
+        f"## Speak\n\nWith higgs-audio-trainer{place}:\n\n"
+        f'```bash\n{get}higgs-audio-trainer say {spoken} "Bonjour tout le monde." -o hello.wav\n```\n\n'
+        f"With {needs} alone{place} (the class of the Higgs codec needs torchaudio):\n\n```python\n{native}```"
+    )
+
+
+def _data(trained: TrainedAdapter) -> str:
+    counts = {"train": trained.facts.num_train_samples, "eval": trained.facts.num_eval_samples}
+    rows = []
+    for split, name in (("train", "training"), ("eval", "evaluation")):
+        audited = trained.splits.get(split)
+        if counts[split]:
+            hours = audited.audio_hours if audited else None
+            speakers = audited.speakers if audited else None
+            rows.append([name, f"{counts[split]:,}", _number(hours, ".2f"), _number(speakers, ",")])
+    return "## Data\n\n" + _table(["split", "samples", "hours of audio", "speakers"], rows)
+
+
+def _training(trained: TrainedAdapter) -> str:
+    arguments, config, facts = trained.arguments, trained.facts.config, trained.facts
+    seconds = config.get("max_batch_seconds")
+    size = config["batch_size"] if seconds is None else f"{seconds:g} s of audio"
+    batch = f"{size} x {arguments.gradient_accumulation_steps} x {facts.world_size}"
+    rows = [
+        ["optimizer steps", f"{trained.steps:,}"],
+        ["batch: micro-batch x accumulated x processes", batch],
+        ["LoRA rank, alpha, dropout", f"{config['lora_r']}, {config['lora_alpha']}, {config['lora_dropout']:g}"],
+        ["modules with an adapter", ", ".join(f"`{name}`" for name in str(config["lora_targets"]).split(","))],
+        ["trained parameters", f"{facts.trainable_parameters:,}"],
+        ["learning rate, schedule", f"{arguments.learning_rate:g}, {_name(arguments.lr_scheduler_type)}"],
+        ["warm-up", f"{config['warmup']:g} {'of all steps' if 0 < config['warmup'] < 1 else 'steps'}"],
+        ["optimizer, weight decay", f"{_name(arguments.optim)}, {arguments.weight_decay:g}"],
+        ["weight of the text loss", f"{config['text_loss_weight']:g}"],
+        ["dtype, mixed precision", f"{config['dtype']}, {config['mixed_precision']}"],
+        ["seed", str(facts.seed)],
+    ]
+    return "## Training\n\n" + _table(["setting", "value"], rows)
+
+
+def _results(milestones: Milestones) -> str:
+    named = {
+        "training, first logged step": milestones.first_step,
+        "training, last logged step": milestones.last_step,
+        "evaluation, first": milestones.first_evaluation,
+        "evaluation, best loss": milestones.best_evaluation,
+        "evaluation, last": milestones.last_evaluation,
+    }
+    rows = [_figures(name, result) for name, result in named.items() if result is not None]
+    if not rows:
+        return ""
+    header = ["", "step", "loss", "text loss", "audio loss", "text correct", "audio correct", "codebook 0 correct"]
+    return (
+        "## Results\n\n"
+        + _table(header, rows)
+        + "\n\nLosses are in nats. The share of correct tokens is that of predictions that follow the labels (teacher "
+        "forcing), over all codebooks for the audio."
+    )
+
+
+def _figures(name: str, result: TrainStep | EvalResult) -> list[str]:
+    known = [accuracy for accuracy in result.audio_accuracy_per_codebook if accuracy is not None]
+    accuracies = (
+        result.text_accuracy,
+        sum(known) / len(known) if known else None,
+        next(iter(result.audio_accuracy_per_codebook), None),
+    )
+    losses = (f"{loss:.3f}" for loss in (result.loss, result.text_loss, result.audio_loss))
+    return [name, f"{result.step:,}", *losses, *(_number(accuracy, ".1%") for accuracy in accuracies)]
+
+
+def _ending(base: BaseReference) -> str:
+    used = ", ".join(f"{name.replace('_', '-')} {version}" for name, version in versions().items() if name != "trl")
+    return f"## Versions\n\n{used}\n\n## Licence\n\n{base.licence_in_words()}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "unknown" if value is None else f"{value:{form}}"
+
+
+def _name(value: object) -> str:
+    return str(getattr(value, "value", value))
+
+
+def _sections(card: str) -> list[str]:
+    """Return the sections of a card of ours, each with its heading."""
+    return re.split(r"^(?=## )", _MARKED.sub("", card), flags=re.MULTILINE)[1:]
+
+
+def _marked(card: str) -> str:
+    return f"{card}\n{_MARK.format(sha256(card.encode()).hexdigest())}\n"
+
+
+def _is_unchanged(text: str) -> bool:
+    mark = _MARKED.search(text)
+    return mark is not None and _marked(text[: mark.start() - 1]) == text
+
+
+def _is_users(path: Path) -> bool:
+    if not path.exists():
+        return False
+    text = _text_of(path)
+    return text is None or not (_is_unchanged(text) or _TEMPLATE in text)
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,91 @@
+"""Prompts of speech: what a training sample shows the model before the speech that it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from higgs_audio_trainer.data.batch import Example, Ints, PreparedSample, TokenIds, build_example
+from higgs_audio_trainer.data.manifest import DEFAULT_SYSTEM
+from higgs_audio_trainer.data.prompt import tokenize
+from higgs_audio_trainer.data.sample import Clip, Sample, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SPEECH = Clip(Path("speech"), encoded=True)  # stands for what the model is about to say
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechPrompt:
+    """A prompt that ends where speech begins.
+
+    Attributes:
+        id: Name of the prompt.
+        text: Text to speak.
+        inputs: Tokens and reference clips of the prompt.
+        label_KT: Codes of the recording of the text, int64 [K, T]. None without a recording.
+        voice_KT: Codes of a recording of the voice, int64 [K, T]: the first reference, or else the recording of the
+            text. None without both.
+    """
+
+    id: str
+    text: str
+    inputs: Example
+    label_KT: Ints | None = None
+    voice_KT: Ints | None = None
+
+
+def prompt_of(sample: PreparedSample, text: str, ids: TokenIds) -> SpeechPrompt | None:
+    """Return the prompt of the first speech that a sample teaches. None for a sample without speech.
+
+    Args:
+        sample: A prepared sample.
+        text: Text of the speech.
+        ids: Token ids of the checkpoint.
+    """
+    segments = sample.segments
+    end = next((place for place, part in enumerate(segments) if part.ids is None and part.supervised), None)
+    if end is None:
+        return None
+    num_clips = sum(part.ids is None for part in segments[:end])
+    before = replace(sample, segments=segments[:end], codes_KT=sample.codes_KT[:num_clips])
+    inputs = build_example(before, before.codes_KT, ids)
+    return SpeechPrompt(sample.id, text, inputs, sample.codes_KT[num_clips], sample.codes_KT[0])
+
+
+def new_prompt(
+    name: str,
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: TokenIds,
+    *,
+    scene: str | None = None,
+    reference: tuple[str | None, Ints] | None = None,
+) -> SpeechPrompt:
+    """Return a prompt to speak a text, as a training sample with these fields has it.
+
+    Args:
+        name: Name of the prompt.
+        text: Text to speak.
+        tokenizer: Tokenizer of the checkpoint.
+        ids: Token ids of the checkpoint.
+        scene: Description of the scene.
+        reference: Text and codes, int64 [K, T], of a recording of the voice. The text may be None.
+    """
+    turns = [DEFAULT_SYSTEM]
+    if scene is not None:
+        turns.append(Turn("scene", (scene,)))
+    codes: Sequence[Ints] = ()
+    if reference is not None:
+        spoken, codes_KT = reference
+        turns += [Turn("user", (spoken,))] if spoken is not None else []
+        turns.append(Turn("assistant", (_SPEECH,)))
+        codes = [codes_KT]
+    turns += [Turn("user", (text,)), Turn("assistant", (_SPEECH,), supervised=True)]
+    segments = tuple(tokenize(Sample(name, tuple(turns), name), tokenizer))
+    end = next(place for place, part in enumerate(segments) if part.ids is None and part.supervised)
+    inputs = build_example(PreparedSample(name, segments[:end], tuple(codes), name), codes, ids)
+    return SpeechPrompt(name, text, inputs, voice_KT=codes[0] if codes else None)
