@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import Record
@@ -23,6 +23,7 @@ class LoggedAttempt:
             use a checkpoint of this attempt.
         evaluated: The step `resumed`, if the attempt repeated the evaluation at that step because the stopped attempt
             may have skipped the evaluation; else None.
+        speaks_at_evaluations: Whether the attempt speaks the probes at evaluations, as far as its settings tell.
         has_begun: Whether a record of the attempt was read.
 
     Example:
@@ -38,6 +39,7 @@ class LoggedAttempt:
         self.resumed: int | None = None
         self.reached = self.completed = _NONE
         self.evaluated: int | None = None
+        self.speaks_at_evaluations = True
         self.has_begun = False
 
     @property
@@ -57,6 +59,8 @@ class LoggedAttempt:
         self.has_begun = True
         step = int_field(record, "step")
         if record["event"] == "run_start":
+            config = record.get("config")
+            self.speaks_at_evaluations = not isinstance(config, Mapping) or config.get("say_steps") is None
             if self.resumed is None:
                 resumed = int_field(record, "resumed_from_step")
                 self.resumed = _NONE if resumed is None else resumed
@@ -99,9 +103,11 @@ def is_current(attempt: LoggedAttempt, record: Record, place: int, attempts: Col
     step = int_field(record, "step")
     if step is None:
         step = max(place, attempt.start + 1)
-    evaluates = _is_of_evaluation(record)
+    # A repeated evaluation speaks the probes again, and later in the file, which a reader of a stream cannot foresee.
+    speaks, evaluates = record["event"] == "generation_sample", _is_of_evaluation(record)
     return not _is_abandoned(attempt, step, attempts) and not any(
-        (other.made_step(step) or (evaluates and other.evaluated == step)) and not _is_abandoned(other, step, attempts)
+        (other.made_step(step) or (other.evaluated == step and (evaluates or (speaks and other.speaks_at_evaluations))))
+        and not _is_abandoned(other, step, attempts)
         for other in later
     )
 

@@ -131,3 +131,14 @@ def files_by_attempt(files: Mapping[FileName, Path]) -> list[AttemptFiles]:
     for name in sorted(files, key=lambda name: (*name[:3], _SUFFIXES.index(name.suffix))):
         found.setdefault((name.rank, name.attempt), {}).setdefault(name.segment, files[name])
     return [AttemptFiles(rank, attempt, list(segments.values())) for (rank, attempt), segments in found.items()]
+
+
+def output_dir_of(file: Path) -> Path | None:
+    """Return the output directory of a log's file, the parent of `events/`. None if there is no such folder.
+
+    Example:
+        >>> output_dir_of(Path("/runs/one/events/rank00000-attempt000.jsonl")), output_dir_of(Path("/runs/a.jsonl"))
+        (PosixPath('/runs/one'), None)
+    """
+    folder = file.absolute().parent
+    return folder.parent if folder.name == "events" else None

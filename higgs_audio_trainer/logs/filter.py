@@ -13,6 +13,7 @@ from higgs_audio_trainer.logs.typed import Record
 
 MODALITIES: tuple[str, ...] = get_args(Modality)
 SPLITS: tuple[str, ...] = get_args(Split)
+_NAMES_OF_SAMPLES = ("sample_id", "probe", "fingerprint")
 _MOST_DIGITS = 18  # of an integer in a flag; more digits do not fit into 64 bits
 _Item = TypeVar("_Item")
 
@@ -43,8 +44,8 @@ class Filter:
         ranks: Ranks that wrote the events; empty for all.
         codebooks: Codebooks of samples, token counts and diagnoses; empty for all.
         modality: Text or audio; None for both.
-        split: Train or eval; None for both.
-        samples: Ids or fingerprints of samples; empty for all.
+        split: Train, eval or probe; None for all.
+        samples: Ids or fingerprints of samples, also of probes; empty for all.
         mismatches_only: Show only samples with an incorrect prediction.
 
     Example:
@@ -77,7 +78,7 @@ class Filter:
             and (not self.codebooks or int_field(record, "codebook") in self.codebooks)
             and self.modality in (None, record.get("modality"))
             and self.split in (None, record.get("split"))
-            and (not self.samples or any(_text(record, name) in self.samples for name in ("sample_id", "fingerprint")))
+            and (not self.samples or any(_text(record, name) in self.samples for name in _NAMES_OF_SAMPLES))
             and (not self.mismatches_only or _is_mismatched(record))
         )
 

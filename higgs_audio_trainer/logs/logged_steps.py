@@ -6,19 +6,28 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-from higgs_audio_trainer.events import EvalResult, PredictionSample, RunStart, TokenCounts, TrainStep, Window
+from higgs_audio_trainer.events import (
+    EvalResult,
+    GenerationSample,
+    PredictionSample,
+    RunStart,
+    TokenCounts,
+    TrainStep,
+    Window,
+)
 from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.logs.typed import Logged
 
-_OF_A_STEP = (TrainStep, TokenCounts, PredictionSample, EvalResult)
+_OF_A_STEP = (TrainStep, TokenCounts, PredictionSample, EvalResult, GenerationSample)
 _OFFSETS = 5  # length of each list in `token_counts`
 
 
 def logged_steps(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
-    """Group the events of a run: yield the first `run_start`, then each logged step and each evaluation.
+    """Group the events of a run: yield the first `run_start`, then each logged step, evaluation and generation.
 
     All ranks log the same figures, so only the events of the lowest rank of a step count. Memory holds the events of
-    one step. Events unused by the checks, and events with lists of different lengths, are skipped.
+    one step. Events unused by the checks, and events with lists of different lengths, are skipped. Generated speech may
+    follow events of later steps, as in the training, and keeps its place.
 
     Args:
         events: Events in the order of `read`.
@@ -29,12 +38,24 @@ def logged_steps(events: Iterable[Logged]) -> Iterator[RunStart | LoggedStep]:
     """
     looked_at: Iterator[Any] = (event for event in events if isinstance(event, (RunStart, *_OF_A_STEP)))
     has_start = False
-    for step, group in groupby(looked_at, key=lambda event: getattr(event, "step", None)):
-        if step is not None:
+    for (step, is_speech), group in groupby(looked_at, key=_group_of):
+        if is_speech:
+            yield from _of_speech(step, group)
+        elif step is not None:
             yield from _of_step(step, group)
         elif not has_start:
             has_start = True
             yield next(group)
+
+
+def _group_of(event: Any) -> tuple[Any, bool]:
+    return getattr(event, "step", None), isinstance(event, GenerationSample)
+
+
+def _of_speech(step: int, group: Iterable[Any]) -> Iterator[LoggedStep]:
+    """Yield the generation of the probes at a step."""
+    events = list(group)
+    yield LoggedStep(step, generations=tuple(event for event in events if event.rank == events[0].rank))
 
 
 def _of_step(step: int, group: Iterable[Any]) -> Iterator[LoggedStep]:
@@ -43,7 +64,7 @@ def _of_step(step: int, group: Iterable[Any]) -> Iterator[LoggedStep]:
     train: TrainStep | None = None
     evaluation: EvalResult | None = None
     counts: list[TokenCounts] = []
-    samples: dict[str, list[PredictionSample]] = {"train": [], "eval": []}
+    samples: dict[str, list[PredictionSample]] = {"train": [], "eval": [], "probe": []}
     for event in group:
         rank = event.rank if rank is None else rank
         if event.rank != rank or not _is_sound(event):

@@ -1,8 +1,8 @@
 """Reading of logs: files, segments, ranks and attempts as a single sequence of events.
 
-`read` yields events in the order of (step, rank, attempt, seq). An event without a step keeps its place in its file,
-and `run_start` comes first. An invalid line does not affect other lines. Memory does not grow with the log. One event
-of each rank and attempt is held.
+`read` yields events in the order of (step, rank, attempt, seq). An event without a step, or an event that follows later
+steps, keeps its place in its file, and `run_start` comes first. An invalid line does not affect other lines. Memory
+does not grow with the log. One event of each rank and attempt is held.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
+from higgs_audio_trainer.events import LATE_EVENTS
 from higgs_audio_trainer.logs.attempts import LoggedAttempt, is_current
 from higgs_audio_trainer.logs.files import AttemptFiles, parse_name
 from higgs_audio_trainer.logs.lines import EventOf, LogFile, LogLine, OnProblem, ignore_problem, int_field, tail
@@ -202,11 +203,12 @@ class _JoinedLines:
 def _last_records(files: Sequence[Path], takes: RunFilter) -> Iterator[Record]:
     """Yield the last records of a run's rank and attempt, newest first.
 
-    The last yielded record is the newest record with a step, apart from `run_end`.
+    The last yielded record is the newest record with a step, apart from `run_end` and late events.
     """
     for record in (record for path in reversed(files) for record in tail(path) if takes.is_of_run(record)):
         yield record
-        if record["event"] != "run_end" and int_field(record, "step") is not None:
+        is_of_last_step = record["event"] not in LATE_EVENTS and record["event"] != "run_end"
+        if is_of_last_step and int_field(record, "step") is not None:
             return
 
 

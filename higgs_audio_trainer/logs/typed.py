@@ -181,7 +181,7 @@ def fill_nulls(record: Record, number: float) -> Record:
 
 @cache
 def number_fields(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of an event's number fields and number list fields, without optional fields.
+    """Return the names of an event's number fields, without optional fields, and of the fields with a list of numbers.
 
     Example:
         >>> "loss" in number_fields("train_step")[0], "audio_loss_per_codebook" in number_fields("train_step")[1]
@@ -190,7 +190,7 @@ def number_fields(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     hints = get_type_hints(EVENTS[name])
     return (
         tuple(key for key, hint in hints.items() if hint is float),
-        tuple(key for key, hint in hints.items() if hint == tuple[float, ...]),
+        tuple(key for key, hint in hints.items() if hint in (tuple[float, ...], tuple[float, ...] | None)),
     )
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from higgs_audio_trainer.events import IGNORE_INDEX, PredictionSample, Window
-from higgs_audio_trainer.logs.bounded_series import EvenSample
+from higgs_audio_trainer.logs.bounded_series import EvenSample, NumberSeries
 
 MOST_SAMPLES = 32  # samples of each split at a time
 MOST_SERIES = 9  # series of a sample: text and codebooks
 MOST_VIEWS = 12  # steps of a series
 MOST_SLOTS = 10  # slots of a window
 MOST_AUDIO = 6  # steps with audio of a sample
+_MOST_POINTS = 160  # of a curve
 LONGEST_TEXT = 200  # characters of a decoded text
 Key = tuple[str, int | None]  # modality and codebook
 
@@ -110,10 +111,11 @@ class FollowedSample:
     """Views of one sample at different steps.
 
     Attributes:
-        split: `train` or `eval`.
+        split: `train`, `eval` or `probe`.
         fingerprint: Fingerprint that identifies the sample.
         sample_id: Name of the sample.
         series: Views by modality and codebook, for at most `MOST_SERIES` keys.
+        accuracies: Accuracy of each series over the steps, of a probe.
         audio: Audio previews at different steps.
         left_out: Number of events of further codebooks.
         last_step: Step of the last event.
@@ -123,6 +125,7 @@ class FollowedSample:
     fingerprint: str
     sample_id: str
     series: dict[Key, EvenSample[SampleView]] = field(default_factory=dict)
+    accuracies: dict[Key, NumberSeries] = field(default_factory=dict)
     audio: EvenSample[AudioLinks] = field(default_factory=lambda: EvenSample(MOST_AUDIO))
     left_out: int = 0
     last_step: int = 0
@@ -147,6 +150,8 @@ class FollowedSample:
             self.last_step = event.step
             first, last = WindowView.of(event.first), WindowView.of(event.last)
             series.append(SampleView(event.step, event.num_targets, event.num_correct, event.loss, first, last))
+            if self.split == "probe":
+                self.accuracies.setdefault(key, NumberSeries(_MOST_POINTS)).add(event.step, event.accuracy)
 
 
 class SampleFollower:
@@ -157,15 +162,17 @@ class SampleFollower:
 
     Attributes:
         events: Number of events that were added.
+        probe_events: Number of these events that are of probes.
     """
 
     def __init__(self) -> None:
-        self.events = 0
+        self.events = self.probe_events = 0
         self._samples: dict[str, dict[str, FollowedSample]] = {}
 
     def add(self, event: PredictionSample) -> None:
         """Add an event."""
         self.events += 1
+        self.probe_events += event.split == "probe"
         samples = self._samples.setdefault(event.split, {})
         sample = samples.get(event.fingerprint)
         if sample is None:
@@ -174,6 +181,11 @@ class SampleFollower:
                 del samples[least.fingerprint]
             sample = samples[event.fingerprint] = FollowedSample(event.split, event.fingerprint, event.sample_id)
         sample.add(event)
+
+    @property
+    def probes(self) -> list[FollowedSample]:
+        """Return the collected samples of probes."""
+        return list(self._samples.get("probe", {}).values())
 
     @property
     def samples(self) -> list[FollowedSample]:

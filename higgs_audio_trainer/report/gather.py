@@ -14,6 +14,7 @@ from higgs_audio_trainer.events import (
     DatasetAudit,
     Diagnosis,
     EvalResult,
+    GenerationSample,
     PredictionSample,
     RunEnd,
     RunStart,
@@ -24,6 +25,7 @@ from higgs_audio_trainer.logs.attempt_totals import AttemptTotals
 from higgs_audio_trainer.logs.bounded_series import NumberSeries
 from higgs_audio_trainer.logs.lines import LogLine
 from higgs_audio_trainer.report.follower import SampleFollower
+from higgs_audio_trainer.report.voice import VoiceFollower
 
 MOST_CODEBOOKS = 32
 MOST_DIAGNOSES = 100
@@ -116,6 +118,7 @@ class GatheredLog:
         step_ms_total: Sum of the durations of the logged steps in milliseconds.
         logging_ms_total: Sum of the times for logging of the logged steps in milliseconds.
         follower: Samples with the most logged steps.
+        voice: Generated speech of the probes.
         diagnoses: At most `MOST_DIAGNOSES` diagnoses. Severe diagnoses displace milder ones, and early ones later ones.
         severities: Number of diagnoses of each severity.
         audit: Audit of the data. None for a log without one.
@@ -142,6 +145,7 @@ class GatheredLog:
     step_ms_total: float = 0.0
     logging_ms_total: float = 0.0
     follower: SampleFollower = field(default_factory=SampleFollower)
+    voice: VoiceFollower = field(default_factory=VoiceFollower)
     diagnoses: list[Diagnosis] = field(default_factory=list)
     severities: Counter[str] = field(default_factory=Counter)
     audit: DatasetAudit | None = None
@@ -202,6 +206,9 @@ def _add_event(log: GatheredLog, event: Any) -> None:
             log.evaluation.add(event)
         case PredictionSample():
             log.follower.add(event)
+            log.voice.add_label(event.sample_id, event.label_audio)
+        case GenerationSample():
+            log.voice.add(event)
         case Diagnosis():
             _add_diagnosis(log, event)
         case DatasetAudit() if log.audit is None:

@@ -80,17 +80,22 @@ class ShownSample(NamedTuple):
     audio: list[tuple[str, list[tuple[str, EmbeddedAudio]]]]
 
 
-def shown_samples(logs: Sequence[LogSamples]) -> list[ShownSample]:
-    """Return the samples to show, ordered by the number of logs with the sample, then by the number of logged steps."""
+def shown_samples(logs: Sequence[LogSamples], splits: Sequence[str], embedder: AudioEmbedder) -> list[ShownSample]:
+    """Return the samples to show, ordered by the number of logs with the sample, then by the number of logged steps.
+
+    Args:
+        logs: Samples of each log.
+        splits: Splits of the samples, in the order of the page.
+        embedder: Makes the sounds of the page.
+    """
     found: dict[tuple[str, str], list[tuple[LogSamples, FollowedSample]]] = defaultdict(list)
     for log in logs:
         for sample in log.follower.samples:
             found[sample.split, sample.fingerprint].append((log, sample))
     ranked = sorted(found.values(), key=lambda same: (-len(same), -sum(sample.seen for _, sample in same)))
-    embedder = AudioEmbedder()
     return [
         _shown(same, embedder)
-        for split in ("train", "eval")
+        for split in splits
         for same in [same for same in ranked if same[0][1].split == split][:MOST_SHOWN]
     ]
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from higgs_audio_trainer.logs.bounded_series import NumberSeries
 from higgs_audio_trainer.report.chart import SMALL, WIDE, Chart, ChartLine, ChartMark, Plot
 from higgs_audio_trainer.report.dataset import ShownAudit
 from higgs_audio_trainer.report.gather import GatheredLog, SplitCurves
 from higgs_audio_trainer.report.heat import HeatMap
-from higgs_audio_trainer.report.samples import LogSamples, ShownSample, shown_samples
+from higgs_audio_trainer.report.samples import MOST_SHOWN, LogSamples, ShownSample, shown_samples
 from higgs_audio_trainer.report.scale import SHARES, Axis, axis_of
+from higgs_audio_trainer.report.sounds import AudioEmbedder
 from higgs_audio_trainer.report.timeline import Timeline
+from higgs_audio_trainer.report.voice import VoiceTable, voice_table
+
+_LONGEST_NAME = 24  # characters of a probe's id above a small chart
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +26,12 @@ class Sheet:
     Attributes:
         logs: One log or two logs.
         divergence: Step of the first difference between two logs. None without a difference.
+        embedder: Makes the sounds of the page. The sections take the room for sounds in their order.
     """
 
     logs: Sequence[GatheredLog]
     divergence: int | None = None
+    embedder: AudioEmbedder = field(default_factory=AudioEmbedder)
 
     @property
     def lettered(self) -> list[tuple[str, GatheredLog]]:
@@ -54,6 +60,27 @@ class Sheet:
         if self.divergence is not None:
             found.append(ChartMark(self.divergence, "divergence", f"first difference: step {self.divergence:,}"))
         return found
+
+    @property
+    def voices(self) -> list[VoiceTable]:
+        """Return the generated speech of each log."""
+        tables = [voice_table(letter, log.voice, log.folder, self.embedder) for letter, log in self.lettered]
+        return [table for table in tables if table is not None]
+
+    @property
+    def probe_curves(self) -> Iterator[Chart]:
+        """Yield the accuracies of the probes over the steps, with a chart of the text and of each codebook."""
+        found = [(letter, sample) for letter, log in self.lettered for sample in log.follower.probes[:MOST_SHOWN]]
+        for key in dict.fromkeys(key for _, sample in found for key in sample.accuracies):
+            name = "text" if key[0] == "text" else f"codebook {key[1]}"
+            lines = [
+                ChartLine(
+                    f"{letter}{sample.sample_id[:_LONGEST_NAME]}", sample.accuracies[key], 2 if key[0] == "text" else 1
+                )
+                for letter, sample in found
+                if key in sample.accuracies
+            ]
+            yield Chart(f"Accuracy of the probes: {name}", Plot(SMALL, self.steps, SHARES), lines)
 
     @property
     def curves(self) -> Iterator[Chart]:
@@ -105,13 +132,27 @@ class Sheet:
 
     @property
     def samples(self) -> list[ShownSample]:
-        """Return the samples to show."""
-        return shown_samples([LogSamples(letter, log.follower, log.folder) for letter, log in self.lettered])
+        """Return the samples of training and evaluation to show."""
+        return self._samples_of("train", "eval")
+
+    @property
+    def probes(self) -> list[ShownSample]:
+        """Return the samples of the probes to show."""
+        return self._samples_of("probe")
+
+    def _samples_of(self, *splits: str) -> list[ShownSample]:
+        logs = [LogSamples(letter, log.follower, log.folder) for letter, log in self.lettered]
+        return shown_samples(logs, splits, self.embedder)
 
     @property
     def sample_events(self) -> int:
-        """Return the number of events with predictions of samples."""
-        return sum(log.follower.events for log in self.logs)
+        """Return the number of events with predictions of samples of training and evaluation."""
+        return sum(log.follower.events - log.follower.probe_events for log in self.logs)
+
+    @property
+    def probe_events(self) -> int:
+        """Return the number of events with predictions of probes."""
+        return sum(log.follower.probe_events for log in self.logs)
 
     @property
     def settings(self) -> Iterator[Chart]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sinks.protocol import Record
 from sinks.rendering.dataset_audit import SEVERITIES, render_audit
+from sinks.rendering.generation import render_generation
 from sinks.rendering.mask_map import render_mask_map
 from sinks.rendering.token_columns import render_token_columns
 from sinks.terminal.style import BOLD, DIM, styled
@@ -193,6 +194,10 @@ def _dataset_audit(record: Record, text_format: TextFormat) -> str:
     return render_audit(record, color=text_format.color)
 
 
+def _generation_sample(record: Record, text_format: TextFormat) -> str:
+    return render_generation(record, color=text_format.color, width=text_format.width)
+
+
 def _sink_recovered(record: Record, _text_format: TextFormat) -> str:
     lost = count_of(record["lost"], "event")
     return f"sink {record['sink']} works again; {lost} lost, seq {record['first_seq']} to {record['last_seq']}"
@@ -224,6 +229,7 @@ RENDERERS: Mapping[str, Callable[[Record, TextFormat], str]] = {
     "prediction_sample": _prediction_sample,
     "token_counts": _token_counts,
     "eval_result": _eval_result,
+    "generation_sample": _generation_sample,
     "checkpoint": _checkpoint,
     "diagnosis": _diagnosis,
     "prepare_progress": _prepare_progress,

@@ -30,7 +30,8 @@ def render_token_columns(windows: Mapping[str, Mapping[str, Any]], *, color: boo
     r"""Return the lines of the token windows of a sample.
 
     Args:
-        windows: Windows of a `prediction_sample` by the word for the title, such as "First".
+        windows: Windows of a `prediction_sample` by the word for the title, such as "First". Labels of None are not
+            shown.
         color: True marks mismatches by colour, False by a `*`.
         width: Columns of a line; longer rows are split into blocks of slots, with decoded text below. None for lines
             of any length.
@@ -53,19 +54,20 @@ def render_token_columns(windows: Mapping[str, Mapping[str, Any]], *, color: boo
 
 
 def _pair(name: str, window: Mapping[str, Any], mark: str) -> list[_TokenRow]:
-    """Return the rows of predictions and labels of a window, or no row for an empty window."""
+    """Return the rows of the predictions and of the labels of a window, or no row for an empty window."""
     labels, predictions = window["labels"], window["predictions"]
-    if not labels:
+    if not predictions:
         return []
-    title = f"{name} {len(labels)}"
-    wrong = [label not in (_IGNORED, predicted) for label, predicted in zip(labels, predictions, strict=True)]
+    title = f"{name} {len(predictions)}"
+    compared = [_IGNORED] * len(predictions) if labels is None else labels
+    wrong = [label not in (_IGNORED, predicted) for label, predicted in zip(compared, predictions, strict=True)]
     cells = ["-" if predicted is None else str(predicted) for predicted in predictions]
     if mark:
         cells = [mark * is_wrong + cell for cell, is_wrong in zip(cells, wrong, strict=True)]
-    return [
-        _TokenRow(title, _PREDICTIONS, cells, wrong, window.get("predicted_text")),
-        _TokenRow(title, _LABELS, list(map(str, labels)), [False] * len(labels), window.get("label_text")),
-    ]
+    rows = [_TokenRow(title, _PREDICTIONS, cells, wrong, window.get("predicted_text"))]
+    if labels is not None:
+        rows.append(_TokenRow(title, _LABELS, list(map(str, labels)), [False] * len(labels), window.get("label_text")))
+    return rows
 
 
 class _TokenColumns(NamedTuple):

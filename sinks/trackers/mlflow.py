@@ -13,7 +13,7 @@ from pathlib import Path
 from sinks.protocol import Record, SinkContext
 from sinks.trackers import rows
 from sinks.trackers.rows import Row, Scalars
-from sinks.trackers.tracker import PROJECT, Moment, Open, folder_of, library, live, run_name
+from sinks.trackers.tracker import PROJECT, Moment, Open, Speech, folder_of, library, live, run_name
 
 RUN_ID = "higgs_audio_trainer.run"  # tag by which the next attempt finds the run
 _LONGEST_TAG = 5_000
@@ -59,6 +59,13 @@ class Mlflow:
     def log_sample(self, at: Moment, row: Row) -> None:
         """Write a row as a file."""
         self._client.log_text(self._run, json.dumps(row), f"{rows.place(row)}/step_{at.step:08d}-{at.key}.json")
+
+    def log_speech(self, at: Moment, values: Scalars, speech: Speech | None) -> None:
+        """Write the scalars of generated speech, and the sound as a file."""
+        self.log_scalars(at, values)
+        if speech is not None:
+            with speech.file(at) as path:
+                self._client.log_artifact(self._run, str(path), speech.name)
 
     def alert(self, at: Moment, record: Record) -> None:
         """Write a warning or an error as a tag and a file, because MLflow has no alerts."""

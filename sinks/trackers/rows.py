@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 from sinks.protocol import Record
@@ -35,6 +37,21 @@ _PLAIN = (
     "num_samples",
     "duration_s",
 )
+#: Fields of generated speech that become scalars.
+_OF_SPEECH = (
+    "frames",
+    "frames_label",
+    "stopped",
+    "longest_run",
+    "repeat_share",
+    "silence_share",
+    "peak",
+    "cer",
+    "wer",
+    "speaker_similarity",
+    "duration_s",
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _ALERT_LEVELS = ("warning", "error")
 _OF_SAMPLE = (
     "step",
@@ -65,13 +82,17 @@ def admitted(record: Record) -> Record | None:
         >>> admitted({"event": "checkpoint", "level": "info"}) is None
         True
     """
-    if record.get("event") not in (*_PREFIX, "run_start", "prediction_sample") and not is_alert(record):
+    if record.get("event") not in (*_PREFIX, "run_start", "prediction_sample", "generation_sample") and not is_alert(
+        record
+    ):
         return None
     return limited(record, MOST_SHOWN_BYTES)
 
 
 def scalars(record: Record) -> Scalars:
-    """Return the losses, accuracies and other scalars of a step or an evaluation, by name. Other events have none.
+    """Return the losses, accuracies and other scalars of a step, an evaluation or generated speech, by name.
+
+    Other events have none.
 
     The loss of a modality or codebook without targets is 0 in the record and is omitted here. A chart would show a
     perfect loss. The losses of codebooks stand beside their mean `train/audio_loss/mean`, because a store may keep
@@ -81,10 +102,35 @@ def scalars(record: Record) -> Scalars:
         >>> scalars({"event": "train_step", "loss": 4.1, "text_targets": 3, "text_loss": 0.8, "audio_targets": 0})
         {'train/loss': 4.1, 'train/text_targets': 3.0, 'train/audio_targets': 0.0, 'train/text_loss': 0.8}
     """
-    prefix = _PREFIX.get(record.get("event", ""))
-    if prefix is None:
+    if record.get("event") == "generation_sample":
+        prefix, values = probe(record), _values_of_speech(record)
+    elif record.get("event") in _PREFIX:
+        prefix, values = _PREFIX[record["event"]], _values(record)
+    else:
         return {}
-    return {f"{prefix}/{name}": float(value) for name, value in _values(record) if isinstance(value, (int, float))}
+    return {f"{prefix}/{name}": float(value) for name, value in values if isinstance(value, (int, float))}
+
+
+def probe(record: Record) -> str:
+    """Return the prefix of the names of a probe. An id that trackers may refuse gets the first digits of its hash.
+
+    Example:
+        >>> probe({"probe": "en-1"}), probe({"probe": "../ar 1"})
+        ('probe/en-1', 'probe/ar_1-5ddca798')
+    """
+    given = str(record.get("probe"))
+    if _PLAIN_NAME.fullmatch(given):
+        return f"probe/{given}"
+    digits = sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", given).strip("_")[:48]
+    return f"probe/{plain}-{digits}" if plain else f"probe/{digits}"
+
+
+def _values_of_speech(record: Record) -> Iterator[tuple[str, Any]]:
+    for name in _OF_SPEECH:
+        yield name, record.get(name)
+    for index, share in enumerate(record.get("agreement") or ()):
+        yield f"agreement/codebook_{index}", share
 
 
 def _values(record: Record) -> Iterator[tuple[str, Any]]:

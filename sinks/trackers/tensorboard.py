@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import wave
 from collections.abc import Mapping
 from functools import partial
 from io import BytesIO
@@ -19,7 +20,7 @@ from typing import Any
 from sinks.protocol import Record, SinkContext
 from sinks.trackers import rows
 from sinks.trackers.rows import Row, Scalars
-from sinks.trackers.tracker import Moment, Open, folder_of, library, live, run_name
+from sinks.trackers.tracker import Moment, Open, Speech, folder_of, library, live, run_name
 
 _VERSION = "brain.Event:2"
 _MODE = 0o600  # as the mode of the log files
@@ -66,6 +67,23 @@ class TensorBoard:
     def log_sample(self, at: Moment, row: Row) -> None:
         """Write a sample as a table."""
         self._write_text(at, f"{rows.place(row)}/step_{at.step:08d}", row)
+
+    def log_speech(self, at: Moment, values: Scalars, speech: Speech | None) -> None:
+        """Write the scalars and the sound of generated speech as a record."""
+        found = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        if speech is not None:
+            found.append(self._summary.Value(tag=speech.name, audio=self._audio(speech.wav)))
+        self._write(at.seconds, step=at.step, summary=self._summary(value=found))
+
+    def _audio(self, wav: bytes) -> Any:
+        with wave.open(BytesIO(wav)) as sound:
+            return self._summary.Audio(
+                sample_rate=sound.getframerate(),
+                num_channels=sound.getnchannels(),
+                length_frames=sound.getnframes(),
+                encoded_audio_string=wav,
+                content_type="audio/wav",
+            )
 
     def alert(self, at: Moment, record: Record) -> None:
         """Write a warning or an error as text, because TensorBoard has no alerts."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
 from sinks.protocol import Record, Sink, SinkContext, SinkError, SinkFactory
 from sinks.queued import Queued
-from sinks.trackers.rows import Row, Scalars, admitted, is_alert, row, scalars
+from sinks.terminal.escape import printable
+from sinks.trackers.rows import Row, Scalars, admitted, is_alert, probe, row, scalars
+from sinks.wav_file import read_wav
 
 PROJECT = "higgs-audio-trainer"
+_LONGEST_SOUND = 10_000_000  # bytes, over three minutes
 
 
 class Moment(NamedTuple):
@@ -39,6 +44,28 @@ class Moment(NamedTuple):
         return datetime.fromisoformat(self.ts).timestamp()
 
 
+class Speech(NamedTuple):
+    """Sound of generated speech.
+
+    Attributes:
+        name: Name of the sound, the same at each step.
+        text: Text that the model spoke.
+        wav: Bytes of a WAV file.
+    """
+
+    name: str
+    text: str
+    wav: bytes
+
+    @contextmanager
+    def file(self, at: Moment) -> Iterator[Path]:
+        """Write the sound to a temporary file for a library that takes files. The name of the file is unique."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / f"step_{at.step:08d}-{at.key}.wav"
+            path.write_bytes(self.wav)
+            yield path
+
+
 class Tracker(Protocol):
     """A run in a tracker. Each method raises if the tracker does not store the data."""
 
@@ -56,6 +83,9 @@ class Tracker(Protocol):
     def log_sample(self, at: Moment, row: Row) -> None:
         """Store a row of the table of samples."""
 
+    def log_speech(self, at: Moment, values: Scalars, speech: Speech | None) -> None:
+        """Store scalars of generated speech by name, and its sound, None without a sound."""
+
     def alert(self, at: Moment, record: Record) -> None:
         """Store a warning or an error for a person."""
 
@@ -71,10 +101,16 @@ class TrackerSink:
 
     Args:
         opened: Opens the tracker. Called again for the next record if opening raised.
+        folder: Output directory of the run, with the sounds. None if the directory is unknown.
+        say: Receives a message about the first sound that cannot be read. The numbers of such speech are stored.
     """
 
-    def __init__(self, opened: Open) -> None:
+    def __init__(
+        self, opened: Open, folder: Path | None = None, say: Callable[[str], None] = lambda _text: None
+    ) -> None:
         self._opened = opened
+        self._folder = folder
+        self._say: Callable[[str], None] | None = say
         self._tracker: Tracker | None = None
         self._step = 0
 
@@ -89,16 +125,33 @@ class TrackerSink:
         """
         if self._tracker is None:
             self._tracker = self._opened()
-        self._step = record.get("step", self._step)
-        at = Moment(self._step, record["ts"], _key(record))
+        at = Moment(record.get("step", self._step), record["ts"], _key(record))
+        self._step = max(self._step, at.step)
         if record["event"] == "run_start":
             self._tracker.start(at, record)
         elif record["event"] == "prediction_sample":
             self._tracker.log_sample(at, row(record))
+        elif record["event"] == "generation_sample":
+            self._tracker.log_speech(at, scalars(record), self._speech(record))
         elif values := scalars(record):
             self._tracker.log_scalars(at, values)
         if is_alert(record):
             self._tracker.alert(at, record)
+
+    def _speech(self, record: Record) -> Speech | None:
+        """Return the sound of a record. None without a sound, or if the sound cannot be read."""
+        link = record.get("audio")
+        if not isinstance(link, str):
+            return None
+        try:
+            wav = read_wav(self._folder, link, longest=_LONGEST_SOUND)
+        except (OSError, ValueError) as error:
+            if self._say is not None:
+                say, self._say = self._say, None
+                reason = getattr(error, "strerror", None) or str(error)
+                say(f"{printable(link)}: {reason}. Trackers get the numbers of such speech without the sound")
+            return None
+        return Speech(f"{probe(record)}/audio", str(record.get("text")), wav)
 
     def close(self) -> None:
         """End the tracker's run."""
@@ -121,7 +174,8 @@ def live(name: str, opener: Callable[..., Open]) -> SinkFactory:
     @wraps(opener)  # keeps the names of the options
     def factory(context: SinkContext, **options: str) -> Sink:
         opened = opener(context, **options)
-        return Queued(TrackerSink(opened), name=name, say=context.say, admit=admitted)
+        sink = TrackerSink(opened, Path(context.output_dir), context.say)
+        return Queued(sink, name=name, say=context.say, admit=admitted)
 
     return factory
 

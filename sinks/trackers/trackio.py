@@ -14,7 +14,7 @@ from typing import Any
 from sinks.protocol import Record, SinkContext, SinkError
 from sinks.trackers import rows
 from sinks.trackers.rows import Row, Scalars
-from sinks.trackers.tracker import PROJECT, Moment, Open, library, live, run_name
+from sinks.trackers.tracker import PROJECT, Moment, Open, Speech, library, live, run_name
 
 _FOLDER = "TRACKIO_DIR"
 _LEVELS = {"warning": "warn", "error": "error"}
@@ -30,6 +30,8 @@ class Trackio:
 
     def __init__(self, project: str, run: str) -> None:
         self._storage = library("trackio.sqlite_storage", "trackio").SQLiteStorage
+        self._media = library("trackio.media.utils", "trackio")
+        self._media_dir = library("trackio.utils", "trackio").MEDIA_DIR
         self._ids = {"project": project, "run": run, "run_id": run}
 
     def start(self, at: Moment, record: Record) -> None:
@@ -43,6 +45,17 @@ class Trackio:
     def log_sample(self, at: Moment, row: Row) -> None:
         """Write a sample as a row of a table. Each place in the batch has a table."""
         self._log(at, {rows.place(row): {"_type": "trackio.table", "_value": [row]}})
+
+    def log_speech(self, at: Moment, values: Scalars, speech: Speech | None) -> None:
+        """Write the scalars and the sound of generated speech. A sound that is exported again is stored once."""
+        metrics: dict[str, Any] = dict(values)
+        if speech is not None:
+            ids = {name: self._ids[name] for name in ("project", "run")}
+            path = self._media.get_project_media_path(**ids, step=at.step) / f"{at.key}.wav"
+            path.write_bytes(speech.wav)
+            stored = path.relative_to(self._media_dir)
+            metrics[speech.name] = {"_type": "trackio.audio", "file_path": str(stored), "caption": speech.text}
+        self._log(at, metrics)
 
     def alert(self, at: Moment, record: Record) -> None:
         """Write a warning or an error as an alert."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from sinks.protocol import Record, SinkContext
 from sinks.trackers import rows
 from sinks.trackers.rows import COLUMNS, Row, Scalars
-from sinks.trackers.tracker import PROJECT, Moment, Open, folder_of, library, live, run_name
+from sinks.trackers.tracker import PROJECT, Moment, Open, Speech, folder_of, library, live, run_name
 
 _LEVELS = {"warning": "WARN", "error": "ERROR"}
 
@@ -57,6 +57,15 @@ class Wandb:
         """Write a sample as a table of a single row."""
         table = self._wandb.Table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS]], allow_mixed_types=True)
         self._run.log({"step": at.step, "prediction_samples": table})
+
+    def log_speech(self, at: Moment, values: Scalars, speech: Speech | None) -> None:
+        """Write the scalars and the sound of generated speech. The library copies the sound into the run's folder."""
+        if speech is None:
+            self.log_scalars(at, values)
+            return
+        with speech.file(at) as path:
+            audio = self._wandb.Audio(str(path), caption=speech.text)
+            self._run.log({"step": at.step, **values, speech.name: audio})
 
     def alert(self, _at: Moment, record: Record) -> None:
         """Write a warning or an error as an alert."""

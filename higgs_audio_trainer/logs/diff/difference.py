@@ -18,7 +18,7 @@ from higgs_audio_trainer.logs.diff.tolerance import (
     same_bits,
     window_float_fields,
 )
-from higgs_audio_trainer.logs.diff.windows import SLOT_LISTS, WINDOWS
+from higgs_audio_trainer.logs.diff.windows import SLOT_LISTS, WINDOWS, is_of_codes
 from higgs_audio_trainer.logs.typed import Record
 
 _Path = tuple[str | int, ...]
@@ -180,4 +180,4 @@ def _kind(event: str, path: _Path, a: Any, b: Any) -> str:
         return "masks" if (a == masked) != (b == masked) else "tokens"
     if head in float_fields(event):
         return "floats"
-    return "other"
+    return "tokens" if is_of_codes(path) else "other"

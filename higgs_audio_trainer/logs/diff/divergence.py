@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from higgs_audio_trainer.logs.diff.comparison import Place
-from higgs_audio_trainer.logs.diff.windows import SLOT_LISTS, WINDOWS
+from higgs_audio_trainer.logs.diff.windows import SLOT_LISTS, WINDOWS, is_of_codes
 from higgs_audio_trainer.logs.typed import Record
 
 Path = tuple[str | int, ...]
@@ -21,7 +21,7 @@ def place_of(record: Record) -> Place:
         rank=record.get("rank"),
         split=record.get("split"),
         modality=record.get("modality"),
-        sample_id=record.get("sample_id"),
+        sample_id=record.get("sample_id", record.get("probe")),
         fingerprint=record.get("fingerprint"),
         codebook=record.get("codebook"),
     )
@@ -38,6 +38,9 @@ def rank_of(path: Path) -> tuple[int, ...]:
     if len(path) == 3 and path[0] in WINDOWS and path[1] in SLOT_LISTS:  # noqa: PLR2004
         window, name, index = path
         return 0, WINDOWS.index(str(window)), int(index), SLOT_LISTS.index(str(name))
+    if len(path) == 4 and is_of_codes(path):  # noqa: PLR2004
+        window, codebook, _, index = path
+        return 0, WINDOWS.index(str(window)), int(index), int(codebook)
     return _OTHER
 
 
@@ -48,7 +51,7 @@ def position_of(path: Path, *records: Record) -> int | None:
         >>> position_of(("first", "labels", 1), {"event": "prediction_sample", "first": {"positions": [10, 11]}})
         11
     """
-    if rank_of(path) == _OTHER:
+    if rank_of(path) == _OTHER or is_of_codes(path):
         return None
     window, _, index = path
     for record in records:

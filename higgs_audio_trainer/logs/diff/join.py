@@ -1,9 +1,10 @@
 """Join of the events of two logs by key, independent of the order of lines.
 
-The key is (event, split, step, rank, modality, code of a diagnosis, fingerprint, codebook).
+The key is (event, split, step, rank, modality, code of a diagnosis, probe or fingerprint, codebook).
 
 Logs are sorted by step, so the events of one step are held at a time. If a log is not sorted, or a step has too many
-events, both logs are sorted on disk and joined again. `run_start` and `run_end` are joined by rank alone.
+events, both logs are sorted on disk and joined again. `run_start` and `run_end` are joined by rank alone. Events that
+wait for the decoder of the audio may follow events of later steps, and are sorted apart from the other events.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from higgs_audio_trainer.events import EVENTS
+from higgs_audio_trainer.events import EVENTS, LATE_EVENTS
 from higgs_audio_trainer.logs.diff.sorter import Sorter
 from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import Record
 
 _MOST_OF_A_STEP = 20_000  # events held in memory
 OF_A_RUN = ("run_start", "run_end")  # joined by rank, whatever their step
-_SPLITS_OF_A_STEP = {"train": 0, "eval": 1}
+_SPLITS_OF_A_STEP = {"train": 0, "eval": 1, "probe": 2}
 _MODALITIES = {"text": 0, "audio": 1}
 _EVENTS = {name: place for place, name in enumerate(EVENTS)}
+_APART = LATE_EVENTS.union(OF_A_RUN)
 _START, _STEP, _NO_STEP, _END = range(4)
 
 
@@ -81,7 +83,7 @@ def order_of(record: Record) -> Key:
         sortable(_SPLITS_OF_A_STEP.get(split, split) if isinstance(split, str) else split),
         sortable(_MODALITIES.get(modality, modality) if isinstance(modality, str) else modality),
         sortable(record.get("code")),
-        sortable(record.get("fingerprint")),
+        sortable(record.get("probe", record.get("fingerprint"))),  # a probe is the same over the run
         sortable(record.get("codebook")),
         sortable(record.get("sample_index")),
     )
@@ -127,7 +129,7 @@ class JoinSide:
         self.others.close()
 
     def steps(self) -> Iterator[tuple[int, list[ComparedEvent]]]:
-        """Yield the events of each step, in order; add events without a step to `others`.
+        """Yield the events of each step, in order; add events without a step and late events to `others`.
 
         Raises:
             UnsortedError: The log is not sorted by step, or a step has too many events.
@@ -135,7 +137,7 @@ class JoinSide:
         step: int | None = None
         group: list[ComparedEvent] = []
         for entry in self._entries:
-            if entry.step is None or entry.record["event"] in OF_A_RUN:
+            if entry.step is None or entry.record["event"] in _APART:
                 self.others.add(entry.record, entry.encoded)
                 continue
             if entry.step != step:

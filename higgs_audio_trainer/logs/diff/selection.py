@@ -15,7 +15,8 @@ from higgs_audio_trainer.logs.typed import MARKS, Record
 UNKNOWN = "extra"  # `extra.x` is the field or event x, unknown to this version
 #: Fields with arbitrary content.
 _FREE = ("config", "versions", "evidence", "samples", "masked", "supervised", "diagnoses", UNKNOWN)
-_JOINED_BY = ("event", "split", "rank", "modality", "code", "fingerprint", "codebook")  # and step, except in `run_end`
+#: And step, except in `run_end`.
+_JOINED_BY = ("event", "split", "rank", "modality", "code", "probe", "fingerprint", "codebook")
 _MOST_EVENTS = 1_000  # size of the cache by event name
 
 

@@ -14,6 +14,7 @@ from higgs_audio_trainer.events import (
     DatasetAudit,
     Diagnosis,
     EvalResult,
+    GenerationSample,
     PrepareProgress,
     RunEnd,
     RunStart,
@@ -27,6 +28,7 @@ from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.run_filter import OnNotice
 from higgs_audio_trainer.logs.runs import selected
 from higgs_audio_trainer.logs.summary.curve import Curve, CurveSummary
+from higgs_audio_trainer.logs.summary.speech import SpokenSteps
 
 _MOST_CODEBOOKS = 256
 _MOST_PROBLEMS = 100  # problems with different names
@@ -105,6 +107,7 @@ class Summary:
         cost: Cost of logging.
         audit: Audit of the data, None for a log without one.
         progress: Last progress of a preparation before the training, None for a log without one.
+        speech: Generated speech of the probes.
     """
 
     path: Path
@@ -121,6 +124,7 @@ class Summary:
     cost: Cost
     audit: DatasetAudit | None = None
     progress: PrepareProgress | None = None
+    speech: SpokenSteps = field(default_factory=SpokenSteps)
 
 
 def summaries(
@@ -206,6 +210,7 @@ class _Summing:
         self._cost = Cost()
         self._audit: DatasetAudit | None = None
         self._progress: PrepareProgress | None = None
+        self._speech = SpokenSteps()
 
     def lines(self, lines: Iterable[tuple[LogLine, bool]]) -> Iterator[LogLine]:
         """Pass on the lines of all attempts, and collect the lines of the current attempts."""
@@ -234,6 +239,8 @@ class _Summing:
             self._take_diagnosis(event)
         elif isinstance(event, (TrainStep, EvalResult)):
             self._take_figures(event)
+        elif isinstance(event, GenerationSample):
+            self._speech.add(event)
         elif isinstance(event, PrepareProgress):
             self._progress = event
         elif isinstance(event, DatasetAudit) and self._audit is None:
@@ -308,6 +315,7 @@ class _Summing:
             cost=self._cost,
             audit=self._audit,
             progress=self._progress,
+            speech=self._speech,
         )
 
 

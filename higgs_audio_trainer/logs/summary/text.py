@@ -44,7 +44,7 @@ def render_summary(summary: Summary, *, width: int, encoding: str) -> str:
         width: Width in columns; longer lines are folded.
         encoding: Name of an existing codec. Without Unicode blocks in the encoding, bars are drawn in ASCII.
     """
-    before = [line for entry in (*_run(summary), _state(summary), _steps(summary)) for line in entry.lines(width)]
+    before = [line for entry in (*_run(summary), _state(summary), *_steps(summary)) for line in entry.lines(width)]
     ends = (*_problems(summary.problems), *_gaps(summary.gaps), *_cost(summary))
     after = [line for entry in ends for line in entry.lines(width)]
     room = _SCREEN - len(before) - len(after) - len(["", ""])
@@ -136,11 +136,13 @@ def _state(summary: Summary) -> _LabelledFacts:
     return _line("state", f"ended at step {end.step:,}: {_text(end.reason)}")
 
 
-def _steps(summary: Summary) -> _LabelledFacts:
+def _steps(summary: Summary) -> Iterator[_LabelledFacts]:
     training, evaluation = summary.training, summary.evaluation
     logged = f"{training.count:,} logged" + _span(training)
     evaluated = f"{count_of(evaluation.count, 'evaluation')}{_span(evaluation)}" if evaluation.count else None
-    return _line("steps", logged, evaluated)
+    yield _line("steps", logged, evaluated)
+    if facts := list(summary.speech.facts()):
+        yield _line("voice", *facts)
 
 
 def _span(figures: SplitMetrics) -> str:

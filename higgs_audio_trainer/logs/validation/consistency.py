@@ -16,6 +16,7 @@ from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.lines import int_field
 from higgs_audio_trainer.logs.typed import MORE, Record, marks, number_fields
 from higgs_audio_trainer.logs.validation.count_rules import COUNT_RULES
+from higgs_audio_trainer.logs.validation.generation_rules import GENERATION_RULES
 from higgs_audio_trainer.logs.validation.sample_rules import LEAST_LOSS, SAMPLE_RULES, Rule, at_least_0
 
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,19})")
@@ -74,7 +75,7 @@ def _nulls(record: Record) -> Iterator[InvalidField]:
     for name in lists:
         yield from (
             InvalidField(f"$.{name}[{index}]", expected, "null")
-            for index, value in enumerate(record.get(name, ()))
+            for index, value in enumerate(record.get(name) or ())
             if value is None
         )
 
@@ -284,6 +285,7 @@ _RULES: dict[str, _Rules] = {
     "prediction_sample": SAMPLE_RULES,
     "token_counts": COUNT_RULES,
     "eval_result": _FIGURES,
+    "generation_sample": GENERATION_RULES,
     "sink_recovered": ((("first_seq", "last_seq", "lost"), _outage), (("last_seq", "seq"), _outage_before)),
     "cap_reached": ((("max_total_bytes", "total_bytes"), _cap),),
     "checkpoint": ((("path", "step"), _folder),),

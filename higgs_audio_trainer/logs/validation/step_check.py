@@ -10,8 +10,8 @@ from higgs_audio_trainer.logs.lines import LogLine, int_field, where
 from higgs_audio_trainer.logs.typed import MARKS, Record, is_marked
 from higgs_audio_trainer.logs.validation.violation import Violation
 
-_ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample", "token_counts"})
-_KEY = ("event", "split", "modality", "sample_index", "codebook")
+_ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample", "token_counts", "generation_sample"})
+_KEY = ("event", "split", "modality", "sample_index", "codebook", "probe")
 _NAMES = ("sample_id", "fingerprint")
 
 
@@ -26,15 +26,22 @@ class StepCheck:
         self._is_at_start = True  # no event with a step yet
         self._keys: dict[tuple[Any, ...], _Place] = {}
         self._samples: dict[tuple[Any, ...], tuple[Any, _Place]] = {}  # names of each sample with their place
+        self._spoken: int | None = None  # step of the last generated speech
+        self._spoken_keys: dict[tuple[Any, ...], _Place] = {}
 
     def begin_at(self, step: int | None) -> None:
         """Set the step of the resumed checkpoint."""
-        self._step = step
+        self._step = self._spoken = step
 
     def take(self, line: LogLine) -> Iterator[Violation]:
         """Check a line, valid by the schema."""
         step = int_field(line.record, "step")
         if step is None or is_marked(line.record, "$.step"):
+            return
+        if line.record["event"] == "generation_sample":
+            yield from self._take_speech(line, step)
+            return
+        if line.record["event"] == "diagnosis" and self._step is not None and step < self._step:  # of late speech
             return
         # A resumed run that fails before its first step ends at step 0.
         is_failed_start = self._is_at_start and line.record["event"] == "run_end" and step == 0
@@ -42,23 +49,27 @@ class StepCheck:
         if self._step is not None and step < self._step and not is_failed_start:
             yield Violation(line.where, "$.step", f"at least {self._step}, the previous step", str(step), "step")
         if step != self._step:
-            self._step = step
-            self._keys.clear()
-            self._samples.clear()
-        yield from self._repeats(line)
+            self._begin(step)
+        yield from _repeats(line, step, self._keys)
         if line.record["event"] == "prediction_sample":
             yield from self._renames(line)
 
-    def _repeats(self, line: LogLine) -> Iterator[Violation]:
-        event = line.record["event"]
-        if event not in _ONCE_A_STEP:
-            return
-        key = tuple(map(line.record.get, _KEY))
-        if key in self._keys:
-            got = f"a repetition of {where(*self._keys[key])}"
-            yield Violation(line.where, "$", f"one {_described(line.record)} of step {self._step}", got, "duplicate")
-        else:
-            self._keys[key] = line.path, line.number, line.offset
+    def _begin(self, step: int) -> None:
+        self._step = step
+        self._keys.clear()
+        self._samples.clear()
+
+    def _take_speech(self, line: LogLine, step: int) -> Iterator[Violation]:
+        """Check generated speech, which may follow later steps because the decoding of the audio takes time."""
+        if self._spoken is not None and step < self._spoken:
+            expected = f"at least {self._spoken}, the step of the speech before"
+            yield Violation(line.where, "$.step", expected, str(step), "step")
+        if self._step is None or step > self._step:
+            self._begin(step)
+        if step != self._spoken:
+            self._spoken = step
+            self._spoken_keys.clear()
+        yield from _repeats(line, step, self._spoken_keys)
 
     def _renames(self, line: LogLine) -> Iterator[Violation]:
         record, has_marks = line.record, not MARKS.isdisjoint(line.record)
@@ -77,7 +88,21 @@ class StepCheck:
                 )
 
 
+def _repeats(line: LogLine, step: int, keys: dict[tuple[Any, ...], _Place]) -> Iterator[Violation]:
+    """Report a second event of one kind and subject in a step."""
+    if line.record["event"] not in _ONCE_A_STEP:
+        return
+    key = tuple(map(line.record.get, _KEY))
+    if key in keys:
+        got = f"a repetition of {where(*keys[key])}"
+        yield Violation(line.where, "$", f"one {_described(line.record)} of step {step}", got, "duplicate")
+    else:
+        keys[key] = line.path, line.number, line.offset
+
+
 def _described(record: Record) -> str:
+    if record["event"] == "generation_sample":
+        return f"generation_sample of probe {record['probe']!r}"
     if record["event"] not in ("prediction_sample", "token_counts"):
         return str(record["event"])
     which = record["modality"] if record["codebook"] is None else f"{record['modality']} codebook {record['codebook']}"

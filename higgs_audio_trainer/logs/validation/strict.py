@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, Envelope, Window
+from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION, VOLATILE_FIELDS, CodesEnd, Envelope, Window
 from higgs_audio_trainer.logs.conversion import InvalidField, convert
 from higgs_audio_trainer.logs.typed import Record, fill_nulls, is_explained
 
-_BOUNDS = {"minimum": "ge", "pattern": "pattern"}  # keywords of JSON Schema and of msgspec
+_BOUNDS = {"minimum": "ge", "maximum": "le", "pattern": "pattern"}  # keywords of JSON Schema and of msgspec
 _UNIONS = (Union, UnionType)  # the origin of `Literal["a"] | None` is Union
 _MARKS = (
     ("nonfinite", list[str]),
@@ -80,15 +80,24 @@ def _schema_class(name: str) -> Any:
 
 @cache
 def _plain_class(name: str) -> Any:
-    hints = {Window: msgspec.defstruct("Window", _members(Window), kw_only=True, forbid_unknown_fields=True)}
-    members = (*_members(Envelope), *_members(EVENTS[name]))
-    known = [(member, hints.get(hint, hint), default) for member, hint, default in members]
-    return msgspec.defstruct(name, known, kw_only=True, forbid_unknown_fields=True)
+    members = (*_members(Envelope, is_plain=True), *_members(EVENTS[name], is_plain=True))
+    return msgspec.defstruct(name, members, kw_only=True, forbid_unknown_fields=True)
 
 
-def _members(cls: type[Any]) -> Iterator[tuple[str, Any, Any]]:
+def _members(cls: type[Any], *, is_plain: bool = False) -> Iterator[tuple[str, Any, Any]]:
     hints = get_type_hints(cls)
-    return ((item.name, _bounded(item, hints[item.name]), _declared(item)) for item in fields(cls))
+    for item in fields(cls):
+        hint = hints[item.name]
+        if hint is Window and is_plain:
+            hint = _part_class(Window, is_plain)
+        elif hint == tuple[CodesEnd, ...]:
+            hint = tuple[_part_class(CodesEnd, is_plain), ...]  # type: ignore[misc]
+        yield item.name, _bounded(item, hint), _declared(item)
+
+
+@cache
+def _part_class(part: type[Any], is_plain: bool) -> Any:
+    return msgspec.defstruct(part.__name__, _members(part), kw_only=True, forbid_unknown_fields=is_plain)
 
 
 def _declared(item: Field[Any]) -> Any:

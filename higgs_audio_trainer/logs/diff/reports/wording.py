@@ -132,8 +132,10 @@ def place(given: Place, position: int | None = None) -> str:
         parts.append(f"rank {value(given.rank)}")
     if given.fingerprint is None and given.sample_id is None:
         parts.append(name(given.event))
+    elif given.event == "generation_sample":
+        parts += [given.event, f"probe {name(given.sample_id)}"]
     else:
-        split = "eval sample" if given.split == "eval" else "sample"
+        split = "sample" if given.split in ("train", None) else f"{name(given.split)} sample"
         parts.append(f"{split} {name(given.sample_id)} (fingerprint {name(given.fingerprint)})")
         parts.append(f"codebook {value(given.codebook)}" if given.codebook is not None else name(given.modality))
     if position is not None:

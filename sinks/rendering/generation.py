@@ -1,0 +1,75 @@
+"""The text of a `generation_sample`: facts of the speech, and its codes beside the codes of the recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sinks.protocol import Record
+from sinks.rendering.token_columns import render_token_columns
+from sinks.terminal.style import BOLD, DIM, styled
+
+#: Frames of the Higgs codec a second. The record counts frames and does not state the rate, so another codec needs
+#: another rate here.
+FRAME_RATE_HZ = 25
+_MASKED = -100  # label of a slot without a code of the recording
+
+
+def render_generation(record: Record, *, color: bool, width: int | None) -> str:
+    """Return the text of a `generation_sample`. Seconds are those of the Higgs codec, of 25 frames a second.
+
+    Example:
+        >>> record = {
+        ...     "step": 50, "probe": "p-1", "frames": 80, "frames_label": 85, "stopped": True, "agreement": [0.5],
+        ...     "longest_run": 2, "silence_share": 0.12, "first": [], "last": [], "cer": 0.08, "wer": 0.25,
+        ... }
+        >>> print(render_generation(record, color=False, width=None))
+        Generated p-1: 3.2 s of 3.4 s, stopped by itself, 12 % silence, 50 % as recorded, CER 8 %, WER 25 %  at step 50
+    """
+    head = styled(f"Generated {record['probe']}:", BOLD, color)
+    place = styled(f"at step {record['step']}", DIM, color)
+    lines = [f"{head} {', '.join(_facts(record))}  {place}"]
+    lasts = {end["codebook"]: end for end in record["last"]}
+    for first in record["first"]:
+        codebook = first["codebook"]
+        windows = {"First": _window(first, at_end=False)}
+        if codebook in lasts:
+            windows["Last"] = _window(lasts[codebook], at_end=True)
+        if any(window["predictions"] for window in windows.values()):
+            lines += [f"  Codebook {codebook}:", *render_token_columns(windows, color=color, width=width)]
+    return "\n".join(lines)
+
+
+def _facts(record: Record) -> Iterator[str]:
+    seconds, label = f"{record['frames'] / FRAME_RATE_HZ:.1f} s", record["frames_label"]
+    yield seconds if label is None else f"{seconds} of {label / FRAME_RATE_HZ:.1f} s"
+    yield "stopped by itself" if record["stopped"] else "did not stop"
+    if record["longest_run"] > FRAME_RATE_HZ:
+        yield f"one frame {record['longest_run']} times in a row"
+    if record["silence_share"] is not None:
+        yield f"{_percent(record['silence_share'])} silence"
+    if record["agreement"] and record["agreement"][0] is not None:
+        yield f"{_percent(record['agreement'][0])} as recorded"
+    for name in ("cer", "wer"):
+        if record.get(name) is not None:
+            yield f"{name.upper()} {_percent(record[name])}"
+    if record.get("speaker_similarity") is not None:
+        yield f"speaker similarity {record['speaker_similarity']:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _window(end: Record, *, at_end: bool) -> dict[str, Any]:
+    """Return the codes of an end as predictions, and the codes of the recording as labels.
+
+    A recording with fewer codes has masked labels: in front at the end of the speech, else behind.
+    """
+    codes, labels = end["codes"], end["labels"]
+    if labels is None:
+        return {"predictions": codes, "labels": None}
+    missing = [_MASKED] * (len(codes) - len(labels))
+    if at_end:
+        return {"predictions": codes, "labels": [*missing, *labels[max(0, len(labels) - len(codes)) :]]}
+    return {"predictions": codes, "labels": [*labels[: len(codes)], *missing]}
