@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, build_example
 from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
 from higgs_audio_trainer.data.prompt import tokenize
 from higgs_audio_trainer.pipeline.emit import NullPipeline
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, never
-from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 

@@ -18,12 +18,14 @@ from higgs_audio_trainer.events import (
     VOLATILE_EVENTS,
     CapReached,
     Checkpoint,
+    CodesEnd,
     DatasetAudit,
     DatasetFinding,
     Diagnosis,
     EvalResult,
     Event,
     FoundSample,
+    GenerationSample,
     PredictionSample,
     PrepareProgress,
     RunEnd,
@@ -201,6 +203,40 @@ def eval_result(**changes: Any) -> EvalResult:
     return replace(event, **changes)
 
 
+def generation_sample(**changes: Any) -> GenerationSample:
+    """Make the `generation_sample` of a probe of two codebooks that stopped, a bit earlier than the recording."""
+    event = GenerationSample(
+        step=20,
+        probe="p-1",
+        fingerprint="fedcba9876543210",
+        text="Bonjour tout le monde.",
+        decoding={"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_frames": 170},
+        seed=42,
+        frames=80,
+        frames_label=85,
+        stopped=True,
+        first=(
+            CodesEnd(codebook=0, codes=(12, 345, 678, 90, 12), labels=(12, 345, 678, 91, 12)),
+            CodesEnd(codebook=1, codes=(5, 6, 7, 8, 9), labels=(5, 6, 7, 8, 10)),
+        ),
+        last=(
+            CodesEnd(codebook=0, codes=(1, 2, 3, 4, 5), labels=(1, 2, 3, 4, 6)),
+            CodesEnd(codebook=1, codes=(11, 12, 13, 14, 15), labels=(11, 12, 13, 14, 15)),
+        ),
+        agreement=(0.5, 0.25),
+        longest_run=2,
+        repeat_share=0.0125,
+        silence_share=0.125,
+        peak=0.625,
+        audio="audio/step-000020-probe-p-1.wav",
+        cer=None,
+        wer=None,
+        speaker_similarity=None,
+        duration_s=1.5,
+    )
+    return replace(event, **changes)
+
+
 def checkpoint(**changes: Any) -> Checkpoint:
     """Make a `checkpoint`."""
     step = changes.get("step", 20)
@@ -298,6 +334,7 @@ def all_events() -> list[Event]:
         token_counts(),
         token_counts(codebook=0),
         eval_result(),
+        generation_sample(),
         checkpoint(),
         diagnosis(),
         prepare_progress(),
@@ -381,8 +418,8 @@ def _values(hint: Any, bounds: Mapping[str, Any]) -> st.SearchStrategy[Any]:
     simple: dict[Any, st.SearchStrategy[Any]] = {
         str: st.text(max_size=8),
         bool: st.booleans(),
-        int: st.integers(bounds.get("minimum"), 2**53),
-        float: st.floats(bounds.get("minimum")) | st.sampled_from([math.nan, math.inf]),
+        int: st.integers(bounds.get("minimum"), bounds.get("maximum", 2**53)),
+        float: st.floats(bounds.get("minimum"), bounds.get("maximum")) | st.sampled_from([math.nan, math.inf]),
         type(None): st.none(),
         Any: st.none() | st.booleans() | st.floats() | st.text(max_size=3),
     }

@@ -3,12 +3,13 @@
 import math
 from dataclasses import replace
 
-from higgs_audio_trainer.events import IGNORE_INDEX, Window
+from higgs_audio_trainer.events import IGNORE_INDEX, CodesEnd, Window
 from tests.builders import (
     audio_sample,
     checkpoint,
     diagnosis,
     eval_result,
+    generation_sample,
     run_end,
     run_start,
     text_sample,
@@ -126,6 +127,39 @@ def counts(random, codebook, step):
     )
 
 
+def codes_end(random, codebook, length, *, has_label):
+    """Make the codes of one end of a codebook."""
+    codes = tuple(random.randrange(1024) for _ in range(length))
+    labels = tuple(random.choice([code, 7]) for code in codes[: random.randint(0, length)])
+    return CodesEnd(codebook=codebook, codes=codes, labels=labels if has_label else None)
+
+
+def generation(random, step, probe):
+    """Make the `generation_sample` of a probe in 2 codebooks."""
+    stopped, has_label, has_audio = (random.random() < 0.5 for _ in range(3))
+    frames, limit = (random.randrange(40), 50) if stopped else (50, 50)
+    run_length = random.randint(min(frames, 1), frames)
+    first = random.randint(0, min(frames, 5))
+    last = random.randint(0, min(frames - first, 5))
+    return generation_sample(
+        step=step,
+        probe=probe or "none",
+        text=random.choice(TEXTS),
+        decoding={"temperature": 0.0, "max_frames": limit, "top_p": math.nan},
+        frames=frames,
+        frames_label=random.randrange(1, 60) if has_label else None,
+        stopped=stopped,
+        first=tuple(codes_end(random, codebook, first, has_label=has_label) for codebook in (0, 1)),
+        last=tuple(codes_end(random, codebook, last, has_label=has_label) for codebook in (0, 1)),
+        agreement=(random.random(), random.choice([1.0, math.nan])) if has_label else None,
+        longest_run=run_length,
+        repeat_share=random.uniform(0.01, 1) if run_length > 1 else 0.0,
+        silence_share=random.random() if has_audio else None,
+        peak=random.choice([0.5, math.inf]) if has_audio else None,
+        audio=f"audio/step-{step:06d}-probe-{probe}.wav" if has_audio and "\ud800" not in probe else None,
+    )
+
+
 def figures(random):
     """Make the common fields of `train_step` and `eval_result` for 2 codebooks."""
     targets = [random.choice([0, random.randrange(1, 9)]) for _ in range(3)]
@@ -148,6 +182,7 @@ def run(random, sinks="jsonl"):
     """Make the events of a run, without the `run_end`."""
     config = {"text_loss_weight": WEIGHT, "sinks": sinks, "note": random.choice(TEXTS)}
     events = [run_start(num_codebooks=2, config=config | {"huge": 10**30, "odd": object()})]
+    waiting = []  # speech of earlier steps, whose audio is decoded meanwhile
     for step in sorted(random.sample(range(1, 30), random.randrange(7))):
         names = {"sample_id": random.choice(TEXTS), "fingerprint": f"{step:016x}", "step": step}
         events.append(train_step(step=step, grad_norm=random.choice([None, 1.0, math.nan]), **figures(random)))
@@ -159,7 +194,11 @@ def run(random, sinks="jsonl"):
         if random.random() < 0.3:
             evidence = {"x": math.nan, "y": [object()]}
             events.append(diagnosis(step=step, message=random.choice(TEXTS), evidence=evidence))
-    return events
+        if random.random() < 0.5:
+            events += waiting
+            waiting = [generation(random, step, probe) for probe in random.sample(TEXTS, random.randrange(3))]
+            waiting += [diagnosis(step=step, code="never_stops")] if waiting else []
+    return events + waiting
 
 
 def end_of(events, pipeline):

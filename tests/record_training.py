@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, every
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from sinks import MemorySink
 from tests.batches import lora_model, make_trainer, random_examples
 

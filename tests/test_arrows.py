@@ -189,6 +189,10 @@ FORBIDDEN = [
     ("data", "extraction"),
     ("data", "training"),
     ("data", "recording"),
+    ("voice", "training"),
+    ("voice", "recording"),
+    ("checkpoint", "training"),
+    ("checkpoint", "recording"),
     ("output_dir", "training"),
 ]
 
@@ -237,14 +241,19 @@ def test_logging_any_training_loads_no_model():
 
 
 def test_one_place_wires():
-    """The sinks are named in the composition roots, in commands and by the pytest plugin; reports borrow escapes."""
+    """The sinks are named in the composition roots, in commands and by the pytest plugin.
+
+    Reports borrow escapes, the reading of WAV files and the frame rate of rendered speech.
+    """
     naming = {path.relative_to(PRODUCER) for path in PRODUCER.rglob("*.py") if "sinks" in packages_imported_by(path)}
     assert Path("run.py") in naming
-    escaping = {Path("logs/diff/reports/wording.py"), Path("logs/summary/text.py"), Path("report/markup.py")}
-    allowed = {Path("run.py"), Path("prediction_logger.py"), Path("pytest_plugin.py"), *escaping}
+    escaping = {Path("logs/diff/reports/wording.py"), Path("logs/summary/text.py"), Path("logs/summary/speech.py")}
+    escaping |= {Path("report/markup.py"), Path("report/sounds.py"), Path("report/voice.py")}
+    roots = {Path(f"{name}.py") for name in ("run", "training_log", "training_data", "prediction_logger")}
+    allowed = {*roots, Path("pytest_plugin.py"), *escaping}
     assert {path for path in naming if path.parts[0] not in ("cli", "demo")} <= allowed
     for path in escaping:
-        assert not re.search("sinks.(?!terminal)", (PRODUCER / path).read_text())
+        assert not re.search(r"sinks\.(?!terminal|wav_file|rendering\.generation)", (PRODUCER / path).read_text())
 
 
 def test_sinks_are_ours_wherever_they_are_imported():

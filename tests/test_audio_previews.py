@@ -12,8 +12,9 @@ from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.extraction import AudioRows
-from higgs_audio_trainer.recording import audio_previews
+from higgs_audio_trainer.recording import decoder_process
 from higgs_audio_trainer.recording.audio_previews import AudioPreviews, clips_of
+from higgs_audio_trainer.recording.decoder_process import DecoderProcess, Job
 from higgs_audio_trainer.run import run_training
 from tests.builders import audio_sample, text_sample
 from tests.samples import write_manifest
@@ -142,19 +143,14 @@ class TestDecoders:
             started.append(popen(*args, **kwargs))
             return started[-1]
 
-        monkeypatch.setattr(audio_previews.subprocess, "Popen", start)
+        monkeypatch.setattr(decoder_process.subprocess, "Popen", start)
 
         def made(script, seconds=30.0):
-            monkeypatch.setattr(audio_previews, "_DECODER", (sys.executable, "-c", f"import os, sys, signal\n{script}"))
-            made_ears = AudioPreviews(
-                "codec",
-                tmp_path,
-                is_previewed=bool,
-                seconds=seconds,
-                num_codes=CODES,
-                fail=lambda e: failed.append(str(e)),
+            monkeypatch.setattr(
+                decoder_process, "_DECODER", (sys.executable, "-c", f"import os, sys, signal\n{script}")
             )
-            return made_ears, started, failed
+            decoder = DecoderProcess(("codec",), tmp_path, seconds=seconds, fail=lambda e: failed.append(str(e)))
+            return decoder, AudioPreviews(decoder, is_previewed=bool, num_codes=CODES), started, failed
 
         return made
 
@@ -165,11 +161,11 @@ class TestDecoders:
 
     def test_one_that_works(self, played):
         """One process makes all files, and is gone at the end."""
-        heard, started, failed = played(self.ANSWER)
+        decoder, heard, started, failed = played(self.ANSWER)
         samples = heard.request(7, self.SAMPLES, self.ROWS)
         heard.request(8, self.SAMPLES, self.ROWS)
-        heard.close(wait=True)
-        heard.close(wait=True)
+        decoder.close(wait=True)
+        decoder.close(wait=True)
         assert (samples[0].predicted_audio, samples[1].label_audio) == (None, "audio/step-000007-sample-0-label.wav")
         assert failed == []
         assert [process.poll() is not None for process in started] == [True]
@@ -188,11 +184,11 @@ class TestDecoders:
     )
     def test_one_that_fails(self, played, script, said):
         """Each missing file is reported, the run waits for no file, and each failure ends the decoder process alone."""
-        heard, started, failed = played(script, seconds=0.2 if script == self.HANG else 30.0)
+        decoder, heard, started, failed = played(script, seconds=0.2 if script == self.HANG else 30.0)
         heard.request(7, self.SAMPLES, self.ROWS)
-        heard._jobs.put(None)
-        heard._thread.join()
-        heard.close(wait=False)
+        decoder._jobs.put(None)
+        decoder._thread.join()
+        decoder.close(wait=False)
         kinds = ("predicted", "label")
         assert [line.partition(": ")[0] for line in failed] == [
             f"audio/step-000007-sample-0-{kind}.wav" for kind in kinds
@@ -203,29 +199,39 @@ class TestDecoders:
 
     def test_one_that_hangs_at_the_end(self, played):
         """The end of the run does not wait for a decoder that hangs. Requested files are reported as missing."""
-        heard, started, failed = played(self.HANG)
+        decoder, heard, started, failed = played(self.HANG)
         heard.request(7, self.SAMPLES, self.ROWS)
-        heard.close(wait=False)
+        decoder.close(wait=False)
         assert len(failed) == 2
         assert all("the run ended first" in line for line in failed)
         assert all(process.poll() is not None for process in started)
 
     def test_one_that_is_too_slow(self, played, monkeypatch):
         """The number of waiting files is limited. Further files are reported, and the training never waits."""
-        monkeypatch.setattr(audio_previews, "_MOST_WAITING", 8)
-        heard, _, failed = played(self.HANG)
+        monkeypatch.setattr(decoder_process, "_MOST_WAITING", 8)
+        decoder, heard, _, failed = played(self.HANG)
         for step in range(1, 12):
             heard.request(step, self.SAMPLES, self.ROWS)
-        heard.close(wait=False)
+        decoder.close(wait=False)
         assert len(failed) == 22
         assert any("8 files wait: decoding is too slow" in line for line in failed)
+
+    def test_many_probes(self, played, monkeypatch):
+        """A generation of more probes than may usually wait is taken whole."""
+        monkeypatch.setattr(decoder_process, "_MOST_WAITING", 2)
+        decoder, _, _, failed = played(self.ANSWER)
+        answered = []
+        for number in range(8):
+            decoder.put(Job(f"{number}.wav", (np.zeros((8, 1), dtype=np.int64),), answered=answered.append), most=8)
+        decoder.close(wait=True)
+        assert (len(answered), None in answered, failed) == (8, False, [])
 
     def test_a_folder_that_cannot_be_written(self, played, tmp_path):
         """Something else is where the folder should be."""
         (tmp_path / "audio").write_text("not a folder")
-        heard, _, failed = played(self.ANSWER)
+        decoder, heard, _, failed = played(self.ANSWER)
         heard.request(7, self.SAMPLES, self.ROWS)
-        heard.close(wait=True)
+        decoder.close(wait=True)
         assert len(failed) == 2
         assert all("File exists" in line for line in failed)
 
@@ -233,11 +239,10 @@ class TestDecoders:
 def test_a_codec_that_is_not_there(tmp_path):
     """The real decoder process reports a missing codec once for each file."""
     failed = []
-    heard = AudioPreviews(
-        str(tmp_path / "none"), tmp_path, is_previewed=bool, seconds=60.0, num_codes=CODES, fail=failed.append
-    )
+    decoder = DecoderProcess((str(tmp_path / "none"),), tmp_path, seconds=60.0, fail=failed.append)
+    heard = AudioPreviews(decoder, is_previewed=bool, num_codes=CODES)
     heard.request(7, TestDecoders.SAMPLES, TestDecoders.ROWS)
-    heard.close(wait=True)
+    decoder.close(wait=True)
     assert len(failed) == 2
     assert all(
         "UserError: --audio_tokenizer: expected a folder or a name on the Hugging Face Hub" in str(e) for e in failed

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import check_template, codec_of, open_checkpoint
 from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.training.base_checkpoint import check_template, codec_of, open_checkpoint
 
 SPEECH = Turn("assistant", (Clip(Path("a.wav"), encoded=False),), supervised=True)
 SAMPLE = Sample("one", (Turn("system", ("S.",)), Turn("user", ("Hi",)), SPEECH), "m:1")
@@ -182,6 +182,7 @@ def test_newlines_around_the_whole_prompt_are_no_difference(model_dir):
 )
 def test_the_codec_is_the_one_that_the_processor_names(model_dir, content, codec):
     """The codec is the codec that a saved processor of transformers names, or else the default codec."""
+    (model_dir / "processor_config.json").unlink()
     if content is not None:
         (model_dir / "processor_config.json").write_text(json.dumps(content))
     assert codec_of(str(model_dir)) == codec

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import HiggsAudioV2ForConditionalGeneration
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.data.batch import (
     Collator,
     Example,
@@ -22,7 +23,6 @@ from higgs_audio_trainer.data.prompt import TokenSegment, tokenize
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 
 IDS = TokenIds(pad=0, audio=90, audio_delay=91, stream_bos=1024, stream_eos=1025, num_codebooks=3)
 SYSTEM = Turn("system", ("S.",))

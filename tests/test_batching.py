@@ -109,7 +109,7 @@ def test_a_logged_step_has_its_speed(tiny, clips, tmp_path):
 def test_workers_stay_for_the_next_epoch(tiny, clips, tmp_path, num_ranks):
     """A run that is resumed with workers equals one that was not interrupted, with dropout and at the end of epochs."""
     options = {"max_steps": -1, "epochs": 3, "log_steps": 1, "batch_size": 1, "grad_accum": 4, "save_steps": 1}
-    options["extra"] = {"use_cpu": True, "dataloader_num_workers": 1}
+    options["extra"] = {"use_cpu": True, "dataloader_num_workers": 1, "save_total_limit": 0}
     whole, rest, plain = tmp_path / "whole", tmp_path / "rest", tmp_path / "plain"
     run(settings(tiny, clips, whole, **options), tmp_path, num_ranks)
     per_epoch = max(steps(whole)) // 3

@@ -25,21 +25,37 @@ def test_the_demo_learns(demo):
     assert "Audio Prediction vs Label Comparison (Codebook 0):" in finished.stdout
 
 
-def test_the_demo_ends_with_five_lines_whose_commands_work(demo, here, tmp_path):
-    """The last lines hold the result, the paths and three working commands."""
+def test_the_demo_speaks_by_itself_what_it_learned(demo):
+    """Greedy speech has most codes of each recording and ends with it: free generation reaches teacher forcing."""
+    folder, finished = demo
+    events = [event for event in read_log(folder / "higgs-demo/run") if event["event"] == "generation_sample"]
+    assert len(events) == 8
+    assert {event["step"] for event in events} == {60}
+    assert all(event["agreement"][0] > 0.5 for event in events)
+    assert all(event["stopped"] and abs(event["frames"] - event["frames_label"]) <= 2 for event in events)
+    assert all((folder / "higgs-demo/run" / event["audio"]).is_file() for event in events)
+    assert "Generated en-1: 2.9 s of 2.9 s, stopped by itself, " in finished.stdout
+
+
+def test_the_demo_ends_with_lines_whose_commands_work(demo, here, tmp_path):
+    """The last lines hold the result, the paths and four working commands."""
     made, finished = demo
     folder = shutil.copytree(made, tmp_path / "copy")  # other tests read the demo as it was
-    lines = finished.stdout.rstrip().splitlines()[-5:]
+    lines = finished.stdout.rstrip().splitlines()[-7:]
     assert lines[0].startswith("Learned in 60 steps")
-    assert lines[1].startswith("Adapter: higgs-demo/run  Log: higgs-demo/run/events/")
+    assert lines[1].startswith(
+        "Spoken: 8 of 8 sentences as recorded in most frames of codebook 0, 8 ended by the model"
+    )
+    assert lines[2].startswith("Adapter: higgs-demo/run  Log: higgs-demo/run/events/")
     assert (folder / "higgs-demo/run/adapter_model.safetensors").is_file()
-    every_codebook, go_on, read = (line.partition(":")[2].strip() for line in lines[2:])
+    every_codebook, go_on, read, speak = (line.partition(":")[2].strip() for line in lines[3:])
     # The same run with fewer steps.
     assert "Codebook 7" in here(every_codebook.replace(" --max_steps 20", " --max_steps 1"), folder)
     assert "run ended: completed at step 61" in here(go_on.replace(" --max_steps 120", " --max_steps 61"), folder)
     assert read_log(folder / "higgs-demo/run", attempt=1)[0]["resumed_from_step"] == 60
     done = subprocess.run(shlex.split(read), cwd=folder, capture_output=True, text=True, timeout=120, check=True)
     assert "completed at step 61" in done.stdout
+    assert "stopped by itself" in here(speak, folder)
 
 
 def test_a_second_demo_replaces_only_what_a_demo_made(tmp_path):

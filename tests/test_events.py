@@ -85,6 +85,7 @@ def test_names_follow_the_design():
         "prediction_sample",
         "token_counts",
         "eval_result",
+        "generation_sample",
         "checkpoint",
         "diagnosis",
         "prepare_progress",

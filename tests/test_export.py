@@ -14,8 +14,17 @@ from higgs_audio_trainer.logs.parquet import ParquetFiles
 from higgs_audio_trainer.logs.reader import read_lines
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import JsonlSink
-from tests.builders import all_events, audio_sample, diagnosis, fixed_clock, run_start, text_sample, train_step
-from tests.test_trackers import emitted, texts
+from tests.builders import (
+    all_events,
+    audio_sample,
+    diagnosis,
+    fixed_clock,
+    generation_sample,
+    run_start,
+    text_sample,
+    train_step,
+)
+from tests.test_trackers import emitted, texts, write_sound
 from tests.tracked import NAMES, read
 
 GOLDEN = Path(__file__).parent / "goldens" / "demo.jsonl"
@@ -76,6 +85,20 @@ def test_the_tracker_has_what_its_sink_would_have_written(tmp_path, place, capsy
     assert (exported.scalars, texts(exported.samples)) == (live.scalars, texts(live.samples))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_sounds_are_exported(name, tmp_path, place, capsys):
+    """Speech takes its sound along from the run's folder. A missing sound is reported, and its numbers are exported."""
+    sound, run = write_sound(tmp_path), f"spoken-{name}"
+    write_log(tmp_path, [run_start(), generation_sample(), generation_sample(step=40, audio="audio/x.wav")], run_id=run)
+    for _ in range(2):
+        code, output = export(name, tmp_path, place, capsys)
+        assert code == 0
+    found = read(name, place / name, run)
+    assert found.sounds == {("probe/p-1/audio", 20): sound}
+    assert found.scalars["probe/p-1/frames"] == [(20, 80.0), (40, 80.0)]
+    assert name != "trackio" or output.count("audio/x.wav: No such file or directory. Trackers get the numbers") == 1
+
+
 def test_trackio_stores_a_logged_and_exported_event_once(tmp_path, place, capsys):
     """An export fills the gaps of a live trackio sink without repeats."""
     emitted("trackio", tmp_path, EVENTS[:3], run_id="gaps")
@@ -120,7 +143,7 @@ def test_parquet_has_every_field_of_every_event(tmp_path, place, capsys):
         assert [without(row, *OF_JSON, "extra") for row in rows] == [without(record, *OF_JSON) for record in records]
 
 
-OF_JSON = ("config", "evidence")  # texts of JSON in Parquet
+OF_JSON = ("config", "evidence", "decoding")  # texts of JSON in Parquet
 
 
 def without(record, *names):

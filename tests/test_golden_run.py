@@ -23,9 +23,12 @@ STEPS = {"max_steps": 4, "log_steps": 2}
 
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
-    """Run the demo for a few steps, on the CPU whatever the machine has."""
+    """Run the demo for a few steps, on the CPU whatever the machine has.
+
+    Nothing is spoken: in free generation a code that rounding decides changes all codes after it.
+    """
     folder = tmp_path_factory.mktemp("demo") / "d"
-    run_demo(folder, seed=SEED, **STEPS, more=[("sinks", "jsonl"), ("extra", {"use_cpu": True})])
+    run_demo(folder, seed=SEED, **STEPS, more=[("sinks", "jsonl"), ("say_steps", 0), ("extra", {"use_cpu": True})])
     return folder
 
 
@@ -70,7 +73,7 @@ def test_another_learning_rate_shows(demo_folder, train_again, capsys):
     capsys.readouterr()
     assert main(["diff", str(demo_folder / "run"), other]) == 1
     said = capsys.readouterr().out
-    assert "config.lr: expected 0.01, got 0.011" in said
+    assert "config.lr: expected 0.006, got 0.011" in said
     assert "First divergence: step 2, train_step" in said
 
 

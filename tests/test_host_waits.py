@@ -8,11 +8,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers import HiggsAudioV2ForConditionalGeneration
 
 from benchmarks.host_waits import HostWaits
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, every
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 from sinks import MemorySink
 from tests.batches import collate, lora_model, make_trainer, random_examples, tensors

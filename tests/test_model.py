@@ -5,9 +5,9 @@ import torch
 from peft import PeftModel
 from transformers import HiggsAudioV2ForConditionalGeneration
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora, count_targets
 from tests.batches import collate, lora_model, random_examples, tensors
 

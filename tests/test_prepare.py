@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.data.batch import SpeechDataset
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.errors import ManifestError, UserError
-from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.training.prepare_manifests import default_codes_dir, prepare_manifests
 from tests import forks
 from tests.samples import entry, prepare_settings, tone, write_manifest, write_tone

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.data import clips as clips_module
 from higgs_audio_trainer.data.batch import PreparedSample, SpeechDataset, build_example
 from higgs_audio_trainer.data.clips import ClipLimits, decode_audio, encode_audio
@@ -16,7 +17,6 @@ from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.data.preparation import prepared_dataset, samples_table
 from higgs_audio_trainer.data.prompt import tokenize
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests
 from tests.samples import entry, write_manifest, write_tone
 

@@ -779,7 +779,7 @@ class TestExample:
         paths = ("--base_ckpt", tiny.model_dir, "--audio_tokenizer", tiny.codec_dir, "--train_manifest", clips)
         line = [*paths, "--output_dir", tmp_path, "--max_steps", 2, "--log_steps", 1, "--sinks", "jsonl"]
         assert main([*map(str, line), "--use_cpu", "true", "--processors", "git_revision:make"]) == 0
-        [path] = (tmp_path / "events").iterdir()
+        [path] = (tmp_path / "events").glob("rank*")
         records = [orjson.loads(line) for line in path.read_bytes().splitlines()]
         assert records[0]["config"]["processors"] == "git_revision:make"
         assert {record["modality"] for record in records if record["event"] == "prediction_sample"} == {"audio"}

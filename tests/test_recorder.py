@@ -15,6 +15,7 @@ import higgs_audio_trainer
 from higgs_audio_trainer import PredictionLogger
 from higgs_audio_trainer.adapters import Adapter, Reading
 from higgs_audio_trainer.adapters.families import HIGGS_AUDIO
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.output_dir.attempt import Attempt
@@ -22,7 +23,6 @@ from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, every
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.run_facts import run_facts
 from sinks import MemorySink

@@ -21,10 +21,12 @@ from higgs_audio_trainer.report.gather import MOST_CODEBOOKS, MOST_DIAGNOSES, ch
 from higgs_audio_trainer.report.markup import environment, text
 from higgs_audio_trainer.report.scale import Axis, axis_of, number
 from higgs_audio_trainer.report.sounds import LONGEST_FILE, AudioEmbedder, EmbeddedAudio
+from higgs_audio_trainer.report.voice import MOST_PROBES, MOST_STEPS
 from tests.builders import (
     audio_sample,
     diagnosis,
     eval_result,
+    generation_sample,
     run_end,
     run_start,
     text_sample,
@@ -176,6 +178,8 @@ def test_hostile_texts_stay_text(report, name):
             run_start(device=hostile),
             train_step(),
             text_sample(sample_id=hostile, fingerprint=hostile, first=end),
+            generation_sample(probe=hostile, text=hostile, audio=hostile),
+            text_sample(split="probe", sample_id=hostile, fingerprint=hostile, first=end),
             diagnosis(code=hostile, message=hostile, evidence={}),
             run_end(reason=hostile),
         ]
@@ -500,3 +504,88 @@ def test_an_axis_holds_all_its_series():
 def test_numbers_are_short(value, written):
     """Numbers have about four digits."""
     assert number(value) == written
+
+
+def speech(step, probe="p-1", **changes):
+    """Make the speech of a probe, with the path of its audio."""
+    return generation_sample(step=step, probe=probe, audio=f"audio/step-{step:06d}-probe-{probe}.wav", **changes)
+
+
+def sound(folder, link, size=100):
+    """Write a WAV file."""
+    (folder / link).parent.mkdir(exist_ok=True)
+    (folder / link).write_bytes(b"RIFF\0\0\0\0WAVE" + bytes(size))
+
+
+@pytest.fixture
+def voiced(tmp_path, monkeypatch, capsys):
+    """Return a function that writes events as the log of an output directory and returns the page of the log."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "events").mkdir()
+
+    def made(events):
+        write_events(tmp_path / "events" / "rank00000-attempt000.jsonl", events)
+        assert main(["report", str(tmp_path), "-o", "page.html"]) == 0
+        capsys.readouterr()
+        return Page((tmp_path / "page.html").read_text("utf-8"))
+
+    return made
+
+
+def players(page):
+    """Return the labels of the players of a page."""
+    return [attributes["aria-label"] for name, attributes in page.elements if name == "audio"]
+
+
+def test_the_report_opens_with_voice_and_probes(voiced, tmp_path):
+    """A row a probe, a column a step, a player in each cell; the recording's own sound where the log links one."""
+    samples = [
+        audio_sample(step=step, split="probe", sample_id="p-1", fingerprint="p", label_audio="audio/label.wav", **more)
+        for step, more in ((10, {}), (20, {"num_correct": 12, "accuracy": 1.0}))
+    ]
+    events = [
+        run_start(),
+        *(event for step in (10, 20) for event in (train_step(step=step), speech(step), speech(step, "p-2"))),
+        *samples,
+        speech(30, stopped=False, frames=170, cer=0.25),  # follows the events of no later step
+    ]
+    for link in ("audio/label.wav", *(f"audio/step-{step:06d}-probe-p-1.wav" for step in (10, 20, 30))):
+        sound(tmp_path, link)
+    page = voiced(events)
+    sections = [item["id"] for name, item in page.elements if name == "section"]
+    assert sections[:3] == ["voice", "probes", "curves"]
+    assert players(page) == ["p-1: recording", *(f"p-1 at step {step}" for step in (10, 20, 30))]
+    assert "2 sounds are not in this page: No such file or directory" in page.text
+    for said in (
+        "3.2 s of 3.4 s",
+        "stopped by itself",
+        "50.0% as recorded",
+        "6.8 s of 3.4 s",
+        "did not stop",
+        "CER 25.0%",
+    ):
+        assert said in page.texts
+    assert "p-1: 83.3% at step 10, 100.0% at step 20." in str(page.elements)
+    assert "in 2 logged steps of the probes" in page.text
+
+
+def test_late_speech_stands_at_its_own_step(voiced):
+    """Speech that follows later steps has the column of its own step, in the order of steps."""
+    page = voiced([run_start(), train_step(step=10), train_step(step=20), speech(10), speech(20)])
+    assert [text for text in page.texts if re.fullmatch(r"step \d+", text)][:2] == ["step 10", "step 20"]
+
+
+def test_many_steps_and_probes_are_limited(voiced, tmp_path):
+    """The first, the last and evenly spaced steps are shown; the last step gets the room for sounds first."""
+    steps = range(10, 1_010, 10)
+    for step in steps:
+        sound(tmp_path, f"audio/step-{step:06d}-probe-p-1.wav", 900_000)
+    page = voiced([run_start(), *(speech(step, f"p-{probe}") for step in steps for probe in range(1, MOST_PROBES + 3))])
+    shown = [
+        int(text.removeprefix("step ").replace(",", "")) for text in page.texts if re.fullmatch(r"step [\d,]+", text)
+    ]
+    assert (min(shown), max(shown), len(set(shown)) <= MOST_STEPS) == (10, 1_000, True)
+    assert f"{len(steps) - len(set(shown))} of 100 steps are left out, evenly" in page.text
+    assert players(page) == ["p-1 at step 10", "p-1 at step 1,000"]
+    assert "not in this page: no room left, the limit of a page is 2.5 MB of audio" in page.text
+    assert "200 events of further probes are left out." in page.text

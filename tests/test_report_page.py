@@ -10,7 +10,17 @@ import pytest
 import soundfile
 
 from higgs_audio_trainer.cli import main
-from tests.builders import audio_sample, diagnosis, eval_result, run_end, run_start, text_sample, train_step, window
+from tests.builders import (
+    audio_sample,
+    diagnosis,
+    eval_result,
+    generation_sample,
+    run_end,
+    run_start,
+    text_sample,
+    train_step,
+    window,
+)
 from tests.faults.hostile import HOSTILE, SCRIPTS
 from tests.report_pages import write_events
 
@@ -67,6 +77,13 @@ def pages(tmp_path_factory):
             for step, (text, severity) in enumerate(zip(said[:24], ("note", "warning", "error") * 8, strict=True), 1)
         ),
         eval_result(step=8),
+        *(
+            generation_sample(step=step, probe=said[probe], text=said[-probe], audio="audio/speech.wav")
+            for step in STEPS
+            for probe in range(1, 4)
+        ),
+        *(text_sample(step=step, split="probe", sample_id=said[1], fingerprint="p") for step in STEPS),
+        *(audio_sample(step=step, split="probe", sample_id=said[1], fingerprint="p") for step in STEPS),
         run_end(step=8, reason=HTML),
     ]
     other = [train_step(step=step, loss=9.0 / step + (step > 4)) for step in STEPS]
@@ -74,6 +91,7 @@ def pages(tmp_path_factory):
     (folder / "audio").mkdir()
     for seconds, path in enumerate(sound_of(1).values(), 1):
         soundfile.write(folder / path, np.zeros(8_000 * seconds), 8_000)
+    soundfile.write(folder / "audio" / "speech.wav", np.zeros(4_000), 8_000)
     names = ("events/a.jsonl", hostile), ("b.jsonl", other)
     logs = [str(write_events(folder / name, events)) for name, events in names]
     made = {"one": folder / "one.html", "two": folder / "two.html"}
@@ -193,7 +211,7 @@ def test_sounds_can_be_played(browser, pages):
     show(browser, pages["one"])
     browser.get_log("browser")
     loaded = (
-        "const [sound, done] = [document.querySelector('audio'), arguments[0]];"
+        "const [sound, done] = [document.querySelector('.sounds audio'), arguments[0]];"
         "sound.onloadedmetadata = () => done([sound.duration, sound.getAttribute('aria-label')]);"
         "sound.onerror = () => done(sound.error.message); sound.preload = 'auto'; sound.load()"
     )
@@ -204,6 +222,24 @@ def test_sounds_can_be_played(browser, pages):
         "return [...document.querySelectorAll('.sounds .note')].map(item => item.textContent)"
     )
     assert said[0].endswith("label.wav is not in this page: No such file or directory")
+
+
+def test_speech_can_be_played_and_folds(browser, pages):
+    """Each cell of the probes has a player and the facts; a narrow screen names the step in the cell."""
+    show(browser, pages["one"])
+    browser.get_log("browser")
+    cell = "document.querySelector('.voice tbody td:last-child')"
+    assert browser.execute_script(f"return {cell}.innerText").split("\n")[0] == "3.2 s of 3.4 s"
+    loaded = (
+        f"const [sound, done] = [{cell}.querySelector('audio'), arguments[0]];"
+        "sound.onloadedmetadata = () => done(sound.duration); sound.onerror = () => done(sound.error.message);"
+        "sound.preload = 'auto'; sound.load()"
+    )
+    assert browser.execute_async_script(loaded) == 0.5
+    assert browser.get_log("browser") == []
+    show(browser, pages["one"], width=PHONE)
+    assert browser.execute_script(f"return {cell}.innerText").split("\n")[0] == "step 8"
+    assert browser.execute_script(f"return {cell}.getBoundingClientRect().right") <= PHONE
 
 
 def test_colours_follow_the_scheme(browser, pages):

@@ -121,6 +121,18 @@ class TestGolden:
               Labels shape: torch.Size([8, 123])
             evaluation at step 20  loss 4.500  text 1.000, 75.0% correct
               audio 3.500, 37.5% correct (codebook 0: 50.0%)  3 samples
+            Generated p-1: 3.2 s of 3.4 s, stopped by itself, 12 % silence, 50 % as recorded
+              at step 20
+              Codebook 0:
+              First 5 - Predictions: [ 12, 345, 678, *90,  12]
+              First 5 - Labels:      [ 12, 345, 678,  91,  12]
+              Last 5  - Predictions: [  1,   2,   3,   4,  *5]
+              Last 5  - Labels:      [  1,   2,   3,   4,   6]
+              Codebook 1:
+              First 5 - Predictions: [ 5,  6,  7,  8, *9]
+              First 5 - Labels:      [ 5,  6,  7,  8, 10]
+              Last 5  - Predictions: [11, 12, 13, 14, 15]
+              Last 5  - Labels:      [11, 12, 13, 14, 15]
             saved checkpoint-20
             warning (no_stop_label): No stop token is supervised.
             encoding: 1,500 of 6,000 clips, 3.25 h of audio, 64.0 times real time, 0:09:09
@@ -233,14 +245,14 @@ class TestFlags:
 
     def test_nothing_matches(self, log, capsys):
         """An empty result is reported on stderr with exit status 0."""
-        assert show(capsys, log, "--step", "5") == (0, "", "no event matches (14 read)\n")
+        assert show(capsys, log, "--step", "5") == (0, "", "no event matches (15 read)\n")
 
     def test_a_name_that_may_be_a_slip(self, log, capsys):
         """An unknown event name is accepted, with a suggestion on stderr."""
         assert show(capsys, log, "--event", "train_stp") == (
             0,
             "",
-            "--event: this version knows no event train_stp. Did you mean train_step?\nno event matches (14 read)\n",
+            "--event: this version knows no event train_stp. Did you mean train_step?\nno event matches (15 read)\n",
         )
 
     def test_attempts(self, tmp_path, capsys):
@@ -259,7 +271,7 @@ class TestFlags:
             (["--step", "2:1"], "--step: expected the first step before the last, got '2:1'"),
             (["--rank", "x"], "--rank: expected integers of at least 0, as in 0,3, got 'x'"),
             (["--modality", "video"], "--modality: expected text or audio, got 'video'"),
-            (["--split", "x\x1b"], "--split: expected train or eval, got 'x\\x1b'"),
+            (["--split", "x\x1b"], "--split: expected train or eval or probe, got 'x\\x1b'"),
             (["--summary", "--raw"], "--summary: expected no --raw. Remove one of the two flags"),
             (
                 ["--summary", "--step", "5", "--sample-id", "a"],
@@ -297,7 +309,7 @@ class TestInput:
             file.write(b'{"event": "tra')
         code, out, err = show(capsys, log, "--event", "checkpoint")
         assert (code, out) == (0, "saved checkpoint-20\n")
-        assert f"{file_of(log)}:15 (byte " in err
+        assert f"{file_of(log)}:16 (byte " in err
         assert "a torn last line" in err
 
     @pytest.mark.parametrize("flags", [[], ["--summary"]])

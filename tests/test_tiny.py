@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer, DacModel, HiggsAudioV2ForConditionalGeneration
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.demo.tiny import SPECIAL_TOKENS, TinySize, write_tiny
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Hash every file below a folder."""
+    """Hash every file below a folder. The processor names the codec's folder, which is left out."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes().replace(bytes(folder), b"")).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

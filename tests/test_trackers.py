@@ -1,8 +1,10 @@
 """Trackers as sinks, with the real libraries, offline: what was emitted is what their own readers find."""
 
+import re
 import shutil
 import subprocess
 import sys
+import wave
 from itertools import count
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 import sinks
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import SinkContext, SinkError
-from sinks.trackers.rows import COLUMNS, admitted, row, scalars
+from sinks.trackers.rows import COLUMNS, admitted, probe, row, scalars
+from sinks.trackers.tracker import TrackerSink
 from tests.builders import (
     audio_sample,
     checkpoint,
@@ -18,6 +21,7 @@ from tests.builders import (
     diagnosis,
     eval_result,
     fixed_clock,
+    generation_sample,
     record_of,
     run_end,
     run_start,
@@ -39,14 +43,28 @@ EVENTS = [
     audio_sample(step=40, sample_index=1),
     eval_result(step=40),
     text_sample(step=40, split="eval", accuracy=None, loss=None),
+    generation_sample(step=20, cer=0.25, wer=0.5),  # of an earlier step
+    generation_sample(step=40, probe="../عينة 1", audio="audio/none.wav"),
+    generation_sample(step=40, audio=None, frames_label=None, agreement=None),
     checkpoint(step=40),
 ]
+
+
+def write_sound(folder):
+    """Write the sound of the speech at step 20 and return its bytes."""
+    path = folder / "audio" / "step-000020-probe-p-1.wav"
+    path.parent.mkdir()
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 24_000, 0, "NONE", ""))
+        sound.writeframes(bytes(4_800))
+    return path.read_bytes()
 
 
 @pytest.fixture
 def folder(tmp_path, trackio_store, mlflow_store):
     """Make the output directory, with MLflow's empty database."""
     shutil.copytree(mlflow_store, tmp_path / "mlflow")
+    write_sound(tmp_path)
     return tmp_path
 
 
@@ -60,7 +78,8 @@ def emitted(name, folder, events, *, run_id, attempt=0):
     emit(diagnosis(step=40, message="No stop token."), level="warning")
     emit(run_end())
     sink.close()
-    assert (sink.dropped, said) == (0, [])
+    assert sink.dropped == 0
+    assert all("audio/none.wav: No such file or directory. Trackers get the numbers" in text for text in said)
     return sink
 
 
@@ -78,6 +97,37 @@ def test_everything_arrives(name, folder):
     assert set(expected) > {"train/loss", "train/audio_accuracy/codebook_0", "eval/audio_loss/mean"}
     assert texts(found.samples) == texts(row(record) for record in records if record["event"] == "prediction_sample")
     assert found.alerts == [("no_stop_label", "No stop token.")]
+    assert {"probe/p-1/agreement/codebook_0", "probe/p-1/stopped", "probe/p-1/cer"} < set(expected)
+    sound = (folder / "audio" / "step-000020-probe-p-1.wav").read_bytes()
+    assert found.sounds == {("probe/p-1/audio", 20): sound}
+
+
+def test_a_message_about_sounds_comes_once(tmp_path):
+    """A sound that is missing or outside the run's folder costs no number, and is said once."""
+    said, stored = [], []
+
+    class Fake:
+        def start(self, *_):
+            pass
+
+        def log_speech(self, _at, values, speech):
+            stored.append((len(values) > 5, speech))
+
+    sink = TrackerSink(Fake, tmp_path, said.append)
+    for link in ("/etc/passwd", "audio/../x.wav", "audio/none.wav"):
+        sink(record_of(generation_sample(audio=link)))
+    assert stored == [(True, None)] * 3
+    assert said == [
+        "/etc/passwd: not a file of the run's audio folder. Trackers get the numbers of such speech without the sound"
+    ]
+
+
+def test_names_of_probes():
+    """Any id of a probe becomes a name that every tracker takes; different ids stay different."""
+    ids = ["en-1", "a/b", "a_b", "..", "", "عينة", "عينتان", "x" * 900, "\u202e\x1b[2J"]
+    names = [probe({"probe": name}) for name in ids]
+    assert len(set(names)) == len(ids)
+    assert all(re.fullmatch(r"probe/[A-Za-z0-9_-][A-Za-z0-9_.-]*", name) and len(name) < 90 for name in names)
 
 
 def texts(rows):

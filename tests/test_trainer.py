@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, every
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.training.model import TrainingOutput
 from higgs_audio_trainer.training.model_streams import micro_batch_of
 from sinks import MemorySink

@@ -168,7 +168,7 @@ MISFITS = [
     ),
     (STEP | {"nonfinite": "loss"}, ("$.nonfinite", "array", "str")),
     (STEP | {"shortened": {"a": -1}}, ("$.shortened[...]", "int >= 0", "{'a': -1}")),
-    (TEXT | {"split": "test - at `$.x`"}, ("$.split", "train or eval", "'test - at `$.x`'")),
+    (TEXT | {"split": "test - at `$.x`"}, ("$.split", "train or eval or probe", "'test - at `$.x`'")),
     (TEXT | {"level": 3}, ("$.level", "str", "int")),
     (TEXT | {"first": [1]}, ("$.first", "object", "array")),
     (TEXT | {"first": {}}, ("$.first.positions", "this field", "none")),

@@ -187,6 +187,7 @@ def may_be_null(name, key, changed):
         "divisor",
         "times_real_time",
         "seconds_left",
+        "audio",
     }
     return key in nullable and key in changed and changed[key] is None and name != "prediction_sample"
 
@@ -230,7 +231,7 @@ VALUES = [
     (TEXT, ("rank",), -1, "$.rank: expected int >= 0, got -1"),
     (TEXT, ("run_id",), "", "$.run_id: expected the name of a run, got an empty string"),
     (TEXT, ("level",), "fatal", "$.level: expected debug or info or warning or error, got 'fatal'"),
-    (TEXT, ("split",), "test", "$.split: expected train or eval, got 'test'"),
+    (TEXT, ("split",), "test", "$.split: expected train or eval or probe, got 'test'"),
     (
         TEXT,
         ("v",),
@@ -701,8 +702,10 @@ def test_what_nearly_every_line_is(event):
     assert is_plain(record)
     for more in ({"nonfinite": []}, {"extra": 1}, {"newer": 1}, {"v": 2}, {"v": True}, {"event": "newer"}, {"seq": -1}):
         assert not is_plain(record | more)
-    if "first" in record:
+    if event.name == "prediction_sample":
         assert not is_plain(record | {"first": record["first"] | {"newer": 1}})
+    if event.name == "generation_sample":
+        assert not is_plain(record | {"first": [record["first"][0] | {"newer": 1}]})
 
 
 def test_repeated_members_are_seen_however_deep(tmp_path):

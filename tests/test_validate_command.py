@@ -40,7 +40,7 @@ def test_findings_as_text(tmp_path, monkeypatch, capsys):
     place = "events/rank00000-attempt000.jsonl"
     size = [sum(len(line) for line in dump(records).splitlines(keepends=True)[:count]) for count in (2, 4)]
     assert capsys.readouterr().out == (
-        f"{place}:3 (byte {size[0]}): $.split: expected train or eval, got '\\x1b[2J'\n"
+        f"{place}:3 (byte {size[0]}): $.split: expected train or eval or probe, got '\\x1b[2J'\n"
         f"{place}:5 (byte {size[1]}): $.seq: expected seq 4, got none, and no event explains the gap\n"
         ".: 2 findings: 4 events, 1 rank, 1 attempt\n"
     )

@@ -13,11 +13,12 @@ PROJECT = "higgs-audio-trainer"
 
 
 class Tracked(NamedTuple):
-    """A run in a tracker: values of each name by step, rows of samples, titles of alerts with their steps or texts."""
+    """A run in a tracker: values of each name by step, rows of samples, alerts, and sounds by name and step."""
 
     scalars: dict
     samples: list
     alerts: list
+    sounds: dict
 
 
 def read(name, folder, run=RUN_ID):
@@ -27,15 +28,19 @@ def read(name, folder, run=RUN_ID):
 
 def _trackio(_folder, run):
     from trackio.sqlite_storage import SQLiteStorage
+    from trackio.utils import MEDIA_DIR
 
-    scalars, samples = defaultdict(list), []
+    scalars, samples, sounds = defaultdict(list), [], {}
     for log in SQLiteStorage.get_logs(PROJECT, run_id=run):
         for name, value in log.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and value["_type"] == "trackio.audio":
+                sounds[name, log["step"]] = (MEDIA_DIR / value["file_path"]).read_bytes()
+            elif isinstance(value, dict):
                 samples += value["_value"]
-            elif name.startswith(("train/", "eval/")) and name != "train/attempt":
+            elif name.startswith(("train/", "eval/", "probe/")) and name != "train/attempt":
                 scalars[name].append((log["step"], value))
-    return Tracked(scalars, samples, [(a["title"], a["text"]) for a in SQLiteStorage.get_alerts(PROJECT, run_id=run)])
+    alerts = [(a["title"], a["text"]) for a in SQLiteStorage.get_alerts(PROJECT, run_id=run)]
+    return Tracked(scalars, samples, alerts, sounds)
 
 
 def _tensorboard(folder, run):
@@ -52,7 +57,10 @@ def _tensorboard(folder, run):
             elif tag.startswith("alerts/"):
                 title = tag.split("/")[1]
                 alerts.append((title, table[title]))
-    return Tracked(scalars, samples, alerts)
+    sounds = {
+        (tag, event.step): event.encoded_audio_string for tag in read.Tags()["audio"] for event in read.Audio(tag)
+    }
+    return Tracked(scalars, samples, alerts, sounds)
 
 
 def _table(markdown):
@@ -64,7 +72,7 @@ def _wandb(folder, _run):
     import wandb
 
     wandb.teardown()  # what writes the file is a process, and done when it ended
-    scalars, samples, alerts = defaultdict(list), [], []
+    scalars, samples, alerts, sounds = defaultdict(list), [], [], {}
     for file in sorted(folder.rglob("*.wandb")):
         for record in _wandb_records(file):
             if record.alert.title:
@@ -74,9 +82,11 @@ def _wandb(folder, _run):
                 if name == "prediction_samples/path":
                     table = json.loads((file.parent / "files" / value).read_text())
                     samples += [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-                elif name.startswith(("train/", "eval/")):
+                elif name.endswith("/audio/path"):
+                    sounds[name.removesuffix("/path"), items["step"]] = (file.parent / "files" / value).read_bytes()
+                elif name.startswith(("train/", "eval/", "probe/")) and "/audio/" not in name:
                     scalars[name].append((items["step"], value))
-    return Tracked(scalars, samples, alerts)
+    return Tracked(scalars, samples, alerts, sounds)
 
 
 def _wandb_records(file):
@@ -106,7 +116,11 @@ def _mlflow(folder, run):
     files = Path(found.info.artifact_uri.removeprefix("file://"))
     samples = [json.loads(path.read_text()) for path in files.glob("*/samples/*/*/*.json")]
     alerts = [(path.name.partition("-")[0], path.read_text().partition(": ")[2]) for path in files.glob("alerts/*.txt")]
-    return Tracked(scalars, samples, alerts)
+    sounds = {
+        (str(path.parent.relative_to(files)), int(path.name.split("-")[0].removeprefix("step_"))): path.read_bytes()
+        for path in files.glob("probe/*/audio/*.wav")
+    }
+    return Tracked(scalars, samples, alerts, sounds)
 
 
 def _mlflow_run(folder, run):

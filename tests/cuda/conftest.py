@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from higgs_audio_trainer.training.base_checkpoint import open_checkpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

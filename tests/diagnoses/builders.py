@@ -6,7 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from higgs_audio_trainer.diagnoses.history import History, Run
-from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep, Window
+from higgs_audio_trainer.events import (
+    CodesEnd,
+    EvalResult,
+    GenerationSample,
+    PredictionSample,
+    TokenCounts,
+    TrainStep,
+    Window,
+)
 from higgs_audio_trainer.logged_step import LoggedStep
 from tests.builders import audio_sample, text_sample, train_step, window
 
@@ -115,6 +123,43 @@ def logged_step(
         counts=tuple(counts(codebook, **fixed) for codebook in series) if counted is None else counted,
         samples=tuple(sample(codebook, **fixed) for codebook in series) if samples is None else samples,
     )
+
+
+def generation(probe: str = "p-0", *, number: int = 40, **changes: Any) -> GenerationSample:
+    """Return what a healthy voice says of a probe with a recording of 80 frames."""
+    event = GenerationSample(
+        step=number,
+        probe=probe,
+        fingerprint=f"print of {probe}",
+        text="The kettle is on, and the tea is almost ready.",
+        decoding={"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_frames": 145},
+        seed=0,
+        frames=76,
+        frames_label=80,
+        stopped=True,
+        first=(CodesEnd(codebook=0, codes=(5, 9), labels=(5, 7)),),
+        last=(CodesEnd(codebook=0, codes=(5, 9), labels=None),),
+        agreement=(0.3, 0.1),
+        longest_run=2,
+        repeat_share=0.02,
+        silence_share=0.2,
+        peak=0.6,
+        audio=f"audio/step-{number:06}-probe-{probe}.wav",
+        cer=None,
+        wer=None,
+        speaker_similarity=None,
+        duration_s=1.5,
+    )
+    return replace(event, **changes)
+
+
+def spoken(number: int = 40, *, probes: int = 8, failing: int | None = None, **changes: Any) -> LoggedStep:
+    """Return a generation of some probes, of which the first `failing` have the changes, by default all."""
+    failing = probes if failing is None else failing
+    said = tuple(
+        generation(f"p-{index}", number=number, **(changes if index < failing else {})) for index in range(probes)
+    )
+    return LoggedStep(number, generations=said)
 
 
 def history(*steps_before: LoggedStep, **run: Any) -> History:

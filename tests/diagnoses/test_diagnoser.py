@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from higgs_audio_trainer.diagnoses import codebooks, dynamics, masking, samples
+from higgs_audio_trainer.diagnoses import codebooks, dynamics, masking, samples, voice
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
 from higgs_audio_trainer.diagnoses.history import History, Run
-from higgs_audio_trainer.events import EvalResult, PredictionSample, TokenCounts, TrainStep
+from higgs_audio_trainer.events import EvalResult, GenerationSample, PredictionSample, TokenCounts, TrainStep
 from higgs_audio_trainer.logged_step import LoggedStep
 from tests.builders import eval_result, random_events, run_start
-from tests.diagnoses.builders import counts, logged_step, sample, step
+from tests.diagnoses.builders import counts, logged_step, sample, spoken, step
 
 #: State after five logged steps, saved by the version with `said` as the name of the reported findings.
 EARLIER = Path(__file__).parent.parent / "fixtures" / "diagnoses.msgpack"
-OURS = (*masking.CHECKS, *codebooks.CHECKS, *dynamics.CHECKS, *samples.CHECKS)
+OURS = (*masking.CHECKS, *codebooks.CHECKS, *dynamics.CHECKS, *samples.CHECKS, *voice.CHECKS)
 
 
 def infinite(number):
@@ -132,10 +132,28 @@ def test_memory_does_not_grow_with_the_run():
         new = replace(figures, step=number + 1, samples={f"{number:06}": f"{number:06}"})
         history.add(LoggedStep(number + 1, new, samples=(replace(shown, fingerprint=f"x{number:06}"),)))
         history.add(LoggedStep(number + 1, evaluation=eval_result(step=number + 1)))
+        if number % 100 == 99:
+            history.add(spoken(number + 1, probes=70))
         if number in {4_999, 9_999}:
             sizes.append(len(msgspec.msgpack.encode(history)))
     assert sizes[1] <= sizes[0] * 1.01
     assert (len(history.steps), len(history.evaluations), len(history.fingerprints)) == (64, 64, 4096)
+    assert [(probes[0].step, len(probes)) for probes in history.generations[:2]] == [(100, 64), (9_300, 64)]
+    assert len(history.generations) == 9
+
+
+def test_a_generation_of_the_probes_concerns_the_checks_of_the_voice_alone():
+    """Between steps with findings, a generation gives none of their findings and changes nothing else of the state."""
+    bad = {"loss": math.nan, "grad_norm": 0.0}
+    diagnoser = started(base_is_random=True)
+    for number in range(1, 31):
+        diagnoser.check(logged_step(step(number, **(bad if number % 2 else {}))))
+    before = msgspec.to_builtins(msgspec.msgpack.decode(diagnoser.save()))
+    assert diagnoser.check(spoken(30, stopped=False, frames=145)) == []
+    after = msgspec.to_builtins(msgspec.msgpack.decode(diagnoser.save()))
+    assert len(after["history"].pop("generations")) == 1
+    assert before["history"].pop("generations") == []
+    assert repr(after) == repr(before)  # NaN differs from itself
 
 
 def logged_steps_of(events):
@@ -152,10 +170,13 @@ def logged_steps_of(events):
         elif isinstance(event, EvalResult):
             made.append(LoggedStep(event.step, samples=tuple(shown), evaluation=event))
             shown = []
+        elif isinstance(event, GenerationSample):
+            made.append(LoggedStep(event.step, generations=(event,)))
     return made
 
 
-RANDOM = random_events().filter(lambda event: isinstance(event, (TokenCounts, PredictionSample, TrainStep, EvalResult)))
+OF_A_STEP = (TokenCounts, PredictionSample, TrainStep, EvalResult, GenerationSample)
+RANDOM = random_events().filter(lambda event: isinstance(event, OF_A_STEP))
 
 
 @settings(max_examples=150, deadline=None)

@@ -37,14 +37,17 @@ def poisoned(value, text):
     return value
 
 
-WINDOW = frozenset({"positions", "inputs", "labels", "predictions", "predicted_text", "label_text"})
+WINDOW = frozenset({"positions", "inputs", "labels", "predictions", "predicted_text", "label_text"}) | {
+    "codebook",
+    "codes",
+}
 
 
 def hostile_record(record, text):
     """Put `text` into every text of a record except the fields that select the renderer."""
     kept = {"event", "modality"}
     copy = {key: value if key in kept else poisoned(value, text) for key, value in record.items()}
-    for window in (copy[name] for name in ("first", "last") if name in copy):
+    for window in (copy[name] for name in ("first", "last") if isinstance(copy.get(name), dict)):
         window["predicted_text"] = window["label_text"] = text
     marks = {"nonfinite": [text], "replaced": {text: text}, "shortened": {text: 3}, text: text}
     return copy | marks

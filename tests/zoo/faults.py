@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+from higgs_audio_trainer.config import LORA_TARGETS
 from higgs_audio_trainer.demo.faults import FAULTS
 from higgs_audio_trainer.demo.run import CLIPS
 from sinks import MemorySink
 from tests.zoo.runs import train, write_base
 
-#: Correct additional findings at warning or above: labels without a stop token.
-ALSO = {"shifted_minus_1": {"no_stop_target"}}
+#: Correct additional findings at warning or above: labels without a stop token; silence that does not tell its length.
+ALSO = {"shifted_minus_1": {"no_stop_target"}, "zeroed_clips": {"never_stops"}}
 #: Faults that show only after some learning, with the latest step. All other faults are found at step 1.
 LEARNED = {"codebook_shuffled": 60, "stop_unlearned": 60, "lr_x1000": 6}
 #: Expected severity of a fault's finding. All other findings are errors.
@@ -20,18 +22,31 @@ MILDER = {
     "stop_never_predicted": "note",  # a warning needs more steps than a test may take
 }
 _CODEBOOKS = 4
+#: Settings with which the model memorizes the bundled clips in 30 steps, and speaks them. Two codebooks are enough.
+SPEAKING = {
+    "max_steps": 40,
+    "log_steps": 5,
+    "lora_r": 32,
+    "lora_alpha": 64,
+    "lora_targets": f"{LORA_TARGETS},audio_lm_head",
+}
+#: Faults that are heard in the speech of the trained model.
+HEARD = [name for name, fault in FAULTS.items() if fault.heard_by]
+#: Those that nothing else shows.
+ONLY_HEARD = [name for name in HEARD if FAULTS[name].heard_by == FAULTS[name].found_by]
 
 
-def plant(name: str, folder: Path, codes_dir: Path, **settings: int) -> MemorySink:
+def plant(name: str, folder: Path, codes_dir: Path, *, codebooks: int = _CODEBOOKS, **settings: Any) -> MemorySink:
     """Train on the bundled clips with a planted fault and return the events.
 
     Args:
         name: Name of the fault, from `FAULTS`.
         folder: New folder for all files but the codes.
         codes_dir: Folder of the clips' codes, kept between trainings.
+        codebooks: Number of codebooks K.
         settings: Settings of the training. By default the training is as long as the diagnosis needs.
     """
-    base = write_base(folder / "base", _CODEBOOKS)
+    base = write_base(folder / "base", codebooks)
     shutil.copytree(CLIPS, folder / "clips")
     FAULTS[name].files(folder / "base", folder / "clips")
     steps = LEARNED.get(name, 2)

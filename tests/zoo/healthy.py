@@ -1,11 +1,13 @@
 """Healthy trainings of all kinds, without findings worse than a note.
 
-    python -m tests.zoo.healthy [--runs 54] [--foreign 30] [--seed 0] [--workers 2]
+    python -m tests.zoo.healthy [--runs 54] [--foreign 30] [--voices 12] [--seed 0] [--workers 2]
 
 Each training is small and real: codes with as much repetition and silence as speech, texts of many scripts, 1 to 12
 codebooks, and various lengths, batches, learning rates, schedules and seeds. Evaluations use training samples. A tiny
 model that memorizes its samples overfits other samples, and overfitting is a finding. `tests/zoo/foreign.py` has the
-trainings that are not ours. The command prints the findings and exits with 1 if there are any.
+trainings that are not ours. In a voice training the model learns its samples by heart and speaks them all the while,
+from babble to good speech. Such a training takes about 15 s on one core, a third of it for the speech. The command
+prints the findings and exits with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from higgs_audio_trainer.config import LORA_TARGETS
 from higgs_audio_trainer.demo.run import CLIPS
 
 CODEBOOKS = (1, 2, 4, 8, 12)
@@ -73,6 +76,30 @@ def plan(seed: int) -> dict[str, Any]:
     }
 
 
+def voice_plan(seed: int) -> dict[str, Any]:
+    """Return random settings and traits of a training that learns to speak."""
+    rng = random.Random(f"voice {seed}")
+    drawn = plan(seed)
+    voice = {
+        "lr": 10 ** rng.uniform(-2.5, -2),
+        "lora_r": 32,
+        "lora_alpha": 64,
+        "lora_targets": f"{LORA_TARGETS},audio_lm_head",
+        "batch_size": 8,
+        "grad_accum": 1,
+        "max_steps": rng.choice([40, 60, 80]),
+        "log_steps": rng.choice([2, 5, 10]),
+        "say_steps": rng.choice([5, 10, 20]),
+        "say_samples": rng.choice([1, 2, 8]),
+        "say_temperature": rng.choice([0.0, 0.0, 0.5]),
+        "dtype": "float32",
+    }
+    frames = rng.choice([(20, 60), (40, 120)])  # with fewer frames the samples are too short for their texts
+    clips = rng.random() < 0.4
+    more = {"codebooks": rng.choice([1, 2, 4]), "evaluates": rng.random() < 0.2, "frames": frames, "clips": clips}
+    return drawn | more | {"settings": drawn["settings"] | voice}
+
+
 def codes_of(drawn: Mapping[str, Any], numbers: np.random.Generator) -> np.ndarray:
     """Return random codes of a clip, [K, T], with repeated tokens and silence at both ends.
 
@@ -116,12 +143,20 @@ def _entry(form: str, name: str, names: Sequence[str], rng: random.Random) -> di
 
 def run(seed: int) -> dict[str, Any]:
     """Train with a seed and return the plan, the losses and the findings."""
+    return _outcome(seed, plan(seed))
+
+
+def run_voice(seed: int) -> dict[str, Any]:
+    """Train a model with a seed that speaks meanwhile, and return the plan, the losses and the findings."""
+    return _outcome(seed, voice_plan(seed))
+
+
+def _outcome(seed: int, drawn: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     from tests.zoo.runs import alarms, train, write_base
 
     torch.set_num_threads(1)
-    drawn = plan(seed)
     settings = dict(drawn["settings"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -133,11 +168,12 @@ def run(seed: int) -> dict[str, Any]:
     steps = memory.named("train_step")
     return {
         "seed": seed,
-        "kind": f"K {drawn['codebooks']}",
+        "kind": f"K {drawn['codebooks']}{' with voice' if 'say_steps' in settings else ''}",
         "steps": settings["max_steps"],
         "lr": settings["lr"],
         "loss": (steps[0]["loss"], steps[-1]["loss"]),
         "logged_steps": len(steps),
+        "generations": len({event["step"] for event in memory.named("generation_sample")}),
         "notes": sorted({e["code"] for e in memory.named("diagnosis") if e["severity"] == "note"} - {"mask_audit"}),
         "alarms": [(event["code"], event["step"], event["message"]) for event in alarms(memory)],
     }
@@ -150,11 +186,14 @@ def run_foreign(seed: int) -> dict[str, Any]:
     return foreign.run(seed)
 
 
-def train_all(runs: int, *, foreign: int = 0, seed: int = 0, workers: int = 2) -> Iterator[dict[str, Any]]:
-    """Train with consecutive seeds in several processes, and yield the results of `run` and `run_foreign`."""
+def train_all(
+    runs: int, *, foreign: int = 0, voices: int = 0, seed: int = 0, workers: int = 2
+) -> Iterator[dict[str, Any]]:
+    """Train with consecutive seeds in several processes, and yield the results of `run` and the others."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap(run, range(seed, seed + runs))
         yield from pool.imap(run_foreign, range(seed, seed + foreign))
+        yield from pool.imap(run_voice, range(seed, seed + voices))
         pool.close()
         pool.join()  # otherwise the pool kills the workers before their cleanup
 
@@ -164,11 +203,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=54)
     parser.add_argument("--foreign", type=int, default=30, help="trainings that are not ours [%(default)s]")
+    parser.add_argument("--voices", type=int, default=12, help="trainings that speak [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others count on from there")
     parser.add_argument("--workers", type=int, default=2, help="processes [%(default)s]")
     given = parser.parse_args()
     alarms = steps = 0
-    for outcome in train_all(given.runs, foreign=given.foreign, seed=given.seed, workers=given.workers):
+    counts = {"foreign": given.foreign, "voices": given.voices}
+    for outcome in train_all(given.runs, **counts, seed=given.seed, workers=given.workers):
         alarms += bool(outcome["alarms"])
         steps += outcome["logged_steps"]
         first, last = outcome["loss"]
@@ -178,7 +219,7 @@ def main() -> int:
             *(f"\n    {code} at step {step}: {message}" for code, step, message in outcome["alarms"]),
             flush=True,
         )
-    print(f"{given.runs + given.foreign} healthy runs, {steps} logged steps: {alarms} with an alarm")
+    print(f"{given.runs + given.foreign + given.voices} healthy runs, {steps} logged steps: {alarms} with an alarm")
     return 1 if alarms else 0
 
 
