@@ -20,6 +20,7 @@ from benchmarks.rows import ResultRow, argument_parser, report
 NAMES = (
     "training_step",
     "logged_step",
+    "probes",
     "extraction",
     "one_event",
     "latency",

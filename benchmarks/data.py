@@ -41,6 +41,7 @@ from transformers import DacModel
 from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 from benchmarks.workload import torch_threads
+from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.data.batch import Collator, SpeechDataset
 from higgs_audio_trainer.data.codec import Codec
@@ -48,7 +49,6 @@ from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDatase
 from higgs_audio_trainer.data.preparation.progress import Report
 from higgs_audio_trainer.demo.tiny import SAMPLING_RATE_HZ, write_tiny
 from higgs_audio_trainer.events import PrepareProgress
-from higgs_audio_trainer.training.base_checkpoint import BaseCheckpoint, open_checkpoint
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 
 THREADS = 2
