@@ -140,7 +140,7 @@ def test_the_commands_that_read_the_log(demo, here):
     assert "config.lr: expected 0.006, got 0.011" in differs
     assert re.search(r"^report.html: [\d.]+ MB, 70 events$", here(report, folder), re.MULTILINE)
     assert "both.html: " in here(both, folder)
-    assert ": clean: 62 events" in here(validate, folder)
+    assert ": clean: 70 events" in here(validate, folder)
     shell(merge, folder)
     log = folder / "higgs-demo/run/events/rank00000-attempt000.jsonl"
     assert gzip.decompress((folder / "higgs-demo/run.jsonl.gz").read_bytes()) == log.read_bytes()
