@@ -30,6 +30,7 @@ from higgs_audio_trainer.demo.run import CLIPS
 CODEBOOKS = (1, 2, 4, 8, 12)
 NUM_CODES = 1024
 _LEAST_SILENCE = 3  # frames at the end of a clip
+_MOST_REPEATS = 0.85  # share of frames; no clip of speech says one code again and again
 TEXTS = (
     "The kettle is on, and the tea is almost ready.",
     "القهوة جاهزة على الطاولة، والنافذة مفتوحة.",
@@ -114,6 +115,10 @@ def codes_of(drawn: Mapping[str, Any], numbers: np.random.Generator) -> np.ndarr
     silence = (7 * np.arange(drawn["codebooks"]) + 3)[:, None]
     codes[:, :quiet] = silence
     codes[:, size - max(quiet, _LEAST_SILENCE) :] = silence
+    still = (codes[:, 1:] == codes[:, :-1]).mean(axis=1) > _MOST_REPEATS  # drawn by chance
+    codes[still, quiet : size - max(quiet, _LEAST_SILENCE)] = (
+        np.arange(size)[: size - quiet - max(quiet, _LEAST_SILENCE)] % 7
+    )
     return codes
 
 
