@@ -111,7 +111,7 @@ def _open_config(name: str) -> HiggsAudioV2Config:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import HiggsAudioV2Config
 
-    raw = _read_config(name)
+    raw = read_config(name, "--base_ckpt")
     kind = raw.get("model_type")
     if kind == BOSON_MODEL_TYPE:
         raise UserError(
@@ -134,7 +134,16 @@ def _open_config(name: str) -> HiggsAudioV2Config:
     return config
 
 
-def _read_config(name: str) -> dict[str, Any]:
+def read_config(name: str, flag: str) -> dict[str, Any]:
+    """Return the config.json of a model.
+
+    Args:
+        name: Folder of the model, or its name on the Hugging Face Hub.
+        flag: Flag that names the model, for messages.
+
+    Raises:
+        UserError: There is no config.json, or the Hub cannot be reached.
+    """
     from transformers import PreTrainedConfig
 
     raw: Any = None
@@ -145,7 +154,7 @@ def _read_config(name: str) -> dict[str, Any]:
         cause = error
     if not isinstance(raw, dict) or not raw:  # an empty folder gives an empty dictionary
         raise UserError(
-            f"--base_ckpt: expected a folder with a config.json or a name on the Hugging Face Hub, got {name!r}, which "
+            f"{flag}: expected a folder with a config.json or a name on the Hugging Face Hub, got {name!r}, which "
             "has no config.json or cannot be fetched. Check the path, or the network."
         ) from cause
     return raw

@@ -69,12 +69,10 @@ class MilestoneKeeper(TrainerCallback):
 
     def restore(self, checkpoint: Path | None) -> None:
         """Continue with the milestones in a checkpoint. None, or a checkpoint without milestones, changes nothing."""
-        if checkpoint is None:
+        if checkpoint is None or not (checkpoint / _STATE_FILE).is_file():
             return
         try:
             self.milestones = msgspec.msgpack.decode((checkpoint / _STATE_FILE).read_bytes(), type=Milestones)
-        except FileNotFoundError:
-            pass
         except (OSError, msgspec.MsgspecError) as error:
             self._emit.fail("milestones", error)
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from higgs_audio_trainer.checkpoint.base_checkpoint import read_config
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
 from higgs_audio_trainer.voice.error_rates import ErrorRates, error_rates
@@ -91,20 +92,9 @@ def check_scorers(asr: str | None, speaker: str | None) -> None:
 
 def _check_model(flag: str, name: str, expected: str, kinds: tuple[str, ...]) -> None:
     hide_broken_torchaudio()
-    from transformers import AutoFeatureExtractor, PreTrainedConfig
+    from transformers import AutoFeatureExtractor
 
-    raw: Any = None
-    cause: Exception | None = None
-    try:
-        raw, _ = PreTrainedConfig.get_config_dict(name)
-    except (OSError, ValueError) as error:
-        cause = error
-    if not isinstance(raw, dict) or not raw:  # an empty folder gives an empty dictionary
-        raise UserError(
-            f"{flag}: expected a folder with a config.json or a name on the Hugging Face Hub, got {name!r}, which has "
-            "no config.json or cannot be fetched. Check the path, or the network."
-        ) from cause
-    architectures = raw.get("architectures") or []
+    architectures = read_config(name, flag).get("architectures") or []
     if not _classes(kinds).intersection(architectures):
         got = ", ".join(map(str, architectures)) or "one without architectures in its config.json"
         raise UserError(f"{flag} {name}: expected {expected}, got {got}. Name another model.")
