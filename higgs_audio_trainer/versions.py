@@ -10,14 +10,14 @@ _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "structlog",
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of the installed libraries.
+    """Return the versions of Python, and of this package and the libraries as far as they are installed.
 
     Example:
         >>> sorted(versions())[:2]
         ['accelerate', 'higgs_audio_trainer']
     """
-    found = {"higgs_audio_trainer": version("higgs-audio-trainer"), "python": platform.python_version()}
-    for library in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[library] = version(library)
+    found = {}
+    for name in ("higgs_audio_trainer", "python", *_LIBRARIES):
+        with suppress(PackageNotFoundError):  # also this package, in a checkout on the PYTHONPATH
+            found[name] = platform.python_version() if name == "python" else version(name)
     return found
