@@ -143,7 +143,7 @@ if not TYPE_CHECKING:
         if name in _WITH_TRANSFORMERS:
             import_module(f"{__name__}.torchaudio_check").hide_broken_torchaudio()
         if name == "model":  # where scripts that patch `HiggsAudioForTraining` look for it
-            return import_module(f"{__name__}.training.model")
+            return import_module(f"{__name__}.families.v2.model")
         for module, names in _MODULES.items():
             if name in names:
                 return getattr(import_module(f"{__name__}.{module}"), name)

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from higgs_audio_trainer.errors import UserError
 
 DEFAULT_BASE_CKPT = "bosonai/higgs-audio-v2-generation-3B-base"
 DEFAULT_AUDIO_TOKENIZER = "bosonai/higgs-audio-v2-tokenizer"
+#: Names of the families of models, as in `families.known`, which commands name without a start of torch.
+FAMILY_NAMES = ("higgs-audio-v2", "higgs-tts-3")
 LORA_TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 RESUME_LATEST = "latest"
 #: Field of a base checkpoint's config.json. True for random weights, where a loss at chance level is expected.
@@ -148,7 +150,9 @@ class TrainSettings:
     warmup: float = _flag(
         0.03, "optimisation", "warm-up steps; below 1: a fraction of all steps", aliases=("warmup_steps",), minimum=0
     )
-    text_loss_weight: float = _flag(1.0, "optimisation", "loss = weight x text loss + audio loss", minimum=0)
+    text_loss_weight: float | None = _flag(
+        None, "optimisation", "loss = weight x text loss + audio loss [v2: 1; TTS 3: 0, the text is masked]", minimum=0
+    )
     gradient_checkpointing: bool = _flag(False, "optimisation", "recompute activations: less memory, more time")
     loss_chunk_rows: int | None = _flag(
         None,
@@ -279,6 +283,25 @@ class TrainSettings:
             if item.name in _LATER and settings[item.name] == default_of(item):
                 del settings[item.name]
         return settings
+
+    @property
+    def text_weight(self) -> float:
+        """Weight of the text loss, once the family is known. See `with_text_loss`."""
+        assert self.text_loss_weight is not None, "the weight is filled in when the checkpoint is open"
+        return self.text_loss_weight
+
+    def with_text_loss(self, default: float) -> TrainSettings:
+        """Return the settings with a weight of the text loss.
+
+        Args:
+            default: Weight where the settings have none.
+
+        Example:
+            >>> settings = TrainSettings(train_manifest="train.jsonl", output_dir="out")
+            >>> settings.with_text_loss(1.0).text_loss_weight
+            1.0
+        """
+        return self if self.text_loss_weight is not None else replace(self, text_loss_weight=default)
 
     def targets(self) -> tuple[str, ...]:
         """Return the module names in `lora_targets`."""

@@ -155,6 +155,16 @@ def listed(problems: Iterable[InputProblem]) -> list[str]:
     return ProblemList(problems).lines()
 
 
+def one_line(error: BaseException) -> str:
+    r"""Return the message of an error as one line without a full stop, or the name of its type.
+
+    Example:
+        >>> one_line(ValueError("no such\n  thing."))
+        'no such thing'
+    """
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 class ManifestError(UserError):
     """Problems of a manifest. The message lists the problems, see `ProblemList`.
 

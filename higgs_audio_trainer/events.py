@@ -147,6 +147,7 @@ class RunStart:
     stops: tuple[Modality, ...] | None = _added(
         "Trained modalities that end with a stop token; null if unknown, which stands for all.", None
     )
+    family: str | None = _added("Family of the base model, such as higgs-audio-v2; null if unknown.", None)
     resume_changes: dict[str, Any] | None = _added(
         "Settings that differ from those of the checkpoint, as [then, now] by name; null for a new run or if unknown.",
         None,

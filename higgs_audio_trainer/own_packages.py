@@ -1,4 +1,4 @@
-"""Keeps our top-level packages `sinks` and `schemas` importable beside a user's module of the same name.
+"""Keeps our packages importable: beside a user's module of the same name, and in child processes.
 
 Python searches the folder of the script, the current folder or PYTHONPATH before the installed packages, so a user's
 `sinks.py` would hide ours. Importing this module makes `import sinks` find the package that lies beside
@@ -6,10 +6,14 @@ Python searches the folder of the script, the current folder or PYTHONPATH befor
 `--sinks sinks:make` and the user's own `import sinks` still work.
 
 Every module that imports `sinks` imports this module first, directly or by the `__init__.py` of its folder.
+
+A child process imports what its parent imports, by `import_path` or `child_environment`. A checkout that is not
+installed is otherwise found only in the folder where the parent was started.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -41,6 +45,31 @@ def prefer_own(name: str) -> None:
         for other in [other for other in sys.modules if other == name or _hides_ours(other, name)]:
             del sys.modules[other]
     sys.meta_path.insert(0, _OwnPackage(name, theirs))
+
+
+def import_path() -> list[str]:
+    """Return Python's path of this process for a child process, with the folder of our packages.
+
+    The folder may be missing from the path: the path of `python -c` begins with "", the current folder.
+
+    Example:
+        >>> str(_HOME) in import_path()
+        True
+    """
+    path = [str(place) for place in sys.path]
+    return path if str(_HOME) in path else [str(_HOME), *path]
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment for a child process that runs Python and imports what this process imports.
+
+    The child's path is `import_path`, whatever its current folder is and whichever modules lie there.
+
+    Example:
+        >>> child_environment()["PYTHONPATH"].split(os.pathsep) == import_path()
+        True
+    """
+    return os.environ | {"PYTHONPATH": os.pathsep.join(import_path()), "PYTHONSAFEPATH": "1"}
 
 
 def _is_ours(name: str, file: str | None) -> bool:

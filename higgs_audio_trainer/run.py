@@ -20,7 +20,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 import higgs_audio_trainer.own_packages  # noqa: F401 - `import sinks` finds our package from here on
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, fingerprint_of, open_checkpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import fingerprint_of, open_checkpoint
 from higgs_audio_trainer.checkpoint.processor_files import save_processor
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.audit.verdict import level_of
@@ -28,6 +28,7 @@ from higgs_audio_trainer.data.batch import Collator, SpeechDataset
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.errors import LoggingError, UserError
 from higgs_audio_trainer.events import Diagnosis, GenerationSample
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.output_dir.attempt import Attempt, Claim, claim, plan_attempt
 from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.pipeline.processors import NamedProcessor, load_processors
@@ -154,14 +155,16 @@ def _run(
 ) -> RunResult:
     arguments = training_arguments(settings)
     checkpoint = on_every_rank(arguments, lambda: open_checkpoint(settings.base_ckpt))
-    settings.codebooks(checkpoint.config.num_codebooks)  # refuses codebooks that the model lacks
+    settings = settings.with_text_loss(checkpoint.family.text_loss_weight)
+    checkpoint = checkpoint.with_text_loss(settings.text_weight)
+    settings.codebooks(checkpoint.ids.num_codebooks)  # refuses codebooks that the model lacks
     attempt, fixed = on_rank_0(arguments, lambda: _plan(settings, arguments, console.say))
     # Ranks share the work, and wait in no collective.
     data = prepare_data(settings, checkpoint, arguments, attempt, console)
     on_every_rank(arguments, lambda: check_shared_files(attempt, data.datasets, arguments))
     fixed |= samples_of(data.train, data.evaluation)
     set_seed(arguments.seed)
-    model = on_every_rank(arguments, lambda: load_lora_model(settings))
+    model = on_every_rank(arguments, lambda: load_lora_model(settings, checkpoint))
     trainer: HiggsAudioTrainer  # resolves a share of all steps; built below, since it takes the recorder
     probes = None
     if has_log(settings, more_sinks):
@@ -227,6 +230,7 @@ def _run(
             probes=probes,
             best=_best(settings, attempt, probes),
             save_beside=save_beside,
+            adapter_mapping=checkpoint.family.adapter_mapping(),
         )
         on_rank_0(arguments, lambda: claims.append(cleanup.enter_context(claim(settings.output_dir, attempt))))
         cleanup.enter_context(stop)
@@ -281,7 +285,7 @@ def _probes(
     return Probes(
         prompts,
         decoding_of(prompts, settings.say_temperature, settings.seed),
-        ids,
+        checkpoint,
         None if settings.say_steps is None else partial(is_multiple, settings.say_steps, total_steps),
         probe_examples(source, ids, settings.log_probes),
     )
@@ -335,7 +339,7 @@ def _build_trainer(
     try:
         trainer = HiggsAudioTrainer(
             vocabulary=checkpoint.vocabulary,
-            text_loss_weight=settings.text_loss_weight,
+            text_loss_weight=settings.text_weight,
             max_batch_seconds=settings.max_batch_seconds,
             args=arguments,
             data_collator=Collator(checkpoint.ids),

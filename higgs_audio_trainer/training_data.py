@@ -9,7 +9,6 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 import higgs_audio_trainer.own_packages  # noqa: F401 - `import sinks` finds our package from here on
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.audit.verdict import check_strictly
 from higgs_audio_trainer.data.batch import Seconds
@@ -17,6 +16,7 @@ from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDatase
 from higgs_audio_trainer.data.preparation.progress import ProgressLine
 from higgs_audio_trainer.data.sources import Columns
 from higgs_audio_trainer.events import DatasetAudit
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.output_dir.attempt import Attempt
 from higgs_audio_trainer.pipeline.failure_message import Say
 from higgs_audio_trainer.recording.preparation_log import FILE_NAME, PreparationLog, PreparationReports

@@ -14,11 +14,12 @@ from transformers import TrainingArguments
 
 import higgs_audio_trainer.own_packages  # noqa: F401 - `import sinks` finds our package from here on
 import sinks
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, codec_of
+from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import Diagnosis
 from higgs_audio_trainer.extraction.windows import WindowSettings
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.output_dir.attempt import Attempt
 from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.pipeline.failure_message import Say
@@ -122,7 +123,7 @@ def open_log(
     Raises:
         UserError: A sink cannot be set up.
     """
-    codebooks = settings.codebooks(checkpoint.config.num_codebooks)
+    codebooks = settings.codebooks(checkpoint.ids.num_codebooks)
     built = _build_sinks(settings, arguments, attempt, more_sinks, console)
     emit = _build_emit(settings, arguments, attempt, built, processors, console)
     is_first = arguments.process_index == 0 and bool(built)
@@ -209,7 +210,7 @@ def _recorder_settings(
         _shown(settings, checkpoint, codebooks) if codebooks is not None else None,
         evaluations=is_logged_step is not never,
         counts=settings.diagnose != "off",
-        text_loss_weight=settings.text_loss_weight,
+        text_loss_weight=settings.text_weight,
         strict=settings.strict_logging,
     )
 
@@ -221,6 +222,7 @@ def _shown(settings: TrainSettings, checkpoint: BaseCheckpoint, codebooks: tuple
         codebooks=codebooks,
         ranks=settings.log_ranks,
         decode=(lambda ids: str(checkpoint.tokenizer.decode(list(ids)))) if settings.log_text else None,
+        empty_texts=checkpoint.ids.learns_text,
     )
 
 

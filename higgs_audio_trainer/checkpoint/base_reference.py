@@ -35,9 +35,11 @@ _LICENCES = frozenset(
         *("unlicense", "wtfpl", "zlib"),
     )
 )
-#: Licence of Higgs Audio v2, whose card says "other" alone.
-_OF_HIGGS = {"license": "other", "license_name": "boson-higgs-audio-2-community-license"}
-_HIGGS = re.compile(r"bosonai/higgs-audio-v2-")
+#: Licences of checkpoints whose cards say "other" alone, by the beginning of their name on the Hub.
+_OF_HIGGS = {
+    re.compile(r"bosonai/higgs-(audio-v2|tts-2)-"): "boson-higgs-audio-2-community-license",
+    re.compile(r"bosonai/higgs-(audio-v3|tts-3)-"): "research-and-non-commercial",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,10 @@ def reference_to(base_ckpt: str) -> BaseReference:
     hub_id = _hub_id(base_ckpt)
     name = Path(base_ckpt).absolute().name if hub_id is None else hub_id.rpartition("/")[2]
     licence = _licence_of(base_ckpt, hub_id)
-    if hub_id is not None and _HIGGS.match(hub_id):
-        licence = _OF_HIGGS | {"license_link": f"{_HUB}{hub_id}/blob/main/{_LICENCE_FILE}"} | licence
+    known = next((licence for begin, licence in _OF_HIGGS.items() if hub_id is not None and begin.match(hub_id)), None)
+    if known is not None:
+        link = f"{_HUB}{hub_id}/blob/main/{_LICENCE_FILE}"
+        licence = {"license": "other", "license_name": known, "license_link": link} | licence
     return BaseReference(name, hub_id, licence)
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint
+from higgs_audio_trainer.families.family import BaseCheckpoint
 
 _CONFIG = "processor_config.json"
 _NAME = "audio_tokenizer_name_or_path"
@@ -16,7 +16,7 @@ _OTHERS = ("preprocessor_config.json", "generation_config.json")
 def save_processor(checkpoint: BaseCheckpoint, folder: Path, *, codec: str | None = None) -> None:
     """Save tokenizer, chat template and processor of a base checkpoint.
 
-    A base checkpoint without a processor leaves none.
+    Of a base checkpoint without a processor, the tokenizer is saved, and the name of the codec if one is given.
 
     Args:
         checkpoint: Base checkpoint.
@@ -39,8 +39,8 @@ def save_processor(checkpoint: BaseCheckpoint, folder: Path, *, codec: str | Non
         if found is not None and not (folder / name).exists():
             shutil.copyfile(found, folder / name)
     path = folder / _CONFIG
-    if path.exists():
-        config = json.loads(path.read_bytes())
+    if path.exists() or codec is not None:
+        config = json.loads(path.read_bytes()) if path.exists() else {}
         entry = config.setdefault("audio_tokenizer", {})
         name = codec or entry.get(_NAME)
         if name is not None:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, codec_of, open_checkpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, latest_checkpoint
 
 _ADAPTER_WEIGHTS, _LORA = "adapter_model.safetensors", "lora_"
@@ -42,7 +43,7 @@ class SpeakingModel:
         Raises:
             UserError: The weights cannot be loaded, the adapter does not fit, or the device cannot be used.
         """
-        return _load(self.checkpoint.name, self.adapter, self.device)
+        return _load(self.checkpoint, self.adapter, self.device)
 
 
 def open_speaking_model(
@@ -135,25 +136,20 @@ def with_adapter(model: Any, adapter: Path, base: str) -> Any:
     return adapted
 
 
-def _has_text_head(adapter: Path) -> bool:
-    """Return True if an adapter changes the head of the text, which speech does not need."""
+def _names_of(adapter: Path) -> list[str]:
+    """Return the names of an adapter's weights. `with_adapter` reports a file that cannot be read."""
     with suppress(OSError, SafetensorError), safe_open(adapter / _ADAPTER_WEIGHTS, "pt") as file:
-        return any("text_lm_head" in name for name in file.keys())  # noqa: SIM118 - not a mapping
-    return False  # `with_adapter` reports a file that cannot be read
+        return list(file.keys())
+    return []
 
 
-def _load(base: str, adapter: Path | None, device: str) -> Any:
-    from transformers import HiggsAudioV2ForConditionalGeneration
-
+def _load(checkpoint: BaseCheckpoint, adapter: Path | None, device: str) -> Any:
     dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
-    try:
-        model: Any = HiggsAudioV2ForConditionalGeneration.from_pretrained(
-            base, dtype=dtype, use_text_head=adapter is not None and _has_text_head(adapter)
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"--base_ckpt {base}: the weights cannot be loaded: {error}") from error
+    model = checkpoint.family.for_speech(
+        checkpoint.name, dtype=dtype, adapted=() if adapter is None else _names_of(adapter)
+    )
     if adapter is not None:
-        model = with_adapter(model, adapter, base)
+        model = with_adapter(model, adapter, checkpoint.name)
     try:
         return model.eval().to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

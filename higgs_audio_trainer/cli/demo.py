@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.config import FAMILY_NAMES
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
 from higgs_audio_trainer.training.signals import exit_status
@@ -23,6 +24,9 @@ def parser(prog: str) -> ArgumentParser:
         epilog=f"example: {prog} --output_dir my-demo",
     )
     made.add_argument("--output_dir", metavar="DIR", default="higgs-demo", help="folder for all files [%(default)s]")
+    made.add_argument(
+        "--family", choices=FAMILY_NAMES, default=FAMILY_NAMES[0], help="family of the model [%(default)s]"
+    )
     made.add_argument("--max_steps", metavar="N", type=int, default=_MAX_STEPS, help="optimizer steps [%(default)s]")
     made.add_argument("--log_steps", metavar="N", type=int, default=_LOG_STEPS, help="log interval [%(default)s]")
     made.add_argument("--seed", metavar="N", type=int, default=0, help="seed of model and training [%(default)s]")
@@ -52,6 +56,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
         if given.fault not in FAULTS:
             hint = suggestion(given.fault, FAULTS) or f" The faults are {', '.join(FAULTS)}."
             raise UserError(f"--fault: expected the name of a fault or {FAULTS_LIST}, got {given.fault!r}.{hint}")
+        if why := FAULTS[given.fault].not_for.get(given.family):
+            raise UserError(f"--fault {given.fault}: cannot be planted in {given.family}: {why}. Plant another fault.")
         mistake = FAULTS[given.fault].mistake
         print(f"Planted: {given.fault}. {mistake[0].upper()}{mistake[1:]}.")
     outcome = run_demo(
@@ -61,6 +67,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         log_steps=given.log_steps,
         more=[(name, getattr(given, name)) for name in ("log_audio", "say_steps") if getattr(given, name) is not None],
         fault=given.fault,
+        family=given.family,
     )
     if outcome.stopped_by is not None:
         return exit_status(outcome.stopped_by)

@@ -16,7 +16,7 @@ def parser(prog: str) -> ArgumentParser:
     made = ArgumentParser(
         prog=prog,
         description="Merge the adapter in OUT, the output directory of a training or a checkpoint,\n"
-        "into its base checkpoint. transformers loads the result with from_pretrained,\n"
+        "into its base checkpoint. The result is loaded as the base checkpoint is,\n"
         "without peft.",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
         epilog=f"example: {prog} out merged",
@@ -24,6 +24,9 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("out", metavar="OUT", help="output directory of a training, or a checkpoint")
     made.add_argument("dir", metavar="DIR", help="folder to write; must not hold files")
     made.add_argument("--base_ckpt", metavar="NAME", help="base checkpoint [the one that the adapter names]")
+    made.add_argument(
+        "--layout", metavar="NAME", help="of TTS 3: original, which servers load, or port [original]; of v2: native"
+    )
     return made
 
 
@@ -39,6 +42,6 @@ def run(arguments: Sequence[str], prog: str) -> int:
     from higgs_audio_trainer.training.whole_checkpoint import export_model
 
     quiet_third_parties()
-    adapter = export_model(given.out, Path(given.dir), base_ckpt=given.base_ckpt)
+    adapter = export_model(given.out, Path(given.dir), base_ckpt=given.base_ckpt, layout=given.layout)
     print(f"{given.dir}: the base checkpoint with {adapter} merged into its weights")
     return 0

@@ -22,7 +22,7 @@ from sinks.terminal.screen import say_on_stderr
 if TYPE_CHECKING:
     from higgs_audio_trainer.checkpoint.speaking_model import SpeakingModel
     from higgs_audio_trainer.data.codec import Codec
-    from higgs_audio_trainer.voice.generation import Speech
+    from higgs_audio_trainer.families.speech import Speech
     from higgs_audio_trainer.voice.sentences import Sentence
 
 _ENDINGS = (".wav", ".flac")
@@ -190,7 +190,8 @@ def _spoken(
     import torch
     from tqdm import tqdm
 
-    from higgs_audio_trainer.voice.generation import Decoding, speak
+    from higgs_audio_trainer.families.speech import Decoding
+    from higgs_audio_trainer.voice.generation import speak
     from higgs_audio_trainer.voice.sentence_prompts import prompts_of
 
     rate = codec.sampling_rate_hz / codec.hop_length
@@ -203,11 +204,18 @@ def _spoken(
             part = slice(at, at + given.batch_size)
             begun = time.perf_counter()
             try:
-                spoken = speak(model, prompts[part], decoding, opened.checkpoint.ids)
+                spoken = speak(model, prompts[part], decoding, opened.checkpoint)
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"--device {opened.device}: has no memory left. Pass a lower --batch_size or --max_seconds, or "
                     "name another device."
+                ) from error
+            except RuntimeError as error:
+                if "probability tensor" not in str(error):
+                    raise
+                raise UserError(
+                    f"{opened.checkpoint.name}: expected finite logits, got NaN or infinity. A weight of the base "
+                    "checkpoint or of the adapter is damaged: see the diagnoses of the training."
                 ) from error
             took = time.perf_counter() - begun
             speed = sum(speech.codes_KT.shape[1] for speech in spoken) / rate / took

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.config import FAMILY_NAMES
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
 
@@ -25,7 +26,10 @@ def parser(prog: str) -> ArgumentParser:
         "  --output_dir out --max_steps 30 --log_steps 5 --seed 0",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("dir", metavar="DIR", help="folder to write to; DIR/model and DIR/codec must not exist")
+    made.add_argument("dir", metavar="DIR", help="folder for new folders model and codec")
+    made.add_argument(
+        "--family", metavar="NAME", choices=FAMILY_NAMES, default=FAMILY_NAMES[0], help=" or ".join(FAMILY_NAMES)
+    )
     made.add_argument("--hidden_size", metavar="N", type=int, help="hidden size, a multiple of 64 [%(default)s]")
     made.add_argument("--layers", metavar="N", type=int, help="decoder layers [%(default)s]")
     made.add_argument("--codebooks", metavar="N", type=int, help="codebooks [%(default)s]")
@@ -47,11 +51,12 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if not 0 <= given.seed < _SEEDS:
         raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {given.seed}")
     hide_broken_torchaudio()
-    from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
+    from higgs_audio_trainer.demo.tiny import write_tiny
+    from higgs_audio_trainer.families.tiny_size import TinySize
     from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
     quiet_third_parties()
     size = TinySize(given.hidden_size, given.layers, given.codebooks, given.vocab_size)
-    model, codec = write_tiny(Path(given.dir), size, codec=given.codec, seed=given.seed)
+    model, codec = write_tiny(Path(given.dir), size, family=given.family, codec=given.codec, seed=given.seed)
     print(f"model: {model}\ncodec: {codec}")
     return 0

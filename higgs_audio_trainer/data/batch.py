@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
+from higgs_audio_trainer.data.delay import delay_codes, delayed_labels, num_stream_frames
 from higgs_audio_trainer.data.prompt import TokenSegment, expand, sequence_length
 from higgs_audio_trainer.data.regions import Region, regions_of
 from higgs_audio_trainer.data.route import route_of
@@ -25,7 +25,19 @@ FOR_THE_LOG = frozenset({"samples", "regions"})  # entries of a batch for the lo
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """Token ids of a checkpoint for the layout and the labels of its samples."""
+    """Token ids of a checkpoint, and the layout and the labels of its samples.
+
+    Attributes:
+        pad: Padding of the token sequence.
+        audio: Placeholder of a frame in the token sequence.
+        audio_delay: Placeholder of the last K - 1 frames of a clip.
+        stream_bos: Id before the codes of a codebook.
+        stream_eos: Id after the codes of a codebook.
+        num_codebooks: Number of codebooks K.
+        bos_frames: Frames of stream BOS alone at the beginning of a clip.
+        reference_eos: Whether the last codebook of a reference has its EOS, which takes a frame.
+        learns_text: Whether supervised texts are training targets.
+    """
 
     pad: int
     audio: int
@@ -33,6 +45,19 @@ class TokenIds:
     stream_bos: int
     stream_eos: int
     num_codebooks: int
+    bos_frames: int = 1
+    reference_eos: bool = True
+    learns_text: bool = True
+
+    def num_frames(self, num_frames: int, *, supervised: bool) -> int:
+        """Return the number of frames F of a clip's audio stream.
+
+        Args:
+            num_frames: Number of codec frames T of the clip.
+            supervised: False for a reference.
+        """
+        frames = num_stream_frames(num_frames, self.num_codebooks, self.bos_frames)
+        return frames if supervised or self.reference_eos else frames - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +69,14 @@ class Vocabulary:
         stream_bos: First token of an audio stream.
         stream_eos: Last token of an audio stream.
         placeholders: Tokens in `input_ids` that stand for the audio stream.
+        has_bos_frame: Whether a clip begins with a frame of stream BOS alone.
     """
 
     text_stops: tuple[int, ...]
     stream_bos: int
     stream_eos: int
     placeholders: tuple[int, ...]
+    has_bos_frame: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +153,19 @@ def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenId
         >>> example.audio_labels_FK.T.tolist()
         [[-100, 1, 1025, -100], [-100, -100, 2, 1025]]
     """
-    streams = [delay_codes(codes, bos=ids.stream_bos, eos=ids.stream_eos) for codes in codes_KT]
-    supervised = [segment.supervised for segment in sample.segments if segment.ids is None]
-    labels = [
-        delayed_labels(stream, codes.shape[1]) if learn else np.full_like(stream, IGNORE_INDEX)
-        for stream, codes, learn in zip(streams, codes_KT, supervised, strict=True)
+    segments = [
+        part if part.ids is None or ids.learns_text else TokenSegment(part.ids, False) for part in sample.segments
     ]
+    supervised = [segment.supervised for segment in segments if segment.ids is None]
+    streams, labels = [], []
+    for codes, learn in zip(codes_KT, supervised, strict=True):
+        stream = delay_codes(codes, bos=ids.stream_bos, eos=ids.stream_eos, bos_frames=ids.bos_frames)
+        stream = stream[: ids.num_frames(codes.shape[1], supervised=learn)]
+        label = delayed_labels(stream, codes.shape[1], bos_frames=ids.bos_frames)
+        streams.append(stream)
+        labels.append(label if learn else np.full_like(stream, IGNORE_INDEX))
     input_ids, text_labels = expand(
-        sample.segments,
+        segments,
         [len(stream) for stream in streams],
         placeholder=ids.audio,
         delay=ids.audio_delay,
@@ -148,7 +180,7 @@ def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenId
         text_labels,
         audio_ids_FK,
         np.concatenate([empty, *labels]),
-        regions_of(sample.segments, map(len, streams)),
+        regions_of(segments, map(len, streams)),
     )
 
 
@@ -180,9 +212,8 @@ class SpeechDataset(Dataset[Example]):
         """Return the length of each sample in positions, int64 [N]."""
         if isinstance(self._samples, MeasuredSamples):
             return self._samples.lengths()
-        K = self._ids.num_codebooks
         lengths = (
-            sequence_length(sample.segments, [codes.shape[1] for codes in sample.codes_KT], K)
+            sequence_length(sample.segments, [codes.shape[1] for codes in sample.codes_KT], self._ids)
             for sample in self._samples
         )
         return np.fromiter(lengths, dtype=np.int64)

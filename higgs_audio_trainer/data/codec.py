@@ -160,7 +160,7 @@ def _read_config(folder: Path, name: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise UserError(
             f"--audio_tokenizer {name}: expected a codec in transformers' layout, got a folder whose config.json is "

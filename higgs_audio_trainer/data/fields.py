@@ -25,6 +25,14 @@ STRUCTURAL_TOKENS = (
     "<|AUDIO_OUT|>",
     "<|audio_eos|>",
     "<|reserved_special_token_6|>",
+    "<|tts|>",
+    "<|ref_text|>",
+    "<|ref_audio|>",
+    "<|text|>",
+    "<|audio|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
 )
 #: Place of a recording in the texts of other trainers.
 _PLACEHOLDERS = ("<audio>",)
@@ -112,7 +120,7 @@ def read_text(value: Any, field: str) -> str:
     """Return a text without white space around it, as the chat template trims texts.
 
     Raises:
-        BadField: The value is no text, is empty, or contains markers of the chat format.
+        BadField: The value is no text, is empty, or contains markers of a prompt.
 
     Example:
         >>> read_text("  Good morning.  ", "text")
@@ -124,7 +132,7 @@ def read_text(value: Any, field: str) -> str:
     if not text:
         raise BadField(field, "a text", "an empty text")
     if found := [token for token in STRUCTURAL_TOKENS if token in text]:
-        raise BadField(field, "a text without the markers of the chat format", ", ".join(found))
+        raise BadField(field, "a text without the markers of a prompt", ", ".join(found))
     if found := [token for token in _PLACEHOLDERS if token in text]:
         raise BadField(field, "audio as an object of type audio, not in the text", ", ".join(found))
     return text

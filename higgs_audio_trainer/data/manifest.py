@@ -120,7 +120,7 @@ def _sample(entry: Entry, folder: Path, ids: _Ids, problems: LineProblems) -> Sa
     turns: tuple[Turn, ...] = ()
     with problems.collected():
         turns = tuple(_turns(fields, folder, problems))
-    return Sample(sample_id, turns, entry.where, _speaker(fields))
+    return Sample(sample_id, turns, entry.where, _speaker(fields), is_chat=has_messages)
 
 
 class _Ids:

@@ -55,6 +55,7 @@ class Sample:
         turns: Turns of the conversation.
         where: Place in the manifest, `file:line`.
         speaker: Name of the speaker in the manifest. No part of the prompt.
+        is_chat: True for a line of ChatML, which some families of models have no prompt for.
 
     Example:
         >>> sample = Sample("a", (Turn("assistant", ("Hello.", Clip(Path("a.wav"), encoded=False))),), "m.jsonl:1")
@@ -66,6 +67,7 @@ class Sample:
     turns: tuple[Turn, ...]
     where: str
     speaker: str | None = None
+    is_chat: bool = False
 
     @property
     def clips(self) -> list[Clip]:

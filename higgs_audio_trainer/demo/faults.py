@@ -26,6 +26,7 @@ from higgs_audio_trainer.data.batch import Example
 from higgs_audio_trainer.data.delay import num_stream_frames
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.families.training_forward import TrainingForward
 from higgs_audio_trainer.training import model, trainer
 
 SHUFFLED_CODEBOOK = 3
@@ -49,6 +50,7 @@ class PlantedFault:
         functions: Functions to replace, each as the module or class, the function's name, and the substitute.
         settings: Changes of the demo's settings.
         files: Function that changes the demo's files, given the folders of the base checkpoint and of the clips.
+        not_for: Reason by the name of each family that cannot have the mistake.
     """
 
     mistake: str
@@ -57,6 +59,7 @@ class PlantedFault:
     settings: Mapping[str, Any] = field(default_factory=dict)
     files: Callable[[Path, Path], None] = lambda _base, _clips: None
     heard_by: str | None = None
+    not_for: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -97,7 +100,7 @@ def _same_index(rows_of: Callable[..., Any]) -> Callable[..., Any]:
 def _without_stops(rows_of: Callable[..., Any]) -> Callable[..., Any]:
     def rows(self: Any, *args: Tensor) -> Any:
         rows, nll_K = rows_of(self, *args)
-        stop = self.config.audio_stream_eos_id
+        stop = self.audio_size - 1  # the stream EOS
         logits = rows.logits.float().permute(1, 2, 0)  # [K, C, M]
         stops = nn.functional.cross_entropy(logits, rows.labels, reduction="none", ignore_index=IGNORE_INDEX)
         stops_K = (stops * (rows.labels == stop)).sum(-1)
@@ -171,19 +174,21 @@ def _text_masked(example: Example) -> Example:
 
 
 def _not_delayed(_delay_codes: Callable[..., Any]) -> Callable[..., Any]:
-    def lay_out(codes_KT: Any, *, bos: int, eos: int) -> Any:
+    def lay_out(codes_KT: Any, *, bos: int, eos: int, bos_frames: int) -> Any:
         num_codebooks, num_frames = codes_KT.shape
-        stream_FK = np.full((num_stream_frames(num_frames, num_codebooks), num_codebooks), eos, dtype=np.int64)
-        stream_FK[0], stream_FK[1 : 1 + num_frames] = bos, codes_KT.T
+        num_stream = num_stream_frames(num_frames, num_codebooks, bos_frames)
+        stream_FK = np.full((num_stream, num_codebooks), eos, dtype=np.int64)
+        stream_FK[:bos_frames], stream_FK[bos_frames : bos_frames + num_frames] = bos, codes_KT.T
         return stream_FK
 
     return lay_out
 
 
 def _labels_not_delayed(_delayed_labels: Callable[..., Any]) -> Callable[..., Any]:
-    def label(stream_FK: Any, num_frames: int) -> Any:
+    def label(stream_FK: Any, num_frames: int, *, bos_frames: int) -> Any:
         labels_FK = np.full_like(stream_FK, IGNORE_INDEX)
-        labels_FK[1 : num_frames + 2] = stream_FK[1 : num_frames + 2]
+        supervised = slice(bos_frames, bos_frames + num_frames + 1)
+        labels_FK[supervised] = stream_FK[supervised]
         return labels_FK
 
     return label
@@ -253,7 +258,8 @@ def _muted(base: Path, _clips: Path) -> None:
 def _nan(base: Path, _clips: Path) -> None:
     path = base / "model" / "model.safetensors"
     weights = load_file(path)
-    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    name = next(name for name in weights if name.endswith("layers.0.mlp.up_proj.weight"))
+    weights[name][0, 0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
 
 
@@ -263,7 +269,7 @@ def _untrained(base: Path, _clips: Path) -> None:
     path.write_text(json.dumps(config), encoding="utf-8")
 
 
-_ROWS = (model.HiggsAudioForTraining, "_text_rows"), (model.HiggsAudioForTraining, "_audio_rows")
+_ROWS = (TrainingForward, "_text_rows"), (TrainingForward, "_audio_rows")
 
 
 FAULTS: Mapping[str, PlantedFault] = {
@@ -313,13 +319,23 @@ FAULTS: Mapping[str, PlantedFault] = {
         "dead_codebook",
         functions=((batch, "build_example", _shuffled),),
     ),
-    "text_masked": PlantedFault("every text label is masked", "masked_out", functions=_labels(_text_masked)),
+    "text_masked": PlantedFault(
+        "every text label is masked",
+        "masked_out",
+        functions=_labels(_text_masked),
+        not_for={"higgs-tts-3": "its texts are masked on purpose, unless --text_loss_weight is above 0"},
+    ),
     "text_denominator": PlantedFault(
         "the loss of every codebook is divided by the number of text targets",
         "wrong_denominator",
         functions=((trainer, "count_targets", _by_text_targets),),
     ),
-    "lr_x1000": PlantedFault("the learning rate is a thousand times too high", "non_finite", settings={"lr": 10.0}),
+    "lr_x1000": PlantedFault(
+        "the learning rate is a thousand times too high",
+        "non_finite",
+        settings={"lr": 10.0},
+        not_for={"higgs-tts-3": "its last norm bounds the logits of its frozen heads, so no loss explodes"},
+    ),
     "frozen_adapters": PlantedFault(
         "the adapters get no gradient: the model learns nothing", "plateau", functions=((model, "add_lora", _frozen),)
     ),

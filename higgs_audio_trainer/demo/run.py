@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.config import LORA_TARGETS, TrainSettings
+from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.demo.faults import FAULTS, PlantedFault
 from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.known import DEFAULT_FAMILY, FAMILIES
 from higgs_audio_trainer.recording.decoder_process import FOLDER
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
@@ -100,7 +101,8 @@ def _planted(fault: str, found: Sequence[dict[str, Any]]) -> str:
     """Return a line with the step at which the planted fault was found, and the other findings.
 
     Example:
-        >>> _planted("stop_masked", [{"code": "no_stop_target", "step": 1}, {"code": "plateau", "step": 60}])
+        >>> found = [{"code": "no_stop_target", "step": 1}, {"code": "plateau", "step": 60}]
+        >>> _planted("stop_masked", found)
         'Planted: stop_masked, found at step 1 by no_stop_target. Also found: plateau.'
     """
     codes = tuple(dict.fromkeys(code for code in (FAULTS[fault].found_by, FAULTS[fault].heard_by) if code))
@@ -123,6 +125,7 @@ def run_demo(
     log_steps: int,
     more: Sequence[tuple[str, Any]] = (),
     fault: str | None = None,
+    family: str = DEFAULT_FAMILY,
 ) -> DemoOutcome:
     """Train the tiny model on the bundled clips.
 
@@ -133,6 +136,7 @@ def run_demo(
         log_steps: Interval of the log, as in `TrainSettings`.
         more: Other settings.
         fault: Name of a mistake to plant, from `FAULTS`.
+        family: Name of the family of the model.
 
     Raises:
         UserError: The folder holds files that no demo made.
@@ -142,7 +146,7 @@ def run_demo(
     _clear(folder)
     planted = PlantedFault("", "") if fault is None else FAULTS[fault]
     chosen = {"max_steps": max_steps, "log_steps": log_steps, "save_steps": max_steps, "seed": seed, **dict(more)}
-    options = _lay_out(folder, planted, chosen)
+    options = _lay_out(folder, planted, chosen, family)
     memory = MemorySink()
     settings = TrainSettings(**options, output_dir=str(folder / _RUN))
     with planted.planted():
@@ -165,9 +169,9 @@ def run_demo(
     )
 
 
-def _lay_out(folder: Path, planted: PlantedFault, chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _lay_out(folder: Path, planted: PlantedFault, chosen: Mapping[str, Any], family: str) -> dict[str, Any]:
     """Write checkpoint, codec, clips and settings, and return the settings."""
-    model_dir, codec_dir = write_tiny(folder / _BASE, seed=chosen["seed"])
+    model_dir, codec_dir = write_tiny(folder / _BASE, family=family, seed=chosen["seed"])
     shutil.copytree(CLIPS, folder / _CLIPS)
     planted.files(folder / _BASE, folder / _CLIPS)
     options = {
@@ -180,8 +184,7 @@ def _lay_out(folder: Path, planted: PlantedFault, chosen: Mapping[str, Any]) -> 
         "lora_dropout": 0.0,  # the model memorizes eight clips, so well that it speaks them by itself
         "lora_r": 32,
         "lora_alpha": 64,
-        "lora_targets": f"{LORA_TARGETS},audio_lm_head",
-        "lr": 6e-3,
+        **FAMILIES[family].demo_settings,
         "say_steps": chosen["max_steps"],
         "say_samples": NUM_CLIPS,
         **chosen,

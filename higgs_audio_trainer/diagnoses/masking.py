@@ -166,11 +166,11 @@ def _divided_wrongly(counts: TokenCounts, train: TrainStep) -> Iterator[Finding]
 def delay_missing(logged: LoggedStep, history: History) -> Iterator[Finding]:
     """Find codebooks without delay. Codebook k must begin with k slots of delay prefix in each clip.
 
-    The stream BOS of codebook 0 gives the number of clips with targets.
+    The stop tokens of codebook 0 give the number of clips with targets.
     """
     del history
     audio = {counts.codebook: counts for counts in logged.counts if counts.codebook is not None and counts.num_targets}
-    clips = _number_of(audio[0], "stream_bos") if 0 in audio else 0
+    clips = _number_of(audio[0], "stop") if 0 in audio else 0
     if logged.train is None or not clips:
         return
     found = {k: _number_of(counts, "delay_prefix") for k, counts in sorted(audio.items()) if k}

@@ -4,8 +4,8 @@ The five competing tokens of a slot are the labels of the neighbouring slots at 
 input of the slot's row. A model that predicts a competing token more often than the data repeats tokens is trained on
 labels at the wrong offset, or copies the input.
 
-Shape suffixes: B batch, T slots, K codebooks; G = 1 + K series: text, then each codebook; N supervised rows; R
-requested tokens of a row.
+Shape suffixes: M competing tokens; B batch, T slots, K codebooks; G = 1 + K series: text, then each codebook; N
+supervised rows; R requested tokens of a row.
 """
 
 from __future__ import annotations
@@ -39,21 +39,20 @@ def competing_token_sums(streams: Sequence[Stream], slots: Slots) -> Iterator[Te
     """
     competing = [shifted(slots.labels, offset, IGNORE_INDEX) for offset in COMPETING_OFFSETS]
     competing.append(shifted(slots.tokens, -1, ABSENT))
+    competing_MBTG = torch.stack(competing)
     is_target, is_correct = slots.labels != IGNORE_INDEX, slots.predictions == slots.labels
-    sizes = [stream.rows.logits.shape[-1] for stream in streams for _ in stream.predictions_KN]
-    sizes_G = torch.tensor(sizes).to(slots.labels.device, non_blocking=True)
+    sizes = [(len(stream.predictions_KN), stream.rows.logits.shape[-1]) for stream in streams]
+    sizes_G = torch.cat([slots.labels.new_full((K,), size) for K, size in sizes])
     # An input token may be outside of the model's output vocabulary.
-    exists = [is_target & (token >= 0) & (token < sizes_G) for token in competing]
-    differs = [has & (token != slots.labels) for has, token in zip(exists, competing, strict=True)]
-    matches = [which & (slots.predictions == token) for which, token in zip(differs, competing, strict=True)]
-    correct = [which & is_correct for which in differs]
-    for parts in (differs, matches, correct):
-        yield torch.stack([part.sum((0, 1)) for part in parts])
-    excess = []
-    for token, has, p_BTG in zip(competing, exists, _probabilities(streams, competing), strict=True):
-        expected_BTG = p_BTG.to(exact_dtype(p_BTG.device)).masked_fill(~has, 0.0)
-        excess.append((expected_BTG - (has & (token == slots.labels)).to(expected_BTG.dtype)).sum((0, 1)))
-    yield torch.stack(excess)
+    exists = is_target & (competing_MBTG >= 0) & (competing_MBTG < sizes_G)
+    differs = exists & (competing_MBTG != slots.labels)
+    yield differs.sum((1, 2))
+    yield (differs & (slots.predictions == competing_MBTG)).sum((1, 2))
+    yield (differs & is_correct).sum((1, 2))
+    p_MBTG = torch.stack(list(_probabilities(streams, competing)))
+    expected_MBTG = p_MBTG.to(exact_dtype(p_MBTG.device)).masked_fill(~exists, 0.0)
+    is_label = exists & (competing_MBTG == slots.labels)
+    yield (expected_MBTG - is_label.to(expected_MBTG.dtype)).sum((1, 2))
 
 
 def _probabilities(streams: Sequence[Stream], tokens: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -48,6 +48,8 @@ def prediction_samples(
         for (modality, tensors), own_ints, own_floats in zip(windows.items(), ints, floats, strict=True):
             is_text = modality == "text"
             for number, codebook in enumerate(tensors.codebooks, start=index * len(tensors.codebooks)):
+                if is_text and not settings.empty_texts and not own_ints[number][0]:  # has no targets
+                    continue
                 yield PredictionSample(
                     step=step,
                     epoch=epoch,

@@ -100,7 +100,7 @@ def slot_places(tokens_BSK: Tensor, regions_BS: Tensor, vocabulary: Vocabulary) 
     before_BSK = shifted(tokens_BSK, -1, ABSENT)
     audio_BSK = torch.full_like(tokens_BSK, _PLACE["codes"])
     for token, first, repeated in (
-        (vocabulary.stream_bos, "stream_bos", "delay_prefix"),
+        (vocabulary.stream_bos, "stream_bos" if vocabulary.has_bos_frame else "delay_prefix", "delay_prefix"),
         (vocabulary.stream_eos, "stop", "eos_fill"),
     ):
         is_token = tokens_BSK == token

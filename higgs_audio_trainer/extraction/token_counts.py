@@ -178,16 +178,17 @@ def _label_matches(streams: Sequence[Stream], slots: Slots) -> Tensor:
     """
     is_target = slots.labels != IGNORE_INDEX
     matches = [is_target & (slots.labels == shifted(slots.tokens, offset, ABSENT)) for offset in _MATCH_OFFSETS]
-    shifts = [stream.shift for stream in streams for _ in stream.predictions_KN]
-    is_shifted_G = torch.tensor(shifts).to(is_target.device, non_blocking=True) == 0
-    targets_from_here = is_target.flip(1).cumsum(1).flip(1)
-    matches[_MATCH_OFFSETS.index(0)] |= is_target & (targets_from_here == 1) & is_shifted_G
+    if any(stream.shift == 0 for stream in streams):
+        is_shifted = [is_target.new_full((len(stream.predictions_KN),), stream.shift == 0) for stream in streams]
+        targets_from_here = is_target.flip(1).cumsum(1).flip(1)
+        matches[_MATCH_OFFSETS.index(0)] |= is_target & (targets_from_here == 1) & torch.cat(is_shifted)
     return torch.stack([match.sum((0, 1)) for match in matches])
 
 
 def _count_by_place(places_BSG: Tensor, which_BSG: Tensor) -> Tensor:
     """Return the number of selected slots by place, [P, G]."""
-    return torch.stack([((places_BSG == place) & which_BSG).sum((0, 1)) for place in range(NO_SLOT)])
+    counts = torch.zeros(NO_SLOT + 1, places_BSG.shape[-1], dtype=torch.long, device=places_BSG.device)
+    return counts.scatter_add_(0, places_BSG.flatten(0, 1), which_BSG.flatten(0, 1).long())[:NO_SLOT]
 
 
 def _is_constant(slots: Slots) -> Tensor:

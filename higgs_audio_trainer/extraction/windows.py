@@ -38,6 +38,7 @@ class WindowSettings:
         codebooks: Codebooks of the audio, counted from 0. Codebooks that the model lacks are skipped.
         decode: Function from text token ids to text; None for no decoded text.
         ranks: Add rank and probability of each label.
+        empty_texts: Show texts without a target. A training that masks all texts leaves them out.
 
     Example:
         >>> WindowSettings(samples=2, window=5, codebooks=(0,), decode=None).ranks
@@ -49,6 +50,7 @@ class WindowSettings:
     codebooks: tuple[int, ...]
     decode: Decode | None
     ranks: bool = False
+    empty_texts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,8 @@ def _stack_codebooks(
     inputs, labels, predicted = (part.flatten(0, 1) for part in (inputs, labels, predicted))
     codebook_Q = None
     if codebooks is not None:
-        codebook_Q = torch.tensor(codebooks).to(labels.device, non_blocking=True).repeat(len(nll_PC))
+        numbers = [labels.new_full((len(nll_PC),), codebook) for codebook in codebooks]
+        codebook_Q = torch.stack(numbers, dim=1).flatten()
     return _SeriesSlots(positions, inputs, labels, predicted, row_positions, row_numbers, nll_PC.flatten(), codebook_Q)
 
 

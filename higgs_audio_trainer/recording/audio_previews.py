@@ -64,8 +64,8 @@ class AudioPreviews:
 def clips_of(rows: AudioRows, sample_index: int, num_codes: int) -> Iterator[tuple[Codes, Codes]]:
     """Yield the clips of a sample from its supervised rows, with the delay pattern undone.
 
-    A clip of T frames has a row for each frame of its audio stream except the first. A codec cannot decode a predicted
-    stream BOS or EOS: the preceding code of the codebook is repeated in its place.
+    A clip has a row for each frame of its audio stream with a code or the EOS of a codebook. A codec cannot decode a
+    predicted stream BOS or EOS: the preceding code of the codebook is repeated in its place.
 
     Args:
         rows: Supervised audio rows of a micro-batch.
@@ -89,7 +89,7 @@ def clips_of(rows: AudioRows, sample_index: int, num_codes: int) -> Iterator[tup
 
 def _undelayed(rows_KF: Codes, num_frames: int) -> Codes:
     K, num_rows = rows_KF.shape
-    stream_FK = np.full((num_frames + K + 1, K), IGNORE_INDEX, dtype=np.int64)
-    length = min(num_rows, len(stream_FK) - 1)
-    stream_FK[1 : 1 + length] = rows_KF.T[:length]  # no row predicts the first frame
-    return undo_delay(stream_FK)
+    stream_FK = np.full((num_frames + K, K), IGNORE_INDEX, dtype=np.int64)
+    length = min(num_rows, len(stream_FK))
+    stream_FK[:length] = rows_KF.T[:length]  # no row has a frame of stream BOS alone as its label
+    return undo_delay(stream_FK, bos_frames=0)

@@ -13,21 +13,25 @@ import queue
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
 from higgs_audio_trainer.data.delay import Codes
+from higgs_audio_trainer.own_packages import child_environment
 
 FOLDER = "audio"  # in the output directory
 _MOST_WAITING = 64  # jobs; more of them mean that decoding is slower than the training
 _LOWEST_PRIORITY = 19
+_MOST_SAID = 300  # characters of the decoder's last line on stderr, in the reason of its end
+_TAIL = 4096  # bytes of stderr that are searched for the last line
 _DECODER = (sys.executable, "-m", "higgs_audio_trainer.recording.audio_decoder")
 
 
@@ -78,6 +82,7 @@ class DecoderProcess:
         self._errors: queue.SimpleQueue[DecodingError] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None  # stderr of the process
         self._niceness = _LOWEST_PRIORITY
         self._is_closing = False
 
@@ -154,20 +159,7 @@ class DecoderProcess:
 
     def _make(self, job: Job) -> Mapping[str, Any]:
         deadline = monotonic() + self._seconds
-        if self._process is None:
-            environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # the training needs the device
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,  # Ctrl-C stops the training, which then ends the process
-            )
-            _set_priority(self._process.pid, _LOWEST_PRIORITY)
-            if self._niceness != _LOWEST_PRIORITY:  # `close` may have come in between
-                _set_priority(self._process.pid, self._niceness)
-        process = self._process
+        process = self._process or self._start()
         if self._is_closing:  # `close` may have looked for the process before its start
             raise DecodingError
         assert process.stdin is not None
@@ -175,26 +167,50 @@ class DecoderProcess:
         path = self._output_dir / job.path
         path.parent.mkdir(parents=True, exist_ok=True)
         fields = {"path": str(path), "clips": [codes.tolist() for codes in job.clips], **job.more}
-        process.stdin.write(orjson.dumps(fields) + b"\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # the process has ended, as the end of its stdout tells too
+            process.stdin.write(orjson.dumps(fields) + b"\n")
+            process.stdin.flush()
         if not select.select([process.stdout], [], [], max(0.0, deadline - monotonic()))[0]:
             raise DecodingError(
                 f"expected the file within {self._seconds:g} seconds, got none. See --log_audio_seconds"
             )
         line = process.stdout.readline()
         if not line:
-            raise DecodingError(f"the decoder ended with status {process.wait()}")
+            raise DecodingError(f"the decoder ended with status {process.wait()}{self._last_words()}")
         answer: Mapping[str, Any] = orjson.loads(line)
         if answer["error"]:
             raise DecodingError(answer["error"])
         return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env=child_environment() | {"CUDA_VISIBLE_DEVICES": ""},  # the training needs the device
+            start_new_session=True,  # Ctrl-C stops the training, which then ends the process
+        )
+        _set_priority(self._process.pid, _LOWEST_PRIORITY)
+        if self._niceness != _LOWEST_PRIORITY:  # `close` may have come in between
+            _set_priority(self._process.pid, self._niceness)
+        return self._process
+
+    def _last_words(self) -> str:
+        """Return the last line that the process wrote to stderr, after a colon; "" without a line."""
+        assert self._said is not None
+        size = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, size - _TAIL))
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1].strip()[:_MOST_SAID]}" if lines else ""
 
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
+            for pipe in (process.stdin, process.stdout, self._said):
                 with suppress(OSError):  # the rest of a job has no reader
                     if pipe is not None:
                         pipe.close()

@@ -19,8 +19,7 @@ from higgs_audio_trainer.voice.sentences import safe_stem
 
 if TYPE_CHECKING:
     from higgs_audio_trainer.data.batch import Ints
-    from higgs_audio_trainer.voice.generation import Decoding, Speech
-    from higgs_audio_trainer.voice.speech_prompt import SpeechPrompt
+    from higgs_audio_trainer.families.speech import Decoding, Speech, SpeechPrompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,4 +66,5 @@ class RunFacts:
     modalities: tuple[Modality, ...]
     stops: tuple[Modality, ...]
     base_is_random: bool | None = None
+    family: str | None = None
     resume_changes: Mapping[str, Any] | None = None

@@ -17,7 +17,7 @@ from accelerate.utils import is_bf16_available
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from higgs_audio_trainer.config import TrainSettings, default_of, flags
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, one_line
 
 #: Arguments without effect in this trainer, with the reason.
 _WITHOUT_EFFECT = {
@@ -61,7 +61,7 @@ def check_arguments(arguments: TrainingArguments, settings: TrainSettings) -> No
         )
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"--lr_scheduler_type {_name(arguments.lr_scheduler_type)}: {_one_line(error)}. Give its arguments with "
+            f"--lr_scheduler_type {_name(arguments.lr_scheduler_type)}: {one_line(error)}. Give its arguments with "
             "--lr_scheduler_kwargs '{...}'"
         ) from error
     if arguments.push_to_hub:
@@ -75,7 +75,7 @@ def _check_optimizer(arguments: TrainingArguments, parameter: torch.nn.Parameter
         if optimizer.__module__.startswith("torch.optim"):  # others may need the modules of the model
             optimizer([parameter], **settings)
     except (ImportError, ValueError) as error:
-        raise UserError(f"{name}: {_one_line(error)}") from error
+        raise UserError(f"{name}: {one_line(error)}") from error
     if arguments.optim_args:
         without = copy(arguments)
         without.optim_args = None
@@ -196,18 +196,14 @@ def _check_hub(arguments: TrainingArguments) -> None:
         HfApi().whoami(token=arguments.hub_token)
     except (OSError, ValueError, HfHubHTTPError, LocalTokenNotFoundError) as error:
         raise UserError(
-            f"--push_to_hub: expected access to the Hub, got: {_one_line(error)}. Log in with `hf auth login`, check "
+            f"--push_to_hub: expected access to the Hub, got: {one_line(error)}. Log in with `hf auth login`, check "
             "the network, or train without --push_to_hub"
         ) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests"):
             raise
-        raise UserError(f"--push_to_hub: expected access to the Hub, got: {_one_line(error)}") from error
+        raise UserError(f"--push_to_hub: expected access to the Hub, got: {one_line(error)}") from error
 
 
 def _name(value: object) -> str:
     return str(getattr(value, "value", value))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")

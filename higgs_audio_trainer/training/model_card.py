@@ -18,8 +18,9 @@ from transformers import TrainingArguments
 
 from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.checkpoint.base_reference import BaseReference, reference_to
-from higgs_audio_trainer.data.manifest import DEFAULT_SYSTEM_PROMPT
 from higgs_audio_trainer.events import DatasetAudit, EvalResult, SplitStatistics, TrainStep
+from higgs_audio_trainer.families.family import Family
+from higgs_audio_trainer.families.known import FAMILIES
 from higgs_audio_trainer.recording.milestones import Milestones
 from higgs_audio_trainer.recording.settings import RunFacts
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
@@ -29,32 +30,6 @@ FILE_NAME = "README.md"
 _MARK = "<!-- Written by higgs-audio-trainer, and replaced by the next training here unless changed: {} -->"
 _MARKED = re.compile(re.escape(_MARK).replace(r"\{\}", r"([0-9a-f]{64})") + r"\n?")
 _TEMPLATE = "[More Information Needed]"  # of peft's and the Hub's templates, which nobody filled in
-#: Speech without this package. `docs/native_loading.md` has the same lines, and a test runs them.
-_NATIVE_LINES = """\
-{imports}
-
-{load}
-processor = AutoProcessor.from_pretrained("{folder}", device_map="auto")
-system = {{"role": "system", "content": [{{"type": "text", "text": "{system}"}}]}}
-user = {{"role": "user", "content": [{{"type": "text", "text": "Bonjour tout le monde."}}]}}
-inputs = processor.apply_chat_template(
-    [system, user], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-)
-codes = model.generate(**inputs.to(model.device), max_new_tokens=1000)
-processor.save_audio(processor.batch_decode(codes), "hello.wav")
-"""
-_ADAPTED = (
-    "from peft import PeftModel\nfrom transformers import AutoProcessor, HiggsAudioV2ForConditionalGeneration",
-    """\
-base = HiggsAudioV2ForConditionalGeneration.from_pretrained(
-    "{base}", device_map="auto"
-)
-model = PeftModel.from_pretrained(base, "{folder}")""",
-)
-_WHOLE = (
-    "from transformers import AutoProcessor, HiggsAudioV2ForConditionalGeneration",
-    'model = HiggsAudioV2ForConditionalGeneration.from_pretrained("{folder}", device_map="auto")',
-)
 
 
 class TrainedAdapter(NamedTuple):
@@ -94,36 +69,44 @@ def adapter_card(trained: TrainedAdapter) -> str:
     base = trained.base
     title = (trained.repository or "").rpartition("/")[2] or f"LoRA adapter for {base.name}"
     folder = trained.repository or "."
-    native = native_lines(base=base.hub_id or f"path/to/{base.name}", folder=folder)
+    config = trained.facts.config
+    others = _family(trained.facts).adapter_usage(
+        folder=folder,
+        base=base.hub_id or f"path/to/{base.name}",
+        rank=config["lora_r"],
+        targets=str(config["lora_targets"]).split(","),
+    )
     what = f"A LoRA adapter for {base.link}, trained for {trained.steps:,} optimizer steps with higgs-audio-trainer."
     parts = [
         f"# {title}",
         what,
-        _speak("adapter", native, folder),
+        _speak("adapter", others, folder),
         _data(trained),
         _training(trained),
         _results(trained.milestones),
         _ending(base),
     ]
-    return _card(_metadata(base, "adapter"), filter(None, parts))
+    return _card(_metadata(base, "peft"), filter(None, parts))
 
 
-def whole_card(base: BaseReference, source: str | None) -> str:
+def whole_card(base: BaseReference, family: Family, layout: str, source: str | None) -> str:
     """Return the card of a whole checkpoint.
 
     Args:
         base: Base checkpoint.
+        family: Family of the checkpoint.
+        layout: Layout of the weights.
         source: Card of the adapter, whose data, settings and results are taken over. None without a card of ours.
     """
     kept = [part for part in _sections(source or "") if part.startswith(("## Data\n", "## Training\n", "## Results\n"))]
     parts = [
         f"# {base.name} with a LoRA adapter merged into its weights",
-        f"{base.link}, adapted to its training data with higgs-audio-trainer. transformers loads it without peft.",
-        _speak("whole", native_lines(folder="."), "."),
+        f"{base.link}, adapted to its training data with higgs-audio-trainer.",
+        _speak("whole", family.whole_usage(folder=".", layout=layout), "."),
         *kept,
         _ending(base),
     ]
-    return _card(_metadata(base, "whole"), parts)
+    return _card(_metadata(base, "transformers" if family.adapter_mapping() else None), parts)
 
 
 def write_card(folder: Path, card: str) -> bool:
@@ -153,28 +136,16 @@ def own_card(folder: Path) -> str | None:
     return text if text is not None and _is_unchanged(text) else None
 
 
-def native_lines(*, folder: str, base: str | None = None) -> str:
-    """Return the lines that speak with transformers and peft alone.
-
-    Args:
-        folder: Folder or name on the Hub of the adapter or of the whole checkpoint.
-        base: Base checkpoint of an adapter. None for a whole checkpoint.
-    """
-    imports, load = _WHOLE if base is None else _ADAPTED
-    load = load.format(base=base, folder=folder)
-    return _NATIVE_LINES.format(imports=imports, load=load, folder=folder, system=DEFAULT_SYSTEM_PROMPT)
-
-
 def _card(metadata: ModelCardData, parts: Iterable[str]) -> str:
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _metadata(base: BaseReference, kind: Literal["adapter", "whole"]) -> ModelCardData:
-    is_adapter = kind == "adapter"
+def _metadata(base: BaseReference, library: str | None) -> ModelCardData:
+    is_adapter = library == "peft"
     relation = "adapter" if is_adapter else "finetune"
     data = ModelCardData(
         base_model=base.hub_id,
-        library_name="peft" if is_adapter else "transformers",
+        library_name=library,
         license=base.licence.get("license"),
         license_name=base.licence.get("license_name"),
         license_link=base.licence.get("license_link"),
@@ -186,17 +157,20 @@ def _metadata(base: BaseReference, kind: Literal["adapter", "whole"]) -> ModelCa
     return data
 
 
-def _speak(kind: Literal["adapter", "whole"], native: str, folder: str) -> str:
+def _speak(kind: Literal["adapter", "whole"], others: str, folder: str) -> str:
     is_local = folder == "."
     place = ", from this folder" if is_local else ""
     get = "" if is_local else f"hf download {folder} --local-dir adapter\n"  # `say` takes folders
     spoken = {"adapter": "." if is_local else "adapter", "whole": f"--base_ckpt {folder}"}[kind]
-    needs = {"adapter": "transformers and peft", "whole": "transformers"}[kind]
     return (
         f"## Speak\n\nWith higgs-audio-trainer{place}:\n\n"
-        f'```bash\n{get}higgs-audio-trainer say {spoken} "Bonjour tout le monde." -o hello.wav\n```\n\n'
-        f"With {needs} alone{place} (the class of the Higgs codec needs torchaudio):\n\n```python\n{native}```"
+        f'```bash\n{get}higgs-audio-trainer say {spoken} "Bonjour tout le monde." -o hello.wav\n```\n\n{others}'
     )
+
+
+def _family(facts: RunFacts) -> Family:
+    assert facts.family is not None, "our own training knows its family"
+    return FAMILIES[facts.family]
 
 
 def _data(trained: TrainedAdapter) -> str:

@@ -18,7 +18,7 @@ from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.micro_batch import BatchAnnotations, MicroBatch
 from higgs_audio_trainer.extraction.slots import slot_places
 from higgs_audio_trainer.extraction.streams import ABSENT, Stream
-from higgs_audio_trainer.training.model import TrainingOutput
+from higgs_audio_trainer.families.training_forward import TrainingOutput
 
 
 def micro_batch_of(

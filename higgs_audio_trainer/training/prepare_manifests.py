@@ -12,7 +12,6 @@ from pathlib import Path
 
 import transformers
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, check_template
 from higgs_audio_trainer.config import RANDOM_WEIGHTS
 from higgs_audio_trainer.data.clips import ClipLimits
 from higgs_audio_trainer.data.codec import Codec
@@ -23,6 +22,7 @@ from higgs_audio_trainer.data.preparation.progress import Report
 from higgs_audio_trainer.data.preparation.samples_table import text_of
 from higgs_audio_trainer.data.sources import Columns, open_source
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.pipeline.failure_message import Say
 
 _NO_COLUMNS = Columns()
@@ -65,7 +65,7 @@ def prepare_manifests(
     Raises:
         UserError: A manifest has problems, or the codec cannot be used.
     """
-    ids = checkpoint.ids
+    family, ids = checkpoint.family, checkpoint.ids
     limits = ClipLimits(ids.num_codebooks, ids.stream_bos, max_seconds)
 
     folder, homeless = _cache_folder(codes_dir)
@@ -74,7 +74,9 @@ def prepare_manifests(
         if has_audio and homeless is not None:
             raise homeless
         codec = Codec(codec_name, device=devices[0], num_codebooks=ids.num_codebooks) if has_audio else None
-        return SampleRules(limits, checkpoint.config.max_position_embeddings, checkpoint.tokenizer, codec)
+        return SampleRules(
+            limits, checkpoint.max_length, family.name, family.render, checkpoint.tokenizer, checkpoint.ids, codec
+        )
 
     settings = PrepareSettings(
         folder,
@@ -82,7 +84,7 @@ def prepare_manifests(
         skip_bad_samples=skip_bad_samples,
         say=say,
         audits_tokens=not getattr(checkpoint.config, RANDOM_WEIGHTS, False),
-        check_samples=lambda samples: check_template(checkpoint, samples),
+        check_samples=lambda samples: family.check_samples(checkpoint, samples),
     )
     return prepare(
         [open_source(manifest, columns, audio_folder=folder / "audio") for manifest in manifests], rules, settings

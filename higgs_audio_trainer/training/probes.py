@@ -13,18 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import Example, TokenIds, build_example
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.family import BaseCheckpoint
+from higgs_audio_trainer.families.speech import Decoding, SpeechPrompt
 from higgs_audio_trainer.recording.generations import Spoken
 from higgs_audio_trainer.recording.settings import IsLoggedStep
-from higgs_audio_trainer.voice.generation import Decoding, speak
+from higgs_audio_trainer.voice.generation import speak
 from higgs_audio_trainer.voice.sentence_prompts import prompts_of
 from higgs_audio_trainer.voice.sentences import read_sentences
-from higgs_audio_trainer.voice.speech_prompt import SpeechPrompt, prompt_of
+from higgs_audio_trainer.voice.speech_prompt import prompt_of
 
 _PROMPTS = "--say_prompts"
 _MOST_SAMPLES = 10_000  # of a data set that are looked at for samples with speech
@@ -39,14 +40,14 @@ class Probes:
     Attributes:
         prompts: Prompts to speak. Empty for a run that does not speak.
         decoding: Choice of codes.
-        ids: Token ids of the checkpoint.
+        checkpoint: Base checkpoint.
         is_due: Returns True for the steps after which the prompts are spoken. None to speak at each evaluation.
         examples: Samples whose predictions are logged at each logged step.
     """
 
     prompts: tuple[SpeechPrompt, ...]
     decoding: Decoding
-    ids: TokenIds
+    checkpoint: BaseCheckpoint
     is_due: IsLoggedStep | None
     examples: tuple[Example, ...] = ()
 
@@ -59,7 +60,7 @@ class Probes:
             is_asked_to_stop: Asked at each frame.
         """
         begun = time.perf_counter()
-        spoken = speak(model, self.prompts, self.decoding, self.ids, is_asked_to_stop=is_asked_to_stop)
+        spoken = speak(model, self.prompts, self.decoding, self.checkpoint, is_asked_to_stop=is_asked_to_stop)
         if is_asked_to_stop():
             return None
         return Spoken(step, self.prompts, spoken, self.decoding, time.perf_counter() - begun)

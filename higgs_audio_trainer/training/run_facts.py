@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, codec_of
+from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of
 from higgs_audio_trainer.config import RANDOM_WEIGHTS, TrainSettings
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.output_dir.attempt import Attempt
 from higgs_audio_trainer.recording.settings import RunFacts
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
@@ -45,7 +46,8 @@ def run_facts(
         num_eval_samples=num_eval_samples,
         trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         base_is_random=bool(getattr(checkpoint.config, RANDOM_WEIGHTS, False)),
-        max_length=checkpoint.config.max_position_embeddings,
-        modalities=("text", "audio"),
-        stops=("text", "audio"),
+        max_length=checkpoint.max_length,
+        modalities=("text", "audio") if checkpoint.ids.learns_text else ("audio",),
+        stops=("text", "audio") if checkpoint.text_stop_ids else ("audio",),
+        family=checkpoint.family.name,
     )

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
-    HiggsAudioV2ForConditionalGeneration,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -37,6 +36,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, GenerationSample
 from higgs_audio_trainer.extraction.loss_sums import exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
+from higgs_audio_trainer.families.training_forward import TrainingOutput, count_targets
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.speed import HostFacts
@@ -52,7 +52,6 @@ from higgs_audio_trainer.training.loader import (
     order_seed,
     pass_on_epochs,
 )
-from higgs_audio_trainer.training.model import TrainingOutput, count_targets
 from higgs_audio_trainer.training.model_streams import micro_batch_of
 from higgs_audio_trainer.training.probes import Probes
 from higgs_audio_trainer.training.publishing import publish, publish_checkpoint
@@ -83,6 +82,7 @@ class HiggsAudioTrainer(Trainer):
         probes: Prompts to speak and samples to follow. None on a rank that does neither.
         best: Keeps the adapter of the best evaluation.
         save_beside: Saves more files to the folder of the finished adapter, on rank 0.
+        adapter_mapping: Entry `auto_mapping` of the adapter's configuration, the public class that loads the adapter.
         **kwargs: Arguments of `transformers.Trainer`.
     """
 
@@ -99,9 +99,11 @@ class HiggsAudioTrainer(Trainer):
         probes: Probes | None = None,
         best: BestAdapter | None = None,
         save_beside: Callable[[Path], None] = lambda _folder: None,
+        adapter_mapping: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._adapter_mapping = adapter_mapping
         self._recorder = recorder
         self._vocabulary = vocabulary
         self._stopping = stopping or Stopping()
@@ -562,10 +564,8 @@ class HiggsAudioTrainer(Trainer):
             self.args = arguments
         config = Path(str(output_dir or self.args.output_dir)) / ADAPTER_CONFIG
         if self.args.should_save and config.is_file():
-            # peft writes the name of the trained class of this package. The native class loads the adapter too.
-            native = {"base_model_class": HiggsAudioV2ForConditionalGeneration.__name__}
-            native["parent_library"] = HiggsAudioV2ForConditionalGeneration.__module__
-            content = json.loads(config.read_bytes()) | {"auto_mapping": native}
+            # peft writes the name of the trained class of this package.
+            content = json.loads(config.read_bytes()) | {"auto_mapping": self._adapter_mapping}
             base = content.get("base_model_name_or_path")
             if base and Path(base).is_dir():  # found from any working folder, as the codec is
                 content["base_model_name_or_path"] = str(Path(base).absolute())

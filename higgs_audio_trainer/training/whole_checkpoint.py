@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
-
-from safetensors import SafetensorError
 
 from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
 from higgs_audio_trainer.checkpoint.base_reference import reference_to
@@ -17,10 +14,8 @@ from higgs_audio_trainer.checkpoint.speaking_model import adapter_folder, base_o
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.training.model_card import own_card, whole_card, write_card
 
-_MOST_BYTES = "5GB"  # of a file of weights
 
-
-def export_model(adapter: str, folder: Path, *, base_ckpt: str | None = None) -> Path:
+def export_model(adapter: str, folder: Path, *, base_ckpt: str | None = None, layout: str | None = None) -> Path:
     """Merge an adapter into its base checkpoint, and write a whole checkpoint with tokenizer, processor and card.
 
     The weights keep their dtype.
@@ -29,6 +24,7 @@ def export_model(adapter: str, folder: Path, *, base_ckpt: str | None = None) ->
         adapter: Output directory of a training or one of its checkpoints.
         folder: Folder to write. Must not exist, or be empty.
         base_ckpt: Base checkpoint. None for the one that the adapter names.
+        layout: Layout of the weights, one of the family's. None for the usual one.
 
     Returns:
         Folder of the adapter.
@@ -44,13 +40,20 @@ def export_model(adapter: str, folder: Path, *, base_ckpt: str | None = None) ->
         raise UserError(f"{folder}: expected a folder that does not exist, got one with files. Name another folder")
     checkpoint = open_checkpoint(base)
     codec = codec_of(str(source)) if (source / "processor_config.json").is_file() else None
-    model = _merged(base, source)
+    family = checkpoint.family
+    layout = layout or family.layouts[0]
+    if layout not in family.layouts:
+        known = " or ".join(family.layouts)
+        raise UserError(f"--layout: expected {known} for a checkpoint of {family.name}, got {layout}")
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
-        model.save_pretrained(temporary, max_shard_size=_MOST_BYTES)
+        try:
+            family.write_whole(checkpoint, lambda model: with_adapter(model, source, base), temporary, layout=layout)
+        except ValueError as error:  # NaN in the merged weights
+            raise UserError(f"{source}: the adapter cannot be merged into {base}: {error}") from error
         save_processor(checkpoint, temporary, codec=codec)
-        write_card(temporary, whole_card(reference_to(base), own_card(source)))
+        write_card(temporary, whole_card(reference_to(base), family, layout, own_card(source)))
         os.umask(umask := os.umask(0))
         for path in temporary.iterdir():
             path.chmod(0o666 & ~umask)  # safetensors writes files for the user alone
@@ -62,25 +65,3 @@ def export_model(adapter: str, folder: Path, *, base_ckpt: str | None = None) ->
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return source
-
-
-def _merged(base: str, adapter: Path) -> Any:
-    from transformers import HiggsAudioV2ForConditionalGeneration
-
-    try:
-        loaded: Any = HiggsAudioV2ForConditionalGeneration.from_pretrained(
-            base, dtype="auto", use_text_head=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"--base_ckpt {base}: the weights cannot be loaded: {error}") from error
-    model, info = loaded
-    missing = [name for name in info["missing_keys"] if not name.startswith("text_lm_head.")]
-    if missing:
-        raise UserError(f"--base_ckpt {base}: expected weights for {', '.join(sorted(missing)[:5])}, got none.")
-    if info["missing_keys"]:
-        model.text_lm_head = None  # which speech does not need
-    adapted = with_adapter(model, adapter, base)
-    try:
-        return adapted.merge_and_unload(safe_merge=True)
-    except ValueError as error:  # NaN in the merged weights
-        raise UserError(f"{adapter}: the adapter cannot be merged into {base}: {error}") from error

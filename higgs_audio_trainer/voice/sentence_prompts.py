@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint
 from higgs_audio_trainer.data.audio import AudioError, load_audio, resample
 from higgs_audio_trainer.data.batch import Ints
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.family import BaseCheckpoint
+from higgs_audio_trainer.families.speech import SpeechPrompt
 from higgs_audio_trainer.voice.sentences import Sentence
-from higgs_audio_trainer.voice.speech_prompt import SpeechPrompt, new_prompt
+from higgs_audio_trainer.voice.speech_prompt import new_prompt
 
 
 def prompts_of(
@@ -37,8 +38,7 @@ def prompts_of(
         prompt = new_prompt(
             sentence.id,
             sentence.text,
-            checkpoint.tokenizer,
-            checkpoint.ids,
+            checkpoint,
             scene=sentence.scene,
             reference=reference,
         )
@@ -68,7 +68,7 @@ def reference_codes(path: Path, codec: Codec) -> Ints:
 
 
 def _check_length(prompt: SpeechPrompt, checkpoint: BaseCheckpoint, max_frames: int) -> None:
-    positions = checkpoint.config.max_position_embeddings
+    positions = checkpoint.max_length
     audio = len(prompt.inputs.audio_ids_FK)
     total = len(prompt.inputs.input_ids) + max_frames + checkpoint.ids.num_codebooks + 1
     if total > positions:

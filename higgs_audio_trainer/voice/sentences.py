@@ -124,7 +124,7 @@ def checked_text(value: Any, where: str, field: str) -> str:
         field: Name of the field or flag.
 
     Raises:
-        UserError: The value is no text, is empty, or has markers of the chat format.
+        UserError: The value is no text, is empty, or has markers of a prompt.
     """
     try:
         text = read_text(value, field)

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from higgs_audio_trainer.data.batch import Example, Ints, PreparedSample, TokenIds, build_example
+from higgs_audio_trainer.data.batch import Ints, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.manifest import DEFAULT_SYSTEM
-from higgs_audio_trainer.data.prompt import tokenize
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from higgs_audio_trainer.families.family import BaseCheckpoint
+from higgs_audio_trainer.families.speech import SpeechPrompt
 
 _SPEECH = Clip(Path("speech"), encoded=True)  # stands for what the model is about to say
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechPrompt:
-    """A prompt that ends where speech begins.
-
-    Attributes:
-        id: Name of the prompt.
-        text: Text to speak.
-        inputs: Tokens and reference clips of the prompt.
-        label_KT: Codes of the recording of the text, int64 [K, T]. None without a recording.
-        voice_KT: Codes of a recording of the voice, int64 [K, T]: the first reference, or else the recording of the
-            text. None without both.
-    """
-
-    id: str
-    text: str
-    inputs: Example
-    label_KT: Ints | None = None
-    voice_KT: Ints | None = None
 
 
 def prompt_of(sample: PreparedSample, text: str, ids: TokenIds) -> SpeechPrompt | None:
@@ -59,8 +36,7 @@ def prompt_of(sample: PreparedSample, text: str, ids: TokenIds) -> SpeechPrompt 
 def new_prompt(
     name: str,
     text: str,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: TokenIds,
+    checkpoint: BaseCheckpoint,
     *,
     scene: str | None = None,
     reference: tuple[str | None, Ints] | None = None,
@@ -70,10 +46,12 @@ def new_prompt(
     Args:
         name: Name of the prompt.
         text: Text to speak.
-        tokenizer: Tokenizer of the checkpoint.
-        ids: Token ids of the checkpoint.
+        checkpoint: Base checkpoint.
         scene: Description of the scene.
         reference: Text and codes, int64 [K, T], of a recording of the voice. The text may be None.
+
+    Raises:
+        UserError: The family has no place for a field.
     """
     turns = [DEFAULT_SYSTEM]
     if scene is not None:
@@ -85,7 +63,7 @@ def new_prompt(
         turns.append(Turn("assistant", (_SPEECH,)))
         codes = [codes_KT]
     turns += [Turn("user", (text,)), Turn("assistant", (_SPEECH,), supervised=True)]
-    segments = tuple(tokenize(Sample(name, tuple(turns), name), tokenizer))
+    segments = checkpoint.tokenize(Sample(name, tuple(turns), name))
     end = next(place for place, part in enumerate(segments) if part.ids is None and part.supervised)
-    inputs = build_example(PreparedSample(name, segments[:end], tuple(codes), name), codes, ids)
+    inputs = build_example(PreparedSample(name, tuple(segments[:end]), tuple(codes), name), codes, checkpoint.ids)
     return SpeechPrompt(name, text, inputs, voice_KT=codes[0] if codes else None)

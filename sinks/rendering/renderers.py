@@ -73,12 +73,12 @@ def _run_start(record: Record, text_format: TextFormat) -> str:
 def _losses(record: Record) -> str:
     """Return the losses and accuracies of a step or of an evaluation."""
     accuracies = record["audio_accuracy_per_codebook"]
-    text = (
-        f"loss {_number(record['loss'], '.3f')}"
-        f"  text {_number(record['text_loss'], '.3f')}, {_percent(record['text_accuracy'])} correct"
-    )
+    loss = f"loss {_number(record['loss'], '.3f')}"
+    text = f"{loss}  text {_number(record['text_loss'], '.3f')}, {_percent(record['text_accuracy'])} correct"
     if not accuracies and not record["audio_targets"]:  # a text model
         return text
+    if not record["text_targets"]:  # a training of speech alone
+        text = loss
     known = [accuracy for accuracy in accuracies if accuracy is not None]
     mean = sum(known) / len(known) if known else None
     return (

@@ -16,7 +16,12 @@ from higgs_audio_trainer.data.audit.findings import FoundFaults
 from higgs_audio_trainer.data.audit.rows import AuditedClip, AuditedSample
 from higgs_audio_trainer.data.audit.sounds import sound_faults
 from higgs_audio_trainer.data.audit.statistics import split_statistics
-from higgs_audio_trainer.data.audit.texts import look_alike_word, name_of, soundless_characters
+from higgs_audio_trainer.data.audit.texts import (
+    look_alike_word,
+    name_of,
+    soundless_characters,
+    without_control_tokens,
+)
 from higgs_audio_trainer.data.container import CUT_OFF
 from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.events import DatasetAudit, Split
@@ -92,7 +97,8 @@ class _Auditor:
         first = len(self._names)
         clips = [clip for sample in batch for clip in sample.clips]
         owners = [number for number, sample in enumerate(batch) for _ in sample.clips]
-        classes = classify([clip.text or "" for clip in clips])
+        texts = [without_control_tokens(clip.text or "") for clip in clips]
+        classes = classify(texts)
         self._names.add((sample.where, sample.id) for sample in batch)
         self._ids.append(np.array([hash(sample.id) for sample in batch], dtype=np.int64))
         self._add_columns(clips, classes, np.array(owners, dtype=np.uint32) + first)
@@ -102,8 +108,12 @@ class _Auditor:
                 _add_faults(found, owners[number], clip, faults)
         for number in np.flatnonzero(_is_suspect(classes)).tolist():
             if clips[number].text is not None:
-                faults = list(_text_faults(clips[number].text or "", classes, number))
+                faults = list(_text_faults(texts[number], classes, number))
                 _add_faults(found, owners[number], clips[number], faults)
+        for number, clip in enumerate(clips):
+            if clip.unknown_tokens:
+                detail = ", ".join(clip.unknown_tokens)
+                _add_faults(found, owners[number], clip, [("unknown_control_token", detail)])
         _add_byte_tokens(found, batch, np.bincount(owners, classes.characters, minlength=len(batch)))
         for number, details in sorted(found.items()):
             for code, detail in details.items():

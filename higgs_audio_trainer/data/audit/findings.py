@@ -110,6 +110,11 @@ KINDS: Mapping[str, FindingKind] = {
         "a word mixes letters that look alike from two scripts, such as a Cyrillic letter in a Latin word. The model "
         "reads another word. Write the word in one script",
     ),
+    "unknown_control_token": FindingKind(
+        "warning",
+        "the text has a control token that the tokenizer of the base model does not know, so that the model reads its "
+        "letters. Write the control token as the base model has it, or remove it",
+    ),
     "byte_tokens": FindingKind(
         "note",
         "the tokenizer splits characters of the text into bytes, so that the sequence is long and the base model has "

@@ -21,6 +21,7 @@ class AuditedClip(NamedTuple):
         is_reference: True if the clip is no training target.
         file_hash: Hash of the name of the audio file as hexadecimal digits.
         start_s: Start of the clip in the audio file, seconds.
+        unknown_tokens: Control tokens of the text that the tokenizer does not know.
     """
 
     text: str | None
@@ -31,6 +32,7 @@ class AuditedClip(NamedTuple):
     is_reference: bool = False
     file_hash: str | None = None
     start_s: float = 0.0
+    unknown_tokens: tuple[str, ...] = ()
 
 
 class AuditedSample(NamedTuple):

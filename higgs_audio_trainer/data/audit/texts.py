@@ -21,6 +21,8 @@ _EMOJI = re.compile("[\u00a9\u00ae\u203c-\u3299\ufe0f\U0001f000-\U0001faff]")
 _FLAG_TAGS = re.compile("\U0001f3f4[\U000e0020-\U000e007f]+")  # a flag of England, Scotland or Wales
 _VARIATIONS = re.compile("[\ufe00-\ufe0f]")
 _ALIKE = frozenset(("Cyrillic", "Greek", "Latin"))
+_CONTROL_TOKEN = re.compile(r"<\|[^<>|\n]+\|>")
+_SPACED_CONTROL_TOKEN = re.compile(rf"(?<= ){_CONTROL_TOKEN.pattern} |{_CONTROL_TOKEN.pattern}")
 _WORD = re.compile(r"[^\W\d_]+")
 #: Letters that look like a letter of another of the scripts Latin, Greek and Cyrillic.
 _LOOK_ALIKE = frozenset(
@@ -30,6 +32,26 @@ _LOOK_ALIKE = frozenset(
     "\u0430\u0432\u0433\u0435\u043a\u043c\u043d\u043e\u043f\u0440\u0441\u0442\u0443\u0445\u0455\u0456\u0458\u04bb\u04cf"
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0405\u0406\u0408\u04ae"
 )
+
+
+def control_tokens(text: str) -> list[str]:
+    """Return the different control tokens of a text, such as `<|emotion:joy|>`, in the order of the text.
+
+    Example:
+        >>> control_tokens("<|emotion:joy|>Is a <| b |> c? <|sfx:sigh|><|emotion:joy|>")
+        ['<|emotion:joy|>', '<| b |>', '<|sfx:sigh|>']
+    """
+    return list(dict.fromkeys(_CONTROL_TOKEN.findall(text))) if "<|" in text else []
+
+
+def without_control_tokens(text: str) -> str:
+    """Return a text without its control tokens, which are not spoken, and without one of two spaces around each.
+
+    Example:
+        >>> without_control_tokens("<|emotion:joy|> Good <|prosody:pause|>morning <|sfx:sigh|> Ann.")
+        'Good morning Ann.'
+    """
+    return _SPACED_CONTROL_TOKEN.sub("", text).strip() if "<|" in text else text
 
 
 def soundless_characters(text: str) -> list[str]:

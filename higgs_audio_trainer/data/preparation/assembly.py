@@ -78,7 +78,7 @@ def assemble(block: Block, rules: SampleRules, index: ClipIndex | None) -> Assem
                 "tokens": np.asarray(row["tokens"], dtype=np.int32),
                 "codes": b"".join(np.ascontiguousarray(codes_KT, dtype="<i2").tobytes() for codes_KT in codes),
                 "frames": frames,
-                "length": sequence_length(segments, frames, rules.clips.num_codebooks),
+                "length": sequence_length(segments, frames, rules.ids),
                 "audio_seconds": sum(frames) / rate,
                 "clips": orjson.dumps(about),
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from higgs_audio_trainer.data.audio_facts import AudioFacts
 from higgs_audio_trainer.data.audit.audit import audit_samples
 from higgs_audio_trainer.data.audit.columns import SPLITS
 from higgs_audio_trainer.data.audit.rows import AuditedClip, AuditedSample
+from higgs_audio_trainer.data.audit.texts import control_tokens
 from higgs_audio_trainer.data.byte_tokens import partial_tokens
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.events import DatasetAudit, to_mapping
@@ -24,7 +25,7 @@ from higgs_audio_trainer.events import DatasetAudit, to_mapping
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def audit_path(datasets: Sequence[PreparedDataset], folder: Path, *, with_tokens: bool) -> Path:
@@ -33,21 +34,25 @@ def audit_path(datasets: Sequence[PreparedDataset], folder: Path, *, with_tokens
     Args:
         datasets: Data set to train on, and data set to evaluate on if there is one.
         folder: Folder of the cache.
-        with_tokens: Whether the audit looks at tokens.
+        with_tokens: Whether the audit looks at the tokens of characters.
     """
     facts = (_FORMAT, with_tokens, [(dataset.folder.name, dataset.fingerprint, dataset.name) for dataset in datasets])
     return folder / "audits" / f"{hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()}.json"
 
 
-def audit_of(datasets: Sequence[PreparedDataset], tokenizer: PreTrainedTokenizerBase | None) -> DatasetAudit:
+def audit_of(
+    datasets: Sequence[PreparedDataset], tokenizer: PreTrainedTokenizerBase, *, with_tokens: bool
+) -> DatasetAudit:
     """Audit data sets.
 
     Args:
         datasets: Data set to train on, and data set to evaluate on if there is one.
-        tokenizer: Tokenizer of the checkpoint. None if its tokens say nothing of the texts.
+        tokenizer: Tokenizer of the checkpoint.
+        with_tokens: Whether the audit looks at the tokens of characters.
     """
-    partial = None if tokenizer is None else partial_tokens(tokenizer)
-    samples = [audited_samples(dataset, partial) for dataset in datasets]
+    partial = partial_tokens(tokenizer) if with_tokens else None
+    vocabulary = tokenizer.get_vocab()
+    samples = [audited_samples(dataset, vocabulary, partial) for dataset in datasets]
     problems = zip(SPLITS, datasets, strict=False)
     left_out = ((split, problem) for split, dataset in problems for problem in dataset.problems)
     return audit_samples(*samples, left_out=left_out)
@@ -72,11 +77,14 @@ def read_audit(path: Path) -> DatasetAudit | None:
         return None
 
 
-def audited_samples(dataset: PreparedDataset, partial: npt.NDArray[np.bool_] | None) -> Iterator[AuditedSample]:
+def audited_samples(
+    dataset: PreparedDataset, vocabulary: Container[str], partial: npt.NDArray[np.bool_] | None
+) -> Iterator[AuditedSample]:
     """Yield what the audit looks at of each sample.
 
     Args:
         dataset: A prepared data set.
+        vocabulary: Tokens of the tokenizer.
         partial: Which tokens are parts of characters, bool [V]. None if the tokens are not looked at.
     """
     columns = dataset.columns("id", "where", "clips", "speaker", "tokens")
@@ -84,13 +92,13 @@ def audited_samples(dataset: PreparedDataset, partial: npt.NDArray[np.bool_] | N
         yield AuditedSample(
             name,
             dataset.place(where),
-            tuple(_clip(clip) for clip in orjson.loads(clips)),
+            tuple(_clip(clip, vocabulary) for clip in orjson.loads(clips)),
             speaker,
             None if partial is None else int(partial[tokens].sum()),
         )
 
 
-def _clip(clip: dict[str, object]) -> AuditedClip:
+def _clip(clip: dict[str, object], vocabulary: Container[str]) -> AuditedClip:
     given = clip.get("facts")
     facts = AudioFacts(**given) if isinstance(given, dict) else None
     return AuditedClip(
@@ -102,4 +110,5 @@ def _clip(clip: dict[str, object]) -> AuditedClip:
         bool(clip["is_reference"]),
         clip.get("file"),  # type: ignore[arg-type]
         clip.get("start_s", 0.0),  # type: ignore[arg-type]
+        tuple(token for token in control_tokens(str(clip["text"] or "")) if token not in vocabulary),
     )

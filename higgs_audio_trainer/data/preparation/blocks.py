@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import orjson
 from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.audit.rows import spoken_clips
+from higgs_audio_trainer.data.batch import TokenIds
 from higgs_audio_trainer.data.clips import (
     MISSING,
     ClipLimits,
@@ -24,10 +25,11 @@ from higgs_audio_trainer.data.clips import (
     decode_audio,
     state_of,
 )
+from higgs_audio_trainer.data.fields import BadField
 from higgs_audio_trainer.data.media_path import shown_name
 from higgs_audio_trainer.data.preparation.jobs import Job
 from higgs_audio_trainer.data.preparation.map_files import map_files
-from higgs_audio_trainer.data.prompt import TokenSegment, sequence_length, tokenize_all
+from higgs_audio_trainer.data.prompt import PromptSegment, TokenSegment, sequence_length, tokenize_all
 from higgs_audio_trainer.data.sample import Clip, Sample, packed
 
 if TYPE_CHECKING:
@@ -44,13 +46,19 @@ class SampleRules:
     Attributes:
         clips: Limits for clips.
         max_length: Length of the model's longest sequence, tokens.
+        family: Name of the family of models.
+        render: Returns the segments of a sample's prompt. Raises BadField for a sample that has no prompt.
         tokenizer: Tokenizer of the checkpoint.
+        ids: Token ids and layout of the checkpoint.
         codec: Codec for clips of audio. None where all clips have codes.
     """
 
     clips: ClipLimits
     max_length: int
+    family: str
+    render: Callable[[Sample], list[PromptSegment]]
     tokenizer: PreTrainedTokenizerBase
+    ids: TokenIds
     codec: Codec | None
 
 
@@ -110,7 +118,9 @@ def check_block(samples: Sequence[Sample], rules: SampleRules, index: ClipIndex 
     block = Block()
     known = _check_clips(list(dict.fromkeys(clip for sample in samples for clip in sample.clips)), rules, index, block)
     usable = [sample for sample in samples if _is_usable(sample, known, block)]
-    for sample, segments in zip(usable, tokenize_all(usable, rules.tokenizer), strict=True):
+    rendered = _render(usable, rules, block)
+    tokens = tokenize_all([segments for _, segments in rendered], rules.tokenizer)
+    for (sample, _), segments in zip(rendered, tokens, strict=True):
         checked = [known[clip] for clip in sample.clips]
         frames = [found.frames for found in checked if isinstance(found, _Found)]
         if problem := problem_of_length(segments, frames, rules):
@@ -138,6 +148,17 @@ def check_block(samples: Sequence[Sample], rules: SampleRules, index: ClipIndex 
     used = {clip["key"] for row in block.rows for clip in row["clips"] if "key" in clip}
     block.jobs = [job for job in block.jobs if job.key in used]
     return block
+
+
+def _render(samples: Sequence[Sample], rules: SampleRules, block: Block) -> list[tuple[Sample, list[PromptSegment]]]:
+    """Return samples with the segments of their prompts. The problems of the others are added to the block."""
+    rendered = []
+    for sample in samples:
+        try:
+            rendered.append((sample, rules.render(sample)))
+        except BadField as bad:
+            block.problems.append((sample.where, bad.field, bad.expected, bad.got))
+    return rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +271,7 @@ def problem_of_length(
         frames: Number of codec frames of each clip.
         rules: What a sample must fit.
     """
-    length = sequence_length(segments, frames, rules.clips.num_codebooks)
+    length = sequence_length(segments, frames, rules.ids)
     return ("sample", f"at most {rules.max_length} tokens", str(length)) if length > rules.max_length else None
 
 

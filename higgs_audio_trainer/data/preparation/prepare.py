@@ -55,7 +55,7 @@ from higgs_audio_trainer.events import DatasetAudit, Stage
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FORMAT = 1  # of all files of the cache but the codes
+_FORMAT = 2  # of all files of the cache but the codes
 _MOST_TRIES = 100
 _since = time.time()  # this process began, or its last preparation ended: earlier problems may be gone
 
@@ -69,7 +69,8 @@ class PrepareSettings:
         crew: Devices and number of the processes that encode.
         skip_bad_samples: Leave out samples with problems.
         say: Prints a message.
-        audits_tokens: Whether the audit looks at tokens. The tokens of a tiny tokenizer say nothing of the texts.
+        audits_tokens: Whether the audit looks at the tokens of characters. Those of a tiny tokenizer say nothing of the
+            texts.
         check_samples: Checks some samples of each block against the checkpoint. Raises UserError.
     """
 
@@ -139,19 +140,20 @@ class _Preparation:
             if not len(dataset):
                 lines = listed(dataset.problems)
                 raise UserError("\n".join([*lines, "expected at least one sample without problems, got none"]))
-        return PreparedData(found, self._audit(found, rules.tokenizer if self._settings.audits_tokens else None))
+        return PreparedData(found, self._audit(found, rules.tokenizer))
 
-    def _audit(self, datasets: Sequence[PreparedDataset], tokenizer: PreTrainedTokenizerBase | None) -> DatasetAudit:
-        path = audit_path(datasets, self._settings.folder, with_tokens=tokenizer is not None)
+    def _audit(self, datasets: Sequence[PreparedDataset], tokenizer: PreTrainedTokenizerBase) -> DatasetAudit:
+        with_tokens = self._settings.audits_tokens
+        path = audit_path(datasets, self._settings.folder, with_tokens=with_tokens)
         with suppress(OSError):  # a cache that others filled may be read-only
             share(
                 [f"audit-{path.stem}"],
                 self._claims,
                 is_done=lambda _unit: read_audit(path) is not None,
-                work=lambda _unit: store_audit(path, audit_of(datasets, tokenizer)),
+                work=lambda _unit: store_audit(path, audit_of(datasets, tokenizer, with_tokens=with_tokens)),
                 on_wait=lambda: self._settings.say("another process audits the data. Waiting"),
             )
-        return read_audit(path) or audit_of(datasets, tokenizer)
+        return read_audit(path) or audit_of(datasets, tokenizer, with_tokens=with_tokens)
 
     def _table(self, source: Source) -> SamplesTable:
         folder = self._settings.folder / "manifests" / _hash((_FORMAT, source.fingerprint))
@@ -187,7 +189,7 @@ class _Preparation:
         codec = rules.codec.fingerprint if rules.codec is not None and table.has_audio else None
         facts = (
             _FORMAT, source.fingerprint, digest_of(table.file_states), _tokenizer_fingerprint(rules.tokenizer),
-            limits.num_codebooks, limits.num_codes, limits.max_seconds, rules.max_length, codec,
+            rules.family, limits.num_codebooks, limits.num_codes, limits.max_seconds, rules.max_length, codec,
         )  # fmt: skip
         return PlannedDataset(table, self._settings.folder / "prepared" / _hash(facts), rules, self._since)
 

@@ -30,7 +30,15 @@ from higgs_audio_trainer.data.sample import Sample, Turn, packed, unpacked
 from higgs_audio_trainer.errors import InputProblem
 
 BLOCK_SAMPLES = 2_000
-_SAMPLES = pa.schema([("where", pa.string()), ("id", pa.string()), ("speaker", pa.string()), ("turns", pa.binary())])
+_SAMPLES = pa.schema(
+    [
+        ("where", pa.string()),
+        ("id", pa.string()),
+        ("speaker", pa.string()),
+        ("turns", pa.binary()),
+        ("is_chat", pa.bool_()),
+    ]
+)
 _FILES = pa.schema([("path", pa.binary())])
 _TABLE = "table.json"
 _MOST_FILES = 50_000  # that are kept in memory to name each once
@@ -62,8 +70,9 @@ class SamplesTable:
         """Yield the samples of a block."""
         with pa.memory_map(str(self._folder / "samples.arrow")) as source:
             batch = pa.ipc.open_file(source).get_batch(number)
-            for where, name, speaker, turns in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                yield Sample(name, _unpacked(turns), renamed(where, self._named, self.name), speaker)
+            columns = (column.to_pylist() for column in batch.columns)
+            for where, name, speaker, turns, is_chat in zip(*columns, strict=True):
+                yield Sample(name, _unpacked(turns), renamed(where, self._named, self.name), speaker, is_chat)
 
     @cached_property
     def file_states(self) -> npt.NDArray[np.int64]:
@@ -165,6 +174,7 @@ def _write_samples(folder: Path, samples: Iterator[Sample], after_block: Callabl
                 [text_of(sample.id) for sample in block],
                 [sample.speaker and text_of(sample.speaker) for sample in block],
                 [_packed(sample.turns) for sample in block],
+                [sample.is_chat for sample in block],
             ]
             writer.write_batch(pa.record_batch(columns, schema=_SAMPLES))
             if len(files) > _MOST_FILES:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from higgs_audio_trainer.own_packages import import_path
+
 _START = """
 import json, sys
 told = json.load(sys.stdin)
@@ -69,7 +71,8 @@ class Workers:
             device: Device of the worker.
             threads: Number of threads of torch.
         """
-        told = asdict(self._spec) | {"device": device, "threads": threads, "parent": os.getpid(), "sys_path": sys.path}
+        told = asdict(self._spec) | {"device": device, "threads": threads, "parent": os.getpid()}
+        told["sys_path"] = import_path()
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed with the worker
         try:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and code

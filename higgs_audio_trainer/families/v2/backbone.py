@@ -2,52 +2,26 @@
 
 The native layers select text and audio tokens by boolean masks. The host waits for the size of each selection: some 500
 times in a step of 28 layers. `RoutedBackbone` computes the same layers over the tokens of a `Route`, text tokens first,
-then audio tokens, so that each branch is a slice. Only attention sees the padded batch [B, S]. Padding is on the right,
-so causal attention needs no mask.
+then audio tokens, so that each branch is a slice.
 
 The classes hold the native modules under the native names, so weights and adapters of the native class fit. Without a
 route they compute what the native classes compute, for `generate` and for comparisons, but record no intermediate
 outputs (`output_hidden_states`).
 
-Shape suffixes: B batch, S token sequence, F audio frames, K codebooks, H hidden, D head; N tokens, text first.
+Shape suffixes: B batch, S token sequence, F audio frames, K codebooks, H hidden; T text tokens, A audio tokens,
+N tokens, text first.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.higgs_audio_v2 import modeling_higgs_audio_v2 as native
 
 from higgs_audio_trainer.data.route import Route
-
-
-class Layout(NamedTuple):
-    """Layout of the tokens of a batch, the same in all layers.
-
-    Attributes:
-        num_text: Number of text tokens, which come first.
-        num_audio: Number of audio tokens.
-        places_N: Place of each token in the flattened batch, b * S + s, int64.
-        shape: B and S.
-        rotation: Cosines and sines of the position of each token, [N, D] each.
-        causal_mask: Causal mask in the form of the attention implementation. None for implementations that need none.
-    """
-
-    num_text: int
-    num_audio: int
-    places_N: Tensor
-    shape: tuple[int, int]
-    rotation: tuple[Tensor, Tensor]
-    causal_mask: Any
-
-    def split(self, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the parts of text and of audio."""
-        text_TH, audio_AH = hidden_NH.split([self.num_text, self.num_audio])
-        return text_TH, audio_AH
+from higgs_audio_trainer.families.routed import Layout, attend, heads, inputs_of, layout_of
 
 
 class RoutedLayer(native.HiggsAudioV2DecoderLayer):
@@ -73,6 +47,23 @@ class RoutedLayer(native.HiggsAudioV2DecoderLayer):
         return hidden_NH + torch.cat([text_TH, audio_AH])
 
 
+class SummedEmbeddings(native.HiggsAudioV2Embeddings):
+    """Embeddings of audio frames, in the dtype of the codebooks' embeddings.
+
+    Autocast on CUDA would sum in float32, and with the sums the hidden states of all layers would be float32. Without a
+    route the native backbone would raise, because its text embeddings are bfloat16.
+    """
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Return the sum of the embeddings over the codebooks, [..., H].
+
+        Args:
+            input_ids: Codes, int64 [..., K].
+        """
+        embeddings = self.embed_audio_tokens(input_ids + self.audio_tokens_offsets)
+        return embeddings.sum(dim=-2, dtype=embeddings.dtype)
+
+
 class RoutedBackbone(native.HiggsAudioV2Model):
     """Embeddings, layers and last norm, over tokens in the order of a route or over a padded batch."""
 
@@ -80,6 +71,7 @@ class RoutedBackbone(native.HiggsAudioV2Model):
     def adopt(cls, backbone: native.HiggsAudioV2Model) -> None:
         """Turn a native backbone into a routed backbone in place. Modules and parameters stay."""
         backbone.__class__ = cls
+        backbone.embed_audio_tokens.__class__ = SummedEmbeddings
         for layer in backbone.layers:
             layer.__class__ = RoutedLayer
 
@@ -107,49 +99,17 @@ class RoutedBackbone(native.HiggsAudioV2Model):
         return self._routed(input_ids, audio_input_ids, along)
 
     def _routed(self, input_ids: Tensor, audio_input_ids: Tensor, route: Route) -> Tensor:
-        places_N, frame_places_A = route["places"], route["frame_places"]
-        num_audio = len(frame_places_A)
-        num_text = len(places_N) - num_audio
-        text_ids = input_ids.flatten().index_select(0, places_N[:num_text])
-        frames_AK = audio_input_ids.flatten(0, 1).index_select(0, frame_places_A)
-        hidden_NH = torch.cat([self.embed_tokens(text_ids), self.embed_audio_tokens(frames_AK)])
-        shape = (input_ids.shape[0], input_ids.shape[1])
-        cosine, sine = self.rotary_emb(hidden_NH, (places_N % shape[1])[None])
-        layout = Layout(num_text, num_audio, places_N, shape, (cosine[0], sine[0]), self._causal_mask(hidden_NH, shape))
+        text_ids_T, frames_AK = inputs_of(input_ids, audio_input_ids, route)
+        hidden_NH = torch.cat([self.embed_tokens(text_ids_T), self.embed_audio_tokens(frames_AK)])
+        layout = layout_of(self, hidden_NH, (input_ids.shape[0], input_ids.shape[1]), route)
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_NH = layer(hidden_NH, layout=layout)
         return self.norm(hidden_NH)
 
-    def _causal_mask(self, hidden_NH: Tensor, shape: tuple[int, int]) -> Any:
-        implementation = self.config._attn_implementation  # noqa: SLF001 - has no public name
-        if implementation == "sdpa" or "flash" in implementation:
-            return None  # these kernels know causal attention, and are faster without a mask
-        return create_causal_mask(self.config, hidden_NH.new_empty(*shape, 1), None, None)
-
 
 def _attend(attention: native.HiggsAudioV2Attention, hidden_NH: Tensor, layout: Layout) -> Tensor:
-    """Return the output of an attention module at each token, [N, H]. Projections see no padding."""
     query, key, value = (
-        projection(hidden_NH).unflatten(-1, (-1, attention.head_dim))
+        heads(projection, hidden_NH, attention.head_dim)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    query, key = native.apply_rotary_pos_emb(query, key, *layout.rotation)
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-        attention.config._attn_implementation,  # noqa: SLF001 - has no public name
-        native.eager_attention_forward,
-    )
-    attended, _ = attend(
-        attention,
-        *(_padded(part, layout) for part in (query, key, value)),
-        layout.causal_mask,
-        dropout=attention.attention_dropout if attention.training else 0.0,
-        scaling=attention.scaling,
-    )
-    return attention.o_proj(attended.flatten(0, 1).flatten(1).index_select(0, layout.places_N))
-
-
-def _padded(values_NXD: Tensor, layout: Layout) -> Tensor:
-    """Return the values of tokens at the places of the tokens, [B, X, S, D], 0 at padding."""
-    length, rest = layout.shape[0] * layout.shape[1], values_NXD.shape[1:]
-    padded = values_NXD.new_zeros(length, *rest).index_copy_(0, layout.places_N, values_NXD)
-    return padded.view(*layout.shape, *rest).transpose(1, 2)
+    return attend(attention, query, key, value, layout, native)

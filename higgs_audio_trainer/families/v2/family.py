@@ -1,0 +1,161 @@
+"""Higgs Audio v2, in the native layout of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from higgs_audio_trainer.config import LORA_TARGETS
+from higgs_audio_trainer.data.batch import TokenIds
+from higgs_audio_trainer.data.prompt import PromptSegment
+from higgs_audio_trainer.data.sample import Sample
+from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.families.family import BaseCheckpoint
+from higgs_audio_trainer.families.v2.checkpoint import check_template, check_vocabulary, read_config
+from higgs_audio_trainer.families.v2.prompt import STOP_TOKENS, render
+from higgs_audio_trainer.families.v2.usage import usage
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from higgs_audio_trainer.families.speech import Decoding, Speech, SpeechPrompt
+    from higgs_audio_trainer.families.tiny_size import TinySize
+
+_MOST_BYTES = "5GB"  # of a file of weights
+_TEXT_HEAD = "text_lm_head"
+
+
+class HiggsAudioV2:
+    """The family of `higgs_audio_v2`. See `Family`."""
+
+    name = "higgs-audio-v2"
+    model_type = "higgs_audio_v2"
+    text_loss_weight = 1.0
+    audio_head = "audio_lm_head"
+    layouts: tuple[str, ...] = ("native",)
+    demo_settings: Mapping[str, Any] = MappingProxyType({"lora_targets": f"{LORA_TARGETS},{audio_head}", "lr": 6e-3})
+
+    def open(self, name: str, raw: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> BaseCheckpoint:
+        """Return a base checkpoint."""
+        config = read_config(name, raw)
+        vocabulary = tokenizer.get_vocab()
+        check_vocabulary(name, vocabulary, config)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.pad_token_id
+        ids = TokenIds(
+            pad=int(pad or 0),
+            audio=config.audio_token_id,
+            audio_delay=config.audio_delay_token_id,
+            stream_bos=config.audio_stream_bos_id,
+            stream_eos=config.audio_stream_eos_id,
+            num_codebooks=config.num_codebooks,
+        )
+        stops = tuple(vocabulary[token] for token in STOP_TOKENS if token in vocabulary)
+        return BaseCheckpoint(name, self, config, tokenizer, ids, stops, config.max_position_embeddings)
+
+    def render(self, sample: Sample) -> list[PromptSegment]:
+        """Return the segments of a sample's prompt."""
+        return render(sample)
+
+    def check_samples(self, checkpoint: BaseCheckpoint, samples: Sequence[Sample]) -> None:
+        """Check that the prompts of the training are those of the checkpoint's chat template."""
+        check_template(checkpoint, samples)
+
+    def for_training(self, name: str, *, dtype: torch.dtype, attention: str | None) -> Any:
+        """Return the model with its forward pass for training."""
+        from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
+
+        try:
+            loaded: Any = HiggsAudioForTraining.from_pretrained(
+                name, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            if "attn_implementation" in str(error) or isinstance(error, ImportError):
+                raise UserError(f"--attn_implementation {attention}: {one_line(error)}") from error
+            raise UserError(f"--base_ckpt {name}: the weights cannot be loaded: {error}") from error
+        base, info = loaded
+        if info["missing_keys"]:
+            raise UserError(
+                f"--base_ckpt {name}: expected weights for {', '.join(sorted(info['missing_keys'])[:5])}, got none. "
+                f"{_TEXT_HEAD}.weight must be kept when a checkpoint is converted: the text loss needs it."
+            )
+        return base
+
+    def for_speech(self, name: str, *, dtype: torch.dtype, adapted: Sequence[str]) -> Any:
+        """Return the native model, without the head of the text unless the adapter changes it."""
+        from transformers import HiggsAudioV2ForConditionalGeneration
+
+        try:
+            return HiggsAudioV2ForConditionalGeneration.from_pretrained(
+                name, dtype=dtype, use_text_head=any(_TEXT_HEAD in weight for weight in adapted)
+            )
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            raise UserError(f"--base_ckpt {name}: the weights cannot be loaded: {error}") from error
+
+    def generate(
+        self,
+        model: Any,
+        prompts: Sequence[SpeechPrompt],
+        decoding: Decoding,
+        ids: TokenIds,
+        is_asked_to_stop: Callable[[], bool],
+    ) -> list[Speech]:
+        """Speak prompts as one batch."""
+        from higgs_audio_trainer.families.v2.generation import generate
+
+        return generate(model, prompts, decoding, ids, is_asked_to_stop)
+
+    def write_whole(
+        self, checkpoint: BaseCheckpoint, with_adapter: Callable[[Any], Any], folder: Path, *, layout: str
+    ) -> None:
+        """Write the native model with the adapter merged into its weights, which keep their dtype."""
+        del layout  # there is one
+        merged = with_adapter(_whole_model(checkpoint.name)).merge_and_unload(safe_merge=True)
+        merged.save_pretrained(folder, max_shard_size=_MOST_BYTES)
+
+    def adapter_mapping(self) -> dict[str, str] | None:
+        """Return the native class, which loads an adapter of the class for training."""
+        from transformers import HiggsAudioV2ForConditionalGeneration as Native
+
+        return {"base_model_class": Native.__name__, "parent_library": Native.__module__}
+
+    def adapter_usage(self, *, folder: str, base: str, rank: int, targets: Sequence[str]) -> str:
+        """Return the lines of Python that speak with transformers and peft."""
+        del rank, targets  # peft loads them all
+        return usage(folder=folder, base=base)
+
+    def whole_usage(self, *, folder: str, layout: str) -> str:
+        """Return the lines of Python that speak with transformers."""
+        del layout  # there is one
+        return usage(folder=folder)
+
+    def write_tiny(self, folder: Path, size: TinySize, codec_dir: Path, codec_class: str) -> None:
+        """Write a tiny checkpoint with random weights."""
+        from higgs_audio_trainer.families.v2.tiny import build_model, build_tokenizer, write_processor
+
+        tokenizer = build_tokenizer()
+        build_model(size, tokenizer).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_processor(folder, codec_dir, codec_class)
+
+
+def _whole_model(base: str) -> Any:
+    from transformers import HiggsAudioV2ForConditionalGeneration
+
+    try:
+        loaded: Any = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+            base, dtype="auto", use_text_head=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"--base_ckpt {base}: the weights cannot be loaded: {error}") from error
+    model, info = loaded
+    missing = [name for name in info["missing_keys"] if not name.startswith(f"{_TEXT_HEAD}.")]
+    if missing:
+        raise UserError(f"--base_ckpt {base}: expected weights for {', '.join(sorted(missing)[:5])}, got none.")
+    if info["missing_keys"]:
+        model.text_lm_head = None  # which speech does not need
+    return model
