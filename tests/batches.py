@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, build_example
 from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
-from higgs_audio_trainer.data.prompt import tokenize
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.pipeline.emit import NullPipeline
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, never
-from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
+from tests.families import training_model
 
 WORDS = ("tea", "kettle", "صباح", "الخير", "window", "rain", "harbour", "هادئ")
 
@@ -44,13 +45,30 @@ def random_sample(rng: random.Random, index: int) -> tuple[Sample, list[int]]:
     return Sample(f"s{index}", tuple(turns), f"m.jsonl:{index + 1}"), frames
 
 
+def random_line(rng: random.Random, index: int) -> tuple[Sample, list[int]]:
+    """Make a sample as of a line of the simple form, half of them with a reference, and the frames of its clips."""
+    turns, frames = [Turn("system", ("Generate audio following instruction.",))], []
+    if rng.random() < 0.5:
+        turns += [Turn("user", (" ".join(rng.choices(WORDS, k=rng.randint(1, 4))),))] * (rng.random() < 0.7)
+        turns.append(Turn("assistant", (Clip(Path(f"{index}-reference.wav"), encoded=False),)))
+        frames.append(rng.randint(1, 14))
+    turns.append(Turn("user", (" ".join(rng.choices(WORDS, k=rng.randint(1, 6))),)))
+    turns.append(Turn("assistant", (Clip(Path(f"{index}.wav"), encoded=False),), supervised=True))
+    frames.append(rng.randint(1, 14))
+    return Sample(f"s{index}", tuple(turns), f"m.jsonl:{index + 1}"), frames
+
+
+#: Samples with all that a family can hold.
+SAMPLES = {"higgs-audio-v2": random_sample, "higgs-tts-3": random_line}
+
+
 def random_examples(checkpoint: BaseCheckpoint, count: int, seed: int = 0) -> list[Example]:
-    """Make ragged examples, some with reference speech, some with text as a training target."""
+    """Make ragged examples, some with reference speech, and of v2 some with text as a training target."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     examples = []
     for index in range(count):
-        sample, frames = random_sample(rng, index)
-        prepared = PreparedSample(sample.id, tuple(tokenize(sample, checkpoint.tokenizer)), ())
+        sample, frames = SAMPLES[checkpoint.family.name](rng, index)
+        prepared = PreparedSample(sample.id, tuple(checkpoint.tokenize(sample)), ())
         codes = [numbers.integers(0, 1024, (checkpoint.ids.num_codebooks, length)) for length in frames]
         examples.append(build_example(prepared, codes, checkpoint.ids))
     return examples
@@ -69,7 +87,7 @@ def tensors(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
 def lora_model(model_dir: Path, *, dropout: float = 0.0, seed: int = 0) -> Any:
     """Load the tiny model with adapters whose B is not zero, so that all adapter weights have gradients."""
     torch.manual_seed(seed)
-    model = add_lora(HiggsAudioForTraining.from_pretrained(model_dir), r=4, alpha=8, dropout=dropout)
+    model = add_lora(training_model(open_checkpoint(str(model_dir))), r=4, alpha=8, dropout=dropout)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)

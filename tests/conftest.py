@@ -85,11 +85,27 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Write the tiny checkpoint and codec. Tests read the folders and write nothing there."""
+def tiny_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
+    """Return a function that returns the tiny checkpoint and codec of a family, written once."""
     from higgs_audio_trainer.demo.tiny import write_tiny
 
-    return Tiny(*write_tiny(tmp_path_factory.mktemp("tiny")))
+    written: dict[str, Tiny] = {}
+
+    def tiny(family: str) -> Tiny:
+        if family not in written:
+            written[family] = Tiny(*write_tiny(tmp_path_factory.mktemp(family), family=family))
+        return written[family]
+
+    return tiny
+
+
+@pytest.fixture(scope="session")
+def tiny(request: pytest.FixtureRequest, tiny_of: Callable[[str], Tiny]) -> Tiny:
+    """Write the tiny checkpoint and codec. Tests read the folders and write nothing there.
+
+    A test marked with `tests.families.every_family` runs for each family.
+    """
+    return tiny_of(getattr(request, "param", "higgs-audio-v2"))
 
 
 @pytest.fixture(scope="session")
@@ -140,3 +156,17 @@ def here(capfd: pytest.CaptureFixture[str]) -> Callable[[str, Path], str]:
         return capfd.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def compiler_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin with torch's own settings of the compiler, and restore them as torch does.
+
+    pytest's monkeypatch would leave them hidden, and a later compilation would fail.
+    """
+    import torch
+    from torch.fx.experimental import _config as shapes
+
+    monkeypatch.delenv("ACCELERATE_DYNAMO_USE_DYNAMIC", raising=False)
+    with torch._dynamo.config.patch(specialize_float=False), shapes.patch(use_duck_shape=True):
+        yield

@@ -9,20 +9,24 @@ from higgs_audio_trainer.data.batch import Vocabulary
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.extraction.rows import SupervisedRows
-from higgs_audio_trainer.training.model import TrainingOutput
+from higgs_audio_trainer.families.training_forward import TrainingOutput
 from higgs_audio_trainer.training.model_streams import micro_batch_of
 
 AUDIO, DELAY, STOP, PAD = 90, 91, 92, 93  # text tokens with a meaning; the vocabulary has 100
 V, K, C = 100, 3, 20
 BOS, EOS = 18, 19
+HOLE = -100  # placeholder of a layout without a frame of BOS alone
 VOCABULARY = Vocabulary((STOP,), BOS, EOS, (AUDIO, DELAY))
+#: Vocabularies by the number of frames of BOS alone at the beginning of a clip.
+VOCABULARIES = {1: VOCABULARY, 0: Vocabulary((STOP,), BOS, EOS, (HOLE,), has_bos_frame=False)}
 READ = partial(micro_batch_of, vocabulary=VOCABULARY)
 
 
-def ragged_batch(seed, size=3):
+def ragged_batch(seed, size=3, bos_frames=1):
     """Make a batch of random sequences.
 
-    The text is supervised in part, clips are at random places, and some are masked.
+    The text is supervised in part, clips are at random places, and some are masked. Without a frame of BOS alone, the
+    labels of a clip begin at its first frame, and one placeholder stands for all frames.
     """
     rng = random.Random(seed)
     rows = []
@@ -34,13 +38,13 @@ def ragged_batch(seed, size=3):
                 ids.append(token)
                 labels.append(token if rng.random() < 0.6 else IGNORE_INDEX)
             frames = rng.randint(0, 7)
-            ids += [AUDIO] * max(frames - 2, 0) + [DELAY] * min(frames, 2)
+            ids += [AUDIO] * max(frames - 2, 0) + [DELAY] * min(frames, 2) if bos_frames else [HOLE] * frames
             labels += [IGNORE_INDEX] * frames
             is_target = rng.random() < 0.8
             for frame in range(frames):
                 column = [rng.randrange(C) for _ in range(K)]
                 codes.append(column)
-                seen = [is_target and frame > 0 and rng.random() < 0.8 for _ in range(K)]
+                seen = [is_target and frame >= bos_frames and rng.random() < 0.8 for _ in range(K)]
                 code_labels.append([code if see else IGNORE_INDEX for code, see in zip(column, seen, strict=True)])
             ids.append(rng.randrange(2, 80))
             labels.append(IGNORE_INDEX)
@@ -72,7 +76,7 @@ def pad(rows):
 
 def frame_positions(batch, b):
     """Return the positions of one sample's frames, in order."""
-    return [p for p, token in enumerate(batch["input_ids"][b].tolist()) if token in (AUDIO, DELAY)]
+    return [p for p, token in enumerate(batch["input_ids"][b].tolist()) if token in (AUDIO, DELAY, HOLE)]
 
 
 def outputs_of(batch, text_logits_BSV, audio_logits_BSKC):

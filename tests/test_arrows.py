@@ -167,7 +167,7 @@ def test_sinks_know_no_producer(path):
 
 
 @pytest.mark.parametrize(
-    "folder", ["extraction", "pipeline", "recording", "training", "output_dir", "data", "diagnoses"]
+    "folder", ["extraction", "pipeline", "recording", "training", "output_dir", "data", "diagnoses", "families"]
 )
 def test_producers_know_no_sink(folder):
     """The modules that make, check and deliver events name no sink."""
@@ -194,6 +194,8 @@ FORBIDDEN = [
     ("checkpoint", "training"),
     ("checkpoint", "recording"),
     ("output_dir", "training"),
+    *(("families", other) for other in ("training", "recording", "pipeline", "logs", "diagnoses", "voice")),
+    *((folder, "families") for folder in ("data", "extraction", "logs", "diagnoses", "report", "pipeline")),
 ]
 
 
@@ -202,6 +204,33 @@ def test_folder_does_not_import(folder, other):
     """A folder of the ground or of one side of the house does not import the other side."""
     for path in (PRODUCER / folder).rglob("*.py"):
         assert not [name for name in imported_by(path) if name.startswith(f"higgs_audio_trainer.{other}")], path
+
+
+#: May name a family: the wing itself, planted faults of one family, and the place that patching scripts know.
+NAMES_A_FAMILY = ("families/", "demo/", "__init__.py")
+
+
+def test_families_are_named_in_their_wing():
+    """A module outside the wing imports no family, so that another family needs no change there."""
+    packages = [path.name for path in (PRODUCER / "families").iterdir() if (path / "__init__.py").is_file()]
+    pattern = re.compile(rf"\bfamilies\.({'|'.join(packages)})\b")
+    naming = {path.relative_to(PRODUCER).as_posix() for path in PRODUCER.rglob("*.py") if pattern.search(_code(path))}
+    assert naming, "the wing names its own"
+    assert {name for name in naming if not name.startswith(NAMES_A_FAMILY)} == set()
+
+
+def test_no_module_asks_which_family():
+    """A module outside the wing compares no family's name or type. `open_checkpoint` asks for it, once."""
+    question = re.compile(
+        r"family\.name\s*[!=]=|model_type\s*[!=]=|\bfamily\s*[!=]=\s*[\"']|isinstance\([^)]*[fF]amily"
+    )
+    allowed = ("families/", "checkpoint/base_checkpoint.py", "data/codec.py")  # a codec has a type of its own
+    asking = {path.relative_to(PRODUCER).as_posix() for path in PRODUCER.rglob("*.py") if question.search(_code(path))}
+    assert {name for name in asking if not name.startswith(allowed)} == set()
+
+
+def _code(path):
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", GROUND)

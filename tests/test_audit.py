@@ -12,8 +12,8 @@ from higgs_audio_trainer.data.audit.rows import AuditedClip, AuditedSample, spok
 from higgs_audio_trainer.data.audit.verdict import level_of, strict_error
 from higgs_audio_trainer.data.byte_tokens import partial_tokens
 from higgs_audio_trainer.data.manifest import read_manifest
-from higgs_audio_trainer.demo.tiny import build_tokenizer
 from higgs_audio_trainer.errors import InputProblem
+from higgs_audio_trainer.families.v2.tiny import build_tokenizer
 
 FACTS = AudioFacts(
     rate=24_000,
@@ -350,6 +350,29 @@ class TestPlanted:
         """A text that the tokenizer splits into bytes is a note; one emoji in a text is none."""
         assert found([sample(1, byte_tokens=60)]) == [("byte_tokens", "note", 1, "data/train.jsonl:1")]
         assert found([sample(1, byte_tokens=4)]) == []
+
+    def test_unknown_control_tokens(self):
+        """A control token that the tokenizer does not know is a warning that names the token, in a reference too."""
+        train = samples()
+        clip = train[4].clips[0]
+        text = f"<|emotion:jjoy|><|sfx:sigh|>{clip.text}"
+        unknown = clip._replace(text=text, unknown_tokens=("<|emotion:jjoy|>", "<|a|>"))
+        train[4] = train[4]._replace(clips=(unknown,))
+        train[7] = train[7]._replace(clips=(reference(train[4]), *train[7].clips))
+        (finding,) = audit_samples(train).findings
+        assert (finding.code, finding.severity, finding.count) == ("unknown_control_token", "warning", 2)
+        assert [(item.where, item.detail) for item in finding.samples] == [
+            ("data/train.jsonl:5", "<|emotion:jjoy|>, <|a|>"),
+            ("data/train.jsonl:8", "reference: <|emotion:jjoy|>, <|a|>"),
+        ]
+
+    def test_control_tokens_are_not_spoken(self):
+        """The letters of control tokens are no text: neither for the rate of speech nor for an empty text."""
+        train = samples(40)
+        clip = train[20].clips[0]
+        train[20] = train[20]._replace(clips=(clip._replace(text="<|prosody:speed_very_slow|>" * 9 + clip.text),))
+        assert found(train) == []
+        assert found([sample(1, text="<|sfx:sigh|><|style:singing|>")])[0][0] == "empty_text"
 
     def test_left_out(self):
         """A sample that is left out is named once; a file that was cut off is shorter than its header says."""

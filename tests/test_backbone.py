@@ -8,13 +8,16 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
 
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.families.training_forward import count_targets
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.compilation import compile_for_every_shape
-from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora, count_targets
+from higgs_audio_trainer.training.model import add_lora
 from tests import forks
 from tests.batches import tensors
 
@@ -174,6 +177,27 @@ def test_bfloat16_weights_give_the_native_numbers():
         assert_equal_steps(model, batch, 3, loss_tolerance=5e-3, tolerance=5e-2)
 
 
+class SumsAsOnCuda(TorchFunctionMode):
+    """Sums in float32 unless a dtype is given, as autocast does on CUDA and not on the CPU."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in (torch.sum, torch.Tensor.sum) and args[0].is_floating_point() and "dtype" not in kwargs:
+            kwargs = kwargs | {"dtype": torch.float32}
+        return function(*args, **kwargs)
+
+
+def test_hidden_states_keep_the_dtype_of_the_weights():
+    """Where autocast sums in float32, layers still see bfloat16, along a route and in the native forward."""
+    model, batch = make_model(dtype=torch.bfloat16), make_batch(BATCHES["ragged"])
+    seen = set()
+    for layer in model.base_model.model.model.layers:
+        layer.register_forward_pre_hook(lambda _layer, given: seen.add(given[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16), SumsAsOnCuda():
+        assert_equal_steps(model, batch, 3, loss_tolerance=5e-3, tolerance=5e-2)
+    assert seen == {torch.bfloat16}
+
+
 def test_eager_attention_gives_the_same():
     """An implementation that needs a causal mask gets one."""
     assert_equal_steps(make_model(attention="eager"), make_batch(BATCHES["ragged"]), 3)
@@ -249,11 +273,8 @@ def test_without_a_route_the_model_is_the_native_one(tmp_path):
         assert torch.equal(model(**batch).loss, native(model, batch).loss)
 
 
-def test_one_graph_serves_batches_of_every_shape(monkeypatch):
+def test_one_graph_serves_batches_of_every_shape(compiler_settings):
     """Another number of samples, another length, other numbers of targets: no graph break, no second graph."""
-    monkeypatch.setattr(torch._dynamo.config, "specialize_float", False)
-    monkeypatch.setattr(torch.fx.experimental._config, "use_duck_shape", True)
-    monkeypatch.delenv("ACCELERATE_DYNAMO_USE_DYNAMIC", raising=False)
     compile_for_every_shape()
     torch._dynamo.reset()
     graphs, model = CompileCounterWithBackend("eager"), make_model()

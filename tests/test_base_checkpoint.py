@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import check_template, codec_of, open_checkpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
 from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.v2.checkpoint import check_template
 
 SPEECH = Turn("assistant", (Clip(Path("a.wav"), encoded=False),), supervised=True)
 SAMPLE = Sample("one", (Turn("system", ("S.",)), Turn("user", ("Hi",)), SPEECH), "m:1")
@@ -60,8 +62,8 @@ def test_a_checkpoint_without_a_pad_token_pads_as_its_configuration_says(model_d
 
 NOT_NATIVE = [
     ({"model_type": "higgs_audio"}, r"expected model_type higgs_audio_v2, got higgs_audio: this is Boson's original"),
-    ({"model_type": "llama"}, r"expected model_type higgs_audio_v2, got 'llama'"),
-    ({"model_type": None}, r"expected model_type higgs_audio_v2, got None"),
+    ({"model_type": "llama"}, r"expected model_type higgs_audio_v2 or higgs_multimodal_qwen3, got 'llama'"),
+    ({"model_type": None}, r"expected model_type higgs_audio_v2 or higgs_multimodal_qwen3, got None"),
     (
         {"codebook_size": 1024},
         r"expected codebook_size of at least 1026, to hold stream BOS 1024 and EOS 1025, got 1024",
@@ -103,6 +105,20 @@ def test_a_checkpoint_that_is_not_there_is_a_user_error(name):
     """An error refuses a path that is neither a folder nor a name that can be fetched."""
     with pytest.raises(UserError, match=rf"got '{name}', which has no config\.json or cannot be fetched\. Check"):
         open_checkpoint(name)
+
+
+def test_no_code_of_a_checkpoint_is_run(model_dir, tmp_path, monkeypatch):
+    """An auto_map in config.json and in the tokenizer's configuration is not followed, and nobody is asked."""
+    (model_dir / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((model_dir / name).read_text())
+        content["auto_map"] = {"AutoConfig": "own.Config", "AutoTokenizer": ["own.Tokenizer", None]}
+        (model_dir / name).unlink()
+        (model_dir / name).write_text(json.dumps(content))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question"))
+    with suppress(UserError):
+        open_checkpoint(str(model_dir))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("spoil", ["missing", "broken"])

@@ -19,12 +19,14 @@ from higgs_audio_trainer.data.batch import (
     build_example,
 )
 from higgs_audio_trainer.data.delay import delay_codes, delayed_labels
-from higgs_audio_trainer.data.prompt import TokenSegment, tokenize
+from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.data.regions import Region
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
 from higgs_audio_trainer.events import IGNORE_INDEX
 
 IDS = TokenIds(pad=0, audio=90, audio_delay=91, stream_bos=1024, stream_eos=1025, num_codebooks=3)
+#: Ids of the layout without a frame of BOS alone, as of Higgs TTS 3.
+IDS_TTS3 = TokenIds(0, -100, -100, 1024, 1025, 3, bos_frames=0, reference_eos=False, learns_text=False)
 SYSTEM = Turn("system", ("S.",))
 
 
@@ -38,9 +40,11 @@ def codes(num_frames: int, seed: int = 0, num_codebooks: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 1024, (num_codebooks, num_frames))
 
 
-def example(*segments: TokenSegment, clips: tuple[np.ndarray, ...] = (), name: str = "a") -> Example:
+def example(
+    *segments: TokenSegment, clips: tuple[np.ndarray, ...] = (), name: str = "a", ids: TokenIds = IDS
+) -> Example:
     """Build an example."""
-    return build_example(PreparedSample(name, segments, ()), clips, IDS)
+    return build_example(PreparedSample(name, segments, ()), clips, ids)
 
 
 def test_reference_audio_is_heard_and_not_learned():
@@ -58,10 +62,24 @@ def test_reference_audio_is_heard_and_not_learned():
     assert built.labels.tolist() == [*[IGNORE_INDEX] * 15, 3]
 
 
-def test_every_codebook_of_every_supervised_clip_has_one_stop_label():
+def test_a_reference_without_the_last_end_is_a_frame_shorter():
+    """In the layout without a frame of BOS alone, T frames of a reference take T + K - 1 and of a target T + K."""
+    reference, answer = codes(2, 1), codes(3, 2)
+    segments = (text(1), TokenSegment(None, False), text(2), TokenSegment(None, True), text(3, supervised=True))
+    built = example(*segments, clips=(reference, answer), ids=IDS_TTS3)
+    heard, learned = (delay_codes(c, bos=1024, eos=1025, bos_frames=0) for c in (reference, answer))
+    assert np.array_equal(built.audio_ids_FK, np.concatenate([heard[:-1], learned]))
+    assert (built.audio_labels_FK[:4] == IGNORE_INDEX).all()
+    assert np.array_equal(built.audio_labels_FK[4:], delayed_labels(learned, 3, bos_frames=0))
+    assert built.input_ids.tolist() == [1, *[-100] * 4, 2, *[-100] * 6, 3]
+    assert (built.labels == IGNORE_INDEX).all(), "the text head is unused"
+
+
+@pytest.mark.parametrize("ids", [IDS, IDS_TTS3], ids=["bos", "no bos"])
+def test_every_codebook_of_every_supervised_clip_has_one_stop_label(ids):
     """Two clips in a sample give two stop labels a codebook."""
     clips = (codes(2, 1), codes(5, 2))
-    built = example(TokenSegment(None, True), text(1), TokenSegment(None, True), clips=clips)
+    built = example(TokenSegment(None, True), text(1), TokenSegment(None, True), clips=clips, ids=ids)
     assert (built.audio_labels_FK == 1025).sum(axis=0).tolist() == [2, 2, 2]
     assert (built.audio_labels_FK != IGNORE_INDEX).sum(axis=0).tolist() == [2 + 5 + 2] * 3
 
@@ -97,14 +115,20 @@ def test_a_batch_of_text_alone_has_no_audio_frames():
     assert batch["audio_input_ids_mask"].shape == (2, 0)
 
 
-def test_what_each_sample_gives_does_not_depend_on_its_batch():
+@pytest.mark.parametrize("ids", [IDS, IDS_TTS3], ids=["bos", "no bos"])
+def test_what_each_sample_gives_does_not_depend_on_its_batch(ids):
     """Alone or beside longer ones, a sample's unmasked tokens and labels are the same."""
     rng = random.Random(0)
     examples = [
-        example(text(*range(1, rng.randint(2, 9))), TokenSegment(None, True), clips=(codes(rng.randint(1, 9), seed),))
+        example(
+            text(*range(1, rng.randint(2, 9))),
+            TokenSegment(None, True),
+            clips=(codes(rng.randint(1, 9), seed),),
+            ids=ids,
+        )
         for seed in range(5)
     ]
-    together = Collator(IDS)(examples)
+    together = Collator(ids)(examples)
     for row, one in enumerate(examples):
         tokens = together["attention_mask"][row].bool()
         frames = together["audio_input_ids_mask"][row]
@@ -172,7 +196,7 @@ def test_the_native_model_takes_the_batch(tiny, model, samples):
     checkpoint = open_checkpoint(str(tiny.model_dir))
     examples = [
         build_example(
-            PreparedSample("a", tuple(tokenize(sample, checkpoint.tokenizer)), ()),
+            PreparedSample("a", tuple(checkpoint.tokenize(sample)), ()),
             [codes(3 + index, index, num_codebooks=8) for index in range(len(sample.clips))],
             checkpoint.ids,
         )
@@ -191,12 +215,13 @@ def test_the_native_model_takes_the_batch(tiny, model, samples):
     assert torch.isfinite(output.loss)
 
 
-def test_lengths_are_those_of_the_examples():
-    """The length of a sample is the number of its positions."""
-    segments = (TokenSegment(np.array([1, 2]), False), TokenSegment(None, True))
-    sample = PreparedSample("a", segments, (codes(50),), "m:1", audio_seconds=2.0)
-    dataset = SpeechDataset([sample], IDS)
-    assert dataset.lengths().tolist() == [2 + 50 + IDS.num_codebooks + 1]
+@pytest.mark.parametrize(("ids", "frames"), [(IDS, 24 + 54), (IDS_TTS3, 22 + 53)], ids=["bos", "no bos"])
+def test_lengths_are_those_of_the_examples(ids, frames):
+    """The length of a sample is the number of its positions, the frames of a reference and of a target among them."""
+    segments = (TokenSegment(np.array([1, 2]), False), TokenSegment(None, False), TokenSegment(None, True))
+    sample = PreparedSample("a", segments, (codes(20), codes(50)), "m:1", audio_seconds=2.0)
+    dataset = SpeechDataset([sample], ids)
+    assert dataset.lengths().tolist() == [2 + frames] == [len(dataset[0].input_ids)]
     assert dataset.audio_seconds().tolist() == [2.0]
 
 

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.run import run_training
 from tests import forks
+from tests.families import every_family
 from tests.test_run import read_log, settings
 
 GROUPED = {"train_sampling_strategy": "group_by_length"}
@@ -22,6 +23,7 @@ def run_on_a_rank(given):
     run_training(given)
 
 
+@every_family
 def test_the_gradient_of_an_epoch_is_that_of_fixed_batches(tiny, clips, tmp_path):
     """Losses are divided by the targets of the step, so the batches decide nothing but the speed."""
     whole = {"max_steps": -1, "epochs": 1, "grad_accum": 100, "lora_dropout": 0.0, "lr": 0.1, "warmup": 0.0}
@@ -42,6 +44,7 @@ def test_the_gradient_of_an_epoch_is_that_of_fixed_batches(tiny, clips, tmp_path
             assert adapters[name][key].allclose(value, rtol=1e-4, atol=1e-7)
 
 
+@every_family
 @pytest.mark.parametrize("way", [{"max_batch_seconds": 6.0}, {"extra": GROUPED}])
 def test_two_ranks_train_as_one(tiny, clips, tmp_path, way):
     """Steps, samples, losses and gradients are equal over two epochs, also where the last turn has no batch for all."""
@@ -59,6 +62,7 @@ def test_two_ranks_train_as_one(tiny, clips, tmp_path, way):
         assert {**two[step][2], **others[step - 1]["samples"]} == samples
 
 
+@every_family
 @pytest.mark.parametrize("num_ranks", [1, 2])
 @pytest.mark.parametrize("way", [{"max_batch_seconds": 6.0}, {"extra": GROUPED}, {}])
 def test_a_resumed_epoch_has_the_same_batches(tiny, clips, tmp_path, way, num_ranks):

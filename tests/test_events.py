@@ -48,7 +48,7 @@ SPEED = {
 }
 #: After the first logs were written.
 ADDED = {
-    events.RunStart: {"base_is_random", "max_length", "modalities", "resume_changes", "stops"},
+    events.RunStart: {"base_is_random", "family", "max_length", "modalities", "resume_changes", "stops"},
     events.TrainStep: {"sequence_length", "samples", *SPEED},
     events.PredictionSample: {"stop_rank", "stop_probability", "predicted_audio", "label_audio"},
     events.Window: {"label_ranks", "label_probabilities"},

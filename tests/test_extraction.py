@@ -12,12 +12,14 @@ from higgs_audio_trainer.extraction.batch_sizes import NUM_SIZES
 from higgs_audio_trainer.extraction.extraction import Extraction
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.extraction.windows import WindowSettings
-from higgs_audio_trainer.training.model import TrainingOutput
+from higgs_audio_trainer.families.training_forward import TrainingOutput
+from higgs_audio_trainer.training.model_streams import micro_batch_of
 from tests.ragged import (
     EOS,
     PAD,
     READ,
     STOP,
+    VOCABULARIES,
     C,
     K,
     V,
@@ -42,11 +44,11 @@ def shown(**changes):
     return WindowSettings(**(defaults | changes))
 
 
-def extract(batch, outputs, show=None):
+def extract(batch, outputs, show=None, bos_frames=1):
     """Observe one batch, finish, and return the loss sums and samples."""
     extraction = Extraction("train", show or shown())
     refs = [SampleRef(f"id{b}", f"f{b}") for b in range(len(batch["labels"]))]
-    extraction.observe(READ(outputs, batch, refs))
+    extraction.observe(micro_batch_of(outputs, batch, refs, vocabulary=VOCABULARIES[bos_frames]))
     return finished(extraction, grad_norm=torch.tensor(2.5))
 
 
@@ -111,10 +113,10 @@ def assert_sample_equals(sample, span, window=5):
         assert sample.loss is None
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_equals_a_slow_reference(seed):
-    """On random ragged batches every field of every sample equals the result of loops over slots."""
-    batch = ragged_batch(seed)
+@pytest.mark.parametrize(("seed", "bos_frames"), [(seed, 1 - seed // 60) for seed in range(120)])
+def test_equals_a_slow_reference(seed, bos_frames):
+    """On random ragged batches of both layouts every field of every sample equals the result of loops over slots."""
+    batch = ragged_batch(seed, bos_frames=bos_frames)
     torch.manual_seed(seed)
     B, S = batch["input_ids"].shape
     text_logits, audio_logits = torch.randn(B, S, V), torch.randn(B, S, K, C)
@@ -123,6 +125,7 @@ def test_equals_a_slow_reference(seed):
         batch,
         outputs_of(batch, text_logits, audio_logits),
         shown(window=window, codebooks=codebooks, ranks=with_ranks),
+        bos_frames,
     )
     wanted = [(b, k) for b in range(2) for k in (None, *codebooks)]
     assert [(sample.sample_index, sample.codebook) for sample in samples] == wanted

@@ -10,9 +10,11 @@ from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
 from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.delay import delay_codes
 from higgs_audio_trainer.data.manifest import read_manifest
-from higgs_audio_trainer.data.prompt import tokenize
-from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
-from higgs_audio_trainer.voice.generation import Decoding, speak, speech_of
+from higgs_audio_trainer.families.speech import Decoding
+from higgs_audio_trainer.families.v2.generation import speech_of
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
+from higgs_audio_trainer.training.model import add_lora
+from higgs_audio_trainer.voice.generation import speak
 from higgs_audio_trainer.voice.speech_prompt import new_prompt, prompt_of
 from tests.samples import write_manifest, write_tone
 
@@ -26,12 +28,12 @@ def opened(tiny):
 @pytest.fixture(scope="module")
 def prompts(opened):
     """Make prompts of different lengths, one of them with a reference."""
-    ids, tokenizer = opened.checkpoint.ids, opened.checkpoint.tokenizer
+    ids = opened.checkpoint.ids
     codes = np.random.default_rng(0).integers(0, 1024, (ids.num_codebooks, 5))
     return [
-        new_prompt("a", "Hello.", tokenizer, ids),
-        new_prompt("b", "A sentence with some more words.", tokenizer, ids, reference=("So I sound.", codes)),
-        new_prompt("c", "Hm.", tokenizer, ids, scene="A quiet room."),
+        new_prompt("a", "Hello.", opened.checkpoint),
+        new_prompt("b", "A sentence with some more words.", opened.checkpoint, reference=("So I sound.", codes)),
+        new_prompt("c", "Hm.", opened.checkpoint, scene="A quiet room."),
     ]
 
 
@@ -62,12 +64,12 @@ def test_speech_is_what_a_computation_step_by_step_gives(opened, prompts):
     """With the most likely codes, in a batch as alone."""
     ids = opened.checkpoint.ids
     decoding = Decoding(max_frames=6)
-    together = speak(opened.model, prompts, decoding, ids)
+    together = speak(opened.model, prompts, decoding, opened.checkpoint)
     for prompt, speech in zip(prompts, together, strict=True):
         expected = speech_of(step_by_step(opened.model, prompt, ids, 6 + ids.num_codebooks + 1), ids)
         assert speech.codes_KT.tolist() == expected.codes_KT[:, :6].tolist()
         assert speech.stopped == expected.stopped
-        (alone,) = speak(opened.model, [prompt], decoding, ids)
+        (alone,) = speak(opened.model, [prompt], decoding, opened.checkpoint)
         assert alone.codes_KT.tolist() == speech.codes_KT.tolist()
 
 
@@ -80,20 +82,19 @@ def test_the_prompt_is_that_of_the_training(opened, tmp_path):
     (sample,), _ = read_manifest(manifest)
     rng = np.random.default_rng(0)
     reference, label = (rng.integers(0, 1024, (ids.num_codebooks, frames)) for frames in (4, 7))
-    prepared = PreparedSample("a", tuple(tokenize(sample, tokenizer)), (reference, label))
+    prepared = PreparedSample("a", tuple(opened.checkpoint.tokenize(sample)), (reference, label))
     prompt = prompt_of(prepared, "Good morning.", ids)
-    ours = new_prompt("a", "Good morning.", tokenizer, ids, scene="A kitchen.", reference=("Good night.", reference))
+    ours = new_prompt("a", "Good morning.", opened.checkpoint, scene="A kitchen.", reference=("Good night.", reference))
     assert prompt.inputs.input_ids.tolist() == ours.inputs.input_ids.tolist()
     assert prompt.inputs.audio_ids_FK.tolist() == ours.inputs.audio_ids_FK.tolist()
     assert prompt.inputs.ref.fingerprint == ours.inputs.ref.fingerprint
     assert prompt.label_KT is label
     assert tokenizer.decode(prompt.inputs.input_ids).endswith("<|audio_out_bos|>")
-    assert prompt_of(PreparedSample("t", tuple(tokenize(sample, tokenizer))[:1]), "", ids) is None
+    assert prompt_of(PreparedSample("t", tuple(opened.checkpoint.tokenize(sample))[:1]), "", ids) is None
 
 
 def test_the_seed_decides_and_nothing_else_changes(tiny, opened, prompts):
     """The same seed gives the same speech. Modes, gradients and random generators are as before."""
-    ids = opened.checkpoint.ids
     model = add_lora(HiggsAudioForTraining.from_pretrained(tiny.model_dir), r=4, alpha=8, dropout=0.5)
     model.base_model.model.model.norm.eval()
     model(input_ids=torch.tensor([[1, 2]])).logits.sum().backward()
@@ -101,25 +102,28 @@ def test_the_seed_decides_and_nothing_else_changes(tiny, opened, prompts):
     modes = [module.training for module in model.modules()]
     generators = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]  # noqa: NPY002
     decoding = Decoding(temperature=1.0, max_frames=6, seed=5)
-    first = speak(model, prompts, decoding, ids)
+    first = speak(model, prompts, decoding, opened.checkpoint)
     assert torch.equal(torch.get_rng_state(), generators[0])
     assert random.getstate() == generators[1]
     assert (np.random.get_state()[1] == generators[2]).all()  # noqa: NPY002
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(part.grad, gradients[name]) for name, part in model.named_parameters() if name in gradients)
-    second = speak(model, prompts, decoding, ids)
+    second = speak(model, prompts, decoding, opened.checkpoint)
     assert [speech.codes_KT.tolist() for speech in second] == [speech.codes_KT.tolist() for speech in first]
-    other = speak(model, prompts, Decoding(temperature=1.0, max_frames=6, seed=6), ids)
+    other = speak(model, prompts, Decoding(temperature=1.0, max_frames=6, seed=6), opened.checkpoint)
     assert [speech.codes_KT.tolist() for speech in other] != [speech.codes_KT.tolist() for speech in first]
 
 
 def test_the_most_likely_codes_are_not_drawn_anew(opened, prompts, monkeypatch):
     """The released checkpoint draws repeated codes anew at random. At temperature 0 no seed decides."""
-    ids, configuration = opened.checkpoint.ids, opened.model.generation_config
+    configuration = opened.model.generation_config
     monkeypatch.setattr(configuration, "ras_win_len", 7, raising=False)
     monkeypatch.setattr(configuration, "ras_win_max_num_repeat", 1, raising=False)
     greedy, drawn = (
-        [speak(opened.model, prompts, Decoding(temperature=t, max_frames=12, seed=seed), ids) for seed in (0, 1)]
+        [
+            speak(opened.model, prompts, Decoding(temperature=t, max_frames=12, seed=seed), opened.checkpoint)
+            for seed in (0, 1)
+        ]
         for t in (0.0, 1.0)
     )
     codes = [[speech.codes_KT.tolist() for speech in speeches] for speeches in (*greedy, *drawn)]

@@ -16,6 +16,7 @@ from higgs_audio_trainer.recording.settings import RecorderSettings, every
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 from sinks import MemorySink
 from tests.batches import collate, lora_model, make_trainer, random_examples, tensors
+from tests.families import every_family
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,7 @@ def checkpoint(tiny):
     return open_checkpoint(str(tiny.model_dir))
 
 
+@every_family
 @pytest.mark.parametrize(("log_steps", "chunk_rows"), [(1, None), (1, 20), (100, None)])
 def test_a_training_waits_for_its_loss_at_the_end_alone(checkpoint, tiny, tmp_path, monkeypatch, log_steps, chunk_rows):
     """Not in forward, loss, backward, clipping, optimizer, accounting, nor in a logged step, but for its transfer."""

@@ -168,7 +168,7 @@ SIMPLE_FAULTS = [
     ({"text": 1.5}, "text: expected a text, got a number"),
     (
         {"text": "a<|eot_id|><|AUDIO_OUT|>"},
-        "text: expected a text without the markers of the chat format, got <|eot_id|>, <|AUDIO_OUT|>",
+        "text: expected a text without the markers of a prompt, got <|eot_id|>, <|AUDIO_OUT|>",
     ),
     ({"audio": None}, "audio: expected a path, or codes instead, got neither"),
     ({"codes": "c.npy"}, "audio: expected a path, or codes instead, got both"),
@@ -259,7 +259,7 @@ CHATML_FAULTS = [
     (user({"type": "text"}), "messages[0].content.text: expected a text, got nothing"),
     (
         user("a<|eom_id|>"),
-        "messages[0].content: expected a text without the markers of the chat format, got <|eom_id|>",
+        "messages[0].content: expected a text without the markers of a prompt, got <|eom_id|>",
     ),
     (
         user("t", recipient="x"),

@@ -8,8 +8,11 @@ from transformers import HiggsAudioV2ForConditionalGeneration
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora, count_targets
+from higgs_audio_trainer.families.training_forward import count_targets
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
+from higgs_audio_trainer.training.model import add_lora
 from tests.batches import collate, lora_model, random_examples, tensors
+from tests.families import every_family, training_model
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,8 @@ def native(tiny):
 
 
 @pytest.fixture(scope="module")
-def model(tiny):
-    return HiggsAudioForTraining.from_pretrained(tiny.model_dir).eval()
+def model(checkpoint):
+    return training_model(checkpoint).eval()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -72,6 +75,7 @@ def test_the_native_forward_is_scored_where_ours_is(checkpoint, native, model):
     assert changed == pytest.approx((expected[before.text.labels[0]] - expected[7]).item(), rel=1e-4)
 
 
+@every_family
 @pytest.mark.parametrize("missing", ["text", "audio", "codebook", "all"])
 def test_what_has_no_target_contributes_zero(checkpoint, model, missing):
     """A modality or a codebook without a target contributes 0, never NaN, and gradients stay finite."""
@@ -98,15 +102,17 @@ def test_what_has_no_target_contributes_zero(checkpoint, model, missing):
     model.zero_grad()
 
 
-def test_text_loss_weight_scales_the_text_loss(checkpoint, tiny):
+@every_family
+def test_text_loss_weight_scales_the_text_loss(checkpoint):
     """The loss is weight x text + audio."""
-    model = HiggsAudioForTraining.from_pretrained(tiny.model_dir).eval()
+    model = training_model(checkpoint).eval()
     model.text_loss_weight = 0.25
     with torch.no_grad():
         outputs = model(**tensors(collate(checkpoint, random_examples(checkpoint, 2, 9))))
     assert outputs.loss == pytest.approx((0.25 * outputs.text_loss + outputs.audio_loss).item(), rel=1e-6)
 
 
+@every_family
 def test_count_targets_counts_what_is_supervised(checkpoint, model):
     """The divisors are the numbers of rows and labels that the loss sees."""
     batch = tensors(collate(checkpoint, random_examples(checkpoint, 4, 21)))
@@ -117,6 +123,7 @@ def test_count_targets_counts_what_is_supervised(checkpoint, model):
     assert torch.equal(counted[1:], (outputs.audio.labels != IGNORE_INDEX).sum(-1))
 
 
+@every_family
 def test_given_divisors_replace_the_batch_own(checkpoint, model):
     """With the targets of a whole optimizer step, a batch gives its share of that step's loss."""
     batch = tensors(collate(checkpoint, random_examples(checkpoint, 2, 2)))
@@ -125,6 +132,7 @@ def test_given_divisors_replace_the_batch_own(checkpoint, model):
         assert model(**batch, num_targets=own * 4).loss == pytest.approx(model(**batch).loss.item() / 4, rel=1e-6)
 
 
+@every_family
 def test_gradient_checkpointing_changes_nothing(checkpoint, tiny):
     """Recomputed activations give the same loss and gradients."""
     batch = tensors(collate(checkpoint, random_examples(checkpoint, 2, 4)))

@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from higgs_audio_trainer.checkpoint.base_reference import BaseReference, reference_to
 from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
+from higgs_audio_trainer.families.known import FAMILIES
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training.model_card import own_card, whole_card, write_card
 from higgs_audio_trainer.training.whole_checkpoint import export_model
@@ -179,6 +180,7 @@ def test_an_exported_checkpoint_has_a_card_of_its_own(made, tmp_path):
     assert "## Data" not in plain
 
 
+V2 = FAMILIES["higgs-audio-v2"]
 REFERENCES = [
     (DEFAULT_BASE_CKPT, "higgs-audio-v2-generation-3B-base", DEFAULT_BASE_CKPT),
     ("/home/ann/.cache/hub/models--an-owner--a.base/snapshots/0a1b2c", "a.base", "an-owner/a.base"),
@@ -191,17 +193,26 @@ def test_the_base_is_named_as_on_the_hub(base_ckpt, name, hub_id):
     """A folder gives its last part alone; the Hub's cache gives the repository."""
     reference = reference_to(base_ckpt)
     assert (reference.name, reference.hub_id) == (name, hub_id)
-    data = assert_valid_for_the_hub(whole_card(reference, None))
+    data = assert_valid_for_the_hub(whole_card(reference, V2, "native", None))
     assert data.get("base_model") == hub_id
-    assert "ann" not in whole_card(reference, None)
+    assert "ann" not in whole_card(reference, V2, "native", None)
 
 
-def test_the_licence_of_higgs_audio(tmp_path):
+@pytest.mark.parametrize(
+    ("base_ckpt", "licence"),
+    [
+        (DEFAULT_BASE_CKPT, "boson-higgs-audio-2-community-license"),
+        ("bosonai/higgs-tts-2-3b-base", "boson-higgs-audio-2-community-license"),
+        ("bosonai/higgs-tts-3-4b", "research-and-non-commercial"),
+        ("bosonai/higgs-audio-v3-tts-4b", "research-and-non-commercial"),
+    ],
+)
+def test_the_licence_of_higgs_audio(base_ckpt, licence):
     """Its card says "other", and the licence has a name and a place."""
-    reference = reference_to(DEFAULT_BASE_CKPT)
-    data = assert_valid_for_the_hub(whole_card(reference, None))
-    assert data["license_name"] == "boson-higgs-audio-2-community-license"
-    assert data["license_link"] == f"https://huggingface.co/{DEFAULT_BASE_CKPT}/blob/main/LICENSE"
+    reference = reference_to(base_ckpt)
+    data = assert_valid_for_the_hub(whole_card(reference, V2, "native", None))
+    assert data["license_name"] == licence
+    assert data["license_link"] == f"https://huggingface.co/{base_ckpt}/blob/main/LICENSE"
 
 
 @pytest.mark.parametrize(
@@ -218,10 +229,25 @@ def test_a_licence_that_the_hub_would_refuse(tmp_path, metadata, licence):
     """Identifiers that the Hub lacks become "other" with a name; a link into a folder is left out."""
     (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n")
     assert reference_to(str(tmp_path)).licence == licence
-    assert_valid_for_the_hub(whole_card(BaseReference("x", None, licence), None))
+    assert_valid_for_the_hub(whole_card(BaseReference("x", None, licence), V2, "native", None))
 
 
 def test_no_card_is_written_into_checkpoints(made):
     """Neither ours, which describes the end, nor peft's template."""
     assert list(made.glob("checkpoint-*"))
     assert not list(made.glob("checkpoint-*/README.md"))
+
+
+def test_a_card_of_tts_3_tells_what_its_servers_load():
+    """Commands that would fail are not told: of the port, of an adapted head, of a rank that no server takes."""
+    family = FAMILIES["higgs-tts-3"]
+    given = {"folder": ".", "base": "base"}
+    named = family.adapter_usage(**given, rank=32, targets=("q_proj",))
+    assert "as a named voice of `base`" in named
+    assert "export-model . merged\nvllm-omni serve merged" in named
+    assert "has rank 64" in family.adapter_usage(**given, rank=64, targets=("q_proj",))
+    assert "export-model . merged --layout port" in family.adapter_usage(
+        **given, rank=8, targets=("q_proj", "audio_head")
+    )
+    assert "sgl-omni serve --model-path ." in family.whole_usage(folder=".", layout="original")
+    assert "serve" not in family.whole_usage(folder=".", layout="port")

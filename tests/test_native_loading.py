@@ -12,8 +12,8 @@ from transformers import AutoProcessor, processing_utils
 
 from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
 from higgs_audio_trainer.data.higgs_codec import higgs_codec_class
+from higgs_audio_trainer.families.v2.usage import native_lines
 from higgs_audio_trainer.run import run_training
-from higgs_audio_trainer.training.model_card import native_lines
 from higgs_audio_trainer.training.whole_checkpoint import export_model
 from tests.readme import ROOT
 from tests.test_run import settings

@@ -1,10 +1,14 @@
 """A user's own `sinks.py`, `sinks/` or `schemas.py` beside ours: every command and every training goes on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import higgs_audio_trainer
+from higgs_audio_trainer.own_packages import child_environment, import_path
 
 GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"
 
@@ -90,3 +94,22 @@ def test_tools_do_not_run_the_users_module(tmp_path):
     (tmp_path / "sinks.py").write_text("print('run')\n")
     script = "import higgs_audio_trainer.own_packages, sinks; print(hasattr(sinks, '__wrapped__'))"
     assert python(tmp_path, "-c", script) == "False\n"
+
+
+def test_a_child_process_finds_what_its_parent_imported(folder, monkeypatch):
+    """A checkout that is not installed is found from another folder, before and instead of the modules there."""
+    home = str(Path(higgs_audio_trainer.__file__).parents[1])
+    monkeypatch.setattr(sys, "path", ["", *(place for place in sys.path if Path(place) != Path(home))])
+    assert import_path()[:2] == [home, ""]
+    monkeypatch.chdir(folder)
+    script = "import higgs_audio_trainer.own_packages, sinks; print(sinks.MemorySink().records)"
+    command = [sys.executable, "-S", "-c", script]  # -S: nothing is installed
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_path_of_an_installed_package_stays(monkeypatch):
+    """Where the path has our folder, a child has the same path in the same order."""
+    home = str(Path(higgs_audio_trainer.__file__).parents[1])
+    monkeypatch.setattr(sys, "path", ["/lib", home, "/more"])
+    assert child_environment()["PYTHONPATH"] == os.pathsep.join(["/lib", home, "/more"])

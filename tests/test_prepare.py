@@ -9,7 +9,6 @@ import subprocess
 import sys
 import termios
 import time
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +18,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, open_checkpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.data.batch import SpeechDataset
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.errors import ManifestError, UserError
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.training.prepare_manifests import default_codes_dir, prepare_manifests
 from tests import forks
 from tests.samples import entry, prepare_settings, tone, write_manifest, write_tone
@@ -380,12 +380,9 @@ def test_codes_and_text_alone_need_no_codec(prepare, tmp_path):
 def test_a_sample_is_as_long_as_the_model_takes_and_no_longer(clips, prepare, checkpoint):
     """The border is the exact length in tokens, whether or not the clips are encoded already."""
     lengths = [len(example.input_ids) for example in SpeechDataset(prepare(clips), checkpoint.ids)]
-    config = deepcopy(checkpoint.config)
-    config.max_position_embeddings = max(lengths)
-    assert len(prepare(clips, checkpoint=replace(checkpoint, config=config))) == 8
-    config.max_position_embeddings -= 1
+    assert len(prepare(clips, checkpoint=replace(checkpoint, max_length=max(lengths)))) == 8
     with pytest.raises(ManifestError) as caught:
-        prepare(clips, checkpoint=replace(checkpoint, config=config))
+        prepare(clips, checkpoint=replace(checkpoint, max_length=max(lengths) - 1))
     expected, got = f"at most {max(lengths) - 1} tokens", str(max(lengths))
     assert [(f.field, f.expected, f.got) for f in caught.value.problems] == [("sample", expected, got)]
 
@@ -405,11 +402,8 @@ def test_a_frame_that_only_encoding_shows_is_counted(prepare, checkpoint, tmp_pa
     monkeypatch.setattr("higgs_audio_trainer.training.prepare_manifests.Codec", lambda *_args, **_kwargs: codec)
 
     def prepared(max_length: int) -> PreparedDataset:
-        config = deepcopy(checkpoint.config)
-        config.max_position_embeddings = max_length
-        return prepare(
-            manifest, checkpoint=replace(checkpoint, config=config), codes_dir=str(tmp_path / str(max_length))
-        )
+        shorter = replace(checkpoint, max_length=max_length)
+        return prepare(manifest, checkpoint=shorter, codes_dir=str(tmp_path / str(max_length)))
 
     length = len(SpeechDataset(prepared(2048), checkpoint.ids)[0].input_ids)
     assert len(prepared(length)) == 1

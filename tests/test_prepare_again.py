@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, open_checkpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.data.audio import AudioError
 from higgs_audio_trainer.data.clips import decode_audio
 from higgs_audio_trainer.data.codec import Codec
@@ -28,6 +28,7 @@ from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDatase
 from higgs_audio_trainer.data.preparation.workers import Workers, WorkerSpec, work
 from higgs_audio_trainer.data.sample import Clip
 from higgs_audio_trainer.errors import ManifestError, UserError
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests
 from tests.samples import entry, prepare_settings, write_manifest, write_tone
 

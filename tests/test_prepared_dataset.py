@@ -16,7 +16,6 @@ from higgs_audio_trainer.data.clips import ClipLimits, decode_audio, encode_audi
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.data.preparation import prepared_dataset, samples_table
-from higgs_audio_trainer.data.prompt import tokenize
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests
 from tests.samples import entry, write_manifest, write_tone
 
@@ -73,7 +72,7 @@ def test_examples_equal_those_that_are_built_directly(tiny, clips, prepare, chec
     limits = ClipLimits(checkpoint.ids.num_codebooks, checkpoint.ids.stream_bos, 60.0)
     for index, sample in enumerate(samples):
         codes = [encode_audio(decode_audio(clip, 24_000).waveform, codec, limits) for clip in sample.clips]
-        prepared = PreparedSample(sample.id, tuple(tokenize(sample, checkpoint.tokenizer)))
+        prepared = PreparedSample(sample.id, tuple(checkpoint.tokenize(sample)))
         direct, found = build_example(prepared, codes, checkpoint.ids), dataset[index]
         for name in ("input_ids", "labels", "audio_ids_FK", "audio_labels_FK", "regions"):
             assert np.array_equal(getattr(direct, name), getattr(found, name))

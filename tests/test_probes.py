@@ -15,15 +15,17 @@ import torch
 from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.errors import LoggingError, UserError
+from higgs_audio_trainer.families.speech import Decoding
 from higgs_audio_trainer.recording import decoder_process
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training.best_adapter import BestAdapter
 from higgs_audio_trainer.training.collective import rank_0_alone
 from higgs_audio_trainer.training.probes import Probes
-from higgs_audio_trainer.voice.generation import Decoding, speak
+from higgs_audio_trainer.voice.generation import speak
 from higgs_audio_trainer.voice.measures import silence_of
 from higgs_audio_trainer.voice.speech_prompt import new_prompt
 from tests import forks
+from tests.families import every_family
 from tests.samples import entry, write_manifest, write_tone
 from tests.scoring_models import write_ctc, write_xvector
 from tests.test_run import StopAt, read_log, settings, stable
@@ -47,6 +49,7 @@ def events_of(folder, name):
 
 
 class TestSpeaking:
+    @every_family
     def test_the_training_is_not_disturbed(self, runs):
         """Adapters are equal bit by bit with probes and without, and so are all other events."""
         adapters = [(runs / name / "adapter_model.safetensors").read_bytes() for name in ("with", "without")]
@@ -63,6 +66,7 @@ class TestSpeaking:
         ]
         assert kept[0] == kept[1]
 
+    @every_family
     def test_the_first_samples_are_spoken_at_each_evaluation(self, runs):
         """By default as many samples as are logged, greedily, with events that fit the schema and with files."""
         events = events_of(runs / "with", "generation_sample")
@@ -82,14 +86,15 @@ class TestSpeaking:
             assert [end["codebook"] for end in event["first"]] == [0, 3]
             assert len(event["agreement"]) == 8
 
+    @every_family
     def test_an_event_tells_what_the_saved_adapter_says(self, runs, tiny):
         """The event of the last step has the codes that `say` gets from the adapter, by another path to the prompt."""
         [event] = [e for e in events_of(runs / "with", "generation_sample") if (e["step"], e["probe"]) == (4, "en-1")]
         model = open_speaking_model(str(runs / "with"), base_ckpt=None, audio_tokenizer=None, device="cpu")
-        prompt = new_prompt("en-1", event["text"], model.checkpoint.tokenizer, model.checkpoint.ids)
+        prompt = new_prompt("en-1", event["text"], model.checkpoint)
         assert prompt.inputs.ref.fingerprint == event["fingerprint"]
         decoding = Decoding(max_frames=event["decoding"]["max_frames"])
-        [speech] = speak(model.model, [prompt], decoding, model.checkpoint.ids)
+        [speech] = speak(model.model, [prompt], decoding, model.checkpoint)
         assert (speech.codes_KT.shape[1], speech.stopped) == (event["frames"], event["stopped"])
         assert event["first"][1]["codes"] == speech.codes_KT[3, :5].tolist()
         waveform, _ = soundfile.read(runs / "with" / event["audio"], dtype="float32")
@@ -193,6 +198,7 @@ class TestFollowedPredictions:
         assert found == [(step, *one) for step in (1, 2, 4) for one in series]
         assert all(is_valid(event) for event in samples)
 
+    @every_family
     def test_they_equal_the_evaluation(self, runs):
         """After a step, a probe's predictions are those of the evaluation of the same sample."""
         names = ("first", "last", "num_correct", "num_targets", "fingerprint")
@@ -316,8 +322,8 @@ class TestRanks:
         assert BestAdapter(tmp_path / "out", "loss").step == 1
         base = open_speaking_model(None, base_ckpt=str(tiny.model_dir), audio_tokenizer="", device="cpu")
         for event in events:
-            prompt = new_prompt(event["probe"], event["text"], base.checkpoint.tokenizer, base.checkpoint.ids)
+            prompt = new_prompt(event["probe"], event["text"], base.checkpoint)
             decoding = Decoding(max_frames=event["decoding"]["max_frames"])
-            [speech] = speak(base.model, [prompt], decoding, base.checkpoint.ids)
+            [speech] = speak(base.model, [prompt], decoding, base.checkpoint)
             assert event["first"][0]["codes"] == speech.codes_KT[0, :5].tolist()
             assert event["frames"] == speech.codes_KT.shape[1]

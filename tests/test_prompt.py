@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, HiggsAudioV2Processor, PreTrainedTokenizerFast
 
+from higgs_audio_trainer.data.batch import TokenIds
 from higgs_audio_trainer.data.delay import num_stream_frames
 from higgs_audio_trainer.data.manifest import read_manifest
-from higgs_audio_trainer.data.prompt import as_messages, expand, render, render_text, sequence_length, tokenize
+from higgs_audio_trainer.data.prompt import expand, sequence_length, tokenize_all
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
-from higgs_audio_trainer.demo.tiny import SPECIAL_TOKENS
 from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.families.v2.prompt import as_messages, render, render_text
+from higgs_audio_trainer.families.v2.tiny import SPECIAL_TOKENS
 from tests.samples import conversations, write_manifest
 
 #: Written to the description of the full-size checkpoint's template, and to nothing else.
@@ -181,7 +183,7 @@ def test_tokens_are_those_of_the_whole_text_at_once(tokenizer, merging_tokenizer
     """Cutting the prompt into segments changes no token, with merges or without."""
     for one in (tokenizer, merging_tokenizer):
         placeholder = one.convert_tokens_to_ids("<|AUDIO_OUT|>")
-        segments = tokenize(sample, one)
+        segments = tokenize_all([render(sample)], one)[0]
         in_pieces = [i for s in segments for i in ([placeholder] if s.ids is None else s.ids.tolist())]
         assert in_pieces == one.encode(render_text(sample), add_special_tokens=False)
         assert [segment.ids is None for segment in segments] == [isinstance(s.content, Clip) for s in render(sample)]
@@ -232,7 +234,7 @@ def test_labels_are_what_a_walk_over_the_turns_gives(tokenizer, sample):
     """Labels are the text, audio markers and end of assistant turns. Placeholders and other turns are masked."""
     frames = {clip: 1 + int(clip.path.stem) % 5 for clip in sample.clips}
     lengths = [frames[clip] for clip in sample.clips]
-    segments = tokenize(sample, tokenizer)
+    segments = tokenize_all([render(sample)], tokenizer)[0]
     ids, labels = expand(
         segments,
         [num_stream_frames(n, K) for n in lengths],
@@ -242,7 +244,7 @@ def test_labels_are_what_a_walk_over_the_turns_gives(tokenizer, sample):
     )
     by_hand = walked(sample, frames, lambda text: tokenizer.encode(text, add_special_tokens=False))
     assert (ids.tolist(), labels.tolist()) == by_hand
-    assert sequence_length(segments, lengths, K) == len(ids) == len(labels)
+    assert sequence_length(segments, lengths, TokenIds(0, PLACEHOLDER, DELAY, 1024, 1025, K)) == len(ids) == len(labels)
     assert ids.dtype == labels.dtype == np.int64
 
 
@@ -252,7 +254,9 @@ def test_only_the_last_of_a_manifests_turns_is_learned(tmp_path, tokenizer):
         (tmp_path / name).touch()
     entry = {"id": "a", "audio": "a.wav", "text": "Say it.", "ref_audio": "r.wav", "ref_text": "Heard."}
     (sample,), _ = read_manifest(write_manifest(tmp_path / "m.jsonl", entry))
-    _, labels = expand(tokenize(sample, tokenizer), [12, 12], placeholder=PLACEHOLDER, delay=DELAY, num_codebooks=K)
+    _, labels = expand(
+        tokenize_all([render(sample)], tokenizer)[0], [12, 12], placeholder=PLACEHOLDER, delay=DELAY, num_codebooks=K
+    )
     learned = tokenizer.convert_ids_to_tokens(labels[labels != IGNORE_INDEX].tolist())
     assert learned == ["<|audio_out_bos|>", "<|audio_eos|>", "<|eot_id|>"]
 
@@ -266,7 +270,11 @@ def test_the_placeholders_of_a_clip_are_those_of_transformers_processor(tokenize
     length = num_stream_frames(num_frames, num_codebooks)
     placeholder, delay = tokenizer.convert_tokens_to_ids(["<|AUDIO_OUT|>", "<|reserved_special_token_6|>"])
     ids, _ = expand(
-        tokenize(sample, tokenizer), [length, length], placeholder=placeholder, delay=delay, num_codebooks=num_codebooks
+        tokenize_all([render(sample)], tokenizer)[0],
+        [length, length],
+        placeholder=placeholder,
+        delay=delay,
+        num_codebooks=num_codebooks,
     )
     processor = SimpleNamespace(
         audio_token="<|AUDIO_OUT|>",

@@ -42,6 +42,7 @@ UNKNOWN = {
     },
     "run_start": {
         "config": "the other training has settings of its own",
+        "family": "another training names no family",
         "num_eval_samples": "a Trainer makes its evaluation data after the training began",
     },
     "train_step": {

@@ -14,21 +14,25 @@ from hypothesis import strategies as st
 from transformers import HiggsAudioV2ForConditionalGeneration
 
 from higgs_audio_trainer.checkpoint import speaking_model
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
+from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.families.tiny_size import TinySize
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
+from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.voice import generation
 from higgs_audio_trainer.voice.generation import speak as generation_speak
 from higgs_audio_trainer.voice.sentences import Sentence, file_names, read_sentences
+from tests.families import every_family, training_model
 
 
 @pytest.fixture(scope="module")
 def adapter(tiny, tmp_path_factory):
     """Save an adapter that changes the tiny model, as a training does, in a checkpoint of an output directory."""
     folder = tmp_path_factory.mktemp("out")
-    base = HiggsAudioForTraining.from_pretrained(tiny.model_dir)
+    base = training_model(open_checkpoint(str(tiny.model_dir)))
     model = add_lora(base, r=4, alpha=8, dropout=0.0, targets=["q_proj", "down_proj"])
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -46,6 +50,7 @@ def say(tiny, capsys, *arguments):
     return status, out.splitlines(), err.removeprefix("higgs-audio-trainer: ").strip()
 
 
+@every_family
 def test_a_text_is_spoken_to_a_file(tiny, adapter, tmp_path, capsys):
     """The file has the promised seconds, the same seed gives the same file, and the adapter changes the voice."""
     limit = ("--max_seconds", 0.4)
@@ -93,7 +98,7 @@ REFUSED = [
         "--ref_audio: expected a file, got '/', which",
     ),
     (["out", " ", "-o", "a.wav"], "TEXT: expected a text, got an empty text"),
-    (["out", "a<|eot_id|>", "-o", "a.wav"], "TEXT: expected a text without the markers of the chat format"),
+    (["out", "a<|eot_id|>", "-o", "a.wav"], "TEXT: expected a text without the markers of a prompt"),
     (["out", "\udcff", "-o", "a.wav"], "TEXT: expected UTF-8, got other bytes"),
     (["out", "Hi", "-o", "/dev/null/a.wav"], "/dev/null: Not a directory. Name another place with -o."),
     (["out", "Hi", "-o", "a.wav", "--temperature", "-1"], "--temperature: expected 0 or more, got -1"),
@@ -121,7 +126,7 @@ FAULTS = [
     ('{"text": "a", "id": true}', "t:1: id: expected a text, got a boolean"),
     ('{"text": "a", "id": ""}', "t:1: id: expected a text, got an empty text"),
     ('{"text": " "}', "t:1: text: expected a text, got an empty text"),
-    ("one\ntwo <|audio_eos|>", "t:2: text: expected a text without the markers of the chat format, got <|audio_eos|>"),
+    ("one\ntwo <|audio_eos|>", "t:2: text: expected a text without the markers of a prompt, got <|audio_eos|>"),
     ('{"text": "a", "ref_audio": "b.wav"}', "t:1: ref_audio: expected a file, got 'b.wav', which does not exist"),
     ('{"id": 1, "text": "a"}\n{"id": "1", "text": "b"}', "expected unique ids, got '1' twice"),
     ('{"text"', "t:1: expected a JSON object"),
@@ -189,12 +194,13 @@ def test_texts_come_from_the_standard_input(tiny, tmp_path, monkeypatch, capsys)
     assert say(tiny, capsys, *more, "-", "-o", tmp_path / "c.wav")[2].startswith("stdin: expected UTF-8")
 
 
+@every_family
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_the_same_command_gives_the_same_files(tiny, adapter, clips, tmp_path, capsys, temperature):
     """By the seed; with the most likely codes in batches of any size, whatever the lengths of the prompts."""
     lines = [
         {"text": "Hm."},
-        {"text": "A sentence with many more words than the others have.", "scene": "A hall."},
+        {"text": "A sentence with many more words than the others have."},
         {"text": "Hello.", "ref_audio": str(clips.parent / "en-1.flac"), "ref_text": "So I sound."},
     ]
     (tmp_path / "t").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -14,12 +14,12 @@ from torch.distributed import TCPStore
 from transformers import Trainer, TrainerCallback
 
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.output_dir.attempt import Attempt
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training import collective, shared_files
 from higgs_audio_trainer.training.argument_checks import notes_on
 from higgs_audio_trainer.training.arguments import training_arguments
-from higgs_audio_trainer.training.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.sampler import LengthGroupedOrder
 from higgs_audio_trainer.training.save_errors import saving
 from higgs_audio_trainer.training.shared_files import check_shared_files

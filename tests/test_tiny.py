@@ -12,8 +12,10 @@ from transformers import AutoTokenizer, DacModel, HiggsAudioV2ForConditionalGene
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.data.codec import Codec
-from higgs_audio_trainer.demo.tiny import SPECIAL_TOKENS, TinySize, write_tiny
+from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.tiny_size import TinySize
+from higgs_audio_trainer.families.v2.tiny import SPECIAL_TOKENS
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -6,15 +6,16 @@ import torch
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.errors import LoggingError
 from higgs_audio_trainer.extraction.windows import WindowSettings
+from higgs_audio_trainer.families.training_forward import TrainingOutput
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, every
-from higgs_audio_trainer.training.model import TrainingOutput
 from higgs_audio_trainer.training.model_streams import micro_batch_of
 from sinks import MemorySink
 from tests import forks
 from tests.batches import lora_model, make_trainer, random_examples
+from tests.families import every_family
 from tests.record_training import record, save_record
 
 
@@ -29,6 +30,7 @@ def checkpoint(tiny):
     return open_checkpoint(str(tiny.model_dir))
 
 
+@every_family
 def test_a_compiled_training_has_the_same_losses(checkpoint, tiny, tmp_path, monkeypatch):
     """`--torch_compile true` through accelerate, with batches of several shapes and logged steps."""
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # which the arguments set for the whole process
@@ -54,6 +56,7 @@ def test_a_compiled_training_has_the_same_losses(checkpoint, tiny, tmp_path, mon
     assert len(losses[1]) == 3
 
 
+@every_family
 def test_micro_batches_give_the_gradients_of_one_batch(tiny):
     """Four micro-batches of one sample give the gradients, the loss and the counts of one batch of four."""
     whole = record(tiny.model_dir, batch_size=4, grad_accum=1, samples=4, steps=1)
@@ -77,6 +80,7 @@ def assert_same_counts(got, expected):
             assert one[name] == (None if other[name] is None else pytest.approx(other[name], rel=1e-3, abs=1e-3))
 
 
+@every_family
 @pytest.mark.parametrize("samples", [12, 7])
 def test_two_ranks_train_as_one(tiny, tmp_path, samples):
     """Two ranks give the first gradients and the losses of one rank with the same global batch.
@@ -139,6 +143,7 @@ def test_with_accumulation_the_first_micro_batch_is_shown_once(checkpoint, tiny,
     assert len(targets) == 1, "every step sees all four samples"
 
 
+@every_family
 def test_figures_are_those_of_the_training_loss(checkpoint, tiny, tmp_path):
     """The logged loss is what transformers logs for its trackers, which is what was optimised."""
     trainer, memory = logged(checkpoint, tiny, tmp_path, logging_strategy="steps", logging_steps=1)
@@ -151,6 +156,7 @@ def test_figures_are_those_of_the_training_loss(checkpoint, tiny, tmp_path):
         assert event["step_ms"] >= event["logging_ms"] > 0
 
 
+@every_family
 def test_evaluation_emits_its_own_samples_and_result(checkpoint, tiny, tmp_path):
     """An evaluation gives samples with split eval and one eval_result, whose loss is a mean over all targets."""
     trainer, memory = logged(
@@ -167,6 +173,7 @@ def test_evaluation_emits_its_own_samples_and_result(checkpoint, tiny, tmp_path)
         assert result[name] == pytest.approx(in_one_batch[f"eval_{name}"], rel=1e-5)
 
 
+@every_family
 def test_logging_changes_no_bit(checkpoint, tiny, tmp_path):
     """Adapters trained with logging at every step and without any are equal bit by bit, dropout included."""
     trained = []

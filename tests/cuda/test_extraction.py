@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from higgs_audio_trainer.extraction.extraction import Extraction
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
@@ -71,6 +72,26 @@ def extracted(forward_passes, checkpoint, device, guarded):
         sums = extraction.sums(8, torch.device(device))
     grad_norm = torch.tensor(1.5, device=device)
     return extraction.finish(sums, step=1, epoch=0.5, grad_norm=grad_norm)
+
+
+class Operations(TorchDispatchMode):
+    """Keeps the names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_extraction_makes_no_tensor_of_numbers_of_the_host(forward_passes, checkpoint):
+    """Lists of numbers would be copied to the device in each due step."""
+    operations = Operations()
+    extracted(forward_passes, checkpoint, "cpu", lambda: operations)
+    assert "aten::scatter_add_" in operations.names
+    assert "aten::lift_fresh" not in operations.names
 
 
 def test_extraction_and_counts_are_those_of_the_cpu(forward_passes, checkpoint, device, without_synchronisation):

@@ -36,6 +36,7 @@ def train(checkpoint, tiny, folder, device, rule=is_due):
         Recorder(emit, settings, checks=LiveChecks(emit, fails=False)),
         use_cpu=device == "cpu",
         dataloader_pin_memory=device == "cuda",
+        accelerator_config={"non_blocking": device == "cuda"},
         max_grad_norm=1.0,
         logging_nan_inf_filter=False,
         per_device_train_batch_size=4,

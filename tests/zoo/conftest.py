@@ -9,6 +9,7 @@ import torch
 from higgs_audio_trainer.demo.faults import FAULTS
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser
 from higgs_audio_trainer.events import RunStart
+from higgs_audio_trainer.families.known import DEFAULT_FAMILY
 from higgs_audio_trainer.logs.logged_steps import logged_steps
 from higgs_audio_trainer.logs.typed import typed
 from sinks import MemorySink
@@ -27,20 +28,20 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], MemorySink]:
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., MemorySink]:
     """Return a function that trains with a planted fault, once for each test file, and returns the events."""
-    codes_dir, trained = tmp_path_factory.mktemp("codes"), dict[str, MemorySink]()
+    codes_dir, trained = tmp_path_factory.mktemp("codes"), dict[tuple[str, str], MemorySink]()
 
-    def planted(name: str) -> MemorySink:
-        if name not in trained:
-            trained[name] = plant_in(name, tmp_path_factory.mktemp(name), codes_dir)
-        return trained[name]
+    def planted(name: str, family: str = DEFAULT_FAMILY) -> MemorySink:
+        if (name, family) not in trained:
+            trained[name, family] = plant_in(name, tmp_path_factory.mktemp(name), codes_dir, family=family)
+        return trained[name, family]
 
     return planted
 
 
 @pytest.fixture
-def check_found() -> Callable[[str, MemorySink], int]:
+def check_found() -> Callable[..., int]:
     """Return a function that checks the diagnosis of a fault, live and in the log, and returns its first step."""
 
     def check(name: str, memory: MemorySink) -> int:

@@ -3,10 +3,11 @@
     python -m tests.zoo.healthy [--runs 54] [--foreign 30] [--voices 12] [--seed 0] [--workers 2]
 
 Each training is small and real: codes with as much repetition and silence as speech, texts of many scripts, 1 to 12
-codebooks, and various lengths, batches, learning rates, schedules and seeds. Evaluations use training samples. A tiny
-model that memorizes its samples overfits other samples, and overfitting is a finding. `tests/zoo/foreign.py` has the
-trainings that are not ours. In a voice training the model learns its samples by heart and speaks them all the while,
-from babble to good speech. Such a training takes about 15 s on one core, a third of it for the speech. The command
+codebooks, and various lengths, batches, learning rates, schedules and seeds. Every third training is of Higgs TTS 3,
+with weights whose first loss is near chance. Evaluations use training samples. A tiny model that memorizes its samples
+overfits other samples, and overfitting is a finding. `tests/zoo/foreign.py` has the trainings that are not ours. In a
+voice training the model learns its samples by heart and speaks them all the while, from babble to good speech. Such a
+training takes about 15 s on one core, a third of it for the speech. The command
 prints the findings and exits with 1 if there are any.
 """
 
@@ -26,10 +27,12 @@ import numpy as np
 
 from higgs_audio_trainer.config import LORA_TARGETS
 from higgs_audio_trainer.demo.run import CLIPS
+from higgs_audio_trainer.families.known import DEFAULT_FAMILY
 
 CODEBOOKS = (1, 2, 4, 8, 12)
 NUM_CODES = 1024
 _LEAST_SILENCE = 3  # frames at the end of a clip
+_TTS3, _SPREAD = "higgs-tts-3", 0.1  # spread of the weights of Higgs TTS 3
 _MOST_REPEATS = 0.85  # share of frames; no clip of speech says one code again and again
 TEXTS = (
     "The kettle is on, and the tea is almost ready.",
@@ -42,10 +45,19 @@ TEXTS = (
     "Das Fenster bleibt heute Nacht offen!",
 )
 
+#: Forms of samples that a family has a place for.
+FORMS = {
+    DEFAULT_FAMILY: ("simple", "simple", "reference", "chatml"),
+    _TTS3: ("simple", "reference"),  # no text in the answer
+}
+#: Weights of the text loss. Higgs TTS 3 learns texts at a weight above 0 alone.
+TEXT_LOSS_WEIGHTS = {DEFAULT_FAMILY: (1.0, 0.1), _TTS3: (0.0, 0.0, 0.1)}
+
 
 def plan(seed: int) -> dict[str, Any]:
     """Return random settings and traits of a training."""
     rng = random.Random(seed)
+    family = _TTS3 if seed % 3 == 2 else DEFAULT_FAMILY
     steps = rng.choice([10, 20, 40, 60, 90, 150])
     settings = {
         "batch_size": rng.choice([1, 2, 4, 8]),
@@ -57,12 +69,13 @@ def plan(seed: int) -> dict[str, Any]:
         "max_steps": steps,
         "log_steps": rng.choice([1, 2, 5, 10]),
         "log_samples": rng.choice([1, 2, 4]),
-        "text_loss_weight": rng.choice([1.0, 0.1]),
+        "text_loss_weight": rng.choice(TEXT_LOSS_WEIGHTS[family]),
         "seed": seed,
     }
     if rng.random() < 0.1:
         settings["dtype"] = "bfloat16"
     return {
+        "family": family,
         "codebooks": rng.choice(CODEBOOKS),
         "settings": settings,
         "evaluates": rng.random() < 0.3,
@@ -72,7 +85,7 @@ def plan(seed: int) -> dict[str, Any]:
         "repeats": rng.choice([0.0, 0.1, 0.3, 0.6]),
         "silence": rng.choice([0.0, 0.2, 0.5]),
         "alphabet": rng.choice([8, 60, NUM_CODES]),
-        "form": rng.choice(["simple", "simple", "reference", "chatml"]),
+        "form": rng.choice(FORMS[family]),
         "seed": seed,
     }
 
@@ -80,7 +93,7 @@ def plan(seed: int) -> dict[str, Any]:
 def voice_plan(seed: int) -> dict[str, Any]:
     """Return random settings and traits of a training that learns to speak."""
     rng = random.Random(f"voice {seed}")
-    drawn = plan(seed)
+    drawn = plan(seed) | {"family": DEFAULT_FAMILY}
     voice = {
         "lr": 10 ** rng.uniform(-2.5, -2),
         "lora_r": 32,
@@ -165,7 +178,8 @@ def _outcome(seed: int, drawn: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(drawn["settings"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = write_base(folder / "base", drawn["codebooks"], seed=seed)
+        spread = _SPREAD if drawn["family"] == _TTS3 else None
+        base = write_base(folder / "base", drawn["codebooks"], seed=seed, family=drawn["family"], spread=spread)
         manifest = CLIPS / "manifest.jsonl" if drawn["clips"] else write_manifest(drawn, folder)
         if drawn["evaluates"]:
             settings |= {"eval_manifest": str(manifest), "val_steps": max(2, settings["max_steps"] // 4)}
@@ -173,7 +187,7 @@ def _outcome(seed: int, drawn: Mapping[str, Any]) -> dict[str, Any]:
     steps = memory.named("train_step")
     return {
         "seed": seed,
-        "kind": f"K {drawn['codebooks']}{' with voice' if 'say_steps' in settings else ''}",
+        "kind": f"{drawn['family']} K {drawn['codebooks']}{' with voice' if 'say_steps' in settings else ''}",
         "steps": settings["max_steps"],
         "lr": settings["lr"],
         "loss": (steps[0]["loss"], steps[-1]["loss"]),

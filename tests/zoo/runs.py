@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.demo.faults import PlantedFault
-from higgs_audio_trainer.demo.tiny import TinySize, write_tiny
+from higgs_audio_trainer.demo.tiny import write_tiny
+from higgs_audio_trainer.families.known import DEFAULT_FAMILY
+from higgs_audio_trainer.families.tiny_size import TinySize
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from sinks import MemorySink
@@ -24,10 +26,19 @@ class Base(NamedTuple):
     codec: Path
 
 
-def write_base(folder: Path, codebooks: int, *, seed: int = 0) -> Base:
-    """Write a base checkpoint of two narrow layers."""
+def write_base(
+    folder: Path, codebooks: int, *, seed: int = 0, family: str = DEFAULT_FAMILY, spread: float | None = None
+) -> Base:
+    """Write a base checkpoint of two narrow layers, whose random weights have a spread."""
     quiet_third_parties()  # a progress bar for each file would hide the output of the scripts
-    return Base(*write_tiny(folder, TinySize(hidden_size=64, layers=2, codebooks=codebooks), seed=seed))
+    return Base(
+        *write_tiny(
+            folder,
+            TinySize(hidden_size=64, layers=2, codebooks=codebooks, initializer_range=spread),
+            family=family,
+            seed=seed,
+        )
+    )
 
 
 def train(base: Base, manifest: Path, folder: Path, *, fault: PlantedFault | None = None, **changes: Any) -> MemorySink:

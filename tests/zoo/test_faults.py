@@ -5,15 +5,31 @@ import pytest
 from higgs_audio_trainer.data import batch
 from higgs_audio_trainer.demo.faults import FAULTS
 from higgs_audio_trainer.demo.run import CLIPS
-from higgs_audio_trainer.training.model import HiggsAudioForTraining
-from tests.zoo.faults import LEARNED, ONLY_HEARD
+from higgs_audio_trainer.families.known import FAMILIES
+from higgs_audio_trainer.families.training_forward import TrainingForward
+from tests.zoo.faults import LEARNED, ONLY_HEARD, planted_in
 from tests.zoo.runs import found, train, write_base
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in {*LEARNED, *ONLY_HEARD}])
-def test_a_fault_is_found_at_step_1(plant, check_found, name):
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (family, name)
+        for family in FAMILIES
+        for name in planted_in(family, FAULTS)
+        if name not in {*LEARNED, *ONLY_HEARD}
+    ],
+)
+def test_a_fault_is_found_at_step_1(plant, check_found, family, name):
     """The diagnosis comes at step 1 with the expected severity, and other diagnoses are only consequences."""
-    assert check_found(name, plant(name)) == 1
+    assert check_found(name, plant(name, family)) == 1
+
+
+def test_a_fault_that_a_family_cannot_have_says_why():
+    """The reasons are sentences, and most faults are for every family."""
+    reasons = [reason for fault in FAULTS.values() for reason in fault.not_for.values()]
+    assert all(len(reason.split()) > 3 for reason in reasons)
+    assert all(len(planted_in(family, FAULTS)) > 0.8 * len(FAULTS) for family in FAMILIES)
 
 
 @pytest.mark.parametrize(("name", "offset"), [("same_index", -1), ("shifted_minus_1", -1), ("shifted_plus_1", 1)])
@@ -59,7 +75,7 @@ def test_the_samples_at_fault_are_named(plant):
 def test_nothing_of_a_fault_is_left(plant, tmp_path):
     """After a training with a fault, all functions are restored, and a new training is as before."""
     places = [place[:2] for fault in FAULTS.values() for place in fault.functions]
-    assert {(HiggsAudioForTraining, "_text_rows"), (batch, "build_example")} <= set(places)
+    assert {(TrainingForward, "_text_rows"), (batch, "build_example")} <= set(places)
     before = [getattr(owner, name) for owner, name in places]
     base, manifest = write_base(tmp_path / "base", 4), CLIPS / "manifest.jsonl"
     sound = train(base, manifest, tmp_path / "before", max_steps=1, log_steps=1)
@@ -76,7 +92,7 @@ def test_nothing_of_a_fault_is_left(plant, tmp_path):
 
 def test_nothing_is_left_of_a_training_that_failed():
     """Any exception restores the functions."""
-    before = HiggsAudioForTraining._text_rows
+    before = TrainingForward._text_rows
     with pytest.raises(KeyboardInterrupt), FAULTS["same_index"].planted():
         raise KeyboardInterrupt
-    assert HiggsAudioForTraining._text_rows is before
+    assert TrainingForward._text_rows is before

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from higgs_audio_trainer import PredictionLogger, read
+from higgs_audio_trainer.families.known import FAMILIES
 from tests.zoo import foreign, healthy
 
 
@@ -11,7 +12,13 @@ def traits(seed):
     """Return the traits of a training."""
     plan = healthy.plan(seed)
     kind = "clips" if plan["clips"] else plan["form"]
-    return {plan["codebooks"], kind, plan["settings"].get("dtype", "float32"), f"evaluates: {plan['evaluates']}"}
+    return {
+        plan["family"],
+        plan["codebooks"],
+        kind,
+        plan["settings"].get("dtype", "float32"),
+        f"evaluates: {plan['evaluates']}",
+    }
 
 
 def handful():
@@ -33,9 +40,18 @@ def test_nothing_is_found_in_a_healthy_training(seed):
 
 
 def test_the_handful_is_varied():
-    """The seeds cover every number of codebooks and every form of sample."""
+    """The seeds cover both families, every number of codebooks and every form of sample."""
     all_traits = set().union(*map(traits, handful()))
-    assert {*healthy.CODEBOOKS, "simple", "reference", "chatml", "clips", "bfloat16", "evaluates: True"} <= all_traits
+    assert {
+        *FAMILIES,
+        *healthy.CODEBOOKS,
+        "simple",
+        "reference",
+        "chatml",
+        "clips",
+        "bfloat16",
+        "evaluates: True",
+    } <= all_traits
 
 
 @pytest.mark.parametrize("seed", range(len(foreign.KINDS)))

@@ -3,17 +3,23 @@
 import pytest
 
 from higgs_audio_trainer.demo.faults import FAULTS
+from higgs_audio_trainer.families.known import DEFAULT_FAMILY, FAMILIES
+from tests.families import every_family_by_name
 from tests.zoo.faults import ALSO, HEARD, ONLY_HEARD, SPEAKING, plant
 from tests.zoo.runs import alarms
 
 
+@every_family_by_name
 @pytest.mark.parametrize("name", HEARD)
-def test_a_fault_is_heard(tmp_path, name):
+def test_a_fault_is_heard(tmp_path, family, name):
     """The model learns its clips by heart, and its speech is an error, at the second generation or later.
 
     Nothing else is found, except for what is found without speech, and consequences.
     """
-    memory = plant(name, tmp_path, tmp_path / "codes", codebooks=2, **SPEAKING)
+    settings = SPEAKING | dict(FAMILIES[family].demo_settings)
+    if family == DEFAULT_FAMILY:
+        settings["lr"] = 1e-2  # the demo's needs more steps
+    memory = plant(name, tmp_path, tmp_path / "codes", codebooks=2, family=family, spread=None, **settings)
     at = {event["code"]: event for event in alarms(memory)}
     expected = {FAULTS[name].found_by, FAULTS[name].heard_by}
     assert expected <= set(at) <= expected | ALSO.get(name, set())

@@ -2,14 +2,17 @@
 
 import pytest
 
-from tests.zoo.faults import LEARNED
+from higgs_audio_trainer.families.known import FAMILIES
+from tests.zoo.faults import LEARNED, planted_in
 from tests.zoo.runs import found
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_a_fault_is_found_in_time(plant, check_found, name):
+@pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family in FAMILIES for name in planted_in(family, LEARNED)]
+)
+def test_a_fault_is_found_in_time(plant, check_found, family, name):
     """The diagnosis comes in time with the expected severity, and other diagnoses are only consequences."""
-    assert 1 < check_found(name, plant(name)) <= LEARNED[name]
+    assert 1 < check_found(name, plant(name, family)) <= LEARNED[name]
 
 
 def test_the_dead_codebook_is_named(plant):
