@@ -25,7 +25,7 @@ from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.data.batch import Collator
 from higgs_audio_trainer.data.clips import FRAME_RATE_HZ
 from higgs_audio_trainer.demo.tiny import write_tiny
-from higgs_audio_trainer.training.model import HiggsAudioForTraining
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.sampler import BudgetedBatches, LengthGroupedOrder
 from sinks.terminal.words import count_of

@@ -41,14 +41,16 @@ from transformers import DacModel
 from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 from benchmarks.workload import torch_threads
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, open_checkpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.data.batch import Collator, SpeechDataset
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.data.preparation.progress import Report
-from higgs_audio_trainer.demo.tiny import SAMPLING_RATE_HZ, write_tiny
+from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.events import PrepareProgress
+from higgs_audio_trainer.families.family import BaseCheckpoint
+from higgs_audio_trainer.families.tiny_size import SAMPLING_RATE_HZ
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 
 THREADS = 2

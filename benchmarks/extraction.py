@@ -37,7 +37,7 @@ from higgs_audio_trainer.extraction.extraction import Extracted, Extraction
 from higgs_audio_trainer.extraction.rows import SupervisedRows
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
 from higgs_audio_trainer.extraction.windows import WindowSettings
-from higgs_audio_trainer.training.model import TrainingOutput
+from higgs_audio_trainer.families.training_forward import TrainingOutput
 from higgs_audio_trainer.training.model_streams import micro_batch_of
 
 THREADS = 1  # a second thread of a busy machine wakes up after our extraction has finished

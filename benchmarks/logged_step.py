@@ -33,6 +33,7 @@ from benchmarks.timing import ratio, ratio_quartiles
 from benchmarks.training_step import QUICK, SIZES, THREADS, StepSize
 from benchmarks.workload import random_model, token_ids, torch_threads, training_arguments, vocabulary_of
 from higgs_audio_trainer.data.batch import Collator
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import every, never
@@ -153,7 +154,7 @@ def train(
     ids = token_ids(config)
     with tempfile.TemporaryDirectory() as folder, hidden_pipeline(folder) as emit:
         turns = AlternatingSteps(emit, recorders_of(emit, Path(folder)))
-        model: Any = random_model(config, "cpu")
+        model: Any = random_model(HiggsAudioForTraining, config, "cpu")
         trainer = _AlternatingTrainer(
             turns,
             vocabulary=vocabulary_of(ids),

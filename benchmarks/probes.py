@@ -32,11 +32,14 @@ from benchmarks.workload import random_model, token_ids, torch_threads
 from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.demo.tiny import write_tiny
+from higgs_audio_trainer.families.family import BaseCheckpoint
+from higgs_audio_trainer.families.speech import Decoding, SpeechPrompt
+from higgs_audio_trainer.families.v2.family import HiggsAudioV2
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.recording.decoder_process import DecoderProcess, Job
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
-from higgs_audio_trainer.voice.generation import Decoding, speak, undisturbed
-from higgs_audio_trainer.voice.speech_prompt import SpeechPrompt
+from higgs_audio_trainer.voice.generation import speak, undisturbed
 
 SIZE = StepSize(hidden_size=512, num_layers=4, length=256)
 _MOST_SPEECH, _MOST_BUSY = 1.1, 1.1
@@ -52,15 +55,15 @@ def _prompts(ids: TokenIds, number: int) -> list[SpeechPrompt]:
     return prompts
 
 
-def _speech(model: Any, native: Any, ids: TokenIds, frames: int, rounds: int) -> Iterator[ResultRow]:
-    prompts, decoding = _prompts(ids, 2), Decoding(max_frames=frames)
-    spoken = [speak(one, prompts, decoding, ids) for one in (model, native)]
+def _speech(model: Any, native: Any, checkpoint: BaseCheckpoint, frames: int, rounds: int) -> Iterator[ResultRow]:
+    prompts, decoding = _prompts(checkpoint.ids, 2), Decoding(max_frames=frames)
+    spoken = [speak(one, prompts, decoding, checkpoint) for one in (model, native)]
     same = all(np.array_equal(a.codes_KT, b.codes_KT) for a, b in zip(*spoken, strict=True))
     made = max(speech.codes_KT.shape[1] for speech in spoken[0])
     calls: dict[str, Callable[[], object]] = {
-        "ours": partial(speak, model, prompts, decoding, ids),
-        "native": partial(speak, native, prompts, decoding, ids),
-        "one by one": lambda: [speak(model, [prompt], decoding, ids) for prompt in prompts],
+        "ours": partial(speak, model, prompts, decoding, checkpoint),
+        "native": partial(speak, native, prompts, decoding, checkpoint),
+        "one by one": lambda: [speak(model, [prompt], decoding, checkpoint) for prompt in prompts],
     }
     taken = interleaved(calls, rounds=rounds)
     per_frame = 1000 * median(taken["ours"]) / made
@@ -146,8 +149,10 @@ def rows(quick: bool = False) -> list[ResultRow]:
     size, rounds, frames = (QUICK, 1, 8) if quick else (SIZE, 8, 50)
     config = size.config()
     ids = token_ids(config)
+    tokenizer: Any = None  # the prompts are tokens
+    checkpoint = BaseCheckpoint("random", HiggsAudioV2(), config, tokenizer, ids, (), config.max_position_embeddings)
     with torch_threads(THREADS):
-        base: Any = random_model(config, "cpu")
+        base: Any = random_model(HiggsAudioForTraining, config, "cpu")
         base.float()
         native: Any = HiggsAudioV2ForConditionalGeneration(config)
         native.load_state_dict(base.state_dict(), strict=False)
@@ -155,7 +160,7 @@ def rows(quick: bool = False) -> list[ResultRow]:
         model = add_lora(base, r=16, alpha=32, dropout=0.0)
         examples = size.examples(ids)
         return [
-            *_speech(model, native, ids, frames, rounds),
+            *_speech(model, native, checkpoint, frames, rounds),
             *_followed(model, ids, examples, rounds),
             *_beside_decoder(model, ids, examples, rounds),
         ]

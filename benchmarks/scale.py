@@ -31,13 +31,14 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from benchmarks.rows import ResultRow, argument_parser, report
 from benchmarks.timing import interleaved, ratio
-from higgs_audio_trainer.checkpoint.base_checkpoint import BaseCheckpoint, open_checkpoint
+from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, SpeechDataset, build_example
 from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.data.prompt import tokenize_all
 from higgs_audio_trainer.data.sample import Sample
 from higgs_audio_trainer.demo.tiny import write_tiny
+from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 from higgs_audio_trainer.training.sampler import LengthGroupedOrder
 
@@ -156,7 +157,7 @@ class _FilesOfCodes(Dataset[Example]):
     """Samples with their tokens in memory and a file of codes for each."""
 
     def __init__(self, folder: Path, samples: Sequence[Sample], checkpoint: BaseCheckpoint) -> None:
-        segments = tokenize_all(samples, checkpoint.tokenizer)
+        segments = tokenize_all([checkpoint.family.render(sample) for sample in samples], checkpoint.tokenizer)
         self._samples = [
             PreparedSample(sample.id, tuple(tokens), (), sample.where)
             for sample, tokens in zip(samples, segments, strict=True)

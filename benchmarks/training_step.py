@@ -42,8 +42,9 @@ from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 from benchmarks.workload import random_example, random_model, token_ids, tokens_around, torch_threads
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, TokenIds
-from higgs_audio_trainer.training.backbone import RoutedBackbone
-from higgs_audio_trainer.training.model import HiggsAudioForTraining, add_lora
+from higgs_audio_trainer.families.v2.backbone import RoutedBackbone
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
+from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
 THREADS = 2
@@ -125,7 +126,7 @@ class ComparedStep:
     def __init__(self, size: StepSize) -> None:
         config = size.config()
         self.codebooks = config.num_codebooks
-        base: Any = random_model(config, "cpu")
+        base: Any = random_model(HiggsAudioForTraining, config, "cpu")
         self._model: Any = add_lora(base.float(), r=16, alpha=32, dropout=0.0)
         ids = token_ids(config)
         batch = Collator(ids)(size.examples(ids))

@@ -14,7 +14,6 @@ from transformers import HiggsAudioV2Config, TrainingArguments
 from higgs_audio_trainer.data.batch import Example, PreparedSample, TokenIds, Vocabulary, build_example
 from higgs_audio_trainer.data.delay import num_stream_frames
 from higgs_audio_trainer.data.prompt import TokenSegment
-from higgs_audio_trainer.training.model import HiggsAudioForTraining
 
 MARKERS = (128_013, 128_012, 128_009)  # begin of audio, end of audio, end of turn
 
@@ -73,13 +72,13 @@ def tokens_around(codebooks: int) -> int:
     return len(MARKERS) + num_stream_frames(0, codebooks)
 
 
-def random_model(config: HiggsAudioV2Config, device: str) -> HiggsAudioForTraining:
-    """Return a model with random bfloat16 weights, allocated directly on the device."""
+def random_model(kind: Any, config: Any, device: str) -> Any:
+    """Return a model of a class with random bfloat16 weights, allocated directly on the device."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            return HiggsAudioForTraining(config)
+            return kind(config)
     finally:
         torch.set_default_dtype(torch.float32)
 

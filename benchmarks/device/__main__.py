@@ -1,6 +1,8 @@
 """Device check: run everything that needs a CUDA device, in at most 8 minutes.
 
-    python -m benchmarks.device [--quick] [--json FILE]
+    python -m benchmarks.device [--only PART ...] [--quick] [--json FILE]
+
+With --only, the command runs some of the parts and takes the time of these parts: {parts}.
 
 The command prints a Markdown table. Each part runs in a process of its own and has its own time. A part may also use
 the time that earlier parts left over. A part that fails or whose time is used up has a row that says so, keeps the rows
@@ -86,7 +88,7 @@ def check(
             made.append((name, ResultRow(name, None, "skipped", against="the time is used up")))
             continue
         began = clock()
-        rows, error = run_part([*command, "--seconds", f"{left:.0f}"], left)
+        rows, error = run_part([*command, "--until", f"{deadline:.0f}"], left)
         made += [(name, row) for row in rows]
         if error:
             failed = True
@@ -115,7 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         1 if a part failed, else 0.
     """
-    given = argument_parser(str(__doc__)).parse_args(arguments)
+    times = ", ".join(f"{part.name} {part.seconds:.0f} s" for part in PARTS)
+    parser = argument_parser(str(__doc__).format(parts=times))
+    names = [part.name for part in PARTS]
+    parser.add_argument("--only", nargs="+", metavar="PART", choices=names, default=names, help="parts to run")
+    given = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("benchmarks.device: no CUDA device, nothing measured")
         _write(given.json, {"device": None, "rows": []})
@@ -123,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = machine()
     command = [sys.executable, "-m", "benchmarks.device.part", *["--quick"] * given.quick]
     began = time.monotonic()
-    rows, failed = check([(part.name, part.seconds, [*command, part.name]) for part in PARTS])
+    chosen = [part for part in PARTS if part.name in given.only]
+    rows, failed = check([(part.name, part.seconds, [*command, part.name]) for part in chosen])
     device["seconds"] = round(time.monotonic() - began)
     print(", ".join(f"{name} {value}" for name, value in device.items()) + "\n")
     print(table(row for _, row in rows))

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import HiggsAudioV2ForConditionalGeneration
 
@@ -17,7 +19,10 @@ from benchmarks.device.plan import GIB, Plan
 from benchmarks.rows import ResultRow
 from benchmarks.timing import ratio
 from benchmarks.workload import random_model, token_ids
-from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator
+from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, TokenIds
+from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.families.tts3.model import HiggsTts3
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
@@ -42,15 +47,21 @@ class FullSize:
         plan: Sizes and device.
     """
 
+    sizes: Any  # configuration whose operations count
+    ids: TokenIds
+
     def __init__(self, plan: Plan) -> None:
         quiet_third_parties()
         self._plan = plan
-        self.ids = token_ids(plan.full)
-        self.model: Any = add_lora(
-            random_model(plan.full, plan.device), r=LORA_RANK, alpha=2 * LORA_RANK, dropout=0.0
-        ).train()
+        base = self._make(plan)
+        self.model: Any = add_lora(base, r=LORA_RANK, alpha=2 * LORA_RANK, dropout=0.0).train()
         self.base: Any = self.model.base_model.model
         self.weights = torch.cuda.memory_allocated() if plan.on_cuda else 0
+
+    def _make(self, plan: Plan) -> Any:
+        """Return the model with random weights, and set sizes and token ids."""
+        self.sizes, self.ids = plan.full, token_ids(plan.full)
+        return random_model(HiggsAudioForTraining, plan.full, plan.device)
 
     def set_checkpointing(self, *, on: bool) -> None:
         """Turn gradient checkpointing on or off."""
@@ -62,7 +73,7 @@ class FullSize:
     def batch(self, batch_size: int) -> tuple[dict[str, Any], float]:
         """Return the model's inputs on the device, and the operations of a step."""
         batch = Collator(self.ids)(self._plan.examples(self.ids, batch_size))
-        flops = step_flops(self._plan.full, batch, LORA_RANK)
+        flops = step_flops(self.sizes, batch, LORA_RANK)
         return {
             name: on_device(part, self._plan.device) for name, part in batch.items() if name not in FOR_THE_LOG
         }, flops
@@ -115,21 +126,60 @@ def measured_peak(plan: Plan) -> float:
     return _PRODUCTS * 2 * plan.matrix**3 / median(rounds[1:])
 
 
+class FullSizeTts3(FullSize):
+    """Higgs TTS 3 with random bfloat16 weights. "Native" are the layers of transformers and logits at all positions."""
+
+    def _make(self, plan: Plan) -> Any:
+        config = plan.tts3
+        text = config.text_config
+        self.sizes = SimpleNamespace(**text.to_dict(), num_codebooks=config.num_codebooks, codebook_size=1026)
+        placeholder = config.audio_token_id
+        self.ids = TokenIds(
+            text.vocab_size - 1, placeholder, placeholder, 1024, 1025, config.num_codebooks, 0, reference_eos=False
+        )
+        model = random_model(HiggsTts3, config, plan.device)
+        model.tie_weights()
+        model.text_loss_weight = 0.0
+        return model
+
+    def native(self, **batch: Any) -> Any:
+        """Return the loss over the logits, [B, S, K, C], of all positions of the padded batch."""
+        hidden = self.base(**{name: batch[name] for name in (*NATIVE_ENTRIES[:2], *NATIVE_ENTRIES[3:5])})
+        logits = self.base.audio_logits(hidden)
+        labels = torch.full(logits.shape[:3], IGNORE_INDEX, device=hidden.device)
+        is_frame = batch["input_ids"] == self.ids.audio
+        labels[is_frame] = batch["audio_labels"][batch["audio_input_ids_mask"]]
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 2).float(), labels[:, 1:].flatten())
+        return SimpleNamespace(loss=loss)
+
+
 def full_size(plan: Plan) -> Iterator[ResultRow]:
-    """Measure steps of each batch size, first without gradient checkpointing."""
-    peak = measured_peak(plan)
+    """Measure steps of Higgs Audio v2."""
     size = plan.matrix
+    peak = measured_peak(plan)
     yield ResultRow(f"bfloat16 matrix product, {size} x {size} x {size}", peak / 1e12, "TFLOP/s")
+    yield from _measured(plan, FullSize, peak, "")
+
+
+def full_size_tts3(plan: Plan) -> Iterator[ResultRow]:
+    """Measure steps of Higgs TTS 3."""
+    yield from _measured(plan, FullSizeTts3, measured_peak(plan), "TTS 3, ")
+
+
+def _measured(plan: Plan, kind: type[FullSize], peak: float, name: str) -> Iterator[ResultRow]:
+    """Measure steps of each batch size, first without gradient checkpointing."""
     began = time.perf_counter()
-    model = FullSize(plan)
+    model = kind(plan)
     plan.synchronize()
-    yield ResultRow("making the model on the device", time.perf_counter() - began, "s")
-    yield ResultRow("memory of weights and adapters", model.weights / GIB, "GiB")
+    yield ResultRow(f"{name}making the model on the device", time.perf_counter() - began, "s")
+    yield ResultRow(f"{name}memory of weights and adapters", model.weights / GIB, "GiB")
     took = 0.0
     for checkpointing in plan.checkpointing:
         model.set_checkpointing(on=checkpointing)
         for batch_size in plan.batch_sizes:
-            where = f"B={batch_size}, {plan.clip_seconds:g} s clips, checkpointing {'on' if checkpointing else 'off'}"
+            where = (
+                f"{name}B={batch_size}, {plan.clip_seconds:g} s clips, checkpointing {'on' if checkpointing else 'off'}"
+            )
             if not plan.has_time(2 * took):
                 yield ResultRow(f"step, {where}", None, "skipped", against="the time is used up")
                 continue

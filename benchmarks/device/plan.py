@@ -15,6 +15,7 @@ from transformers import HiggsAudioV2Config
 
 from benchmarks.workload import random_example
 from higgs_audio_trainer.data.batch import Example, TokenIds
+from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
 
 FRAMES_PER_SECOND = 25
 GIB = 2**30
@@ -26,6 +27,14 @@ _MARGIN_S = 5.0
 def full_size_config() -> HiggsAudioV2Config:
     """Return the configuration of the published checkpoint."""
     return HiggsAudioV2Config(codebook_size=1026)
+
+
+def full_size_tts3_config() -> HiggsTts3Config:
+    """Return the configuration of the published checkpoint of Higgs TTS 3."""
+    text = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
+    more = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936, "tie_word_embeddings": True}
+    audio = {"num_codebooks": 8, "vocab_size": 1026, "tie_word_embeddings": True}
+    return HiggsTts3Config(text_config=text | more, audio_encoder_config=audio)
 
 
 def narrow_config() -> HiggsAudioV2Config:
@@ -47,6 +56,7 @@ class Plan:
     Attributes:
         device: "cuda", or "cpu" to test the check itself.
         full: Configuration of the measured steps.
+        tts3: Configuration of the measured steps of Higgs TTS 3.
         narrow: Configuration of the steps whose synchronisations are counted.
         clip_seconds: Length of each clip, in seconds.
         prompt_tokens: Prompt tokens before each clip.
@@ -55,16 +65,19 @@ class Plan:
         rounds: Counted rounds of each comparison.
         steps: Counted steps of each compared training.
         demo_steps: Steps of the trainings of the tiny model.
+        prompts: Number of recorded prompts.
         matrix: Rows and columns of the multiplied matrices of the measured peak.
         trackers: Trackers whose sinks take part.
         recordings: Folder of the recorded prompts.
-        tests: Arguments of pytest.
+        tests: Arguments of pytest. The demo shows by itself what the tests of previews show.
         compiler: Backend of `torch.compile`.
+        compiled_layers: Numbers of layers of the compiled models. A small model shows something early.
         deadline: `time.monotonic()` at the end of the part's time.
     """
 
     device: str = "cuda"
     full: HiggsAudioV2Config = field(default_factory=full_size_config)
+    tts3: HiggsTts3Config = field(default_factory=full_size_tts3_config)
     narrow: HiggsAudioV2Config = field(default_factory=narrow_config)
     clip_seconds: float = 10.0
     prompt_tokens: int = 60
@@ -73,11 +86,13 @@ class Plan:
     rounds: int = 5
     steps: int = 6
     demo_steps: int = 60
+    prompts: int = 80
     matrix: int = 8192
     trackers: tuple[str, ...] = tuple(name for name in _TRACKERS if find_spec(name))
     recordings: Path = RECORDINGS
-    tests: tuple[str, ...] = ("-m", "cuda", "tests/cuda")
+    tests: tuple[str, ...] = ("-m", "cuda", "tests/cuda", "--ignore=tests/cuda/test_previews.py")
     compiler: str = "inductor"
+    compiled_layers: tuple[int, ...] = (2, 28)
     deadline: float = math.inf
 
     @property

@@ -23,6 +23,7 @@ from benchmarks.device.plan import Plan
 from benchmarks.pipelines import hidden_pipeline, recorder_of
 from benchmarks.rows import ResultRow
 from benchmarks.workload import random_model
+from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
@@ -39,7 +40,7 @@ _BATCH_SIZE = 2
 def synchronisations(plan: Plan) -> Iterator[ResultRow]:
     """Count the synchronisations of each kind of step, then the calls of CUDA in a profile of each kind."""
     quiet_third_parties()
-    base: Any = random_model(plan.narrow, plan.device)
+    base: Any = random_model(HiggsAudioForTraining, plan.narrow, plan.device)
     model = add_lora(base, r=16, alpha=32, dropout=0.0)
     counted = CountedSteps()
     with counted.recording(cuda=plan.on_cuda):

@@ -1,4 +1,4 @@
-"""Whole trainings of the tiny model on the device: the demo, the recorded prompts, audio previews."""
+"""Whole trainings of the tiny model on the device: the demo with audio previews, the recorded prompts."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from benchmarks.rows import ResultRow
 from higgs_audio_trainer import cli
 from higgs_audio_trainer.demo.run import CLIPS, run_demo
 from higgs_audio_trainer.demo.tiny import write_tiny
+from higgs_audio_trainer.own_packages import child_environment
 
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "recorded_prompts.py"
 _LOG = "events/rank00000-attempt000.jsonl"
 _LOG_STEPS = 20
-_PREVIEWED_STEPS = 2
 _OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "HF_HUB_OFFLINE": "1"}
 
 
 def demo(plan: Plan) -> Iterator[ResultRow]:
-    """Run the demo in bfloat16 with all sinks."""
+    """Run the demo in bfloat16 with all sinks and audio previews, which are decoded beside the training."""
     with _workplace() as folder:
         began = time.perf_counter()
-        more = [("sinks", _sinks(plan)), *_settings(plan).items()]
+        more = [("sinks", _sinks(plan)), ("log_audio", 1), *_settings(plan).items()]
         run_demo(folder / "demo", max_steps=plan.demo_steps, seed=0, log_steps=_LOG_STEPS, more=more)
         seconds = time.perf_counter() - began
         yield from _training_rows(f"demo, sinks {_sinks(plan)},memory", folder / "demo/run", seconds)
+        yield _files_row("demo, files of audio previews", folder / "demo/run")
 
 
 def prompts(plan: Plan) -> Iterator[ResultRow]:
@@ -42,9 +43,10 @@ def prompts(plan: Plan) -> Iterator[ResultRow]:
         began = time.perf_counter()
         if plan.recordings.is_dir():
             name = "recorded prompts"
-            flags = ["--dtype", "bfloat16", "--sinks", _sinks(plan), *["--use_cpu", "true"] * (not plan.on_cuda)]
+            flags = ["--samples", str(plan.prompts), "--max_steps", str(plan.demo_steps), "--dtype", "bfloat16"]
+            flags += ["--sinks", _sinks(plan), *["--use_cpu", "true"] * (not plan.on_cuda)]
             command = [sys.executable, str(_EXAMPLE), str(folder / "out"), *flags]
-            subprocess.run(command, check=True, stdout=sys.stderr)
+            subprocess.run(command, check=True, stdout=sys.stderr, env=child_environment())
             output_dir = folder / "out/run"
         else:
             name = "the demo's clips by command line"
@@ -53,25 +55,6 @@ def prompts(plan: Plan) -> Iterator[ResultRow]:
             _train_clips(plan, folder / "base", output_dir)
         seconds = time.perf_counter() - began
         yield from _training_rows(name, output_dir, seconds)
-
-
-def previews(plan: Plan) -> Iterator[ResultRow]:
-    """Decode audio previews beside a training."""
-    with _workplace() as folder:
-        more = [("log_audio", 1), *_settings(plan).items()]
-        began = time.perf_counter()
-        run_demo(folder / "demo", max_steps=_PREVIEWED_STEPS, seed=0, log_steps=1, more=more)
-        seconds = time.perf_counter() - began
-        output_dir = folder / "demo/run"
-        events = _events(output_dir)
-        samples = [event for event in events if event["event"] == "prediction_sample"]
-        linked = {event[name] for event in samples for name in ("predicted_audio", "label_audio") if event.get(name)}
-        written = sum((output_dir / path).is_file() for path in linked)
-        every = bool(linked) and written == len(linked)
-        yield ResultRow("audio previews, files", written, "files", f"{len(linked)} links", target="all", holds=every)
-        yield ResultRow(f"training of {_PREVIEWED_STEPS} steps with previews", seconds, "s")
-        logging = [event["logging_ms"] for event in events if event["event"] == "train_step"]
-        yield ResultRow("logging time of a step with previews", logging[-1], "ms")
 
 
 def _train_clips(plan: Plan, base: Path, output_dir: Path) -> None:
@@ -127,7 +110,7 @@ def _events(output_dir: Path) -> list[dict[str, Any]]:
 def _training_rows(name: str, output_dir: Path, seconds: float) -> Iterator[ResultRow]:
     events = _events(output_dir)
     steps = [event for event in events if event["event"] == "train_step"]
-    first, last, end = steps[0], steps[-1], events[-1]
+    first, last = steps[0], steps[-1]
     device = next(event["device"] for event in events if event["event"] == "run_start")
     yield ResultRow(f"{name}, on {device}", seconds, "s")
     yield ResultRow(f"{name}, step_ms of step {last['step']}", last["step_ms"], "ms")
@@ -135,7 +118,15 @@ def _training_rows(name: str, output_dir: Path, seconds: float) -> Iterator[Resu
     against = f"loss of step {first['step']} ({first['loss']:.2f})"
     row = f"{name}, loss of step {last['step']}"
     yield ResultRow(row, last["loss"], "", against, times, "< 1", holds=times < 1)
-    lost, reason = end.get("events_lost"), end.get("reason")
+    lost, reason = events[-1].get("events_lost"), events[-1].get("reason")
     yield ResultRow(f"{name}, lost events, run ended: {reason}", lost, "events", target="0", holds=lost == 0)
     status = cli.main(["validate", str(output_dir)])
     yield ResultRow(f"{name}, exit status of validate", status, "", target="0", holds=status == 0)
+
+
+def _files_row(name: str, output_dir: Path) -> ResultRow:
+    samples = [event for event in _events(output_dir) if event["event"] == "prediction_sample"]
+    linked = {event[name] for event in samples for name in ("predicted_audio", "label_audio") if event.get(name)}
+    written = sum((output_dir / path).is_file() for path in linked)
+    every = bool(linked) and written == len(linked)
+    return ResultRow(name, written, "files", f"{len(linked)} links", target="all", holds=every)
