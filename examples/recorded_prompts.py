@@ -79,13 +79,18 @@ def report(log: Path, seconds: float) -> None:
     print(f"\nwall time {seconds:.1f} s, {len(events)} events in {log}")
     for name, event in (("first", steps[0]), ("last", steps[-1])):
         codebooks = " ".join(f"{accuracy:.3f}" for accuracy in event["audio_accuracy_per_codebook"])
-        print(f"{name} step {event['step']}: text {event['text_accuracy']:.3f}, codebooks {codebooks}")
+        text = "" if event["text_accuracy"] is None else f"text {event['text_accuracy']:.3f}, "  # masked in TTS 3
+        print(f"{name} step {event['step']}: {text}codebooks {codebooks}")
 
 
 def main() -> None:
     """Write the manifest and the checkpoint, then train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for all results; must not exist")
+    parser.add_argument("--family", default="higgs-audio-v2", help="family of the tiny checkpoint [%(default)s]")
+    parser.add_argument(
+        "--pair_references", action="store_true", help="give each prompt another one as the reference of its voice"
+    )
     parser.add_argument("--samples", type=int, default=240, help="number of prompts [%(default)s]")
     parser.add_argument("--sounds", type=Path, default=SOUNDS, help="folder of the recordings")
     parser.add_argument("--transcripts", type=Path, default=TRANSCRIPTS, help="texts of the recordings")
@@ -96,14 +101,19 @@ def main() -> None:
     if len(prompts) < given.samples:
         parser.error(f"expected at least {given.samples} prompts, got {len(prompts)}")
     given.out.mkdir(parents=True)
-    write_manifest(given.out / "train.jsonl", prompts[: given.samples])
-    run("tiny", given.out / "base")
+    manifest = given.out / "train.jsonl"
+    speaker = {"speaker": given.sounds.name}
+    write_manifest(manifest, [prompt | speaker for prompt in prompts[: given.samples]])
+    if given.pair_references:
+        manifest = given.out / "paired.jsonl"
+        run("manifest", given.out / "train.jsonl", "-o", manifest, "--pair_references")
+    run("tiny", "--family", given.family, given.out / "base")
     config = given.out / "train.yaml"  # flags of the command line override a config file
     config.write_text(
         json.dumps(SETTINGS | {"base_ckpt": f"{given.out}/base/model", "audio_tokenizer": f"{given.out}/base/codec"})
     )
     started = time.monotonic()
-    run("--config", config, "--train_manifest", given.out / "train.jsonl", "--output_dir", given.out / "run", *flags)
+    run("--config", config, "--train_manifest", manifest, "--output_dir", given.out / "run", *flags)
     report(given.out / "run/events/rank00000-attempt000.jsonl", time.monotonic() - started)
 
 
