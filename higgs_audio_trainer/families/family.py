@@ -28,7 +28,6 @@ class Family(Protocol):
         name: Name for users, in `run_start` and of `--family`.
         model_type: `model_type` of config.json.
         text_loss_weight: Weight of the text loss by default.
-        audio_head: Name of the linear module that gives the logits of the codes.
         layouts: Layouts that a whole checkpoint can have, the usual one first.
         demo_settings: Settings of the demo with which a tiny checkpoint learns to speak, beside those of all families.
     """
@@ -36,7 +35,6 @@ class Family(Protocol):
     name: str
     model_type: str
     text_loss_weight: float
-    audio_head: str
     layouts: tuple[str, ...]
     demo_settings: Mapping[str, Any]
 

@@ -34,7 +34,6 @@ class HiggsTts3Family:
     name = "higgs-tts-3"
     model_type = "higgs_multimodal_qwen3"
     text_loss_weight = 0.0
-    audio_head = "audio_head"
     layouts: tuple[str, ...] = ("original", "port")
     demo_settings: Mapping[str, Any] = MappingProxyType(
         {"lora_targets": LORA_TARGETS, "lora_r": 64, "lora_alpha": 256, "lr": 0.02}

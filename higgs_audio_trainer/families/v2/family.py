@@ -36,9 +36,8 @@ class HiggsAudioV2:
     name = "higgs-audio-v2"
     model_type = "higgs_audio_v2"
     text_loss_weight = 1.0
-    audio_head = "audio_lm_head"
     layouts: tuple[str, ...] = ("native",)
-    demo_settings: Mapping[str, Any] = MappingProxyType({"lora_targets": f"{LORA_TARGETS},{audio_head}", "lr": 6e-3})
+    demo_settings: Mapping[str, Any] = MappingProxyType({"lora_targets": f"{LORA_TARGETS},audio_lm_head", "lr": 6e-3})
 
     def open(self, name: str, raw: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> BaseCheckpoint:
         """Return a base checkpoint."""
