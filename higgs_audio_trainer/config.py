@@ -39,6 +39,8 @@ _LATER = frozenset(
             "log_probes",
         ),
         *("say_steps", "say_prompts", "say_samples", "say_temperature", "say_asr", "say_speaker"),
+        *("load_in_4bit", "load_in_8bit", "full_finetune", "train", "freeze", "lora_config", "use_dora", "use_rslora"),
+        *("lora_bias", "modules_to_save", "init_lora_weights", "lora_layers"),
     )
 )
 GROUPS = ("data", "model", "lora", "optimisation", "run", "log", "voice")
@@ -123,8 +125,15 @@ class TrainSettings:
         aliases=("torch_dtype",),
     )
     attn_implementation: str = _flag("sdpa", "model", "attention: sdpa, eager, flash_attention_2 or flex_attention")
+    load_in_4bit: bool = _flag(False, "model", "base model in 4 bit, nf4 (QLoRA); needs the extra qlora")
+    load_in_8bit: bool = _flag(False, "model", "base model in 8 bit; needs the extra qlora")
+    full_finetune: bool = _flag(False, "model", "train the model itself, without adapters")
+    train: str | None = _flag(
+        None, "model", "parameters to train with --full_finetune: patterns of names like layers.*.mlp.* [all]"
+    )
+    freeze: str | None = _flag(None, "model", "parameters not to train with --full_finetune: patterns of names [none]")
 
-    lora_r: int = _flag(32, "lora", "rank of the adapters", minimum=1)
+    lora_r: int = _flag(32, "lora", "rank of the adapters", aliases=("lora_rank", "rank"), minimum=1)
     lora_alpha: int = _flag(64, "lora", "adapters are scaled by alpha / r", minimum=1)
     lora_dropout: float = _flag(0.05, "lora", "dropout before each adapter", minimum=0, below=1)
     lora_targets: str = _flag(
@@ -132,6 +141,17 @@ class TrainSettings:
         "lora",
         "modules with an adapter: names or endings; mlp.* is text, audio_mlp.* audio [attention, MLPs]",
         aliases=("lora_target_modules",),
+    )
+    lora_layers: str | None = _flag(None, "lora", "layers with adapters: numbers and ranges like 0-7,12 [all]")
+    lora_bias: str = _flag("none", "lora", "biases to train", choices=("none", "all", "lora_only"))
+    use_rslora: bool = _flag(False, "lora", "scale adapters by alpha / sqrt(r)")
+    use_dora: bool = _flag(False, "lora", "decompose weights into magnitude and direction (DoRA)")
+    init_lora_weights: str = _flag(
+        "true", "lora", "start of the adapters: true, gaussian, pissa, olora or another of peft"
+    )
+    modules_to_save: str | None = _flag(None, "lora", "modules to train and save whole beside the adapters [none]")
+    lora_config: str | None = _flag(
+        None, "lora", "file with fields of peft's LoraConfig, JSON or YAML; flags must not contradict it", path=True
     )
 
     batch_size: int = _flag(

@@ -29,7 +29,13 @@ _COMMON = frozenset(
         *("resume", "log_steps", "sinks"),
     )
 )
-_COMMA_SEPARATED = frozenset(("sinks", "processors", "lora_targets", "log_codebooks", "report_to"))  # or a list
+#: Settings whose value is a list, in YAML or separated by commas.
+_COMMA_SEPARATED = frozenset(
+    (
+        *("sinks", "processors", "lora_targets", "log_codebooks", "report_to"),
+        *("train", "freeze", "lora_layers", "modules_to_save"),
+    )
+)
 _NONE = frozenset(("sinks", "processors", "report_to"))  # an empty list is "none"
 _VALUES = {int: "an integer", float: "a number", bool: "true or false"}
 _TITLES = {"lora": "LoRA"}  # of groups whose title is not the name
@@ -47,7 +53,7 @@ def train_parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=prog,
         usage=f"{prog} --train_manifest FILE --output_dir DIR [flags]",
-        description="Fine-tune Higgs Audio v2 with LoRA and print predictions during training.",
+        description="Fine-tune Higgs Audio v2 or Higgs TTS 3 and print predictions during training.",
         epilog="example: torchrun --nproc_per_node=8 -m higgs_audio_trainer --config run.yaml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -230,8 +236,8 @@ def _short_help(parser: ArgumentParser) -> str:
             line = f"  --{item.name:<14} "
             with_default = line + _help_of(item)
             lines.append(with_default if len(with_default) <= _SCREEN_COLUMNS else line + item.metadata["help"])
-    others = " ".join(f"--{item.name}" for item in flags() if item.name not in _COMMON)
-    more = f"more (see --help_all): --config {others}"
+    others = " ".join(item.name for item in flags() if item.name not in _COMMON)
+    more = f"more flags, see --help_all: config {others}"
     lines += textwrap.wrap(more, _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([*lines, str(parser.epilog)])
 
