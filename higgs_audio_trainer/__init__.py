@@ -141,7 +141,7 @@ if not TYPE_CHECKING:
 
             return version("higgs-audio-trainer")
         if name in _WITH_TRANSFORMERS:
-            import_module(f"{__name__}.torchaudio_check").hide_broken_torchaudio()
+            import_module(f"{__name__}.third_party_imports").prepare_imports()
         if name == "model":  # where scripts that patch `HiggsAudioForTraining` look for it
             return import_module(f"{__name__}.families.v2.model")
         for module, names in _MODULES.items():

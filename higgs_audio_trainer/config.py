@@ -22,6 +22,13 @@ DEFAULT_AUDIO_TOKENIZER = "bosonai/higgs-audio-v2-tokenizer"
 #: Names of the families of models, as in `families.known`, which commands name without a start of torch.
 FAMILY_NAMES = ("higgs-audio-v2", "higgs-tts-3")
 LORA_TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+#: Starts of adapters: that of Microsoft's LoRA, and those of peft that need the weights of the base model alone.
+LORA_STARTS = ("true", "false", "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_N")
+_OTHER_STARTS = {
+    **dict.fromkeys(("eva", "corda", "lora_ga"), "reads the data before the training"),
+    "loftq": "quantizes the base model, which plain peft would not load with the adapter",
+    "mica": "trains half of an adapter",
+}
 RESUME_LATEST = "latest"
 #: Field of a base checkpoint's config.json. True for random weights, where a loss at chance level is expected.
 RANDOM_WEIGHTS = "random_weights"
@@ -146,9 +153,7 @@ class TrainSettings:
     lora_bias: str = _flag("none", "lora", "biases to train", choices=("none", "all", "lora_only"))
     use_rslora: bool = _flag(False, "lora", "scale adapters by alpha / sqrt(r)")
     use_dora: bool = _flag(False, "lora", "decompose weights into magnitude and direction (DoRA)")
-    init_lora_weights: str = _flag(
-        "true", "lora", "start of the adapters: true, gaussian, pissa, olora or another of peft"
-    )
+    init_lora_weights: str = _flag("true", "lora", f"start of the adapters: {', '.join(LORA_STARTS)}")
     modules_to_save: str | None = _flag(None, "lora", "modules to train and save whole beside the adapters [none]")
     lora_config: str | None = _flag(
         None, "lora", "file with fields of peft's LoraConfig, JSON or YAML; flags must not contradict it", path=True
@@ -265,6 +270,7 @@ class TrainSettings:
     )
 
     extra: Mapping[str, Any] = field(default_factory=dict)  # other fields of transformers.TrainingArguments
+    lora_fields: Mapping[str, Any] = field(default_factory=dict)  # fields of lora_config that no flag names
 
     def __post_init__(self) -> None:
         for item in flags():
@@ -288,8 +294,68 @@ class TrainSettings:
             raise UserError(f"--warmup: expected whole steps, or a fraction below 1, got {self.warmup:g}")
         if not self.targets():
             raise UserError(f"--lora_targets: expected names of modules, got {self.lora_targets!r}")
+        self._check_method()
         if self.log_codebooks != "all" and not re.fullmatch(r"\d+(,\d+)*", self.log_codebooks):
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
+
+    def _check_method(self) -> None:
+        """Check the settings that choose what is trained.
+
+        Raises:
+            UserError: A value is unknown, or two settings contradict each other.
+        """
+        if self.load_in_4bit and self.load_in_8bit:
+            raise UserError("--load_in_4bit: expected no --load_in_8bit beside it, got both. Leave one out")
+        start = self.init_lora_weights.lower()
+        object.__setattr__(self, "init_lora_weights", start)
+        if start not in LORA_STARTS[:-1] and not re.fullmatch(r"pissa_niter_[1-9]\d*", start):
+            reason = f", which {_OTHER_STARTS[start]}" if start in _OTHER_STARTS else ""
+            raise UserError(f"--init_lora_weights: expected one of {', '.join(LORA_STARTS)}, got {start!r}{reason}")
+        if start.startswith(("olora", "pissa")) and (self.load_in_4bit or self.load_in_8bit):
+            raise UserError(
+                f"--init_lora_weights: expected true, false, gaussian or orthogonal with a quantized base model, whose "
+                f"weights the start would change, got {start}"
+            )
+        self.layers()
+        if self.dtype == "float16" and (self.full_finetune or self.modules_to_save or self.lora_bias != "none"):
+            raise UserError(
+                "--dtype: expected auto, float32 or bfloat16 to train weights of the base model, since steps of an "
+                "optimizer in float16 overflow, got float16"
+            )
+        if self.full_finetune:
+            adapters = [item for item in flags() if item.metadata["group"] == "lora"]
+            packed = [item for item in flags() if item.name in ("load_in_4bit", "load_in_8bit")]
+            for item in (*packed, *adapters):
+                if getattr(self, item.name) != default_of(item):
+                    why = "whose weights cannot be trained" if item in packed else "which is of adapters"
+                    raise UserError(
+                        f"--full_finetune: expected no --{item.name}, {why}, got {getattr(self, item.name)}. "
+                        "Leave one out"
+                    )
+        for name in ("train", "freeze"):
+            if getattr(self, name) is not None and not self.full_finetune:
+                raise UserError(
+                    f"--{name}: expected --full_finetune, got a training of adapters, whose modules --lora_targets "
+                    "and --lora_layers choose"
+                )
+
+    def layers(self) -> tuple[int, ...] | None:
+        """Return the layers in `lora_layers`, ascending. None for all.
+
+        Raises:
+            UserError: The value is no list of numbers and ranges.
+
+        Example:
+            >>> TrainSettings(train_manifest="train.jsonl", output_dir="out", lora_layers="0-2,7").layers()
+            (0, 1, 2, 7)
+        """
+        if self.lora_layers is None:
+            return None
+        parts = [part.strip() for part in self.lora_layers.split(",")]
+        bounds = [tuple(map(int, part.split("-"))) for part in parts if re.fullmatch(r"\d{1,6}(-\d{1,6})?", part)]
+        if len(bounds) < len(parts) or any(found[0] > found[-1] for found in bounds):
+            raise UserError(f"--lora_layers: expected numbers and ranges like 0-7,12, got {self.lora_layers!r}")
+        return tuple(sorted({layer for found in bounds for layer in range(found[0], found[-1] + 1)}))
 
     def as_mapping(self) -> dict[str, Any]:
         """Return all settings by name, including secrets.
@@ -299,6 +365,9 @@ class TrainSettings:
         settings = {item.name: getattr(self, item.name) for item in fields(self)} | {"extra": dict(self.extra)}
         if self.processors in ("", "none"):
             del settings["processors"]
+        settings["lora_fields"] = dict(self.lora_fields)
+        if not self.lora_fields:
+            del settings["lora_fields"]
         for item in flags():
             if item.name in _LATER and settings[item.name] == default_of(item):
                 del settings[item.name]
@@ -324,7 +393,9 @@ class TrainSettings:
         return self if self.text_loss_weight is not None else replace(self, text_loss_weight=default)
 
     def targets(self) -> tuple[str, ...]:
-        """Return the module names in `lora_targets`."""
+        """Return the module names in `lora_targets`, or the one regular expression that `lora_config` has instead."""
+        if "target_modules" in self.lora_fields:
+            return (self.lora_targets,)
         return tuple(name for part in self.lora_targets.split(",") if (name := part.strip()))
 
     def codebooks(self, num_codebooks: int) -> tuple[int, ...]:

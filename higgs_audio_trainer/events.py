@@ -51,6 +51,9 @@ VOLATILE_FIELDS = frozenset(
         "data_wait_ms",
         "peak_memory_bytes",
         "seconds_left",
+        "step_ms_max",
+        "step_ms_median",
+        "slowest_rank",
         "events_written",
         "events_lost",
         "values_replaced",
@@ -152,6 +155,12 @@ class RunStart:
         "Settings that differ from those of the checkpoint, as [then, now] by name; null for a new run or if unknown.",
         None,
     )
+    total_steps: int | None = _added("Optimizer steps of the whole run; null if unknown.", None, minimum=0)
+    schedule: str | None = _added(
+        "linear or cosine for a learning rate that falls to 0 in this form, as in transformers; null for another "
+        "schedule or if unknown.",
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +236,16 @@ class TrainStep(_LossesAndAccuracies):
     seconds_left: float | None = _added(
         "Estimated time to the last step; seconds; null if the number of steps is unknown.", None, minimum=0
     )
+    step_ms_max: float | None = _added(
+        "Longest time of a rank for the step's data and forward passes, without its wait for other ranks; "
+        "milliseconds; null with one rank.",
+        None,
+        minimum=0,
+    )
+    step_ms_median: float | None = _added(
+        "Median of these times over the ranks, the lower of two; milliseconds; null with one rank.", None, minimum=0
+    )
+    slowest_rank: int | None = _added("Rank with the longest of these times; null with one rank.", None, minimum=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -692,6 +711,9 @@ class RunEnd:
     logging_ms_total: float = _doc("Time spent on logging in this attempt; milliseconds.", minimum=0)
     diagnoses: dict[str, int] = _added_mapping(
         "Number of logged steps or evaluations with each warning and error, by code."
+    )
+    lost_ranks: tuple[int, ...] | None = _added(
+        "Ranks whose unexpected end broke the training off; null if none is known.", None
     )
 
 

@@ -41,8 +41,10 @@ from higgs_audio_trainer.training.arguments import training_arguments
 from higgs_audio_trainer.training.beginning import Beginning, changes_of, notes_in_force
 from higgs_audio_trainer.training.best_adapter import LOSSES, NONE, BestAdapter, check_field
 from higgs_audio_trainer.training.collective import on_every_rank, on_rank_0
-from higgs_audio_trainer.training.model import load_lora_model
-from higgs_audio_trainer.training.model_card import adapter_card, trained_adapter, write_card
+from higgs_audio_trainer.training.heartbeat import LostRankError
+from higgs_audio_trainer.training.lora_settings import check_layers, with_lora_config
+from higgs_audio_trainer.training.model import check_method, load_model
+from higgs_audio_trainer.training.model_card import trained_adapter, trained_card, write_card
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.probes import (
     Probes,
@@ -55,6 +57,7 @@ from higgs_audio_trainer.training.probes import (
 from higgs_audio_trainer.training.progress import TrainingBar
 from higgs_audio_trainer.training.resumption import check_resumable, samples_of, settings_of
 from higgs_audio_trainer.training.run_facts import run_facts
+from higgs_audio_trainer.training.saved_weights import complete_adapter, complete_whole, finish_whole
 from higgs_audio_trainer.training.shared_files import check_shared_files
 from higgs_audio_trainer.training.signals import StopReason, StopSignals, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
@@ -95,7 +98,7 @@ class RunResult:
 
 
 def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (), say: Say | None = None) -> RunResult:
-    """Train LoRA adapters, as `higgs-audio-trainer train` does.
+    """Train LoRA adapters or a whole model, as `higgs-audio-trainer train` does.
 
     Args:
         settings: Settings of the run.
@@ -129,6 +132,7 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     with sink_errors():  # refuses a wrong name before anything is loaded
         specification.load(settings.sinks)
     processors = load_processors(settings.processors)
+    settings = with_lora_config(settings)
     check_field(settings.keep_best)
     check_prompts(settings)
     check_scorers(settings.say_asr, settings.say_speaker)
@@ -158,13 +162,15 @@ def _run(
     settings = settings.with_text_loss(checkpoint.family.text_loss_weight)
     checkpoint = checkpoint.with_text_loss(settings.text_weight)
     settings.codebooks(checkpoint.ids.num_codebooks)  # refuses codebooks that the model lacks
+    check_layers(settings, checkpoint.config.get_text_config().num_hidden_layers)
+    on_every_rank(arguments, lambda: check_method(settings, checkpoint))
     attempt, fixed = on_rank_0(arguments, lambda: _plan(settings, arguments, console.say))
     # Ranks share the work, and wait in no collective.
     data = prepare_data(settings, checkpoint, arguments, attempt, console)
     on_every_rank(arguments, lambda: check_shared_files(attempt, data.datasets, arguments))
     fixed |= samples_of(data.train, data.evaluation)
     set_seed(arguments.seed)
-    model = on_every_rank(arguments, lambda: load_lora_model(settings, checkpoint))
+    model = on_every_rank(arguments, lambda: load_model(settings, checkpoint))
     trainer: HiggsAudioTrainer  # resolves a share of all steps; built below, since it takes the recorder
     probes = None
     if has_log(settings, more_sinks):
@@ -208,13 +214,14 @@ def _run(
                 claimed.is_logged = bool(log.sinks)
 
         def save_beside(folder: Path) -> None:
-            save_processor(checkpoint, folder, codec=settings.audio_tokenizer)
-            write_card(folder, adapter_card(trained_adapter(trainer, facts[0], data.audit, log.keeper.milestones)))
+            finish(folder)
+            write_card(folder, trained_card(trained_adapter(trainer, facts[0], data.audit, log.keeper.milestones)))
 
         def first_step() -> None:
             for claimed in claims:
                 claimed.train()
 
+        complete, finish = _savers(settings, checkpoint)
         beginning = Beginning(start, first_step)
         trainer = _build_trainer(
             settings,
@@ -230,7 +237,7 @@ def _run(
             probes=probes,
             best=_best(settings, attempt, probes),
             save_beside=save_beside,
-            adapter_mapping=checkpoint.family.adapter_mapping(),
+            complete=complete,
         )
         on_rank_0(arguments, lambda: claims.append(cleanup.enter_context(claim(settings.output_dir, attempt))))
         cleanup.enter_context(stop)
@@ -243,6 +250,17 @@ def _run(
         log.failed_by,
         log.keeper.milestones if arguments.process_index == 0 else None,
     )
+
+
+def _savers(
+    settings: TrainSettings, checkpoint: BaseCheckpoint
+) -> tuple[Callable[[Path], None], Callable[[Path], None]]:
+    """Return what is done in each folder with new weights, and in the folder of a finished adapter or model."""
+    codec = settings.audio_tokenizer
+    if settings.full_finetune:
+        return partial(complete_whole, checkpoint=checkpoint, codec=codec), partial(finish_whole, checkpoint=checkpoint)
+    mapping = checkpoint.family.adapter_mapping()
+    return partial(complete_adapter, mapping=mapping), partial(save_processor, checkpoint, codec=codec)
 
 
 def _best(settings: TrainSettings, attempt: Attempt, probes: Probes | None) -> BestAdapter | None:
@@ -326,7 +344,8 @@ def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: TrainingLog, stopp
     except BaseException as error:
         with suppress(LoggingError):  # the error that ended the training is reported
             log.end_speech(wait=False)
-            log.recorder.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error")
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+            log.recorder.end(reason, error.ranks if isinstance(error, LostRankError) else ())
         log.close()  # before the output directory is given back, which a failed start leaves as it was
         raise
     log.recorder.end("completed" if stopping.stopped_by is None else stopping.stopped_by.name)

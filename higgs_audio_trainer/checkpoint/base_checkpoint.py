@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
 from higgs_audio_trainer.errors import UserError, one_line
-from higgs_audio_trainer.families.family import BaseCheckpoint
+from higgs_audio_trainer.families.family import BaseCheckpoint, Family
 from higgs_audio_trainer.families.known import FAMILIES
 
 if TYPE_CHECKING:
@@ -29,6 +30,25 @@ def open_checkpoint(name: str) -> BaseCheckpoint:
         UserError: The checkpoint is missing, in Boson's original layout of v2, of another model, or inconsistent.
     """
     raw = read_config(name, "--base_ckpt")
+    return _family_of(name, raw).open(name, raw, _open_tokenizer(name))
+
+
+def open_config(name: str) -> tuple[Family, Any]:
+    """Return family and configuration of a base checkpoint, of which only config.json is read.
+
+    Args:
+        name: Folder, or name on the Hugging Face Hub. The sizes of published checkpoints are known without a network.
+
+    Raises:
+        UserError: There is no config.json, the Hub cannot be reached, or the model is another or inconsistent.
+    """
+    published = next((family.published_config for family in FAMILIES.values() if family.published == name), None)
+    raw = read_config(name, "--base_ckpt") if published is None else dict(published)
+    family = _family_of(name, raw)
+    return family, family.read_config(name, raw)
+
+
+def _family_of(name: str, raw: Mapping[str, Any]) -> Family:
     kind = raw.get("model_type")
     if kind == _BOSON_MODEL_TYPE:
         raise UserError(
@@ -40,7 +60,7 @@ def open_checkpoint(name: str) -> BaseCheckpoint:
     if family is None:
         known = " or ".join(family.model_type for family in FAMILIES.values())
         raise UserError(f"--base_ckpt {name}: expected model_type {known}, got {kind!r}")
-    return family.open(name, raw, _open_tokenizer(name))
+    return family
 
 
 def fingerprint_of(name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint
-from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, latest_checkpoint
+from higgs_audio_trainer.families.quantization import Quantization
+from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, is_finished, latest_checkpoint
 
-_ADAPTER_WEIGHTS, _LORA = "adapter_model.safetensors", "lora_"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,16 @@ class SpeakingModel:
         codec_name: Folder of the codec, or a name on the Hub.
         adapter: Folder of the adapter. None without one.
         device: Device of the model.
+        trained: Folder of the training's result: the adapter, or a whole checkpoint. None for a base checkpoint.
+        quantization: Numbers of the base model's linear modules. None for the usual ones.
     """
 
     checkpoint: BaseCheckpoint
     codec_name: str
     adapter: Path | None
     device: str
+    trained: Path | None = None
+    quantization: Quantization | None = None
 
     @cached_property
     def model(self) -> Any:
@@ -43,11 +49,11 @@ class SpeakingModel:
         Raises:
             UserError: The weights cannot be loaded, the adapter does not fit, or the device cannot be used.
         """
-        return _load(self.checkpoint, self.adapter, self.device)
+        return _load(self.checkpoint, self.adapter, self.device, self.quantization)
 
 
 def open_speaking_model(
-    adapter: str | None, *, base_ckpt: str | None, audio_tokenizer: str | None, device: str
+    adapter: str | None, *, base_ckpt: str | None, audio_tokenizer: str | None, device: str, bits: int | None = None
 ) -> SpeakingModel:
     """Open a model that speaks, without its weights.
 
@@ -56,29 +62,36 @@ def open_speaking_model(
         base_ckpt: Base checkpoint, a folder or a name on the Hub. None for the one that the adapter names.
         audio_tokenizer: Codec, a folder or a name on the Hub. None for the one of the training or of the base.
         device: Device of the model.
+        bits: 4 or 8 for a quantized base model, None for a model in full.
 
     Raises:
-        UserError: The adapter or the checkpoint is missing.
+        UserError: The adapter or the checkpoint is missing, or the device cannot compute with a quantized model.
     """
-    folder = None if adapter is None else adapter_folder(Path(adapter))
-    base = base_ckpt or (None if folder is None else base_of(folder))
+    quantization = None if bits is None else Quantization(bits, device)
+    if quantization is not None:
+        quantization.check()
+    folder = None if adapter is None else trained_folder(Path(adapter))
+    is_whole = folder is not None and not (folder / ADAPTER_CONFIG).is_file()
+    if is_whole and base_ckpt is not None:
+        raise UserError(f"--base_ckpt: expected none, since {folder} is a whole checkpoint, got {base_ckpt}")
+    base = base_ckpt or (None if folder is None else str(folder) if is_whole else base_of(folder))
     if base is None:
         raise UserError("expected the output directory of a training, or --base_ckpt, got neither")
     checkpoint = open_checkpoint(base)
     has_processor = folder is not None and (folder / "processor_config.json").is_file()
     codec = audio_tokenizer or codec_of(str(folder) if has_processor else base)
-    return SpeakingModel(checkpoint, codec, folder, device)
+    return SpeakingModel(checkpoint, codec, None if is_whole else folder, device, folder, quantization)
 
 
-def adapter_folder(path: Path) -> Path:
-    """Return the folder of an adapter: the path, or the last complete checkpoint of a training that has not ended.
+def trained_folder(path: Path) -> Path:
+    """Return the folder of an adapter or of a whole checkpoint: the path, or the last complete checkpoint below.
 
     Raises:
-        UserError: There is no adapter.
+        UserError: There is neither.
     """
     if not path.is_dir():
         raise UserError(f"{path}: expected the output directory of a training or a checkpoint, got no folder")
-    if (path / ADAPTER_CONFIG).is_file():
+    if is_finished(path):
         return path
     newest, damaged = latest_checkpoint(path)
     if newest is None:
@@ -123,17 +136,42 @@ def with_adapter(model: Any, adapter: Path, base: str) -> Any:
     try:
         adapted: Any = PeftModel.from_pretrained(model, str(adapter))
         with safe_open(adapter / _ADAPTER_WEIGHTS, "pt") as file:
-            saved = {name for name in file.keys() if _LORA in name}  # noqa: SIM118 - not a mapping
+            saved = set(file.keys())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{message}: {error}") from error
     # peft leaves weights out that the model has no place for.
-    places = {name for name in get_peft_model_state_dict(adapted, save_embedding_layers=False) if _LORA in name}
+    places = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if different := sorted(saved ^ places):
         raise UserError(
             f"{message}: expected weights for the same layers, got a difference in {len(different)}, such as "
             f"{different[0]}. Name the base checkpoint of the training with --base_ckpt."
         )
     return adapted
+
+
+def merge(adapted: Any) -> Any:
+    """Return a model with its adapter merged into its weights.
+
+    A module that shares its weights with another gets weights of its own before the adapter changes them.
+
+    Args:
+        adapted: Model with an adapter.
+
+    Raises:
+        ValueError: The merged weights are not finite, or the adapter has biases that the weights have no place for.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    counts = Counter(weight for _, weight in adapted.named_parameters(remove_duplicate=False))
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module.get_base_layer()
+            if counts[layer.weight] > 1:
+                layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except RuntimeError as error:
+        raise ValueError(one_line(error)) from error
 
 
 def _names_of(adapter: Path) -> list[str]:
@@ -143,13 +181,18 @@ def _names_of(adapter: Path) -> list[str]:
     return []
 
 
-def _load(checkpoint: BaseCheckpoint, adapter: Path | None, device: str) -> Any:
+def _load(checkpoint: BaseCheckpoint, adapter: Path | None, device: str, quantization: Quantization | None) -> Any:
     dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
     model = checkpoint.family.for_speech(
-        checkpoint.name, dtype=dtype, adapted=() if adapter is None else _names_of(adapter)
+        checkpoint.name,
+        dtype=dtype,
+        adapted=() if adapter is None else _names_of(adapter),
+        quantization=quantization,
     )
     if adapter is not None:
         model = with_adapter(model, adapter, checkpoint.name)
+    if quantization is not None:
+        return model.eval()  # is on the device
     try:
         return model.eval().to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

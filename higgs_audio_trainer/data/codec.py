@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.data.higgs_codec import higgs_codec_class
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _WANTED = ("*.json", "*.safetensors")
 _HASHED = (*_WANTED, "*.bin")  # a folder may hold weights in the older format
@@ -156,7 +156,7 @@ def _local_folder(name_or_path: str) -> Path:
 
 
 def _read_config(folder: Path, name: str) -> Any:
-    hide_broken_torchaudio()
+    prepare_imports()
     from transformers import AutoConfig
 
     try:

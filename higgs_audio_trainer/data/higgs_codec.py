@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from higgs_audio_trainer.data.sinc_resampling import resample_sinc
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _PACKAGE, _MODULE = "transformers.models.higgs_audio_v2_tokenizer", "modeling_higgs_audio_v2_tokenizer"
 _TORCHAUDIO = SimpleNamespace(functional=SimpleNamespace(resample=resample_sinc))
@@ -32,7 +32,7 @@ def higgs_codec_class() -> Any:
         >>> higgs_codec_class().__name__
         'HiggsAudioV2TokenizerModel'
     """
-    hide_broken_torchaudio()  # imports torchaudio if it loads
+    prepare_imports()  # imports torchaudio if it loads
     name = f"{_PACKAGE}.{_MODULE}"
     functions = getattr(sys.modules.get("torchaudio"), "functional", None)
     with _lock:

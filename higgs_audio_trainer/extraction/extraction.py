@@ -22,6 +22,7 @@ from higgs_audio_trainer.extraction.host_transfer import to_host
 from higgs_audio_trainer.extraction.loss_sums import LossSums, count_or_zero, exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.prediction_samples import prediction_samples
+from higgs_audio_trainer.extraction.rank_times import num_time_rows
 from higgs_audio_trainer.extraction.streams import Stream
 from higgs_audio_trainer.extraction.token_counts import NUM_SUMS, TokenCounter
 from higgs_audio_trainer.extraction.windows import WindowSettings, WindowTensors, cut_windows
@@ -59,6 +60,7 @@ class Extracted:
         sequence_length: Sequence length of the longest micro-batch of this rank.
         sizes: Sizes of all micro-batches of all ranks; None if unknown.
         audio: All audio rows of the first micro-batch; None unless requested.
+        rank_seconds: Time of each rank; empty for one rank.
     """
 
     loss_sums: LossSums
@@ -68,6 +70,7 @@ class Extracted:
     sequence_length: int
     sizes: BatchSizes | None
     audio: AudioRows | None = None
+    rank_seconds: tuple[float, ...] = ()
 
 
 class Extraction:
@@ -143,15 +146,22 @@ class Extraction:
         return torch.cat([self._sums, self._sizes.rows(self._sums)])
 
     def finish(
-        self, sums: Tensor, *, step: int, epoch: float, grad_norm: Tensor | float | None = None
+        self,
+        sums: Tensor,
+        *,
+        step: int,
+        epoch: float,
+        grad_norm: Tensor | float | None = None,
+        num_ranks: int = 1,
     ) -> Extracted | None:
         """Copy all results to the host in one transfer and return the events.
 
         Args:
-            sums: Results of `sums`, added up over all ranks.
+            sums: Results of `sums`, added up over all ranks; of several ranks with their times (`with_rank_time`).
             step: Optimizer step.
             epoch: Epochs done.
             grad_norm: Norm of the gradients of the step.
+            num_ranks: Number of ranks whose times are in `sums`.
 
         Returns:
             The result; None on a rank that writes nothing, or after a failure.
@@ -165,7 +175,9 @@ class Extraction:
             [sums, *(tensors.floats_QY for tensors in self._windows.values()), *local[-1:], *norms],
         )
         norm = float(floats[-1]) if isinstance(grad_norm, Tensor) else grad_norm
-        base, counter_sums, sizes = np.split(floats[0], [_NUM_LOSS_SUMS, -NUM_SIZES])
+        end = len(floats[0]) - num_time_rows(num_ranks, floats[0].shape[1])
+        rank_seconds = tuple(floats[0][end:].reshape(-1)[:num_ranks].tolist())
+        base, counter_sums, sizes = np.split(floats[0][:end], [_NUM_LOSS_SUMS, -NUM_SIZES])
         nll, correct, targets = base
         loss_sums = LossSums(
             nll=tuple(map(float, nll)),
@@ -189,7 +201,8 @@ class Extraction:
             split=self._split,
         )
         known = None if np.isnan(sizes).any() else BatchSizes(*sizes[:, 0].tolist())
-        return Extracted(loss_sums, tuple(samples), counts, dict(self._names), self._sequence_length, known, audio)
+        names, length = dict(self._names), self._sequence_length
+        return Extracted(loss_sums, tuple(samples), counts, names, length, known, audio, rank_seconds)
 
 
 def _sums(stream: Stream) -> Tensor:

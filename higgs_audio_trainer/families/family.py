@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from higgs_audio_trainer.families.quantization import Quantization
     from higgs_audio_trainer.families.speech import Decoding, Speech, SpeechPrompt
     from higgs_audio_trainer.families.tiny_size import TinySize
 
@@ -30,6 +31,8 @@ class Family(Protocol):
         text_loss_weight: Weight of the text loss by default.
         layouts: Layouts that a whole checkpoint can have, the usual one first.
         demo_settings: Settings of the demo with which a tiny checkpoint learns to speak, beside those of all families.
+        published: Name on the Hub of the published checkpoint.
+        published_config: Sizes of the published checkpoint, as in its config.json.
     """
 
     name: str
@@ -37,6 +40,20 @@ class Family(Protocol):
     text_loss_weight: float
     layouts: tuple[str, ...]
     demo_settings: Mapping[str, Any]
+    published: str
+    published_config: Mapping[str, Any]
+
+    def read_config(self, name: str, raw: Mapping[str, Any]) -> Any:
+        """Return the configuration of a checkpoint.
+
+        Args:
+            name: Folder, or name on the Hugging Face Hub, for messages.
+            raw: Content of config.json.
+
+        Raises:
+            UserError: The configuration is inconsistent.
+        """
+        ...
 
     def open(self, name: str, raw: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> BaseCheckpoint:
         """Return a base checkpoint.
@@ -69,26 +86,40 @@ class Family(Protocol):
         """
         ...
 
-    def for_training(self, name: str, *, dtype: torch.dtype, attention: str | None) -> Any:
+    def for_training(
+        self, name: str, *, dtype: torch.dtype, attention: str | None, quantization: Quantization | None = None
+    ) -> Any:
         """Return the model of a base checkpoint with a forward pass for training, see `TrainingForward`.
 
         Args:
             name: Folder, or name on the Hub.
             dtype: Type of the weights.
             attention: Implementation of attention, as `attn_implementation` of transformers. None for the usual one.
+            quantization: Numbers of the linear modules, all but the heads. None for `dtype`.
 
         Raises:
             UserError: The weights cannot be loaded, or some are missing or unexpected.
         """
         ...
 
-    def for_speech(self, name: str, *, dtype: torch.dtype, adapted: Sequence[str]) -> Any:
+    def without_weights(self, config: Any) -> Any:
+        """Return the model for training on the meta device, to look up the names and shapes of its parameters.
+
+        Args:
+            config: Configuration of the base checkpoint.
+        """
+        ...
+
+    def for_speech(
+        self, name: str, *, dtype: torch.dtype, adapted: Sequence[str], quantization: Quantization | None = None
+    ) -> Any:
         """Return the model of a base checkpoint for generation.
 
         Args:
             name: Folder, or name on the Hub.
             dtype: Type of the weights.
             adapted: Names of the weights of the adapter that follows.
+            quantization: Numbers of the linear modules, all but the heads. None for `dtype`.
 
         Raises:
             UserError: The weights cannot be loaded.
@@ -116,13 +147,13 @@ class Family(Protocol):
         ...
 
     def write_whole(
-        self, checkpoint: BaseCheckpoint, with_adapter: Callable[[Any], Any], folder: Path, *, layout: str
+        self, checkpoint: BaseCheckpoint, trained: Callable[[Any], Any], folder: Path, *, layout: str
     ) -> None:
-        """Write weights and configuration of a base checkpoint with a merged adapter.
+        """Write weights and configuration of a base checkpoint with trained weights, in the types of the base.
 
         Args:
             checkpoint: Base checkpoint.
-            with_adapter: Returns a model with the adapter.
+            trained: Returns the model with trained weights, such as a merged adapter.
             folder: Folder to write to.
             layout: One of `layouts`.
 

@@ -14,8 +14,8 @@ from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.config import RESUME_LATEST
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.checkpoints import (
-    ADAPTER_CONFIG,
     damage_of,
+    is_finished,
     is_saved_to_the_end,
     latest_checkpoint,
     step_of,
@@ -73,7 +73,7 @@ def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> A
         raise UserError(f"--output_dir: expected a folder, got a file at {output_dir}. Choose another path.")
     DirectoryLock(folder).check()
     state = _read_state(folder)
-    is_trained = (folder / ADAPTER_CONFIG).exists() or any(folder.glob("checkpoint-*"))
+    is_trained = is_finished(folder) or any(folder.glob("checkpoint-*"))
     named = _named_checkpoint(resume)
     if not is_trained and (state is None or not state.is_trained):
         nothing = f"--resume: no checkpoint in {folder}; training starts from the beginning"
@@ -219,7 +219,7 @@ def _latest(folder: Path, *, restarts: int) -> tuple[Path | None, tuple[str, ...
             f"--resume: expected a complete checkpoint in {folder}, got {'; '.join(lossy)}. Bring the files back, or "
             "start anew in another --output_dir."
         )
-    if (folder / ADAPTER_CONFIG).exists():
+    if is_finished(folder):
         raise UserError(
             f"--resume: expected a checkpoint in {folder}, got a finished adapter without one, which a new training "
             "would overwrite. Start anew in another --output_dir."

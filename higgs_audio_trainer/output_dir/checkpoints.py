@@ -22,6 +22,7 @@ _PARTS = {
     "the state of the random generators (rng_state.pth)": ("rng_state",),
     "the adapter (adapter_model.safetensors)": ("adapter_model", "model", "pytorch_model_fsdp"),
 }
+_WHOLE_CONFIG, _WHOLE_WEIGHTS = "config.json", ("model.safetensors", "model.safetensors.index.json")
 _SAFETENSORS_LENGTH_BYTES = 8  # of the header; then the header, then the tensors
 
 
@@ -39,6 +40,12 @@ def latest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
             return path, tuple(damaged)
         damaged.append(f"{path.name}: {damage}")
     return None, tuple(damaged)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return True for a folder with an adapter, or with a whole checkpoint, as the end of a training leaves it."""
+    is_whole = (folder / _WHOLE_CONFIG).is_file() and any((folder / name).is_file() for name in _WHOLE_WEIGHTS)
+    return is_whole or (folder / ADAPTER_CONFIG).is_file()
 
 
 def is_saved_to_the_end(checkpoint: Path) -> bool:
@@ -108,6 +115,10 @@ def damage_of(checkpoint: Path) -> str | None:
             return f"{part} is missing"
     if ADAPTER_CONFIG not in names and any(name.startswith("adapter_model") for name in names):
         return f"the configuration of the adapter ({ADAPTER_CONFIG}) is missing"
+    if _WHOLE_WEIGHTS[1] in names:
+        shards = set(json.loads((checkpoint / _WHOLE_WEIGHTS[1]).read_bytes()).get("weight_map", {}).values())
+        if missing := sorted(shards - set(names)):
+            return f"{missing[0]} is missing"
     truncated = [name for name in names if _is_truncated(checkpoint / name)]
     return f"{', '.join(truncated)}: truncated" if truncated else None
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.state import AcceleratorState, is_initialized
@@ -21,6 +21,14 @@ from higgs_audio_trainer.adapters import Adapter
 from higgs_audio_trainer.config import RANDOM_WEIGHTS
 from higgs_audio_trainer.recording.settings import RunFacts
 
+#: Settings of a Trainer that decide what it learns, or when it ends.
+_DECIDING = (
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "weight_decay"),
+    *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed", "data_seed"),
+    *("train_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("dataloader_drop_last", "max_steps", "num_train_epochs"),
+)
+
 
 def foreign_rank() -> int:
     """Return the rank of this process, from the process group or from the launcher."""
@@ -29,21 +37,48 @@ def foreign_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def next_attempt(folder: Path, *, resumed: bool) -> tuple[str, int]:
-    """Return the id of the run and the number of the attempt, one higher than the numbers of the existing files.
+class NextAttempt(NamedTuple):
+    """Next attempt of a folder.
+
+    Attributes:
+        run_id: Id of the run.
+        number: Number of the attempt, one higher than the numbers of the existing files.
+        config: Settings of the resumed run's last attempt; None for a new run or if unknown.
+    """
+
+    run_id: str
+    number: int
+    config: Mapping[str, Any] | None = None
+
+
+def next_attempt(folder: Path, *, resumed: bool) -> NextAttempt:
+    """Return the next attempt of a folder.
 
     Args:
         folder: Folder of the events.
         resumed: Continue the run of the last file.
     """
-    numbers = [0]
-    run_id = uuid.uuid4().hex[:12]
+    made = NextAttempt(uuid.uuid4().hex[:12], 0)
     for path in sorted(folder.glob("rank00000-attempt[0-9][0-9][0-9]*.jsonl")):
-        numbers.append(int(path.name.removeprefix("rank00000-attempt")[:3]) + 1)
+        made = made._replace(number=max(made.number, int(path.name.removeprefix("rank00000-attempt")[:3]) + 1))
         if resumed:
             with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
-                run_id = str(json.loads(file.readline())["run_id"])
-    return run_id, max(numbers)
+                start = json.loads(file.readline())
+                made = made._replace(run_id=str(start["run_id"]), config=start.get("config"))
+    return made
+
+
+def changes_between(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, list[Any]] | None:
+    """Return the settings of a resumed Trainer that decide what it learns and differ, as [then, now]. None if unknown.
+
+    Example:
+        >>> changes_between({"learning_rate": 0.1, "seed": 0}, {"learning_rate": 0.2, "seed": 0})
+        {'learning_rate': [0.1, 0.2]}
+    """
+    if not isinstance(before, Mapping):
+        return None
+    both = [name for name in _DECIDING if name in before and name in now]
+    return {name: [before[name], now[name]] for name in both if before[name] != now[name]}
 
 
 def steps_between_logs(arguments: TrainingArguments, state: TrainerState, loader: object) -> int:

@@ -39,6 +39,7 @@ from higgs_audio_trainer.events import (
 )
 from higgs_audio_trainer.extraction.extraction import Extracted, Extraction
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
+from higgs_audio_trainer.extraction.rank_times import time_fields
 from higgs_audio_trainer.extraction.token_counts import TokenCounter
 from higgs_audio_trainer.logged_step import LoggedStep
 from higgs_audio_trainer.pipeline.emit import Emit, Sink
@@ -120,8 +121,13 @@ class Recorder:
         self._is_started = True
         self.emit(event)
 
-    def end(self, reason: str) -> None:
-        """Emit `run_end`. Only the first call does, whichever thread makes it."""
+    def end(self, reason: str, lost_ranks: Sequence[int] = ()) -> None:
+        """Emit `run_end`. Only the first call does, whichever thread makes it.
+
+        Args:
+            reason: Reason of the end, see `RunEnd`.
+            lost_ranks: Ranks whose end broke the training off.
+        """
         with self._ending:
             if not self._is_started:
                 return
@@ -136,6 +142,7 @@ class Recorder:
                     values_replaced=self.emit.replaced,
                     logging_ms_total=(self.emit.seconds + self.seconds) * 1000,
                     diagnoses=self.checks.counted if self.checks is not None else {},
+                    lost_ranks=tuple(lost_ranks) or None,
                 )
             )
 
@@ -271,7 +278,9 @@ class Recorder:
         with self._guarded(current):
             if not current.is_observed and not current.extraction.failed:
                 raise RuntimeError("expected the model to be called in a logged step, with gradients, got no call")
-            extracted = current.extraction.finish(sums, step=step, epoch=epoch, grad_norm=grad_norm)
+            extracted = current.extraction.finish(
+                sums, step=step, epoch=epoch, grad_norm=grad_norm, num_ranks=host.num_ranks
+            )
             if extracted is not None:
                 samples = self._with_previews(step, extracted)
         if extracted is None:
@@ -292,6 +301,7 @@ class Recorder:
             sequence_length=extracted.sequence_length,
             samples=extracted.names,
             **throughput(extracted.sizes, took),
+            **time_fields(extracted.rank_seconds),
             data_wait_ms=host.data_wait_ms,
             peak_memory_bytes=host.peak_memory_bytes,
             seconds_left=left,

@@ -68,3 +68,5 @@ class RunFacts:
     base_is_random: bool | None = None
     family: str | None = None
     resume_changes: Mapping[str, Any] | None = None
+    total_steps: int | None = None
+    schedule: str | None = None

@@ -16,11 +16,13 @@ class HostFacts:
         data_wait_ms: Time that the step waited for its micro-batches; milliseconds.
         peak_memory_bytes: Most memory of the device in use since the last logged step.
         total_steps: Optimizer steps of the whole training.
+        num_ranks: Number of ranks whose times are in the sums of the step.
     """
 
     data_wait_ms: float | None = None
     peak_memory_bytes: int | None = None
     total_steps: int | None = None
+    num_ranks: int = 1
 
 
 UNKNOWN = HostFacts()

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import is_bf16_available
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import TrainingArguments, get_scheduler
 
 from higgs_audio_trainer.config import TrainSettings, default_of, flags
 from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.training.optimizers import check_optimizer
 
 #: Arguments without effect in this trainer, with the reason.
 _WITHOUT_EFFECT = {
@@ -49,8 +49,8 @@ def check_arguments(arguments: TrainingArguments, settings: TrainSettings) -> No
     problem = next(_problems(arguments, settings), None)
     if problem is not None:
         raise UserError(problem)
+    check_optimizer(arguments)
     parameter = torch.nn.Parameter(torch.zeros(1, device=arguments.device))
-    _check_optimizer(arguments, parameter)
     try:
         get_scheduler(
             arguments.lr_scheduler_type,
@@ -66,21 +66,6 @@ def check_arguments(arguments: TrainingArguments, settings: TrainSettings) -> No
         ) from error
     if arguments.push_to_hub:
         _check_hub(arguments)
-
-
-def _check_optimizer(arguments: TrainingArguments, parameter: torch.nn.Parameter) -> None:
-    name = f"--optim {_name(arguments.optim)}"
-    try:
-        optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
-        if optimizer.__module__.startswith("torch.optim"):  # others may need the modules of the model
-            optimizer([parameter], **settings)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{name}: {one_line(error)}") from error
-    if arguments.optim_args:
-        without = copy(arguments)
-        without.optim_args = None
-        if Trainer.get_optimizer_cls_and_kwargs(without)[1] == settings:
-            raise UserError(f"--optim_args: expected arguments of {name}, got {arguments.optim_args!r} without effect")
 
 
 def _problems(arguments: TrainingArguments, settings: TrainSettings) -> Iterator[str]:
@@ -108,6 +93,24 @@ def _problems(arguments: TrainingArguments, settings: TrainSettings) -> Iterator
     if settings.max_batch_seconds is not None:
         yield from _problems_of_a_budget(arguments)
     yield from _problems_of_the_machine(arguments)
+    yield from problems_of_quantization(settings, sharding_backend(arguments.deepspeed, arguments.fsdp))
+
+
+def problems_of_quantization(settings: TrainSettings, backend: str | None) -> Iterator[str]:
+    """Yield a problem for weights in 4 or 8 bit with a backend that divides the weights among the ranks."""
+    if (settings.load_in_4bit or settings.load_in_8bit) and backend:
+        flag = "load_in_4bit" if settings.load_in_4bit else "load_in_8bit"
+        yield (
+            f"--{flag}: expected a single process or DDP, where each rank has the whole model, got {backend}. Leave "
+            f"--{flag} or {backend} out"
+        )
+
+
+def sharding_backend(deepspeed: Any, fsdp: Any) -> str | None:
+    """Return the name of the backend that divides the weights among the ranks, from flags or `accelerate launch`."""
+    if deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return "DeepSpeed"
+    return "FSDP" if fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else None
 
 
 def _problems_of_loading(arguments: TrainingArguments) -> Iterator[str]:
@@ -148,6 +151,11 @@ def _problems_of_a_budget(arguments: TrainingArguments) -> Iterator[str]:
 
 
 def _problems_of_the_machine(arguments: TrainingArguments) -> Iterator[str]:
+    if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > arguments.world_size:
+        yield (
+            f"--deepspeed: expected GPUs, got {os.environ['WORLD_SIZE']} processes on CPUs, each of which would train "
+            "alone. Share the weights on CPUs with --fsdp"
+        )
     if arguments.device.type == "cpu" and arguments.mixed_precision == "fp16":
         yield "--fp16: expected a GPU, got a CPU. Train with --bf16 true, or in full precision"
     if arguments.mixed_precision == "bf16" and not is_bf16_available(ignore_tpu=True):

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.families.quantization import Quantization
 from higgs_audio_trainer.output_dir.checkpoints import is_saved_to_the_end
 from higgs_audio_trainer.training.argument_checks import check_arguments
 from higgs_audio_trainer.training.compilation import compile_for_every_shape
@@ -43,6 +44,8 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise UserError(f"transformers.TrainingArguments: {' '.join(str(error).split())}") from error
     check_arguments(arguments, settings)
+    if (quantization := quantization_of(settings)) is not None:
+        quantization.check()
     if arguments.torch_compile:
         compile_for_every_shape()
     # With several GPUs in one process transformers uses DataParallel, which cannot scatter a batch of ragged clips.
@@ -112,6 +115,25 @@ def _with_defaults(config: Any, defaults: Mapping[str, Any]) -> Any:
         with suppress(ValueError):  # not JSON: a path, which transformers reads
             config = json.loads(config)
     return {**defaults, **config} if isinstance(config, Mapping) else config
+
+
+def quantization_of(settings: TrainSettings) -> Quantization | None:
+    """Return the quantization of a run's base model on the device of this process. None for a model in full."""
+    if not (settings.load_in_4bit or settings.load_in_8bit):
+        return None
+    accelerator = None if settings.extra.get("use_cpu") else torch.accelerator.current_accelerator()
+    device = "cpu" if accelerator is None else f"{accelerator.type}:{torch.accelerator.current_device_index()}"
+    return Quantization(4 if settings.load_in_4bit else 8, device)
+
+
+def dtype_of(settings: TrainSettings) -> torch.dtype:
+    """Return the data type of a run's base model on the device of this process."""
+    if settings.dtype != "auto":
+        named: torch.dtype = getattr(torch, settings.dtype)
+        return named
+    if settings.full_finetune:  # steps of a usual learning rate are below the rounding of bfloat16
+        return torch.float32
+    return torch.bfloat16 if uses_cuda(settings) and torch.cuda.is_bf16_supported() else torch.float32
 
 
 def uses_cuda(settings: TrainSettings) -> bool:

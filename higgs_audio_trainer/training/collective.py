@@ -81,7 +81,7 @@ def rank_0_alone(arguments: TrainingArguments, name: str) -> Iterator[bool]:
         True on rank 0.
     """
     is_first = arguments.process_index == 0
-    store, key = (_store() if arguments.world_size > 1 else None), f"higgs_audio_trainer/{_attempt()}/{name}"
+    store, key = (group_store() if arguments.world_size > 1 else None), attempt_key(name)
     try:
         yield is_first
     finally:
@@ -108,17 +108,17 @@ def is_first_to_report(message: str) -> bool:
     """
     digest = hashlib.sha256(message.encode("utf-8", "surrogateescape")).hexdigest()
     with suppress(RuntimeError, ValueError):  # the store is gone: better twice than never
-        if (store := _store()) is not None:
-            return bool(store.add(f"higgs_audio_trainer/{_attempt()}/{digest}", 1) == 1)
+        if (store := group_store()) is not None:
+            return bool(store.add(attempt_key(digest), 1) == 1)
     return True
 
 
-def _attempt() -> str:
-    """Return the number of torchrun's attempt. The store outlives an attempt."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+def attempt_key(name: str) -> str:
+    """Return the key of a name in the store, which outlives an attempt of torchrun."""
+    return f"higgs_audio_trainer/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}"
 
 
-def _store() -> Any:
+def group_store() -> Any:
     """Return the store of the group, or of torchrun before there is a group. None without torchrun."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return _get_default_store()

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
 
 from higgs_audio_trainer.data.batch import SpeechDataset
 from higgs_audio_trainer.data.clips import FRAME_RATE_HZ
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 from higgs_audio_trainer.training.sampler import BudgetedBatches
 from higgs_audio_trainer.training.signals import leave_stop_signals_to_the_parent
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-hide_broken_torchaudio()  # a worker process that was not forked imports this module first, then transformers
+prepare_imports()  # a worker process that was not forked imports this module first, then transformers
 
 
 def budgeted_loader(
@@ -73,6 +72,8 @@ def pass_on_epochs(loader: Any) -> None:
     accelerate and transformers look for the order in the batch sampler, or in the `sampler` of the batch sampler within
     another. The batch sampler of one rank among several has no `sampler`.
     """
+    from accelerate.data_loader import BatchSamplerShard
+
     shard = loader.batch_sampler
     if isinstance(shard, BatchSamplerShard):
         batches = shard.batch_sampler

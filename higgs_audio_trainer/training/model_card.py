@@ -7,11 +7,12 @@ changed is never replaced.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import ModelCardData
 from transformers import TrainingArguments
@@ -23,6 +24,7 @@ from higgs_audio_trainer.families.family import Family
 from higgs_audio_trainer.families.known import FAMILIES
 from higgs_audio_trainer.recording.milestones import Milestones
 from higgs_audio_trainer.recording.settings import RunFacts
+from higgs_audio_trainer.training.converted_adapter import saved_rank
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 from higgs_audio_trainer.versions import versions
 
@@ -64,29 +66,27 @@ def trained_adapter(
     )
 
 
-def adapter_card(trained: TrainedAdapter) -> str:
-    """Return the card of an adapter."""
-    base = trained.base
-    title = (trained.repository or "").rpartition("/")[2] or f"LoRA adapter for {base.name}"
+def trained_card(trained: TrainedAdapter) -> str:
+    """Return the card of an adapter, or of a whole checkpoint that a full fine-tuning trained."""
+    base, config, family = trained.base, trained.facts.config, _family(trained.facts)
     folder = trained.repository or "."
-    config = trained.facts.config
-    others = _family(trained.facts).adapter_usage(
-        folder=folder,
-        base=base.hub_id or f"path/to/{base.name}",
-        rank=config["lora_r"],
-        targets=str(config["lora_targets"]).split(","),
-    )
-    what = f"A LoRA adapter for {base.link}, trained for {trained.steps:,} optimizer steps with higgs-audio-trainer."
-    parts = [
-        f"# {title}",
-        what,
-        _speak("adapter", others, folder),
-        _data(trained),
-        _training(trained),
-        _results(trained.milestones),
-        _ending(base),
-    ]
-    return _card(_metadata(base, "peft"), filter(None, parts))
+    name = (trained.repository or "").rpartition("/")[2]
+    done = f"trained for {trained.steps:,} optimizer steps with higgs-audio-trainer."
+    if config.get("full_finetune"):
+        title, what = name or f"{base.name}, fine-tuned", f"{base.link}, all or part of whose weights were {done}"
+        speak = _speak("whole", family.whole_usage(folder=folder, layout=family.layouts[0]), folder)
+        library = _library(family)
+    else:
+        title, what = name or f"LoRA adapter for {base.name}", f"A LoRA adapter for {base.link}, {done}"
+        others = family.adapter_usage(
+            folder=folder,
+            base=base.hub_id or f"path/to/{base.name}",
+            rank=saved_rank(config["lora_r"], config.get("init_lora_weights", "true")),
+            targets=[*str(config["lora_targets"]).split(","), *str(config.get("modules_to_save") or "").split(",")],
+        )
+        speak, library = _speak("adapter", others, folder), "peft"
+    parts = [f"# {title}", what, speak, _data(trained), _training(trained), _results(trained.milestones), _ending(base)]
+    return _card(_metadata(base, library), filter(None, parts))
 
 
 def whole_card(base: BaseReference, family: Family, layout: str, source: str | None) -> str:
@@ -106,7 +106,7 @@ def whole_card(base: BaseReference, family: Family, layout: str, source: str | N
         *kept,
         _ending(base),
     ]
-    return _card(_metadata(base, "transformers" if family.adapter_mapping() else None), parts)
+    return _card(_metadata(base, _library(family)), parts)
 
 
 def write_card(folder: Path, card: str) -> bool:
@@ -140,6 +140,11 @@ def _card(metadata: ModelCardData, parts: Iterable[str]) -> str:
     return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def _library(family: Family) -> str | None:
+    """Return the public package that loads whole checkpoints of a family."""
+    return "transformers" if family.adapter_mapping() else None
+
+
 def _metadata(base: BaseReference, library: str | None) -> ModelCardData:
     is_adapter = library == "peft"
     relation = "adapter" if is_adapter else "finetune"
@@ -160,7 +165,7 @@ def _metadata(base: BaseReference, library: str | None) -> ModelCardData:
 def _speak(kind: Literal["adapter", "whole"], others: str, folder: str) -> str:
     is_local = folder == "."
     place = ", from this folder" if is_local else ""
-    get = "" if is_local else f"hf download {folder} --local-dir adapter\n"  # `say` takes folders
+    get = "" if is_local or kind == "whole" else f"hf download {folder} --local-dir adapter\n"  # `say` takes folders
     spoken = {"adapter": "." if is_local else "adapter", "whole": f"--base_ckpt {folder}"}[kind]
     return (
         f"## Speak\n\nWith higgs-audio-trainer{place}:\n\n"
@@ -193,17 +198,46 @@ def _training(trained: TrainedAdapter) -> str:
     rows = [
         ["optimizer steps", f"{trained.steps:,}"],
         ["batch: micro-batch x accumulated x processes", batch],
-        ["LoRA rank, alpha, dropout", f"{config['lora_r']}, {config['lora_alpha']}, {config['lora_dropout']:g}"],
-        ["modules with an adapter", ", ".join(f"`{name}`" for name in str(config["lora_targets"]).split(","))],
+        *_method(config),
         ["trained parameters", f"{facts.trainable_parameters:,}"],
         ["learning rate, schedule", f"{arguments.learning_rate:g}, {_name(arguments.lr_scheduler_type)}"],
         ["warm-up", f"{config['warmup']:g} {'of all steps' if 0 < config['warmup'] < 1 else 'steps'}"],
         ["optimizer, weight decay", f"{_name(arguments.optim)}, {arguments.weight_decay:g}"],
         ["weight of the text loss", f"{config['text_loss_weight']:g}"],
         ["dtype, mixed precision", f"{config['dtype']}, {config['mixed_precision']}"],
+        *(
+            [f"{bits} bit base model", "linear modules but the heads, bitsandbytes"]
+            for bits in (4, 8)
+            if config.get(f"load_in_{bits}bit")
+        ),
         ["seed", str(facts.seed)],
     ]
     return "## Training\n\n" + _table(["setting", "value"], rows)
+
+
+def _method(config: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows about what is trained. Rows of LoRA at their defaults are left out."""
+    if config.get("full_finetune"):
+        rows = [["method", "full fine-tuning"]]
+        named = {"train": "trained parameters, patterns", "freeze": "frozen parameters, patterns"}
+    else:
+        rows = [
+            ["LoRA rank, alpha, dropout", f"{config['lora_r']}, {config['lora_alpha']}, {config['lora_dropout']:g}"],
+            ["modules with an adapter", _code(config["lora_targets"])],
+        ]
+        named = {"modules_to_save": "modules trained whole", "lora_layers": "layers with an adapter"}
+        named |= {"lora_bias": "trained biases", "init_lora_weights": "start of the adapters"}
+        variants = {"use_dora": "DoRA", "use_rslora": "rank-stabilized scale"}
+        if used := [name for key, name in variants.items() if config.get(key)]:
+            rows.append(["variant of LoRA", ", ".join(used)])
+    rows += [[text, _code(config[name])] for name, text in named.items() if config.get(name)]
+    return rows + [[f"`{name}` of peft", _code(value)] for name, value in config.get("lora_fields", {}).items()]
+
+
+def _code(value: Any) -> str:
+    """Return a list or a value of the settings as code, in one cell of a table."""
+    parts = value.split(",") if isinstance(value, str) else [json.dumps(value)]
+    return ", ".join(f"`{part.replace('|', chr(92) + '|')}`" for part in parts)
 
 
 def _results(milestones: Milestones) -> str:

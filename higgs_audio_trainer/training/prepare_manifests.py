@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -125,5 +126,6 @@ def quiet_third_parties() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prevents a warning at every fork of a DataLoader
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for module in ("transformers", "peft", "torch", "accelerate", "huggingface_hub"):
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # types that its products convert
+    for module in ("transformers", "peft", "torch", "accelerate", "huggingface_hub", "bitsandbytes"):
         warnings.filterwarnings("ignore", module=rf"{module}(\..*)?")

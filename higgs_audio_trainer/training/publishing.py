@@ -23,7 +23,7 @@ from higgs_audio_trainer.errors import UserError
 PUBLISHED = (
     *("README.md", "adapter_config.json", "adapter_model*", "processor_config.json", "preprocessor_config.json"),
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("merges.txt", "chat_template*"),
+    *("merges.txt", "chat_template*", "config.json", "model*.safetensors*"),
 )
 
 

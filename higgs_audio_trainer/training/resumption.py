@@ -19,26 +19,50 @@ from transformers import TrainerState, TrainingArguments
 from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
+from higgs_audio_trainer.diagnoses.resume import changes_in_words
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, SETTINGS_FILE, backend_of
+from higgs_audio_trainer.training.arguments import dtype_of
+from higgs_audio_trainer.training.sharding import fsdp_version, is_fsdp_asked
 
 _TRAINER_STATE = "trainer_state.json"
 #: Settings that another value would turn into another model, with the field of the adapter's own configuration.
-_FIXED = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_targets": "target_modules", "base_ckpt": "", "optim": ""}
+_FIXED = {
+    "full_finetune": "",
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_targets": "target_modules",
+    **dict.fromkeys(("train", "freeze", "lora_layers", "lora_bias", "use_rslora", "use_dora"), ""),
+    **dict.fromkeys(("init_lora_weights", "modules_to_save", "lora_fields", "base_ckpt", "optim"), ""),
+}
+#: Settings of `_FIXED` that the first checkpoints lack, with the value of their runs.
+_METHOD: dict[str, Any] = {
+    "full_finetune": False,
+    "train": "all",
+    "freeze": "none",
+    "lora_layers": "all",
+    "lora_bias": "none",
+    "use_rslora": False,
+    "use_dora": False,
+    "init_lora_weights": "true",
+    "modules_to_save": [],
+    "lora_fields": {},
+}
 _OF_ARGUMENTS = (
-    *("optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "max_grad_norm", "data_seed"),
+    *(
+        "optim",
+        "optim_args",
+        "optim_target_modules",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "max_grad_norm",
+        "data_seed",
+    ),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "train_sampling_strategy", "dataloader_drop_last"),
 )
 _OF_SETTINGS = (
     *("lora_r", "lora_alpha", "lora_dropout", "lr", "wd", "warmup", "text_loss_weight", "grad_accum", "seed"),
-    "max_batch_seconds",
-)
-#: Settings that decide which sample comes when.
-_ORDER = frozenset(
-    (
-        *("train_manifest", "batch_size", "grad_accum", "world_size", "seed", "data_seed"),
-        *("train_sampling_strategy", "dataloader_drop_last", "max_batch_seconds"),
-    )
+    *("max_batch_seconds", "load_in_4bit", "load_in_8bit"),
 )
 
 
@@ -53,14 +77,26 @@ def settings_of(settings: TrainSettings, arguments: TrainingArguments, *, base: 
     found = {name: getattr(settings, name) for name in _OF_SETTINGS}
     found |= {name: getattr(arguments, name, None) for name in _OF_ARGUMENTS}
     found |= {
+        **{name: getattr(settings, name) or default for name, default in _METHOD.items()},
+        "lora_layers": list(settings.layers() or ()) or "all",
+        "train": _names(settings.train) or "all",
+        "freeze": _names(settings.freeze) or "none",
+        "modules_to_save": _names(settings.modules_to_save),
+        "lora_fields": dict(settings.lora_fields),
         "lora_targets": sorted(settings.targets()),
         "base_ckpt": base,
         "batch_size": arguments.per_device_train_batch_size,
         "world_size": arguments.world_size,
         "mixed_precision": arguments.mixed_precision,
+        "fsdp_version": fsdp_version(arguments),
+        "dtype": str(dtype_of(settings)).removeprefix("torch."),
     }
     as_json: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return as_json
+
+
+def _names(text: str | None) -> list[str]:
+    return sorted({name for part in (text or "").split(",") if (name := part.strip())})
 
 
 def samples_of(train: PreparedDataset, evaluation: PreparedDataset | None) -> dict[str, Any]:
@@ -108,6 +144,12 @@ def check_resumable(checkpoint: Path, settings: Mapping[str, Any], arguments: Tr
             f"the backend {theirs}, or start anew in another --output_dir."
         )
     saved = _saved(checkpoint)
+    before, now = saved.get("fsdp_version"), settings["fsdp_version"]
+    if ours == "fsdp" and before is not None and before != now:
+        raise UserError(
+            f"--resume: expected FSDP{before}, which saved {checkpoint}, got FSDP{now}. Resume with --fsdp_config "
+            f"'{{\"version\": {before}}}', or start anew in another --output_dir."
+        )
     for name in _FIXED:
         before, now = saved.get(name), settings[name]
         if before is None or now is None or before == now:
@@ -117,11 +159,15 @@ def check_resumable(checkpoint: Path, settings: Mapping[str, Any], arguments: Tr
                 f"--base_ckpt: expected the weights that {checkpoint.name} was trained on, got other weights. Name the "
                 "base checkpoint of that run, or start anew in another --output_dir."
             )
-        wanted = ",".join(before) if isinstance(before, list) else before
+        flag, wanted, got = "lora_config" if name == "lora_fields" else name, _in_words(before), _in_words(now)
         raise UserError(
-            f"--{name}: expected {wanted}, the value of {checkpoint.name}, to resume from it, got "
-            f"{','.join(now) if isinstance(now, list) else now}. Start anew in another --output_dir for another value."
+            f"--{flag}: expected {wanted}, the value of {checkpoint.name}, to resume from it, got {got}. Start "
+            "anew in another --output_dir for another value."
         )
+
+
+def _in_words(value: Any) -> Any:
+    return (",".join(map(str, value)) or "none") if isinstance(value, list) else value
 
 
 def changes_since(checkpoint: Path, settings: Mapping[str, Any], *, max_steps: int) -> dict[str, list[Any]]:
@@ -146,35 +192,25 @@ def describe_changes(checkpoint: Path, changes: Mapping[str, list[Any]]) -> str:
     Example:
         >>> describe_changes(Path("out/checkpoint-20"), {"lr": [0.005, 1e-05]})
         '--resume: changed since checkpoint-20: --lr: 0.005, now 1e-05'
-        >>> describe_changes(Path("checkpoint-4"), {"max_steps": [4, 8]})
-        '--resume: changed since checkpoint-4: --max_steps: 4 steps, now 8, and the schedule with them'
     """
-    parts = []
-    for name, (before, now) in changes.items():
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            parts.append(f"--{name}: other samples ({before['samples']}, now {now['samples']})")
-        elif name == "max_steps":
-            parts.append(f"--{name}: {before} steps, now {now}, and the schedule with them")
-        else:
-            parts.append(f"--{name}: {before}, now {now}")
-    order = ". Samples of the epoch in progress may come twice or not at all" if _ORDER & changes.keys() else ""
-    return f"--resume: changed since {checkpoint.name}: {'; '.join(parts)}{order}"
+    return f"--resume: changed since {checkpoint.name}: {changes_in_words(changes)}"
 
 
 def _backend(arguments: TrainingArguments) -> str:
     if arguments.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         return "deepspeed"
-    return "fsdp" if arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else "torch"
+    is_sharded = arguments.world_size > 1 or arguments.device.type != "cpu"  # a single process on a CPU shards nothing
+    return "fsdp" if is_fsdp_asked(arguments) and is_sharded else "torch"
 
 
 def _saved(checkpoint: Path) -> dict[str, Any]:
     """Return the settings in a checkpoint. A checkpoint without the file has the settings of the adapter alone."""
-    adapter = _read(checkpoint, ADAPTER_CONFIG)
-    saved = {name: adapter[field] for name, field in _FIXED.items() if field in adapter}
+    adapter = _read(checkpoint, ADAPTER_CONFIG) if (checkpoint / ADAPTER_CONFIG).exists() else {}
+    saved = _METHOD | {name: adapter[field] for name, field in _FIXED.items() if field in adapter}
     saved["lora_dropout"] = adapter.get("lora_dropout")
     targets = saved.get("lora_targets")
     saved["lora_targets"] = sorted([targets] if isinstance(targets, str) else targets or [])
-    return (_read(checkpoint, SETTINGS_FILE) if (checkpoint / SETTINGS_FILE).exists() else {}) | saved
+    return saved | (_read(checkpoint, SETTINGS_FILE) if (checkpoint / SETTINGS_FILE).exists() else {})
 
 
 def _read(checkpoint: Path, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of
 from higgs_audio_trainer.config import RANDOM_WEIGHTS, TrainSettings
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.output_dir.attempt import Attempt
+from higgs_audio_trainer.recording.schedule import schedule_name
 from higgs_audio_trainer.recording.settings import RunFacts
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 
@@ -50,4 +51,6 @@ def run_facts(
         modalities=("text", "audio") if checkpoint.ids.learns_text else ("audio",),
         stops=("text", "audio") if checkpoint.text_stop_ids else ("audio",),
         family=checkpoint.family.name,
+        total_steps=trainer.state.max_steps,
+        schedule=schedule_name(trainer.lr_scheduler),
     )

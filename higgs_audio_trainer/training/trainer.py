@@ -5,7 +5,6 @@ The trainer hands forward passes to an injected `Recorder`. It names no event an
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -36,6 +36,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX, EvalResult, GenerationSample
 from higgs_audio_trainer.extraction.loss_sums import exact_dtype
 from higgs_audio_trainer.extraction.micro_batch import MicroBatch
+from higgs_audio_trainer.extraction.rank_times import with_rank_time
 from higgs_audio_trainer.families.training_forward import TrainingOutput, count_targets
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
 from higgs_audio_trainer.recording.recorder import Recorder
@@ -44,6 +45,7 @@ from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.training.best_adapter import BestAdapter
 from higgs_audio_trainer.training.collective import on_rank_0, rank_0_alone
 from higgs_audio_trainer.training.gathered import gathered
+from higgs_audio_trainer.training.heartbeat import Heartbeat
 from higgs_audio_trainer.training.loader import (
     budgeted_loader,
     draw_as_new_workers,
@@ -58,6 +60,7 @@ from higgs_audio_trainer.training.publishing import publish, publish_checkpoint
 from higgs_audio_trainer.training.resumption import write_settings
 from higgs_audio_trainer.training.sampler import LengthGroupedOrder
 from higgs_audio_trainer.training.save_errors import saving
+from higgs_audio_trainer.training.sharding import fsdp_version, prepare_sharding, shard_on_cpu
 from higgs_audio_trainer.training.signals import stop_signals_blocked
 from higgs_audio_trainer.training.stopping import EvaluationStoppedError, Stopping
 from higgs_audio_trainer.voice.generation import undisturbed
@@ -81,8 +84,8 @@ class HiggsAudioTrainer(Trainer):
         max_batch_seconds: Most padded audio of a micro-batch of the training; seconds. None for batches of one size.
         probes: Prompts to speak and samples to follow. None on a rank that does neither.
         best: Keeps the adapter of the best evaluation.
-        save_beside: Saves more files to the folder of the finished adapter, on rank 0.
-        adapter_mapping: Entry `auto_mapping` of the adapter's configuration, the public class that loads the adapter.
+        save_beside: Saves more files to the folder of the finished adapter or model, on rank 0.
+        complete: Changes or adds files in a folder to which the weights were just saved, on rank 0.
         **kwargs: Arguments of `transformers.Trainer`.
     """
 
@@ -99,11 +102,11 @@ class HiggsAudioTrainer(Trainer):
         probes: Probes | None = None,
         best: BestAdapter | None = None,
         save_beside: Callable[[Path], None] = lambda _folder: None,
-        adapter_mapping: Mapping[str, str] | None = None,
+        complete: Callable[[Path], None] = lambda _folder: None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._adapter_mapping = adapter_mapping
+        self._complete = complete
         self._recorder = recorder
         self._vocabulary = vocabulary
         self._stopping = stopping or Stopping()
@@ -116,6 +119,9 @@ class HiggsAudioTrainer(Trainer):
         self._spoken_at: int | None = None  # step after which the probes were spoken last
         self._train_loader: Any = None
         self._data_wait_s = 0.0  # of the step in progress
+        self._own_s = 0.0  # of the step in progress, up to the last moment that this rank waited for the others
+        self._going_since = 0.0  # this moment
+        self._forward_ended = 0.0
         self._text_loss_weight = text_loss_weight
         self.lost_best_step: int | None = None  # step of the best checkpoint, which a resumed run does not find
         self.is_stepping = False  # True from the first batch or evaluation on
@@ -138,7 +144,13 @@ class HiggsAudioTrainer(Trainer):
             UserError: transformers refuses the arguments, a tracker refuses its set-up, or the memory is full.
         """
         try:
-            return super().train(*args, **kwargs)
+            with Heartbeat(self.args) as heartbeat:
+                try:
+                    return super().train(*args, **kwargs)
+                except Exception as error:
+                    if self.args.world_size > 1 and any(mark in str(error) for mark in _LOST_PEER):
+                        raise heartbeat.lost_rank() from error
+                    raise
         except EvaluationStoppedError:
             return None
         except UserError:
@@ -146,8 +158,6 @@ class HiggsAudioTrainer(Trainer):
         except Exception as error:
             if should_reduce_batch_size(error) or "No executable batch size" in str(error):
                 raise self._out_of_memory() from error
-            if self.args.world_size > 1 and any(mark in str(error) for mark in _LOST_PEER):
-                raise UserError("another rank ended in the middle of the training. Its own message says why") from error
             if self.is_stepping:
                 raise
             package = type(error).__module__.partition(".")[0]
@@ -160,6 +170,13 @@ class HiggsAudioTrainer(Trainer):
             self._epoch_iterator = None  # ends the data loaders' workers, which may look crashed at exit
             for loader in filter(None, (self._train_loader, *getattr(self, "_eval_dataloaders", {}).values())):
                 end_workers(loader)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Build the accelerator, which shards on CPUs too."""
+        prepare_sharding(self.args)
+        super().create_accelerator_and_postprocess()
+        if shard_on_cpu(self.accelerator, self.args):
+            self.is_fsdp_enabled = True
 
     def _out_of_memory(self) -> UserError:
         return UserError(
@@ -183,6 +200,20 @@ class HiggsAudioTrainer(Trainer):
             raise
 
     # Resuming
+
+    def _prepare_for_training(self, max_steps: int, loader: Any, checkpoint: str | None) -> Any:
+        if checkpoint is not None and self._loads_before_sharding():
+            model: Any = self.model
+            model.load_adapter(checkpoint, model.active_adapter, is_trainable=True)
+        return super()._prepare_for_training(max_steps, loader, checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._loads_before_sharding():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _loads_before_sharding(self) -> bool:
+        """Return True for adapters under FSDP1, into whose shards peft does not load."""
+        return fsdp_version(self.args) == 1 and isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         progress: tuple[int, int] = super()._init_training_state(*args, **kwargs)
@@ -243,7 +274,10 @@ class HiggsAudioTrainer(Trainer):
             batches.append(batch)
         if batches:
             self._recorder.begin_step(self.state.global_step + 1, started)
-        return batches, self._count_targets(batches, device)
+        self._own_s = time.perf_counter() - started
+        targets = self._count_targets(batches, device)
+        self._going_since = time.perf_counter()
+        return batches, targets
 
     def _next_batch(self, epoch_iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         if epoch_iterator is self._epoch_iterator:
@@ -298,6 +332,7 @@ class HiggsAudioTrainer(Trainer):
         self._recorder.observe("train", lambda: self._read(outputs, inputs))
         # DDP and FSDP average gradients over ranks; each rank's loss is a share of a sum.
         loss = outputs.loss * self.accelerator.num_processes
+        self._forward_ended = time.perf_counter()
         return (loss, outputs) if return_outputs else loss
 
     def _read(self, outputs: TrainingOutput, inputs: dict[str, Any]) -> MicroBatch:
@@ -312,7 +347,7 @@ class HiggsAudioTrainer(Trainer):
         if self._recorder.is_open("train"):
             learning_rate = kwargs.get("learning_rate")
             logged = self._recorder.end_step(
-                self._sum_over_ranks(self._recorder.sums("train", self.args.device)),
+                self._sum_over_ranks(self._train_sums()),
                 step=self.state.global_step,
                 epoch=float(self.state.epoch or 0.0),
                 learning_rate=float(self._get_learning_rate() if learning_rate is None else learning_rate),
@@ -321,6 +356,7 @@ class HiggsAudioTrainer(Trainer):
                     data_wait_ms=self._data_wait_s * 1000,
                     peak_memory_bytes=_peak_memory_bytes(self.args.device),
                     total_steps=self.state.max_steps,
+                    num_ranks=self.args.world_size,
                 ),
             )
             self._recorder.record(logged)
@@ -334,6 +370,15 @@ class HiggsAudioTrainer(Trainer):
             assert self._stopping.stopped_by is not None
             self._stopping.stop(self._stopping.stopped_by, self.control)
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _train_sums(self) -> Tensor:
+        """Return the sums of the logged step with the time of this rank.
+
+        The time ends with the last forward pass: the backward pass of DDP waits for the slowest rank.
+        """
+        sums, args = self._recorder.sums("train", self.args.device), self.args
+        seconds = self._own_s + self._forward_ended - self._going_since
+        return with_rank_time(sums, seconds, rank=args.process_index, num_ranks=args.world_size)
 
     # Probes
 
@@ -544,8 +589,9 @@ class HiggsAudioTrainer(Trainer):
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
+        is_adapter = (Path(checkpoint_folder) / ADAPTER_CONFIG).is_file()
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END or not is_adapter:
+            return  # a checkpoint of a whole model has the types of the training, and gigabytes
         before: Any = self.push_in_progress
         if before is not None and not before.is_done() and not self.args.hub_always_push:
             return
@@ -562,14 +608,8 @@ class HiggsAudioTrainer(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             self.args = arguments
-        config = Path(str(output_dir or self.args.output_dir)) / ADAPTER_CONFIG
-        if self.args.should_save and config.is_file():
-            # peft writes the name of the trained class of this package.
-            content = json.loads(config.read_bytes()) | {"auto_mapping": self._adapter_mapping}
-            base = content.get("base_model_name_or_path")
-            if base and Path(base).is_dir():  # found from any working folder, as the codec is
-                content["base_model_name_or_path"] = str(Path(base).absolute())
-            config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+        if self.args.should_save:
+            self._complete(Path(str(output_dir or self.args.output_dir)))
 
 
 class _RecordCheckpoints(TrainerCallback):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from higgs_audio_trainer.checkpoint.base_checkpoint import read_config
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 from higgs_audio_trainer.voice.error_rates import ErrorRates, error_rates
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def check_scorers(asr: str | None, speaker: str | None) -> None:
 
 
 def _check_model(flag: str, name: str, expected: str, kinds: tuple[str, ...]) -> None:
-    hide_broken_torchaudio()
+    prepare_imports()
     from transformers import AutoFeatureExtractor
 
     architectures = read_config(name, flag).get("architectures") or []

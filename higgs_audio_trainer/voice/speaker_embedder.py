@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from higgs_audio_trainer.data.audio import Waveform, resample
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _UNUSED = ("objective.", "classifier.")  # weights for the training of the model
 _LEAST_FRAMES = 2  # that the statistics over time are computed of
@@ -31,7 +31,7 @@ class SpeakerEmbedder:
     """
 
     def __init__(self, name: str) -> None:
-        hide_broken_torchaudio()
+        prepare_imports()
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
         try:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from higgs_audio_trainer.data.audio import Waveform, resample
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _LEAST_S = 0.1  # the convolutions of a recognizer need some samples
 
@@ -28,7 +28,7 @@ class SpeechRecognizer:
     """
 
     def __init__(self, name: str) -> None:
-        hide_broken_torchaudio()
+        prepare_imports()
         from transformers import pipeline
 
         try:

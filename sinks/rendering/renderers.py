@@ -96,6 +96,7 @@ def _train_step(record: Record, text_format: TextFormat) -> str:
     )
 
 
+_STRAGGLES_FROM = 1.5  # times the median of the ranks
 _LONGEST_S = 1e9  # thirty years; a longer estimate of a damaged log is shown as this
 
 
@@ -106,8 +107,16 @@ def _speed(record: Record) -> str:
     samples_per_s, left = record.get("samples_per_s"), record.get("seconds_left")
     if record["step_ms"] is None or samples_per_s is None:
         return f"  {_number(record['step_ms'], '.0f')} ms"
-    speed = f"  {_short(record['step_ms'] / 1000)} s/step  {_short(samples_per_s)} samples/s"
+    speed = f"  {_short(record['step_ms'] / 1000)} s/step  {_short(samples_per_s)} samples/s{_straggler(record)}"
     return f"{speed}  ETA {_duration(left)}" if left else speed
+
+
+def _straggler(record: Record) -> str:
+    """Return the slowest rank of a step, if the others wait for it."""
+    longest, median = record.get("step_ms_max"), record.get("step_ms_median")
+    if not median or longest is None or longest <= _STRAGGLES_FROM * median:
+        return ""
+    return f"  rank {record.get('slowest_rank')} took {_short(longest / median)} times the median"
 
 
 def _duration(seconds: float) -> timedelta:
@@ -210,6 +219,8 @@ def _cap_reached(record: Record, _text_format: TextFormat) -> str:
 
 def _run_end(record: Record, text_format: TextFormat) -> str:
     facts = [text_format.style(f"run ended: {record['reason']} at step {record['step']}", BOLD)]
+    if record.get("lost_ranks"):
+        facts.append(f"lost: rank {', '.join(map(str, record['lost_ranks']))}")
     if "events_written" in record:
         facts.append(f"{count_of(record['events_written'], 'event')} written, {record['events_lost']:,} lost")
     if record.get("values_replaced"):

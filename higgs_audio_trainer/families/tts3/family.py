@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +21,28 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from higgs_audio_trainer.families.quantization import Quantization
     from higgs_audio_trainer.families.speech import Decoding, Speech, SpeechPrompt
     from higgs_audio_trainer.families.tiny_size import TinySize
+
+#: Sizes in config.json of the published checkpoint.
+PUBLISHED: Mapping[str, Any] = MappingProxyType(
+    {
+        "model_type": "higgs_multimodal_qwen3",
+        "text_config": {
+            "model_type": "qwen3",
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151_936,
+            "tie_word_embeddings": True,
+        },
+        "audio_encoder_config": {"num_codebooks": 8, "vocab_size": 1026, "tie_word_embeddings": True},
+    }
+)
 
 
 class HiggsTts3Family:
@@ -35,6 +56,8 @@ class HiggsTts3Family:
     model_type = "higgs_multimodal_qwen3"
     text_loss_weight = 0.0
     layouts: tuple[str, ...] = ("original", "port")
+    published = "bosonai/higgs-tts-3-4b"
+    published_config: Mapping[str, Any] = PUBLISHED
     demo_settings: Mapping[str, Any] = MappingProxyType(
         {"lora_targets": LORA_TARGETS, "lora_r": 64, "lora_alpha": 256, "lr": 0.02}
     )
@@ -42,11 +65,15 @@ class HiggsTts3Family:
     def __init__(self, *, with_reference_text: bool = True) -> None:
         self._with_reference_text = with_reference_text
 
-    def open(self, name: str, raw: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> BaseCheckpoint:
-        """Return a base checkpoint."""
+    def read_config(self, name: str, raw: Mapping[str, Any]) -> Any:
+        """Return the configuration of a checkpoint."""
         from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
 
-        config = HiggsTts3Config.read(name, raw)
+        return HiggsTts3Config.read(name, raw)
+
+    def open(self, name: str, raw: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> BaseCheckpoint:
+        """Return a base checkpoint."""
+        config = self.read_config(name, raw)
         ids = token_ids(name, config, tokenizer)
         family = HiggsTts3Family(with_reference_text=REFERENCE_TEXT in tokenizer.get_vocab())
         length = config.text_config.max_position_embeddings
@@ -59,14 +86,29 @@ class HiggsTts3Family:
     def check_samples(self, checkpoint: BaseCheckpoint, samples: Sequence[Sample]) -> None:
         """Check nothing, since there is no chat template."""
 
-    def for_training(self, name: str, *, dtype: torch.dtype, attention: str | None) -> Any:
+    def for_training(
+        self, name: str, *, dtype: torch.dtype, attention: str | None, quantization: Quantization | None = None
+    ) -> Any:
         """Return the model with its forward pass for training."""
-        return _load(name, dtype, attention)
+        return _load(name, dtype, attention, quantization)
 
-    def for_speech(self, name: str, *, dtype: torch.dtype, adapted: Sequence[str]) -> Any:
+    def without_weights(self, config: Any) -> Any:
+        """Return the model for training on the meta device."""
+        import torch
+
+        from higgs_audio_trainer.families.tts3.model import HiggsTts3
+
+        with torch.device("meta"):
+            model = HiggsTts3(copy.deepcopy(config))
+        model.tie_weights()
+        return model
+
+    def for_speech(
+        self, name: str, *, dtype: torch.dtype, adapted: Sequence[str], quantization: Quantization | None = None
+    ) -> Any:
         """Return the model, which has all heads for any adapter."""
         del adapted
-        return _load(name, dtype, None)
+        return _load(name, dtype, None, quantization)
 
     def generate(
         self,
@@ -82,12 +124,12 @@ class HiggsTts3Family:
         return generate(model, prompts, decoding, ids, is_asked_to_stop)
 
     def write_whole(
-        self, checkpoint: BaseCheckpoint, with_adapter: Callable[[Any], Any], folder: Path, *, layout: str
+        self, checkpoint: BaseCheckpoint, trained: Callable[[Any], Any], folder: Path, *, layout: str
     ) -> None:
-        """Write weights and configuration with a merged adapter, in the layout of the original or of the port."""
+        """Write trained weights and the configuration, in the layout of the original or of the port."""
         from higgs_audio_trainer.families.tts3.weights import write_whole
 
-        write_whole(checkpoint, with_adapter, folder, layout=layout)
+        write_whole(checkpoint, trained, folder, layout=layout)
 
     def adapter_mapping(self) -> dict[str, str] | None:
         """Return None, since no public package has a class for the model."""
@@ -109,11 +151,12 @@ class HiggsTts3Family:
         write_tiny(folder, size, codec_dir)
 
 
-def _load(name: str, dtype: torch.dtype, attention: str | None) -> Any:
+def _load(name: str, dtype: torch.dtype, attention: str | None, quantization: Quantization | None) -> Any:
     from transformers import PreTrainedConfig
 
     from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
     from higgs_audio_trainer.families.tts3.weights import load
 
     raw, _ = PreTrainedConfig.get_config_dict(name)
-    return load(name, HiggsTts3Config.read(name, raw), dtype=dtype, attention=attention)
+    config = HiggsTts3Config.read(name, raw)
+    return load(name, config, dtype=dtype, attention=attention, quantization=quantization)

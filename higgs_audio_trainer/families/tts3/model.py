@@ -7,6 +7,7 @@ tokens, A audio tokens, N = T + A tokens in the order of a route.
 from __future__ import annotations
 
 import inspect
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ class HiggsTts3(TrainingForward, PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    #: Heads that may share weights, which `save_pretrained` then leaves out. Which do, says the method below.
+    _tied_weights_keys = MappingProxyType(  # type: ignore[assignment]  # a class variable, and never changed
+        {"audio_head.weight": "audio_embedding.weight", "lm_head.weight": "model.embed_tokens.weight"}
+    )
     _no_split_modules = [RoutedQwen3Layer.__name__]  # noqa: RUF012 - what FSDP wraps, in the form of transformers
     _supports_flash_attn = True
     _supports_sdpa = True

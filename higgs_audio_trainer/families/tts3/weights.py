@@ -1,4 +1,4 @@
-"""The model of a checkpoint of Higgs TTS 3, and whole checkpoints with a merged adapter."""
+"""The model of a checkpoint of Higgs TTS 3, and whole checkpoints with trained weights."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from transformers.utils.hub import cached_file
 
 from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint
+from higgs_audio_trainer.families.quantization import Quantization, fit_for_cpu
 from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
 from higgs_audio_trainer.families.tts3.model import HiggsTts3
 from higgs_audio_trainer.families.tts3.names import original_name
 from higgs_audio_trainer.families.tts3.stored_weights import StoredWeights, find, not_loaded, some
 
 _TEXT_HEAD = "lm_head.weight"
+_HEADS = ("lm_head", "audio_head")
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _MOST_BYTES = "5GB"  # of a file of weights
 _CONFIG = "config.json"
@@ -31,7 +32,14 @@ _CONFIG = "config.json"
 _PART_OF = {"audio_head.weight": "audio_encoder_config", _TEXT_HEAD: "text_config"}
 
 
-def load(name: str, config: HiggsTts3Config, *, dtype: torch.dtype | None, attention: str | None) -> HiggsTts3:
+def load(
+    name: str,
+    config: HiggsTts3Config,
+    *,
+    dtype: torch.dtype | None,
+    attention: str | None,
+    quantization: Quantization | None = None,
+) -> HiggsTts3:
     """Return the model of a checkpoint, in evaluation mode.
 
     Args:
@@ -39,11 +47,27 @@ def load(name: str, config: HiggsTts3Config, *, dtype: torch.dtype | None, atten
         config: Configuration of the checkpoint. The model has a copy.
         dtype: Type of the weights. None for the types of the files.
         attention: Implementation of attention, as `attn_implementation` of transformers. None for the usual one.
+        quantization: Numbers of the linear modules, all but the heads. None for `dtype`.
 
     Raises:
         UserError: The weights cannot be loaded, or some are missing, unexpected or of another shape.
     """
-    return _load_stored(find(name), name, config, dtype=dtype, attention=attention)
+    loaded = _load_stored(find(name), name, config, dtype=dtype, attention=attention)
+    return loaded if quantization is None else _quantized(loaded, quantization)
+
+
+def _quantized(model: HiggsTts3, quantization: Quantization) -> HiggsTts3:
+    """Return the model with quantized linear modules. The heads are embeddings as well, and stay as they are."""
+    quantized: HiggsTts3 = HiggsTts3.from_pretrained(
+        None,
+        config=copy.deepcopy(model.config),
+        state_dict=model.state_dict(),
+        dtype=model.dtype,
+        attn_implementation=model.config._attn_implementation,  # noqa: SLF001 - has no public name
+        **quantization.options(model.dtype, _HEADS),
+    )
+    quantized.name_or_path = quantized.config.name_or_path = model.config.name_or_path  # which an adapter names
+    return fit_for_cpu(quantized)
 
 
 def _load_stored(
@@ -102,33 +126,33 @@ def _account(stored: StoredWeights, name: str, model: HiggsTts3, ties: dict[str,
         raise not_loaded(name, f"expected weights of type {', '.join(_DTYPES)}, got {some(packed)}")
 
 
-def write_whole(checkpoint: BaseCheckpoint, with_adapter: Callable[[Any], Any], folder: Path, *, layout: str) -> None:
-    """Write weights and configuration of a base checkpoint with a merged adapter.
+def write_whole(checkpoint: BaseCheckpoint, trained: Callable[[Any], Any], folder: Path, *, layout: str) -> None:
+    """Write trained weights and the configuration of a base checkpoint.
 
-    In the layout of the base checkpoint, files are copied, and the weights that the adapter changes are written over
+    In the layout of the base checkpoint, files are copied, and the weights that the training changed are written over
     the copies: names of files, types, the bundled codec and all other weights stay bit by bit. For another layout the
     weights are renamed, without the codec.
 
-    An adapter may change a head that has the weights of an embedding. The head then needs weights of its own. The port
-    gets such weights, and a config.json that says so. The original layout is for servers that may not read such
-    weights, so the adapter is refused.
+    An adapter may change a head that has the weights of an embedding, or the embedding without the head. The head then
+    needs weights of its own. The port gets such weights, and a config.json that says so. The original layout is for
+    servers that may not read such weights, so the adapter is refused.
 
     Args:
         checkpoint: Base checkpoint.
-        with_adapter: Returns a model with the adapter.
+        trained: Returns the model with trained weights, such as a merged adapter.
         folder: Folder to write to.
         layout: One of `LAYOUTS`.
 
     Raises:
-        UserError: The weights cannot be loaded, or the adapter does not fit or changes a tied head.
+        UserError: The weights cannot be loaded, or the trained weights do not fit or change a tied head.
         ValueError: The merged weights are not finite.
         OSError: A file cannot be written.
     """
     stored = find(checkpoint.name)
     model = _load_stored(stored, checkpoint.name, checkpoint.config, dtype=None, attention=None)
     ties = model.get_expanded_tied_weights_keys()
-    adapted = with_adapter(model)
-    untied = _untie(adapted.get_base_model(), ties)
+    merged: dict[str, Tensor] = trained(model).state_dict()
+    untied = [head for head, embedding in ties.items() if not torch.equal(merged[head], merged[embedding])]
     if untied and layout == "original":
         heads = " and ".join(head.removesuffix(".weight") for head in untied)
         raise UserError(
@@ -136,7 +160,6 @@ def write_whole(checkpoint: BaseCheckpoint, with_adapter: Callable[[Any], Any], 
             f"layout has no weights for {heads}, which shares those of an embedding. Write --layout port, serve the "
             "adapter as it is, or train with other --lora_targets."
         )
-    merged: dict[str, Tensor] = adapted.merge_and_unload(safe_merge=True).state_dict()
     content = Path(str(cached_file(checkpoint.name, _CONFIG))).read_bytes()
     if untied:
         content = _with_untied(content, untied)
@@ -150,18 +173,6 @@ def write_whole(checkpoint: BaseCheckpoint, with_adapter: Callable[[Any], Any], 
         kept["audio_head.weight"] = merged["audio_embedding.weight"].clone()  # the port has the head, too
     renamed = {original_name(key) if layout == "original" else key: tensor for key, tensor in kept.items()}
     save_torch_state_dict(renamed, folder, max_shard_size=_MOST_BYTES)
-
-
-def _untie(model: nn.Module, ties: dict[str, str]) -> list[str]:
-    """Give weights of its own to each tied head that an adapter changes. Return the names of these weights."""
-    untied = []
-    for weight in ties:
-        head: Any = model.get_submodule(weight.removesuffix(".weight"))
-        if isinstance(head, BaseTunerLayer):
-            base: Any = head.get_base_layer()
-            base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
-            untied.append(weight)
-    return untied
 
 
 def _with_untied(content: bytes, untied: list[str]) -> bytes:

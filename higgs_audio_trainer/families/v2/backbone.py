@@ -71,6 +71,7 @@ class RoutedBackbone(native.HiggsAudioV2Model):
     def adopt(cls, backbone: native.HiggsAudioV2Model) -> None:
         """Turn a native backbone into a routed backbone in place. Modules and parameters stay."""
         backbone.__class__ = cls
+        backbone._no_split_modules = [RoutedLayer.__name__]  # noqa: SLF001 - what FSDP wraps
         backbone.embed_audio_tokens.__class__ = SummedEmbeddings
         for layer in backbone.layers:
             layer.__class__ = RoutedLayer

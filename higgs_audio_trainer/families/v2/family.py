@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from higgs_audio_trainer.config import LORA_TARGETS
+from higgs_audio_trainer.config import DEFAULT_BASE_CKPT, LORA_TARGETS
 from higgs_audio_trainer.data.batch import TokenIds
 from higgs_audio_trainer.data.prompt import PromptSegment
 from higgs_audio_trainer.data.sample import Sample
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from higgs_audio_trainer.families.quantization import Quantization
     from higgs_audio_trainer.families.speech import Decoding, Speech, SpeechPrompt
     from higgs_audio_trainer.families.tiny_size import TinySize
 
 _MOST_BYTES = "5GB"  # of a file of weights
 _TEXT_HEAD = "text_lm_head"
+_HEADS = (_TEXT_HEAD, "audio_lm_head")
 
 
 class HiggsAudioV2:
@@ -37,7 +40,13 @@ class HiggsAudioV2:
     model_type = "higgs_audio_v2"
     text_loss_weight = 1.0
     layouts: tuple[str, ...] = ("native",)
+    published = DEFAULT_BASE_CKPT
+    published_config: Mapping[str, Any] = MappingProxyType({"model_type": "higgs_audio_v2", "codebook_size": 1026})
     demo_settings: Mapping[str, Any] = MappingProxyType({"lora_targets": f"{LORA_TARGETS},audio_lm_head", "lr": 6e-3})
+
+    def read_config(self, name: str, raw: Mapping[str, Any]) -> Any:
+        """Return the configuration of a checkpoint."""
+        return read_config(name, raw)
 
     def open(self, name: str, raw: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> BaseCheckpoint:
         """Return a base checkpoint."""
@@ -64,13 +73,20 @@ class HiggsAudioV2:
         """Check that the prompts of the training are those of the checkpoint's chat template."""
         check_template(checkpoint, samples)
 
-    def for_training(self, name: str, *, dtype: torch.dtype, attention: str | None) -> Any:
+    def for_training(
+        self, name: str, *, dtype: torch.dtype, attention: str | None, quantization: Quantization | None = None
+    ) -> Any:
         """Return the model with its forward pass for training."""
+        from higgs_audio_trainer.families.quantization import fit_for_cpu
         from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 
         try:
             loaded: Any = HiggsAudioForTraining.from_pretrained(
-                name, dtype=dtype, attn_implementation=attention, output_loading_info=True
+                name,
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+                **_options(quantization, dtype),
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             if "attn_implementation" in str(error) or isinstance(error, ImportError):
@@ -82,18 +98,35 @@ class HiggsAudioV2:
                 f"--base_ckpt {name}: expected weights for {', '.join(sorted(info['missing_keys'])[:5])}, got none. "
                 f"{_TEXT_HEAD}.weight must be kept when a checkpoint is converted: the text loss needs it."
             )
-        return base
+        return base if quantization is None else fit_for_cpu(base)
 
-    def for_speech(self, name: str, *, dtype: torch.dtype, adapted: Sequence[str]) -> Any:
+    def without_weights(self, config: Any) -> Any:
+        """Return the model for training on the meta device."""
+        import torch
+
+        from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
+
+        with torch.device("meta"):
+            return HiggsAudioForTraining(copy.deepcopy(config))
+
+    def for_speech(
+        self, name: str, *, dtype: torch.dtype, adapted: Sequence[str], quantization: Quantization | None = None
+    ) -> Any:
         """Return the native model, without the head of the text unless the adapter changes it."""
         from transformers import HiggsAudioV2ForConditionalGeneration
 
+        from higgs_audio_trainer.families.quantization import fit_for_cpu
+
         try:
-            return HiggsAudioV2ForConditionalGeneration.from_pretrained(
-                name, dtype=dtype, use_text_head=any(_TEXT_HEAD in weight for weight in adapted)
+            model = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+                name,
+                dtype=dtype,
+                use_text_head=any(_TEXT_HEAD in weight for weight in adapted),
+                **_options(quantization, dtype),
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise UserError(f"--base_ckpt {name}: the weights cannot be loaded: {error}") from error
+        return model if quantization is None else fit_for_cpu(model)
 
     def generate(
         self,
@@ -109,12 +142,11 @@ class HiggsAudioV2:
         return generate(model, prompts, decoding, ids, is_asked_to_stop)
 
     def write_whole(
-        self, checkpoint: BaseCheckpoint, with_adapter: Callable[[Any], Any], folder: Path, *, layout: str
+        self, checkpoint: BaseCheckpoint, trained: Callable[[Any], Any], folder: Path, *, layout: str
     ) -> None:
-        """Write the native model with the adapter merged into its weights, which keep their dtype."""
+        """Write the native model with trained weights, which keep their dtype."""
         del layout  # there is one
-        merged = with_adapter(_whole_model(checkpoint.name)).merge_and_unload(safe_merge=True)
-        merged.save_pretrained(folder, max_shard_size=_MOST_BYTES)
+        trained(_whole_model(checkpoint.name)).save_pretrained(folder, max_shard_size=_MOST_BYTES)
 
     def adapter_mapping(self) -> dict[str, str] | None:
         """Return the native class, which loads an adapter of the class for training."""
@@ -140,6 +172,11 @@ class HiggsAudioV2:
         build_model(size, tokenizer).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_processor(folder, codec_dir, codec_class)
+
+
+def _options(quantization: Quantization | None, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` for a quantization."""
+    return {} if quantization is None else quantization.options(dtype, _HEADS)
 
 
 def _whole_model(base: str) -> Any:

@@ -18,11 +18,10 @@ class HiggsAudioForTraining(TrainingForward, HiggsAudioV2ForConditionalGeneratio
     Parameters have the native model's names, so the native model loads an adapter of this class.
     """
 
-    _no_split_modules = [RoutedLayer.__name__]  # noqa: RUF012 - what FSDP wraps, in the form of transformers
-
     def __init__(self, config: Any, use_text_head: bool = True) -> None:
         super().__init__(config, use_text_head=use_text_head)
         RoutedBackbone.adopt(self.model)
+        self._no_split_modules = [RoutedLayer.__name__]  # without the native layer's, which transformers adds
 
     @property
     def text_head(self) -> nn.Module:
