@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from higgs_audio_trainer.diagnoses.diagnoser import Diagnoser, ReportedFinding
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import Diagnosis, RunStart
-from higgs_audio_trainer.logs.lines import OnProblem, ignore_problem
+from higgs_audio_trainer.logs.lines import LogLine, OnProblem, ignore_problem, int_field
 from higgs_audio_trainer.logs.logged_steps import logged_steps
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.run_filter import OnNotice
 from higgs_audio_trainer.logs.runs import selected
+from higgs_audio_trainer.logs.typed import Logged
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ def diagnose(
     diagnosed, diagnoser = DiagnosedLog(), Diagnoser()
     worst: dict[tuple[str, str | None, int | None], Diagnosis] = {}
     lines = marked_lines(logs[0], on_problem or ignore_problem)
-    for part in logged_steps(line.event for line, is_current in lines if is_current):
+    for part in logged_steps(_events(lines, diagnoser)):
         if isinstance(part, RunStart):
             diagnoser.start(part)
             continue
@@ -94,3 +96,16 @@ def diagnose(
     findings = [(worst[key], reported) for key, reported in diagnoser.reported.items()]
     diagnosed.findings = sorted(findings, key=lambda item: item[1].first_step)
     return diagnosed
+
+
+def _events(lines: Iterable[tuple[LogLine, bool]], diagnoser: Diagnoser) -> Iterator[Logged]:
+    """Yield the events that count. The diagnoser begins each earlier attempt of the first rank too, in their order."""
+    rank: int | None = None
+    for line, is_current in lines:
+        if isinstance(line.event, RunStart):
+            of_line = int_field(line.record, "rank")
+            rank = of_line if rank is None else rank
+            if of_line == rank and not is_current:
+                diagnoser.start(line.event)
+        if is_current:
+            yield line.event

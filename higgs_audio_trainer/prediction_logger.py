@@ -32,6 +32,7 @@ from higgs_audio_trainer.pipeline.emit import Emit, NullPipeline, Pipeline
 from higgs_audio_trainer.pipeline.failure_message import print_above_progress_bar
 from higgs_audio_trainer.pipeline.processors import Processor, named_processors
 from higgs_audio_trainer.recording.foreign_training import (
+    changes_between,
     foreign_facts,
     foreign_rank,
     next_attempt,
@@ -44,6 +45,7 @@ from higgs_audio_trainer.recording.hooked_model import HookedModel
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.logger_arguments import check_logger_arguments
 from higgs_audio_trainer.recording.recorder import Recorder
+from higgs_audio_trainer.recording.schedule import schedule_name
 from higgs_audio_trainer.recording.settings import RecorderSettings, every, never
 from sinks import Sink, specification
 
@@ -143,6 +145,7 @@ class PredictionLogger(TrainerCallback):
         self._recorder: Recorder | None = None
         self._begin_log: Callable[[], None] | None = None  # until the log has begun
         self._built: list[tuple[str, Sink]] = []
+        self._config_before: Mapping[str, Any] | None = None  # of the resumed attempt
 
     # In a plain loop
 
@@ -248,6 +251,8 @@ class PredictionLogger(TrainerCallback):
                 "seed": args.seed,
                 "resumed_from_step": state.global_step or None,
                 "num_train_samples": num_samples_of(loader),
+                "total_steps": state.max_steps or None,
+                "schedule": schedule_name(kwargs.get("lr_scheduler")),
             },
         )
         self._optimizer = kwargs.get("optimizer")
@@ -367,7 +372,9 @@ class PredictionLogger(TrainerCallback):
             counts=self._diagnose,
             strict=self._strict,
         )
-        run_id, attempt = next_attempt(folder / "events", resumed=facts["resumed_from_step"] is not None)
+        run_id, attempt, self._config_before = next_attempt(
+            folder / "events", resumed=facts["resumed_from_step"] is not None
+        )
         self._built = built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
         self.emit = Pipeline(built, run_id=run_id, attempt=attempt, processors=self._processors, strict=self._strict)
         checks = LiveChecks(self.emit, fails=False) if self._diagnose else None
@@ -400,7 +407,14 @@ class PredictionLogger(TrainerCallback):
         assert hooked is not None
         assert recorder is not None
         recorder.start(
-            foreign_facts(core, adapter, config, pretrained=self._pretrained, **facts),
+            foreign_facts(
+                core,
+                adapter,
+                config,
+                pretrained=self._pretrained,
+                resume_changes=changes_between(self._config_before, config),
+                **facts,
+            ),
             current_step=lambda: hooked.step,
         )
         if problem:

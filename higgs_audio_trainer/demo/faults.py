@@ -19,6 +19,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
 
 from higgs_audio_trainer.config import RANDOM_WEIGHTS
 from higgs_audio_trainer.data import batch
@@ -51,6 +53,7 @@ class PlantedFault:
         settings: Changes of the demo's settings.
         files: Function that changes the demo's files, given the folders of the base checkpoint and of the clips.
         not_for: Reason by the name of each family that cannot have the mistake.
+        evaluates: Whether the mistake shows in evaluations, which are then made of the training samples.
     """
 
     mistake: str
@@ -60,6 +63,7 @@ class PlantedFault:
     files: Callable[[Path, Path], None] = lambda _base, _clips: None
     heard_by: str | None = None
     not_for: Mapping[str, str] = field(default_factory=dict)
+    evaluates: bool = False
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -109,9 +113,9 @@ def _without_stops(rows_of: Callable[..., Any]) -> Callable[..., Any]:
     return rows
 
 
-def _frozen(add_lora: Callable[..., Any]) -> Callable[..., Any]:
+def _frozen(add_adapters: Callable[..., Any]) -> Callable[..., Any]:
     def add(*args: Any, **kwargs: Any) -> Any:
-        peft_model = add_lora(*args, **kwargs)
+        peft_model = add_adapters(*args, **kwargs)
         for parameter in peft_model.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(torch.zeros_like)
@@ -126,6 +130,36 @@ def _by_text_targets(count_targets: Callable[..., Tensor]) -> Callable[..., Tens
         return targets[:1].expand_as(targets).clone()
 
     return counted
+
+
+# The schedule and the evaluation
+
+
+class _SteppedTwice(LambdaLR):
+    def step(self, *args: Any) -> None:
+        super().step(*args)
+        super().step(*args)
+
+
+def _stepped_twice(create_scheduler: Callable[..., Any]) -> Callable[..., Any]:
+    def create(*args: Any, **kwargs: Any) -> Any:
+        scheduler = create_scheduler(*args, **kwargs)
+        scheduler.__class__ = _SteppedTwice
+        return scheduler
+
+    return create
+
+
+def _of_a_quarter(create_scheduler: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, num_training_steps, *args: create_scheduler(self, num_training_steps // 4, *args)
+
+
+def _of_the_base(evaluation_loop: Callable[..., Any]) -> Callable[..., Any]:
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.model.disable_adapter():
+            return evaluation_loop(self, *args, **kwargs)
+
+    return evaluate
 
 
 # The labels
@@ -337,7 +371,28 @@ FAULTS: Mapping[str, PlantedFault] = {
         not_for={"higgs-tts-3": "its last norm bounds the logits of its frozen heads, so no loss explodes"},
     ),
     "frozen_adapters": PlantedFault(
-        "the adapters get no gradient: the model learns nothing", "plateau", functions=((model, "add_lora", _frozen),)
+        "the adapters get no gradient: the model learns nothing",
+        "plateau",
+        functions=((model, "add_adapters", _frozen),),
+    ),
+    "stepped_twice": PlantedFault(
+        "the schedule is stepped twice a step, as once for each of two processes",
+        "schedule_mismatch",
+        functions=((Trainer, "create_scheduler", _stepped_twice),),
+        settings={"log_steps": 5},
+    ),
+    "short_schedule": PlantedFault(
+        "the schedule is made for a quarter of the steps",
+        "rate_exhausted",
+        functions=((Trainer, "create_scheduler", _of_a_quarter),),
+        settings={"log_steps": 10},
+    ),
+    "base_evaluated": PlantedFault(
+        "the base model is evaluated, without its adapters",
+        "flat_evaluation",
+        functions=((trainer.HiggsAudioTrainer, "evaluation_loop", _of_the_base),),
+        settings={"val_steps": 4},
+        evaluates=True,
     ),
     "duplicated_data": PlantedFault("each sample is in the manifest twice", "duplicate_samples", files=_twice),
     "untrained_base": PlantedFault(

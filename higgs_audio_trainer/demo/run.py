@@ -174,10 +174,12 @@ def _lay_out(folder: Path, planted: PlantedFault, chosen: Mapping[str, Any], fam
     model_dir, codec_dir = write_tiny(folder / _BASE, family=family, seed=chosen["seed"])
     shutil.copytree(CLIPS, folder / _CLIPS)
     planted.files(folder / _BASE, folder / _CLIPS)
+    manifest = str(folder / _CLIPS / "manifest.jsonl")
     options = {
         "base_ckpt": str(model_dir),
         "audio_tokenizer": str(codec_dir),
-        "train_manifest": str(folder / _CLIPS / "manifest.jsonl"),
+        "train_manifest": manifest,
+        **({"eval_manifest": manifest} if planted.evaluates else {}),
         "codes_dir": str(folder / _BASE / "codes"),
         "batch_size": 8,
         "grad_accum": 1,

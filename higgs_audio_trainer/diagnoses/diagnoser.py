@@ -13,12 +13,14 @@ from higgs_audio_trainer.diagnoses import (
     dynamics,
     levels,
     masking,
+    resume,
     samples,
+    schedule,
     stop_tokens,
     voice,
 )
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES, Check, Finding, Severity
-from higgs_audio_trainer.diagnoses.history import History, Run
+from higgs_audio_trainer.diagnoses.history import AttemptFacts, History, Run
 from higgs_audio_trainer.events import Diagnosis, Level, RunStart
 from higgs_audio_trainer.logged_step import LoggedStep
 
@@ -29,6 +31,8 @@ CHECKS: tuple[Check, ...] = (
     *levels.CHECKS,
     *codebooks.CHECKS,
     *dynamics.CHECKS,
+    *schedule.CHECKS,
+    *resume.CHECKS,
     *samples.CHECKS,
     *voice.CHECKS,
 )
@@ -93,6 +97,7 @@ class Diagnoser:
     def start(self, start: RunStart) -> None:
         """Take the facts of the run from the first event of an attempt."""
         self._state.history.run = Run.of(start)
+        self._state.history.begin(AttemptFacts.of(start))
 
     def check(self, logged: LoggedStep) -> list[Diagnosis]:
         """Check a logged step, an evaluation or a generation of the probes.
@@ -108,7 +113,7 @@ class Diagnoser:
 
     def _new(self, finding: Finding, step: int) -> Diagnosis | None:
         key = (finding.code, finding.modality, finding.codebook)
-        known = self._reported.get(key)
+        known = None if finding.code == resume.CODE else self._reported.get(key)  # each resume counts for itself
         if known is not None:
             known.times += 1
             known.last_step = step

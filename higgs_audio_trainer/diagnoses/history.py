@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from higgs_audio_trainer.diagnoses.statistics import significantly_above
 from higgs_audio_trainer.events import (
@@ -66,6 +67,37 @@ class Run:
             precision if isinstance(precision, str) else None,
             start.modalities or ("text", "audio"),
             ("text", "audio") if start.stops is None else start.stops,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFacts:
+    """Facts of an attempt for the checks. None marks a fact that the log does not hold.
+
+    Attributes:
+        start: Step of the checkpoint that the attempt resumed from; 0 for a new run.
+        total_steps: Optimizer steps of the whole run.
+        schedule: Form of a learning rate that falls to 0: linear or cosine.
+        rate: Learning rate of the settings.
+        changes: Settings that differ from those of the checkpoint, as [then, now] by name.
+    """
+
+    start: int = 0
+    total_steps: int | None = None
+    schedule: str | None = None
+    rate: float | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, start: RunStart) -> AttemptFacts:
+        """Return the facts of an attempt's `run_start`."""
+        steps, rate = start.config.get("max_steps"), start.config.get("lr", start.config.get("learning_rate"))
+        return cls(
+            start.resumed_from_step or 0,
+            start.total_steps or (steps if isinstance(steps, int) and steps > 0 else None),
+            start.schedule,
+            float(rate) if isinstance(rate, (int, float)) else None,
+            dict(start.resume_changes or {}),
         )
 
 
@@ -152,6 +184,8 @@ class History:
         shown: Counts over all slots shown so far, by series (`text`, or `audio 0`).
         missed: State of the stop tokens by series.
         generations: Speech of the probes, without codes, of the first generation and of the last ones, oldest first.
+        attempts: Facts of the attempts whose steps count, oldest first.
+        peak_rate: Largest learning rate of a logged step.
     """
 
     run: Run = field(default_factory=Run)
@@ -163,6 +197,24 @@ class History:
     shown: dict[str, ShownSlots] = field(default_factory=dict)
     missed: dict[str, MissedStops] = field(default_factory=dict)
     generations: list[list[GenerationSample]] = field(default_factory=list)
+    attempts: list[AttemptFacts] = field(default_factory=list)
+    peak_rate: float = 0.0
+
+    def begin(self, attempt: AttemptFacts) -> None:
+        """Begin an attempt. Earlier attempts that went beyond its checkpoint no longer count from there on.
+
+        Example:
+            >>> history = History()
+            >>> for start in (0, 40, 20):
+            ...     history.begin(AttemptFacts(start))
+            >>> [attempt.start for attempt in history.attempts], history.attempt_at(20).start
+            ([0, 20], 0)
+        """
+        self.attempts = [*(earlier for earlier in self.attempts if earlier.start < attempt.start), attempt]
+
+    def attempt_at(self, step: int) -> AttemptFacts:
+        """Return the attempt that made a step, without facts if the log does not hold its beginning."""
+        return next((attempt for attempt in reversed(self.attempts) if attempt.start < step), AttemptFacts())
 
     def add(self, logged: LoggedStep) -> None:
         """Add a checked step, evaluation or generation.
@@ -175,6 +227,8 @@ class History:
         """
         if logged.train is not None:
             self.first = self.first or logged.train
+            if math.isfinite(logged.train.learning_rate):
+                self.peak_rate = max(self.peak_rate, logged.train.learning_rate)
             self.steps = [*self.steps, logged.train][-_MOST_STEPS:]
             self.counts = list(logged.counts)
             for counts in logged.counts:

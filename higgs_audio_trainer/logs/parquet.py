@@ -1,26 +1,39 @@
-"""Export of a log to Parquet: a file for each run and event name, a column for each field, with the types of `events`.
+"""Export of a log to Parquet: a folder partitioned by event and rank, in the style of Hive.
 
-Memory does not grow with the log. A few MiB of lines for each run and event name wait to become a row group. The files
+`event=train_step/rank=0/RUN.parquet` has the events of a run, a column for each field with the type of `events`. Event
+and rank are in the names of the folders alone, so that Spark sees no column twice. Names with a leading dot are
+temporary, and ignored by readers.
+
+Memory and open files grow neither with the log nor with the ranks. Lines wait to become a row group, and the file with
+most waiting lines is written when all wait for too much. A file is open only while a row group is written. The files
 are renamed to their final names, and replace older files, after all files are complete.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import sys
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from types import NoneType, TracebackType
-from typing import IO, Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from uuid import uuid4
 
-from higgs_audio_trainer.atomic_file import atomic_file, make_folder
+import orjson
+
+from higgs_audio_trainer.atomic_file import make_folder
 from higgs_audio_trainer.events import EVENTS, Envelope
-from higgs_audio_trainer.logs.lines import LogLine
+from higgs_audio_trainer.logs.lines import LogLine, int_field
 
-OTHER = "other"  # file name for events unknown to this version
+OTHER = "other"  # name for events unknown to this version
 _GROUP_BYTES = 4 * 1024 * 1024  # lines of a row group
+_WAITING_BYTES = 64 * 1024 * 1024  # lines of all row groups to be written
+_PARTITIONS = ("event", "rank")
+_NO_RANK = "__HIVE_DEFAULT_PARTITION__"  # Hive's name of null
 _Json = dict[str, Any]
 
 
@@ -28,37 +41,44 @@ class ParquetFiles:
     """Context manager for writing lines to Parquet files. The files appear when the block ends without an error.
 
     Args:
-        folder: Folder of the folders of the runs. Missing folders are created.
-        group_bytes: Bytes of lines in a row group.
+        folder: Folder of the folders of the events. Missing folders are created.
+        group_bytes: Most bytes of lines in a row group.
+        waiting_bytes: Most bytes of lines that wait to be written.
     """
 
-    def __init__(self, folder: Path, *, group_bytes: int = _GROUP_BYTES) -> None:
+    def __init__(self, folder: Path, *, group_bytes: int = _GROUP_BYTES, waiting_bytes: int = _WAITING_BYTES) -> None:
         import pyarrow as pa
         import pyarrow.parquet
 
         self._arrow = pa
         self._folder = folder
-        self._group_bytes = group_bytes
-        self._files = ExitStack()
-        self._tables: dict[tuple[str, str], _EventTable] = {}  # by run and event
+        self._group_bytes, self._waiting_bytes = group_bytes, waiting_bytes
+        self._waiting = 0  # bytes
+        self._tables: dict[tuple[str, int | None, str], _EventTable] = {}  # by event, rank and run
 
     def __enter__(self) -> Self:
-        """Return the files. Folders are created for the first line of a run."""
+        """Return the files. A folder is created for its first line."""
         return self
 
     def add(self, run_id: str, line: LogLine) -> None:
-        """Add a line to the file of the line's run and event.
+        """Add a line to the file of the line's event, rank and run.
 
         Raises:
             OSError: The disk is full, or the file cannot be written.
         """
         name = line.record["event"] if isinstance(line.event, EVENTS.get(line.record["event"], NoneType)) else OTHER
-        key = run_id, name
+        key = name, int_field(line.record, "rank"), run_id
         if key not in self._tables:
-            make_folder(self._folder / run_id)
-            file = self._files.enter_context(atomic_file(self._folder / run_id / f"{name}.parquet"))
-            self._tables[key] = _EventTable(self._arrow, file, _hints(name))
-        self._tables[key].add(line, self._group_bytes)
+            folder = self._folder / f"event={name}" / f"rank={_NO_RANK if key[1] is None else key[1]}"
+            make_folder(folder)
+            self._tables[key] = _EventTable(self._arrow, _File(folder / f"{run_id}.parquet"), _hints(name))
+        table = self._tables[key]
+        table.add(line)
+        self._waiting += len(line.raw)
+        if table.waiting >= self._group_bytes:
+            self._waiting -= table.write()
+        elif self._waiting >= self._waiting_bytes:
+            self._waiting -= max(self._tables.values(), key=lambda table: table.waiting).write()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Rename the complete files to their final names, or remove all temporary files after an error."""
@@ -66,62 +86,127 @@ class ParquetFiles:
             if kind is None:
                 for table in self._tables.values():
                     table.finish()
-        except BaseException:
-            self._discard(*sys.exc_info())
-            raise
-        if kind is None:
-            self._files.close()
-        else:
-            self._discard(kind, error, at)
+                for table in self._tables.values():
+                    table.file.replace()
+        finally:
+            for table in self._tables.values():
+                table.discard()
 
-    def _discard(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for table in self._tables.values():
-            table.discard()
-        self._files.__exit__(kind, error, at)
+
+class _File(io.RawIOBase):
+    """File that appears when it is complete. Bytes wait in memory for `append`, so that no file stays open."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._temporary = target.parent / f".{target.name}.{uuid4().hex}"
+        self._waiting = bytearray()
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._size
+
+    def write(self, part: Any) -> int:
+        self._waiting += part
+        self._size += len(part)
+        return len(part)
+
+    def append(self) -> None:
+        with self._temporary.open("ab") as file:
+            file.write(self._waiting)
+        self._waiting.clear()
+
+    def replace(self) -> None:
+        if self._target.exists():
+            shutil.copymode(self._target, self._temporary)
+        self._temporary.replace(self._target)
+
+    def remove(self) -> None:
+        self._temporary.unlink(missing_ok=True)
 
 
 class _EventTable:
-    """Rows of an event name."""
+    """Rows of an event of a rank and a run.
 
-    def __init__(self, arrow: Any, file: IO[bytes], hints: Mapping[str, Any]) -> None:
+    Attributes:
+        file: File of the rows.
+        waiting: Bytes of the lines that wait to be written.
+    """
+
+    def __init__(self, arrow: Any, file: _File, hints: Mapping[str, Any]) -> None:
+        self.file = file
+        self.waiting = 0
         self._arrow = arrow
         self._hints = hints
-        self._schema = arrow.schema([(name, _type(arrow, hint)) for name, hint in hints.items()])
+        self._schema = arrow.schema([(name, _type(arrow, name, hint)) for name, hint in hints.items()])
         self._writer = arrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
-        self._rows: list[_Json] = []
-        self._bytes = 0
+        self._lines: list[tuple[bytes, _Json]] = []  # with unknown fields; objects of JSON would need much more memory
 
-    def add(self, line: LogLine, group_bytes: int) -> None:
-        self._rows.append(self._row(line))
-        self._bytes += len(line.raw)
-        if self._bytes >= group_bytes:
-            self._write()
+    def add(self, line: LogLine) -> None:
+        self._lines.append((line.raw, line.event.extra))
+        self.waiting += len(line.raw)
 
-    def _row(self, line: LogLine) -> _Json:
+    def _row(self, raw: bytes, extra: _Json) -> _Json:
+        record = orjson.loads(raw)
         if "record" in self._hints:
-            return {"record": json.dumps(line.record)}
-        row = {name: _value(line.record.get(name), hint) for name, hint in self._hints.items()}
-        extra = line.event.extra
+            return {"record": json.dumps(record)}
+        row = {name: _value(record.get(name), hint) for name, hint in self._hints.items()}
+        row["ts"], has_time = _time(row["ts"])
+        if not has_time:
+            extra = extra | {"ts": record["ts"]}
         return row | {"extra": json.dumps(extra) if extra else None}
 
-    def _write(self) -> None:
-        self._writer.write_batch(self._arrow.RecordBatch.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._bytes = [], 0
+    def write(self) -> int:
+        """Write the waiting lines as a row group, and return the bytes of the lines."""
+        rows = [self._row(*line) for line in self._lines]
+        try:
+            batch = self._batch(rows)
+        except (OverflowError, self._arrow.ArrowInvalid):
+            batch = self._batch([self._fitting(row, line[0]) for row, line in zip(rows, self._lines, strict=True)])
+        written, self._lines, self.waiting = self.waiting, [], 0
+        self._writer.write_batch(batch)
+        self.file.append()
+        return written
+
+    def _batch(self, rows: list[_Json]) -> Any:
+        return self._arrow.RecordBatch.from_pylist(rows, schema=self._schema)
+
+    def _fitting(self, row: _Json, raw: bytes) -> _Json:
+        """Return a row, or the whole line as JSON in `extra` if a number is too large for its column."""
+        try:
+            self._batch([row])
+        except (OverflowError, self._arrow.ArrowInvalid):
+            return {"extra": raw.decode()}
+        return row
 
     def finish(self) -> None:
-        if self._rows:
-            self._write()
+        if self._lines:
+            self.write()
         self._writer.close()
+        self.file.append()
 
     def discard(self) -> None:
-        with suppress(Exception):  # the file is removed anyway; the close may fail on a full disk
+        """Remove the temporary file, if there is one."""
+        with suppress(Exception):  # the file is removed anyway
             self._writer.close()
+        self.file.remove()
+
+
+def _time(value: Any) -> tuple[datetime | None, bool]:
+    """Return the time of a line, and False for a text that is no time."""
+    try:
+        return (None if value is None else datetime.fromisoformat(value)), True
+    except ValueError:
+        return None, False
 
 
 def _hints(name: str) -> dict[str, Any]:
     if name == OTHER:
         return {"record": str}
-    return dict(_types_of(Envelope)) | dict(_types_of(EVENTS[name])) | {"extra": str | None}
+    known = dict(_types_of(Envelope)) | dict(_types_of(EVENTS[name])) | {"extra": str | None}
+    return {name: hint for name, hint in known.items() if name not in _PARTITIONS}
 
 
 def _types_of(cls: type[Any]) -> Iterator[tuple[str, Any]]:
@@ -129,19 +214,21 @@ def _types_of(cls: type[Any]) -> Iterator[tuple[str, Any]]:
     return ((item.name, hints[item.name]) for item in fields(cls))
 
 
-def _type(arrow: Any, hint: Any) -> Any:
+def _type(arrow: Any, name: str, hint: Any) -> Any:
     """Return the Arrow type of a column. A mapping with values of any type becomes a JSON string."""
+    if name == "ts":
+        return arrow.timestamp("us", tz="UTC")
     hint = _without_none(hint)
     plain = {int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_(), str: arrow.string()}
     if hint in plain:
         return plain[hint]
     if isinstance(hint, type) and is_dataclass(hint):
-        return arrow.struct([(name, _type(arrow, inner)) for name, inner in _types_of(hint)])
+        return arrow.struct([(part, _type(arrow, part, inner)) for part, inner in _types_of(hint)])
     if get_origin(hint) is tuple:
-        return arrow.list_(_type(arrow, get_args(hint)[0]))
+        return arrow.list_(_type(arrow, name, get_args(hint)[0]))
     if get_origin(hint) is dict and get_args(hint)[1] is not Any:
         key, value = get_args(hint)
-        return arrow.map_(_type(arrow, key), _type(arrow, value))
+        return arrow.map_(_type(arrow, name, key), _type(arrow, name, value))
     return arrow.string()  # a `Literal` or JSON
 
 

@@ -20,6 +20,7 @@ from higgs_audio_trainer.logs.lines import EventOf, LogFile, LogLine, OnProblem,
 from higgs_audio_trainer.logs.logged_runs import LoggedRun, attempt_of, run_id_of
 from higgs_audio_trainer.logs.run_filter import OnNotice, RunFilter
 from higgs_audio_trainer.logs.runs import SelectedLog, selected
+from higgs_audio_trainer.logs.source import allow_open_files
 from higgs_audio_trainer.logs.typed import Logged, Record, typed
 
 _REMEMBERED = 64  # recent lines that are compared to find repeated lines
@@ -127,6 +128,7 @@ class Merger:
     """
 
     def __init__(self, log: SelectedLog) -> None:
+        allow_open_files(len(log.files))
         self._joined = None if parse_name(log.files[0].files[0]) else _JoinedLines(log.runs)
         self._attempts: dict[int, LoggedAttempt] = {}
         self._streams: dict[tuple[int, int], _AttemptLines] = {}

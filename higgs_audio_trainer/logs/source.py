@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ STDIN = Path("-")
 # First bytes of compressed files. Source: RFC 1952 (gzip) and RFC 8878 (zstd, perhaps after a skippable frame).
 _GZIP, _ZSTD, _SKIPPED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 _MAGIC_BYTES = 4
+_OTHER_FILES = 64  # open files of a process besides the files of a log
 _BUFFER_BYTES = 2**16
 _PIECE_BYTES = 2**8  # compressed bytes decompressed at once; damage loses at most the output of one piece
 
@@ -65,6 +67,20 @@ def path_of(given: str | Path) -> Path:
         raise UserError(f"{given}: expected the name of a file or folder, got one with a null character in it")
     path = Path(given)
     return path.absolute() if path == STDIN and str(given) != str(STDIN) else path
+
+
+def allow_open_files(number: int) -> None:
+    """Raise the soft limit of open files, as far as the hard limit permits, for a reader of many files at once."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = number + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(ValueError, OSError):  # macOS has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @contextmanager
@@ -211,4 +227,6 @@ def _joined(parts: Iterator[bytes]) -> io.BufferedReader:
 
 def unreadable(path: Path, error: OSError) -> UserError:
     """Return an error for an unreadable log, with the operating system's reason."""
+    if error.errno == errno.EMFILE:
+        return UserError(f"{path}: {error.strerror}: each rank and attempt is a file. Raise the limit: ulimit -n 65536")
     return UserError(f"{path}: {error.strerror or error}. Name a file or a folder of logs.")

@@ -118,7 +118,9 @@ def _settings(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"at most {known['max_steps']} steps"
     elif "epochs" in known:
         yield f"{known['epochs']} epochs"
-    if "lora_r" in known:
+    if config.get("full_finetune"):
+        yield "full fine-tuning"
+    elif "lora_r" in known:
         yield f"LoRA rank {known['lora_r']}"
     if "dtype" in known:
         yield known["dtype"]
@@ -133,7 +135,8 @@ def _state(summary: Summary) -> _LabelledFacts:
         return _line("state", f"completed at step {end.step:,}")
     if end.reason.startswith("SIG"):
         return _line("state", f"stopped by {_text(end.reason)} at step {end.step:,}")
-    return _line("state", f"ended at step {end.step:,}: {_text(end.reason)}")
+    lost = f"; lost: rank {', '.join(map(str, end.lost_ranks))}" if end.lost_ranks else ""
+    return _line("state", f"ended at step {end.step:,}: {_text(end.reason)}{lost}")
 
 
 def _steps(summary: Summary) -> Iterator[_LabelledFacts]:

@@ -179,6 +179,20 @@ def _total_loss(record: Record, start: Record) -> Iterator[InvalidField]:
         yield from _not_close(record, "loss", total, "text_loss x text_loss_weight + audio_loss")
 
 
+def _rank_times(record: Record, _start: Record) -> Iterator[InvalidField]:
+    longest, median = record["step_ms_max"], record["step_ms_median"]
+    if (longest is None) != (median is None):
+        yield InvalidField("$.step_ms_median", "null exactly if step_ms_max is null", repr(median))
+    elif longest is not None and median > longest:
+        yield InvalidField("$.step_ms_median", f"at most step_ms_max, {longest}", repr(median))
+
+
+def _ranks(record: Record, start: Record) -> Iterator[InvalidField]:
+    rank, ranks = record["slowest_rank"], int_field(start, "world_size")
+    if rank is not None and ranks is not None and rank >= ranks:
+        yield InvalidField("$.slowest_rank", f"less than world_size of run_start, {ranks}", str(rank))
+
+
 def _not_close(record: Record, name: str, expected: float, formula: str) -> Iterator[InvalidField]:
     if not isclose(record[name], expected, rel_tol=_TOLERANCE, abs_tol=1e-9):
         yield InvalidField(f"$.{name}", f"{formula}, {expected:.6g}", repr(record[name]))
@@ -281,6 +295,8 @@ _RULES: dict[str, _Rules] = {
         *_FIGURES,
         (("learning_rate",), at_least_0("learning_rate")),
         (("grad_norm",), at_least_0("grad_norm")),
+        (("step_ms_max", "step_ms_median"), _rank_times),
+        (("slowest_rank",), _ranks),
     ),
     "prediction_sample": SAMPLE_RULES,
     "token_counts": COUNT_RULES,
