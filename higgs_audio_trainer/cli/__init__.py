@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": "train a tiny model on bundled clips: no network, under a minute",
     "say": "speak a text with a trained adapter, to a WAV or FLAC file",
     "export-model": "merge an adapter into a whole checkpoint for from_pretrained",
+    "doctor": "print what the machine has, and whether a training fits (--plan)",
     "tiny": "write a tiny base checkpoint and codec, for tests and CI",
     "show": "print a log like the console; filters, --follow, --summary",
     "diff": "compare the logs of two runs, or write a golden",

@@ -78,6 +78,32 @@ def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
     parser.add_argument(flag, metavar="BOOL", type=parse_boolean, nargs="?", const=True, default=False, help=text)
 
 
+def add_quantization(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--load_in_4bit` and `--load_in_8bit`. See `bits_of`.
+
+    Args:
+        parser: Parser of a command.
+        text: Help of both.
+    """
+    add_switch(parser, "--load_in_4bit", text)
+    add_switch(parser, "--load_in_8bit", argparse.SUPPRESS)
+
+
+def bits_of(given: argparse.Namespace) -> int | None:
+    """Return 4, 8, or None for a model in full.
+
+    Raises:
+        UserError: Both flags are given.
+
+    Example:
+        >>> bits_of(argparse.Namespace(load_in_4bit=True, load_in_8bit=False))
+        4
+    """
+    if given.load_in_4bit and given.load_in_8bit:
+        raise UserError("--load_in_4bit: expected no --load_in_8bit beside it, got both. Leave one out")
+    return 4 if given.load_in_4bit else 8 if given.load_in_8bit else None
+
+
 def _respelled(argument: str, declared: dict[str, str]) -> str:
     """Return an argument with its flag in the declared spelling, and with the home folder in place of `~`.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.config import FAMILY_NAMES
 from higgs_audio_trainer.errors import UserError, suggestion
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 from higgs_audio_trainer.training.signals import exit_status
 
 _MAX_STEPS, _LOG_STEPS = 60, 20
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     # For matrices this small a second thread saves a quarter of the time on an idle machine and takes ten times as long
     # on a busy machine, because waiting threads spin. Set before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    hide_broken_torchaudio()
+    prepare_imports()
     from higgs_audio_trainer.demo.faults import FAULTS
     from higgs_audio_trainer.demo.run import FAULTS_LIST, run_demo
 

@@ -9,7 +9,7 @@ from signal import Signals
 from typing import TYPE_CHECKING
 
 from higgs_audio_trainer.config import TrainSettings
-from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, latest_checkpoint
+from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, is_finished, latest_checkpoint
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.training.signals import Diagnosed
 from sinks import specification
@@ -77,7 +77,7 @@ def _figures(event: EvalResult | TrainStep) -> str:
 def _places(result: RunResult, out: Path, log: Path | None) -> Iterator[str]:
     adapter = _adapter_of(result, out)
     if adapter is not None:
-        yield f"Adapter:   {adapter}"
+        yield f"{'Adapter: ' if (adapter / ADAPTER_CONFIG).is_file() else 'Model:   '}  {adapter}"
     if (out / "best").is_dir():
         yield f"Best:      {out / 'best'}"
     if log is not None:
@@ -87,9 +87,8 @@ def _places(result: RunResult, out: Path, log: Path | None) -> Iterator[str]:
 
 
 def _adapter_of(result: RunResult, out: Path) -> Path | None:
-    """Return the folder of the finished adapter, or the last checkpoint of a run that was stopped."""
-    is_finished = result.stopped_by is None and (out / ADAPTER_CONFIG).is_file()
-    return out if is_finished else latest_checkpoint(out)[0]
+    """Return the folder of the finished adapter or model, or the last checkpoint of a run that was stopped."""
+    return out if result.stopped_by is None and is_finished(out) else latest_checkpoint(out)[0]
 
 
 def _log_folder(settings: TrainSettings) -> Path | None:

@@ -29,8 +29,8 @@ _VIEWERS = {
     "mlflow": "mlflow ui --backend-store-uri sqlite:///{where}/mlflow.db",
     PARQUET: "duckdb -c {query}",
 }
-_QUERY = "SELECT step, loss FROM '{}/*/train_step.parquet'"
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # the run id becomes the name of a folder
+_QUERY = "SELECT step, loss FROM '{}/event=train_step/*/*.parquet'"
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # the run id becomes the name of a file
 _GOLDEN = "golden"
 
 
@@ -39,9 +39,9 @@ def parser(prog: str) -> ArgumentParser:
     made = ArgumentParser(
         prog=prog,
         description="Copy a log to an experiment tracker. The tracker gets the same data as from the live sink: "
-        "scalars of each step, a row for each sample, diagnoses. Or copy a log to Parquet files, a file for each "
-        "event, with all fields. Running the command again exports only new events. Of a log with several runs, every "
-        "run is exported, each under its own id.",
+        "scalars of each step, a row for each sample, diagnoses. Or copy a log to Parquet files with all fields, "
+        "in a folder for each event and rank. Running the command again exports only new events. Of a log with "
+        "several runs, every run is exported, each under its own id.",
         epilog=f"example: {prog} my-run --to tensorboard",
     )
     made.add_argument("log", metavar="FILE|DIR", help="output directory of a run, a log file, - for stdin")
@@ -132,7 +132,7 @@ def _run_id(line: Any) -> str:
 
 
 def _to_parquet(lines: Iterator[LogLine], target: str, folder: Path | None) -> Mapping[str, int]:
-    """Export lines to Parquet files, in a folder for each run.
+    """Export lines to Parquet files, in a folder for each event and rank.
 
     Returns:
         Number of exported events of each run.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_quantization, bits_of
+from higgs_audio_trainer.third_party_imports import prepare_imports
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -27,6 +27,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument(
         "--layout", metavar="NAME", help="of TTS 3: original, which servers load, or port [original]; of v2: native"
     )
+    add_quantization(made, "merge into weights dequantized from 4 bit, or --load_in_8bit")
     return made
 
 
@@ -37,11 +38,13 @@ def run(arguments: Sequence[str], prog: str) -> int:
         UserError: The adapter or the base checkpoint cannot be loaded, or the folder holds files.
     """
     given = parser(prog).parse_args(arguments)
-    hide_broken_torchaudio()
+    prepare_imports()
     from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
     from higgs_audio_trainer.training.whole_checkpoint import export_model
 
     quiet_third_parties()
-    adapter = export_model(given.out, Path(given.dir), base_ckpt=given.base_ckpt, layout=given.layout)
+    adapter = export_model(
+        given.out, Path(given.dir), base_ckpt=given.base_ckpt, layout=given.layout, bits=bits_of(given)
+    )
     print(f"{given.dir}: the base checkpoint with {adapter} merged into its weights")
     return 0

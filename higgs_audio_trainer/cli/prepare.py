@@ -17,7 +17,7 @@ from higgs_audio_trainer.cli.audit_report import audit_text, write_audit
 from higgs_audio_trainer.cli.column_flags import add_column_flags, columns_of
 from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 from sinks.jsonl import JsonlSink
 from sinks.terminal.words import count_of
 
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
         raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")
     if given.workers is not None and given.workers < 1:
         raise UserError(f"--workers: expected at least 1, got {given.workers}")
-    hide_broken_torchaudio()
+    prepare_imports()
     from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
     from higgs_audio_trainer.data.audit.verdict import check_strictly
     from higgs_audio_trainer.data.preparation.progress import ProgressLine

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_quantization, bits_of
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 from sinks.terminal.screen import say_on_stderr
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def parser(prog: str) -> ArgumentParser:
     made = ArgumentParser(
         prog=prog,
         usage=f"{prog} [OUT] [TEXT] -o FILE [flags]",
-        description="Speak TEXT, - for stdin, with the adapter in OUT, the output directory of a\n"
-        "training or a checkpoint, or with --base_ckpt alone.",
+        description="Speak TEXT, - for stdin, with a training or checkpoint OUT or --base_ckpt alone.",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
         epilog=f'example: {prog} out "Bonjour tout le monde." -o hello.wav',
     )
@@ -56,6 +55,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--max_seconds", metavar="S", type=float, default=30.0, help="longest sentence [%(default)g]")
     made.add_argument("--batch_size", metavar="N", type=int, default=8, help="sentences at once [%(default)s]")
     made.add_argument("--device", metavar="NAME", help="device, such as cuda:1 [cuda if there is one]")
+    add_quantization(made, "base model in 4 bit, or --load_in_8bit")
     made.add_argument("--force", action="store_true", help="replace existing files")
     return made
 
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     _check_numbers(given)
     adapter, jobs = _jobs(given)
-    hide_broken_torchaudio()
+    prepare_imports()
     import torch
 
     from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
@@ -84,11 +84,11 @@ def run(arguments: Sequence[str], prog: str) -> int:
     quiet_third_parties()
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     opened = open_speaking_model(
-        adapter, base_ckpt=given.base_ckpt, audio_tokenizer=given.audio_tokenizer, device=device
+        adapter, base_ckpt=given.base_ckpt, audio_tokenizer=given.audio_tokenizer, device=device, bits=bits_of(given)
     )
     codec = Codec(opened.codec_name, device=device, num_codebooks=opened.checkpoint.ids.num_codebooks)
-    if adapter is not None and opened.adapter != Path(adapter):
-        say_on_stderr(f"{adapter}: no adapter of a training that came to its end. {opened.adapter} speaks.")
+    if adapter is not None and opened.trained != Path(adapter):
+        say_on_stderr(f"{adapter}: no adapter of a training that came to its end. {opened.trained} speaks.")
     for job, speech, speed in _spoken(jobs, opened, codec, given):
         seconds = _write(job.path, speech, codec)
         how = "stopped by itself" if speech.stopped else "did not stop by itself (--max_seconds)"

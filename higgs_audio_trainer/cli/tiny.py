@@ -9,7 +9,7 @@ from pathlib import Path
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.config import FAMILY_NAMES
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _DEFAULT = {"hidden_size": 128, "layers": 4, "codebooks": 8, "vocab_size": 512, "seed": 0}
 _SEEDS = 2**32  # the range of transformers.set_seed
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     if not 0 <= given.seed < _SEEDS:
         raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {given.seed}")
-    hide_broken_torchaudio()
+    prepare_imports()
     from higgs_audio_trainer.demo.tiny import write_tiny
     from higgs_audio_trainer.families.tiny_size import TinySize
     from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties

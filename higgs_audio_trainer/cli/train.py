@@ -1,4 +1,4 @@
-"""Command `train`. Fine-tunes with LoRA and logs predictions."""
+"""Command `train`. Fine-tunes with LoRA or in full, and logs predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.cli.epilogue import epilogue
 from higgs_audio_trainer.cli.train_flags import parse_train, train_parser
 from higgs_audio_trainer.events import Diagnosis
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 from higgs_audio_trainer.training.signals import exit_status, under_torchrun
 from sinks.terminal.escape import printable_lines
 from sinks.terminal.screen import Screen, say_on_stderr
@@ -28,7 +28,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if isinstance(settings, str):
         print(settings)
         return 0
-    hide_broken_torchaudio()
+    prepare_imports()
     from higgs_audio_trainer.run import run_training
 
     result = run_training(settings)

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
 from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, expanded, flags
 from higgs_audio_trainer.errors import UserError, suggestion
-from higgs_audio_trainer.torchaudio_check import hide_broken_torchaudio
+from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _SCREEN_COLUMNS = 79
 #: Flags in the short help with an explanation.
@@ -104,7 +105,7 @@ def _add_training_arguments(parser: ArgumentParser) -> dict[str, argparse.Action
     Returns:
         The first argument of each field, by the name of the field.
     """
-    hide_broken_torchaudio()
+    prepare_imports()
     from transformers import HfArgumentParser, TrainingArguments
 
     parser.help_flag = "--help_all"
@@ -119,12 +120,15 @@ def _add_training_arguments(parser: ArgumentParser) -> dict[str, argparse.Action
     return added
 
 
-def parse_train(arguments: Sequence[str], prog: str) -> TrainSettings | str:
+def parse_train(
+    arguments: Sequence[str], prog: str, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> TrainSettings | str:
     """Return the settings from the command line of `train` and its YAML file, or the text of a help.
 
     Args:
         arguments: Arguments after the name of the command.
         prog: Name of the program and the command, for messages.
+        defaults: Values of settings that are given nowhere.
 
     Raises:
         UserError: An argument, a key of the YAML file or a value is wrong.
@@ -163,7 +167,7 @@ def parse_train(arguments: Sequence[str], prog: str) -> TrainSettings | str:
         raise UserError(f"{unknown[0]}: expected a known flag.{_suggestion(name, theirs, '--')} See {prog} --help.")
     settings |= {name: value for name, value in given.items() if name in ours}
     extra |= {name: value for name, value in given.items() if name in theirs}
-    return TrainSettings(**settings, extra=extra)
+    return TrainSettings(**{**defaults, **settings}, extra=extra)
 
 
 def _suggestion(name: str, theirs: Mapping[str, Any], prefix: str = "") -> str:

@@ -1,0 +1,1 @@
+"""What a training needs and what a machine has, before anything is downloaded."""
