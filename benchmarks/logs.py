@@ -2,12 +2,14 @@
 
     python -m benchmarks.logs [--quick] [--json FILE]
     python -m benchmarks.logs --events 100000 10000000 [--rounds 3] [--only validate diff] [--json FILE]
+    python -m benchmarks.logs --ranks 1 64 --events 100000 [--json FILE]
 
 Each command is a process of its own on one core, with discarded output. The commands take turns. The table has the
 medians over the rounds, the speed relative to `jq -c .` in the same rounds, and the peak memory as counted by the
 system. Without `--events` the commands with a target read a million events once, which takes each long enough. All
 other commands read a tenth of the events twice. Peak memory at a million events is compared with peak memory at a
-hundredth of the events.
+hundredth of the events. With `--ranks`, the events are those of all ranks together, a file a rank, and the table has
+the most open files too.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 from benchmarks.rows import ResultRow, argument_parser, markdown, report
@@ -36,6 +40,9 @@ SIZES = (10_000, 100_000, 1_000_000)
 FEW = (50, 100, 1_000)
 UNIT = "µs per event"
 _MOST_MEMORY = 1.1
+RANKS = (1, 64)
+_HEAD_MIB = 1  # of a rank: buffer and event of its file, and a Parquet writer for each kind of event
+_LOOK_S = 0.01
 
 _JSON = "import json, sys\nfor line in open(sys.argv[1], 'rb'): json.loads(line)"
 _ORJSON = "import orjson, sys\nfor line in open(sys.argv[1], 'rb'): orjson.loads(line)"
@@ -66,10 +73,12 @@ class ProcessCost(NamedTuple):
     Attributes:
         seconds: Wall time.
         peak_mib: Peak memory, in MiB.
+        open_files: Most open files that were seen; 0 where nobody looked.
     """
 
     seconds: float
     peak_mib: float
+    open_files: int = 0
 
 
 def commands(expected: Path, got: Path, other: Path) -> Mapping[str, LogCommand]:
@@ -96,8 +105,12 @@ def commands(expected: Path, got: Path, other: Path) -> Mapping[str, LogCommand]
     }
 
 
-def run(command: LogCommand) -> ProcessCost:
+def run(command: LogCommand, *, counts_files: bool = False) -> ProcessCost:
     """Run a command on a single core to the end.
+
+    Args:
+        command: Command to run.
+        counts_files: Look at the open files every 10 ms.
 
     Raises:
         RuntimeError: The exit code is not the expected exit code.
@@ -109,12 +122,17 @@ def run(command: LogCommand) -> ProcessCost:
     """
     began = perf_counter()
     process = subprocess.Popen(command.line, stdout=subprocess.DEVNULL, preexec_fn=_pin)  # noqa: PLW1509 - no threads here
+    most, files = 0, Path(f"/proc/{process.pid}/fd")
+    while counts_files and not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        with suppress(OSError):  # the process has ended
+            most = max(most, len([*files.iterdir()]))
+        sleep(_LOOK_S)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != command.status:
         raise RuntimeError(f"expected exit code {command.status} of {' '.join(command.line)}, got {process.returncode}")
-    return ProcessCost(seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 2**20))
+    return ProcessCost(seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 2**20), most)
 
 
 def _pin() -> None:
@@ -173,6 +191,55 @@ def _row(
     }
 
 
+def measure_ranks(folder: Path, ranks: int, num_events: int) -> list[dict[str, Any]]:
+    """Measure the commands that read all ranks, once.
+
+    Args:
+        folder: Folder for the logs.
+        ranks: Number of ranks, each with a file.
+        num_events: Events of all ranks together.
+
+    Returns:
+        Rows of `name`, `ranks`, `events`, `us_per_event`, `peak_mib` and `open_files`.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        for rank in range(ranks):
+            made = partial(write_log, seed=rank, rank=rank, world_size=ranks)
+            pool.submit(made, folder / "ranks", num_events // ranks).result()
+    ours, out = [sys.executable, "-m", "higgs_audio_trainer"], folder / "out"
+    lines = {
+        "merge": ["merge"],
+        "show --summary": ["show", "--summary"],
+        "validate": ["validate"],
+        "report": ["report", "-o", f"{out}.html"],
+        "export --to parquet": ["export", "--to", "parquet", "-o", str(out)],
+    }
+    found = []
+    for name, line in lines.items():
+        cost = run(LogCommand([*ours, *line, str(folder / "ranks")]), counts_files=True)
+        figures = {"us_per_event": round(1e6 * cost.seconds / num_events, 2), "peak_mib": round(cost.peak_mib, 1)}
+        found.append({"name": name, "ranks": ranks, "events": num_events, **figures, "open_files": cost.open_files})
+    return found
+
+
+def _ranks(ranks: int, num_events: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_ranks(Path(folder), ranks, num_events)
+
+
+def _of_ranks(num_events: int) -> Iterator[ResultRow]:
+    """Yield the cost of many files against one file with as many events."""
+    one, many = (_ranks(ranks, num_events) for ranks in RANKS)
+    most = (RANKS[1] - RANKS[0]) * _HEAD_MIB
+    for before, after in zip(one, many, strict=True):
+        name, against = f"{after['name']}, {RANKS[1]} ranks", f"{RANKS[0]} rank"
+        times = after["us_per_event"] / before["us_per_event"]
+        yield ResultRow(name, after["us_per_event"], UNIT, against, times)
+        more = after["peak_mib"] - before["peak_mib"]
+        yield ResultRow(f"{name}, more memory", more, "MiB", against, None, f"<= {_HEAD_MIB} MiB a rank", more <= most)
+        yield ResultRow(f"{name}, open files", after["open_files"], "files")
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of `measure` as a Markdown table.
 
@@ -195,6 +262,7 @@ def rows(quick: bool = False) -> list[ResultRow]:
         *(_timed(over_many[name], name, aimed=name in AIMED) for name in over_many),
         *(_timed(over_some[name], f"{name}, {some:,} events") for name in over_some if name not in over_many),
         *(_memory(name, over_few[name], over_many[name], f"{few:,} events") for name in AIMED),
+        *_of_ranks(some),
     ]
 
 
@@ -221,13 +289,17 @@ def main() -> None:
     """Run the command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--events", metavar="N", type=int, nargs="+", help="events of the logs, instead of the default")
+    parser.add_argument("--ranks", metavar="N", type=int, nargs="+", help="numbers of ranks, with one of --events")
     parser.add_argument("--rounds", metavar="N", type=int, default=3, help="counted rounds, with --events")
     parser.add_argument("--only", metavar="NAME", nargs="+", default=(), help="measured commands, with --events")
     given = parser.parse_args()
     if given.events is None:
         report(rows(given.quick), given.json)
         return
-    found = [row for events in given.events for row in _measured(events, given.rounds, given.only).values()]
+    if given.ranks:
+        found = [row for ranks in given.ranks for row in _ranks(ranks, given.events[0])]
+    else:
+        found = [row for events in given.events for row in _measured(events, given.rounds, given.only).values()]
     print(table(found))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n")

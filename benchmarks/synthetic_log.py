@@ -1,4 +1,4 @@
-"""Logs of any length without a training, in the format of a run of one rank with 8 codebooks.
+"""Logs of any length without a training, in the format of a run with 8 codebooks.
 
 `tests/goldens/demo.jsonl` is a real log of this format. A logged step has a `train_step`, text and audio of two
 samples, and the token counts of text and of each codebook. Text is decoded, and three text slots per clip are
@@ -39,11 +39,13 @@ _MASKED = (
     {"delay_prefix": 8, "eos_fill": 48, "padding": 204, "stream_bos": 8},
 )  # masks of text, of the first codebook, of any other codebook
 _DISTINCT = 2_000  # steps; a longer log repeats the same steps
-_OF_A_STEP = b'{"event":"%b","v":1,"ts":"%b","run_id":"%b","attempt":0,"rank":0,"seq":%d,"level":"info","step":%d,%b\n'
+_OF_A_STEP = b'{"event":"%b","v":1,"ts":"%b","run_id":"%b","attempt":0,"rank":%d,"seq":%d,"level":"info","step":%d,%b\n'
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def write_log(folder: Path, num_events: int, *, seed: int = 0, run_id: str = "synthetic") -> Path:
+def write_log(
+    folder: Path, num_events: int, *, seed: int = 0, run_id: str = "synthetic", rank: int = 0, world_size: int = 1
+) -> Path:
     """Write a log. The same seed gives the same events apart from times and the run id.
 
     Another seed gives other figures and predictions of the same data. No event occurs at the first step only.
@@ -53,6 +55,8 @@ def write_log(folder: Path, num_events: int, *, seed: int = 0, run_id: str = "sy
         num_events: Number of events, rounded up to whole steps.
         seed: Seed of figures and predictions.
         run_id: Identifier of the run.
+        rank: Rank of the process that wrote the log.
+        world_size: Number of ranks of the run.
 
     Returns:
         Path of the log.
@@ -65,16 +69,16 @@ def write_log(folder: Path, num_events: int, *, seed: int = 0, run_id: str = "sy
         ('rank00000-attempt000.jsonl', 30)
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, steps = folder / "rank00000-attempt000.jsonl", -(-num_events // EVENTS_A_STEP)
+    path, steps = folder / f"rank{rank:05}-attempt000.jsonl", -(-num_events // EVENTS_A_STEP)
     distinct = list(islice(_of_steps(random.Random(seed)), min(steps, _DISTINCT)))
     with path.open("wb", 2**20) as file:
-        file.write(_line(_run_start(steps), 0, 0, run_id))
+        file.write(_line(_run_start(steps, world_size), 0, 0, run_id, rank))
         seq = 1
         for step in range(1, steps + 1):
             for start, rest in distinct[(step - 1) % len(distinct)]:
-                file.write(_OF_A_STEP % (start, _ts(step), run_id.encode(), seq, step, rest))
+                file.write(_OF_A_STEP % (start, _ts(step), run_id.encode(), rank, seq, step, rest))
                 seq += 1
-        file.write(_line(_run_end(steps, seq), steps, seq, run_id))
+        file.write(_line(_run_end(steps, seq), steps, seq, run_id, rank))
     return path
 
 
@@ -96,17 +100,17 @@ def _ts(second: int) -> bytes:
     return (_START + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
 
 
-def _line(event: Event, second: int, seq: int, run_id: str) -> bytes:
+def _line(event: Event, second: int, seq: int, run_id: str, rank: int) -> bytes:
     ts = _ts(second).decode()
-    envelope = {"event": event.name, "v": 1, "ts": ts, "run_id": run_id, "attempt": 0, "rank": 0, "seq": seq}
+    envelope = {"event": event.name, "v": 1, "ts": ts, "run_id": run_id, "attempt": 0, "rank": rank, "seq": seq}
     return orjson.dumps(envelope | {"level": "info"} | to_mapping(event), option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _run_start(steps: int) -> RunStart:
+def _run_start(steps: int, world_size: int) -> RunStart:
     return RunStart(
         config={"lr": 1e-4, "text_loss_weight": 1.0, "batch_size": BATCH, "max_steps": steps},
         versions={"python": "3.11", "torch": "2.13"},
-        world_size=1,
+        world_size=world_size,
         device="cpu",
         seed=0,
         resumed_from_step=None,

@@ -2,7 +2,8 @@
 
     python -m benchmarks.device [--only PART ...] [--quick] [--json FILE]
 
-With --only, the command runs some of the parts and takes the time of these parts: {parts}.
+With --only, the command runs some of the parts and takes the time of these parts: {parts}. The last, every method of
+training at full size, runs with --only alone.
 
 The command prints a Markdown table. Each part runs in a process of its own and has its own time. A part may also use
 the time that earlier parts left over. A part that fails or whose time is used up has a row that says so, keeps the rows
@@ -120,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     times = ", ".join(f"{part.name} {part.seconds:.0f} s" for part in PARTS)
     parser = argument_parser(str(__doc__).format(parts=times))
     names = [part.name for part in PARTS]
-    parser.add_argument("--only", nargs="+", metavar="PART", choices=names, default=names, help="parts to run")
+    usual = [part.name for part in PARTS if part.is_usual]
+    parser.add_argument("--only", nargs="+", metavar="PART", choices=names, default=usual, help="parts to run")
     given = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("benchmarks.device: no CUDA device, nothing measured")

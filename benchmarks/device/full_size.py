@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor
 from transformers import HiggsAudioV2ForConditionalGeneration
 
@@ -19,16 +20,20 @@ from benchmarks.device.plan import GIB, Plan
 from benchmarks.rows import ResultRow
 from benchmarks.timing import ratio
 from benchmarks.workload import random_model, token_ids
+from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, TokenIds
 from higgs_audio_trainer.events import IGNORE_INDEX
+from higgs_audio_trainer.families.known import FAMILIES
 from higgs_audio_trainer.families.tts3.model import HiggsTts3
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
+from higgs_audio_trainer.planning.estimate import Load, estimate
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
 NATIVE = "native forward and loss"
 NATIVE_ENTRIES = ("input_ids", "attention_mask", "labels", "audio_input_ids", "audio_input_ids_mask", "audio_labels")
 LORA_RANK = 16
+_ESTIMATE_ERROR = 0.25
 _PRODUCTS = 10  # of matrices, for one measurement of the peak
 
 
@@ -40,22 +45,26 @@ class Taken:
     peak: int = 0
 
 
+def _with_lora(base: Any) -> Any:
+    return add_lora(base, r=LORA_RANK, alpha=2 * LORA_RANK, dropout=0.0)
+
+
 class FullSize:
     """Model with random bfloat16 weights and adapters, made on the device, and steps without an optimizer.
 
     Args:
         plan: Sizes and device.
+        with_method: Returns the base model with what is trained: LoRA of rank 16 by default.
     """
 
     sizes: Any  # configuration whose operations count
     ids: TokenIds
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, with_method: Callable[[Any], Any] = _with_lora) -> None:
         quiet_third_parties()
         self._plan = plan
-        base = self._make(plan)
-        self.model: Any = add_lora(base, r=LORA_RANK, alpha=2 * LORA_RANK, dropout=0.0).train()
-        self.base: Any = self.model.base_model.model
+        self.model: Any = with_method(self._make(plan)).train()
+        self.base: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.weights = torch.cuda.memory_allocated() if plan.on_cuda else 0
 
     def _make(self, plan: Plan) -> Any:
@@ -187,8 +196,22 @@ def _measured(plan: Plan, kind: type[FullSize], peak: float, name: str) -> Itera
             batch, flops = model.batch(batch_size)
             taken = model.compare({"ours": model.base.forward, "native": model.native}, batch)
             seconds_of_audio = batch_size * plan.clip_seconds
+            if (own := taken["ours"]) is not None and own.peak:
+                yield estimated(plan, model, where, batch_size, checkpointing=checkpointing, peak=own.peak)
             yield from step_rows(taken, where, audio=seconds_of_audio, flops=flops, peak=peak, weights=model.weights)
             took = time.monotonic() - started
+
+
+def estimated(plan: Plan, model: FullSize, where: str, batch_size: int, *, checkpointing: bool, peak: int) -> ResultRow:
+    """Return the row of the estimate of `doctor --plan` beside a measured peak. The steps have no optimizer."""
+    family = next(family for family in FAMILIES.values() if family.model_type == model.base.config.model_type)
+    method: dict[str, Any] = {"lora_r": LORA_RANK, "lora_dropout": 0.0, "gradient_checkpointing": checkpointing}
+    settings = TrainSettings(train_manifest="none", output_dir="none", batch_size=batch_size, grad_accum=1, **method)
+    made = estimate(settings, family, model.base.config, Load(plan.clip_seconds))
+    error = (made.weights + made.activations) / peak
+    within = abs(error - 1) <= _ESTIMATE_ERROR
+    figure = (made.weights + made.activations) / GIB
+    return ResultRow(f"peak memory, estimated, {where}", figure, "GiB", "measured", error, "within 25 %", within)
 
 
 def step_rows(

@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.device.compiled import compiled
 from benchmarks.device.full_size import full_size, full_size_tts3
 from benchmarks.device.logged import logged
+from benchmarks.device.methods import methods
 from benchmarks.device.plan import Plan, plan_of
 from benchmarks.device.suite import suite
 from benchmarks.device.synchronisations import synchronisations
@@ -33,11 +34,13 @@ class Part:
 
     Attributes:
         measure: Yields the rows of the part.
-        seconds: Time of the part. The times of all parts are less than 8 minutes.
+        seconds: Time of the part. The times of all usual parts are less than 8 minutes.
+        is_usual: False for a part that only `--only` runs.
     """
 
     measure: Callable[[Plan], Iterator[ResultRow]]
     seconds: float
+    is_usual: bool = True
 
     @property
     def name(self) -> str:
@@ -55,6 +58,7 @@ PARTS = (
     Part(logged, 60),
     Part(prompts, 60),
     Part(compiled, 55),
+    Part(methods, 150, is_usual=False),
 )
 
 
