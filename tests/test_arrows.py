@@ -30,6 +30,7 @@ GROUND = (
     "redaction",
     "atomic_file",
     "own_packages",
+    "third_party_imports",
     "torchaudio_check",
 )
 PRODUCER = Path(higgs_audio_trainer.__file__).parent

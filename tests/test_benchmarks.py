@@ -13,6 +13,13 @@ def test_reading_checking_and_comparing_logs(tmp_path):
     assert len(logs.table(rows).splitlines()) == len(rows) + 2
 
 
+def test_many_ranks(tmp_path):
+    """Every command runs over the files of all ranks."""
+    rows = logs.measure_ranks(tmp_path, 3, 60)
+    assert [row["name"] for row in rows] == ["merge", "show --summary", "validate", "report", "export --to parquet"]
+    assert all(row["us_per_event"] > 0 and row["peak_mib"] > 0 for row in rows)
+
+
 def test_a_benchmark_gives_rows():
     """Each row of a quick run has a unique name, and `holds` is set if and only if the row has a target."""
     rows = extraction.rows(quick=True)

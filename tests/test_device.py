@@ -77,8 +77,8 @@ def test_a_part_runs_to_the_end(plan, tmp_path, measured):
 
 
 def test_the_parts_take_less_than_eight_minutes():
-    """The times of all parts, with the start of the command, are less than 8 minutes."""
-    assert sum(one.seconds for one in PARTS) <= 480
+    """The times of all parts without `--only`, with the start of the command, are less than 8 minutes."""
+    assert sum(one.seconds for one in PARTS if one.is_usual) <= 480
     assert len({one.name for one in PARTS}) == len(PARTS)
 
 

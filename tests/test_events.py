@@ -45,16 +45,26 @@ def test_is_frozen_and_slotted(event):
 SPEED = {
     *("padding_share", "tokens_per_s", "audio_seconds_per_s", "samples_per_s"),
     *("data_wait_ms", "peak_memory_bytes", "seconds_left"),
+    *("step_ms_max", "step_ms_median", "slowest_rank"),
 }
 #: After the first logs were written.
 ADDED = {
-    events.RunStart: {"base_is_random", "family", "max_length", "modalities", "resume_changes", "stops"},
+    events.RunStart: {
+        "base_is_random",
+        "family",
+        "max_length",
+        "modalities",
+        "resume_changes",
+        "schedule",
+        "stops",
+        "total_steps",
+    },
     events.TrainStep: {"sequence_length", "samples", *SPEED},
     events.PredictionSample: {"stop_rank", "stop_probability", "predicted_audio", "label_audio"},
     events.Window: {"label_ranks", "label_probabilities"},
     events.Diagnosis: {"modality", "codebook", "repeats"},
     events.FoundSample: {"where"},
-    events.RunEnd: {"values_replaced", "diagnoses"},
+    events.RunEnd: {"values_replaced", "diagnoses", "lost_ranks"},
 }
 
 

@@ -1,9 +1,11 @@
 """`export` copies a log to each tracker and to Parquet, and repeats no event."""
 
+import json
 import shlex
 import shutil
 import subprocess
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -28,6 +30,7 @@ from tests.test_trackers import emitted, texts, write_sound
 from tests.tracked import NAMES, read
 
 GOLDEN = Path(__file__).parent / "goldens" / "demo.jsonl"
+TRAIN_STEPS = "out/event=train_step/rank=0/run.parquet"
 EVENTS = [run_start(), train_step(), text_sample(), audio_sample()]
 
 
@@ -135,12 +138,17 @@ def test_parquet_has_every_field_of_every_event(tmp_path, place, capsys):
     write_log(tmp_path, all_events())
     for _ in range(2):
         assert export("parquet", tmp_path, place, capsys)[0] == 0
-    folder = place / "parquet" / "run"
-    assert {path.stem for path in folder.iterdir()} == {event.name for event in all_events()}
-    for path in folder.iterdir():
+    folder = place / "parquet"
+    assert {path.name for path in folder.iterdir()} == {f"event={event.name}" for event in all_events()}
+    for path in folder.rglob("*.parquet"):
         rows = pq.read_table(path, partitioning=None).to_pylist(maps_as_pydicts="strict")
-        records = [line.record for line in read_lines(tmp_path) if line.record["event"] == path.stem]
-        assert [without(row, *OF_JSON, "extra") for row in rows] == [without(record, *OF_JSON) for record in records]
+        event, rank = (folder.name.partition("=")[2] for folder in (path.parent.parent, path.parent))
+        records = [line.record for line in read_lines(tmp_path) if line.record["event"] == event]
+        assert {record["rank"] for record in records} == {int(rank)}
+        assert [without(row, *OF_JSON, "extra", "ts") for row in rows] == [
+            without(record, *OF_JSON, "event", "rank", "ts") for record in records
+        ]
+        assert [row["ts"] for row in rows] == [datetime.fromisoformat(record["ts"]) for record in records]
 
 
 OF_JSON = ("config", "evidence", "decoding")  # texts of JSON in Parquet
@@ -161,7 +169,7 @@ def test_a_training_of_text_alone(tmp_path, place, capsys):
     found = read("tensorboard", place / "tensorboard", "run")
     assert [name for name in found.scalars if "audio" in name] == ["train/audio_targets"]
     assert [row["modality"] for row in found.samples] == ["text"]
-    (row,) = pq.read_table(place / "parquet/run/train_step.parquet").to_pylist()
+    (row,) = pq.read_table(place / "parquet/event=train_step/rank=0/run.parquet").to_pylist()
     assert (row["audio_loss_per_codebook"], row["grad_norm"]) == ([], None)
 
 
@@ -171,10 +179,24 @@ def test_parquet_keeps_what_this_version_does_not_know(tmp_path, place, capsys):
     line = log.read_text()
     log.write_text(line.replace('"step":', '"new":[1],"step":', 1) + line.replace("train_step", "later"))
     export("parquet", tmp_path, place, capsys)
-    (known,) = pq.read_table(place / "parquet/run/train_step.parquet").to_pylist()
-    (other,) = pq.read_table(place / "parquet/run/other.parquet").to_pylist()
+    (known,) = pq.read_table(place / "parquet/event=train_step/rank=0/run.parquet").to_pylist()
+    (other,) = pq.read_table(place / "parquet/event=other/rank=0/run.parquet").to_pylist()
     assert known["extra"] == '{"new": [1]}'
     assert '"event": "later"' in other["record"]
+
+
+def test_parquet_keeps_a_line_with_a_number_too_large_for_its_column(tmp_path, place, capsys):
+    """The line is JSON in `extra`, and the other lines have their columns."""
+    for step, loss in ((2**63, 1.0), (5, 2**60 + 1), (6, 1.0)):
+        path = write_log(tmp_path, [train_step(step=step, loss=loss)])
+        with (tmp_path / "all.jsonl").open("ab") as log:
+            log.write(path.read_bytes())
+        path.unlink()
+    assert export("parquet", tmp_path / "all.jsonl", place, capsys)[0] == 0
+    rows = pq.read_table(place / "parquet/event=train_step/rank=0/run.parquet").to_pylist()
+    assert [row["step"] for row in rows] == [None, None, 6]
+    assert json.loads(rows[0]["extra"])["step"] == 2**63
+    assert json.loads(rows[1]["extra"])["loss"] == 2**60 + 1
 
 
 def test_parquet_is_written_in_groups(tmp_path):
@@ -183,7 +205,7 @@ def test_parquet_is_written_in_groups(tmp_path):
     with ParquetFiles(tmp_path / "out", group_bytes=20_000) as files:
         for line in read_lines(tmp_path):
             files.add("run", line)
-    written = pq.ParquetFile(tmp_path / "out/run/train_step.parquet")
+    written = pq.ParquetFile(tmp_path / TRAIN_STEPS)
     assert written.metadata.num_rows == 100
     assert 2 <= written.metadata.num_row_groups <= 5
 
@@ -194,17 +216,17 @@ def test_parquet_is_replaced_when_it_is_complete(tmp_path):
     (line,) = read_lines(tmp_path)
     with ParquetFiles(tmp_path / "out") as files:
         files.add("run", line)
-    before = (tmp_path / "out/run/train_step.parquet").read_bytes()
+    before = (tmp_path / TRAIN_STEPS).read_bytes()
     with suppress(ZeroDivisionError), ParquetFiles(tmp_path / "out") as files:
         files.add("run", line)
         raise ZeroDivisionError
-    assert [path.read_bytes() for path in (tmp_path / "out/run").iterdir()] == [before]
+    assert [path.read_bytes() for path in (tmp_path / TRAIN_STEPS).parent.iterdir()] == [before]
 
 
 def test_a_golden_goes_into_parquet_alone(place, capsys):
     """Trackers refuse a golden, because a golden lacks run, attempt and time."""
     assert export("parquet", GOLDEN, place, capsys)[0] == 0
-    assert pq.read_table(place / "parquet" / "golden" / "train_step.parquet").num_rows == 3
+    assert pq.read_table(place / "parquet/event=train_step/rank=0/golden.parquet").num_rows == 3
     code, output = export("tensorboard", GOLDEN, place, capsys)
     assert code == 2
     assert "expected a log of a run, with run_id, attempt, rank, seq, ts in each line, got a golden" in output
@@ -245,7 +267,7 @@ def test_the_default_place_is_beside_the_log(tmp_path, capsys):
     """The default folder is in the output directory, apart from the folders of live sinks."""
     write_log(tmp_path, EVENTS)
     assert main(["export", str(tmp_path), "--to", "parquet"]) == 0
-    assert (tmp_path / "exported" / "parquet" / "run" / "train_step.parquet").is_file()
+    assert (tmp_path / "exported/parquet/event=train_step/rank=0/run.parquet").is_file()
     assert str(tmp_path / "exported" / "parquet") in capsys.readouterr().out
 
 

@@ -227,13 +227,21 @@ class TestTrainer:
         """A resumed training goes on in another file of the same run; one that begins anew is another run."""
         trained(tmp_path, quiet(), save_strategy="steps", save_steps=3, max_steps=3)
         trainer = transformers.Trainer(
-            model=make("llama")[0], args=arguments(tmp_path), train_dataset=Tokens(), callbacks=[quiet()]
+            model=make("llama")[0],
+            args=arguments(tmp_path, weight_decay=0.5),
+            train_dataset=Tokens(),
+            callbacks=[quiet()],
         )
         trainer.train(resume_from_checkpoint=True)
         trained(tmp_path, quiet())
         first, second, third = (log_of(tmp_path, attempt) for attempt in range(3))
         assert first[0]["run_id"] == second[0]["run_id"] != third[0]["run_id"]
         assert second[0]["resumed_from_step"] == 3
+        changes = {"weight_decay": [0.0, 0.5], "max_steps": [3, 5]}
+        assert [log[0]["resume_changes"] for log in (first, second, third)] == [None, changes, None]
+        assert (second[0]["total_steps"], second[0]["schedule"]) == (5, "linear")
+        (found,) = [event for event in named(second, "diagnosis") if event["code"] == "resume_changed"]
+        assert "--weight_decay: 0.0, now 0.5" in found["message"]
         assert [step["step"] for step in named(second, "train_step")] == [4]
         assert [record["attempt"] for record in (first[0], second[0], third[0])] == [0, 1, 2]
 

@@ -27,6 +27,7 @@ TOOLS = commands(section("The log in other tools"))  # tests/test_tools.py
 DIAGNOSES = commands(section("What the log finds by itself"))
 EXPORTS = [command for command in COMMANDS if command.startswith("higgs-audio-trainer export")]
 TO_A_VOICE = [command for command in commands(section("Train on your own speech")) if "train.jsonl" in command][1:]
+DOCTOR = [command for command in COMMANDS if command.startswith("higgs-audio-trainer doctor")]
 OWN_SINK = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples") and "--sinks" in command]
 OWN_PROCESSOR = [command for command in COMMANDS if command.startswith("PYTHONPATH=examples") and "--proc" in command]
 
@@ -34,7 +35,7 @@ OWN_PROCESSOR = [command for command in COMMANDS if command.startswith("PYTHONPA
 def test_every_command_is_run_by_a_test_or_by_ci():
     """A command that nothing runs may not stand in the README."""
     groups = [RUN_BY_CI, RUN_UNDER_TORCHRUN, HELP, CI_USERS, DIAGNOSES, READING, TOOLS, EXPORTS]
-    groups += [OWN_SINK, OWN_PROCESSOR, TO_A_VOICE]
+    groups += [OWN_SINK, OWN_PROCESSOR, TO_A_VOICE, DOCTOR]
     assert sorted(COMMANDS) == sorted(command for group in groups for command in group)
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert all(command in script for command in RUN_BY_CI)
@@ -52,6 +53,15 @@ def test_the_quick_start_has_two_commands():
 def test_help(command, here, tmp_path):
     """Help is printed and exits 0."""
     assert "--log_steps" in here(command, tmp_path)
+
+
+def test_a_plan_before_any_download(tmp_path, capsys):
+    """Both commands exit 0, and the plan is that of the README but for its figures."""
+    for command in DOCTOR:
+        capsys.readouterr()
+        call(command, tmp_path)
+    shown = re.sub(r"[ \d.,]+", " ", capsys.readouterr().out)
+    assert f"```text\n{shown}```" in re.sub(r"[ \d.,]+", " ", README)
 
 
 def test_the_torchrun_line(tiny, clips, tmp_path):

@@ -23,6 +23,7 @@ from higgs_audio_trainer.pipeline.emit import Pipeline
 from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, every
+from higgs_audio_trainer.training.beginning import Beginning
 from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.run_facts import run_facts
 from sinks import MemorySink
@@ -146,8 +147,12 @@ def ours(checkpoint, tiny, folder):
     model = lora_model(tiny.model_dir)
     trainer = make_trainer(checkpoint, model, random_examples(checkpoint, 6, seed=3), folder, recorder, **SCHEDULE)
     run = TrainSettings(train_manifest="train.jsonl", output_dir=str(folder), base_ckpt=str(tiny.model_dir))
-    facts = run_facts(run, trainer, checkpoint, Attempt("r", 0, None), None, 6, 6)
-    recorder.start(facts, current_step=lambda: trainer.state.global_step)
+
+    def start():
+        facts = run_facts(run, trainer, checkpoint, Attempt("r", 0, None), None, 6, 6)
+        recorder.start(facts, current_step=lambda: trainer.state.global_step)
+
+    trainer.add_callback(Beginning(start, lambda: None))
     trainer.train()
     recorder.end("completed")
     return memory.records

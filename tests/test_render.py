@@ -223,6 +223,10 @@ class TestOtherEvents:
                 run_end(values_replaced=1),
                 ("run ended: completed at step 30; 1,234 events written, 0 lost; 1 value replaced; logging took 57 ms"),
             ),
+            (
+                run_end(reason="error", lost_ranks=(1, 3)),
+                "run ended: error at step 30; lost: rank 1, 3; 1,234 events written, 0 lost; logging took 57 ms",
+            ),
             (run_end(events_written=1), "run ended: completed at step 30; 1 event written, 0 lost; logging took 57 ms"),
         ],
         ids=lambda value: getattr(value, "name", ""),

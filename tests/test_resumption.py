@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from higgs_audio_trainer.config import TrainSettings
+from higgs_audio_trainer.diagnosed_log import diagnose
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.attempt import claim, plan_attempt
 from higgs_audio_trainer.output_dir.checkpoints import damage_of
@@ -97,6 +98,10 @@ def test_what_may_change_is_in_force_said_and_recorded(tiny, clips, out, tmp_pat
         assert part in said[-1]
     assert log[0]["resume_changes"]["lr"] == [1e-4, 2e-5]
     assert log[0]["config"]["lr"] == 2e-5
+    (live,) = [event for event in log if event["event"] == "diagnosis" and event["code"] == "resume_changed"]
+    (later,) = [event for event, _ in diagnose(out).findings if event.code == "resume_changed"]
+    assert (live["severity"], live["step"], later.message) == ("warning", 4, live["message"])
+    assert "--lr: 0.0001, now 2e-05" in live["message"]
     rates = {event["step"]: event["learning_rate"] for event in log if event["event"] == "train_step"}
     warmed_up = 1  # 3 % of 8 steps, rounded up
     assert rates == pytest.approx({step: 2e-5 * (8 - (step - 1)) / (8 - warmed_up) for step in (4, 6, 8)})

@@ -260,9 +260,9 @@ def test_parquet_keeps_every_id(name, file, tmp_path, capsys, monkeypatch):
     assert f"runs {NEW}, {OLD}: 9 events exported" in out
     for run, steps in ((OLD, [1, 2, 3]), (NEW, [1, 2])):
         for event, count in (("run_start", 1), ("train_step", len(steps)), ("run_end", 1)):
-            table = pq.read_table(tmp_path / "out" / run / f"{event}.parquet")
+            table = pq.read_table(tmp_path / f"out/event={event}/rank=0/{run}.parquet")
             assert table["run_id"].to_pylist() == [run] * count
-        assert pq.read_table(tmp_path / "out" / run / "train_step.parquet")["step"].to_pylist() == steps
+        assert pq.read_table(tmp_path / f"out/event=train_step/rank=0/{run}.parquet")["step"].to_pylist() == steps
 
 
 def test_merge_writes_every_line_of_every_run(folder, file, capsys):

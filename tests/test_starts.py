@@ -39,7 +39,7 @@ from tests.test_run import read_log, settings
         ({"metric_for_best_model": "eval_wer"}, "--metric_for_best_model: expected one of loss, text_loss, audio_loss"),
         ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor: expected the default, since .* no effect"),
         ({"use_liger_kernel": True}, "--use_liger_kernel: expected the default"),
-        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: .*bitsandbytes|--optim adamw_8bit: .*bitsandbytes"),
+        ({"optim": "schedule_free_adamw"}, "--optim schedule_free_adamw: expected the package schedulefree"),
         ({"optim": "galore_adamw"}, "--optim galore_adamw: "),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "--lr_scheduler_type cosine_with_min_lr: .*min_lr"),
         ({"train_sampling_strategy": "batch_rebalance"}, "--train_sampling_strategy: expected one of random"),

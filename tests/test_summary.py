@@ -351,6 +351,12 @@ class TestCommand:
         assert main(["show", "--summary", *paths, "--width", "39"]) == 2
         assert "--width: expected at least 40 columns with --summary, got 39" in capsys.readouterr().err
 
+    def test_a_lost_rank(self, tmp_path, capsys):
+        """A rank that ended in the middle of the training is named beside the reason."""
+        file_of(tmp_path).write_bytes(dump(records_of([run_start(), run_end(reason="error", lost_ranks=(1,))])))
+        assert main(["show", "--summary", str(tmp_path)]) == 0
+        assert ": error; lost: rank 1\n" in capsys.readouterr().out
+
     def test_hostile(self, tmp_path, capsys):
         """Nothing that a log says controls the terminal or floods it."""
         config = CONFIG | {"lr": "\x1b[2J", "dtype": "x" * 5_000, "lora_r": {}}

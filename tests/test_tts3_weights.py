@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from higgs_audio_trainer.checkpoint.speaking_model import merge
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
@@ -212,7 +213,7 @@ def files_of(folder):
 
 def written(base, folder, targets, layout):
     folder.mkdir()
-    write_whole(checkpoint_of(base), adapting(targets), folder, layout=layout)
+    write_whole(checkpoint_of(base), lambda model: merge(adapting(targets)(model)), folder, layout=layout)
     return folder
 
 
@@ -310,6 +311,9 @@ def test_weights_that_are_not_finite_are_not_merged(tmp_path):
     (tmp_path / "whole").mkdir()
     with pytest.raises(ValueError, match="NaN"):
         write_whole(
-            checkpoint_of(base), adapting(["q_proj"], scale=float("nan")), tmp_path / "whole", layout="original"
+            checkpoint_of(base),
+            lambda model: merge(adapting(["q_proj"], scale=float("nan"))(model)),
+            tmp_path / "whole",
+            layout="original",
         )
     assert not files_of(tmp_path / "whole")

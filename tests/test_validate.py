@@ -187,6 +187,8 @@ def may_be_null(name, key, changed):
         "divisor",
         "times_real_time",
         "seconds_left",
+        "lost_ranks",
+        *("step_ms_max", "step_ms_median", "slowest_rank"),
         "audio",
     }
     return key in nullable and key in changed and changed[key] is None and name != "prediction_sample"

@@ -3,11 +3,46 @@
 import os
 import time
 from signal import Signals
+from types import SimpleNamespace
 
 from higgs_audio_trainer.output_dir.checkpoints import latest_checkpoint
 from tests import forks
 from tests.faults.runs import lines, training
 from tests.faults.test_stopping import ADAPTER, read_stable
+
+
+def test_a_killed_rank_is_named(tiny, clips, tmp_path):
+    """After kill -9 of rank 1 the others end, and the log of rank 0 names rank 1, as does a single line."""
+    out = tmp_path / "out"
+    sinks = f"jsonl,tests.faults.runs:dies_once:path={tmp_path}/died"
+    options = {"use_cpu": "true", "log_all_ranks": "true", "batch_size": 1, "sinks": sinks}
+    ended = forks.ranks(tmp_path, forks.command, *training(tiny, clips, out, **options), count=3)
+    assert [rank.status for rank in ended] == [2, 137, 2]
+    end = lines(out)[-1]
+    assert (end["event"], end["reason"], end["lost_ranks"]) == ("run_end", "error", [1])
+    assert sum(rank.err.count("rank 1 on") for rank in ended) == 1
+    assert not any("Traceback" in rank.err for rank in ended)
+
+
+def test_a_slow_rank_is_named(tiny, clips, tmp_path):
+    """A logged step names the rank whose clock runs a thousand times as fast, and so does the console."""
+    out = tmp_path / "out"
+    options = {"use_cpu": "true", "batch_size": 1, "max_steps": 2, "log_steps": 1, "sinks": "jsonl,console"}
+    ended = forks.ranks(tmp_path, slow_second_rank, *training(tiny, clips, out, **options), count=3)
+    assert [rank.status for rank in ended] == [0, 0, 0]
+    steps = [line for line in lines(out) if line["event"] == "train_step"]
+    assert [step["slowest_rank"] for step in steps] == [1, 1]
+    assert all(step["step_ms_max"] > 10 * step["step_ms_median"] for step in steps)
+    assert ended[0].out.count("rank 1") == len(steps)
+
+
+def slow_second_rank(*arguments):
+    """Train with a clock on rank 1 that runs fast."""
+    from higgs_audio_trainer.training import trainer
+
+    if os.environ["RANK"] == "1":
+        trainer.time = SimpleNamespace(perf_counter=lambda: 1000 * time.perf_counter())
+    forks.command(*arguments)
 
 
 def test_a_dead_rank_is_restarted_and_a_signal_stops_all(tiny, clips, tmp_path):

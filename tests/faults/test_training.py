@@ -141,11 +141,11 @@ def test_an_unexpected_error_quotes_no_secret(tiny, clips, tmp_path):
 
 
 def break_the_step():
-    """Let the optimizer fail as with a lost device."""
+    """Let the backward pass fail as with a lost device."""
     import torch
 
-    def step(*_args, **_kwargs):
+    def backward(*_args, **_kwargs):
         local = CANARIES["option"]
         raise RuntimeError(f"device lost: {CANARIES['environment']}{local[:0]}")
 
-    torch.optim.AdamW.step = step
+    torch.Tensor.backward = backward

@@ -13,13 +13,26 @@ from higgs_audio_trainer.families.known import DEFAULT_FAMILY
 from sinks import MemorySink
 from tests.zoo.runs import train, write_base
 
-#: Correct additional findings at warning or above: labels without a stop token; silence that does not tell its length.
-ALSO = {"shifted_minus_1": {"no_stop_target"}, "zeroed_clips": {"never_stops"}}
+#: Correct additional findings at warning or above: labels without a stop token; silence that does not tell its length;
+#: the end of a schedule that is too short.
+ALSO = {
+    "shifted_minus_1": {"no_stop_target"},
+    "zeroed_clips": {"never_stops"},
+    "stepped_twice": {"rate_exhausted"},
+}
 #: Faults that show only after some learning, with the latest step. All other faults are found at step 1.
-LEARNED = {"codebook_shuffled": 60, "stop_unlearned": 60, "lr_x1000": 6}
+LEARNED = {
+    "codebook_shuffled": 60,
+    "stop_unlearned": 60,
+    "lr_x1000": 6,
+    "stepped_twice": 24,
+    "short_schedule": 24,
+    "base_evaluated": 12,
+}
 #: Expected severity of a fault's finding. All other findings are errors.
 MILDER = {
     **dict.fromkeys(("duplicate_samples", "constant_sample", "dead_codebook", "masked_out"), "warning"),
+    **dict.fromkeys(("schedule_mismatch", "rate_exhausted", "flat_evaluation"), "warning"),
     "stop_never_predicted": "note",  # a warning needs more steps than a test may take
 }
 _CODEBOOKS = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,8 @@ def train(base: Base, manifest: Path, folder: Path, *, fault: PlantedFault | Non
         output_dir=str(folder),
         **(DEFAULTS | {"codes_dir": str(base.codec / "codes")} | dict(fault.settings if fault else {}) | changes),
     )
+    if fault and fault.evaluates:
+        settings = replace(settings, eval_manifest=str(manifest))
     with fault.planted() if fault else nullcontext():
         run_training(settings, more_sinks=[("memory", memory)], say=lambda text: None)
     return memory
