@@ -7,6 +7,7 @@ supervised text rows, M supervised audio rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +52,14 @@ class TrainingForward:
     """Losses and supervised rows from the hidden states of a backbone. A base class of each family's model.
 
     Attributes:
+        config: Configuration of the model, with `vocab_size` and `codebook_size`.
         text_loss_weight: Weight of the text loss in the loss.
         loss_chunk_rows: Largest number of rows whose logits are in memory at a time. None for 256 MiB of logits.
     """
 
     #: Without this flag, `transformers.Trainer` divides the loss by the number of micro-batches.
     accepts_loss_kwargs = True
+    config: Any
     text_loss_weight: float = 1.0
     loss_chunk_rows: int | None = None
 
@@ -73,12 +76,12 @@ class TrainingForward:
     @property
     def text_size(self) -> int:
         """Number of logits of a text row, V."""
-        raise NotImplementedError
+        return int(self.config.vocab_size)
 
     @property
     def audio_size(self) -> int:
         """Number of logits of a codebook in an audio row, C."""
-        raise NotImplementedError
+        return int(self.config.codebook_size)
 
     def losses(
         self, hidden_NH: Tensor, labels: Tensor, audio_labels: Tensor, route: Route, num_targets: Tensor | None

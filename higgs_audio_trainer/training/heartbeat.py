@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,12 +61,10 @@ class Heartbeat:
         self._ended.set()
 
     def _beat(self) -> None:
-        try:
+        with suppress(RuntimeError):  # the store is gone, and with it the run
             while not self._ended.is_set():
                 self._store.add(attempt_key(f"alive/{self._rank}"), 1)
                 self._ended.wait(_PERIOD_S)
-        except RuntimeError:
-            pass  # the store is gone, and with it the run
 
     def lost_rank(self) -> LostRankError:
         """Return the error that names the ranks without a sign of life. Takes two seconds."""

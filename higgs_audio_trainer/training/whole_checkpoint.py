@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -60,15 +62,27 @@ def export_model(
 
     if bits is not None:
         Quantization(bits, "cpu").check()
-    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    try:
-        temporary.mkdir(parents=True)
+    with _complete_folder(folder) as temporary:
         try:
             family.write_whole(checkpoint, merged, temporary, layout=layout)
         except ValueError as error:  # NaN in the merged weights
             raise UserError(f"{source}: the adapter cannot be merged into {base}: {error}") from error
         save_processor(checkpoint, temporary, codec=codec)
         write_card(temporary, whole_card(reference_to(base), family, layout, own_card(source)))
+    return source
+
+
+@contextmanager
+def _complete_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write to, which takes the place of `folder` at the end of the block.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
         os.umask(umask := os.umask(0))
         for path in temporary.iterdir():
             path.chmod(0o666 & ~umask)  # safetensors writes files for the user alone
@@ -79,7 +93,6 @@ def export_model(
         raise UserError(f"{folder}: {error.strerror or error}. Name another folder, or free space.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return source
 
 
 def _layout_of(family: Family, wanted: str | None) -> str:

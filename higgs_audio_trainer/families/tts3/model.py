@@ -73,16 +73,6 @@ class HiggsTts3(TrainingForward, PreTrainedModel):
         """Module from hidden states to the logits of all codebooks."""
         return self.audio_head
 
-    @property
-    def text_size(self) -> int:
-        """Number of logits of a text row, V."""
-        return int(self.config.vocab_size)
-
-    @property
-    def audio_size(self) -> int:
-        """Number of logits of a codebook in an audio row, C."""
-        return int(self.config.codebook_size)
-
     def embed_frames(self, codes: Tensor) -> Tensor:
         """Return the embedding of each frame, [..., H]: the sum of the embeddings of its codes.
 

@@ -34,16 +34,6 @@ class HiggsAudioForTraining(TrainingForward, HiggsAudioV2ForConditionalGeneratio
         """Module from hidden states to the logits of all codebooks."""
         return self.audio_lm_head
 
-    @property
-    def text_size(self) -> int:
-        """Number of logits of a text row, V."""
-        return self.config.vocab_size
-
-    @property
-    def audio_size(self) -> int:
-        """Number of logits of a codebook in an audio row, C."""
-        return self.config.codebook_size
-
     def forward(
         self,
         input_ids: Tensor | None = None,
