@@ -1,9 +1,11 @@
 """Training on several ranks that share the weights (FSDP1, FSDP2) equals training on a single rank."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser, prepare_multi_gpu_env
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -40,16 +42,26 @@ def losses(out, name):
     return {event["step"]: [event[field] for field in fields] for event in events_of(out, name)}
 
 
+@pytest.fixture(scope="module")
+def ones(tmp_path_factory):
+    """Keep the runs on a single rank, by base checkpoint."""
+    return {}, tmp_path_factory
+
+
 @pytest.fixture
-def one(tiny, clips, tmp_path):
-    """Train on a single rank."""
-    train(tmp_path, tiny, clips, tmp_path / "one")
-    return tmp_path / "one"
+def one(tiny, clips, ones):
+    """Train on a single rank, once for each base checkpoint."""
+    runs, folders = ones
+    if tiny not in runs:
+        folder = folders.mktemp("one")
+        train(folder, tiny, clips, folder / "out")
+        runs[tiny] = folder / "out"
+    return runs[tiny]
 
 
-def check_equal(out, one):
+def check_equal(out, one, backend="fsdp"):
     """Check losses, counts and adapters of two runs."""
-    assert backend_of(out / "checkpoint-2") == "fsdp", "accelerate ignores FSDP on CPUs"
+    assert backend_of(out / "checkpoint-2") == backend, "accelerate ignores FSDP on CPUs"
     for folder in (".", "best"):
         ours, theirs = (load_file(run / folder / "adapter_model.safetensors") for run in (out, one))
         assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -91,6 +103,19 @@ def test_fsdp1_trains_and_resumes_as_one_rank(tiny, clips, tmp_path, one):
         assert sum(rank.err.count(expected) for rank in ended) == 1
     train(tmp_path, tiny, clips, out, *FSDP, '{"version": 1}', "--resume", ranks=4)
     check_equal(out, one)
+
+
+@pytest.mark.parametrize(("name", "backend"), [("ddp", "torch"), ("fsdp1", "fsdp"), ("fsdp2", "fsdp")])
+def test_a_configuration_of_accelerate_trains_as_one_rank(tiny, clips, tmp_path, one, monkeypatch, name, backend):
+    """Ranks with the variables that `accelerate launch` sets for a configuration in examples/, in full precision."""
+    config = Path(__file__).parent.parent / "examples" / "accelerate" / f"{name}.yaml"
+    line = ["--config_file", str(config), "--num_processes", "2", "--mixed_precision", "no", "train"]
+    launch, *_ = _validate_launch_command(launch_command_parser().parse_args(line))
+    for variable, value in prepare_multi_gpu_env(launch).items():
+        if variable.startswith(("ACCELERATE_", "FSDP_")):
+            monkeypatch.setenv(variable, value)
+    train(tmp_path, tiny, clips, tmp_path / "out", ranks=2)
+    check_equal(tmp_path / "out", one, backend)
 
 
 def test_an_optimizer_that_takes_no_shards_is_refused_at_once(tiny, clips, tmp_path):
