@@ -5,21 +5,17 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
 
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
-from higgs_audio_trainer.events import IGNORE_INDEX
-from higgs_audio_trainer.families.training_forward import count_targets
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.compilation import compile_for_every_shape
 from higgs_audio_trainer.training.model import add_lora
 from tests import forks
 from tests.batches import tensors
+from tests.rank_steps import gradients, step_on_a_rank
 
 V, C = 200, 20
 AUDIO, DELAY, BOS, EOS = 190, 191, 18, 19
@@ -89,12 +85,6 @@ BATCHES = {
 def native(model, batch, **kwargs):
     inputs = {name: part for name, part in batch.items() if name != "route"}
     return HiggsAudioV2ForConditionalGeneration.forward(model.base_model.model, **inputs, **kwargs)
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return {name: part.grad.clone() for name, part in model.named_parameters() if part.grad is not None}
 
 
 def assert_equal_steps(model, batch, codebooks, *, loss_tolerance=1e-6, tolerance=1e-5):
@@ -289,35 +279,18 @@ def test_one_graph_serves_batches_of_every_shape(compiler_settings):
     assert graphs.frame_count == 2, "torch takes a size of 1 for a constant"
 
 
-def step_on_a_rank(kind, out):
-    """Take a step on this rank's half of a batch, and save the gradients on rank 0. Work for a process."""
+def half_a_step(kind, out):
+    """Take a step on this rank's half of a batch. Work for a process."""
     dist.init_process_group("gloo")
-    model, plans = make_model(), [*BATCHES["several clips and references"], *BATCHES["one sample"]]
-    rank = dist.get_rank()
-    if kind == "ddp":
-        wrapped = DistributedDataParallel(model)
-    else:
-        for layer in model.base_model.model.model.layers:
-            fully_shard(layer)
-        wrapped = fully_shard(model)
-    whole, half = make_batch(plans), make_batch(plans)
-    keep = slice(2 * rank, 2 * rank + 2)
-    for name in ("labels", "audio_labels"):  # the other half is masked, so that both ranks have the same shapes
-        half[name] = torch.full_like(half[name], IGNORE_INDEX)
-        half[name][keep] = whole[name][keep]
-    loss = wrapped(**half, num_targets=count_targets(whole["labels"], whole["audio_labels"])).loss
-    got = gradients(model, loss * dist.get_world_size())  # both average gradients over the ranks
-    full = {name: part.full_tensor() if isinstance(part, DTensor) else part for name, part in got.items()}
-    if rank == 0:
-        torch.save(full, out)
-    # The group stays. DDP frees the last reference to a destroyed group while it holds the interpreter lock, for which
-    # gloo's thread may wait.
+    step_on_a_rank(
+        kind, make_model(), lambda: make_batch([*BATCHES["several clips and references"], *BATCHES["one sample"]]), out
+    )
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_ranks_make_the_gradients_of_one(kind, tmp_path):
     """Replicated or sharded, layer by layer, with frozen weights beside adapters."""
-    for ended in forks.ranks(tmp_path, step_on_a_rank, kind, tmp_path / "gradients.pt"):
+    for ended in forks.ranks(tmp_path, half_a_step, kind, tmp_path / "gradients.pt"):
         assert ended.status == 0, ended.err
     got = torch.load(tmp_path / "gradients.pt")
     model, batch = make_model(), make_batch([*BATCHES["several clips and references"], *BATCHES["one sample"]])

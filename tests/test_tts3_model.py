@@ -7,19 +7,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 from transformers import DynamicCache, Qwen3Config, Qwen3Model
 
 from benchmarks.host_waits import HostWaits
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.families.training_forward import count_targets
 from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
 from higgs_audio_trainer.families.tts3.model import HiggsTts3
 from higgs_audio_trainer.families.tts3.names import original_name
 from higgs_audio_trainer.training.compilation import compile_for_every_shape
 from tests import forks
+from tests.rank_steps import gradients, step_on_a_rank
 from tests.tts3_models import PLACEHOLDER, C, H, K, V, lora_model, make_batch, plain_model, raw_config
 
 BATCHES = {
@@ -95,13 +92,6 @@ def oracle(model, batch, attention, num_targets=None):
     counts = [count for _, count in parts] if num_targets is None else num_targets.tolist()
     losses = [total / max(1, count) for (total, _), count in zip(parts, counts, strict=True)]
     return model.text_loss_weight * losses[0] + sum(losses[1:]) / K, losses
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    if loss.requires_grad:
-        loss.backward()
-    return {name: part.grad.clone() for name, part in model.named_parameters() if part.grad is not None}
 
 
 def assert_close(got, expected, tolerance=1e-5):
@@ -398,32 +388,16 @@ def test_one_graph_serves_batches_of_every_shape(compiler_settings):
     assert graphs.frame_count == 1
 
 
-def step_on_a_rank(kind, out):
-    """Take a step on this rank's half of a batch, and save the gradients on rank 0. Work for a process."""
+def half_a_step(kind, out):
+    """Take a step on this rank's half of a batch. Work for a process."""
     dist.init_process_group("gloo")
-    model, rank = lora_model(), dist.get_rank()
-    if kind == "ddp":
-        wrapped = DistributedDataParallel(model)
-    else:
-        for layer in model.base_model.model.model.layers:
-            fully_shard(layer)
-        wrapped = fully_shard(model)
-    whole, half = (make_batch([*BATCHES["references"], *BATCHES["one sample"]]) for _ in range(2))
-    keep = slice(2 * rank, 2 * rank + 2)
-    for name in ("labels", "audio_labels"):  # the other half is masked, so that both ranks have the same shapes
-        half[name] = torch.full_like(half[name], -100)
-        half[name][keep] = whole[name][keep]
-    loss = wrapped(**half, num_targets=count_targets(whole["labels"], whole["audio_labels"])).loss
-    got = gradients(model, loss * dist.get_world_size())  # both average gradients over the ranks
-    full = {name: part.full_tensor() if isinstance(part, DTensor) else part for name, part in got.items()}
-    if rank == 0:
-        torch.save(full, out)
+    step_on_a_rank(kind, lora_model(), lambda: make_batch([*BATCHES["references"], *BATCHES["one sample"]]), out)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_ranks_make_the_gradients_of_one(kind, tmp_path):
     """Replicated or sharded, layer by layer, with tied weights and frozen weights beside adapters."""
-    for ended in forks.ranks(tmp_path, step_on_a_rank, kind, tmp_path / "gradients.pt"):
+    for ended in forks.ranks(tmp_path, half_a_step, kind, tmp_path / "gradients.pt"):
         assert ended.status == 0, ended.err
     model, batch = lora_model(), make_batch([*BATCHES["references"], *BATCHES["one sample"]])
     assert_close(torch.load(tmp_path / "gradients.pt"), gradients(model, model(**batch).loss))
