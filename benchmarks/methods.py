@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.workload import published_config
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.families.known import FAMILIES
 from higgs_audio_trainer.planning.estimate import RESERVE, Estimate, Load, estimate
@@ -89,9 +90,7 @@ def settings_of(method: Method, **more: Any) -> TrainSettings:
 
 def estimate_of(family: str, settings: TrainSettings, clip_seconds: float) -> Estimate:
     """Return the estimate for the published checkpoint of a family."""
-    kind = FAMILIES[family]
-    config = kind.read_config(kind.published, kind.published_config)
-    return estimate(settings, kind, config, Load(clip_seconds))
+    return estimate(settings, FAMILIES[family], published_config(family), Load(clip_seconds))
 
 
 def estimate_as_measured(measured: Measured) -> int:

@@ -14,8 +14,20 @@ from transformers import HiggsAudioV2Config, TrainingArguments
 from higgs_audio_trainer.data.batch import Example, PreparedSample, TokenIds, Vocabulary, build_example
 from higgs_audio_trainer.data.delay import num_stream_frames
 from higgs_audio_trainer.data.prompt import TokenSegment
+from higgs_audio_trainer.families.known import FAMILIES
 
 MARKERS = (128_013, 128_012, 128_009)  # begin of audio, end of audio, end of turn
+
+
+def published_config(family: str) -> Any:
+    """Return the configuration of the published checkpoint of a family.
+
+    Example:
+        >>> published_config("higgs-audio-v2").num_hidden_layers
+        28
+    """
+    kind = FAMILIES[family]
+    return kind.read_config(kind.published, kind.published_config)
 
 
 def token_ids(config: HiggsAudioV2Config) -> TokenIds:

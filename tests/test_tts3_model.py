@@ -12,6 +12,7 @@ from transformers import DynamicCache, Qwen3Config, Qwen3Model
 from benchmarks.host_waits import HostWaits
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
+from higgs_audio_trainer.families.tts3.family import PUBLISHED
 from higgs_audio_trainer.families.tts3.model import HiggsTts3
 from higgs_audio_trainer.families.tts3.names import original_name
 from higgs_audio_trainer.training.compilation import compile_for_every_shape
@@ -276,19 +277,8 @@ def test_a_step_waits_for_nothing(chunk_rows):
 
 def test_the_full_size_has_the_published_shapes():
     """The model of the public config.json, without memory: shapes, the authors' names, and 4 B parameters."""
-    text = {
-        "model_type": "qwen3",
-        "hidden_size": 2560,
-        "intermediate_size": 9728,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
-        "rope_theta": None,
-    }
-    audio = {"num_codebooks": 8, "vocab_size": 1026, "out_dim": 2560}
+    text = {**PUBLISHED["text_config"], "rope_theta": None}
+    audio = {**PUBLISHED["audio_encoder_config"], "out_dim": 2560}
     config = HiggsTts3Config.read("full", raw_config(text_config=text, audio_encoder_config=audio))
     with torch.device("meta"):
         model = HiggsTts3(config)

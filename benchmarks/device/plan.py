@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import HiggsAudioV2Config
 
-from benchmarks.workload import random_example
+from benchmarks.workload import published_config, random_example
 from higgs_audio_trainer.data.batch import Example, TokenIds
 from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
 
@@ -22,19 +23,6 @@ GIB = 2**30
 RECORDINGS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 _TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow")
 _MARGIN_S = 5.0
-
-
-def full_size_config() -> HiggsAudioV2Config:
-    """Return the configuration of the published checkpoint."""
-    return HiggsAudioV2Config(codebook_size=1026)
-
-
-def full_size_tts3_config() -> HiggsTts3Config:
-    """Return the configuration of the published checkpoint of Higgs TTS 3."""
-    text = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
-    more = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936, "tie_word_embeddings": True}
-    audio = {"num_codebooks": 8, "vocab_size": 1026, "tie_word_embeddings": True}
-    return HiggsTts3Config(text_config=text | more, audio_encoder_config=audio)
 
 
 def narrow_config() -> HiggsAudioV2Config:
@@ -76,8 +64,8 @@ class Plan:
     """
 
     device: str = "cuda"
-    full: HiggsAudioV2Config = field(default_factory=full_size_config)
-    tts3: HiggsTts3Config = field(default_factory=full_size_tts3_config)
+    full: HiggsAudioV2Config = field(default_factory=partial(published_config, "higgs-audio-v2"))
+    tts3: HiggsTts3Config = field(default_factory=partial(published_config, "higgs-tts-3"))
     narrow: HiggsAudioV2Config = field(default_factory=narrow_config)
     clip_seconds: float = 10.0
     prompt_tokens: int = 60
