@@ -1,4 +1,4 @@
-"""Check of a resumed run: settings that differ from those of the checkpoint."""
+"""Check of a resumed run for settings that differ from the settings of the checkpoint."""
 
 from __future__ import annotations
 

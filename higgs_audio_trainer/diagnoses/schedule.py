@@ -143,7 +143,7 @@ def _falling(rates: Sequence[_Rate]) -> Sequence[_Rate]:
 
 
 def _turn_of(rates: Sequence[_Rate]) -> float | None:
-    """Return the step at which a rate that fell rises again, as a cosine does after its end. None if it does not."""
+    """Return the step of the first rise after a fall of the rate, the end of a cosine. None without a rise."""
     has_fallen = False
     for before, now in pairwise(rates):
         if has_fallen and now.rate > before.rate:

@@ -132,7 +132,7 @@ def _check_unquantized(model: nn.Module, config: LoraConfig) -> None:
 
 
 def _check_start(adapted: PeftModel, start: Any) -> None:
-    """Check that the weights have as many directions as each adapter takes, and that no two modules share them."""
+    """Check that weights have at least the rank of the adapter that starts from them, and belong to one module alone."""
     for name in _adapted_names(adapted):
         layer: Any = adapted.get_base_model().get_submodule(name)
         most = min(layer.in_features, layer.out_features)
@@ -155,7 +155,7 @@ def _check_start(adapted: PeftModel, start: Any) -> None:
 
 
 def _check_adapted(adapted: PeftModel, config: LoraConfig) -> None:
-    """Check that each name of the settings has an effect. peft passes over those without one."""
+    """Check that each target and pattern of the settings matches an adapter. peft ignores a name without a match."""
     names = _adapted_names(adapted)
     targets = () if isinstance(config.target_modules, str) else config.target_modules or ()
     for target in targets:
