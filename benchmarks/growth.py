@@ -39,13 +39,19 @@ from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.pipelines import hidden_pipeline, recorder_of
 from benchmarks.rows import ResultRow, run_alone
-from benchmarks.workload import random_example, tokens_around, torch_threads, training_arguments, vocabulary_of
+from benchmarks.workload import (
+    add_lora,
+    random_example,
+    tokens_around,
+    torch_threads,
+    training_arguments,
+    vocabulary_of,
+)
 from higgs_audio_trainer.data.batch import Collator, TokenIds
 from higgs_audio_trainer.extraction.windows import WindowSettings
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.pipeline.emit import NullPipeline
 from higgs_audio_trainer.recording.settings import every
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 

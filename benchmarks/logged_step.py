@@ -31,13 +31,12 @@ from benchmarks.pipelines import hidden_pipeline, recorder_of
 from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import ratio, ratio_quartiles
 from benchmarks.training_step import QUICK, SIZES, THREADS, StepSize
-from benchmarks.workload import random_model, token_ids, torch_threads, training_arguments, vocabulary_of
+from benchmarks.workload import add_lora, random_model, token_ids, torch_threads, training_arguments, vocabulary_of
 from higgs_audio_trainer.data.batch import Collator
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.pipeline.emit import NullPipeline, Pipeline
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import every, never
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 

@@ -28,7 +28,7 @@ from transformers import HiggsAudioV2ForConditionalGeneration
 from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
 from benchmarks.training_step import QUICK, THREADS, StepSize
-from benchmarks.workload import random_model, token_ids, torch_threads
+from benchmarks.workload import add_lora, random_model, token_ids, torch_threads
 from higgs_audio_trainer.data.batch import Collator, Example, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.demo.tiny import write_tiny
@@ -37,7 +37,6 @@ from higgs_audio_trainer.families.speech import Decoding, SpeechPrompt
 from higgs_audio_trainer.families.v2.family import HiggsAudioV2
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.recording.decoder_process import DecoderProcess, Job
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 from higgs_audio_trainer.voice.generation import speak, undisturbed
 

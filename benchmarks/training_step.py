@@ -40,11 +40,10 @@ from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneratio
 from benchmarks.host_waits import HostWaits
 from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import interleaved, ratio
-from benchmarks.workload import random_example, random_model, token_ids, tokens_around, torch_threads
+from benchmarks.workload import add_lora, random_example, random_model, token_ids, tokens_around, torch_threads
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, TokenIds
 from higgs_audio_trainer.families.v2.backbone import RoutedBackbone
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
 THREADS = 2

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peft import LoraConfig
 from transformers import HiggsAudioV2Config, TrainingArguments
 
+from higgs_audio_trainer.config import LORA_TARGETS
 from higgs_audio_trainer.data.batch import Example, PreparedSample, TokenIds, Vocabulary, build_example
 from higgs_audio_trainer.data.delay import num_stream_frames
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.families.known import FAMILIES
+from higgs_audio_trainer.training.model import add_adapters
 
 MARKERS = (128_013, 128_012, 128_009)  # begin of audio, end of audio, end of turn
 
@@ -93,6 +96,25 @@ def random_model(kind: Any, config: Any, device: str) -> Any:
             return kind(config)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def add_lora(
+    model: Any, *, r: int, alpha: int, dropout: float, targets: Sequence[str] | None = None, **further: Any
+) -> Any:
+    """Freeze a model and add LoRA adapters.
+
+    Args:
+        model: Base model of a family.
+        r: Rank of the adapters.
+        alpha: Numerator of the adapters' scale, alpha / r.
+        dropout: Probability of dropout before each adapter.
+        targets: Names of linear modules, or their ends from a dot on. None for the trainer's default.
+        **further: Further fields of peft's `LoraConfig`.
+    """
+    modules = LORA_TARGETS.split(",") if targets is None else list(targets)
+    return add_adapters(
+        model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, **further)
+    )
 
 
 def training_arguments(folder: str | Path, **settings: Any) -> TrainingArguments:

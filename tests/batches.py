@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, Example, PreparedSample, build_example
 from higgs_audio_trainer.data.manifest import Clip, Sample, Turn
@@ -18,7 +19,6 @@ from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.pipeline.emit import NullPipeline
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, never
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 from tests.families import training_model
 

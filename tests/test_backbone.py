@@ -8,11 +8,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.overrides import TorchFunctionMode
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.training.compilation import compile_for_every_shape
-from higgs_audio_trainer.training.model import add_lora
 from tests import forks
 from tests.batches import tensors
 from tests.rank_steps import gradients, step_on_a_rank

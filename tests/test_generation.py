@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
 from higgs_audio_trainer.data.batch import PreparedSample
 from higgs_audio_trainer.data.delay import delay_codes
@@ -13,7 +14,6 @@ from higgs_audio_trainer.data.manifest import read_manifest
 from higgs_audio_trainer.families.speech import Decoding
 from higgs_audio_trainer.families.v2.generation import speech_of
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.voice.generation import speak
 from higgs_audio_trainer.voice.speech_prompt import new_prompt, prompt_of
 from tests.samples import write_manifest, write_tone

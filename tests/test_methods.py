@@ -11,13 +11,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import higgs_audio_trainer.run
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.run import run_training
 from higgs_audio_trainer.training.lora_settings import with_lora_config
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.whole_checkpoint import export_model
 from tests import forks
 from tests.batches import collate, random_examples, tensors

@@ -5,12 +5,12 @@ import torch
 from peft import PeftModel
 from transformers import HiggsAudioV2ForConditionalGeneration
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.families.training_forward import count_targets
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
-from higgs_audio_trainer.training.model import add_lora
 from tests.batches import collate, lora_model, random_examples, tensors
 from tests.families import every_family, training_model
 

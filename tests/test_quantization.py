@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model, with_adapter
 from higgs_audio_trainer.config import TrainSettings
@@ -18,7 +19,6 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.families import quantization
 from higgs_audio_trainer.families.quantization import Quantization, prepare_quantized
 from higgs_audio_trainer.run import run_training
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.whole_checkpoint import export_model
 from tests import forks, record_training
 from tests.batches import collate, random_examples, tensors

@@ -12,6 +12,7 @@ from transformers import HiggsAudioV2ForConditionalGeneration, Trainer
 from transformers.utils.generic import ModelOutput
 
 import higgs_audio_trainer
+from benchmarks.workload import add_lora
 from higgs_audio_trainer import PredictionLogger
 from higgs_audio_trainer.adapters import Adapter, Reading
 from higgs_audio_trainer.adapters.families import HIGGS_AUDIO
@@ -24,7 +25,6 @@ from higgs_audio_trainer.recording.live_checks import LiveChecks
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.settings import RecorderSettings, every
 from higgs_audio_trainer.training.beginning import Beginning
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.run_facts import run_facts
 from sinks import MemorySink
 from tests.batches import collate, lora_model, make_trainer, random_examples, tensors, training_arguments

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import HiggsAudioV2ForConditionalGeneration
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint import speaking_model
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
@@ -21,7 +22,6 @@ from higgs_audio_trainer.demo.tiny import write_tiny
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.families.tiny_size import TinySize
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.voice import generation
 from higgs_audio_trainer.voice.generation import speak as generation_speak
 from higgs_audio_trainer.voice.sentences import Sentence, file_names, read_sentences

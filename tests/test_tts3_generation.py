@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
 from higgs_audio_trainer.data.batch import PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.events import IGNORE_INDEX
 from higgs_audio_trainer.families.speech import Decoding
 from higgs_audio_trainer.families.tts3.generation import generate_rows, speech_of
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.voice.generation import speak
 from higgs_audio_trainer.voice.speech_prompt import new_prompt
 

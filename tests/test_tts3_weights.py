@@ -8,13 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint.speaking_model import merge
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
 from higgs_audio_trainer.families.tts3.names import CODEC, original_name, port_name
 from higgs_audio_trainer.families.tts3.weights import load, write_whole
-from higgs_audio_trainer.training.model import add_lora
 from tests.tts3_models import ids_of, make_batch, plain_model, raw_config, stored_tensors, write_checkpoint
 
 PLANS = ("p3 r5 p2 t4 p1 a4", "p1 t5 a7")

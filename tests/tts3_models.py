@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.workload import add_lora
 from higgs_audio_trainer.data.batch import Collator, PreparedSample, TokenIds, build_example
 from higgs_audio_trainer.data.prompt import TokenSegment
 from higgs_audio_trainer.families.tts3.config import HiggsTts3Config
 from higgs_audio_trainer.families.tts3.model import HiggsTts3
 from higgs_audio_trainer.families.tts3.names import CODEC, original_name
-from higgs_audio_trainer.training.model import add_lora
 from tests.batches import tensors
 
 V, C, K, H = 200, 20, 3, 32

@@ -19,7 +19,7 @@ from benchmarks.device.model_flops import step_flops
 from benchmarks.device.plan import GIB, Plan
 from benchmarks.rows import ResultRow
 from benchmarks.timing import ratio
-from benchmarks.workload import random_model, token_ids
+from benchmarks.workload import add_lora, random_model, token_ids
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.batch import FOR_THE_LOG, Collator, TokenIds
 from higgs_audio_trainer.events import IGNORE_INDEX
@@ -27,7 +27,6 @@ from higgs_audio_trainer.families.known import FAMILIES
 from higgs_audio_trainer.families.tts3.model import HiggsTts3
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 from higgs_audio_trainer.planning.estimate import Load, estimate
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
 NATIVE = "native forward and loss"

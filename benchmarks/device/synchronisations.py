@@ -22,9 +22,8 @@ from benchmarks.device.logged import trainer_of
 from benchmarks.device.plan import Plan
 from benchmarks.pipelines import hidden_pipeline, recorder_of
 from benchmarks.rows import ResultRow
-from benchmarks.workload import random_model
+from benchmarks.workload import add_lora, random_model
 from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
-from higgs_audio_trainer.training.model import add_lora
 from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
 _OURS = "higgs_audio_trainer"

@@ -94,7 +94,7 @@ class ParquetFiles:
 
 
 class _File(io.RawIOBase):
-    """Parquet file under a temporary name until `replace`. Bytes wait in memory for `append`, and no file stays open."""
+    """Parquet file under a temporary name until `replace`. Bytes wait in memory for `append`: no file stays open."""
 
     def __init__(self, target: Path) -> None:
         self._target = target

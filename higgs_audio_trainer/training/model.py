@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from higgs_audio_trainer.config import LORA_TARGETS, TrainSettings
+from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.quantization import prepare_quantized
@@ -21,39 +21,9 @@ from higgs_audio_trainer.training.chosen_parameters import choose_parameters
 from higgs_audio_trainer.training.converted_adapter import ConvertedPeftModel, changes_weights
 from higgs_audio_trainer.training.lora_settings import lora_config
 
-#: Attention and feed-forward layers, in v2 of both branches: `gate_proj` is also the end of `audio_mlp.gate_proj`.
-DEFAULT_LORA_TARGETS = tuple(LORA_TARGETS.split(","))
-
-
-def add_lora(
-    model: nn.Module,
-    *,
-    r: int,
-    alpha: int,
-    dropout: float,
-    targets: Sequence[str] = DEFAULT_LORA_TARGETS,
-    **further: Any,
-) -> PeftModel:
-    """Freeze a model and add LoRA adapters.
-
-    Args:
-        model: Base model.
-        r: Rank of the adapters.
-        alpha: Numerator of the adapters' scale, alpha / r.
-        dropout: Probability of dropout before each adapter.
-        targets: Names of linear modules, or their ends from a dot on, such as `q_proj` and `audio_mlp.gate_proj`.
-        **further: Further fields of peft's `LoraConfig`.
-
-    Raises:
-        UserError: A name matches no module, or a field cannot work with this model.
-    """
-    return add_adapters(
-        model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), **further)
-    )
-
 
 def add_adapters(model: nn.Module, config: LoraConfig) -> PeftModel:
-    """Freeze a model and add adapters, see `add_lora`.
+    """Freeze a model and add LoRA adapters.
 
     Args:
         model: Base model.
@@ -132,7 +102,7 @@ def _check_unquantized(model: nn.Module, config: LoraConfig) -> None:
 
 
 def _check_start(adapted: PeftModel, start: Any) -> None:
-    """Check that weights have at least the rank of the adapter that starts from them, and belong to one module alone."""
+    """Check that weights have the rank of the adapter that starts from them, and belong to one module alone."""
     for name in _adapted_names(adapted):
         layer: Any = adapted.get_base_model().get_submodule(name)
         most = min(layer.in_features, layer.out_features)
