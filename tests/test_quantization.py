@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks.workload import add_lora
 from higgs_audio_trainer.checkpoint.base_checkpoint import open_checkpoint
 from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model, with_adapter
+from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.families import quantization
@@ -185,16 +186,18 @@ def test_two_ranks_train_as_one(tiny, tmp_path):
 
 @every_family
 @every_width
-def test_merging_dequantizes(tiny, bits, tmp_path, clips):
-    """`export-model --load_in_4bit` gives the model that was trained, and the plain command the base in full."""
-    _, _ = train(tiny, clips, tmp_path / "out", tmp_path, **{f"load_in_{bits}bit": True})
+def test_merging_dequantizes(tiny, bits, tmp_path, clips, capsys):
+    """`export-model --load_in_4bit` gives the model that was trained. Without the flag, a note says what is merged."""
+    _, _ = train(tiny, clips, tmp_path / "out", tmp_path, save_steps=1, **{f"load_in_{bits}bit": True})
     checkpoint = open_checkpoint(str(tiny.model_dir))
     batch = tensors(collate(checkpoint, random_examples(checkpoint, 2)))
     trained = with_adapter(quantized_model(checkpoint, bits), tmp_path / "out", "base").train()
     expected = trained(**batch).loss.detach()
     apart = []
-    for name, given in (("rounded", bits), ("full", None)):
-        export_model(str(tmp_path / "out"), tmp_path / name, bits=given)
+    for name, flags in (("rounded", [f"--load_in_{bits}bit"]), ("full", [])):
+        assert main(["export-model", str(tmp_path / "out"), str(tmp_path / name), *flags]) == 0
+        note = f"trained on the base checkpoint in {bits} bit, merged into the base checkpoint in full"
+        assert (note in capsys.readouterr().err) == (not flags)
         apart.append((training_model(open_checkpoint(str(tmp_path / name)))(**batch).loss - expected).abs().item())
     assert apart[0] < 1e-3 * expected
     assert apart[1] > 2 * apart[0]

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_quantization, bits_of
+from higgs_audio_trainer.output_dir.checkpoints import trained_precision
 from higgs_audio_trainer.third_party_imports import prepare_imports
+from sinks.terminal.screen import say_on_stderr
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -43,8 +45,13 @@ def run(arguments: Sequence[str], prog: str) -> int:
     from higgs_audio_trainer.training.whole_checkpoint import export_model
 
     quiet_third_parties()
-    adapter = export_model(
-        given.out, Path(given.dir), base_ckpt=given.base_ckpt, layout=given.layout, bits=bits_of(given)
-    )
+    bits = bits_of(given)
+    adapter = export_model(given.out, Path(given.dir), base_ckpt=given.base_ckpt, layout=given.layout, bits=bits)
+    merged = "full" if bits is None else f"{bits} bit"
+    if (trained := trained_precision(adapter)) not in (None, merged):
+        say_on_stderr(
+            f"{adapter}: trained on the base checkpoint in {trained}, merged into the base checkpoint in {merged}. The "
+            "two differ by rounding"
+        )
     print(f"{given.dir}: the base checkpoint with {adapter} merged into its weights")
     return 0

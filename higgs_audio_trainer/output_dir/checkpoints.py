@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -40,6 +41,22 @@ def latest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
             return path, tuple(damaged)
         damaged.append(f"{path.name}: {damage}")
     return None, tuple(damaged)
+
+
+def trained_precision(folder: Path) -> str | None:
+    """Return the precision of the base model in the training of an adapter: full, 4 bit or 8 bit.
+
+    Args:
+        folder: Output directory of the training, or a checkpoint.
+
+    Returns:
+        The precision. None without a checkpoint that records the precision.
+    """
+    for path in (folder / SETTINGS_FILE, *sorted(folder.glob(f"checkpoint-*/{SETTINGS_FILE}"))):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            settings = json.loads(path.read_bytes())
+            return "4 bit" if settings["load_in_4bit"] else "8 bit" if settings["load_in_8bit"] else "full"
+    return None
 
 
 def is_finished(folder: Path) -> bool:
