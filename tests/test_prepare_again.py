@@ -6,7 +6,7 @@ import shutil
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, Thread, current_thread
+from threading import Event, Lock, Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -196,6 +196,8 @@ def test_a_manifest_for_both_purposes_has_each_problem_once(prepare, tmp_path):
 def test_workers_take_other_clips(prepare, tmp_path, monkeypatch):
     """A worker and the process that started it divide the clips, and ask the codec for the model's codebooks."""
     encode, made, threads, worker_is_at_work = Codec.encode, [], [], Event()
+    # A worker is a process. Two threads in `from_pretrained` would leave transformers without tied weights for good.
+    load, one_at_a_time = Codec._load, Lock()
 
     class Threads(Workers):
         def start(self, device: str, threads_of_torch: int) -> None:
@@ -214,7 +216,12 @@ def test_workers_take_other_clips(prepare, tmp_path, monkeypatch):
         assert worker_is_at_work.wait(60)
         return encode(self, waveform)
 
+    def load_alone(self: Codec) -> Any:
+        with one_at_a_time:
+            return load(self)
+
     monkeypatch.setattr(crew, "Workers", Threads)
+    monkeypatch.setattr(Codec, "_load", load_alone)
     monkeypatch.setattr(signal, "signal", lambda *_args: None)  # not in a thread
     monkeypatch.setattr(Codec, "encode", encode_together)
     prepare(write_samples(tmp_path, 30), workers=2)
