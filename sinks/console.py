@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from sinks.null import discard, null_sink
-from sinks.protocol import Record, SharedScreen, Sink, SinkContext
-from sinks.rendering.record import OnFailure, RenderFailures, render, warn_of_failure
-from sinks.shorten import MOST_SHOWN_BYTES, limited
-from sinks.terminal.escape import encodable_text, known_encoding
-from sinks.terminal.fold import folded
+from sinks.protocol import Record, SharedScreen, Sink, SinkContext, SinkError
+from sinks.record_text import DEFAULT_OPTIONS, RecordText, TextOptions
+from sinks.rendering.record import RenderFailures
+from sinks.rendering.renderers import DETAILS
+from sinks.terminal.escape import known_encoding
+from sinks.terminal.fold import terminal_columns
 from sinks.terminal.screen import Screen
 from sinks.terminal.stream import encoding_of, is_terminal
 from sinks.terminal.words import count_of
 
 #: Events that the console does not show. Log files have these events, and `show --event` prints them.
 FOR_FILES = ("token_counts",)
+SHAPES = ("always", "changes")
 _SPEAKER = "higgs-audio-trainer: console: "
 
 
@@ -43,33 +45,25 @@ def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
     return environment.get("TERM") != "dumb" and is_terminal(stream)
 
 
-def text_of(
-    record: Record,
-    *,
-    color: bool,
-    encoding: str,
-    width: int | None = None,
-    on_failure: OnFailure = warn_of_failure,
-) -> str:
-    r"""Return the text of a record on a console, in a training or in a log.
+def console_options(detail: str, shapes: str, name_of: Callable[[str], str]) -> TextOptions:
+    """Return the amount of text of the console.
 
     Args:
-        record: Record of a sink or of a log.
-        color: True marks mismatches by colour, False by a `*`.
-        encoding: Name of an existing codec; characters that the codec lacks are escaped.
-        width: Columns of a line; None for lines of any length.
-        on_failure: Called where a renderer raises; see `render`.
+        detail: full, compact or line.
+        shapes: always or changes.
+        name_of: Returns the name of an option for the message of an error.
+
+    Raises:
+        SinkError: A value is unknown.
 
     Example:
-        >>> text_of({"event": "checkpoint", "path": "é"}, color=False, encoding="ascii")
-        'saved \\xe9'
+        >>> console_options("line", "always", "--{}".format)
+        TextOptions(detail='line', shapes='always')
     """
-    try:
-        shown = limited(record, MOST_SHOWN_BYTES)
-    except TypeError:  # a third-party record with an object that JSON cannot hold can still be shown
-        shown = record
-    text = encodable_text(render(shown, color=color, width=width, on_failure=on_failure), encoding)
-    return text if width is None else folded(text, width)  # escapes make lines longer
+    for option, value, known in (("detail", detail, DETAILS), ("shapes", shapes, SHAPES)):
+        if value not in known:
+            raise SinkError(f"{name_of(option)}: expected {', '.join(known)}, got {value!r}")
+    return TextOptions(detail, shapes)
 
 
 class ConsoleSink:
@@ -80,10 +74,11 @@ class ConsoleSink:
 
     Args:
         screen: Terminal for the records.
-        color: True marks mismatches by colour, False by a `*`.
+        color: True shows colours.
         encoding: Encoding of the terminal; characters that the encoding lacks are escaped. None for UTF-8. An unknown
             encoding counts as ASCII.
         close_screen: True if the sink owns and closes the screen.
+        options: Amount of text.
         say: Prints a line for a person; None for a notice on the screen.
     """
 
@@ -94,15 +89,17 @@ class ConsoleSink:
         color: bool,
         encoding: str | None,
         close_screen: bool = False,
+        options: TextOptions = DEFAULT_OPTIONS,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self._screen = screen
-        self._color = color
-        self._encoding = known_encoding(encoding)
         self._close_screen = close_screen
         self._say = say or screen.note
         self._dropped_before = screen.dropped  # by other users of the screen
         self._failures = RenderFailures(lambda text: self._say(f"{_SPEAKER}{text}"))
+        self._text_of = RecordText(
+            color=color, encoding=known_encoding(encoding), options=options, on_failure=self._failures
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Become the null sink in a pickle or a copy, because a terminal has a single owner."""
@@ -117,8 +114,9 @@ class ConsoleSink:
         """Render a record and queue the text. The caller may change the record after the call."""
         if record.get("event") in FOR_FILES:
             return
-        text = text_of(record, color=self._color, encoding=self._encoding, on_failure=self._failures)
-        self._screen.show(text)
+        text = self._text_of(record, terminal_columns(self._screen.out))
+        if text is not None:
+            self._screen.show(text)
 
     def close(self) -> None:
         """Report failed renderings. If the sink owns the screen, wait a bounded time until all texts are written."""
@@ -128,8 +126,18 @@ class ConsoleSink:
             self._screen.close()
 
 
-def console_sink(context: SinkContext) -> Sink:
-    """Make the console sink of rank 0. Other ranks get the null sink, because all ranks share a terminal."""
+def console_sink(context: SinkContext, *, detail: str = "full", shapes: str = "always") -> Sink:
+    """Make the console sink of rank 0. Other ranks get the null sink, because all ranks share a terminal.
+
+    Args:
+        context: Facts about the run.
+        detail: full, compact for a line for each sample, or line for a line for each step.
+        shapes: always, or changes to show the shapes of a sample only where they differ from the shapes before.
+
+    Raises:
+        SinkError: An option has an unknown value.
+    """
+    options = console_options(detail, shapes, "--sinks: console: {}".format)
     if context.rank != 0:
         return discard
     screen = Screen(sys.stdout, sys.stderr) if context.screen is None else context.screen
@@ -140,5 +148,6 @@ def console_sink(context: SinkContext) -> Sink:
         color=wants_color(screen.out, os.environ),
         encoding=encoding_of(screen.out),
         close_screen=context.screen is None,
+        options=options,
         say=None if context.screen is None else context.say,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from sinks.jsonl import KEEP_RANGE, Durability, JsonlSink, option_error
+from sinks.option_folder import option_folder
 from sinks.protocol import Sink, SinkContext, SinkError
 from sinks.segment import SegmentFiles
 
@@ -37,9 +38,7 @@ def jsonl_sink(
     Raises:
         SinkError: An option is wrong, the file cannot be opened, is not a regular file, or belongs to another run.
     """
-    if dir == "":
-        raise SinkError("--sinks: jsonl: dir: expected a folder, got nothing")
-    folder = Path(context.output_dir) / "events" if dir is None else Path(dir).expanduser()
+    folder = Path(context.output_dir) / "events" if dir is None else option_folder(dir, "jsonl")
     path = folder / f"rank{context.rank:05d}-attempt{context.attempt:03d}.jsonl"
     if keep is not None and not re.fullmatch("[0-9]{1,9}", keep):
         raise option_error("keep", KEEP_RANGE, keep)

@@ -2,8 +2,11 @@
 
 import copy
 import io
+import os
 import pickle
 import sys
+import termios
+from functools import partial
 
 import pytest
 from tqdm import tqdm
@@ -15,9 +18,20 @@ from sinks.console import ConsoleSink, console_sink, wants_color
 from sinks.null import discard
 from sinks.rendering.record import failure_text
 from sinks.rendering.renderers import RENDERERS
+from sinks.terminal.fold import columns, terminal_columns
 from sinks.terminal.screen import Screen
 from tests.builders import Screen as Terminal
-from tests.builders import audio_sample, checkpoint, context, record_of, text_sample, token_counts, window
+from tests.builders import (
+    all_events,
+    audio_sample,
+    checkpoint,
+    context,
+    dataset_audit,
+    record_of,
+    text_sample,
+    token_counts,
+    window,
+)
 
 
 def shown_by(sink, *records):
@@ -56,7 +70,7 @@ class TestColor:
         """
         assert wants_color(Terminal() if terminal else io.StringIO(), environment) is expected
 
-    @pytest.mark.parametrize(("force", "marked"), [("", "*7890"), ("1", "\x1b[1;31m7890\x1b[0m")])
+    @pytest.mark.parametrize(("force", "marked"), [("", "*7890"), ("1", "\x1b[31m*7890\x1b[0m")])
     def test_is_decided_when_made(self, monkeypatch, capsys, force, marked):
         """The factory `console` reads the environment once, and the sink writes to stdout."""
         monkeypatch.delenv("NO_COLOR", raising=False)
@@ -167,6 +181,55 @@ class TestStream:
         out = io.StringIO()
         shown_by(console_on(out), {"event": "odd", "object": Ellipsis, "bytes": b"\x1b[2J", "huge": 10**5000})
         assert out.getvalue() == "event=odd  object=Ellipsis  bytes=b'\\x1b[2J'  huge=<int>\n"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Open a terminal: its stream, and functions that resize it and read what it was sent."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    master, slave = os.openpty()
+    termios.tcsetattr(slave, termios.TCSANOW, [0, 0, *termios.tcgetattr(slave)[2:]])  # newlines as they are
+    with open(slave, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor
+        yield stream, partial(termios.tcsetwinsize, master), partial(os.read, master, 100_000)
+    os.close(master)
+
+
+class TestWidth:
+    def test_a_resize_counts_at_once(self, terminal):
+        """Each record is folded to the present width of the terminal, without a word cut."""
+        stream, resize, read = terminal
+        sink = console_on(stream)
+        record, widths = record_of(dataset_audit()), (80, 120, 50)
+        for width in widths:
+            resize((24, width))
+            sink(record)
+        sink.close()
+        expected = [render(record, width=width) for width in widths]
+        assert read().decode() == "".join(f"{shown}\n" for shown in expected)
+        assert len(set(expected)) == 3
+
+    def test_every_event_at_80_columns(self, terminal):
+        """A terminal that does not know its size has 80 columns, which no line of any event exceeds."""
+        stream, resize, read = terminal
+        resize((0, 0))
+        shown_by(console_on(stream), *map(record_of, all_events()))
+        lines = read().decode().split("\n")
+        assert max(map(columns, lines)) in range(70, 81)
+
+    def test_columns_outranks_the_terminal(self, terminal, monkeypatch):
+        """The environment variable COLUMNS counts more, if it is a number of columns."""
+        stream, resize, _ = terminal
+        resize((24, 90))
+        for given, expected in (("60", 60), ("1", 20), ("0", 90), ("x", 90), ("", 90)):
+            monkeypatch.setenv("COLUMNS", given)
+            assert terminal_columns(stream) == expected
+
+    def test_not_a_terminal(self, monkeypatch):
+        """A file has lines of any length, for grep, whatever COLUMNS says."""
+        monkeypatch.setenv("COLUMNS", "60")
+        out = io.StringIO()
+        shown_by(console_on(out), record_of(dataset_audit()))
+        assert out.getvalue() == render(record_of(dataset_audit())) + "\n"
 
 
 class TestRendererFailures:

@@ -83,6 +83,7 @@ class TestRendered:
               First 6 - Labels:      [ 1024,     1,    22,
                       - Predictions:     *7,  4444, 55555]
                       - Labels:         333,  4444, 55555]
+              First 6 - control token: stream BOS
               Last 1  - Predictions: [    5]
               Last 1  - Labels:      [    5]
               Logits shape: torch.Size([123, 8, 1026])
@@ -99,10 +100,8 @@ class TestRendered:
             Sample 1 Prediction vs Label Comparison:
               en-1 at step 20, 10 of 12 correct
               First 2 - Predictions: [ 1, *3]
+                "the quick brown dog"
               First 2 - Labels:      [ 1,  2]
-              First 2 - Predicted text: "the quick brown
-                dog"
-              First 2 - Label text:
                 "the quick brown fox jumps"
         """)
 
@@ -125,16 +124,17 @@ class TestRendered:
 
     def test_one_line_events(self):
         """Other events are folded between their figures."""
-        assert render(record_of(train_step()), width=60) == golden("""
-            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct
-              audio 3.301, 33.1% correct (codebook 0: 41.2%)  lr 0.0001
-              grad 1.23  210 ms
+        assert render(record_of(train_step()), width=50) == golden("""
+            step 20  epoch 5.00  0.21 s  lr 1.0e-04  grad 1.2
+              loss 4.132  text 0.831  audio 3.301
+              correct  text 81.2 %  audio 33.1 %
+                codebooks ▄▃ 25 to 41 %
         """)
         assert render(record_of(run_start()), width=40) == golden("""
             run 20260102-030405-abcd: 1,234 training
-              samples, 0 for evaluation; 8
-              codebooks; 5,678,901 trainable
-              parameters; 1 process on cpu; seed 42
+              samples, 0 for evaluation  8 codebooks
+              5,678,901 trainable parameters
+              1 process on cpu  seed 42
         """)
 
     @settings(deadline=None, max_examples=100)

@@ -15,7 +15,6 @@ from tests.builders import (
     cap_reached,
     checkpoint,
     diagnosis,
-    eval_result,
     random_events,
     record_of,
     run_end,
@@ -56,21 +55,23 @@ class TestPredictionSample:
               First 5 - Predictions: [   7,    8,    9,   10,   11]
               First 5 - Labels:      [   7,    8,    9,   10,   11]
               Last 2  - Predictions: [1024, 1025]
-              Last 2  - Labels:      [1024, 1025]
+              Last 2  - Labels:      [1024, 1025]  control tokens: stream BOS, stop
               Logits shape: torch.Size([123, 8, 1026])
               Labels shape: torch.Size([8, 123])
         """)
 
     def test_color(self):
-        """With colour a mismatch is red, without a mark that would shift its column."""
-        red, bold, dim, reset = "\x1b[1;31m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
+        """Correct tokens are green, wrong ones red and starred, masked slots dim, in the columns of a plain text."""
+        red, green, bold, dim, reset = "\x1b[31m", "\x1b[32m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
         sample = text_sample(
-            first=window([5, 60], [4, 60], predicted_text="a", label_text="b"), last=window([]), num_correct=1
+            first=window([5, 60, -100], [4, 60, None], predicted_text="a", label_text="b"),
+            last=window([]),
+            num_correct=1,
         )
         assert shown(sample, color=True) == golden(f"""
             {bold}Sample 1 Prediction vs Label Comparison:{reset}  {dim}en-1 at step 20, 1 of 12 correct{reset}
-              First 2 - Predictions: [{red} 4{reset}, 60]  {dim}"a"{reset}
-              First 2 - Labels:      [ 5, 60]  {dim}"b"{reset}
+              First 3 - Predictions: [{red}  *4{reset}, {green}  60{reset}, {dim}   -{reset}]  {dim}"a"{reset}
+              First 3 - Labels:      [   5,   60, {dim}-100{reset}]  {dim}"b"{reset}
         """)
 
     def test_decoded_text(self):
@@ -136,50 +137,15 @@ class TestOtherEvents:
             (
                 run_start(),
                 (
-                    "run 20260102-030405-abcd: 1,234 training samples, 0 for evaluation; 8 codebooks; "
-                    "5,678,901 trainable parameters; 1 process on cpu; seed 42"
+                    "run 20260102-030405-abcd: 1,234 training samples, 0 for evaluation  8 codebooks  "
+                    "5,678,901 trainable parameters  1 process on cpu  seed 42"
                 ),
             ),
             (
                 run_start(resumed_from_step=20, num_train_samples=1, num_codebooks=1, world_size=8, device="cuda:0"),
                 (
-                    "run 20260102-030405-abcd, resumed from step 20: 1 training sample, 0 for evaluation; 1 codebook; "
-                    "5,678,901 trainable parameters; 8 processes on cuda:0; seed 42"
-                ),
-            ),
-            (
-                train_step(),
-                (
-                    "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct  audio 3.301, 33.1% correct "
-                    "(codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms"
-                ),
-            ),
-            (
-                train_step(samples_per_s=11.52, seconds_left=3727.4),
-                (
-                    "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct  audio 3.301, 33.1% correct "
-                    "(codebook 0: 41.2%)  lr 0.0001  grad 1.23  0.21 s/step  11.5 samples/s  ETA 1:02:07"
-                ),
-            ),
-            (
-                train_step(text_accuracy=None, audio_accuracy_per_codebook=(None, 0.5), grad_norm=None),
-                (
-                    "step 20  epoch 5.00  loss 4.132  text 0.831, n/a correct  audio 3.301, 50.0% correct "
-                    "(codebook 0: n/a)  lr 0.0001  grad n/a  210 ms"
-                ),
-            ),
-            (
-                train_step(loss=float("nan"), audio_accuracy_per_codebook=(), learning_rate=9.5238e-05),
-                (
-                    "step 20  epoch 5.00  loss n/a  text 0.831, 81.2% correct  audio 3.301, n/a correct "
-                    "(codebook 0: n/a)  lr 9.52e-05  grad 1.23  210 ms  (not finite: loss)"
-                ),
-            ),
-            (
-                eval_result(),
-                (
-                    "evaluation at step 20  loss 4.500  text 1.000, 75.0% correct  audio 3.500, 37.5% correct "
-                    "(codebook 0: 50.0%)  3 samples"
+                    "run 20260102-030405-abcd, resumed from step 20: 1 training sample, 0 for evaluation  1 codebook  "
+                    "5,678,901 trainable parameters  8 processes on cuda:0  seed 42"
                 ),
             ),
             (checkpoint(), "saved checkpoint-20"),
@@ -195,25 +161,25 @@ class TestOtherEvents:
             (
                 token_counts(codebook=0),
                 (
-                    "token counts of step 20, audio codebook 0: 13 of 16 correct; labels in the sequence at -2 to +2: "
-                    "[1, 2, 16, 2, 1]; the most frequent label alone 12.5%; stop token 1 of 1 correct, rank 1.0"
+                    "token counts of step 20, audio codebook 0: 13 of 16 correct  labels in the sequence at -2 to +2: "
+                    "[1, 2, 16, 2, 1]  the most frequent label alone 12.5%  stop token 1 of 1 correct, rank 1.0"
                 ),
             ),
             (
                 token_counts(num_targets=0, num_correct=0, unigram_accuracy=None, stop_targets=0, stop_rank=None),
-                "token counts of step 20, text: 0 of 0 correct; labels in the sequence at -2 to +2: [1, 2, 16, 2, 1]",
+                "token counts of step 20, text: 0 of 0 correct  labels in the sequence at -2 to +2: [1, 2, 16, 2, 1]",
             ),
             (
                 run_end(reason="diagnosis", diagnoses={"no_stop_target": 1, "plateau": 12}),
                 (
-                    "run ended: diagnosis at step 30; 1,234 events written, 0 lost; "
-                    "diagnoses: no_stop_target 1 time, plateau 12 times; logging took 57 ms"
+                    "run ended: diagnosis at step 30  1,234 events written, 0 lost  "
+                    "diagnoses: no_stop_target 1 time, plateau 12 times  logging took 57 ms"
                 ),
             ),
             (sink_recovered(), "sink jsonl works again; 3 events lost, seq 4 to 6"),
             (
                 run_end(events_lost=1200),
-                "run ended: completed at step 30; 1,234 events written, 1,200 lost; logging took 57 ms",
+                "run ended: completed at step 30  1,234 events written, 1,200 lost  logging took 57 ms",
             ),
             (
                 cap_reached(),
@@ -221,13 +187,13 @@ class TestOtherEvents:
             ),
             (
                 run_end(values_replaced=1),
-                ("run ended: completed at step 30; 1,234 events written, 0 lost; 1 value replaced; logging took 57 ms"),
+                ("run ended: completed at step 30  1,234 events written, 0 lost  1 value replaced  logging took 57 ms"),
             ),
             (
                 run_end(reason="error", lost_ranks=(1, 3)),
-                "run ended: error at step 30; lost: rank 1, 3; 1,234 events written, 0 lost; logging took 57 ms",
+                "run ended: error at step 30  lost: rank 1, 3  1,234 events written, 0 lost  logging took 57 ms",
             ),
-            (run_end(events_written=1), "run ended: completed at step 30; 1 event written, 0 lost; logging took 57 ms"),
+            (run_end(events_written=1), "run ended: completed at step 30  1 event written, 0 lost  logging took 57 ms"),
         ],
         ids=lambda value: getattr(value, "name", ""),
     )

@@ -11,7 +11,7 @@ import pytest
 from tqdm import tqdm
 
 from higgs_audio_trainer.training.progress import TrainingBar
-from sinks.terminal.screen import Screen
+from sinks.terminal.screen import Screen, say_on_stderr
 from tests.builders import Screen as Terminal
 
 
@@ -81,6 +81,23 @@ class TestOrder:
         screen.note("cannot open a\n\x1b[2J")
         screen.close()
         assert err.getvalue() == "cannot open a\\n\\x1b[2J\n"
+
+    def test_a_notice_is_folded_to_the_terminal(self, monkeypatch):
+        """A notice on a terminal has no cut word. Without a terminal its line has any length."""
+        monkeypatch.setenv("COLUMNS", "80")
+        text = "Stopping after this step; a checkpoint will be saved. Ctrl-C again ends now without one."
+        for err, lines in ((Terminal(), [text[:75], f"  {text[76:]}", ""]), (io.StringIO(), [text, ""])):
+            screen = Screen(None, err)
+            screen.note(text)
+            screen.close()
+            assert err.getvalue().replace("\r", "").split("\n") == lines
+
+    def test_an_error_is_folded_to_the_terminal(self, monkeypatch):
+        """The message of an error has no cut word."""
+        monkeypatch.setenv("COLUMNS", "40")
+        monkeypatch.setattr("sys.stderr", terminal := Terminal())
+        say_on_stderr("--devise: expected a known flag. See higgs-audio-trainer train --help.")
+        assert terminal.lines() == ["--devise: expected a known flag. See", "  higgs-audio-trainer train --help.", ""]
 
     def test_byte_order_mark(self, tmp_path):
         """An encoding with a byte order mark has one, not one a record."""

@@ -102,27 +102,27 @@ class TestGolden:
         assert (
             out
             == golden("""
-            run r: 1,234 training samples, 0 for evaluation; 8 codebooks; 5,678,901
-              trainable parameters; 1 process on cpu; seed 42
-            step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct
-              audio 3.301, 33.1% correct (codebook 0: 41.2%)  lr 0.0001  grad 1.23  210 ms
-            Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct
+            run r: 1,234 training samples, 0 for evaluation  8 codebooks
+              5,678,901 trainable parameters  1 process on cpu  seed 42
+            step 20  epoch 5.00  0.21 s  lr 1.0e-04  grad 1.2
+              loss 4.132  text 0.831  audio 3.301
+              correct  text 81.2 %  audio 33.1 %  codebooks ▄▃ 25 to 41 %
+            Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 correct
               First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
               First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
               Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
               Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
-            Audio Prediction vs Label Comparison (Codebook 0):
-              en-1 at step 20, 10 of 12 correct
+            Audio Prediction vs Label Comparison (Codebook 0):  en-1, 10 of 12 correct
               First 5 - Predictions: [ 1234,  5678,  9012,  3456, *7890]
               First 5 - Labels:      [ 1234,  5678,  9012,  3456,  7891]
               Last 5  - Predictions: [ 2345,  6789,   123,  4567, *8901]
               Last 5  - Labels:      [ 2345,  6789,   123,  4567,  8902]
               Logits shape: torch.Size([123, 8, 1026])
               Labels shape: torch.Size([8, 123])
-            evaluation at step 20  loss 4.500  text 1.000, 75.0% correct
-              audio 3.500, 37.5% correct (codebook 0: 50.0%)  3 samples
-            Generated p-1: 3.2 s of 3.4 s, stopped by itself, 12 % silence, 50 % as recorded
-              at step 20
+            evaluation at step 20  3 samples
+              loss 4.500  text 1.000  audio 3.500
+              correct  text 75.0 %  audio 37.5 %  codebooks ▅▃ 25 to 50 %
+            Generated p-1: 3.2 s of 3.4 s, stopped by itself, 12 % silent, 50 % as recorded
               Codebook 0:
               First 5 - Predictions: [ 12, 345, 678, *90,  12]
               First 5 - Labels:      [ 12, 345, 678,  91,  12]
@@ -135,10 +135,10 @@ class TestGolden:
               Last 5  - Labels:      [11, 12, 13, 14, 15]
             saved checkpoint-20
             warning (no_stop_label): No stop token is supervised.
-            encoding: 1,500 of 6,000 clips, 3.25 h of audio, 64.0 times real time, 0:09:09
-              left, 2 faults, 4 workers
-            data: 1 error, 1 warning; train 4 samples, 0.1 min, 2 speakers; eval 1 sample,
-              0.1 min
+            encoding: 1,500 of 6,000 clips  3.25 h of audio  64.0 times real time  9:09 left
+              2 faults  4 workers
+            data: 1 error, 1 warning  train 4 samples, 0.1 min, 2 speakers
+              eval 1 sample, 0.1 min
               error (leak): 1 sample: the recording is silent. Remove the sample:
                 data/train.jsonl:3 (en-3), -71 dBFS
               warning (silent): 1 sample: the recording is silent. Remove the sample:
@@ -146,8 +146,8 @@ class TestGolden:
             sink jsonl works again; 3 events lost, seq 4 to 6
             sink jsonl stops: its files reached max_total_bytes, 1,000,000 bytes; later
               events are not written
-            run ended: completed at step 30; 1,234 events written, 0 lost; logging took 57
-              ms
+            run ended: completed at step 30  1,234 events written, 0 lost
+              logging took 57 ms
         """).replace("\n\n", "\n")
             + "\n"
         )
@@ -161,13 +161,10 @@ class TestGolden:
             Sample 1 Prediction vs Label Comparison:
               <عينة> at step 20, 10 of 12 correct
               First 2 - Predictions: [ 1, *3]
-              First 2 - Labels:      [ 1,  2]
-              First 2 - Predicted text: "<مرحبا بالعالم>"
-              First 2 - Label text:     "<مرحبا بكم>"
-              Last 1  - Predictions: [ 5]
-              Last 1  - Labels:      [ 5]
-              Last 1  - Predicted text: "\x1b[2J"
-              Last 1  - Label text:     "é"
+                "<مرحبا بالعالم>"
+              First 2 - Labels:      [ 1,  2]  "<مرحبا بكم>"
+              Last 1  - Predictions: [ 5]  "\x1b[2J"
+              Last 1  - Labels:      [ 5]  "é"
         """)
             .replace("<", "\u2068")
             .replace(">", "\u2069")
@@ -182,14 +179,11 @@ class TestGolden:
         lines = show(capsys, tmp_path / "golden.jsonl")[1].splitlines()
         assert [line for line in lines if not line.startswith(" ")] == [
             (
-                "run: 1,234 training samples, 0 for evaluation; 8 codebooks; 5,678,901 trainable parameters; "
-                "1 process on cpu; seed 42"
+                "run: 1,234 training samples, 0 for evaluation  8 codebooks  5,678,901 trainable parameters  "
+                "1 process on cpu  seed 42"
             ),
-            (
-                "step 20  epoch 5.00  loss 4.132  text 0.831, 81.2% correct  audio 3.301, 33.1% correct "
-                "(codebook 0: 41.2%)  lr 0.0001  grad 1.23"
-            ),
-            "Sample 1 Prediction vs Label Comparison:  en-1 at step 20, 10 of 12 correct",
+            "step 20  epoch 5.00  lr 1.0e-04  grad 1.2",
+            "Sample 1 Prediction vs Label Comparison:  en-1, 10 of 12 correct",
             "saved checkpoint-20",
             "run ended: completed at step 30",
         ]
@@ -233,8 +227,8 @@ class TestFlags:
         assert "token counts" not in show(capsys, log, "--codebook", 0)[1]
         assert "token_counts" in show(capsys, log, "--raw")[1]
         counts, audio = show(capsys, log, "--event", "token_counts")[1].splitlines()
-        assert counts.startswith("token counts of step 20, text: 13 of 16 correct; ")
-        assert audio.startswith("token counts of step 20, audio codebook 0: 13 of 16 correct; ")
+        assert counts.startswith("token counts of step 20, text: 13 of 16 correct  ")
+        assert audio.startswith("token counts of step 20, audio codebook 0: 13 of 16 correct  ")
 
     def test_raw_is_verbatim(self, tmp_path, capsysbinary):
         """--raw keeps every byte: escapes, blanks, key order, unknown fields. A missing newline is added."""
@@ -242,6 +236,26 @@ class TestFlags:
         (tmp_path / "log.jsonl").write_bytes(b"".join(lines))
         assert main(["show", "--raw", str(tmp_path / "log.jsonl")]) == 0
         assert capsysbinary.readouterr().out == b"".join(lines) + b"\n"
+
+    def test_detail(self, log, capsys):
+        """`--console line` is a line a step, and `--log_samples` leaves out samples."""
+        line = show(capsys, log, "--console", "line", "--event", "train_step,prediction_sample")[1]
+        assert line.splitlines() == [
+            "step 20  loss 4.132  text 0.831 81.2 %  audio 3.301 33.1 %  lr 1.0e-04  grad 1.2  0.21 s  epoch 5.00"
+        ]
+        compact = show(capsys, log, "--console", "compact", "--event", "prediction_sample")[1]
+        assert [text.split("  ")[1] for text in compact.splitlines()] == ["text", "codebook 0"]
+        assert "Comparison" in show(capsys, log, "--log_samples", 1)[1]
+        assert "Comparison" not in show(capsys, log, "--log_samples", 0)[1]
+
+    def test_a_filter_changes_no_figure(self, tmp_path, capsys):
+        """Events that the filters hide count for the changes and for the trend of those that are shown."""
+        steps = [train_step(step=step, loss=loss, audio_loss=loss) for step, loss in ((10, 6.95), (20, 6.9))]
+        file_of(tmp_path).write_bytes(dump(records_of([run_start(total_steps=60), audio_sample(), *steps])))
+        shown = show(capsys, tmp_path, "--step", "20", "--event", "train_step")[1].splitlines()
+        assert shown[0].startswith("step 20/60  ")
+        assert shown[1] == "  loss 6.900 (-0.050)  text 0.831 (0.000)  audio 6.900 (-0.050)"
+        assert shown[2] == "  at chance: guessing gives ln V = 6.93"
 
     def test_nothing_matches(self, log, capsys):
         """An empty result is reported on stderr with exit status 0."""
@@ -277,7 +291,9 @@ class TestFlags:
                 ["--summary", "--step", "5", "--sample-id", "a"],
                 "--summary covers the whole log. Remove --step, --sample-id",
             ),
-            (["--wdth"], "unrecognized arguments: --wdth. See higgs-audio-trainer show --help."),
+            (["--console", "all"], "--console: expected full, compact, line, got 'all'"),
+            (["--log_samples", "-1"], "--log_samples: expected a number of samples, 0 for none, got '-1'"),
+            (["--wdth"], "--wdth: expected a known flag. Did you mean --width? See higgs-audio-trainer show --help."),
         ],
     )
     def test_bad_values(self, log, capsys, arguments, message):

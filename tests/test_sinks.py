@@ -194,7 +194,12 @@ class TestBuild:
                     "got an unexpected keyword argument 'folder'"
                 ),
             ),
-            ("console:dir=x", "--sinks: console: expected options: none; got an unexpected keyword argument 'dir'"),
+            (
+                "console:dir=x",
+                "--sinks: console: expected options: detail, shapes; got an unexpected keyword argument 'dir'",
+            ),
+            ("console:detail=all", "--sinks: console: detail: expected full, compact, line, got 'all'"),
+            ("console:shapes=never", "--sinks: console: shapes: expected always, changes, got 'never'"),
             ("own_sink:needs", "--sinks: own_sink:needs: expected options: url; missing a required argument: 'url'"),
         ],
     )

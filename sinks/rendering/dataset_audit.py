@@ -20,13 +20,13 @@ def render_audit(record: Record, *, color: bool) -> str:
     Example:
         >>> train = {"samples": 3, "audio_hours": 2.5, "speakers": None}
         >>> print(render_audit({"splits": {"train": train}, "findings": []}, color=False))
-        data: no findings; train 3 samples, 2.5 h
+        data: no findings  train 3 samples, 2.5 h
     """
     findings = record["findings"]
     counts = Counter(finding["severity"] for finding in findings)
     kinds = [*SEVERITIES, *(kind for kind in counts if kind not in SEVERITIES)]  # a newer version may have more
     verdict = ", ".join(count_of(counts[kind], kind) for kind in kinds if counts[kind]) or "no findings"
-    splits = (f"; {split} {_facts(facts)}" for split, facts in record["splits"].items())
+    splits = (f"  {split} {_facts(facts)}" for split, facts in record["splits"].items())
     head = f"{styled(f'data: {verdict}', BOLD, color)}{''.join(splits)}"
     in_order = sorted(findings, key=lambda finding: kinds.index(finding["severity"]))
     return "\n".join([head, *(_line(finding, color=color) for finding in in_order)])

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sinks.protocol import Record
+from sinks.rendering.text_format import TextFormat
 from sinks.rendering.token_columns import render_token_columns
-from sinks.terminal.style import BOLD, DIM, styled
+from sinks.terminal.style import BOLD, DIM
 
 #: Frames of the Higgs codec a second. The record counts frames and does not state the rate, so another codec needs
 #: another rate here.
@@ -15,29 +16,41 @@ FRAME_RATE_HZ = 25
 _MASKED = -100  # label of a slot without a code of the recording
 
 
-def render_generation(record: Record, *, color: bool, width: int | None) -> str:
+def render_generation(record: Record, text_format: TextFormat) -> str:
     """Return the text of a `generation_sample`. Seconds are those of the Higgs codec, of 25 frames a second.
 
-    Example:
-        >>> record = {
-        ...     "step": 50, "probe": "p-1", "frames": 80, "frames_label": 85, "stopped": True, "agreement": [0.5],
-        ...     "longest_run": 2, "silence_share": 0.12, "first": [], "last": [], "cer": 0.08, "wer": 0.25,
-        ... }
-        >>> print(render_generation(record, color=False, width=None))
-        Generated p-1: 3.2 s of 3.4 s, stopped by itself, 12 % silence, 50 % as recorded, CER 8 %, WER 25 %  at step 50
+    Codes that differ from the recording have no colour, since a sentence may be spoken in many ways.
     """
-    head = styled(f"Generated {record['probe']}:", BOLD, color)
-    place = styled(f"at step {record['step']}", DIM, color)
-    lines = [f"{head} {', '.join(_facts(record))}  {place}"]
+    lines = [render_generation_line(record, text_format)]
     lasts = {end["codebook"]: end for end in record["last"]}
     for first in record["first"]:
         codebook = first["codebook"]
         windows = {"First": _window(first, at_end=False)}
         if codebook in lasts:
             windows["Last"] = _window(lasts[codebook], at_end=True)
+        if all(window["predictions"] == window["labels"] for window in windows.values()):
+            continue
         if any(window["predictions"] for window in windows.values()):
-            lines += [f"  Codebook {codebook}:", *render_token_columns(windows, color=color, width=width)]
+            tokens = render_token_columns(windows, color=text_format.color, width=text_format.width, wrong="")
+            lines += [f"  Codebook {codebook}:", *tokens]
     return "\n".join(lines)
+
+
+def render_generation_line(record: Record, text_format: TextFormat) -> str:
+    """Return the facts of a `generation_sample` as one line.
+
+    Example:
+        >>> from sinks.rendering.history import History
+        >>> record = {
+        ...     "step": 50, "probe": "p-1", "frames": 80, "frames_label": 85, "stopped": True, "agreement": [0.5],
+        ...     "longest_run": 2, "silence_share": 0.12, "cer": 0.08, "wer": 0.25,
+        ... }
+        >>> print(render_generation_line(record, TextFormat(False, None, History())))
+        Generated p-1 at step 50: 3.2 s of 3.4 s, stopped by itself, 12 % silent, 50 % as recorded, CER 8 %, WER 25 %
+    """
+    head = text_format.style(f"Generated {record['probe']}", BOLD)
+    place = text_format.style(text_format.at_step(record), DIM)
+    return f"{head}{place}: {', '.join(_facts(record))}"
 
 
 def _facts(record: Record) -> Iterator[str]:
@@ -47,7 +60,7 @@ def _facts(record: Record) -> Iterator[str]:
     if record["longest_run"] > FRAME_RATE_HZ:
         yield f"one frame {record['longest_run']} times in a row"
     if record["silence_share"] is not None:
-        yield f"{_percent(record['silence_share'])} silence"
+        yield f"{_percent(record['silence_share'])} silent"
     if record["agreement"] and record["agreement"][0] is not None:
         yield f"{_percent(record['agreement'][0])} as recorded"
     for name in ("cer", "wer"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sinks.protocol import Record
-from sinks.rendering.renderers import RENDERERS, TextFormat, plain
+from sinks.rendering.history import History
+from sinks.rendering.renderers import RENDERERS, Renderer
+from sinks.rendering.text_format import TextFormat, plain
 from sinks.terminal.escape import escaped, printable
 from sinks.terminal.fold import folded
 from sinks.terminal.style import DIM
@@ -78,7 +80,7 @@ def render(
 
     Args:
         record: Record of a sink or of a log.
-        color: True marks mismatches by colour, False by a `*`.
+        color: True shows colours.
         width: Columns of a line, at least `sinks.terminal.fold.NARROWEST`; None for lines of any length.
         on_failure: Called where a renderer raises. The record is then shown field by field. The default warns.
 
@@ -88,11 +90,24 @@ def render(
         >>> render({"event": "new_event", "v": 1, "values": [1, 2]})
         'event=new_event  v=1  values=[1, 2]'
     """
-    safe = escaped(record)
-    text_format = TextFormat(color, width)
-    notes = {name: safe.pop(name) for name in _NOTES if name in safe}
+    return render_as(TextFormat(color, width, History()), RENDERERS, escaped(record), on_failure) or ""
+
+
+def render_as(
+    text_format: TextFormat, renderers: Mapping[str, Renderer], record: Record, on_failure: OnFailure
+) -> str | None:
+    """Return the text of a record in a format, or None for a record that is not shown.
+
+    Args:
+        text_format: Format of the text.
+        renderers: Renderer of each event.
+        record: Escaped record.
+        on_failure: Called where a renderer raises; see `render`.
+    """
+    safe = {name: value for name, value in record.items() if name not in _NOTES}
+    notes = {name: record[name] for name in _NOTES if name in record}
     event = safe.get("event")
-    renderer = RENDERERS.get(event) if isinstance(event, str) else None
+    renderer = renderers.get(event) if isinstance(event, str) else None
     try:
         text = _field_by_field(safe) if renderer is None else renderer(safe, text_format)
     # A bug of a renderer, or a record that a user's processor or another program changed. Both raise the same
@@ -100,9 +115,11 @@ def render(
     except Exception as error:  # noqa: BLE001 - reported
         on_failure(str(event), error)
         text = _field_by_field(safe)
+    if text is None:
+        return None
     noted = "; ".join(f"{_NOTES[name]}: {_paths(paths)}" for name, paths in notes.items() if paths)
     text += ("\n  " if "\n" in text else "  ") + text_format.style(f"({noted})", DIM) if noted else ""
-    return text if width is None else folded(text, width)
+    return text if text_format.width is None else folded(text, text_format.width)
 
 
 def _paths(noted: Any) -> str:

@@ -1,16 +1,21 @@
-"""Lines folded to a width in terminal columns. Pure functions."""
+"""Lines folded to a width in terminal columns."""
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
+from typing import TextIO
 
+from sinks.terminal.stream import is_terminal
 from sinks.terminal.style import FIRST_STRONG_ISOLATE, POP_ISOLATE, RESET
 
 NARROWEST = 20  # columns that a line of token ids needs
+_USUAL = 80  # columns of a terminal
+_MOST_DIGITS = 4  # of COLUMNS
 _HANG = 2  # columns of indent for the rest of a folded line
 _STYLE = re.compile("\x1b\\[[0-9;]*m")
 _GAPS = re.compile(" {2,}")
@@ -18,6 +23,30 @@ _STATES = re.compile(f"{_STYLE.pattern}|[{FIRST_STRONG_ISOLATE}{POP_ISOLATE}]")
 _WITHOUT_COLUMN = frozenset({"Mn", "Me", "Cf"})
 _SHAPED = frozenset({"AL", "AN"})  # Arabic number signs are format characters that take a column
 _JAMO = ((0x1160, 0x11FF), (0xD7B0, 0xD7FF))  # vowels and finals, drawn onto the previous letter
+
+
+def terminal_columns(stream: TextIO | None) -> int | None:
+    """Return the present width of the terminal of a stream, or None for a stream without a terminal.
+
+    A number in the environment variable COLUMNS counts more than the size of the terminal, as in Python's
+    `shutil.get_terminal_size`. A terminal that does not know its size has 80 columns.
+    """
+    if stream is None or not is_terminal(stream):
+        return None
+    given = os.environ.get("COLUMNS", "")
+    if given.isascii() and given.isdigit() and int(given[:_MOST_DIGITS]):
+        return max(int(given[:_MOST_DIGITS]), NARROWEST)
+    try:
+        size = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        size = 0
+    return max(size or _USUAL, NARROWEST)
+
+
+def fitted(text: str, stream: TextIO | None) -> str:
+    """Return a text folded to the terminal of a stream, and unchanged for a stream without a terminal."""
+    width = terminal_columns(stream)
+    return text if width is None else folded(text, width)
 
 
 def columns(text: str) -> int:

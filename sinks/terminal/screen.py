@@ -7,27 +7,30 @@ import io
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TextIO
 
 from sinks.terminal.escape import printable
+from sinks.terminal.fold import fitted
 from sinks.terminal.stream import TextStream, encoding_of, is_terminal, same_place
 from sinks.terminal.writer import SPEAKER, Channel, Writer
 
 _LONGEST_WAIT_S = 10.0  # of `close`, for all streams together
 _LONGEST_NOTE = 4_000
+_MOMENT_S = 0.3
 
 
 def say_on_stderr(text: str) -> None:
-    """Print a line on stderr and ignore a closed or broken stderr.
+    """Print lines on stderr, folded to a terminal, and ignore a closed or broken stderr.
 
     Nothing stays in Python's buffer. A failed flush at exit would make the exit status 120.
     """
     stream = TextStream(sys.stderr)
     stream.flush()
     with suppress(Exception):
-        stream.write(text + "\n")
+        stream.write(fitted(text, sys.stderr) + "\n")
 
 
 class Screen:
@@ -57,6 +60,7 @@ class Screen:
         self._err = err
         self._pid = os.getpid()
         self._closed = False
+        self._bar = self._phase = ""
         self._unregistered = [self]
         self._records = Channel(out, "stdout", "record", "; a log file, if there is one, has them")
         self._notes = Channel(err, "stderr", "notice")
@@ -81,13 +85,38 @@ class Screen:
         self._give(self._of_records, self._records, text)
 
     def note(self, text: str) -> None:
-        """Print a notice, with control characters escaped."""
-        self._give(self._of_notes, self._notes, printable(text, longest=_LONGEST_NOTE))
+        """Print a notice, with control characters escaped, folded to a terminal."""
+        self._give(self._of_notes, self._notes, fitted(printable(text, longest=_LONGEST_NOTE), self._err))
+
+    @property
+    def has_status(self) -> bool:
+        """True if notices go to a terminal, where a line can stay below all others."""
+        return self._notes.stream.terminal
 
     def status(self, text: str) -> None:
         """Keep a line below all others, on a terminal only. A new text replaces the line, and "" removes the line."""
-        if self._notes.stream.terminal and not self._closed and os.getpid() == self._pid:
-            self._of_notes.status = text
+        self._bar = text
+        self._draw_status()
+
+    def phase(self, text: str) -> None:
+        """Keep a line in the place of the status, whose line returns with ""."""
+        self._phase = text
+        self._draw_status()
+
+    def watch(self, call: Callable[[], None] | None) -> None:
+        """Let the thread of the notices call a function a few times a second. None ends the calls."""
+        if self._notes.read and not self._closed and os.getpid() == self._pid:
+            self._of_notes.watch = call
+            self._of_notes.draw_status()
+
+    def settle(self) -> None:
+        """Wait a moment until the line below all others is as it should be."""
+        if self.has_status and not self._closed and os.getpid() == self._pid:
+            self._of_notes.settle(_MOMENT_S)
+
+    def _draw_status(self) -> None:
+        if self.has_status and not self._closed and os.getpid() == self._pid:
+            self._of_notes.status = self._phase or self._bar
             self._of_notes.draw_status()
 
     def status_stream(self) -> StatusStream:
@@ -131,6 +160,8 @@ class Screen:
 
 class StatusStream:
     """The `file` of a tqdm bar. A bar redraws a single line, so nested bars are not supported."""
+
+    is_status = True  # tells the bars of this program from bars that other code draws on the terminal
 
     def __init__(self, screen: Screen, err: TextIO | None) -> None:
         self._screen = screen

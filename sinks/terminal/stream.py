@@ -14,7 +14,8 @@ import os
 import select
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TextIO
 
 from sinks.terminal.escape import encodable_text, known_encoding
@@ -23,6 +24,9 @@ from sinks.terminal.escape import encodable_text, known_encoding
 _GONE = frozenset({errno.EPIPE, errno.EBADF, errno.ECONNRESET, errno.ENXIO})
 _PAUSE_S = 0.005  # between attempts, because a terminal may report room and still refuse a write
 _DEFAULT_COLUMNS = 80
+_LONG_LINE = 4_000  # bytes; a terminal takes a shorter line at once
+
+Aside = Callable[[], AbstractContextManager[str]]
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -100,6 +104,7 @@ class TextStream:
         self._encoder = codecs.getincrementalencoder(self._encoding)("backslashreplace")
         self._descriptor = descriptor_of(stream)
         self._own: int | None = None
+        self._prompt: int | None = None  # descriptor of the terminal whose writes do not wait
         self._torn = False
 
     def flush(self) -> None:
@@ -116,12 +121,18 @@ class TextStream:
         if self._descriptor is not None:
             with suppress(OSError):  # no descriptor is left, or the first write reports a closed one
                 self._own = os.dup(self._descriptor)
+        if self._descriptor is not None and self.terminal:
+            # Not `os.set_blocking`, which would change the terminal for other descriptors and programs too.
+            with suppress(OSError):
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self._prompt = os.open(os.ttyname(self._descriptor), flags)
 
     def close(self) -> None:
-        """Close the duplicate descriptor."""
-        own, self._own = self._own, None
-        if own is not None:
-            os.close(own)
+        """Close the descriptors of `open`."""
+        opened, self._own, self._prompt = (self._own, self._prompt), None, None
+        for descriptor in opened:
+            if descriptor is not None:
+                os.close(descriptor)
 
     def write(self, text: str) -> None:
         """Write a text, in a single system call if possible. A newline ends a half-written text before the next text.
@@ -143,7 +154,7 @@ class TextStream:
             self._stream.flush()
 
     def _write_bytes(self, descriptor: int, text: str) -> None:
-        data = memoryview(self._encoder.encode(encodable_text(text, self._encoding), final=True))
+        data = memoryview(self._encoded(text))
         while data:
             try:
                 taken = os.write(descriptor, data)
@@ -154,6 +165,40 @@ class TextStream:
             data = data[taken:]
             self._torn = True
             self.moves += 1
+
+    def write_above(self, text: str, erasure: str, aside: Aside) -> None:
+        """Write a text above the bars that other code draws on this terminal.
+
+        Inside `aside` no write waits. A terminal that takes a part of a line gets the line again from the beginning.
+
+        Args:
+            text: Text of whole lines.
+            erasure: Text that removes the bars.
+            aside: Returns a context that keeps the bars from being drawn, and yields the text that draws the bars.
+
+        Raises:
+            Exception: Any exception of the stream.
+        """
+        if self._prompt is None:
+            with aside() as bars:
+                pass
+            self.write(erasure + text + bars)
+            return
+        rest = self._encoded(text)
+        while True:
+            _writable(self._prompt, None)
+            with aside() as bars:
+                before, after = self._encoded(erasure), self._encoded(bars)
+                taken = max(0, _written_now(self._prompt, before + rest + after) - len(before))
+            self.moves += 1
+            if taken >= len(rest):
+                return
+            lines = rest.rfind(b"\n", 0, taken) + 1
+            rest = rest[lines if taken - lines < _LONG_LINE else taken :]
+            time.sleep(_PAUSE_S)
+
+    def _encoded(self, text: str) -> bytes:
+        return self._encoder.encode(encodable_text(text, self._encoding), final=True)
 
     def is_gone(self, error: Exception) -> bool:
         """Return True if no later write can succeed after an error."""
@@ -176,6 +221,14 @@ class TextStream:
             )
         except OSError:
             return _DEFAULT_COLUMNS
+
+
+def _written_now(descriptor: int, data: bytes) -> int:
+    """Write to a descriptor that does not wait. Return the number of bytes that were taken."""
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        return 0
 
 
 def _writable(descriptor: int, timeout_ms: int | None) -> Any:

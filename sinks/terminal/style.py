@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-RED, YELLOW, BOLD, DIM, RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
+RED, GREEN, YELLOW = "\x1b[1;31m", "\x1b[1;32m", "\x1b[1;33m"
+BOLD, DIM, RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+#: Styles of tokens, which are many and so not bold. Readable on dark and on light backgrounds.
+CORRECT, WRONG = "\x1b[32m", "\x1b[31m"
 FIRST_STRONG_ISOLATE, POP_ISOLATE = "\u2068", "\u2069"
 
 

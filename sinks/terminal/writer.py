@@ -17,6 +17,7 @@ from operator import length_hint
 from queue import Empty, SimpleQueue
 from typing import TextIO
 
+from sinks.terminal.bars import ERASURE, ForeignBars
 from sinks.terminal.escape import printable
 from sinks.terminal.stream import TextStream
 from sinks.terminal.words import count_of
@@ -24,6 +25,8 @@ from sinks.terminal.words import count_of
 SPEAKER = "higgs-audio-trainer"
 _PATIENCE_S = 2.0  # how long `end` waits for a reader that reads nothing
 _POLL_S = 0.1  # how often `end` checks the progress
+_PAUSE_S = 0.001  # between two looks of `settle`
+_TICK_S = 0.25  # how often `watch` is called
 _FATAL_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}  # never blocked
 
 
@@ -108,6 +111,9 @@ class Writer:
         complain: Callable[[Channel, str], None],
     ) -> None:
         self.status = ""
+        self.watch: Callable[[], None] | None = None  # called by the thread while it is set
+        self._ticked_at = 0.0
+        self._asked = self._answered = 0  # calls of `settle`
         self._channels = channels
         self._status_on = status_on
         self._capacity = capacity
@@ -117,6 +123,7 @@ class Writer:
         self._woken = self._ending = self._ended = False
         self._end: SimpleQueue[None] = SimpleQueue()
         self._drawn = ""
+        self._bars = ForeignBars()
 
     def put(self, channel: Channel | None, text: str, *, counts: bool = False) -> None:
         """Queue a text and displace the oldest texts above the capacity. Safe in threads, handlers and finalizers."""
@@ -138,6 +145,14 @@ class Writer:
         if not self._woken:
             self._woken = True
             self.put(None, "")
+
+    def settle(self, seconds: float) -> None:
+        """Wait until the status of this moment is drawn, or until the reader is too slow."""
+        deadline = time.monotonic() + seconds
+        self._asked += 1
+        self.put(None, "")
+        while self._answered < self._asked and not self._ended and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
 
     def end(self, deadline: float) -> None:
         """Wait until all texts are written, until the reader stops reading, or until the deadline.
@@ -178,14 +193,24 @@ class Writer:
         for opened in self._channels:
             opened.stream.open()
         while not (self._ending and self._queue.empty()):
-            channel, text, counts = self._queue.get()
-            if channel is None:
-                self._woken = False
-            else:
-                self._deliver(channel, text, counts=counts)
+            with suppress(Empty):
+                channel, text, counts = self._queue.get(timeout=None if self.watch is None else _TICK_S)
+                if channel is None:
+                    self._woken = False
+                else:
+                    self._deliver(channel, text, counts=counts)
+            self._tick()
             if self._queue.empty():  # waiting records go before the progress line
+                asked = self._asked
                 self._draw(self.status)
+                self._answered = asked
         self._finish()
+
+    def _tick(self) -> None:
+        watch, now = self.watch, time.monotonic()
+        if watch is not None and now - self._ticked_at >= _TICK_S:
+            self._ticked_at = now
+            watch()
 
     def _deliver(self, channel: Channel, text: str, *, counts: bool) -> None:
         self._draw("")
@@ -219,6 +244,8 @@ class Writer:
         channel = self._status_on
         if channel is None or not (status or self._drawn):
             return
+        if self._bars.are_drawn():  # on the line of the status
+            status = ""
         shown = printable(status)[: max(channel.stream.columns() - 1, 0)]
         if shown == self._drawn:
             return
@@ -230,7 +257,10 @@ class Writer:
         if channel.gone:
             return False
         try:
-            channel.stream.write(text)
+            if channel.stream.terminal and self._bars.need_room():
+                channel.stream.write_above(text, ERASURE, self._bars.aside)
+            else:
+                channel.stream.write(text)
         except Exception as error:  # noqa: BLE001 - any exception of a stream is counted and reported once
             channel.gone = channel.stream.is_gone(error)
             channel.why = (error.strerror if isinstance(error, OSError) else None) or printable(

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
+from sinks.option_folder import option_folder
 from sinks.protocol import Record, Sink, SinkContext, SinkError, SinkFactory
 from sinks.queued import Queued
 from sinks.terminal.escape import printable
@@ -204,13 +205,16 @@ def folder_of(context: SinkContext, given: str | None, name: str) -> Path:
     Args:
         context: Facts about the run.
         given: Value of the option `dir`, with `~` for the home folder; None for the default.
-        name: Name of the default folder in the output directory.
+        name: Name of the sink, and of the default folder in the output directory.
+
+    Raises:
+        SinkError: The home folder is unknown.
 
     Example:
         >>> str(folder_of(SinkContext("out", "a-run", 0, 0), None, "wandb"))
         'out/wandb'
     """
-    return Path(context.output_dir) / name if given is None else Path(given).expanduser()
+    return Path(context.output_dir) / name if given is None else option_folder(given, name)
 
 
 def run_name(context: SinkContext) -> str:

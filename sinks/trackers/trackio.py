@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sinks.option_folder import option_folder
 from sinks.protocol import Record, SinkContext, SinkError
 from sinks.trackers import rows
 from sinks.trackers.rows import Row, Scalars
@@ -95,7 +96,7 @@ def opener(context: SinkContext, *, project: str = PROJECT, dir: str | None = No
         SinkError: The library is not installed, or has another store open.
     """
     if dir is not None:
-        _choose(Path(dir).expanduser().absolute())
+        _choose(option_folder(dir, "trackio").absolute())
     library("trackio.sqlite_storage", "trackio")
     return partial(Trackio, project, run_name(context))
 
