@@ -6,8 +6,7 @@ from tests.builders import record_of
 
 
 def write_events(path, events):
-    """Write events as the lines of a log."""
-    path.write_bytes(
-        b"".join(orjson.dumps(record_of(event) | {"seq": seq}) + b"\n" for seq, event in enumerate(events))
-    )
+    """Write events, or records of events, as the lines of a log."""
+    records = [event if isinstance(event, dict) else record_of(event) for event in events]
+    path.write_bytes(b"".join(orjson.dumps(record | {"seq": seq}) + b"\n" for seq, record in enumerate(records)))
     return path

@@ -1,4 +1,4 @@
-"""Tests of `report LOG [OTHER]`: contents of the page, limits of its size, and escaping of the log's texts."""
+"""Tests of `report LOG...`: contents of the page, limits of its size, and escaping of the log's texts."""
 
 import base64
 import hashlib
@@ -10,6 +10,7 @@ import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import orjson
 import pytest
 from jinja2 import nodes
 from markupsafe import Markup
@@ -27,6 +28,7 @@ from tests.builders import (
     diagnosis,
     eval_result,
     generation_sample,
+    record_of,
     run_end,
     run_start,
     text_sample,
@@ -56,7 +58,25 @@ KNOWN = {
         "p",
     ),
     *("a", "ul", "ol", "li", "dl", "dt", "dd", "figure", "figcaption", "details", "summary", "span", "i", "b", "bdi"),
-    *("table", "thead", "tbody", "tr", "th", "td", "code", "strong", "svg", "g", "path", "text", "circle", "rect"),
+    *(
+        "br",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "code",
+        "pre",
+        "q",
+        "strong",
+        "svg",
+        "g",
+        "path",
+        "text",
+        "circle",
+        "rect",
+    ),
 }
 
 
@@ -97,7 +117,8 @@ def report(tmp_path, monkeypatch, capsys):
 
     def made(*logs):
         names = [
-            str(write_events(tmp_path / f"{letter}.jsonl", events)) for letter, events in zip("ab", logs, strict=False)
+            str(write_events(tmp_path / f"{letter}.jsonl", events))
+            for letter, events in zip("abcdefgh", logs, strict=False)
         ]
         assert main(["report", *names, "-o", "page.html"]) == 0
         capsys.readouterr()
@@ -119,10 +140,14 @@ def test_the_page_has_every_part(report):
     """The page has all sections, and each section shows the values of the log."""
     page = report(RUN)
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
-    assert {"curves", "codebooks", "heat", "diagnoses", "samples", "settings", "cost", "left-out"} <= ids
+    assert {"curves", "codebooks", "heat", "diagnoses", "samples", "optimizer", "cost", "left-out"} <= ids
     for said in ("completed at step 3", "one token everywhere", "en-1", "*7890", "7891", "Every logged step is drawn."):
         assert said in page.text
-    assert "Loss of evaluations (nats)" in page.text
+    drawn = [attributes.get("aria-label", "") for name, attributes in page.elements if name == "svg"]
+    assert (
+        "Audio loss (nats). Training: 3.301 at step 1, 3.301 at step 3. Evaluation: 3.5 at step 3. Chance: 6.933."
+        in drawn
+    )
     assert "4.5 ms of 631.2 ms in the logged steps (0.7%); " in page.text
 
 
@@ -131,7 +156,7 @@ def test_every_drawing_is_named(report):
     drawings = [attributes for name, attributes in report(RUN).elements if name == "svg"]
     assert len(drawings) > 10
     assert all(attributes.get("aria-hidden") or attributes["aria-label"] for attributes in drawings)
-    assert any("total: 4.132 at step 1, 4.132 at step 3." in item.get("aria-label", "") for item in drawings)
+    assert any("codebook 0: 3 at step 1, 3 at step 3." in item.get("aria-label", "") for item in drawings)
 
 
 def test_headings_and_targets_of_links(report):
@@ -179,7 +204,7 @@ def test_hostile_texts_stay_text(report, name):
             train_step(),
             text_sample(sample_id=hostile, fingerprint=hostile, first=end),
             generation_sample(probe=hostile, text=hostile, audio=hostile),
-            text_sample(split="probe", sample_id=hostile, fingerprint=hostile, first=end),
+            text_sample(split="probe", sample_id=hostile, fingerprint=hostile, first=end, text=hostile),
             diagnosis(code=hostile, message=hostile, evidence={}),
             run_end(reason=hostile),
         ]
@@ -305,15 +330,138 @@ def test_a_long_log_makes_a_small_page_in_little_memory(tmp_path):
 
 
 def test_two_logs_stand_beside_each_other(report):
-    """Two logs have the same axes, and the first difference is reported and marked at its step."""
+    """Two logs are lines of the same charts, and the first difference is reported and marked at its step."""
     other = [train_step(step=2, loss=9.0) if event == train_step(step=2) else event for event in RUN]
     page = report(RUN, other)
     assert "step 2, train_step: loss: expected 4.13217, got 9" in page.text
     marked = [attributes for _, attributes in page.elements if attributes.get("class") == "divergence"]
     assert len(marked) >= 4
     assert page.text.count("first difference: step 2") == len(marked)
-    captions = [said for said in page.texts if said in ("A: Loss (nats)", "B: Loss (nats)")]
-    assert captions[:2] == ["A: Loss (nats)", "B: Loss (nats)"]
+    assert page.texts.count("Audio loss (nats)") == 1
+    (drawing,) = (
+        item["aria-label"] for _, item in page.elements if item.get("aria-label", "").startswith("Total loss")
+    )
+    assert "A: training: 4.132 at step 1" in drawing
+    assert "B: training: 4.132 at step 1" in drawing
+
+
+def test_up_to_eight_logs(report, tmp_path, capsys):
+    """Eight runs have a letter, a colour and dashes each, a row of figures, and a comparison with the first run."""
+    runs = [
+        [
+            run_start(config={"lr": 1e-4 * (1 + run % 2), "log_steps": 5}),
+            *(train_step(step=step, audio_loss=9.0 / step + run) for step in (1, 2, 3)),
+            audio_sample(logits_shape=(20, 8, 1026)),
+            eval_result(step=2, audio_loss=6.0 - 0.5 * run),
+        ]
+        for run in range(8)
+    ]
+    page = report(*runs)
+    assert "Training report: 8 runs" in page.texts
+    assert "H: numbers, state, model and data" in page.texts
+    headlines = [item["class"] for name, item in page.elements if item.get("class", "").startswith("headline")]
+    # The losses of A to D end at 3 to 6, and those of E to H at chance, which is 6.93, or above.
+    assert headlines == ["headline good"] * 4 + ["headline warning"] * 4
+    classes = [item.get("class", "") for name, item in page.elements if name == "path"]
+    assert all(f"line l{run} training" in classes and f"line l{run} evaluation" in classes for run in range(8))
+    named = [item.get("aria-label", "") for name, item in page.elements if name == "svg"]
+    (drawing,) = (name for name in named if name.startswith("Audio loss (nats). "))
+    assert "H: training: 16 at step 1, 10 at step 3. H: evaluation: 2.5 at step 2." in drawing
+    assert drawing.endswith(" Chance: 6.933.")
+    assert page.text.count("First difference: ") == 7
+    row = page.texts[page.texts.index(f"H: {tmp_path / 'h.jsonl'}", page.texts.index("best evaluation")) :]
+    assert [text for text in row if text.strip()][1:4] == ["10", "0.8312", "2.5 at step 2"]
+    assert "log_steps" not in page.texts[: page.texts.index("First difference, event by event")][-80:]
+    assert [text for text in page.texts if text == "lr"]
+    names = ["a.jsonl"] * 9
+    assert main(["report", *names, "-o", "nine.html"]) == 2
+    assert "expected at most 8 logs, got 9. Leave some out" in capsys.readouterr().err
+    assert not (tmp_path / "nine.html").exists()
+
+
+def test_letters_of_runs_do_not_overlap(report):
+    """The letters at the ends of equal lines stand one below the other."""
+    page = report(*[[train_step(step=step, audio_loss=4.0 / step) for step in (1, 2)]] * 3)
+    letters = [item for name, item in page.elements if name == "text" and "letter" in item.get("class", "")]
+    first = [(float(item["x"]), float(item["y"])) for item in letters[:3]]
+    assert len({x for x, _ in first}) == 1
+    heights = sorted(y for _, y in first)
+    assert all(below - above == pytest.approx(11) for above, below in pairwise(heights))
+
+
+def test_cost_and_omissions_are_folded_away(report):
+    """Cost and omissions are in closed details at the end of the page."""
+    page = report(RUN)
+    folded = [item for name, item in page.elements if name == "details" and item.get("class") == "section"]
+    assert folded == [{"class": "section"}] * 2
+    sections = [item["id"] for name, item in page.elements if name == "section"]
+    assert sections[-2:] == ["cost", "left-out"]
+
+
+def test_heat_spans_the_values_of_the_log(report):
+    """The lightest and the darkest shade of accuracy are at the lowest and the highest accuracy, not at 0 and 100 %."""
+    steps = [train_step(step=step, audio_accuracy_per_codebook=(0.02 * step, 0.01)) for step in (1, 2, 3)]
+    page = report(steps)
+    assert "1% to 1.625%" in page.text
+    assert "5.375% to 6%" in page.text
+    assert "87.5% to 100%" not in page.text
+
+
+def sentences_of(page):
+    """Return the sentences in the headings of the samples."""
+    return re.findall(r'<summary>.*<q><bdi dir="auto">(.*)</bdi></q>, in ', page.source)
+
+
+@pytest.mark.parametrize("split", ["train", "eval", "probe"])
+def test_samples_have_the_sentence_that_is_spoken(report, split):
+    """The heading of each sample has its sentence, with a direction of its own."""
+    said = SCRIPTS["Arabic"]
+    sample = {"split": split, "text": said}
+    page = report([run_start(), text_sample(**sample), audio_sample(**sample), audio_sample(step=30, **sample)])
+    assert sentences_of(page) == [text(said)]
+
+
+def test_a_log_without_texts_has_the_sentences_of_its_speech(report):
+    """Samples of an older log, or of a log without texts, have a sentence if the model speaks the samples too."""
+    older = [record_of(event) for event in (audio_sample(sample_id="p-1"), audio_sample(fingerprint="ab"))]
+    for record in older:
+        del record["text"]
+    page = report([run_start(), *older, generation_sample(probe="p-1", text="Good night.")])
+    assert sentences_of(page) == ["Good night."]
+
+
+def test_a_sample_has_its_own_sentence(report):
+    """A probe of another text with the same id does not matter, nor does an attempt whose log had no texts."""
+    speech = generation_sample(probe="en-1", text="Another sentence.")
+    page = report([run_start(), speech, text_sample(step=10), text_sample(text="Good\nnight. " + "a" * 300)])
+    assert sentences_of(page) == ["Good night. " + "a" * 188 + "..."]
+
+
+def test_two_runs_share_the_sentence(report):
+    """A sample of two logs has the sentence of the log that has one."""
+    page = report([run_start(), text_sample()], [run_start(), text_sample(text="Good night.")])
+    assert sentences_of(page) == ["Good night."]
+
+
+def test_standard_input_of_a_resumed_run(report, tmp_path, monkeypatch):
+    """Start and end are those of the last attempt, also where the attempts are not known before."""
+    records = []
+    for attempt, (resumed, step) in enumerate([(None, 2), (2, 4)]):
+        start = run_start(resumed_from_step=resumed, total_steps=2 + 2 * attempt)
+        end = run_end(step=step, reason="completed" if attempt else "SIGTERM")
+        events = [start, train_step(step=step), end]
+        records += [record_of(event) | {"attempt": attempt, "seq": seq} for seq, event in enumerate(events)]
+    log = b"".join(orjson.dumps(record) + b"\n" for record in records)
+    with (tmp_path / "log").open("w+b") as file:
+        file.write(log)
+        file.seek(0)
+        done = subprocess.run(
+            [sys.executable, "-m", "higgs_audio_trainer", "report", "-", "-o", "page.html"], check=True, stdin=file
+        )
+    assert done.returncode == 0
+    page = Page((tmp_path / "page.html").read_text("utf-8"))
+    assert "completed at step 4 of 4" in page.texts
+    assert "The log has 6 events and 2 logged steps." in page.text
 
 
 def test_two_logs_that_are_the_same(report):
@@ -326,7 +474,7 @@ def test_two_logs_that_are_the_same(report):
 def test_two_logs_with_nothing_in_common(report):
     """Logs without common events are drawn, and the page reports why the logs were not compared."""
     page = report([train_step(step=1)], [train_step(step=2)])
-    assert "The logs could not be compared. diff: expected events in both logs, got no common event." in page.text
+    assert "A and B could not be compared. diff: expected events in both logs, got no common event." in page.text
 
 
 def test_a_log_of_one_event(report):
@@ -489,11 +637,16 @@ def test_ticks_are_round_and_few(low, high):
 
 
 def test_an_axis_holds_all_its_series():
-    """An axis begins at zero and ends at a round number."""
+    """An axis spans the values, from a round number to a round number, and a near chance level; shares stay shares."""
     series = chart_series()
     for step, value in enumerate((3.2, 14.4, 7.0)):
         series.add(step, value)
-    assert axis_of([series]) == Axis(0.0, 15.0)
+    assert axis_of([series]) == Axis(2.5, 15.0)
+    assert axis_of([series], near=16.0) == Axis(0.0, 20.0)
+    assert axis_of([series], near=30.0) == Axis(2.5, 15.0)
+    full = chart_series()
+    full.add(1, 1.0)
+    assert (axis_of([full], is_share=True).low, axis_of([full], is_share=True).high) == (pytest.approx(0.9), 1.0)
     assert axis_of([]).high > axis_of([]).low
 
 

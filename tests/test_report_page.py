@@ -10,6 +10,8 @@ import pytest
 import soundfile
 
 from higgs_audio_trainer.cli import main
+from higgs_audio_trainer.cli.problems import ProblemPrinter
+from higgs_audio_trainer.cli.report import gathered, write_page
 from tests.builders import (
     audio_sample,
     diagnosis,
@@ -68,7 +70,7 @@ def pages(tmp_path_factory):
         run_start(device=HTML),
         *(train_step(step=step, loss=9.0 / step) for step in STEPS),
         *(
-            text_sample(step=step, sample_id=text, fingerprint="0123", first=_said(text), last=_said(text))
+            text_sample(step=step, sample_id=text, fingerprint="0123", first=_said(text), last=_said(text), text=text)
             for step, text in enumerate(said, 1)
         ),
         *(audio_sample(step=step, fingerprint="0123", **sound_of(step)) for step in STEPS),
@@ -94,9 +96,10 @@ def pages(tmp_path_factory):
     soundfile.write(folder / "audio" / "speech.wav", np.zeros(4_000), 8_000)
     names = ("events/a.jsonl", hostile), ("b.jsonl", other)
     logs = [str(write_events(folder / name, events)) for name, events in names]
-    made = {"one": folder / "one.html", "two": folder / "two.html"}
+    made = {name: folder / f"{name}.html" for name in ("one", "two", "many")}
     assert main(["report", logs[0], "-o", str(made["one"])]) == 0
     assert main(["report", *logs, "-o", str(made["two"])]) == 0
+    assert main(["report", *(logs * 4), "-o", str(made["many"])]) == 0
     return made
 
 
@@ -148,10 +151,28 @@ def test_the_policy_holds(browser, pages):
     assert len(browser.get_log("browser")) == 2
 
 
+def test_a_followed_page_loads_itself_and_keeps_the_place(browser, tmp_path):
+    """The policy allows the reload, which leaves the reader where the reader was."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    log = write_events(tmp_path / "a.jsonl", [run_start(), *(train_step(step=step, loss=9.0 / step) for step in STEPS)])
+    page = tmp_path / "page.html"
+    logs = gathered([str(log)], [None], ProblemPrinter())
+    write_page(page, logs, [], refresh_s=1)
+    show(browser, page)
+    browser.get_log("browser")
+    browser.execute_script("window.scrollTo({top: 700, behavior: 'instant'}); window.isOld = true")
+    WebDriverWait(browser, 60, poll_frequency=0.05).until(
+        lambda driver: driver.execute_script("return document.readyState === 'complete' && !window.isOld")
+    )
+    assert browser.execute_script("return window.scrollY") == pytest.approx(700, abs=2)
+    assert browser.get_log("browser") == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser, pages, scheme):
-    """Axe finds no serious problem of contrast, names, roles, headings or tables on the unfolded page of two logs."""
-    show(browser, pages["two"], scheme=scheme)
+    """Axe finds no serious problem of contrast, names, roles, headings or tables on the unfolded page of eight logs."""
+    show(browser, pages["many"], scheme=scheme)
     browser.execute_script("document.querySelectorAll('details').forEach(item => item.open = true)")
     browser.execute_script(resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8"))
     found = browser.execute_async_script("axe.run().then(arguments[0])")
@@ -164,7 +185,7 @@ def test_axe_finds_nothing_serious(browser, pages, scheme):
     assert len(found["passes"]) > 10
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "many"])
 def test_a_phone_needs_no_scrolling_sideways(browser, pages, name):
     """Wide tables scroll by themselves on a narrow screen, also when all tables are unfolded."""
     show(browser, pages[name], width=PHONE)
@@ -173,19 +194,16 @@ def test_a_phone_needs_no_scrolling_sideways(browser, pages, name):
 
 
 def test_the_keyboard_reaches_everything(browser, pages):
-    """Tab reaches every link and summary, and Enter unfolds a summary."""
+    """Tab reaches every link and summary that is not folded away, and Enter unfolds a summary."""
     from selenium.webdriver.common.keys import Keys
 
     show(browser, pages["one"])
-    count = browser.execute_script("return document.querySelectorAll('a, summary').length")
+    found = "[...document.querySelectorAll('a, summary')].filter(item => item.checkVisibility())"
+    count = browser.execute_script(f"return {found}.length")
     reached = set()
     for _ in range(3 * count):
         browser.switch_to.active_element.send_keys(Keys.TAB)
-        reached.add(
-            browser.execute_script(
-                "return [...document.querySelectorAll('a, summary')].indexOf(document.activeElement)"
-            )
-        )
+        reached.add(browser.execute_script(f"return {found}.indexOf(document.activeElement)"))
         if len(reached - {-1}) == count:
             break
     assert reached >= set(range(count))
@@ -229,7 +247,7 @@ def test_speech_can_be_played_and_folds(browser, pages):
     show(browser, pages["one"])
     browser.get_log("browser")
     cell = "document.querySelector('.voice tbody td:last-child')"
-    assert browser.execute_script(f"return {cell}.innerText").split("\n")[0] == "3.2 s of 3.4 s"
+    assert browser.execute_script(f"return {cell}.querySelector('audio + span').innerText") == "3.2 s of 3.4 s"
     loaded = (
         f"const [sound, done] = [{cell}.querySelector('audio'), arguments[0]];"
         "sound.onloadedmetadata = () => done(sound.duration); sound.onerror = () => done(sound.error.message);"

@@ -156,6 +156,24 @@ class TestFigures:
         assert (summary.attempt, summary.start.resumed_from_step, summary.end.reason) == (1, 4, "completed")
         assert [(gap.attempt, gap.first_seq) for gap in summary.gaps] == [(0, 2), (1, 2)]
         assert summary.training.last_step == 12
+        log = shown(summary, tmp_path, 80).split("\n")[1]
+        assert log.endswith(" events of 2 attempts, the last resumed from step 4")
+
+    def test_a_resumed_run_is_one_run(self, tmp_path):
+        """The begin is that of the first attempt, the steps those of the whole run; pauses do not count."""
+        for attempt, (hour, resumed, reason, step) in enumerate([(3, None, "SIGTERM", 6), (9, 4, "completed", 12)]):
+            start = run_start(resumed_from_step=resumed, total_steps=12)
+            records = records_of([start, train_step(step=step), run_end(reason=reason, step=step)], attempt=attempt)
+            for minute, record in enumerate(records):
+                record["ts"] = f"2026-01-02T{hour:02d}:{minute:02d}:00.000000Z"
+            file_of(tmp_path, attempt=attempt).write_bytes(dump(records))
+        log = b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()))
+        (tmp_path / "joined.jsonl").write_bytes(log)
+        for path in (tmp_path, tmp_path / "joined.jsonl"):
+            (summary,) = summaries(path, on_problem=pytest.fail)
+            lines = shown(summary, tmp_path, 100).split("\n")
+            assert lines[1].endswith("; 6 events of 2 attempts, the last resumed from step 4")
+            assert "state    completed at step 12 of 12; begun 2026-01-02 03:00:00 UTC; ran 4 min 0 s" in lines
 
     def test_memory(self, tmp_path):
         """A log of ten times the length takes no more memory to sum up."""
@@ -182,7 +200,7 @@ AT = {
                    codebooks
         settings lr 0.0001; batch 4 x 2; 3 epochs; LoRA rank 16;
                    bf16
-        state    stopped by SIGTERM at step 20
+        state    stopped by SIGTERM at step 20; begun 0-0
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
                     loss                  accuracy
@@ -200,14 +218,14 @@ AT = {
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
-                 57 ms in all; 1,234 events written, 0 lost
+                 57 ms in all; 0 events lost
     """,
     80: """
         run      r; 1 process on cpu; seed 42
         log      LOG/rank00000-attempt000.jsonl; 27 events
         data     1,234 training samples, 0 for evaluation; 8 codebooks
         settings lr 0.0001; batch 4 x 2; 3 epochs; LoRA rank 16; bf16
-        state    stopped by SIGTERM at step 20
+        state    stopped by SIGTERM at step 20; begun 0-0
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
                     loss                           accuracy
@@ -225,14 +243,14 @@ AT = {
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
-                 57 ms in all; 1,234 events written, 0 lost
+                 57 ms in all; 0 events lost
     """,
     100: """
         run      r; 1 process on cpu; seed 42
         log      LOG/rank00000-attempt000.jsonl; 27 events
         data     1,234 training samples, 0 for evaluation; 8 codebooks
         settings lr 0.0001; batch 4 x 2; 3 epochs; LoRA rank 16; bf16
-        state    stopped by SIGTERM at step 20
+        state    stopped by SIGTERM at step 20; begun 0-0
         steps    10 logged, 2 to 20; 2 evaluations, 10 to 20
 
                     loss                                  accuracy
@@ -250,7 +268,7 @@ AT = {
                  warning: no_stop_label, 2 times, first at step 4
         gaps     none
         logging  10 ms of 2,000 ms in the logged steps (0.50%)
-                 57 ms in all; 1,234 events written, 0 lost
+                 57 ms in all; 0 events lost
     """,
 }
 
@@ -302,8 +320,10 @@ class TestText:
         file_of(tmp_path, attempt=3).write_bytes(dump([r for r in records if r["seq"] not in {2, 3, 4, 8, 10, 11, 14}]))
         (summary,) = summaries(tmp_path, on_problem=pytest.fail)
         lines = shown(summary, tmp_path, 200).split("\n")
-        assert lines[0] == "run      r; attempt 3, resumed from step 7; 1 process on cpu; seed 42"
-        assert "state    no run_end: killed, or still running; last event at 3-19" in lines
+        assert lines[0] == "run      r; 1 process on cpu; seed 42"
+        assert lines[1].endswith("; 13 events of attempt 3, resumed from step 7")
+        # The times of these records are `attempt-seq`, and compare as text.
+        assert "state    no run_end: killed, or still running; begun 3-0; last event at 3-9" in lines
         assert lines[-3:] == [
             "gaps     3 missing events, explained by sink_recovered",
             (
@@ -347,7 +367,7 @@ class TestCommand:
             file_of(tmp_path / name).write_bytes(dump(records_of(training())))
         paths = [str(tmp_path / "one"), str(tmp_path / "two")]
         assert main(["show", "--summary", *paths, "--width", "60"]) == 0
-        assert capsys.readouterr().out.count("state    stopped by SIGTERM at step 20\n") == 2
+        assert capsys.readouterr().out.count("state    stopped by SIGTERM at step 20; begun 0-0\n") == 2
         assert main(["show", "--summary", *paths, "--width", "39"]) == 2
         assert "--width: expected at least 40 columns with --summary, got 39" in capsys.readouterr().err
 
@@ -355,7 +375,7 @@ class TestCommand:
         """A rank that ended in the middle of the training is named beside the reason."""
         file_of(tmp_path).write_bytes(dump(records_of([run_start(), run_end(reason="error", lost_ranks=(1,))])))
         assert main(["show", "--summary", str(tmp_path)]) == 0
-        assert ": error; lost: rank 1\n" in capsys.readouterr().out
+        assert ": error; lost: rank 1; begun 0-0\n" in capsys.readouterr().out
 
     def test_hostile(self, tmp_path, capsys):
         """Nothing that a log says controls the terminal or floods it."""

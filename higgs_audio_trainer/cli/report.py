@@ -1,4 +1,4 @@
-"""Command `report LOG [OTHER]`. Draws one log, or two logs side by side, as an HTML page."""
+"""Command `report LOG...`. Draws one log, or several logs on the same axes, as an HTML page."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from higgs_audio_trainer.atomic_file import atomic_file
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_runs
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.phases import phase
 
 if TYPE_CHECKING:
     from higgs_audio_trainer.logs.diff.comparison import Comparison
@@ -20,27 +21,36 @@ if TYPE_CHECKING:
 
 _OUTPUT = "report.html"
 _STDIN = "-"
+_MOST_LOGS = 8  # as many as lines that a person can tell apart
+WantedRuns = Sequence[str | None]  # of each log
+
+
+class EmptyLogError(UserError):
+    """Log without events."""
 
 
 def parser(prog: str) -> ArgumentParser:
     """Return the parser of the command."""
     made = ArgumentParser(
         prog=prog,
-        description="Draw a log as one HTML file that works offline: losses and accuracies, each codebook, diagnoses, "
-        "samples followed through the training, the cost of logging. With a second log, draw both logs side by side "
-        "and report their first difference.",
+        usage="%(prog)s LOG [LOG ...] [flags]",
+        description="Draw a log as one HTML file that works offline: what the run learned, its speech, losses and "
+        "accuracies, each codebook, diagnoses, and samples followed through the training. Up to "
+        f"{_MOST_LOGS} logs are drawn on the same axes, with their first differences.",
         epilog=f"example: {prog} higgs-demo/run -o report.html",
     )
-    made.add_argument("log", metavar="LOG", help="output directory of a run, a log file, - for stdin")
-    made.add_argument("other", metavar="OTHER", nargs="?", help="second log, to compare with LOG")
+    made.add_argument("logs", metavar="LOG", nargs="+", help="output directory of a run, a log file, - for stdin")
     made.add_argument(
         "--run",
         metavar="ID",
         action="append",
         default=[],
-        help="run of a log with several runs (the latest); given twice, for LOG and for OTHER; a prefix is enough",
+        help="run of a log with several runs (the latest); once for all logs, or once for each; a prefix is enough",
     )
     made.add_argument("-o", "--output", metavar="FILE", default=_OUTPUT, help="file to write [%(default)s]")
+    made.add_argument(
+        "-f", "--follow", action="store_true", help="write the page again while the run continues; it reloads itself"
+    )
     return made
 
 
@@ -51,37 +61,77 @@ def run(arguments: Sequence[str], prog: str) -> int:
         UserError: A log cannot be read, or the page cannot be written.
     """
     given = parser(prog).parse_args(arguments)
-    names = [name for name in (given.log, given.other) if name is not None]
-    if len(names) > 1 and _STDIN in names:
-        raise UserError(
-            "report: expected two files or folders, because each is read twice, got standard input (-). "
-            "Save the log to a file"
-        )
-    run = parse_runs(given.run)
-    if isinstance(run, tuple) and len(names) == 1:
-        raise UserError("--run: expected one run of one log, got two. Name the log twice to compare two of its runs")
-    target = Path(given.output)
-    _check_target(target, names)
+    names, target = given.logs, Path(given.output)
+    runs = _checked(names, given.run, follows=given.follow)
+    _check_target(target, names, may_be_empty=given.follow)
+    if given.follow:
+        from higgs_audio_trainer.cli.followed_report import follow
+
+        return follow(names, runs, target)
     problems = ProblemPrinter()
     try:
-        logs = _gathered(names, run, problems)
+        with phase("reading the log"):
+            logs = gathered(names, runs, problems)
     finally:
         problems.close()
+    print(write_page(target, logs, compared(names, runs)))
+    return 0
+
+
+def _checked(names: Sequence[str], runs: Sequence[str], *, follows: bool) -> WantedRuns:
+    """Return the wanted run of each log.
+
+    Raises:
+        UserError: There are too many logs or too many runs, or standard input would be read twice.
+    """
+    if len(names) > _MOST_LOGS:
+        raise UserError(f"report: expected at most {_MOST_LOGS} logs, got {len(names)}. Leave some out")
+    if _STDIN in names and len(names) > 1:
+        raise UserError(
+            "report: expected files or folders, because each is read twice, got standard input (-). "
+            "Save the log to a file"
+        )
+    if _STDIN in names and follows:
+        raise UserError("--follow: expected a file or folder, got standard input (-). Name the run's folder")
+    if len(runs) > 1 and len(runs) != len(names):
+        raise UserError(
+            f"--run: expected one run, or one for each of {len(names)} logs, got {len(runs)}. "
+            "Name the log twice to compare two of its runs"
+        )
+    return runs if len(runs) > 1 else [*runs, None][:1] * len(names)
+
+
+def write_page(
+    target: Path, logs: Sequence[GatheredLog], comparisons: Sequence[Comparison | str], *, refresh_s: int | None = None
+) -> str:
+    """Write the page of logs in one move, and return a line about the page.
+
+    Args:
+        target: File to write.
+        logs: Contents of the logs.
+        comparisons: Comparison of the first log with each other log.
+        refresh_s: Seconds after which the page loads itself again. None for a page that does not change.
+
+    Raises:
+        UserError: The page cannot be written.
+    """
     from higgs_audio_trainer.report.page import render
     from sinks.terminal.words import count_of
 
-    page = render(logs, _compare(names, run) if len(names) > 1 else None).encode()
+    with phase("drawing the report"):
+        page = render(logs, comparisons, refresh_s=refresh_s).encode()
     try:
         with atomic_file(target) as file:
             file.write(page)
     except OSError as error:
         raise _unwritable(target, error) from error
-    print(f"{target}: {len(page) / 1e6:.2f} MB, {count_of(sum(log.events for log in logs), 'event')}")
-    return 0
+    return f"{target}: {len(page) / 1e6:.2f} MB, {count_of(sum(log.events for log in logs), 'event')}"
 
 
-def _gathered(names: Sequence[str], run: str | tuple[str, str] | None, problems: ProblemPrinter) -> list[GatheredLog]:
+def gathered(names: Sequence[str], runs: WantedRuns, problems: ProblemPrinter) -> list[GatheredLog]:
     """Return the contents of the logs.
+
+    A run that is wanted for all logs may be missing in some of the logs, of which then the latest run is drawn.
 
     Raises:
         UserError: A log cannot be read, holds no event, or no log holds the wanted run.
@@ -89,7 +139,6 @@ def _gathered(names: Sequence[str], run: str | tuple[str, str] | None, problems:
     from higgs_audio_trainer.logs.run_filter import NoSuchRunError
     from higgs_audio_trainer.logs.runs import selected
 
-    runs = run if isinstance(run, tuple) else (run,) * len(names)
     logs: list[GatheredLog] = []
     missing: list[NoSuchRunError] = []
     for name, wanted in zip(names, runs, strict=True):
@@ -98,7 +147,7 @@ def _gathered(names: Sequence[str], run: str | tuple[str, str] | None, problems:
             [log] = select(wanted)
         except NoSuchRunError as error:
             missing.append(error)
-            if isinstance(run, tuple) or len(missing) == len(names):
+            if len(set(runs)) > 1 or len(missing) == len(names):
                 raise
             [log] = select(None)
         logs.append(_gather(name, log, problems))
@@ -111,11 +160,11 @@ def _gather(name: str, log: SelectedLog, problems: ProblemPrinter) -> GatheredLo
 
     before = problems.count
     title = "standard input" if name == _STDIN else name
-    gathered = gather(title, marked_lines(log, problems), _output_dir_of(name))
-    gathered.damaged_lines = problems.count - before
-    if not gathered.events:
-        raise UserError(f"{name}: expected the log of a run, got a log without events. Name a run's folder")
-    return gathered
+    contents = gather(title, marked_lines(log, problems), _output_dir_of(name))
+    contents.damaged_lines = problems.count - before
+    if not contents.events:
+        raise EmptyLogError(f"{name}: expected the log of a run, got a log without events. Name a run's folder")
+    return contents
 
 
 def _output_dir_of(name: str) -> Path | None:
@@ -127,22 +176,35 @@ def _output_dir_of(name: str) -> Path | None:
     return output_dir_of(find([name])[0][0].files[0])
 
 
-def _compare(names: Sequence[str], run: str | tuple[str, str] | None) -> Comparison | str:
-    """Return the comparison of two logs, or the reason why the logs cannot be compared."""
+def compared(names: Sequence[str], runs: WantedRuns) -> list[Comparison | str]:
+    """Return the comparison of the first log with each other log, or the reason why the two cannot be compared."""
+    return [_compare((names[0], name), (runs[0], wanted)) for name, wanted in zip(names[1:], runs[1:], strict=True)]
+
+
+def _compare(names: tuple[str, str], runs: tuple[str | None, str | None]) -> Comparison | str:
     from higgs_audio_trainer.logs.diff.compare import diff
 
+    first, second = runs
+    run = (first, second) if first is not None and second is not None and first != second else first
     try:
-        return diff(names[0], names[1], run=run, on_notice=lambda _text: None)  # said when the logs were read
+        return diff(*names, run=run, on_notice=lambda _text: None)  # said when the logs were read
     except UserError as error:  # logs without common events are drawn all the same
         return str(error)
 
 
-def _check_target(target: Path, names: Sequence[str]) -> None:
-    """Raise `UserError` if the page would replace a log or another file that is no report."""
-    from higgs_audio_trainer.logs.files import find
+def _check_target(target: Path, names: Sequence[str], *, may_be_empty: bool = False) -> None:
+    """Raise `UserError` if the page would replace a log or another file that is no report.
+
+    Args:
+        target: File to write.
+        names: Logs on the command line.
+        may_be_empty: Whether a folder may be without a log, as before a training.
+    """
+    from higgs_audio_trainer.logs.files import files_in, find
     from higgs_audio_trainer.report.page import BEGINNING
 
-    for file in (file for log in find(names) for stream in log for file in stream.files):
+    logs = [name for name in names if not (may_be_empty and Path(name).is_dir() and not files_in(Path(name)))]
+    for file in (file for log in find(logs) for stream in log for file in stream.files):
         with suppress(OSError):
             if target.samefile(file):
                 raise UserError(f"{target}: expected another file than the log, got {file} twice. Name an .html file")

@@ -145,6 +145,7 @@ class NumberSeries:
     Attributes:
         first: First step with a value that can be drawn, and the value. None without such a value.
         last: Last step with a value that can be drawn, and the value. None without such a value.
+        broken_since: First step of the broken values at the end. None if the last value can be drawn.
 
     Example:
         >>> losses = NumberSeries(4)
@@ -159,6 +160,7 @@ class NumberSeries:
     def __init__(self, capacity: int, *, largest: float = sys.float_info.max) -> None:
         self.first: Point | None = None
         self.last: Point | None = None
+        self.broken_since: int | None = None
         self._largest = largest
         self._series = BoundedSeries(capacity, Bucket.absorb)
 
@@ -183,9 +185,11 @@ class NumberSeries:
         if value is not None and abs(value) <= self._largest:
             self.last = bucket.low = bucket.high = step, value
             self.first = self.first or self.last
+            self.broken_since = None
             bucket.count, bucket.total = 1, value
         elif value is not None:
             bucket.broken = 1
+            self.broken_since = step if self.broken_since is None else self.broken_since
         self._series.append(bucket)
 
     def segments(self) -> list[list[Point]]:

@@ -12,11 +12,13 @@ from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.source import damaged_errors, end_of, opened, unreadable
 from higgs_audio_trainer.logs.typed import Record, typed
+from higgs_audio_trainer.phases import tell
 
 OnProblem = Callable[[InputProblem], None]
 Takes = Callable[[Record], bool]  # whether a record is read
 EventOf = Callable[[Record], Any]  # returns a `Logged`, an `InvalidField`, or None if no event is needed
 
+_LINES_TOLD = 4_096  # between two reports of progress
 LONGEST_LINE = 2**20  # bytes; four times the longest line of the writer
 _NEWLINE = b"\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors write the mark before the first line
@@ -147,6 +149,8 @@ class LogFile:
                 yield LogLine(record, event, line, self.path, self.number, place)
 
     def _read(self, file: BinaryIO, limit: int) -> bytes:
+        if self.number % _LINES_TOLD == _LINES_TOLD - 1:
+            tell(f"line {self.number + 1:,} of {self.path.name}")
         try:
             return file.readline(limit)
         except damaged_errors() as error:

@@ -29,6 +29,36 @@ _Key = tuple[int, int, int]  # place, rank and attempt; the place is the step by
 _Item = tuple[_Key, LogLine]
 
 
+class LoggedEvents(Iterator[Logged]):
+    """Events of logs, in order. A notebook shows the summaries of the logs in place of the object.
+
+    Args:
+        events: The events.
+        paths: Paths of the logs.
+        run: Id of the run to read.
+    """
+
+    def __init__(self, events: Iterator[Logged], paths: Sequence[str | Path], run: str | None) -> None:
+        self._events = events
+        self._paths = paths
+        self._run = run
+
+    def __iter__(self) -> Iterator[Logged]:  # noqa: PYI034 - a loop over `self` would take longer
+        return self._events
+
+    def __next__(self) -> Logged:
+        return next(self._events)
+
+    def __repr__(self) -> str:
+        return f"<events of {', '.join(map(str, self._paths))!r}>"
+
+    def _repr_html_(self) -> str | None:
+        """Return the summaries of the logs. Standard input can be read only once, and has no summary."""
+        from higgs_audio_trainer.logs.summary.html import summaries_html
+
+        return None if "-" in self._paths else summaries_html(self._paths, self._run)
+
+
 def read(
     *paths: str | Path,
     run: str | None = None,
@@ -67,10 +97,8 @@ def read(
         ...     [(event.event, event.step, event.path) for event in read(folder)]
         [('checkpoint', 10, 'checkpoint-10')]
     """
-    return (
-        line.event
-        for line in read_lines(*paths, run=run, all_attempts=all_attempts, on_problem=on_problem, on_notice=on_notice)
-    )
+    lines = read_lines(*paths, run=run, all_attempts=all_attempts, on_problem=on_problem, on_notice=on_notice)
+    return LoggedEvents((line.event for line in lines), paths, run)
 
 
 def read_lines(

@@ -14,7 +14,7 @@ MOST_VIEWS = 12  # steps of a series
 MOST_SLOTS = 10  # slots of a window
 MOST_AUDIO = 6  # steps with audio of a sample
 _MOST_POINTS = 160  # of a curve
-LONGEST_TEXT = 200  # characters of a decoded text
+LONGEST_TEXT = 200  # characters of a text
 Key = tuple[str, int | None]  # modality and codebook
 
 
@@ -45,8 +45,8 @@ class WindowView:
             window.positions[:MOST_SLOTS],
             window.labels[:MOST_SLOTS],
             window.predictions[:MOST_SLOTS],
-            _cut(window.label_text),
-            _cut(window.predicted_text),
+            window.label_text and _cut(window.label_text),
+            window.predicted_text and _cut(window.predicted_text),
             max(0, len(window.positions) - MOST_SLOTS),
         )
 
@@ -62,8 +62,18 @@ class WindowView:
         return [("-", False) if token is None else (str(token), token != label) for label, token in pairs]
 
 
-def _cut(given: str | None) -> str | None:
-    return given if given is None or len(given) <= LONGEST_TEXT else given[:LONGEST_TEXT] + "..."
+def sentence_of(spoken: str) -> str:
+    r"""Return a spoken text on one line, cut after `LONGEST_TEXT` characters.
+
+    Example:
+        >>> sentence_of("Good morning.\nThe kettle is on.")
+        'Good morning. The kettle is on.'
+    """
+    return _cut(spoken).replace("\n", " ")
+
+
+def _cut(given: str) -> str:
+    return given if len(given) <= LONGEST_TEXT else given[:LONGEST_TEXT] + "..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,7 @@ class FollowedSample:
         split: `train`, `eval` or `probe`.
         fingerprint: Fingerprint that identifies the sample.
         sample_id: Name of the sample.
+        text: Text that the sample speaks, cut after `LONGEST_TEXT` characters. None if unknown.
         series: Views by modality and codebook, for at most `MOST_SERIES` keys.
         accuracies: Accuracy of each series over the steps, of a probe.
         audio: Audio previews at different steps.
@@ -124,6 +135,7 @@ class FollowedSample:
     split: str
     fingerprint: str
     sample_id: str
+    text: str | None = None
     series: dict[Key, EvenSample[SampleView]] = field(default_factory=dict)
     accuracies: dict[Key, NumberSeries] = field(default_factory=dict)
     audio: EvenSample[AudioLinks] = field(default_factory=lambda: EvenSample(MOST_AUDIO))
@@ -137,6 +149,8 @@ class FollowedSample:
 
     def add(self, event: PredictionSample) -> None:
         """Add an event of this sample."""
+        if self.text is None and event.text:
+            self.text = sentence_of(event.text)
         if event.predicted_audio is not None and event.label_audio is not None:
             links = AudioLinks(event.step, event.predicted_audio, event.label_audio)
             if self.audio.latest is None or self.audio.latest.step != event.step:  # all codebooks have the same audio

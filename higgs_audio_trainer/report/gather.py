@@ -24,6 +24,8 @@ from higgs_audio_trainer.events import (
 from higgs_audio_trainer.logs.attempt_totals import AttemptTotals
 from higgs_audio_trainer.logs.bounded_series import NumberSeries
 from higgs_audio_trainer.logs.lines import LogLine
+from higgs_audio_trainer.logs.summary.speech import SpokenSteps
+from higgs_audio_trainer.report.chart import Chance
 from higgs_audio_trainer.report.follower import SampleFollower
 from higgs_audio_trainer.report.voice import VoiceFollower
 
@@ -105,10 +107,11 @@ class GatheredLog:
         name: Name of the log on the command line.
         folder: Output directory of the run. None if the directory is unknown.
         events: Number of events, over all attempts.
-        start: First `run_start` event.
+        start: `run_start` of the last attempt, of the lowest rank.
         run_id: Id of the run that `start` has.
         end: `run_end` of the last attempt, of the lowest rank. None for a killed run or a running run.
-        attempts: Counts of `run_end`, summed over the attempts.
+        attempts: Counts and times over the attempts.
+        vocabularies: Number of tokens of each modality, from `run_start`, else from the shapes of the logits.
         train: Losses and accuracies of the training.
         evaluation: Losses and accuracies of the evaluations.
         learning_rate: Learning rate of each logged step.
@@ -119,13 +122,12 @@ class GatheredLog:
         logging_ms_total: Sum of the times for logging of the logged steps in milliseconds.
         follower: Samples with the most logged steps.
         voice: Generated speech of the probes.
+        speech: Generated speech of the last step in a few numbers.
         diagnoses: At most `MOST_DIAGNOSES` diagnoses. Severe diagnoses displace milder ones, and early ones later ones.
         severities: Number of diagnoses of each severity.
         audit: Audit of the data. None for a log without one.
         lost: Number of events that sinks lost, from `sink_recovered` events.
         full: True if a sink reached its size limit.
-        first_ts: Time of the first event of all attempts, in ISO 8601.
-        last_ts: Time of the last event of all attempts, in ISO 8601.
         damaged_lines: Number of lines without a valid event.
     """
 
@@ -136,6 +138,7 @@ class GatheredLog:
     run_id: str | None = None
     end: RunEnd | None = None
     attempts: AttemptTotals = field(default_factory=AttemptTotals)
+    vocabularies: dict[str, int] = field(default_factory=dict)
     train: SplitCurves = field(default_factory=SplitCurves)
     evaluation: SplitCurves = field(default_factory=SplitCurves)
     learning_rate: NumberSeries = field(default_factory=chart_series)
@@ -146,13 +149,12 @@ class GatheredLog:
     logging_ms_total: float = 0.0
     follower: SampleFollower = field(default_factory=SampleFollower)
     voice: VoiceFollower = field(default_factory=VoiceFollower)
+    speech: SpokenSteps = field(default_factory=SpokenSteps)
     diagnoses: list[Diagnosis] = field(default_factory=list)
     severities: Counter[str] = field(default_factory=Counter)
     audit: DatasetAudit | None = None
     lost: int = 0
     full: bool = False
-    first_ts: str | None = None
-    last_ts: str | None = None
     damaged_lines: int = 0
 
     @property
@@ -160,6 +162,16 @@ class GatheredLog:
         """Return the last step of a training step, an evaluation or a diagnosis. 0 without steps."""
         steps = (self.train.last_step, self.evaluation.last_step, *(item.step for item in self.diagnoses))
         return max((step for step in steps if step is not None), default=0)
+
+    @property
+    def is_silent(self) -> bool:
+        """Return True if no audio is trained."""
+        return self.train.audio_loss.is_empty and self.evaluation.audio_loss.is_empty
+
+    def chance(self, modality: str) -> Chance | None:
+        """Return the chance level of a modality. None if the size of its vocabulary is unknown."""
+        vocabulary = self.vocabularies.get(modality, 0)
+        return Chance.of(vocabulary) if vocabulary > 1 else None
 
     @property
     def hidden_codebooks(self) -> int:
@@ -186,9 +198,6 @@ def gather(name: str, lines: Iterable[tuple[LogLine, bool]], folder: Path | None
 def _add_of_attempts(log: GatheredLog, event: Any) -> None:
     """Add an event of any attempt."""
     log.events += 1
-    if event.ts is not None:
-        log.first_ts = min(log.first_ts or event.ts, event.ts)
-        log.last_ts = max(log.last_ts or event.ts, event.ts)
     log.attempts.add(event)
     match event:
         case SinkRecovered():
@@ -207,16 +216,26 @@ def _add_event(log: GatheredLog, event: Any) -> None:
         case PredictionSample():
             log.follower.add(event)
             log.voice.add_label(event.sample_id, event.label_audio)
+            if event.logits_shape:
+                log.vocabularies.setdefault(event.modality, event.logits_shape[-1])
         case GenerationSample():
             log.voice.add(event)
+            log.speech.add(event)
         case Diagnosis():
             _add_diagnosis(log, event)
         case DatasetAudit() if log.audit is None:
             log.audit = event
-        case RunStart() if log.start is None:
-            log.start, log.run_id = event, getattr(event, "run_id", None)
-        case RunEnd() if log.end is None:
+        case RunStart() if log.start is None or _attempt(event) > _attempt(log.start):
+            # Standard input has the events of replaced attempts too.
+            log.start, log.run_id, log.end = event, getattr(event, "run_id", None), None
+            sizes = {"text": event.vocab_size, "audio": event.codebook_size}
+            log.vocabularies |= {modality: size for modality, size in sizes.items() if size is not None}
+        case RunEnd() if log.end is None or _attempt(event) > _attempt(log.end):
             log.end = event
+
+
+def _attempt(event: Any) -> int:
+    return getattr(event, "attempt", None) or 0
 
 
 def _add_step(log: GatheredLog, event: TrainStep) -> None:

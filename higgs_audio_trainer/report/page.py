@@ -21,38 +21,48 @@ BEGINNING = (
     '<meta name="generator" content="higgs-audio-trainer report">'
 )
 _LONGEST_NAME = 200
-_MOST_DIFFERENCES = 20
+_MANY = 3
 
 
-def render(logs: Sequence[GatheredLog], comparison: Comparison | str | None = None) -> str:
+def render(
+    logs: Sequence[GatheredLog], comparisons: Sequence[Comparison | str] = (), *, refresh_s: int | None = None
+) -> str:
     """Return the page as HTML.
 
     Args:
-        logs: One log, or two logs to show side by side.
-        comparison: Comparison of two logs, or the reason why the logs cannot be compared.
+        logs: One to `MOST_LOGS` logs.
+        comparisons: Comparison of the first log with each other log, or the reason why the two cannot be compared.
+        refresh_s: Seconds after which the page loads itself again. None for a page that does not change.
     """
-    first = comparison.first if isinstance(comparison, Comparison) else None
+    only = comparisons[0] if len(comparisons) == 1 else None  # several runs would mark several steps
+    first = only.first if isinstance(only, Comparison) else None
     step = first.place.step if first is not None and isinstance(first.place.step, int) else None
+    sheet = Sheet(logs, step)
     style = files("higgs_audio_trainer.report").joinpath("templates", "style.css").read_text("utf-8")
     template = environment().get_template("page.html.jinja")
     return template.render(
         beginning=Markup(BEGINNING),  # noqa: S704 - a constant
-        title="Training report: " + " and ".join(log.name[:_LONGEST_NAME] for log in logs),
+        title="Training report: " + _title([log.name[:_LONGEST_NAME] for log in logs]),
         style=Markup(style),  # noqa: S704 - a file of this package
         style_hash=b64encode(sha256(style.encode()).digest()).decode(),
-        difference=_difference(comparison),
-        sheet=Sheet(logs, step),
+        refresh_s=refresh_s,
+        differences=[
+            _difference(letter, comparison)
+            for (letter, _), comparison in zip(sheet.lettered[1:], comparisons, strict=True)
+        ],
+        sheet=sheet,
     )
 
 
-def _difference(comparison: Comparison | str | None) -> dict[str, object] | None:
-    """Return the texts of a comparison."""
-    if comparison is None or isinstance(comparison, str):
-        return None if comparison is None else {"problem": comparison}
-    return {
-        "problem": None,
-        "verdict": wording.verdict(comparison),
-        "first": None if comparison.first is None else wording.divergence(comparison.first),
-        "settings": [wording.setting(item) for item in comparison.settings[:_MOST_DIFFERENCES]],
-        "left_out": max(0, len(comparison.settings) - _MOST_DIFFERENCES),
-    }
+def _title(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) < _MANY else f"{len(names)} runs"
+
+
+def _difference(letter: str, comparison: Comparison | str) -> dict[str, str | None]:
+    """Return the texts of a comparison of the first log with another log."""
+    name = f"A and {letter.strip(': ')}"
+    if isinstance(comparison, str):
+        return {"name": name, "problem": comparison}
+    first = comparison.first
+    found = None if first is None else ": ".join(wording.divergence(first))
+    return {"name": name, "problem": None, "result": wording.verdict(comparison), "first": found}

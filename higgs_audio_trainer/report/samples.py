@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -23,11 +23,13 @@ class LogSamples(NamedTuple):
         letter: Prefix of titles, such as "A: ". Empty for a single log.
         follower: Samples with the most logged steps.
         folder: Output directory of the run. None if the directory is unknown.
+        texts: Sentence of each generated speech, by id, for samples without a text of their own.
     """
 
     letter: str
     follower: SampleFollower
     folder: Path | None
+    texts: Mapping[str, str]
 
 
 class SampleTable(NamedTuple):
@@ -65,6 +67,7 @@ class ShownSample(NamedTuple):
 
     Attributes:
         sample: Sample in the first log that has the sample.
+        sentence: Sentence that is spoken. None if the log does not have the sentence.
         seen: Number of logged steps with the sample, in all logs.
         events: Number of events that the tables are made of.
         left_out: Number of events of further codebooks.
@@ -73,6 +76,7 @@ class ShownSample(NamedTuple):
     """
 
     sample: FollowedSample
+    sentence: str | None
     seen: int
     events: int
     left_out: int
@@ -105,6 +109,7 @@ def _shown(same: Sequence[tuple[LogSamples, FollowedSample]], embedder: AudioEmb
     series = [(log, key, sample.series[key]) for key in keys for log, sample in same if key in sample.series]
     return ShownSample(
         sample=same[0][1],
+        sentence=next(filter(None, (one.text or log.texts.get(one.sample_id) for log, one in same)), None),
         seen=sum(sample.seen for _, sample in same),
         events=sum(one.count for _, _, one in series),
         left_out=sum(sample.left_out for _, sample in same),

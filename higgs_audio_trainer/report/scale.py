@@ -12,6 +12,7 @@ from higgs_audio_trainer.logs.bounded_series import NumberSeries
 _ROUND = (1, 2, 2.5, 5, 10)
 _LARGE = 1e5
 _SMALL = 1e-3
+_SHARE_MARGIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,10 @@ class Axis:
         """Return the label of a tick.
 
         Example:
-            >>> SHARES.label(0.25), Axis(0.0, 10.0).label(2.5)
-            ('25%', '2.5')
+            >>> SHARES.label(0.25), SHARES.label(0.025), Axis(0.0, 10.0).label(2.5)
+            ('25%', '2.5%', '2.5')
         """
-        return f"{100 * value:.0f}%" if self.is_share else number(value)
+        return f"{100 * value:.4g}%" if self.is_share else number(value)
 
     def write(self, value: float | None) -> str:
         """Return a value of the axis for a table or a sentence.
@@ -78,24 +79,33 @@ class Axis:
 SHARES = Axis(0.0, 1.0, is_share=True)
 
 
-def axis_of(series: Iterable[NumberSeries], *, from_zero: bool = True) -> Axis:
-    """Return the common axis of several series, extended to round numbers.
+def axis_of(series: Iterable[NumberSeries], *, is_share: bool = False, near: float | None = None) -> Axis:
+    """Return the common axis of several series: the range of their values, extended to round numbers.
 
     Args:
         series: Series that share the axis.
-        from_zero: Whether the axis includes zero.
+        is_share: Whether the values are shares, which stay between 0 and 1.
+        near: Value that the axis includes too, if the value is at most half a range above the series.
     """
     buckets = [bucket for one in series for bucket in one.buckets]
     lows = [bucket.low[1] for bucket in buckets if bucket.low is not None]
     highs = [bucket.high[1] for bucket in buckets if bucket.high is not None]
     low, high = min(lows, default=0.0), max(highs, default=1.0)
-    if from_zero:
-        low, high = min(0.0, low), max(0.0, high)
+    if near is not None and low <= near <= high + (high - low) / 2:
+        high = max(high, near)
     if low == high:
-        high = low + (abs(low) or 1.0)
+        low, high = _around(low, is_share=is_share)
     ticks = Axis(low, high).ticks(5)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
-    return Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step)
+    low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return Axis(max(0.0, low), min(1.0, high), is_share=True) if is_share else Axis(low, high)
+
+
+def _around(value: float, *, is_share: bool) -> tuple[float, float]:
+    """Return a range for equal values."""
+    if is_share:
+        return max(0.0, value - _SHARE_MARGIN), min(1.0, value + _SHARE_MARGIN)
+    return (value, value + abs(value)) if value else (0.0, 1.0)
 
 
 def number(value: float | None) -> str:

@@ -1,30 +1,77 @@
-"""Charts of the sections of the page, for one log or for two logs side by side."""
+"""Sections of the page, for one log or for several logs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from higgs_audio_trainer.logs.bounded_series import NumberSeries
-from higgs_audio_trainer.report.chart import SMALL, WIDE, Chart, ChartLine, ChartMark, Plot
+from higgs_audio_trainer.report import run_facts
+from higgs_audio_trainer.report.assessment import Assessment, assess, best_evaluation
+from higgs_audio_trainer.report.chart import Chart
+from higgs_audio_trainer.report.curves import Curves, cost_chart
 from higgs_audio_trainer.report.dataset import ShownAudit
-from higgs_audio_trainer.report.gather import GatheredLog, SplitCurves
-from higgs_audio_trainer.report.heat import HeatMap
-from higgs_audio_trainer.report.samples import MOST_SHOWN, LogSamples, ShownSample, shown_samples
-from higgs_audio_trainer.report.scale import SHARES, Axis, axis_of
+from higgs_audio_trainer.report.gather import GatheredLog
+from higgs_audio_trainer.report.samples import LogSamples, ShownSample, shown_samples
+from higgs_audio_trainer.report.scale import Axis, axis_of, number, share
 from higgs_audio_trainer.report.sounds import AudioEmbedder
 from higgs_audio_trainer.report.timeline import Timeline
 from higgs_audio_trainer.report.voice import VoiceTable, voice_table
 
-_LONGEST_NAME = 24  # characters of a probe's id above a small chart
+MOST_LOGS = 8
+_LETTERS = "ABCDEFGH"
+_MANY = 3  # runs; the sentences about two runs fit on a screen
+_Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRun:
+    """Run at the top of the page.
+
+    Attributes:
+        letter: Prefix of titles, such as "A: ". Empty for a single log.
+        style: Colour and dashes of the run's lines.
+        log: Contents of the log.
+        is_brief: True if the page has so many runs that all but the headline is folded.
+    """
+
+    letter: str
+    style: int
+    log: GatheredLog
+    is_brief: bool
+
+    @property
+    def assessment(self) -> Assessment:
+        """Return the assessment of the run."""
+        return assess(self.log)
+
+    @property
+    def facts(self) -> _Pairs:
+        """Return the facts that head the page."""
+        return run_facts.key_facts(self.log)
+
+    @property
+    def settings(self) -> _Pairs:
+        """Return all settings by name."""
+        return run_facts.settings(self.log)
+
+    @property
+    def versions(self) -> _Pairs:
+        """Return the versions of the libraries."""
+        return run_facts.versions(self.log)
+
+    @property
+    def command(self) -> str | None:
+        """Return a command line with the settings of the run."""
+        return run_facts.command(self.log)
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Logs of a page, and the charts that the page draws of the logs.
+    """Logs of a page, and what the page draws of the logs.
 
     Attributes:
-        logs: One log or two logs.
+        logs: One to `MOST_LOGS` logs.
         divergence: Step of the first difference between two logs. None without a difference.
         embedder: Makes the sounds of the page. The sections take the room for sounds in their order.
     """
@@ -36,8 +83,29 @@ class Sheet:
     @property
     def lettered(self) -> list[tuple[str, GatheredLog]]:
         """Return the logs with the prefixes of their titles."""
-        letters = ("",) if len(self.logs) == 1 else ("A: ", "B: ")
-        return list(zip(letters, self.logs, strict=True))
+        letters = [""] if len(self.logs) == 1 else [f"{letter}: " for letter in _LETTERS]
+        return list(zip(letters, self.logs, strict=False))
+
+    @property
+    def runs(self) -> list[ShownRun]:
+        """Return the runs at the top of the page."""
+        is_brief = len(self.logs) >= _MANY
+        return [ShownRun(letter, index, log, is_brief) for index, (letter, log) in enumerate(self.lettered)]
+
+    def comparison(self, differences: Sequence[Mapping[str, str | None]]) -> dict[str, Any] | None:
+        """Return the comparison of several runs: figures of each run, settings that differ, and first differences.
+
+        Args:
+            differences: Texts of the first difference between the first log and each other log.
+        """
+        if len(self.logs) == 1:
+            return None
+        return {
+            "rows": [(f"{letter}{log.name}", *_figures(log)) for letter, log in self.lettered],
+            "logs": self.lettered,
+            "settings": run_facts.different_settings(self.logs),
+            "differences": differences,
+        }
 
     @property
     def steps(self) -> Axis:
@@ -50,72 +118,16 @@ class Sheet:
         ]
         return Axis(min(steps, default=0), max(steps, default=0))
 
-    def marks(self, log: GatheredLog) -> list[ChartMark]:
-        """Return the marks of a log: errors, warnings and the first difference."""
-        found = [
-            ChartMark(item.step, item.severity, f"step {item.step:,}: {item.severity} {item.code}")
-            for item in log.diagnoses
-            if item.severity != "note"
-        ]
-        if self.divergence is not None:
-            found.append(ChartMark(self.divergence, "divergence", f"first difference: step {self.divergence:,}"))
-        return found
+    @property
+    def curves(self) -> Curves:
+        """Return the charts of losses, accuracies, codebooks and the optimizer."""
+        return Curves(self.lettered, self.steps, self.divergence)
 
     @property
     def voices(self) -> list[VoiceTable]:
         """Return the generated speech of each log."""
         tables = [voice_table(letter, log.voice, log.folder, self.embedder) for letter, log in self.lettered]
         return [table for table in tables if table is not None]
-
-    @property
-    def probe_curves(self) -> Iterator[Chart]:
-        """Yield the accuracies of the probes over the steps, with a chart of the text and of each codebook."""
-        found = [(letter, sample) for letter, log in self.lettered for sample in log.follower.probes[:MOST_SHOWN]]
-        for key in dict.fromkeys(key for _, sample in found for key in sample.accuracies):
-            name = "text" if key[0] == "text" else f"codebook {key[1]}"
-            lines = [
-                ChartLine(
-                    f"{letter}{sample.sample_id[:_LONGEST_NAME]}", sample.accuracies[key], 2 if key[0] == "text" else 1
-                )
-                for letter, sample in found
-                if key in sample.accuracies
-            ]
-            yield Chart(f"Accuracy of the probes: {name}", Plot(SMALL, self.steps, SHARES), lines)
-
-    @property
-    def curves(self) -> Iterator[Chart]:
-        """Yield the charts of losses and accuracies of the training, then of the evaluations."""
-        both = [curves for log in self.logs for curves in (log.train, log.evaluation)]
-        axis = axis_of(one for curves in both for one in (curves.loss, curves.text_loss, curves.audio_loss))
-        for of_evaluations, what in ((False, ""), (True, " of evaluations")):
-            for title, values in ((f"Loss{what} (nats)", axis), (f"Accuracy{what}", SHARES)):
-                for letter, log in self.lettered:
-                    curves = log.evaluation if of_evaluations else log.train
-                    lines = _accuracy_lines(curves) if values.is_share else _loss_lines(curves)
-                    if curves.steps:
-                        yield Chart(f"{letter}{title}", Plot(WIDE, self.steps, values), lines, self.marks(log))
-
-    @property
-    def codebooks(self) -> Iterator[Chart]:
-        """Yield the charts of text and each codebook, if the model has codebooks."""
-        if not any(log.train.losses for log in self.logs):
-            return
-        axis = axis_of(one for log in self.logs for one in (*log.train.losses, log.train.text_loss))
-        for title, values in (("loss (nats)", axis), ("accuracy", SHARES)):
-            for letter, log in self.lettered:
-                train = log.train
-                text = train.text_accuracy if values.is_share else train.text_loss
-                lines = [*_drawn(ChartLine("text", text, 2)), *_codebook_lines(train, is_share=values.is_share)]
-                yield Chart(f"{letter}Text and each codebook: {title}", Plot(SMALL, self.steps, values), lines)
-
-    @property
-    def heat(self) -> Iterator[HeatMap]:
-        """Yield the heat maps of the codebooks, if the model has codebooks."""
-        axis = axis_of((one for log in self.logs for one in log.train.losses), from_zero=False)
-        for title, values in (("accuracy", SHARES), ("loss (nats)", axis)):
-            for letter, log in self.lettered:
-                if lines := _codebook_lines(log.train, is_share=values.is_share):
-                    yield HeatMap(f"{letter}Codebook by step: {title}", lines, values)
 
     @property
     def timelines(self) -> list[tuple[str, Timeline]]:
@@ -141,7 +153,7 @@ class Sheet:
         return self._samples_of("probe")
 
     def _samples_of(self, *splits: str) -> list[ShownSample]:
-        logs = [LogSamples(letter, log.follower, log.folder) for letter, log in self.lettered]
+        logs = [LogSamples(letter, log.follower, log.folder, log.voice.texts) for letter, log in self.lettered]
         return shown_samples(logs, splits, self.embedder)
 
     @property
@@ -155,40 +167,23 @@ class Sheet:
         return sum(log.follower.probe_events for log in self.logs)
 
     @property
-    def settings(self) -> Iterator[Chart]:
-        """Yield the charts of learning rate and gradient norm, if there are logged steps."""
-        rates, norms = [log.learning_rate for log in self.logs], [log.grad_norm for log in self.logs]
-        if any(log.train.steps for log in self.logs):
-            for name, series in (("Learning rate", rates), ("Gradient norm before clipping", norms)):
-                plot = Plot(WIDE, self.steps, axis_of(series))
-                for (letter, log), one in zip(self.lettered, series, strict=True):
-                    yield Chart(f"{letter}{name}", plot, [ChartLine(name.lower(), one)], self.marks(log))
-
-    @property
     def cost(self) -> Iterator[tuple[str, GatheredLog, Chart]]:
         """Yield each log with the chart of durations, if there are logged steps."""
         axis = axis_of(one for log in self.logs for one in (log.step_ms, log.logging_ms))
         if any(log.train.steps for log in self.logs):
             for letter, log in self.lettered:
-                lines = [ChartLine("step", log.step_ms, 0), ChartLine("of which logging", log.logging_ms, 1)]
-                title, plot = f"{letter}Time of a logged step (ms)", Plot(WIDE, self.steps, axis)
-                marks = Sheet(self.logs).marks(log)  # the difference of two runs does not depend on durations
-                yield letter, log, Chart(title, plot, lines, marks)
+                yield letter, log, cost_chart(letter, log, self.steps, axis)
 
 
-def _drawn(*lines: ChartLine) -> list[ChartLine]:
-    return [line for line in lines if not line.series.is_empty]
-
-
-def _loss_lines(curves: SplitCurves) -> list[ChartLine]:
-    audio, text = ChartLine("audio", curves.audio_loss, 1), ChartLine("text", curves.text_loss, 2)
-    return _drawn(ChartLine("total", curves.loss, 0), audio, text)
-
-
-def _accuracy_lines(curves: SplitCurves) -> list[ChartLine]:
-    return _drawn(ChartLine("audio", curves.audio_accuracy, 1), ChartLine("text", curves.text_accuracy, 2))
-
-
-def _codebook_lines(curves: SplitCurves, *, is_share: bool) -> list[ChartLine]:
-    series: Sequence[NumberSeries] = curves.accuracies if is_share else curves.losses
-    return [ChartLine(f"codebook {index}", one, 1) for index, one in enumerate(series)]
+def _figures(log: GatheredLog) -> list[str]:
+    """Return the last losses, the best evaluation, the last accuracy and the number of findings of a run."""
+    train = log.train
+    lasts = [None if one.last is None else one.last[1] for one in (train.audio_loss, train.text_loss)]
+    best = best_evaluation(log)
+    accuracy = train.audio_accuracy.last
+    return [
+        *map(number, lasts),
+        "-" if best is None else f"{number(best[1])} at step {best[0]:,}",
+        share(None if accuracy is None else accuracy[1]),
+        f"{log.severities['error']:,}, {log.severities['warning']:,}",
+    ]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from higgs_audio_trainer.events import GenerationSample
 from higgs_audio_trainer.logs.bounded_series import EvenSample
+from higgs_audio_trainer.report.follower import sentence_of
 from higgs_audio_trainer.report.sounds import AudioEmbedder, EmbeddedAudio
 from sinks.rendering.generation import FRAME_RATE_HZ
 
@@ -90,6 +91,11 @@ class VoiceFollower:
         """Add the decoded recording of a sample, which may be a probe."""
         if link is not None and len(self._labels) < _MOST_LABELS:
             self._labels.setdefault(sample_id, link)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Return the sentence of each probe, by id."""
+        return {name: sentence_of(probe.text) for name, probe in self.probes.items()}
 
     def label_of(self, probe: str) -> str | None:
         """Return the path of a probe's decoded recording. None if unknown."""

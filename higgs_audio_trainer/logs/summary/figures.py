@@ -98,8 +98,7 @@ class Summary:
         start: `run_start` of the last attempt.
         end: `run_end` of the last attempt; None for a killed run or a running run.
         attempt: Number of the last attempt.
-        attempts: Counts of `run_end`, summed over the attempts.
-        last_ts: Time of the last event.
+        attempts: Counts and times over the attempts.
         training: Metrics of the logged steps.
         evaluation: Metrics of the evaluations.
         problems: Problems of the run, worst first.
@@ -116,7 +115,6 @@ class Summary:
     end: RunEnd | None
     attempt: int | None
     attempts: AttemptTotals
-    last_ts: str | None
     training: SplitMetrics
     evaluation: SplitMetrics
     problems: list[RunProblem]
@@ -201,7 +199,6 @@ class _Summing:
         self._end: RunEnd | None = None
         self._attempt: int | None = None
         self._attempts = AttemptTotals()
-        self._last_ts: str | None = None
         self._is_numbered = False
         self._rank: int | None = None  # rank of the first figures; all ranks log the same figures
         self._training, self._evaluation = _Collected(), _Collected()
@@ -218,7 +215,6 @@ class _Summing:
             event = line.event
             self._events += 1
             self._is_numbered |= event.seq is not None
-            self._last_ts = event.ts or self._last_ts
             self._attempts.add(event)
             if event.attempt is not None:
                 self._attempt = max(self._attempt or 0, event.attempt)
@@ -232,7 +228,7 @@ class _Summing:
 
     def _take(self, event: Any) -> None:
         if isinstance(event, RunStart):
-            self._start, self._end = self._start or event, None
+            self._take_start(event)
         elif isinstance(event, RunEnd):
             self._end = self._end or event
         elif isinstance(event, Diagnosis):
@@ -247,6 +243,13 @@ class _Summing:
             self._take_audit(event)
         if event.extra.get("nonfinite"):
             self._problem(f"{event.event} with non-finite values", "warning", getattr(event, "step", None))
+
+    def _take_start(self, event: RunStart) -> None:
+        """Take the first `run_start` of an attempt. Standard input has those of earlier attempts too."""
+        attempt = getattr(event, "attempt", None) or 0
+        if self._start is None or attempt > (getattr(self._start, "attempt", None) or 0):
+            self._start = event
+        self._end = None
 
     def _take_diagnosis(self, event: Diagnosis) -> None:
         """Count a warning or an error. Diagnoses with the same code are a single problem for all codebooks."""
@@ -307,7 +310,6 @@ class _Summing:
             end=self._end,
             attempt=self._attempt,
             attempts=self._attempts,
-            last_ts=self._last_ts,
             training=self._training.figures(),
             evaluation=self._evaluation.figures(),
             problems=sorted(self._problems.values(), key=lambda problem: -_SEVERITIES.index(problem.severity)),

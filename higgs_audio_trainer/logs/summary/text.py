@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from higgs_audio_trainer.events import SplitStatistics
+from higgs_audio_trainer.logs.attempt_totals import duration_text, time_text
 from higgs_audio_trainer.logs.gaps import Gap
 from higgs_audio_trainer.logs.summary.bars import Glyphs, glyphs
 from higgs_audio_trainer.logs.summary.figures import RunProblem, SplitMetrics, Summary
@@ -44,12 +45,21 @@ def render_summary(summary: Summary, *, width: int, encoding: str) -> str:
         width: Width in columns; longer lines are folded.
         encoding: Name of an existing codec. Without Unicode blocks in the encoding, bars are drawn in ASCII.
     """
-    before = [line for entry in (*_run(summary), _state(summary), *_steps(summary)) for line in entry.lines(width)]
-    ends = (*_problems(summary.problems), *_gaps(summary.gaps), *_cost(summary))
-    after = [line for entry in ends for line in entry.lines(width)]
+    before = [line for entry in opening(summary) for line in entry.lines(width)]
+    after = [line for entry in closing(summary) for line in entry.lines(width)]
     room = _SCREEN - len(before) - len(after) - len(["", ""])
     figures = _figures(summary, width, room, glyphs(encoding))
     return "\n\n".join("\n".join(block) for block in (before, figures, after) if block)
+
+
+def opening(summary: Summary) -> tuple[_LabelledFacts, ...]:
+    """Return the facts before the losses and accuracies, each a label and a text that is safe on a terminal."""
+    return (*_run(summary), _state(summary), *_steps(summary))
+
+
+def closing(summary: Summary) -> tuple[_LabelledFacts, ...]:
+    """Return the facts after the losses and accuracies. A fact without a label continues the fact before."""
+    return (*_problems(summary.problems), *_gaps(summary.gaps), *_cost(summary))
 
 
 def _line(label: str, *facts: str | None) -> _LabelledFacts:
@@ -66,15 +76,13 @@ def _run(summary: Summary) -> Iterator[_LabelledFacts]:
         yield _line("log", printable(str(summary.path)), count_of(summary.events, "event"), "no run_start")
         yield from _prepared(summary)
         return
-    resumed = start.resumed_from_step
     yield _line(
         "run",
         None if start.run_id is None else _text(start.run_id),
-        f"attempt {summary.attempt}, resumed from step {resumed}" if summary.attempt and resumed is not None else None,
         f"{count_of(start.world_size, 'process', 'processes')} on {_text(start.device)}",
         f"seed {start.seed}",
     )
-    yield _line("log", printable(str(summary.path)), count_of(summary.events, "event"))
+    yield _line("log", printable(str(summary.path)), count_of(summary.events, "event") + _attempts(summary))
     yield _line(
         "data",
         f"{count_of(start.num_train_samples, 'training sample')}, {start.num_eval_samples:,} for evaluation",
@@ -84,6 +92,17 @@ def _run(summary: Summary) -> Iterator[_LabelledFacts]:
     settings = _settings(start.config)
     if settings:
         yield _line("settings", *settings)
+
+
+def _attempts(summary: Summary) -> str:
+    """Return the number of attempts and the step of the last resume, for a log of several attempts."""
+    begun, start = summary.attempts.begun, summary.start
+    if start is None or (len(begun) < 2 and not summary.attempt):  # noqa: PLR2004 - one attempt needs no words
+        return ""
+    is_one = len(begun) == 1
+    count = f" of attempt {summary.attempt}" if is_one else f" of {count_of(len(begun), 'attempt')}"
+    resumed = start.resumed_from_step
+    return count if resumed is None else f"{count}, {'' if is_one else 'the last '}resumed from step {resumed:,}"
 
 
 def _prepared(summary: Summary) -> Iterator[_LabelledFacts]:
@@ -127,16 +146,20 @@ def _settings(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _state(summary: Summary) -> _LabelledFacts:
-    end: Any = summary.end
+    end, attempts = summary.end, summary.attempts
+    begun = None if attempts.first_ts is None else f"begun {_text(time_text(attempts.first_ts))}"
     if end is None:
-        last = "" if summary.last_ts is None else f"; last event at {_text(summary.last_ts)}"
-        return _line("state", f"no run_end: killed, or still running{last}")
+        last = None if attempts.last_ts is None else f"last event at {_text(time_text(attempts.last_ts))}"
+        return _line("state", "no run_end: killed, or still running", begun, last)
+    total = None if summary.start is None else summary.start.total_steps
+    step = f"step {end.step:,}" if total is None else f"step {end.step:,} of {total:,}"
+    ran = None if attempts.duration_s is None else f"ran {duration_text(attempts.duration_s)}"
     if end.reason == "completed":
-        return _line("state", f"completed at step {end.step:,}")
+        return _line("state", f"completed at {step}", begun, ran)
     if end.reason.startswith("SIG"):
-        return _line("state", f"stopped by {_text(end.reason)} at step {end.step:,}")
-    lost = f"; lost: rank {', '.join(map(str, end.lost_ranks))}" if end.lost_ranks else ""
-    return _line("state", f"ended at step {end.step:,}: {_text(end.reason)}{lost}")
+        return _line("state", f"stopped by {_text(end.reason)} at {step}", begun, ran)
+    lost = f"lost: rank {', '.join(map(str, end.lost_ranks))}" if end.lost_ranks else None
+    return _line("state", f"ended at {step}: {_text(end.reason)}", lost, begun, ran)
 
 
 def _steps(summary: Summary) -> Iterator[_LabelledFacts]:
@@ -158,12 +181,7 @@ def _span(figures: SplitMetrics) -> str:
 
 def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str]:
     """Return the lines of losses and accuracies, fitted to the remaining lines of the screen if possible."""
-    training, evaluation = summary.training, summary.evaluation
-    trained = None if summary.start is None else summary.start.modalities
-    names = ("total", *(trained or ("text", "audio")))
-    rows = list(_rows(training, *names))
-    codebooks = list(_rows(training, *(name for name in training.losses if name.startswith("codebook "))))
-    evaluations = [MetricRow(f"eval {name}", *figures) for name, *figures in _rows(evaluation, *names)]
+    rows, codebooks, evaluations = metric_rows(summary)
     if not rows and not evaluations:
         return []
     whole = table([*rows, *codebooks, *evaluations], width, drawn)
@@ -172,6 +190,16 @@ def _figures(summary: Summary, width: int, room: int, drawn: Glyphs) -> list[str
     upper = [*table([*rows, *evaluations], width, drawn), "codebooks: loss, then accuracy"]
     numbered = [row._replace(name=row.name.removeprefix("codebook ")) for row in codebooks]
     return [*upper, *grid(numbered, width, max(1, room - len(upper) - _AROUND_GRID), drawn)]
+
+
+def metric_rows(summary: Summary) -> tuple[list[MetricRow], list[MetricRow], list[MetricRow]]:
+    """Return the rows of the training, of its codebooks, and of the evaluations."""
+    training, evaluation = summary.training, summary.evaluation
+    trained = None if summary.start is None else summary.start.modalities
+    names = ("total", *(trained or ("text", "audio")))
+    codebooks = _rows(training, *(name for name in training.losses if name.startswith("codebook ")))
+    evaluations = [MetricRow(f"eval {name}", *figures) for name, *figures in _rows(evaluation, *names)]
+    return list(_rows(training, *names)), list(codebooks), evaluations
 
 
 def _rows(figures: SplitMetrics, *names: str) -> Iterator[MetricRow]:
@@ -230,10 +258,9 @@ def _cost(summary: Summary) -> Iterator[_LabelledFacts]:
         label = ""
     facts = []
     if totals.logging_ms is not None:
-        facts.append(f"{_ms(totals.logging_ms)} in all{'' if totals.events_written is not None else totals.scope}")
-    if totals.events_written is not None:
-        written = count_of(totals.events_written, "event")
-        facts.append(f"{written} written, {totals.events_lost:,} lost{totals.scope}")
+        facts.append(f"{_ms(totals.logging_ms)} in all{'' if totals.events_lost is not None else totals.scope}")
+    if totals.events_lost is not None:
+        facts.append(f"{count_of(totals.events_lost, 'event')} lost{totals.scope}")
     if facts:
         yield _line(label, *facts)
     elif label:
