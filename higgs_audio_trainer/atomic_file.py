@@ -75,6 +75,23 @@ def make_folder(folder: Path) -> None:
         raise
 
 
+def check_writable(folder: Path) -> None:
+    """Check that a folder can be written, or can be created. Nothing is created.
+
+    Raises:
+        NotADirectoryError: The path or a parent is a file. The error names that file.
+        OSError: The folder, or the first parent that exists, cannot be written. The error names that folder.
+
+    Example:
+        >>> check_writable(Path("no-such-folder"))
+    """
+    found = next(path for path in (folder, *folder.parents) if path.exists())
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(found))
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

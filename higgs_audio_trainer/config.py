@@ -30,6 +30,7 @@ _OTHER_STARTS = {
     "mica": "trains half of an adapter",
 }
 RESUME_LATEST = "latest"
+REQUIRED = ("train_manifest", "output_dir")  # settings without a default
 #: Field of a base checkpoint's config.json. True for random weights, where a loss at chance level is expected.
 RANDOM_WEIGHTS = "random_weights"
 
@@ -47,9 +48,11 @@ _LATER = frozenset(
         ),
         *("say_steps", "say_prompts", "say_samples", "say_temperature", "say_asr", "say_speaker"),
         *("load_in_4bit", "load_in_8bit", "full_finetune", "train", "freeze", "lora_config", "use_dora", "use_rslora"),
-        *("lora_bias", "modules_to_save", "init_lora_weights", "lora_layers"),
+        *("lora_bias", "modules_to_save", "init_lora_weights", "lora_layers", "console"),
     )
 )
+#: Levels of detail of the console sink, as in `sinks.rendering.renderers`.
+CONSOLE_DETAILS = ("full", "compact", "line")
 GROUPS = ("data", "model", "lora", "optimisation", "run", "log", "voice")
 
 
@@ -218,11 +221,17 @@ class TrainSettings:
         hint="to turn logging off: --sinks none",
     )
     sinks: str = _flag("console,jsonl", "log", "sinks of events: console, jsonl, none or MODULE:FACTORY")
+    console: str | None = _flag(
+        None,
+        "log",
+        "text on the console: full, compact (a line a sample) or line (a line a step) [full]",
+        choices=CONSOLE_DETAILS,
+    )
     processors: str = _flag("none", "log", "structlog processors of events, before the sinks: MODULE:FACTORY,...")
-    log_samples: int = _flag(2, "log", "samples of the micro-batch to log", minimum=1, maximum=1000)
+    log_samples: int = _flag(2, "log", "samples of the micro-batch to log; 0: none", minimum=0, maximum=1000)
     log_window: int = _flag(5, "log", "slots to log at each end", minimum=1, maximum=1000)
     log_codebooks: str = _flag("0", "log", "codebooks to log: a list like 0,1,7 or all")
-    log_text: bool = _flag(True, "log", "log decoded text beside token ids")
+    log_text: bool = _flag(True, "log", "log the spoken text, and decoded text beside token ids")
     log_ranks: bool = _flag(False, "log", "log rank and probability of each logged label")
     log_audio: int = _flag(0, "log", "decode logged samples to WAV files every N logged steps; 0: never", minimum=0)
     log_audio_seconds: float = _flag(60.0, "log", "time limit of decoding one WAV file, in seconds", above=0)
@@ -285,7 +294,7 @@ class TrainSettings:
             for name, value in self.extra.items()
         }
         object.__setattr__(self, "extra", further)
-        for name in ("train_manifest", "output_dir"):
+        for name in REQUIRED:
             if not getattr(self, name):
                 raise UserError(f"--{name}: expected a path, got nothing. See --help.")
         if self.max_steps != -1 and self.max_steps < 1:
@@ -295,8 +304,33 @@ class TrainSettings:
         if not self.targets():
             raise UserError(f"--lora_targets: expected names of modules, got {self.lora_targets!r}")
         self._check_method()
+        self._check_console()
         if self.log_codebooks != "all" and not re.fullmatch(r"\d+(,\d+)*", self.log_codebooks):
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
+
+    def _check_console(self) -> None:
+        """Check what is shown, and make `console` the option `detail` of the console sink, which alone decides.
+
+        Raises:
+            UserError: No sink is the console, its option has another value, or samples to decode are not logged.
+        """
+        if self.log_audio and not self.log_samples:
+            raise UserError("--log_audio: expected --log_samples of at least 1, whose samples are decoded, got 0")
+        if self.console is None:
+            return
+        option = f"detail={self.console}"
+        sinks = [sink.strip() for sink in self.sinks.split(",")]
+        consoles = [sink for sink in sinks if sink.partition(":")[0] == "console"]
+        if not consoles:
+            raise UserError(f"--console: expected the sink console in --sinks, got --sinks {self.sinks}. Leave one out")
+        for number, sink in enumerate(sinks):
+            details = [part for part in sink.split(":") if part.startswith("detail=")]
+            if sink in consoles and details not in ([], [option]):
+                given = details[0].removeprefix("detail=")
+                raise UserError(f"--console: expected {given} as in --sinks, got {self.console}. Leave one out")
+            if sink in consoles and not details:
+                sinks[number] = f"{sink}:{option}"
+        object.__setattr__(self, "sinks", ",".join(sinks))
 
     def _check_method(self) -> None:
         """Check the settings that choose what is trained.

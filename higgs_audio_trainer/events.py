@@ -161,6 +161,10 @@ class RunStart:
         "schedule or if unknown.",
         None,
     )
+    vocab_size: int | None = _added("Text tokens that the model predicts from, V; null if unknown.", None, minimum=1)
+    codebook_size: int | None = _added(
+        "Entries of a codebook with stream BOS and EOS, C; null without audio or if unknown.", None, minimum=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +344,7 @@ class PredictionSample:
     label_audio: str | None = _added(
         "WAV file of the sample's labels, relative to the output directory (audio, with --log_audio).", None
     )
+    text: str | None = _added("Text that the sample speaks (with --log_text); null if unknown.", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

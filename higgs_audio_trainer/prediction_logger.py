@@ -24,6 +24,7 @@ import higgs_audio_trainer.own_packages  # noqa: F401 - `import sinks` finds our
 import sinks
 from higgs_audio_trainer.adapters import Adapter, UnreadableError, adapter_for
 from higgs_audio_trainer.adapters.hooks import prompt_tuned, unwrapped
+from higgs_audio_trainer.config import expanded
 from higgs_audio_trainer.diagnoses.diagnoser import LEVELS
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.events import Diagnosis
@@ -43,7 +44,9 @@ from higgs_audio_trainer.recording.foreign_training import (
 )
 from higgs_audio_trainer.recording.hooked_model import HookedModel
 from higgs_audio_trainer.recording.live_checks import LiveChecks
+from higgs_audio_trainer.recording.logged_so_far import LoggedSoFar
 from higgs_audio_trainer.recording.logger_arguments import check_logger_arguments
+from higgs_audio_trainer.recording.milestones import MilestoneKeeper
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.schedule import schedule_name
 from higgs_audio_trainer.recording.settings import RecorderSettings, every, never
@@ -146,6 +149,14 @@ class PredictionLogger(TrainerCallback):
         self._begin_log: Callable[[], None] | None = None  # until the log has begun
         self._built: list[tuple[str, Sink]] = []
         self._config_before: Mapping[str, Any] | None = None  # of the resumed attempt
+        self._shown: LoggedSoFar | None = None  # after the end of the log too
+
+    def __repr__(self) -> str:
+        return f"<PredictionLogger: {self._shown or 'no log yet'}>"
+
+    def _repr_html_(self) -> str | None:
+        """Return place, last step, losses, accuracies and findings, for a notebook. None before the training."""
+        return None if self._shown is None else self._shown.html()
 
     # In a plain loop
 
@@ -336,7 +347,8 @@ class PredictionLogger(TrainerCallback):
         with self._tolerated():
             core = unwrapped(model)
             problem, adapter = self._adapter_of(core)
-            self._open(model, core, adapter, Path(output_dir).expanduser().absolute(), tokenizer, log_steps, facts)
+            folder = Path(expanded(str(output_dir), "output_dir")).absolute()
+            self._open(model, core, adapter, folder, tokenizer, log_steps, facts)
             self._begin_log = lambda: self._emit_start(core, adapter, config(), facts, problem)
             atexit.register(self._close_at_exit)
 
@@ -378,7 +390,9 @@ class PredictionLogger(TrainerCallback):
         self._built = built = sinks.build(self._sinks, sinks.SinkContext(str(folder), run_id, 0, attempt))
         self.emit = Pipeline(built, run_id=run_id, attempt=attempt, processors=self._processors, strict=self._strict)
         checks = LiveChecks(self.emit, fails=False) if self._diagnose else None
-        self._recorder = Recorder(self.emit, record, sinks=built, checks=checks)
+        keeper = MilestoneKeeper(self.emit)
+        self._shown = LoggedSoFar(_place(built), self.emit, keeper, checks)
+        self._recorder = Recorder(self.emit, record, sinks=built, checks=checks, keeper=keeper)
         self._hooked = HookedModel(core, adapter, self._recorder, prompt_tuned(model))
 
     def _existing_codebooks(self, num_codebooks: int) -> tuple[int, ...]:
@@ -454,6 +468,12 @@ class PredictionLogger(TrainerCallback):
     def _note_learning_rate(self) -> None:
         with suppress(AttributeError, IndexError, KeyError, TypeError):  # no optimizer, or another kind
             self._learning_rate = float(self._optimizer.param_groups[0]["lr"])
+
+
+def _place(built: Sequence[tuple[str, Sink]]) -> str:
+    """Return the file of the log, or else the names of the sinks."""
+    files = [str(sink.path) for _, sink in built if isinstance(sink, sinks.JsonlSink)]
+    return ", ".join(files or [name for name, _ in built])
 
 
 def _remove_empty(built: Sequence[tuple[str, Sink]]) -> None:

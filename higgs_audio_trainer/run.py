@@ -20,6 +20,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 import higgs_audio_trainer.own_packages  # noqa: F401 - `import sinks` finds our package from here on
+from higgs_audio_trainer import phases
 from higgs_audio_trainer.checkpoint.base_checkpoint import fingerprint_of, open_checkpoint
 from higgs_audio_trainer.checkpoint.processor_files import save_processor
 from higgs_audio_trainer.config import TrainSettings
@@ -42,6 +43,7 @@ from higgs_audio_trainer.training.beginning import Beginning, changes_of, notes_
 from higgs_audio_trainer.training.best_adapter import LOSSES, NONE, BestAdapter, check_field
 from higgs_audio_trainer.training.collective import on_every_rank, on_rank_0
 from higgs_audio_trainer.training.heartbeat import LostRankError
+from higgs_audio_trainer.training.local_checks import check_machine
 from higgs_audio_trainer.training.lora_settings import check_layers, with_lora_config
 from higgs_audio_trainer.training.model import check_method, load_model
 from higgs_audio_trainer.training.model_card import trained_adapter, trained_card, write_card
@@ -59,7 +61,7 @@ from higgs_audio_trainer.training.resumption import check_resumable, samples_of,
 from higgs_audio_trainer.training.run_facts import run_facts
 from higgs_audio_trainer.training.saved_weights import complete_adapter, complete_whole, finish_whole
 from higgs_audio_trainer.training.shared_files import check_shared_files
-from higgs_audio_trainer.training.signals import StopReason, StopSignals, exit_status, under_torchrun
+from higgs_audio_trainer.training.signals import StopReason, StopSignals, answer_to, exit_status, under_torchrun
 from higgs_audio_trainer.training.stopping import Stopping
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
 from higgs_audio_trainer.training_data import TrainingData, prepare_data
@@ -67,6 +69,8 @@ from higgs_audio_trainer.training_log import Console, NamedSink, TrainingLog, co
 from higgs_audio_trainer.voice.scores import check_scorers
 from sinks import specification
 from sinks.terminal.escape import printable_lines
+from sinks.terminal.fold import fitted
+from sinks.terminal.phase_lines import PhaseLines
 from sinks.terminal.screen import Screen
 
 _LAST_EVENTS_S = 3.0  # for `run_end` and the sinks, when the launcher is about to kill the process
@@ -95,6 +99,18 @@ class RunResult:
     stopped_by: StopReason | None = None
     failed_by: Diagnosis | None = None
     milestones: Milestones | None = None
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """A second Ctrl-C ended a run at once, without a checkpoint of its last steps.
+
+    Attributes:
+        result: Outcome of the run until then.
+    """
+
+    def __init__(self, result: RunResult) -> None:
+        super().__init__()
+        self.result = result
 
 
 def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (), say: Say | None = None) -> RunResult:
@@ -135,7 +151,6 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     settings = with_lora_config(settings)
     check_field(settings.keep_best)
     check_prompts(settings)
-    check_scorers(settings.say_asr, settings.say_speaker)
     if settings.diagnose == "fail" and not has_log(settings, more_sinks):
         raise UserError(
             "--diagnose fail: expected a sink, since checks read the log, got --sinks none. Add a sink: --sinks jsonl"
@@ -143,10 +158,14 @@ def run_training(settings: TrainSettings, *, more_sinks: Sequence[NamedSink] = (
     screen = Screen(sys.stdout, sys.stderr)
     redact = Redactor(settings.as_mapping(), os.environ)
     console = Console(
-        screen, say or (lambda text: screen.show(printable_lines(text))), lambda text: screen.note(redact(text))
+        screen,
+        say or (lambda text: screen.show(fitted(printable_lines(text), screen.out))),
+        lambda text: screen.note(redact(text)),
     )
+    lines = PhaseLines(screen if os.environ.get("RANK", "0") == "0" else Screen(None, None))
     try:
-        return _run(settings, more_sinks, processors, console)
+        with phases.shown_by(lambda: lines):
+            return _run(settings, more_sinks, processors, console)
     except Exception as error:
         redact.hide_in(error)
         raise
@@ -158,13 +177,16 @@ def _run(
     settings: TrainSettings, more_sinks: Sequence[NamedSink], processors: Sequence[NamedProcessor], console: Console
 ) -> RunResult:
     arguments = training_arguments(settings)
+    attempt = on_rank_0(arguments, lambda: plan_attempt(settings.output_dir, settings.resume, restarts=_restarts()))
+    on_every_rank(arguments, lambda: check_machine(settings))
+    on_every_rank(arguments, lambda: check_scorers(settings.say_asr, settings.say_speaker))
     checkpoint = on_every_rank(arguments, lambda: open_checkpoint(settings.base_ckpt))
     settings = settings.with_text_loss(checkpoint.family.text_loss_weight)
     checkpoint = checkpoint.with_text_loss(settings.text_weight)
     settings.codebooks(checkpoint.ids.num_codebooks)  # refuses codebooks that the model lacks
     check_layers(settings, checkpoint.config.get_text_config().num_hidden_layers)
     on_every_rank(arguments, lambda: check_method(settings, checkpoint))
-    attempt, fixed = on_rank_0(arguments, lambda: _plan(settings, arguments, console.say))
+    fixed = on_rank_0(arguments, lambda: _fixed_settings(settings, arguments, attempt, console.say))
     # Ranks share the work, and wait in no collective.
     data = prepare_data(settings, checkpoint, arguments, attempt, console)
     on_every_rank(arguments, lambda: check_shared_files(attempt, data.datasets, arguments))
@@ -189,11 +211,11 @@ def _run(
             interval=lambda: trainer.state.logging_steps,
         ),
     )
-    bar = TrainingBar(console.screen.status_stream())
+    bar = TrainingBar(console.screen.status_stream(), lambda: log.keeper.milestones)
     with ExitStack() as cleanup:
         cleanup.callback(log.close)
         cleanup.callback(bar.close)
-        stop = StopSignals(partial(_give_up, log.recorder, console.screen), **under_torchrun(os.environ))
+        stop = _stop_signals(arguments, log, console.screen)
         stopping = Stopping(lambda: stop.received or log.stop_reason)
         claims: list[Claim] = []  # of rank 0
         facts: list[RunFacts] = []  # one, from the start on
@@ -242,14 +264,26 @@ def _run(
         on_rank_0(arguments, lambda: claims.append(cleanup.enter_context(claim(settings.output_dir, attempt))))
         cleanup.enter_context(stop)
         _train(trainer, attempt, log, stopping)
-    return RunResult(
-        attempt.run_id,
-        trainer.state.global_step,
-        attempt.number,
-        stopping.stopped_by or log.stop_reason,
-        log.failed_by,
-        log.keeper.milestones if arguments.process_index == 0 else None,
-    )
+    return _outcome(trainer, attempt, log, stopping.stopped_by or log.stop_reason)
+
+
+def _outcome(
+    trainer: HiggsAudioTrainer, attempt: Attempt, log: TrainingLog, stopped_by: StopReason | None
+) -> RunResult:
+    milestones = log.keeper.milestones if trainer.is_world_process_zero() else None
+    step = trainer.state.global_step
+    return RunResult(attempt.run_id, step, attempt.number, stopped_by, log.failed_by, milestones)
+
+
+def _stop_signals(arguments: TrainingArguments, log: TrainingLog, screen: Screen) -> StopSignals:
+    options: dict[str, Any] = {**under_torchrun(os.environ)}
+    if arguments.process_index == 0:  # the first rank answers for all
+        options["answer"] = partial(_answer, screen)
+    return StopSignals(partial(_give_up, log.recorder, screen), **options)
+
+
+def _answer(screen: Screen, received: Signals) -> None:
+    screen.note(answer_to(received, phases.current()))
 
 
 def _savers(
@@ -309,15 +343,16 @@ def _probes(
     )
 
 
-def _plan(settings: TrainSettings, arguments: TrainingArguments, say: Say) -> tuple[Attempt, dict[str, Any]]:
-    """Return the attempt, and the settings that its checkpoints fix."""
-    attempt = plan_attempt(settings.output_dir, settings.resume, restarts=_restarts())
+def _fixed_settings(
+    settings: TrainSettings, arguments: TrainingArguments, attempt: Attempt, say: Say
+) -> dict[str, Any]:
+    """Return the settings that the checkpoints of an attempt fix, after a check of the one that is resumed."""
     fixed = settings_of(settings, arguments, base=fingerprint_of(settings.base_ckpt))
     for note in (*attempt.notes, *notes_on(arguments, settings)):
         say(note)
     if attempt.checkpoint is not None:
         check_resumable(attempt.checkpoint, fixed, arguments)
-    return attempt, fixed
+    return fixed
 
 
 def _give_up(recorder: Recorder, screen: Screen, received: Signals) -> None:
@@ -347,6 +382,8 @@ def _train(trainer: HiggsAudioTrainer, attempt: Attempt, log: TrainingLog, stopp
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
             log.recorder.end(reason, error.ranks if isinstance(error, LostRankError) else ())
         log.close()  # before the output directory is given back, which a failed start leaves as it was
+        if isinstance(error, KeyboardInterrupt):
+            raise InterruptedRun(_outcome(trainer, attempt, log, Signals.SIGINT)) from error
         raise
     log.recorder.end("completed" if stopping.stopped_by is None else stopping.stopped_by.name)
 

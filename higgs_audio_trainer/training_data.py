@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,7 @@ def prepare_data(
     """
     manifests = [settings.train_manifest, *([settings.eval_manifest] if settings.eval_manifest else [])]
     is_first = arguments.process_index == 0
-    line = ProgressLine(console.screen.status_stream()) if is_first else None
+    line = ProgressLine(sys.stderr) if is_first else None
     path = Path(settings.output_dir) / "events" / FILE_NAME
     opened = partial(JsonlSink, path, say=console.note)
     is_logged = is_first and any(sink.name == "jsonl" for sink in specification.parse(settings.sinks))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import platform
+import re
+from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
 
+#: Beside the libraries that determine a result: those that read data sets, download, and quantize.
+_MORE_LIBRARIES = ("datasets", "huggingface_hub", "bitsandbytes")
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "structlog", "numpy")
 
 
@@ -21,3 +26,31 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):  # also this package, in a checkout on the PYTHONPATH
             found[name] = platform.python_version() if name == "python" else version(name)
     return found
+
+
+def version_lines() -> Iterator[str]:
+    """Yield a line for this package, Python and each library that matters, without an import of a library.
+
+    Example:
+        >>> next(version_lines()).split()[0]
+        'higgs-audio-trainer'
+    """
+    found = versions()
+    for name in _MORE_LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    yield f"higgs-audio-trainer {found.pop('higgs_audio_trainer', 'not installed')}"
+    for name, number in found.items():
+        yield f"{name} {number}{_platform_of_torch() if name == 'torch' else ''}"
+
+
+def _platform_of_torch() -> str:
+    """Return what torch was built for, from the file that its build wrote. Empty for a torch without that file."""
+    try:
+        text = Path(str(distribution("torch").locate_file("torch/version.py"))).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    for platform_name, label in (("cuda", "CUDA"), ("hip", "ROCm"), ("xpu", "XPU")):
+        if built := re.search(rf"^{platform_name}\b[^=\n]*= *'([^']+)'", text, re.MULTILINE):
+            return f", built for {label} {built[1]}"
+    return ", built for the CPU"

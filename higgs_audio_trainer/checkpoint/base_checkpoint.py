@@ -12,11 +12,14 @@ from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
 from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint, Family
 from higgs_audio_trainer.families.known import FAMILIES
+from higgs_audio_trainer.hub import hub_error, is_folder, reach
+from higgs_audio_trainer.phases import phase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BOSON_MODEL_TYPE = "higgs_audio"  # v2 in the layout of its authors
+_MOST_SHOWN = 40  # letters of a file in a message
 _FINGERPRINT_BLOCKS, _BLOCK_BYTES = 64, 4096
 
 
@@ -29,8 +32,9 @@ def open_checkpoint(name: str) -> BaseCheckpoint:
     Raises:
         UserError: The checkpoint is missing, in Boson's original layout of v2, of another model, or inconsistent.
     """
-    raw = read_config(name, "--base_ckpt")
-    return _family_of(name, raw).open(name, raw, _open_tokenizer(name))
+    with phase(f"opening {name}"):
+        raw = read_config(name, "--base_ckpt")
+        return _family_of(name, raw).open(name, raw, _open_tokenizer(name))
 
 
 def open_config(name: str) -> tuple[Family, Any]:
@@ -82,13 +86,15 @@ def fingerprint_of(name: str) -> str | None:
         return None
     files = sorted(Path(config).parent.glob("*.safetensors")) if config else []
     digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(size.to_bytes(8))
-        with path.open("rb") as file:
-            for block in range(_FINGERPRINT_BLOCKS):
-                file.seek(block * max(0, size - _BLOCK_BYTES) // (_FINGERPRINT_BLOCKS - 1))
-                digest.update(file.read(_BLOCK_BYTES))
+    with phase("hashing the base checkpoint") as hashing:
+        for number, path in enumerate(files, start=1):
+            hashing.detail = f"file {number} of {len(files)}"
+            size = path.stat().st_size
+            digest.update(size.to_bytes(8))
+            with path.open("rb") as file:
+                for block in range(_FINGERPRINT_BLOCKS):
+                    file.seek(block * max(0, size - _BLOCK_BYTES) // (_FINGERPRINT_BLOCKS - 1))
+                    digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()[:16] if files else None
 
 
@@ -100,22 +106,47 @@ def read_config(name: str, flag: str) -> dict[str, Any]:
         flag: Flag that names the model, for messages.
 
     Raises:
-        UserError: There is no config.json, or the Hub cannot be reached.
+        UserError: There is no config.json, it is no JSON object, or the Hub cannot be reached.
     """
     from transformers import PreTrainedConfig
 
-    raw: Any = None
-    cause: Exception | None = None
+    reach(name, flag)
     try:
-        raw, _ = PreTrainedConfig.get_config_dict(name)
-    except (OSError, ValueError) as error:
-        cause = error
-    if not isinstance(raw, dict) or not raw:  # an empty folder gives an empty dictionary
-        raise UserError(
-            f"{flag}: expected a folder with a config.json or a name on the Hugging Face Hub, got {name!r}, which "
-            "has no config.json or cannot be fetched. Check the path, or the network."
-        ) from cause
-    return raw
+        path = find_config(name)
+        if path is None:
+            below = _model_below(name)
+            hint = f"Name {below}" if below else "Name the folder of the model itself, or download the model again"
+            raise UserError(f"{flag} {name}: expected a config.json, got none. {hint}.")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or not content:
+            got = f"{type(content).__name__} {path.read_text(encoding='utf-8').strip()[:_MOST_SHOWN]}"
+            raise UserError(
+                f"{path}: expected the configuration of a model, got {got}. Download or copy the file again."
+            )
+        return dict(PreTrainedConfig.get_config_dict(name)[0])
+    except OSError as error:
+        raise hub_error(error, flag, name) or UserError(f"{flag} {name}: {one_line(error)}. Check the path.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, got: {one_line(error)}. Download or copy the file again.") from error
+
+
+def _model_below(name: str) -> Path | None:
+    """Return a folder with a config.json inside of a folder, of a known model if there is one."""
+    folders = sorted(found.parent for found in Path(name).glob("*/config.json"))
+    known = {family.model_type for family in FAMILIES.values()}
+    models = (folder for folder in folders if _read_json(str(folder), "config.json").get("model_type") in known)
+    return next(models, next(iter(folders), None))
+
+
+def find_config(name: str) -> Path | None:
+    """Return the config.json of a model, downloaded if the model is on the Hub. None if there is no such file."""
+    from transformers.utils.hub import cached_file
+
+    if is_folder(name):
+        path = Path(name) / "config.json"
+        return path if path.exists() else None
+    found = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False)
+    return Path(found) if found is not None else None
 
 
 def _open_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -130,7 +161,7 @@ def _open_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except StrictDataclassError as error:  # config.json tells the class of the tokenizer
         raise UserError(f"--base_ckpt {name}: expected a valid config.json, got: {one_line(error)}") from error
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
+        raise hub_error(error, "--base_ckpt", name) or UserError(
             f"--base_ckpt {name}: expected a tokenizer beside the model, got an error: {one_line(error)}"
         ) from error
     return tokenizer

@@ -18,6 +18,7 @@ from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.quantization import Quantization
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, is_finished, latest_checkpoint
+from higgs_audio_trainer.phases import phase
 
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -182,6 +183,11 @@ def _names_of(adapter: Path) -> list[str]:
 
 
 def _load(checkpoint: BaseCheckpoint, adapter: Path | None, device: str, quantization: Quantization | None) -> Any:
+    with phase(f"loading the weights of {checkpoint.name}"):
+        return _loaded(checkpoint, adapter, device, quantization)
+
+
+def _loaded(checkpoint: BaseCheckpoint, adapter: Path | None, device: str, quantization: Quantization | None) -> Any:
     dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
     model = checkpoint.family.for_speech(
         checkpoint.name,

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from higgs_audio_trainer.cli.phase_display import phases_shown
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.own_packages import prefer_own
 
@@ -31,7 +32,7 @@ COMMANDS = {
     "show": "print a log like the console; filters, --follow, --summary",
     "diff": "compare the logs of two runs, or write a golden",
     "validate": "check a log: schema, gaps, torn lines, order",
-    "report": "draw one or two logs as an HTML page that works offline",
+    "report": "draw up to 8 logs as an HTML page that works offline",
     "diagnose": "find training problems in a log, with causes and fixes",
     "merge": "merge the files of a log into one JSONL stream on stdout",
     "export": "copy a log to an experiment tracker or to Parquet files",
@@ -86,11 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _error_of_stdout() is not None:
             _discard_stdout()
         status = EXIT_BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         from signal import Signals
 
         from higgs_audio_trainer.training.signals import exit_status
 
+        message = _answer_to(interrupt, arguments)
         status = exit_status(Signals.SIGINT)
     except Exception:  # noqa: BLE001 - a bug: the usual traceback, without secrets in the message
         from traceback import format_exc
@@ -103,6 +105,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The process ends here. A garbage collection over all imports takes a tenth of the time for a small log.
         gc.freeze()
     return status
+
+
+def _answer_to(interrupt: KeyboardInterrupt, arguments: list[str]) -> str | None:
+    """Return the answer to Ctrl-C before a training begins. A begun training and other commands answer by themselves.
+
+    Example:
+        >>> interrupt = KeyboardInterrupt()
+        >>> interrupt.add_note("encoding")
+        >>> _answer_to(interrupt, ["prepare", "--train_manifest", "m.jsonl"])
+        'higgs-audio-trainer: interrupted while encoding. To go on, enter the same command: encoded clips are kept.'
+        >>> _answer_to(KeyboardInterrupt(), ["show", "--follow", "out"])
+    """
+    command = arguments[0] if arguments else ""
+    prepares = command in ("train", "prepare", "demo") or command.startswith("-")
+    if type(interrupt) is not KeyboardInterrupt or not prepares or os.environ.get("RANK", "0") != "0":
+        return None
+    phases = getattr(interrupt, "__notes__", ())
+    during = "".join(f" while {name}" for name in phases)
+    kept = ": encoded clips are kept" if "encoding" in phases else ""
+    return f"higgs-audio-trainer: interrupted{during}. To go on, enter the same command{kept}."
 
 
 def _message_of_rank(error: UserError) -> str | None:
@@ -143,7 +165,8 @@ def _run_and_flush(arguments: list[str]) -> int:
     status = 0
     try:
         try:
-            status = _dispatch(arguments)
+            with phases_shown():
+                status = _dispatch(arguments)
         finally:  # argparse ends --help with SystemExit
             sys.stdout.flush()
     except BrokenPipeError:  # the reader closed the pipe, like `| head -1`
@@ -197,8 +220,10 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments in (["--help"], ["-h"], []):
         print(_overview())
         return 0 if arguments else EXIT_BAD_INPUT
-    if arguments == ["--version"]:
-        print(import_module("higgs_audio_trainer").__version__)
+    if arguments[0] == "--version":
+        from higgs_audio_trainer.versions import version_lines
+
+        print("\n".join(version_lines()))
         return 0
     if arguments[0].startswith("-"):
         arguments = ["train", *arguments]
@@ -227,13 +252,14 @@ def _overview() -> str:
     """Return the help without a command: all commands, then all flags of train."""
     import textwrap
 
+    width = max(map(len, COMMANDS))
     names = " ".join(f"--{item.name}" for item in import_module("higgs_audio_trainer.config").flags())
     return "\n".join(
         [
             "usage: higgs-audio-trainer [COMMAND] [flags]",
             "",
             "commands (COMMAND --help prints details):",
-            *(f"  {name:<12}{text}" for name, text in COMMANDS.items()),
+            *(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()),
             "",
             *textwrap.wrap(
                 f"flags without a command mean train: {names}", 79, subsequent_indent="  ", break_on_hyphens=False

@@ -6,12 +6,13 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from higgs_audio_trainer.errors import UserError
 
+_NEAR = 0.8  # similarity of a mistyped flag: that of lora_rnk to lora_rank, not of device to dtype
 _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}
 _DEFAULT_COLUMNS, _MARGIN = 80, 2  # of the help, the same as in argparse
@@ -40,6 +41,42 @@ class ArgumentParser(argparse.ArgumentParser):
         self.register("type", int, _parse_integer)  # in place of argparse's "invalid int value"
         self.register("type", float, _parse_number)
 
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse arguments. An unknown flag is told before an argument that is missing, often the one that was meant."""
+        declared = {flag.replace("_", "-") for flag in self._option_string_actions}
+        for argument in args or ():
+            if argument == "--":
+                break
+            name = argument.partition("=")[0]
+            if name.startswith("--") and " " not in name and name.replace("_", "-") not in declared:
+                raise UserError(self.unknown(argument, self.long_flags()))
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise UserError(self.unknown(rest[0], self.long_flags()))
+        return parsed
+
+    def long_flags(self) -> list[str]:
+        """Return the flags that begin with two dashes."""
+        return [flag for flag in self._option_string_actions if flag.startswith("--")]
+
+    def unknown(self, argument: str, known: Iterable[str]) -> str:
+        """Return the message for an argument that the parser does not know.
+
+        Args:
+            argument: The argument, a flag or a word.
+            known: Flags with their dashes.
+
+        Example:
+            >>> ArgumentParser(prog="show").unknown("--al", ["--all", "--event"])
+            '--al: expected a known flag. Did you mean --all? See show --help.'
+            >>> ArgumentParser(prog="show").unknown("run-2", [])
+            "expected no further argument, got 'run-2'. See show --help."
+        """
+        if not argument.startswith("-"):
+            return f"expected no further argument, got {argument!r}. See {self.prog} {self.help_flag}."
+        hint = near_name(argument.partition("=")[0], known)
+        return f"{argument}: expected a known flag.{hint} See {self.prog} {self.help_flag}."
+
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse arguments after each flag is respelled as declared."""
         declared = {flag.replace("_", "-"): flag for flag in self._option_string_actions}
@@ -49,6 +86,9 @@ class ArgumentParser(argparse.ArgumentParser):
         """Raise `UserError` with a reference to the help."""
         # argparse names an argument with all its spellings: "argument --lr/--learning_rate: ..."
         message = re.sub(r"^argument ([^\s/]+)(?:/\S+)?: ", r"\1: ", message)
+        message = re.sub(r"^the following arguments are required: (.*)", r"\1: expected a value, got none", message)
+        message = message.replace("expected one argument", "expected a value, got none")
+        message = message.replace("ignored explicit argument", "expected no value, got")
         raise UserError(f"{message}. See {self.prog} {self.help_flag}.")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -59,6 +99,34 @@ class ArgumentParser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:  # argparse ignores an error of the stream here; `main` must see the error
             (file or sys.stderr).write(message)
+
+
+def near_name(name: str, known: Iterable[str]) -> str:
+    """Return the question whether the user meant the known name nearest to a mistyped one; empty without a near one.
+
+    Near is a name with nearly the same letters, or the shortest one that begins with the whole mistyped name.
+
+    Args:
+        name: Mistyped flag with its dashes, or mistyped key of a YAML file.
+        known: Flags with their dashes, or keys.
+
+    Example:
+        >>> near_name("--lora-rank", ["--lora_r", "--lora_alpha"]), near_name("batch", ["batch_size"])
+        (' Did you mean --lora_r?', ' Did you mean batch_size?')
+        >>> near_name("--device", ["--dtype", "--do_predict"])
+        ''
+    """
+    from difflib import get_close_matches
+
+    wanted = _plain(name)
+    by_letters = {_plain(item): item for item in known}
+    nearest = get_close_matches(wanted, by_letters, n=1, cutoff=_NEAR)
+    nearest = nearest or sorted((item for item in by_letters if item.startswith(f"{wanted}_")), key=len)
+    return f" Did you mean {by_letters[nearest[0]]}?" if nearest and nearest[0] != wanted else ""
+
+
+def _plain(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> None:

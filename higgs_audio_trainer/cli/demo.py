@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.epilogue import show_last_lines
 from higgs_audio_trainer.config import FAMILY_NAMES
 from higgs_audio_trainer.errors import UserError, suggestion
+from higgs_audio_trainer.phases import STARTING, phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 from higgs_audio_trainer.training.signals import exit_status
 
@@ -45,9 +47,10 @@ def run(arguments: Sequence[str], prog: str) -> int:
     # For matrices this small a second thread saves a quarter of the time on an idle machine and takes ten times as long
     # on a busy machine, because waiting threads spin. Set before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    prepare_imports()
-    from higgs_audio_trainer.demo.faults import FAULTS
-    from higgs_audio_trainer.demo.run import FAULTS_LIST, run_demo
+    with phase(STARTING, is_slow=True):
+        prepare_imports()
+        from higgs_audio_trainer.demo.faults import FAULTS
+        from higgs_audio_trainer.demo.run import FAULTS_LIST, run_demo
 
     if given.fault == FAULTS_LIST:
         print("\n".join(f"{name:<22}{fault.mistake}" for name, fault in FAULTS.items()))
@@ -69,7 +72,5 @@ def run(arguments: Sequence[str], prog: str) -> int:
         fault=given.fault,
         family=given.family,
     )
-    if outcome.stopped_by is not None:
-        return exit_status(outcome.stopped_by)
-    print("\n" + "\n".join(outcome.summary()))
-    return 0
+    show_last_lines(["", *outcome.summary()])
+    return exit_status(outcome.stopped_by)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_width
@@ -17,7 +16,9 @@ from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.diagnosed_log import DiagnosedLog, diagnose
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES
 from higgs_audio_trainer.logs.diff.reports.github_report import annotation, plain
-from sinks.console import text_of, wants_color
+from higgs_audio_trainer.phases import phase
+from sinks.console import wants_color
+from sinks.record_text import RecordText
 from sinks.rendering.record import RenderFailures
 from sinks.terminal.escape import printable
 from sinks.terminal.screen import say_on_stderr
@@ -55,7 +56,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     width = parse_width(given.width)
     problems = ProblemPrinter()
     try:
-        diagnosed = diagnose(*given.paths, run=given.run, on_problem=problems, on_notice=problems.say)
+        with phase("checking the training"):
+            diagnosed = diagnose(*given.paths, run=given.run, on_problem=problems, on_notice=problems.say)
     finally:
         problems.close()
     if not diagnosed.has_counts and diagnosed.steps:
@@ -79,16 +81,12 @@ def _scope(diagnosed: DiagnosedLog) -> str:
 
 def _text(diagnosed: DiagnosedLog, width: int | None, *, color: bool | None = None) -> Iterator[str]:
     color = wants_color(sys.stdout, os.environ) if color is None else color
-    shown = partial(
-        text_of,
-        color=color,
-        encoding=encoding_of(sys.stdout),
-        width=width,
-        on_failure=RenderFailures(say_on_stderr),
-    )
+    text_of = RecordText(color=color, encoding=encoding_of(sys.stdout), on_failure=RenderFailures(say_on_stderr))
     for event, reported in diagnosed.findings:
         place = f"at step {reported.first_step:,}, found at {reported.times:,} of {_scope(diagnosed)}"
-        yield shown({"event": event.name} | asdict(event) | {"repeats": 0, "found": place})
+        text = text_of({"event": event.name} | asdict(event) | {"repeats": 0, "found": place}, width)
+        assert text is not None, "the default is to show every event"
+        yield text
     counts = Counter(reported.severity for _, reported in diagnosed.findings)
     parts = [count_of(counts[severity], severity) for severity in reversed(SEVERITIES) if counts[severity]]
     yield f"{', '.join(parts) or 'nothing found'} in {_scope(diagnosed)}"

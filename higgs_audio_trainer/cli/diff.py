@@ -14,6 +14,7 @@ from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import Comparison
 from higgs_audio_trainer.logs.diff.reports import FORMATS, WIDTH
+from higgs_audio_trainer.phases import phase
 from sinks.terminal.escape import encodable_text, known_encoding, printable
 from sinks.terminal.words import count_of
 
@@ -71,9 +72,10 @@ def run(arguments: Sequence[str], prog: str) -> int:
     problems = ProblemPrinter()
     run = parse_runs(given.run)
     try:
-        comparison = diff(
-            given.expected, given.got, options=options, run=run, on_problem=problems, on_notice=problems.say
-        )
+        with phase("comparing the logs"):
+            comparison = diff(
+                given.expected, given.got, options=options, run=run, on_problem=problems, on_notice=problems.say
+            )
     finally:
         problems.close()
     return _report(comparison, given.format or FORMATS[0])
@@ -124,7 +126,8 @@ def _bless(given: argparse.Namespace) -> int:
     from higgs_audio_trainer.logs.diff.golden import write_golden
 
     run = given.run[0] if given.run else None
-    count = write_golden(given.got, given.expected, finished=True, run=run, on_notice=ProblemPrinter().say)
+    with phase("writing the golden"):
+        count = write_golden(given.got, given.expected, finished=True, run=run, on_notice=ProblemPrinter().say)
     _print(f"{printable(given.expected)}: golden of {count_of(count, 'event')} written\n")
     return 0
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.cli.train_flags import parse_train
 from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.phases import STARTING, phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 from sinks import SinkError, specification
 from sinks.terminal.escape import printable_lines
@@ -50,8 +51,9 @@ def parser(prog: str) -> ArgumentParser:
 
 def run(arguments: Sequence[str], prog: str) -> int:
     """Print the facts of the machine, or a plan, and return the exit status."""
-    given, rest = parser(prog).parse_known_args(arguments)
-    settings = parse_train(rest, prog, _NOT_GIVEN)
+    own = parser(prog)
+    given, rest = own.parse_known_args(arguments)
+    settings = parse_train(rest, prog, _NOT_GIVEN, others=own.long_flags())
     if isinstance(settings, str):  # --help_all
         print(settings)
         return 0
@@ -60,8 +62,9 @@ def run(arguments: Sequence[str], prog: str) -> int:
         specification.load(settings.sinks)
     except SinkError as error:
         raise UserError(str(error)) from error
-    prepare_imports()
-    from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+    with phase(STARTING, is_slow=True):
+        prepare_imports()
+        from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
     quiet_third_parties()
     return _plan(settings, given) if given.plan else _examine(settings, as_json=given.json)
@@ -77,9 +80,16 @@ def _check(given: Any) -> None:
 
 
 def _examine(settings: TrainSettings, *, as_json: bool) -> int:
+    with phase("examining the machine"):
+        facts = _all_facts(settings)
+    print(json.dumps(facts) if as_json else printable_lines("\n".join(_facts(facts))))
+    return 0
+
+
+def _all_facts(settings: TrainSettings) -> dict[str, Any]:
     from higgs_audio_trainer.planning import machine
 
-    facts = {
+    return {
         "versions": machine.software(),
         "devices": machine.devices(),
         "host": machine.host(),
@@ -88,8 +98,6 @@ def _examine(settings: TrainSettings, *, as_json: bool) -> int:
         "sinks": _sinks(),
         "optional": machine.optional_packages(),
     }
-    print(json.dumps(facts) if as_json else printable_lines("\n".join(_facts(facts))))
-    return 0
 
 
 def _facts(facts: dict[str, Any]) -> Iterator[str]:
@@ -124,10 +132,11 @@ def _plan(settings: TrainSettings, given: Any) -> int:
     )
     family, config = open_config(settings.base_ckpt)
     estimate_of = partial(estimate, family=family, config=config, load=load)
-    made = estimate_of(settings)
-    card = _card(given.card)
-    fits = None if card is None else made.fits(card)
-    advice = changes(settings, load, estimate_of, card) if card is not None and fits is False else []
+    with phase("estimating the memory"):
+        made = estimate_of(settings)
+        card = _card(given.card)
+        fits = None if card is None else made.fits(card)
+        advice = changes(settings, load, estimate_of, card) if card is not None and fits is False else []
     if given.json:
         print(json.dumps(_as_json(made, load, card, advice)))
     else:

@@ -1,10 +1,13 @@
-"""The last lines of `train`: what was learned, where the files lie, and commands to go on with."""
+"""The last lines of a training: what was learned, where the files lie, and commands to go on with."""
 
 from __future__ import annotations
 
+import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from signal import Signals
 from typing import TYPE_CHECKING
 
@@ -13,17 +16,29 @@ from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, is_finish
 from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.training.signals import Diagnosed
 from sinks import specification
+from sinks.terminal.escape import printable_lines
+from sinks.terminal.screen import Screen
+from sinks.terminal.stream import is_terminal
 
 if TYPE_CHECKING:
     from higgs_audio_trainer.events import EvalResult, TrainStep
     from higgs_audio_trainer.run import RunResult
 
 _PROGRAM = "higgs-audio-trainer"
+#: A word of a line; a quoted word, and a flag with its value, stay together.
+_WORD = re.compile(r"""(?:--?\w+ (?=[^-\s]))?(?:'[^']*'|"[^"]*"|[^\s'"])+""")
+_MODULE = "-m higgs_audio_trainer"
+_INDENT = "  "  # of the rows of a folded line without a label
 _RESUME = ("resume", "resume_from_checkpoint")
 
 
 def epilogue(
-    result: RunResult, settings: TrainSettings, arguments: Sequence[str], environment: Mapping[str, str]
+    result: RunResult,
+    settings: TrainSettings,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    is_saved: bool = True,
 ) -> list[str]:
     """Return the lines. Each command can be run as printed, in the same folder.
 
@@ -32,10 +47,11 @@ def epilogue(
         settings: Settings of the run.
         arguments: Command line of `train`.
         environment: Environment variables, which a launcher sets.
+        is_saved: False for a run that ended without a checkpoint of its last steps.
     """
     out = Path(settings.output_dir)
     log = _log_folder(settings)
-    lines = ["", *_learned(result), *_places(result, out, log)]
+    lines = ["", *_learned(result, is_saved), *_places(result, out, log)]
     adapter = _adapter_of(result, out)
     if adapter is not None:
         words = [_PROGRAM, "say", str(adapter), "Bonjour tout le monde.", "-o", str(out / f"hello-{result.step}.wav")]
@@ -43,41 +59,50 @@ def epilogue(
             words += ["--audio_tokenizer", settings.audio_tokenizer]  # a finished adapter names its codec
         lines.append(f"Speak:     {shlex.join(words)}")
     if log is not None:
-        shown = out if log == out / "events" else log
-        lines.append(f"Report:    {shlex.join([_PROGRAM, 'report', str(shown), '-o', str(out / 'report.html')])}")
-    lines.append(f"Continue:  {_continuation(result, arguments, environment)}")
+        shown = str(out if log == out / "events" else log)
+        lines.append(f"Report:    {shlex.join([_PROGRAM, 'report', shown, '-o', str(out / 'report.html')])}")
+        if result.stopped_by is None:
+            lines.append(f"Read:      {shlex.join([_PROGRAM, 'show', '--summary', shown])}")
+    if result.stopped_by is None:
+        lines.append(f"More:      the same command with --resume --max_steps {2 * result.step}")
+    else:
+        resumes = is_saved or adapter is not None
+        lines.append(f"Continue:  {_continuation(result, arguments, environment, resumes=resumes)}")
     return lines
 
 
-def _learned(result: RunResult) -> Iterator[str]:
-    reached = f"Trained to step {result.step}"
-    if isinstance(result.stopped_by, Signals):
-        reached = f"Stopped at step {result.step} by {result.stopped_by.name}"
+def _learned(result: RunResult, is_saved: bool) -> Iterator[str]:
+    reached = f"Trained to step {result.step}."
+    if not is_saved:
+        reached = f"Ended at step {result.step}, without a checkpoint of this step."
+    elif isinstance(result.stopped_by, Signals):
+        reached = f"Stopped at step {result.step} by {result.stopped_by.name}."
     elif result.stopped_by is Diagnosed.diagnosis:
-        reached = f"Stopped at step {result.step} by a diagnosis"
-    yield f"{reached}."
+        reached = f"Stopped at step {result.step} by a diagnosis."
     found = result.milestones
     assert found is not None, "the milestones of rank 0"
     if found.last_evaluation is not None and found.first_evaluation is not None:
-        yield f"Evaluation, first:  {_figures(found.first_evaluation)}"
-        if found.best_evaluation is not None:
-            yield f"Evaluation, best:   {_figures(found.best_evaluation)}"
-        yield f"Evaluation, last:   {_figures(found.last_evaluation)}"
+        best = found.best_evaluation
+        of_best = "" if best is None else f", best {best.loss:.3f} at step {best.step}"
+        yield f"{reached} Evaluation: {_change(found.first_evaluation, found.last_evaluation, of_best)}"
     elif found.last_step is not None and found.first_step is not None:
-        yield f"Training, first:  {_figures(found.first_step)}"
-        yield f"Training, last:   {_figures(found.last_step)}"
+        yield f"{reached} Training: {_change(found.first_step, found.last_step)}"
+    else:
+        yield reached
 
 
-def _figures(event: EvalResult | TrainStep) -> str:
-    accuracy = next(iter(event.audio_accuracy_per_codebook), None)
-    correct = "" if accuracy is None else f", {accuracy:.1%} of codebook 0 correct"
-    return f"step {event.step}, loss {event.loss:.3f}{correct}"
+def _change(first: EvalResult | TrainStep, last: EvalResult | TrainStep, of_loss: str = "") -> str:
+    """Return loss and accuracy of the first codebook, of two events of the same kind."""
+    before, after = (next(iter(event.audio_accuracy_per_codebook), None) for event in (first, last))
+    loss = f"loss {first.loss:.3f} to {last.loss:.3f}{of_loss}"
+    return loss if before is None or after is None else f"{loss}; codebook 0 {before:.1%} to {after:.1%} correct"
 
 
 def _places(result: RunResult, out: Path, log: Path | None) -> Iterator[str]:
     adapter = _adapter_of(result, out)
     if adapter is not None:
-        yield f"{'Adapter: ' if (adapter / ADAPTER_CONFIG).is_file() else 'Model:   '}  {adapter}"
+        kind = "Adapter: " if (adapter / ADAPTER_CONFIG).is_file() else "Model:   "
+        yield f"{kind}  {adapter}"
     if (out / "best").is_dir():
         yield f"Best:      {out / 'best'}"
     if log is not None:
@@ -98,14 +123,12 @@ def _log_folder(settings: TrainSettings) -> Path | None:
     return None
 
 
-def _continuation(result: RunResult, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Return the command that continues the run, with twice the steps if the run has done all of them."""
+def _continuation(result: RunResult, arguments: Sequence[str], environment: Mapping[str, str], *, resumes: bool) -> str:
+    """Return the command that continues a stopped run."""
     given = _without(arguments, _RESUME)
-    more = ["--resume"]
+    more = ["--resume"] if resumes else []
     if result.failed_by is not None:
         given, more = _without(given, ("diagnose",)), [*more, "--diagnose", "warn"]
-    if result.stopped_by is None:
-        given, more = _without(given, ("max_steps",)), [*more, "--max_steps", str(2 * result.step)]
     command = shlex.join([*redacted(given), *more])
     if "TORCHELASTIC_RUN_ID" in environment and environment.get("GROUP_WORLD_SIZE", "1") == "1":
         processes = environment.get("LOCAL_WORLD_SIZE", "1")
@@ -136,3 +159,39 @@ def _without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
             continue
         kept.append(argument)
     return kept
+
+
+def fitted(lines: Sequence[str], columns: int) -> list[str]:
+    r"""Return lines that fit a terminal. A folded command can still be copied.
+
+    Example:
+        >>> fitted(["Speak:  higgs-audio-trainer say out 'a b' -o out.wav"], 46)
+        ["Speak:  higgs-audio-trainer say out 'a b' \\", '        -o out.wav']
+    """
+    return [part for line in lines for part in _folded(line, columns)]
+
+
+def _folded(line: str, columns: int) -> Iterator[str]:
+    if len(line) < columns:
+        yield line
+        return
+    mark = " \\" if _PROGRAM in line or _MODULE in line else ""
+    label = match[0] if (match := re.match(r"[A-Z][a-z ]*: +", line)) else ""
+    first, *words = _WORD.findall(line.removeprefix(label))
+    row = label + first
+    for word in words:
+        if len(row) + 1 + len(word) + len(mark) < columns:
+            row += f" {word}"
+        else:
+            yield row + mark
+            row = " " * (len(label) or len(_INDENT)) + word
+    yield row
+
+
+def show_last_lines(lines: Sequence[str]) -> None:
+    """Print lines without a wait for a reader: a full disk or a sleeping pager holds up no finished training."""
+    screen = Screen(sys.stdout, sys.stderr)
+    if is_terminal(sys.stdout):
+        lines = fitted(lines, get_terminal_size().columns)
+    screen.show(printable_lines("\n".join(lines)))
+    screen.close()

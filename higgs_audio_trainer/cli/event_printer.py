@@ -20,9 +20,13 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs import filter as filters
 from higgs_audio_trainer.logs.filter import Filter
 from higgs_audio_trainer.logs.lines import LogLine
-from sinks.console import FOR_FILES, text_of, wants_color
+from higgs_audio_trainer.phases import phase
+from sinks.console import FOR_FILES, console_options, wants_color
+from sinks.protocol import Record, SinkError
+from sinks.record_text import RecordText, TextOptions
 from sinks.rendering.record import RenderFailures
 from sinks.terminal.escape import encodable_text, printable
+from sinks.terminal.fold import terminal_columns
 from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.stream import descriptor_of, encoding_of, is_terminal
 
@@ -42,7 +46,9 @@ def print_events(given: argparse.Namespace) -> int:
     width = parse_width(given.width)
     for text in filters.unknown_events(selection.events):
         say_on_stderr(text)
-    printer = _EventPrinter(_standard_output(), selection, raw=given.raw, width=width)
+    printer = _EventPrinter(
+        _standard_output(), selection, raw=given.raw, width=width, options=_options(given), samples=_samples(given)
+    )
     return printer.follow(given) if given.follow else printer.print_all(given)
 
 
@@ -59,6 +65,21 @@ def _selection(given: argparse.Namespace) -> Filter:
     )
 
 
+def _options(given: argparse.Namespace) -> TextOptions:
+    try:
+        return console_options(given.console, "always", "--{}".format)
+    except SinkError as error:
+        raise UserError(str(error).replace("--detail", "--console")) from error
+
+
+def _samples(given: argparse.Namespace) -> int | None:
+    """Return the number of samples of a step to print, or None for all."""
+    text = given.log_samples
+    if text is not None and not (text.isascii() and text.isdigit()):
+        raise UserError(f"--log_samples: expected a number of samples, 0 for none, got {text!r}")
+    return None if text is None else int(text)
+
+
 def _standard_output() -> TextIO:
     # Python has no object for a closed descriptor, which `main` points to /dev/null.
     return sys.stdout if sys.stdout is not None else Path(os.devnull).open("w", encoding="utf-8")
@@ -71,18 +92,30 @@ class _EventPrinter:
         stdout: Standard output.
         selection: Filter of events.
         raw: Whether to print the unchanged lines.
-        width: Columns at which text is wrapped, or None.
+        width: Columns at which text is wrapped. None for the columns of the terminal.
+        options: Amount of text.
+        samples: Number of samples of a step to print, or None for all.
     """
 
-    def __init__(self, stdout: TextIO, selection: Filter, *, raw: bool, width: int | None) -> None:
+    def __init__(
+        self,
+        stdout: TextIO,
+        selection: Filter,
+        *,
+        raw: bool,
+        width: int | None,
+        options: TextOptions,
+        samples: int | None,
+    ) -> None:
         self._stdout = stdout
         self._selection = selection
         self._raw = raw
-        self._text = partial(
-            text_of,
+        self._width = width
+        self._samples = samples
+        self._text_of = RecordText(
             color=wants_color(stdout, os.environ),
             encoding=encoding_of(stdout),
-            width=width,
+            options=options,
             on_failure=RenderFailures(say_on_stderr),
         )
         self._read = self._printed = 0
@@ -144,18 +177,26 @@ class _EventPrinter:
     def _print(self, line: LogLine, out: Output) -> bool:
         """Print a line if the line is selected, and return whether the line is selected."""
         self._read += 1
-        if not self._selection.matches(line.record) or self._is_hidden(line.record["event"]):
+        if not self._selection.matches(line.record) or self._is_hidden(line.record):
+            if not self._raw:
+                self._text_of.skip(line.record)
             return False
-        self._printed += 1
         if self._raw:
             out.write_bytes(line.raw if line.raw.endswith(b"\n") else line.raw + b"\n")
         else:
-            out.write(self._text(line.record) + "\n")
+            text = self._text_of(line.record, self._width or terminal_columns(self._stdout))
+            if text is None:
+                return False
+            out.write(text + "\n")
+        self._printed += 1
         return True
 
-    def _is_hidden(self, event: str) -> bool:
-        """Return whether the console hides an event and no flag names the event."""
-        return event in FOR_FILES and not self._raw and not self._selection.events
+    def _is_hidden(self, record: Record) -> bool:
+        """Return whether a record is for files and no flag names its event, or is of a sample beyond the number."""
+        if record["event"] in FOR_FILES and not self._raw and not self._selection.events:
+            return True
+        index = record.get("sample_index")
+        return self._samples is not None and isinstance(index, int) and index >= self._samples
 
 
 def _no_log(given: argparse.Namespace) -> UserError:
@@ -198,7 +239,8 @@ def print_summaries(given: argparse.Namespace) -> int:
     stdout = _standard_output()
     problems = ProblemPrinter()
     encoding = encoding_of(stdout)
-    found = summaries(*given.paths, run=given.run, on_problem=problems, on_notice=problems.say)
+    with phase("reading the log"):
+        found = list(summaries(*given.paths, run=given.run, on_problem=problems, on_notice=problems.say))
     for index, summary in enumerate(found):
         if not summary.events and problems.count:
             raise _no_log(given)

@@ -14,10 +14,12 @@ from typing import Any
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.cli.tracker_export import PARQUET, TRACKIO, TrackerExport, pass_on
+from higgs_audio_trainer.config import expanded
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.lines import LogLine
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.runs import selected
+from higgs_audio_trainer.phases import phase
 from sinks.terminal.words import count_of
 
 TARGETS = (TRACKIO, "tensorboard", "wandb", "mlflow", PARQUET)
@@ -69,7 +71,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     lines = (line for log in logs for line, is_current in marked_lines(log, problems) if is_current)
     try:
         export = _to_parquet if given.to == PARQUET else partial(_to_tracker, say=problems.say)
-        counts = export(lines, given.to, folder)
+        with phase("exporting the log"):
+            counts = export(lines, given.to, folder)
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: {error.strerror or error}. Name another folder with -o"
@@ -114,10 +117,7 @@ def _folder(log: str, target: str, given: str | None) -> Path | None:
         'my-run/exported/parquet'
     """
     if given is not None:
-        try:
-            return Path(given).expanduser().absolute()
-        except RuntimeError as error:
-            raise UserError(f"--output: {given}: {str(error).rstrip('.')}. Name a folder without ~") from error
+        return Path(expanded(given, "--output")).absolute()
     if target == TRACKIO:
         return None
     path = Path("." if log == "-" else log)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_quantization, bits_of
 from higgs_audio_trainer.output_dir.checkpoints import trained_precision
+from higgs_audio_trainer.phases import STARTING, phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 from sinks.terminal.screen import say_on_stderr
 
@@ -40,9 +41,10 @@ def run(arguments: Sequence[str], prog: str) -> int:
         UserError: The adapter or the base checkpoint cannot be loaded, or the folder holds files.
     """
     given = parser(prog).parse_args(arguments)
-    prepare_imports()
-    from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
-    from higgs_audio_trainer.training.whole_checkpoint import export_model
+    with phase(STARTING, is_slow=True):
+        prepare_imports()
+        from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+        from higgs_audio_trainer.training.whole_checkpoint import export_model
 
     quiet_third_parties()
     bits = bits_of(given)

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from higgs_audio_trainer.atomic_file import check_writable
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_switch
 from higgs_audio_trainer.cli.column_flags import add_column_flags, columns_of
 from higgs_audio_trainer.errors import ManifestError, ProblemList, UserError
+from higgs_audio_trainer.phases import aside, phase
 from sinks.terminal.words import count_of
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _NO_JSON_LINES = (".gz", ".zst", ".csv", ".tsv", ".parquet", ".json")
 _MOST_NAMES = 5
 _PIECE = 2**20
+_TOLD = 100  # samples between two reports of progress
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -53,8 +56,6 @@ def run(arguments: Sequence[str], prog: str) -> int:
         UserError: The source has problems, cannot be divided or has no speakers, or another manifest exists.
     """
     given = parser(prog).parse_args(arguments)
-    from tqdm import tqdm
-
     from higgs_audio_trainer.data.draft import Draft
     from higgs_audio_trainer.data.manifest import read_samples
     from higgs_audio_trainer.data.sources import open_source
@@ -69,9 +70,11 @@ def run(arguments: Sequence[str], prog: str) -> int:
     source = open_source(given.source, columns_of(given), audio_folder=audio_folder)
     problems = ProblemList()
     draft = Draft(output.parent, speaker=given.speaker, compares=given.eval is not None or given.pair_references)
-    samples = read_samples(source, print, problems.add)
-    for sample in tqdm(samples, unit=" samples", disable=None, leave=False):  # on a terminal alone
-        draft.add(sample)
+    with phase(f"reading {source.name}") as reading:
+        for number, sample in enumerate(read_samples(source, _say, problems.add), start=1):
+            draft.add(sample)
+            if number % _TOLD == 0:
+                reading.detail = f"{number:,} samples"
     if problems.count and not given.skip_bad_samples:
         raise ManifestError(problems)
     if not len(draft):
@@ -89,6 +92,11 @@ def run(arguments: Sequence[str], prog: str) -> int:
     flags = [f"--{('train', 'eval')[part]}_manifest {shlex.quote(str(path))}" for path, part in names]
     print(f"next: higgs-audio-trainer prepare {' '.join(flags)}")
     return 0
+
+
+def _say(text: str) -> None:
+    with aside():
+        print(text)
 
 
 def _outputs(given: argparse.Namespace) -> tuple[Path, Path]:
@@ -111,8 +119,9 @@ def _output(flag: str, path: Path) -> Path:
             raise UserError(f"{path}: expected a file, got a folder. Name a file with {flag}, such as train.jsonl")
         if str(path) == "-" or (path.exists() and not path.is_file()):
             raise UserError(f"{path}: expected a file, got a device or a pipe. Name a file with {flag}")
-    except OSError as error:  # a name that is too long
-        raise UserError(f"{path}: {error.strerror}. Name another file with {flag}.") from error
+        check_writable(path.parent)
+    except OSError as error:  # also a name that is too long
+        raise UserError(f"{error.filename or path}: {error.strerror}. Name another file with {flag}.") from error
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.cli.problems import ProblemPrinter
@@ -11,6 +12,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.light_check import LightCheck
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.runs import selected
+from higgs_audio_trainer.phases import phase
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -41,11 +43,12 @@ def run(arguments: Sequence[str], prog: str) -> int:
     write = sys.stdout.buffer.write
     check = LightCheck()  # copied lines need no typed events
     is_empty = True
-    for log in logs:
-        for line, is_current in marked_lines(log, problems, event_of=check):
-            is_empty = False
-            if is_current or given.all_attempts:
-                write(line.raw if line.raw.endswith(b"\n") else line.raw + b"\n")
+    with nullcontext() if sys.stdout.isatty() else phase("merging the log"):  # on a terminal the lines show it
+        for log in logs:
+            for line, is_current in marked_lines(log, problems, event_of=check):
+                is_empty = False
+                if is_current or given.all_attempts:
+                    write(line.raw if line.raw.endswith(b"\n") else line.raw + b"\n")
     problems.close()
     if is_empty:
         raise UserError(

@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+from higgs_audio_trainer.atomic_file import check_writable
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_switch
 from higgs_audio_trainer.cli.audit_report import audit_text, write_audit
 from higgs_audio_trainer.cli.column_flags import add_column_flags, columns_of
 from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.phases import STARTING, phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 from sinks.jsonl import JsonlSink
 from sinks.terminal.words import count_of
@@ -59,17 +61,19 @@ def run(arguments: Sequence[str], prog: str) -> int:
         raise UserError(f"--max_seconds: expected more than 0, got {given.max_seconds:g}")
     if given.workers is not None and given.workers < 1:
         raise UserError(f"--workers: expected at least 1, got {given.workers}")
-    prepare_imports()
-    from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
-    from higgs_audio_trainer.data.audit.verdict import check_strictly
-    from higgs_audio_trainer.data.preparation.progress import ProgressLine
-    from higgs_audio_trainer.recording.preparation_log import PreparationLog, PreparationReports
-    from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
+    with phase(STARTING, is_slow=True):
+        prepare_imports()
+        from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
+        from higgs_audio_trainer.data.audit.verdict import check_strictly
+        from higgs_audio_trainer.data.preparation.progress import ProgressLine
+        from higgs_audio_trainer.recording.preparation_log import PreparationLog, PreparationReports
+        from higgs_audio_trainer.training.prepare_manifests import prepare_manifests, quiet_third_parties
 
     quiet_third_parties()
     devices = _devices(given.device)
-    checkpoint = open_checkpoint(given.base_ckpt)
     manifests = [manifest for manifest in (given.train_manifest, given.eval_manifest) if manifest]
+    _check_local(given, manifests)
+    checkpoint = open_checkpoint(given.base_ckpt)
     is_first = os.environ.get("RANK", "0") == "0"  # under torchrun, all processes work, and the first prints
     log = (
         PreparationLog(partial(JsonlSink, Path(given.events)), uuid4().hex[:12]) if given.events and is_first else None
@@ -99,6 +103,23 @@ def run(arguments: Sequence[str], prog: str) -> int:
     return 0
 
 
+def _check_local(given: argparse.Namespace, manifests: Sequence[str]) -> None:
+    """Check what is on this machine, before the Hub is asked."""
+    from higgs_audio_trainer.data.sources import check_local
+    from higgs_audio_trainer.hub import check_name
+
+    for flag in ("base_ckpt", "audio_tokenizer"):
+        if (name := getattr(given, flag)) is not None:
+            check_name(name, f"--{flag}")
+    for manifest in manifests:
+        check_local(manifest, columns_of(given))
+    if given.audit is not None:
+        try:
+            check_writable(Path(given.audit).parent)
+        except OSError as error:
+            raise UserError(f"--audit: {error.filename}: {error.strerror}. Name another file.") from error
+
+
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
     """End the process with status 143 on SIGTERM, after workers are ended and claims are given back."""
@@ -115,17 +136,15 @@ def _ended_in_order() -> Iterator[None]:
 
 def _devices(name: str | None) -> list[str]:
     """Return the devices of this process: one under torchrun, else all of the machine."""
-    import torch
+    from higgs_audio_trainer.planning.machine import check_device
 
     if name is None:
+        import torch
+
         if not torch.cuda.is_available():
             return ["cpu"]
         if (rank := os.environ.get("LOCAL_RANK")) is not None:
             return [f"cuda:{rank}"]
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a torch without the device
-        first_line = str(error).partition("\n")[0]
-        raise UserError(f"--device: expected a device that torch can use, got {name!r}: {first_line}") from error
+    check_device(name)
     return [name]

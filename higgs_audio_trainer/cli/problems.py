@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from higgs_audio_trainer.errors import InputProblem
+from higgs_audio_trainer.phases import aside
 from sinks.terminal.escape import printable
 from sinks.terminal.words import count_of
 
@@ -60,4 +61,5 @@ class ProblemPrinter:
 def _say(text: str) -> None:
     from sinks.terminal.screen import say_on_stderr  # the terminal is slow to import, and most logs have no problem
 
-    say_on_stderr(text)
+    with aside():
+        say_on_stderr(text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from higgs_audio_trainer.atomic_file import check_writable
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_quantization, bits_of
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.phases import STARTING, phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 from sinks.terminal.screen import say_on_stderr
 
@@ -74,15 +75,18 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     _check_numbers(given)
     adapter, jobs = _jobs(given)
-    prepare_imports()
-    import torch
+    with phase(STARTING, is_slow=True):
+        prepare_imports()
+        import torch
 
-    from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
-    from higgs_audio_trainer.data.codec import Codec
-    from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+        from higgs_audio_trainer.checkpoint.speaking_model import open_speaking_model
+        from higgs_audio_trainer.data.codec import Codec
+        from higgs_audio_trainer.planning.machine import check_device
+        from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
     quiet_third_parties()
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     opened = open_speaking_model(
         adapter, base_ckpt=given.base_ckpt, audio_tokenizer=given.audio_tokenizer, device=device, bits=bits_of(given)
     )
@@ -90,7 +94,8 @@ def run(arguments: Sequence[str], prog: str) -> int:
     if adapter is not None and opened.trained != Path(adapter):
         say_on_stderr(f"{adapter}: no adapter of a training that came to its end. {opened.trained} speaks.")
     for job, speech, speed in _spoken(jobs, opened, codec, given):
-        seconds = _write(job.path, speech, codec)
+        with phase("decoding the speech"):
+            seconds = _write(job.path, speech, codec)
         how = "stopped by itself" if speech.stopped else "did not stop by itself (--max_seconds)"
         print(f"{job.path}: {seconds:.1f} s, {how}, {speed:.1f}x real time", flush=True)
     return 0
@@ -176,11 +181,10 @@ def _check_place(path: Path, force: bool) -> None:
         raise UserError(f"{path}: Is a directory. Name another place with -o.")
     if not force and path.exists():
         raise UserError(f"{path}: exists. Pass --force to replace the file")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise UserError(f"{folder}: Not a directory. Name another place with -o.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: Permission denied. Name another place with -o.")
+    try:
+        check_writable(path.parent)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}. Name another place with -o.") from error
 
 
 def _spoken(
@@ -188,7 +192,6 @@ def _spoken(
 ) -> Iterator[tuple[_Job, Speech, float]]:
     """Yield what the model says of each sentence, and how many times as fast as real time."""
     import torch
-    from tqdm import tqdm
 
     from higgs_audio_trainer.families.speech import Decoding
     from higgs_audio_trainer.voice.generation import speak
@@ -199,30 +202,38 @@ def _spoken(
     prompts = prompts_of([job.sentence for job in jobs], opened.checkpoint, lambda: codec, max_frames=max_frames)
     decoding = Decoding(given.temperature, given.top_p, given.top_k, given.seed, max_frames)
     model = opened.model
-    with tqdm(total=len(jobs), unit="sentence", disable=None, leave=False) as bar:
-        for at in range(0, len(jobs), given.batch_size):
-            part = slice(at, at + given.batch_size)
-            begun = time.perf_counter()
-            try:
+    for at in range(0, len(jobs), given.batch_size):
+        part = slice(at, at + given.batch_size)
+        begun = time.perf_counter()
+        try:
+            with phase(f"speaking {_place(at, len(jobs[part]), len(jobs))}"):
                 spoken = speak(model, prompts[part], decoding, opened.checkpoint)
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"--device {opened.device}: has no memory left. Pass a lower --batch_size or --max_seconds, or "
-                    "name another device."
-                ) from error
-            except RuntimeError as error:
-                if "probability tensor" not in str(error):
-                    raise
-                raise UserError(
-                    f"{opened.checkpoint.name}: expected finite logits, got NaN or infinity. A weight of the base "
-                    "checkpoint or of the adapter is damaged: see the diagnoses of the training."
-                ) from error
-            took = time.perf_counter() - begun
-            speed = sum(speech.codes_KT.shape[1] for speech in spoken) / rate / took
-            bar.clear()
-            for job, speech in zip(jobs[part], spoken, strict=True):
-                yield job, speech, speed
-            bar.update(len(spoken))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"--device {opened.device}: has no memory left. Pass a lower --batch_size or --max_seconds, or "
+                "name another device."
+            ) from error
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise UserError(
+                f"{opened.checkpoint.name}: expected finite logits, got NaN or infinity. A weight of the base "
+                "checkpoint or of the adapter is damaged: see the diagnoses of the training."
+            ) from error
+        took = time.perf_counter() - begun
+        speed = sum(speech.codes_KT.shape[1] for speech in spoken) / rate / took
+        for job, speech in zip(jobs[part], spoken, strict=True):
+            yield job, speech, speed
+
+
+def _place(done: int, count: int, total: int) -> str:
+    """Return which sentences are spoken.
+
+    Example:
+        >>> _place(0, 1, 1), _place(8, 8, 20)
+        ('the sentence', 'sentences 9 to 16 of 20')
+    """
+    return "the sentence" if total == 1 else f"sentences {done + 1} to {done + count} of {total}"
 
 
 def _write(path: Path, speech: Speech, codec: Codec) -> float:

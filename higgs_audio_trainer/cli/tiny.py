@@ -9,6 +9,7 @@ from pathlib import Path
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.config import FAMILY_NAMES
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.phases import STARTING, phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _DEFAULT = {"hidden_size": 128, "layers": 4, "codebooks": 8, "vocab_size": 512, "seed": 0}
@@ -50,13 +51,15 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     if not 0 <= given.seed < _SEEDS:
         raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {given.seed}")
-    prepare_imports()
-    from higgs_audio_trainer.demo.tiny import write_tiny
-    from higgs_audio_trainer.families.tiny_size import TinySize
-    from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
+    with phase(STARTING, is_slow=True):
+        prepare_imports()
+        from higgs_audio_trainer.demo.tiny import write_tiny
+        from higgs_audio_trainer.families.tiny_size import TinySize
+        from higgs_audio_trainer.training.prepare_manifests import quiet_third_parties
 
     quiet_third_parties()
     size = TinySize(given.hidden_size, given.layers, given.codebooks, given.vocab_size)
-    model, codec = write_tiny(Path(given.dir), size, family=given.family, codec=given.codec, seed=given.seed)
+    with phase("writing the checkpoint"):
+        model, codec = write_tiny(Path(given.dir), size, family=given.family, codec=given.codec, seed=given.seed)
     print(f"model: {model}\ncodec: {codec}")
     return 0

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
-from higgs_audio_trainer.cli.epilogue import epilogue
+from higgs_audio_trainer.cli.epilogue import epilogue, show_last_lines
 from higgs_audio_trainer.cli.train_flags import parse_train, train_parser
 from higgs_audio_trainer.events import Diagnosis
+from higgs_audio_trainer.phases import STARTING, phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 from higgs_audio_trainer.training.signals import exit_status, under_torchrun
 from sinks.terminal.escape import printable_lines
-from sinks.terminal.screen import Screen, say_on_stderr
+from sinks.terminal.screen import say_on_stderr
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -26,27 +27,27 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """Train, or print the help, and return the exit status."""
     settings = parse_train(arguments, prog)
     if isinstance(settings, str):
-        print(settings)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun one process prints
+            print(settings)
         return 0
-    prepare_imports()
-    from higgs_audio_trainer.run import run_training
+    with phase(STARTING, is_slow=True):
+        prepare_imports()
+        from higgs_audio_trainer.run import InterruptedRun, run_training
 
-    result = run_training(settings)
+    try:
+        result = run_training(settings)
+    except InterruptedRun as interrupt:
+        if interrupt.result.milestones is not None:
+            show_last_lines(epilogue(interrupt.result, settings, arguments, os.environ, is_saved=False))
+        raise
     if result.milestones is not None:
-        _show(epilogue(result, settings, arguments, os.environ))
+        show_last_lines(epilogue(result, settings, arguments, os.environ))
     if result.failed_by is not None:
         print_failure(result.failed_by)
     status = exit_status(result.stopped_by)
     if under_torchrun(os.environ):
         _exit_now(status)
     return status
-
-
-def _show(lines: Sequence[str]) -> None:
-    """Print lines without a wait for a reader: a full disk or a sleeping pager holds up no finished training."""
-    screen = Screen(sys.stdout, sys.stderr)
-    screen.show(printable_lines("\n".join(lines)))
-    screen.close()
 
 
 def print_failure(diagnosis: Diagnosis) -> None:

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
-from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, expanded, flags
-from higgs_audio_trainer.errors import UserError, suggestion
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, near_name, parse_boolean
+from higgs_audio_trainer.cli.config_file import (
+    COMMA_SEPARATED,
+    argument_of,
+    as_yaml,
+    read_config_file,
+    setting_of,
+    types_of_settings,
+)
+from higgs_audio_trainer.config import GROUPS, REQUIRED, RESUME_LATEST, TrainSettings, default_of, flags
+from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.phases import phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _SCREEN_COLUMNS = 79
+_EXPLAINED_AT = 27  # column of explanations in the full help
+_MOST_OF_A_HELP = 200  # letters of an explanation of transformers, some of which are pages
 #: Flags in the short help with an explanation.
 _COMMON = frozenset(
     (
@@ -30,23 +38,21 @@ _COMMON = frozenset(
         *("resume", "log_steps", "sinks"),
     )
 )
-#: Settings whose value is a list, in YAML or separated by commas.
-_COMMA_SEPARATED = frozenset(
-    (
-        *("sinks", "processors", "lora_targets", "log_codebooks", "report_to"),
-        *("train", "freeze", "lora_layers", "modules_to_save"),
-    )
-)
-_NONE = frozenset(("sinks", "processors", "report_to"))  # an empty list is "none"
-_VALUES = {int: "an integer", float: "a number", bool: "true or false"}
+_NAMES = "names of settings"  # where a namespace keeps the values by setting and name; no flag is so called
 _TITLES = {"lora": "LoRA"}  # of groups whose title is not the name
 
 
-class _Joined(argparse.Action):
-    """Action to store one or several values as a comma-separated list: `a,b` and `a b` are the same."""
+class _Setting(argparse.Action):
+    """Action to store the value of a setting, and the last value that each of its names was given.
 
-    def __call__(self, _parser: Any, namespace: Any, values: Any, _option: str | None = None) -> None:
-        setattr(namespace, self.dest, ",".join(values))
+    The values of a list are joined by commas: `a,b` and `a b` are the same.
+    """
+
+    def __call__(self, _parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        value = ",".join(values) if self.nargs == "+" else values
+        setattr(namespace, self.dest, value)
+        by_name = vars(namespace).setdefault(_NAMES, {}).setdefault(self.dest, {})
+        by_name[option] = value
 
 
 def train_parser(prog: str) -> ArgumentParser:
@@ -63,34 +69,25 @@ def train_parser(prog: str) -> ArgumentParser:
     parser.add_argument("-h", "--help", action="store_true", help="print this help and exit")
     parser.add_argument("--help_all", action="store_true", help="print the help of all flags and exit")
     parser.add_argument("--config", metavar="FILE", help="YAML file with flags; the command line overrides it")
+    parser.add_argument("--print_config", action="store_true", help="print all settings as such a file, and exit")
     groups = {name: parser.add_argument_group(_TITLES.get(name, name)) for name in GROUPS}
     for item in flags():
         names = [f"--{name}" for name in (item.name, *item.metadata["aliases"])]
-        groups[item.metadata["group"]].add_argument(*names, dest=item.name, help=_help_of(item), **_value_of(item))
+        groups[item.metadata["group"]].add_argument(
+            *names, dest=item.name, action=_Setting, help=_help_of(item), **_value_of(item)
+        )
     return parser
 
 
 def _value_of(item: Field[Any]) -> dict[str, Any]:
-    value_type = _types()[item.name]
+    value_type = types_of_settings()[item.name]
     if value_type is bool:
         return {"type": parse_boolean, "nargs": "?", "const": True, "metavar": "true|false"}
     if item.name == "resume":
         return {"nargs": "?", "const": RESUME_LATEST, "metavar": "CHECKPOINT"}
-    if item.name in _COMMA_SEPARATED:
-        return {"nargs": "+", "action": _Joined, "metavar": "TEXT"}
+    if item.name in COMMA_SEPARATED:
+        return {"nargs": "+", "metavar": "TEXT"}
     return {"type": value_type, "metavar": {int: "N", float: "X", str: "TEXT"}[value_type]}
-
-
-@cache
-def _types() -> dict[str, type]:
-    """Return the type of each setting, without None."""
-    hints = typing.get_type_hints(TrainSettings)
-    return {
-        name: next(part for part in typing.get_args(hint) if part is not types.NoneType)
-        if isinstance(hint, types.UnionType)
-        else hint
-        for name, hint in hints.items()
-    }
 
 
 @cache
@@ -105,8 +102,9 @@ def _add_training_arguments(parser: ArgumentParser) -> dict[str, argparse.Action
     Returns:
         The first argument of each field, by the name of the field.
     """
-    prepare_imports()
-    from transformers import HfArgumentParser, TrainingArguments
+    with phase("loading transformers", is_slow=True):
+        prepare_imports()
+        from transformers import HfArgumentParser, TrainingArguments
 
     parser.help_flag = "--help_all"
     group = parser.add_argument_group("transformers.TrainingArguments")
@@ -121,14 +119,18 @@ def _add_training_arguments(parser: ArgumentParser) -> dict[str, argparse.Action
 
 
 def parse_train(
-    arguments: Sequence[str], prog: str, defaults: Mapping[str, Any] = MappingProxyType({})
+    arguments: Sequence[str],
+    prog: str,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    others: Collection[str] = (),
 ) -> TrainSettings | str:
-    """Return the settings from the command line of `train` and its YAML file, or the text of a help.
+    """Return the settings from the command line of `train` and its YAML file, or the text of a help or YAML to print.
 
     Args:
         arguments: Arguments after the name of the command.
         prog: Name of the program and the command, for messages.
         defaults: Values of settings that are given nowhere.
+        others: Further flags of the command, with their dashes, which a mistyped flag may be near to.
 
     Raises:
         UserError: An argument, a key of the YAML file or a value is wrong.
@@ -144,85 +146,62 @@ def parse_train(
         return _short_help(parser)
     if "help_all" in given:
         return _full_help(parser)
-    ours, config = _settings_by_name(), given.get("config")
-    yaml = {} if config is None else _read_yaml(config)
-    theirs = _add_training_arguments(parser) if unknown or not yaml.keys() <= ours.keys() else {}
-    settings: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
-    for key, value in yaml.items():
-        if key in ours:
-            name, where = ours[key].name, f"{config}: {key}"
-            converted = _converted(ours[key], value, where)
-            if settings.setdefault(name, converted) != converted:
-                raise UserError(f"{where}: expected one value for {name}, got two different values")
-        elif key in theirs:
-            extra[key] = _converted_by(parser, key, value, str(config))
-        else:
-            raise UserError(f"{config}: {key}: expected a known setting.{_suggestion(str(key), theirs)}")
+    config = given.get("config")
+    yaml = {} if config is None else read_config_file(config)
+    theirs = _add_training_arguments(parser) if unknown or not yaml.keys() <= _settings_by_name().keys() else {}
+    settings, extra = _of_yaml(yaml, str(config), parser, theirs)
     if unknown:
         parsed, unknown = parser.parse_known_args(arguments)
         given = vars(parsed)
     if unknown:
-        name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_")
-        raise UserError(f"{unknown[0]}: expected a known flag.{_suggestion(name, theirs, '--')} See {prog} --help.")
-    settings |= {name: value for name, value in given.items() if name in ours}
+        raise UserError(f"{unknown[0]}: expected a known flag.{_near(unknown[0], theirs, others)} See {prog} --help.")
+    _check_names(given)
+    settings |= {name: value for name, value in given.items() if name in _settings_by_name()}
     extra |= {name: value for name, value in given.items() if name in theirs}
-    return TrainSettings(**{**defaults, **settings}, extra=extra)
+    settings = {**defaults, **settings}
+    if "print_config" in given:
+        missing = [name for name in REQUIRED if not settings.get(name)]
+        return as_yaml(TrainSettings(**{**settings, **dict.fromkeys(missing, "?")}, extra=extra), missing)
+    return TrainSettings(**settings, extra=extra)
 
 
-def _suggestion(name: str, theirs: Mapping[str, Any], prefix: str = "") -> str:
-    return suggestion(name, [*_settings_by_name(), *theirs, "config"], cutoff=0.5, prefix=prefix)
+def _of_yaml(
+    yaml: Mapping[Any, Any], path: str, parser: ArgumentParser, theirs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return our settings and the arguments of transformers in a YAML file."""
+    ours = _settings_by_name()
+    settings: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for key, value in yaml.items():
+        if key in ours:
+            name, where = ours[key].name, f"{path}: {key}"
+            converted = setting_of(ours[key], value, where)
+            if settings.setdefault(name, converted) != converted:
+                raise UserError(f"{where}: expected one value for {name}, got two different values")
+        elif key in theirs:
+            extra[key] = argument_of(parser, key, value, path)
+        else:
+            raise UserError(f"{path}: {key}: expected a known setting.{near_name(str(key), [*ours, *theirs])}")
+    return settings, extra
 
 
-def _read_yaml(path: str) -> Mapping[Any, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(expanded(path, "--config")).read_bytes()) or {}
-    except OSError as error:
-        raise UserError(f"--config: {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: expected YAML, got {' '.join(str(error).split())}") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"--config {path}: expected keys and values, got {type(content).__name__}")
-    return content
+def _near(argument: str, theirs: Mapping[str, Any], others: Collection[str]) -> str:
+    if not argument.startswith("-"):
+        return ""  # a word that belongs to no flag
+    known = [*_settings_by_name(), *theirs, "config", "help", "help_all", "print_config", "version"]
+    return near_name(argument.partition("=")[0], [*others, *(f"--{name}" for name in known)])
 
 
-def _converted(item: Field[Any], value: Any, where: str) -> Any:
-    """Return the value of a setting for a value of YAML.
+def _check_names(given: Mapping[str, Any]) -> None:
+    """Check that all names of a setting on the command line have one value. Of one name, the last value counts.
 
-    Example:
-        >>> _converted(_settings_by_name()["log_codebooks"], [0, 3], "run.yaml: log_codebooks")
-        '0,3'
+    Raises:
+        UserError: Two names have different values.
     """
-    value_type = _types()[item.name]
-    if value is None:
-        return default_of(item)
-    if item.name in _COMMA_SEPARATED and isinstance(value, list):
-        value = ",".join(map(str, value)) or ("none" if item.name in _NONE else "")
-    if item.name == "resume" and isinstance(value, bool):
-        return RESUME_LATEST if value else None
-    try:
-        if value_type is bool:
-            return value if isinstance(value, bool) else parse_boolean(str(value))
-        if value_type is not str and isinstance(value, bool):
-            raise ValueError("a boolean")  # noqa: TRY301 - joins the errors of float() and int()
-        converted = value_type(value)
-        if value_type is int and isinstance(value, float) and converted != value:
-            raise ValueError("a fraction")  # noqa: TRY301
-    except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError) as error:
-        raise UserError(f"{where}: expected {_VALUES[value_type]}, got {value!r}") from error
-    return converted
-
-
-def _converted_by(parser: ArgumentParser, key: str, value: Any, path: str) -> Any:
-    """Return a value of YAML with the type of a flag. PyYAML reads 1e-8 as text."""
-    if value is None or isinstance(value, (list, dict)):
-        return value
-    try:
-        return vars(parser.parse_args([f"--{key}={value}"]))[key]
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    for by_name in given.get(_NAMES, {}).values():
+        if len(set(map(str, by_name.values()))) > 1:  # as text, since NaN differs from itself
+            pairs = " and ".join(f"{name} {value}" for name, value in by_name.items())
+            raise UserError(f"{pairs}: expected one value, since both are names of one setting. Leave one out.")
 
 
 def _help_of(item: Field[Any]) -> str:
@@ -234,27 +213,44 @@ def _help_of(item: Field[Any]) -> str:
 
 def _short_help(parser: ArgumentParser) -> str:
     """Return the help of one screen, with common flags explained and other flags by name."""
-    lines = [f"usage: {parser.usage}", "", str(parser.description), ""]
+    lines = [f"usage: {parser.usage}", str(parser.description), ""]
     for item in flags():
         if item.name in _COMMON:
             line = f"  --{item.name:<14} "
             with_default = line + _help_of(item)
             lines.append(with_default if len(with_default) <= _SCREEN_COLUMNS else line + item.metadata["help"])
     others = " ".join(item.name for item in flags() if item.name not in _COMMON)
-    more = f"more flags, see --help_all: config {others}"
+    more = f"more flags, see --help_all: config print_config {others}"
     lines += textwrap.wrap(more, _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([*lines, str(parser.epilog)])
 
 
+def _explained(name: str, text: str) -> list[str]:
+    """Return the lines of a flag and its explanation, folded to a screen.
+
+    Example:
+        >>> _explained("seed", "seed of all random generators [42]")
+        ['  --seed                   seed of all random generators [42]']
+    """
+    first = f"  --{name}".ljust(_EXPLAINED_AT - 1) + " "
+    indent = " " * _EXPLAINED_AT
+    return textwrap.wrap(
+        text, _SCREEN_COLUMNS, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
+    ) or [first.rstrip()]
+
+
 def _full_help(parser: ArgumentParser) -> str:
-    """Return the help of all flags, a line each, then of the arguments of transformers."""
+    """Return the help of all flags, then of the arguments of transformers."""
     lines = [f"usage: {parser.usage}", "", str(parser.description), ""]
     for name in GROUPS:
         lines.append(f"{_TITLES.get(name, name)}:")
-        lines += [f"  --{item.name:<22} {_help_of(item)}" for item in flags() if item.metadata["group"] == name]
-    lines += ["other:", "  --config FILE            YAML with any of these; flags win", "", str(parser.epilog)]
+        for item in flags():
+            if item.metadata["group"] == name:
+                lines += _explained(item.name, _help_of(item))
+    lines += ["other:", *_explained("config", "YAML file with any of these; flags on the command line override it")]
+    lines += [*_explained("print_config", "print all settings as such a file, and exit"), "", str(parser.epilog)]
     lines += ["", "transformers.TrainingArguments:"]
     for name, action in _add_training_arguments(parser).items():
-        text = " ".join((action.help or "").split())
-        lines.append(f"  --{name:<34} " + textwrap.shorten(text, 100, placeholder=" ..."))
+        text = " ".join((action.help or "").replace("%%", "%").split())
+        lines += _explained(name, textwrap.shorten(text, _MOST_OF_A_HELP, placeholder=" ..."))
     return "\n".join([*lines, ""])

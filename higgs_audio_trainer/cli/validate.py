@@ -12,6 +12,7 @@ from higgs_audio_trainer.cli.argument_parser import ArgumentParser
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
 from higgs_audio_trainer.logs.validation.violation import Violation
+from higgs_audio_trainer.phases import phase
 from sinks.terminal.escape import encodable_text, known_encoding, printable
 from sinks.terminal.words import count_of
 
@@ -37,7 +38,8 @@ def parser(prog: str) -> ArgumentParser:
 def run(arguments: Sequence[str], prog: str) -> int:
     """Check logs, print the findings and return the exit status."""
     given = parser(prog).parse_args(arguments)
-    validation = validate(*given.paths, run=given.run, on_notice=ProblemPrinter().say)
+    with phase("checking the log"):
+        validation = validate(*given.paths, run=given.run, on_notice=ProblemPrinter().say)
     with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status reports the findings so far
         if given.format == "json":
             sys.stdout.write(json.dumps(_report(validation), indent=2) + "\n")

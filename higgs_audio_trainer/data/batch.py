@@ -89,6 +89,7 @@ class PreparedSample:
         codes_KT: Codes of the clips, int64 [K, T] each, in the order of the clips.
         where: Place in the manifest, `file:line`.
         audio_seconds: Length of all clips together; seconds.
+        text: Text that the supervised clips speak, for the log. Empty if unknown.
     """
 
     id: str
@@ -96,6 +97,7 @@ class PreparedSample:
     codes_KT: tuple[Ints, ...] = ()
     where: str = ""
     audio_seconds: float = 0.0
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,14 @@ class SampleRef:
         fingerprint: Hash of the sample's inputs.
         num_tokens: Positions of the sample; None if unknown.
         audio_seconds: Length of the sample's clips; seconds; None if unknown.
+        text: Text that the sample speaks; None if unknown.
     """
 
     id: str
     fingerprint: str
     num_tokens: int | None = None
     audio_seconds: float | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,7 @@ def build_example(sample: PreparedSample, codes_KT: Sequence[Ints], ids: TokenId
     audio_ids_FK = np.concatenate([empty, *streams])
     digest = hashlib.blake2b(input_ids.astype("<i8").tobytes() + audio_ids_FK.astype("<i8").tobytes(), digest_size=8)
     return Example(
-        SampleRef(sample.id, digest.hexdigest(), len(input_ids), sample.audio_seconds),
+        SampleRef(sample.id, digest.hexdigest(), len(input_ids), sample.audio_seconds, sample.text or None),
         input_ids,
         text_labels,
         audio_ids_FK,

@@ -15,7 +15,9 @@ from safetensors import SafetensorError
 
 from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.data.higgs_codec import higgs_codec_class
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.hub import hub_error, is_folder, reach
+from higgs_audio_trainer.phases import phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _WANTED = ("*.json", "*.safetensors")
@@ -114,7 +116,8 @@ class Codec:
     def _load(self) -> tuple[Any, list[str]]:
         """Return the model and the names of missing weights."""
         try:
-            model, info = self._class().from_pretrained(self.folder, dtype=torch.float32, output_loading_info=True)
+            with phase("loading the codec"):
+                model, info = self._class().from_pretrained(self.folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise UserError(f"--audio_tokenizer {self.name}: the codec cannot be loaded: {error}") from error
         try:
@@ -140,18 +143,17 @@ class Codec:
 
 
 def _local_folder(name_or_path: str) -> Path:
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        return folder
+    if is_folder(name_or_path):
+        return Path(name_or_path)
+    reach(name_or_path, "--audio_tokenizer")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name_or_path, allow_patterns=list(_WANTED)))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"--audio_tokenizer: expected a folder or a name on the Hugging Face Hub, got {name_or_path!r}, which "
-            f"does not exist or cannot be downloaded ({type(error).__name__}). Check the path and the network."
+        with phase(f"downloading the codec {name_or_path}"):
+            return Path(snapshot_download(name_or_path, allow_patterns=list(_WANTED)))
+    except (OSError, ValueError) as error:
+        raise hub_error(error, "--audio_tokenizer", name_or_path) or UserError(
+            f"--audio_tokenizer {name_or_path}: the download failed: {one_line(error)}. Try again, or name a folder."
         ) from error
 
 
@@ -162,9 +164,10 @@ def _read_config(folder: Path, name: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        got = one_line(error) if (folder / "config.json").exists() else f"no config.json in {folder}"
         raise UserError(
-            f"--audio_tokenizer {name}: expected a codec in transformers' layout, got a folder whose config.json is "
-            "missing or unknown. Convert a codec in Boson's original layout first."
+            f"--audio_tokenizer {name}: expected a codec in transformers' layout, got: {got}. Convert a codec in "
+            "Boson's original layout first."
         ) from error
     if config.model_type not in ("dac", "higgs_audio_v2_tokenizer"):
         raise UserError(
@@ -203,8 +206,10 @@ def _quantizers(config: Any, wanted: int | None, name: str) -> tuple[int, dict[s
 
 def _fingerprint(folder: Path, settings: str) -> str:
     digest = hashlib.blake2b(settings.encode(), digest_size=8)
-    for path in sorted(path for pattern in _HASHED for path in folder.glob(pattern)):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    with phase("hashing the codec") as hashing:
+        for path in sorted(path for pattern in _HASHED for path in folder.glob(pattern)):
+            hashing.detail = f"{path.name}, {path.stat().st_size / 1e9:.1f} GB"
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()

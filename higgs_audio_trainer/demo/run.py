@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from higgs_audio_trainer.config import TrainSettings
@@ -66,6 +67,13 @@ class DemoOutcome:
         folder = shlex.quote(str(self.folder))
         log = f"{folder}/{_RUN}/events/rank00000-attempt000.jsonl"
         config = f"higgs-audio-trainer --config {folder}/{_CONFIG}"
+        if isinstance(self.stopped_by, Signals):
+            return [
+                f"Stopped at step {self.steps} by {self.stopped_by.name}.",
+                f"Adapter:   {folder}/{_RUN}/checkpoint-{self.steps}",
+                f"Log:       {log}",
+                f"Continue:  {config} --output_dir {folder}/{_RUN} --resume",
+            ]
         if self.fault is not None:
             return [
                 _planted(self.fault, self.found),
@@ -79,7 +87,8 @@ class DemoOutcome:
                 f"{after:.0%}, loss from {self.first['loss']:.2f} to {self.last['loss']:.2f}."
             ),
             *_heard(folder, self.spoken),
-            f"Adapter: {folder}/{_RUN}  Log: {log} ({self.num_events} events)",
+            f"Adapter:       {folder}/{_RUN}",
+            f"Log:           {log} ({self.num_events} events)",
             f"All codebooks: {config} --output_dir {folder}/{_ALL} --log_codebooks all --log_samples 1 --max_steps 20",
             f"Continue:      {config} --output_dir {folder}/{_RUN} --resume --max_steps {2 * self.steps}",
             f"Read the log:  higgs-audio-trainer show --summary {folder}/{_RUN}",

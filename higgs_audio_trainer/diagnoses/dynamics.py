@@ -197,7 +197,7 @@ def _falls(values: Sequence[float]) -> bool:
 
 
 def overfit(logged: LoggedStep, history: History) -> Iterator[Finding]:
-    """Find an evaluation loss that rises three times, to 10 % above the best, while the training loss fell."""
+    """Find an evaluation loss that rises over three evaluations, to 10 % above the best, while the training falls."""
     if logged.evaluation is None:
         return
     name = "audio_loss" if logged.evaluation.audio_targets else "loss"

@@ -43,6 +43,8 @@ class Run:
         mixed_precision: no, bf16 or fp16.
         modalities: Modalities that the model is trained on.
         stops: Modalities that end with a stop token.
+        vocab_size: Text tokens that the model predicts from.
+        codebook_size: Entries of a codebook.
     """
 
     num_codebooks: int | None = None
@@ -53,6 +55,8 @@ class Run:
     mixed_precision: str | None = None
     modalities: tuple[Modality, ...] = ("text", "audio")
     stops: tuple[Modality, ...] = ("text", "audio")
+    vocab_size: int | None = None
+    codebook_size: int | None = None
 
     @classmethod
     def of(cls, start: RunStart) -> Run:
@@ -67,6 +71,8 @@ class Run:
             precision if isinstance(precision, str) else None,
             start.modalities or ("text", "audio"),
             ("text", "audio") if start.stops is None else start.stops,
+            start.vocab_size,
+            start.codebook_size,
         )
 
 

@@ -66,7 +66,8 @@ def chance_level(logged: LoggedStep, history: History) -> Iterator[Finding]:
     rate has stopped rising and the loss has not fallen.
     """
     for modality in _MODALITIES if logged.train is not None else ():
-        vocabulary = _vocabulary(logged.samples, modality)
+        size = history.run.vocab_size if modality == "text" else history.run.codebook_size
+        vocabulary = _vocabulary(logged.samples, modality) or size  # a step may have no samples
         if logged.train is None or vocabulary is None or (modality == "text" and history.run.text_loss_weight == 0):
             continue  # text with weight 0 is left untrained on purpose
         level = _Level.of(logged.train, modality)

@@ -57,7 +57,7 @@ def sample_too_long(logged: LoggedStep, history: History) -> Iterator[Finding]:
                 "note",
                 f"{padding / slots:.0%} of the {slots:,} text slots are padding.",
                 "Usually one sample is much longer than the others of its batch, and most of the computation is waste.",
-                "Sort the manifest by length, or split the long clips.",
+                "Use --max_batch_seconds or --train_sampling_strategy group_by_length, or split the long clips.",
                 about="text",
                 evidence={"padding": padding, "slots": slots},
             )

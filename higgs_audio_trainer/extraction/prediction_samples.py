@@ -62,6 +62,7 @@ def prediction_samples(
                     num_codebooks=None if is_text else tensors.logits_shape[1],
                     logits_shape=tensors.logits_shape,
                     labels_shape=tensors.labels_shape,
+                    text=ref.text if settings.decode is not None else None,
                     **_series_fields(
                         own_ints[number], own_floats[number], settings, settings.decode if is_text else None
                     ),

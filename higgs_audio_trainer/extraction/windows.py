@@ -36,7 +36,7 @@ class WindowSettings:
         samples: Number of samples, from the first sample of the micro-batch.
         window: Slots at each end of the target span.
         codebooks: Codebooks of the audio, counted from 0. Codebooks that the model lacks are skipped.
-        decode: Function from text token ids to text; None for no decoded text.
+        decode: Function from text token ids to text; None for events without texts.
         ranks: Add rank and probability of each label.
         empty_texts: Show texts without a target. A training that masks all texts leaves them out.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from higgs_audio_trainer.atomic_file import atomic_file
+from higgs_audio_trainer.atomic_file import atomic_file, check_writable
 from higgs_audio_trainer.config import RESUME_LATEST
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.checkpoints import (
@@ -71,6 +71,10 @@ def plan_attempt(output_dir: str, resume: str | None, *, restarts: int = 0) -> A
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir: expected a folder, got a file at {output_dir}. Choose another path.")
+    try:
+        check_writable(folder)
+    except OSError as error:
+        raise UserError(f"--output_dir: {error.filename}: {error.strerror}. Choose a writable folder") from error
     DirectoryLock(folder).check()
     state = _read_state(folder)
     is_trained = is_finished(folder) or any(folder.glob("checkpoint-*"))

@@ -55,6 +55,21 @@ def devices() -> list[dict[str, Any]]:
     return found
 
 
+def check_device(name: str) -> None:
+    """Check that torch can use a device.
+
+    Raises:
+        UserError: The name is unknown, or torch was built without such devices, or finds none.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first_line = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"--device: expected a device that torch can use, got {name!r}: {first_line}") from error
+
+
 def host() -> dict[str, Any]:
     """Return the CPU cores that this process may use, and the memory in bytes, total and available."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

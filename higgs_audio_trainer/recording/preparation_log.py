@@ -8,6 +8,7 @@ from typing import Self
 
 from higgs_audio_trainer.data.preparation.progress import ProgressLine
 from higgs_audio_trainer.events import PrepareProgress
+from higgs_audio_trainer.phases import aside
 from higgs_audio_trainer.pipeline.emit import Pipeline, Sink
 from higgs_audio_trainer.pipeline.failure_message import Say
 
@@ -77,10 +78,10 @@ class PreparationLog:
 
 
 class PreparationReports:
-    """Reports of a preparation: messages and a line of progress for a person, and a log.
+    """Reports of a preparation: messages and progress for a person, and a log.
 
     Args:
-        line: Line of progress. None for a process that prints nothing.
+        line: Progress for a person. None for a process that prints nothing.
         print_text: Prints a message.
         log: Log of the progress. None without a log.
     """
@@ -91,8 +92,8 @@ class PreparationReports:
     def say(self, text: str) -> None:
         """Print a message."""
         if self._line is not None:
-            self._line.clear()
-            self._print(text)
+            with aside():
+                self._print(text)
 
     def report(self, progress: PrepareProgress) -> None:
         """Show and log progress."""
@@ -105,7 +106,5 @@ class PreparationReports:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self._line is not None:
-            self._line.clear()
         if self._log is not None:
             self._log.close()

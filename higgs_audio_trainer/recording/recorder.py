@@ -399,9 +399,10 @@ class Recorder:
             epoch: Epochs done.
         """
         samples: list[PredictionSample] = []
+        shown = None if self._settings.shown is None else replace(self._settings.shown, samples=1)  # of each pass
         with self._guarded(source="probes"):
             for index, read in enumerate(reads):
-                extraction = Extraction("probe", self._settings.shown)
+                extraction = Extraction("probe", shown)
                 extraction.observe(batch := read())
                 device = batch.streams[0].labels_BSK.device
                 sums = extraction.sums(self._settings.num_codebooks, device)

@@ -70,3 +70,5 @@ class RunFacts:
     resume_changes: Mapping[str, Any] | None = None
     total_steps: int | None = None
     schedule: str | None = None
+    vocab_size: int | None = None
+    codebook_size: int | None = None

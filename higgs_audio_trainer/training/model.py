@@ -16,6 +16,7 @@ from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.quantization import prepare_quantized
+from higgs_audio_trainer.phases import phase
 from higgs_audio_trainer.training.arguments import dtype_of, quantization_of
 from higgs_audio_trainer.training.chosen_parameters import choose_parameters
 from higgs_audio_trainer.training.converted_adapter import ConvertedPeftModel, changes_weights
@@ -197,12 +198,14 @@ def load_model(settings: TrainSettings, checkpoint: BaseCheckpoint) -> Any:
         UserError: The weights cannot be loaded, some are missing, or a name matches no module or parameter.
     """
     quantization = quantization_of(settings)
-    base = checkpoint.family.for_training(
-        checkpoint.name, dtype=dtype_of(settings), attention=settings.attn_implementation, quantization=quantization
-    )
-    if quantization is not None:
-        prepare_quantized(base)
-    return with_method(base, settings)
+    with phase(f"loading the weights of {checkpoint.name}"):
+        base = checkpoint.family.for_training(
+            checkpoint.name, dtype=dtype_of(settings), attention=settings.attn_implementation, quantization=quantization
+        )
+        if quantization is not None:
+            prepare_quantized(base)
+    with phase("adding the adapters" if not settings.full_finetune else "choosing the parameters"):
+        return with_method(base, settings)
 
 
 def plan_model(settings: TrainSettings, base: Any, dtype: torch.dtype) -> Any:

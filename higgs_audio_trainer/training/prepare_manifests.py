@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
+from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+from huggingface_hub.utils.tqdm import enable_progress_bars
 
 from higgs_audio_trainer.config import RANDOM_WEIGHTS
 from higgs_audio_trainer.data.clips import ClipLimits
@@ -125,7 +127,9 @@ def quiet_third_parties() -> None:
     """Silence warnings of libraries that a user cannot act on. Errors still appear."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prevents a warning at every fork of a DataLoader
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # phases show the loading of weights
+    if not HF_HUB_DISABLE_PROGRESS_BARS:  # a variable of the environment
+        enable_progress_bars()  # downloads take minutes; the bars are drawn on terminals alone
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # types that its products convert
     for module in ("transformers", "peft", "torch", "accelerate", "huggingface_hub", "bitsandbytes"):
         warnings.filterwarnings("ignore", module=rf"{module}(\..*)?")

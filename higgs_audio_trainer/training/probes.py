@@ -28,6 +28,7 @@ from higgs_audio_trainer.voice.sentences import read_sentences
 from higgs_audio_trainer.voice.speech_prompt import prompt_of
 
 _PROMPTS = "--say_prompts"
+_SPOKEN = 2  # samples where none are logged
 _MOST_SAMPLES = 10_000  # of a data set that are looked at for samples with speech
 _FRAMES_WITHOUT_LABEL = 750  # 30 s of the Higgs codec
 _TIMES_LABEL, _MORE_FRAMES = 1.5, 25  # a speech may be longer than the longest recording by half, and by a second
@@ -90,7 +91,7 @@ def probe_prompts(
     if settings.say_prompts is not None:
         sentences = read_sentences(Path(settings.say_prompts), _PROMPTS)
         return tuple(prompts_of(sentences, checkpoint, open_codec, max_frames=_FRAMES_WITHOUT_LABEL))
-    return _prompts_of_samples(dataset, checkpoint.ids, settings.say_samples or settings.log_samples)
+    return _prompts_of_samples(dataset, checkpoint.ids, settings.say_samples or settings.log_samples or _SPOKEN)
 
 
 def check_prompts(settings: TrainSettings) -> None:
@@ -130,8 +131,7 @@ def is_multiple(interval: float, total_steps: Callable[[], int], step: int) -> b
 
 def _prompts_of_samples(dataset: PreparedDataset, ids: TokenIds, number: int) -> tuple[SpeechPrompt, ...]:
     """Return the prompts of the first samples of a data set that have speech to learn."""
-    samples = islice(zip(dataset, dataset.columns("text"), strict=False), _MOST_SAMPLES)
-    prompts = (prompt_of(sample, str(text), ids) for sample, (text,) in samples)
+    prompts = (prompt_of(sample, ids) for sample in islice(dataset, _MOST_SAMPLES))
     return tuple(islice((prompt for prompt in prompts if prompt is not None), number))
 
 

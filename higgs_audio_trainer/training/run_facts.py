@@ -53,4 +53,6 @@ def run_facts(
         family=checkpoint.family.name,
         total_steps=trainer.state.max_steps,
         schedule=schedule_name(trainer.lr_scheduler),
+        vocab_size=checkpoint.config.vocab_size,
+        codebook_size=checkpoint.config.codebook_size,
     )

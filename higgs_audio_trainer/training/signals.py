@@ -16,6 +16,8 @@ from signal import Signals
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from higgs_audio_trainer.phases import EVALUATING, FINISHING, SAVING, SPEAKING
+
 _EXIT_OF_SIGNAL = 128
 STOP_SIGNALS = (Signals.SIGTERM, Signals.SIGINT, Signals.SIGHUP, Signals.SIGUSR1)
 
@@ -35,6 +37,7 @@ class StopSignals:
     Args:
         give_up: Ends the process. Called from a separate thread if the context is still entered `grace_s` seconds
             after a signal.
+        answer: Tells a person what the first signal does. Called inside the handler.
         grace_s: Time limit after a signal; seconds. None for no limit.
         echo_s: A second SIGINT within this time counts as an echo of the first; seconds.
     """
@@ -43,11 +46,13 @@ class StopSignals:
         self,
         give_up: Callable[[Signals], None] = lambda _signal: None,
         *,
+        answer: Callable[[Signals], None] = lambda _signal: None,
         grace_s: float | None = None,
         echo_s: float = 0.0,
     ) -> None:
         self.received: Signals | None = None
         self._give_up = give_up
+        self._answer = answer
         self._grace_s = grace_s
         self._echo_s = echo_s
         self._interrupted_at: float | None = None
@@ -84,10 +89,39 @@ class StopSignals:
             if before is not None and now - before >= self._echo_s:
                 raise KeyboardInterrupt
             self._interrupted_at = now if before is None else before
-        self.received = self.received or Signals(number)
+        if self.received is None:
+            self.received = Signals(number)
+            self._answer(self.received)
         earlier = self._previous.get(Signals(number))
         if callable(earlier) and earlier is not signal.default_int_handler:
             earlier(number, frame)
+
+
+def answer_to(received: Signals, phase: str | None) -> str:
+    """Return the line that answers a stop signal.
+
+    Args:
+        received: The signal.
+        phase: Name of the phase in progress; None for an optimizer step.
+
+    Example:
+        >>> answer_to(Signals.SIGINT, None)
+        'Stopping after this step; a checkpoint will be saved. Ctrl-C again ends now without one.'
+        >>> answer_to(Signals.SIGTERM, EVALUATING)
+        'SIGTERM: stopping, and the next start repeats the evaluation; a checkpoint will be saved.'
+    """
+    what = _DONE_IN.get(phase, "stopping after this step; a checkpoint will be saved.")
+    if received is not Signals.SIGINT:
+        return f"{received.name}: {what}"
+    return f"{what[0].upper()}{what[1:]} Ctrl-C again ends now without one."
+
+
+_DONE_IN: Mapping[str | None, str] = {
+    EVALUATING: "stopping, and the next start repeats the evaluation; a checkpoint will be saved.",
+    SPEAKING: "stopping without the rest of the speech; a checkpoint will be saved.",
+    SAVING: "stopping after the next step; one more checkpoint will be saved.",
+    FINISHING: "the training is complete, and its result is being saved.",
+}
 
 
 def _end_forked_child(number: int) -> None:

@@ -39,6 +39,7 @@ from higgs_audio_trainer.extraction.micro_batch import MicroBatch
 from higgs_audio_trainer.extraction.rank_times import with_rank_time
 from higgs_audio_trainer.families.training_forward import TrainingOutput, count_targets
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
+from higgs_audio_trainer.phases import EVALUATING, FINISHING, SAVING, SPEAKING, phase, tell
 from higgs_audio_trainer.recording.recorder import Recorder
 from higgs_audio_trainer.recording.speed import HostFacts
 from higgs_audio_trainer.redaction import redacted
@@ -392,7 +393,7 @@ class HiggsAudioTrainer(Trainer):
         is_asked = (lambda: False) if together else self._stopping.is_asked
         with rank_0_alone(self.args, f"speech/{step}") as is_first:
             if is_first or together:
-                with self.accelerator.autocast(), gathered(self.model):
+                with phase(SPEAKING), self.accelerator.autocast(), gathered(self.model):
                     self._recorder.observe_speech(lambda: probes.speak(self.model, step, is_asked_to_stop=is_asked))
             events: Sequence[GenerationSample] = ()
             if is_first and self._best is not None and self._best.kind is GenerationSample:
@@ -474,7 +475,9 @@ class HiggsAudioTrainer(Trainer):
         )
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices):  # so that a late or abandoned evaluation does not change the training
+            self._eval_batches = (0, len(dataloader))
+            # The random generators are forked, so that a late or abandoned evaluation does not change the training.
+            with phase(EVALUATING), torch.random.fork_rng(devices):
                 output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         except BaseException:
             self._recorder.abandon("eval")
@@ -513,6 +516,9 @@ class HiggsAudioTrainer(Trainer):
             EvaluationStoppedError: A rank received a stop signal.
         """
         self._stopping.check_evaluation(self.args, self._sum_over_ranks)
+        done, total = self._eval_batches
+        self._eval_batches = (done + 1, total)
+        tell(f"batch {done + 1} of {total}")
         inputs = self._prepare_inputs(inputs)
         self._mask_repeated_samples(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -542,7 +548,7 @@ class HiggsAudioTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         output_dir = Path(self._get_output_dir(trial))
         folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with saving(folder, output_dir):
+        with phase(SAVING), saving(folder, output_dir):
             if self._checkpoint_settings is not None and self.args.should_save:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_settings(folder, {**self._checkpoint_settings, "batch_size": self.batch_size})
@@ -555,7 +561,8 @@ class HiggsAudioTrainer(Trainer):
             UserError: The folder cannot be written, for example because the disk is full.
         """
         folder = Path(str(output_dir or self.args.output_dir))
-        with nullcontext() if _internal_call else saving(folder, Path(str(self.args.output_dir))):
+        outer = nullcontext() if _internal_call else saving(folder, Path(str(self.args.output_dir)))
+        with phase(FINISHING), outer:
             super().save_model(output_dir, _internal_call=True)  # sends nothing to the Hub yet
             if not _internal_call and self.args.should_save:
                 self._save_beside(folder)
@@ -579,11 +586,15 @@ class HiggsAudioTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
+        with phase(f"sending {self.hub_model_id} to the Hub"):
+            return self._publish(str(commit_message), token or self.args.hub_token, revision, blocking)
+
+    def _publish(self, message: str, token: str | None, revision: str | None, blocking: bool) -> Any:
         return publish(
             Path(str(self.args.output_dir)),
             str(self.hub_model_id),
-            message=str(commit_message),
-            token=token or self.args.hub_token,
+            message=message,
+            token=token,
             revision=revision,
             blocking=blocking,
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from higgs_audio_trainer.atomic_file import check_writable
 from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
 from higgs_audio_trainer.checkpoint.base_reference import reference_to
 from higgs_audio_trainer.checkpoint.processor_files import save_processor
@@ -18,6 +19,7 @@ from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.families.family import Family
 from higgs_audio_trainer.families.quantization import Quantization, round_weights
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
+from higgs_audio_trainer.phases import phase
 from higgs_audio_trainer.training.model_card import own_card, whole_card, write_card
 
 
@@ -50,6 +52,12 @@ def export_model(
     base = base_ckpt or base_of(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: expected a folder that does not exist, got one with files. Name another folder")
+    try:
+        check_writable(folder.parent)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}. Name another folder.") from error
+    if bits is not None:
+        Quantization(bits, "cpu").check()
     checkpoint = open_checkpoint(base)
     codec = codec_of(str(source)) if (source / "processor_config.json").is_file() else None
     family = checkpoint.family
@@ -60,11 +68,10 @@ def export_model(
             round_weights(model, bits)
         return merge(with_adapter(model, source, base))
 
-    if bits is not None:
-        Quantization(bits, "cpu").check()
     with _complete_folder(folder) as temporary:
         try:
-            family.write_whole(checkpoint, merged, temporary, layout=layout)
+            with phase("merging and writing the weights"):
+                family.write_whole(checkpoint, merged, temporary, layout=layout)
         except ValueError as error:  # NaN in the merged weights
             raise UserError(f"{source}: the adapter cannot be merged into {base}: {error}") from error
         save_processor(checkpoint, temporary, codec=codec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.speech import Decoding, Speech, SpeechPrompt
+from higgs_audio_trainer.phases import tell
 
 
 def speak(
@@ -34,8 +36,14 @@ def speak(
         checkpoint: Base checkpoint of the model.
         is_asked_to_stop: Asked at each frame. True ends the speech, as the limit would.
     """
+    frames = count(1)
+
+    def is_asked() -> bool:
+        tell(f"frame {min(next(frames), decoding.max_frames)} of at most {decoding.max_frames}")  # the delay adds some
+        return is_asked_to_stop()
+
     with undisturbed(model, decoding.seed), torch.no_grad():  # a cache from an inference mode would break the training
-        spoken = checkpoint.family.generate(model, prompts, decoding, checkpoint.ids, is_asked_to_stop)
+        spoken = checkpoint.family.generate(model, prompts, decoding, checkpoint.ids, is_asked)
     return [Speech(speech.codes_KT[:, : decoding.max_frames], speech.stopped) for speech in spoken]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from higgs_audio_trainer.checkpoint.base_checkpoint import read_config
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.hub import hub_error
 from higgs_audio_trainer.third_party_imports import prepare_imports
 from higgs_audio_trainer.voice.error_rates import ErrorRates, error_rates
 
@@ -101,8 +102,8 @@ def _check_model(flag: str, name: str, expected: str, kinds: tuple[str, ...]) ->
     try:
         AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{flag} {name}: expected a feature extractor beside the model, got: {' '.join(str(error).split())}"
+        raise hub_error(error, flag, name) or UserError(
+            f"{flag} {name}: expected a feature extractor beside the model, got: {one_line(error)}"
         ) from error
     folder = Path(name)
     if folder.is_dir() and not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 
 from higgs_audio_trainer.data.audio import Waveform, resample
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.hub import hub_error
 from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _UNUSED = ("objective.", "classifier.")  # weights for the training of the model
@@ -40,8 +41,9 @@ class SpeakerEmbedder:
                 name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"--say_speaker {name}: the model cannot be loaded: {reason}") from error
+            raise hub_error(error, "--say_speaker", name) or UserError(
+                f"--say_speaker {name}: the model cannot be loaded: {one_line(error)}"
+            ) from error
         self._model, info = loaded
         self._model.eval()
         missing = [

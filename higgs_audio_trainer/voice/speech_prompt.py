@@ -15,12 +15,11 @@ from higgs_audio_trainer.families.speech import SpeechPrompt
 _SPEECH = Clip(Path("speech"), encoded=True)  # stands for what the model is about to say
 
 
-def prompt_of(sample: PreparedSample, text: str, ids: TokenIds) -> SpeechPrompt | None:
+def prompt_of(sample: PreparedSample, ids: TokenIds) -> SpeechPrompt | None:
     """Return the prompt of the first speech that a sample teaches. None for a sample without speech.
 
     Args:
         sample: A prepared sample.
-        text: Text of the speech.
         ids: Token ids of the checkpoint.
     """
     segments = sample.segments
@@ -30,7 +29,7 @@ def prompt_of(sample: PreparedSample, text: str, ids: TokenIds) -> SpeechPrompt 
     num_clips = sum(part.ids is None for part in segments[:end])
     before = replace(sample, segments=segments[:end], codes_KT=sample.codes_KT[:num_clips])
     inputs = build_example(before, before.codes_KT, ids)
-    return SpeechPrompt(sample.id, text, inputs, sample.codes_KT[num_clips], sample.codes_KT[0])
+    return SpeechPrompt(sample.id, sample.text, inputs, sample.codes_KT[num_clips], sample.codes_KT[0])
 
 
 def new_prompt(

@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError
 
 from higgs_audio_trainer.data.audio import Waveform, resample
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.hub import hub_error
 from higgs_audio_trainer.third_party_imports import prepare_imports
 
 _LEAST_S = 0.1  # the convolutions of a recognizer need some samples
@@ -36,8 +37,9 @@ class SpeechRecognizer:
                 "automatic-speech-recognition", model=name, device="cpu", dtype=torch.float32, trust_remote_code=False
             )
         except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"--say_asr {name}: the model cannot be loaded: {reason}") from error
+            raise hub_error(error, "--say_asr", name) or UserError(
+                f"--say_asr {name}: the model cannot be loaded: {one_line(error)}"
+            ) from error
 
     def transcript(self, waveform: Waveform, rate: int) -> str:
         """Return the text of speech.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 from higgs_audio_trainer.data.audio_facts import AudioFacts
@@ -85,4 +86,6 @@ def spoken_clips(sample: Sample) -> Iterator[SpokenClip]:
 
 
 def _text(turn: Turn) -> str:
-    return " ".join(part for part in turn.parts if isinstance(part, str))
+    """Return the texts of a turn, joined as in the prompt, without a space. Texts around a clip have a space."""
+    runs = groupby(turn.parts, key=lambda part: isinstance(part, str))
+    return " ".join("".join(part for part in run if isinstance(part, str)) for is_text, run in runs if is_text)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -51,6 +52,7 @@ from higgs_audio_trainer.data.sample import Sample, unpacked
 from higgs_audio_trainer.data.sources import Source
 from higgs_audio_trainer.errors import InputProblem, ManifestError, UserError, listed
 from higgs_audio_trainer.events import DatasetAudit, Stage
+from higgs_audio_trainer.phases import phase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,13 +111,27 @@ def prepare(
         UserError: No sample is left, the codec is unusable, or the cache cannot be written.
     """
     global _since  # noqa: PLW0603 - the process's, as the cache is
+    made = [folder for folder in (settings.folder, *settings.folder.parents) if not folder.exists()]
     try:
         with Claims(settings.folder / "claims") as claims:
             return _Preparation(settings, claims, _since).run(sources, rules_for)
     except OSError as error:
         raise cache_error(error, settings.folder) from error
+    except UserError:
+        if made and not _is_in_use(settings.folder):
+            shutil.rmtree(settings.folder, ignore_errors=True)
+            with suppress(OSError):  # another process wrote to a folder meanwhile
+                for folder in made[1:]:
+                    folder.rmdir()
+        raise
     finally:
         _since = time.time()
+
+
+def _is_in_use(cache: Path) -> bool:
+    """Return True if a process works with the cache, or codes or a complete data set are in it."""
+    complete = [folder for folder in cache.glob("prepared/*") if not (folder / "blocks").exists()]
+    return any((cache / "claims").glob("*")) or (cache / "codes").exists() or bool(complete)
 
 
 class _Preparation:
@@ -126,7 +142,8 @@ class _Preparation:
         self._damaged: dict[str, Job] = {}  # clips whose codes in the cache are damaged
 
     def run(self, sources: Sequence[Source], rules_for: Callable[[bool], SampleRules]) -> PreparedData:
-        tables = [self._table(source) for source in sources]
+        with phase("reading"):
+            tables = [self._table(source) for source in sources]
         rules = rules_for(any(table.has_audio for table in tables))
         plans = [self._plan(source, table, rules) for source, table in zip(sources, tables, strict=True)]
         waiting = [plan for plan in plans if not self._is_ready(plan)]
@@ -140,7 +157,8 @@ class _Preparation:
             if not len(dataset):
                 lines = listed(dataset.problems)
                 raise UserError("\n".join([*lines, "expected at least one sample without problems, got none"]))
-        return PreparedData(found, self._audit(found, rules.tokenizer))
+        with phase("auditing the data"):
+            return PreparedData(found, self._audit(found, rules.tokenizer))
 
     def _audit(self, datasets: Sequence[PreparedDataset], tokenizer: PreTrainedTokenizerBase) -> DatasetAudit:
         with_tokens = self._settings.audits_tokens
@@ -226,14 +244,16 @@ class _Preparation:
                     raise
 
     def _fill_rest(self, plans: Sequence[PlannedDataset]) -> None:
-        for plan in plans:
-            self._check(plan)
+        with phase("checking"):
+            for plan in plans:
+                self._check(plan)
         self._judge([problem for plan in plans for problem in plan.problems()])
         while True:
             self._encode(plans)
             self._damaged.clear()
-            for plan in plans:
-                self._assemble(plan)
+            with phase("writing"):
+                for plan in plans:
+                    self._assemble(plan)
             if not self._damaged:
                 break
             for key in self._damaged:
@@ -266,6 +286,7 @@ class _Preparation:
             if not len(jobs):
                 return
             with (
+                phase("encoding", is_slow=True),
                 Claims(index.folder / "claims") as claims,  # where the workers of the crew look
                 Crew(self._settings.crew, str(rules.codec.folder), rules.clips, index, jobs) as crew,
             ):

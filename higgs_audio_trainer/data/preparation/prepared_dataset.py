@@ -131,7 +131,9 @@ class _Part:
         self._tokens, self._segments, self._supervised, self._frames = (
             _Lists(self.column(name)) for name in ("tokens", "segments", "supervised", "frames")
         )
-        self._ids, self._places, self._codes = (_Values(self.column(name)) for name in ("id", "where", "codes"))
+        self._ids, self._places, self._texts, self._codes = (
+            _Values(self.column(name)) for name in ("id", "where", "text", "codes")
+        )
         self._seconds = self.column("audio_seconds").to_numpy()
 
     def __len__(self) -> int:
@@ -156,6 +158,7 @@ class _Part:
             tuple(clips),
             place(str(self._places[row], "utf-8")),
             float(self._seconds[row]),
+            str(self._texts[row], "utf-8"),
         )
 
 

@@ -1,15 +1,16 @@
-"""Progress of a preparation: a line on a terminal, lines at intervals elsewhere, and events."""
+"""Progress of a preparation: in the phase in progress, as lines at intervals where no terminal is, and as events."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Protocol
+from typing import TextIO
 
 from higgs_audio_trainer.events import PrepareProgress, Stage
+from higgs_audio_trainer.phases import tell
 
-_TERMINAL_S, _LINES_S = 0.2, 30.0  # between two reports
+_LINES_S = 30.0  # between two lines
 _WINDOW_S = 60.0  # of the measured speed
 
 Report = Callable[[PrepareProgress], None]
@@ -65,55 +66,27 @@ def progress_line(progress: PrepareProgress) -> str:
     return "  ".join(parts)
 
 
-class StatusFile(Protocol):
-    """A file for progress. Progress is shown on one line if `isatty()` returns True."""
-
-    def write(self, text: str, /) -> object:
-        """Write text."""
-
-    def flush(self) -> object:
-        """Flush the text."""
-
-    def isatty(self) -> bool:
-        """Return True for a terminal."""
-        ...
-
-
 class ProgressLine:
-    """Prints progress on one line of a terminal, or a line at intervals to a file.
+    """Tells the phase in progress how far it is, and prints a line at intervals to a file that is no terminal.
 
     Args:
         file: File to print to.
     """
 
-    def __init__(self, file: StatusFile) -> None:
+    def __init__(self, file: TextIO) -> None:
         self._file = file
         self._is_terminal = file.isatty()
-        self._reported_at = time.monotonic()
-        self._stage = ""
-        self._width = 0
+        self._printed_at = time.monotonic()
 
     def __call__(self, progress: PrepareProgress) -> None:
-        """Print progress if the last report is old enough, or of another stage and on a terminal."""
-        now = time.monotonic()
-        is_new = self._is_terminal and progress.stage != self._stage
-        if not is_new and now - self._reported_at < (_TERMINAL_S if self._is_terminal else _LINES_S):
-            return
-        self._reported_at, self._stage = now, progress.stage
+        """Take progress."""
         line = progress_line(progress)
-        if self._is_terminal:
-            self._file.write("\r" + line.ljust(self._width))
-            self._width = len(line)
-        else:
+        tell(line.partition(": ")[2])
+        now = time.monotonic()
+        if not self._is_terminal and now - self._printed_at >= _LINES_S:
+            self._printed_at = now
             self._file.write(line + "\n")
-        self._file.flush()
-
-    def clear(self) -> None:
-        """Remove the line from the terminal."""
-        if self._width:
-            self._file.write("\r" + " " * self._width + "\r")
             self._file.flush()
-            self._width = 0
 
 
 class Meter:

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from higgs_audio_trainer.data.sources.arrow_rows import ArrowRows
 from higgs_audio_trainer.data.sources.columns import Columns
 from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.hub import hub_error, reach
+from higgs_audio_trainer.phases import phase
 
 _ROWS = 64
 _PART = re.compile(r"[-_.]?\d+([-_]of[-_]\d+)?$")
@@ -88,10 +90,12 @@ def hub_rows(name: str, columns: Columns, audio_folder: Path | None) -> ArrowRow
             f"{name}: expected a folder, or a data set on the Hub with its split, such as hf:{repository}:train"
         )
     configuration = parts[0] if len(parts) > 1 else None
+    reach(repository, name, kind="dataset")
     try:
-        dataset = load_dataset(repository, configuration, split=parts[-1])
+        with phase(f"downloading {name}"):
+            dataset = load_dataset(repository, configuration, split=parts[-1])
     except Exception as error:
-        raise UserError(
+        raise hub_error(error, name, repository, kind="dataset") or UserError(
             f"{name}: expected a data set on the Hub, got {type(error).__name__}: {_first_line(error)}. "
             "Check the name, the split and the network, or name a folder."
         ) from error
@@ -163,4 +167,4 @@ def _hash_of(paths: Sequence[Path]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -60,6 +60,28 @@ def open_source(name: str | Path, columns: Columns = _NO_COLUMNS, *, audio_folde
     return _open_file(name, Path(given), columns, audio_folder)
 
 
+def check_local(name: str, columns: Columns = _NO_COLUMNS) -> None:
+    """Check that a source on this machine exists, and that a file has a known form. No network is asked.
+
+    A folder is not looked into, since its recordings may be many, nor is a pipe, which can be read once.
+
+    Args:
+        name: Name of a source, see `open_source`.
+        columns: Names of the columns with texts, recordings and speakers.
+
+    Raises:
+        UserError: There is no such source, or its form is not known.
+    """
+    path, _ = _path_and_split(expanded(_local(name.removeprefix("hf:")), name))
+    is_file = path.is_file() or not path.exists()
+    if name != "-" and is_file and not _is_on_hub(name, path):
+        open_source(name, columns, audio_folder=path.parent)
+
+
+def _is_on_hub(name: str, path: Path) -> bool:
+    return not path.exists() and (name.startswith("hf:") or _ON_HUB.fullmatch(name) is not None)
+
+
 def _local(name: str) -> str:
     """Return the path of a URL `file:///...`, and any other name unchanged."""
     try:

@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 
 from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.families.tts3.names import CODEC, LAYOUTS, port_name
+from higgs_audio_trainer.hub import hub_error
 
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST_NAMED = 5
@@ -109,7 +110,7 @@ def find(name: str) -> StoredWeights:
                     part = file.get_slice(key)
                     found.append(StoredWeight(path, key, tuple(part.get_shape()), part.get_dtype()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise not_loaded(name, one_line(error)) from error
+        raise hub_error(error, "--base_ckpt", name) or not_loaded(name, one_line(error)) from error
     kept = [weight for weight in found if not weight.name.startswith(CODEC)]
     counts = Counter(port_name(weight.name) for weight in kept)
     if twice := [key for key, count in counts.items() if count > 1]:

@@ -19,6 +19,7 @@ from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.v2.checkpoint import check_template, check_vocabulary, read_config
 from higgs_audio_trainer.families.v2.prompt import STOP_TOKENS, render
 from higgs_audio_trainer.families.v2.usage import usage
+from higgs_audio_trainer.hub import hub_error
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from higgs_audio_trainer.families.tiny_size import TinySize
 
 _MOST_BYTES = "5GB"  # of a file of weights
+_FLAG = "--base_ckpt"
 _TEXT_HEAD = "text_lm_head"
 _HEADS = (_TEXT_HEAD, "audio_lm_head")
 
@@ -91,7 +93,7 @@ class HiggsAudioV2:
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             if "attn_implementation" in str(error) or isinstance(error, ImportError):
                 raise UserError(f"--attn_implementation {attention}: {one_line(error)}") from error
-            raise UserError(f"--base_ckpt {name}: the weights cannot be loaded: {error}") from error
+            raise hub_error(error, _FLAG, name) or _unloadable(name, error) from error
         base, info = loaded
         if info["missing_keys"]:
             raise UserError(
@@ -125,7 +127,7 @@ class HiggsAudioV2:
                 **_options(quantization, dtype),
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-            raise UserError(f"--base_ckpt {name}: the weights cannot be loaded: {error}") from error
+            raise hub_error(error, _FLAG, name) or _unloadable(name, error) from error
         return model if quantization is None else fit_for_cpu(model)
 
     def generate(
@@ -174,6 +176,10 @@ class HiggsAudioV2:
         write_processor(folder, codec_dir, codec_class)
 
 
+def _unloadable(name: str, error: Exception) -> UserError:
+    return UserError(f"{_FLAG} {name}: the weights cannot be loaded: {error}")
+
+
 def _options(quantization: Quantization | None, dtype: torch.dtype) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for a quantization."""
     return {} if quantization is None else quantization.options(dtype, _HEADS)
@@ -187,7 +193,7 @@ def _whole_model(base: str) -> Any:
             base, dtype="auto", use_text_head=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"--base_ckpt {base}: the weights cannot be loaded: {error}") from error
+        raise hub_error(error, _FLAG, base) or _unloadable(base, error) from error
     model, info = loaded
     missing = [name for name in info["missing_keys"] if not name.startswith(f"{_TEXT_HEAD}.")]
     if missing:
