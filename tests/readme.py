@@ -1,4 +1,4 @@
-"""Commands of the README, and functions to run the commands."""
+"""The README and the pages of `docs/`, the commands on them, and functions to run the commands."""
 
 import os
 import re
@@ -11,7 +11,14 @@ from pathlib import Path
 from higgs_audio_trainer.cli import main
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+#: A line on stderr about a phase that took over a second, which any phase does on a busy machine.
+PHASE_LINE = re.compile(r"[a-z ]+( \.\.\.|: done in \d+ s)")
+#: Text of the README and of each page, by the path from the root.
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+README = PAGES["README.md"]
 
 
 def commands(text):
@@ -32,9 +39,11 @@ def commands(text):
     return found
 
 
-def section(title):
-    """Return the text of a section."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+def section(page, title):
+    """Return the text of a section of a page."""
+    text = PAGES[page].partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    assert text, (page, title)
+    return text
 
 
 def shell(command, cwd, **environment):
