@@ -25,7 +25,7 @@ from benchmarks.rows import ResultRow, run_alone
 from benchmarks.timing import ratio, seconds_of
 from benchmarks.typical_event import typical_event
 from higgs_audio_trainer.pipeline.emit import Pipeline
-from sinks.console import text_of
+from sinks.record_text import RecordText
 
 FLOOR, *_FILE_PEERS = FILES
 LATER = "loguru, enqueue"  # a thread writes the record after the call has returned
@@ -66,9 +66,10 @@ def _measure(rounds: int, calls: int) -> dict[str, list[float]]:
     Pipeline([("memory", memory)], run_id="0" * 26)(event)
     record = memory.records[0]
     with tempfile.TemporaryDirectory() as folder, hidden_pipeline(folder, "jsonl") as emit:
+        text_of = RecordText(color=True, encoding="utf-8")
         ours: dict[str, Callable[[], object]] = {
             _FILE: lambda: emit(event),
-            _CONSOLE: lambda: text_of(record, color=True, encoding="utf-8"),
+            _CONSOLE: lambda: text_of(record),
         }
         taken: dict[str, list[float]] = {name: [] for name in (*FILES, *CONSOLES, *ours)}
         with Peers(Path(folder), record) as peers:

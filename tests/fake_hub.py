@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 
 TOKEN = "hf_" + "a1B2c3D4" * 4
@@ -24,6 +25,8 @@ class FakeHub:
         commits: Message of each commit, and contents of its files by path.
         tokens: Tokens that requests had.
         refuses: Status of the answer to each commit; None to take commits.
+        asked: Paths of requests for files and descriptions of repositories.
+        answer_to_reads: Status, and headers, of the answer to these requests.
     """
 
     url: str = ""
@@ -31,6 +34,8 @@ class FakeHub:
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     refuses: int | None = None
+    asked: list[str] = field(default_factory=list)
+    answer_to_reads: tuple[int, dict[str, str]] = (404, {})
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -61,8 +66,12 @@ class FakeHub:
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._hear()
-        known = self.path == "/api/whoami-v2"
-        self._send(200 if known else 404, {"name": "ann", "type": "user"} if known else {"error": "none"})
+        if self.path == "/api/whoami-v2":
+            self._send(200, {"name": "ann", "type": "user"})
+            return
+        self._hub.asked.append(self.path)
+        status, headers = self._hub.answer_to_reads
+        self._send(status, {"error": "none"}, headers)
 
     do_HEAD = do_GET
 
@@ -89,9 +98,11 @@ class _Handler(BaseHTTPRequestHandler):
         if (given := self.headers.get("Authorization")) is not None:
             self._hub.tokens.add(given.removeprefix("Bearer "))
 
-    def _send(self, status: int, content: dict[str, Any]) -> None:
+    def _send(self, status: int, content: dict[str, Any], headers: Mapping[str, str] = MappingProxyType({})) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -8,7 +8,10 @@ from higgs_audio_trainer.third_party_imports import prepare_imports  # noqa: E40
 
 prepare_imports()
 
+import sinks.terminal.phase_lines  # noqa: E402
 import tests.record_training  # noqa: E402, F401
+
+sinks.terminal.phase_lines.PATIENCE_S = 3_600.0  # as in `conftest.py`
 
 gc.freeze()
 gc.enable()

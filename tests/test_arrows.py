@@ -273,12 +273,13 @@ def test_logging_any_training_loads_no_model():
 def test_one_place_wires():
     """The sinks are named in the composition roots, in commands and by the pytest plugin.
 
-    Reports borrow escapes, the reading of WAV files and the frame rate of rendered speech.
+    Reports borrow escapes and counts, the reading of WAV files and the frame rate of rendered speech.
     """
     naming = {path.relative_to(PRODUCER) for path in PRODUCER.rglob("*.py") if "sinks" in packages_imported_by(path)}
     assert Path("run.py") in naming
     escaping = {Path("logs/diff/reports/wording.py"), Path("logs/summary/text.py"), Path("logs/summary/speech.py")}
-    escaping |= {Path("report/markup.py"), Path("report/sounds.py"), Path("report/voice.py")}
+    escaping |= {Path(f"report/{name}.py") for name in ("assessment", "markup", "run_facts", "sounds", "voice")}
+    escaping |= {Path("logs/summary/html.py")}
     roots = {Path(f"{name}.py") for name in ("run", "training_log", "training_data", "prediction_logger")}
     allowed = {*roots, Path("pytest_plugin.py"), *escaping}
     assert {path for path in naming if path.parts[0] not in ("cli", "demo")} <= allowed

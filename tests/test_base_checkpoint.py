@@ -91,20 +91,45 @@ def test_bosons_layout_is_named_with_the_way_out(model_dir):
         open_checkpoint(str(model_dir))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe", b"[]", b"[1]", b"{}"])
-def test_a_folder_without_a_configuration_is_a_user_error(tmp_path, content):
-    """Missing, empty, or no JSON object."""
-    if content is not None:
-        (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"^--base_ckpt: expected a folder with a config\.json or a name on"):
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"[1]", b"{}", b"3"])
+def test_a_configuration_that_is_broken_is_a_user_error(tmp_path, content):
+    """Empty, no JSON, or no object. The error names the file and what is wrong with it."""
+    (tmp_path / "config.json").write_bytes(content)
+    what = "the configuration of a model" if content in (b"[]", b"[1]", b"{}", b"3") else "JSON"
+    with pytest.raises(UserError, match=rf"^{tmp_path}/config\.json: expected {what}, got.*copy the file again\.$"):
         open_checkpoint(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "no/such-name", "x" * 300])
-def test_a_checkpoint_that_is_not_there_is_a_user_error(name):
-    """An error refuses a path that is neither a folder nor a name that can be fetched."""
-    with pytest.raises(UserError, match=rf"got '{name}', which has no config\.json or cannot be fetched\. Check"):
-        open_checkpoint(name)
+def test_a_folder_without_a_configuration_is_a_user_error(tmp_path, model_dir):
+    """The error names a folder below that has one."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        UserError, match=rf"^--base_ckpt {tmp_path}/empty: expected a config\.json, got none\. Name the"
+    ):
+        open_checkpoint(str(tmp_path / "empty"))
+    codec = model_dir.parent / "codec"  # before the model in the order of names
+    codec.mkdir()
+    (codec / "config.json").write_text('{"model_type": "higgs_audio_v2_tokenizer"}')
+    with pytest.raises(UserError, match=rf"expected a config\.json, got none\. Name {model_dir}\.$"):
+        open_checkpoint(str(model_dir.parent))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/no/such/folder", "got '/no/such/folder': there is no such folder; / exists. Check the path."),
+        ("no/such/folder", "there is no such folder; "),
+        ("x" * 300, "there is no such folder; "),
+        ("no/such-name", "got neither, and HF_HUB_OFFLINE forbids to ask the Hub. Unset HF_HUB_OFFLINE, or run with a"),
+        (__file__, f"--base_ckpt {__file__}: expected the folder of a model, got a file. Name the folder."),
+    ],
+)
+@pytest.mark.parametrize("opened", [open_checkpoint, Codec])
+def test_a_model_that_is_not_there_is_a_user_error(opened, name, message):
+    """An error refuses a path that is no folder, and a name that cannot be fetched, of codecs too."""
+    with pytest.raises(UserError) as error:
+        opened(name)
+    assert message.replace("--base_ckpt", "--audio_tokenizer" if opened is Codec else "--base_ckpt") in str(error.value)
 
 
 def test_no_code_of_a_checkpoint_is_run(model_dir, tmp_path, monkeypatch):
@@ -249,13 +274,6 @@ def test_a_folder_that_holds_no_codec_is_a_user_error(tmp_path, config, message)
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(UserError, match=rf"^--audio_tokenizer {tmp_path}: .*{message}"):
         Codec(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["/no/such/folder", "no/such-codec"])
-def test_a_codec_that_is_not_there_is_a_user_error(name):
-    """An error refuses a path that is neither a folder nor a name that can be fetched."""
-    with pytest.raises(UserError, match=rf"got '{name}', which does not exist or cannot be downloaded"):
-        Codec(name)
 
 
 def drop_weights(codec_dir: Path) -> None:

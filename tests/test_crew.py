@@ -13,6 +13,7 @@ from higgs_audio_trainer.data.preparation.crew import Crew, CrewSettings
 from higgs_audio_trainer.data.preparation.jobs import Job, JobsFile
 from higgs_audio_trainer.data.preparation.progress import Meter, ProgressLine, progress_line
 from higgs_audio_trainer.events import PrepareProgress
+from higgs_audio_trainer.phases import phase
 
 LIMITS = ClipLimits(3, 1024, 60.0)
 
@@ -188,19 +189,18 @@ def test_lines_of_the_stages():
     assert progress_line(progress(times_real_time=2.5, faults=1)) == "encoding: 1 of 2 clips  2.5x real time  1 fault"
 
 
-def test_a_terminal_has_one_line_and_a_file_few(monkeypatch):
-    """A terminal's line is drawn again. A file gets a line in half a minute."""
+def test_a_terminal_has_the_phase_and_a_file_few_lines(monkeypatch):
+    """The phase in progress says how far it is. A file gets a line in half a minute, a terminal none."""
     now = [0.0]
     monkeypatch.setattr("higgs_audio_trainer.data.preparation.progress.time.monotonic", lambda: now[0])
-    for is_terminal, expected in ((True, "\rencoding: 1 of 2 clips  0 faults"), (False, "")):
+    for is_terminal, expected in ((True, ""), (False, "encoding: 2 of 2 clips  0 faults\n")):
         file = StringIO()
         file.isatty = lambda is_terminal=is_terminal: is_terminal
         line = ProgressLine(file)
-        line(progress())
-        line(progress(clips_done=2))
+        with phase("encoding") as encoding:
+            line(progress())
+            assert encoding.detail == "1 of 2 clips  0 faults"
+            assert file.getvalue() == ""
+            now[0] += 31
+            line(progress(clips_done=2))
         assert file.getvalue() == expected
-        now[0] += 31
-        line(progress(clips_done=2))
-        assert file.getvalue().endswith("encoding: 2 of 2 clips  0 faults" + ("" if is_terminal else "\n"))
-        line.clear()
-        assert file.getvalue().endswith("\r" if is_terminal else "\n")

@@ -184,6 +184,9 @@ def test_an_older_log_lacks_what_it_did_not_know():
     for name in ("label_ranks", "label_probabilities"):
         del old[0]["first"][name], old[0]["last"][name]
     assert diff(old, records_of([sample])).same
+    del old[0]["text"]
+    assert diff(old, records_of([sample])).same
+    assert diff(old, records_of([replace(sample, text="Good night.")])).worst[0].path == "prediction_sample.text"
     ranked = replace(sample, first=replace(sample.first, label_ranks=(1, 1, 1, 1, 2)))
     assert diff(old, records_of([ranked])).counts == {"other": 1}
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.readme import ROOT
 
-FOLDERS = ("higgs_audio_trainer", "sinks", "schemas", "benchmarks", "examples")
+FOLDERS = ("higgs_audio_trainer", "sinks", "schemas", "benchmarks", "examples", "docs")
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in FOLDERS

@@ -100,7 +100,7 @@ def test_flags_that_do_not_fit_the_model(tiny, tmp_path, capsys):
     for arguments, message in (
         ([*here, "--lora_targets", "q_prj"], "--lora_targets: expected names of linear modules"),
         ([*here, "--clip_seconds", "1e5"], "--clip_seconds: expected at most"),
-        (["--base_ckpt", str(tmp_path)], "--base_ckpt: expected a folder with a config.json"),
+        (["--base_ckpt", str(tmp_path)], f"--base_ckpt {tmp_path}: expected a config.json, got none"),
         ([*here, "--optim", "adamm"], "--optim: "),
         ([*here, "--sinks", "nope"], "--sinks: expected one of console, "),
         ([*here, "--fsdp", "full_shard", "--load_in_4bit", "true"], "where each rank has the whole model, got FSDP"),

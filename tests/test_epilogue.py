@@ -8,7 +8,7 @@ from signal import Signals
 import pytest
 
 from higgs_audio_trainer.cli import main
-from higgs_audio_trainer.cli.epilogue import epilogue
+from higgs_audio_trainer.cli.epilogue import epilogue, fitted
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.events import Diagnosis
 from higgs_audio_trainer.recording.milestones import Milestones
@@ -57,37 +57,31 @@ def test_each_printed_command_works(tiny, clips, tmp_path, capfd):
         events = read_log(Path("my out"))
         results = [event for event in events if event["event"] == "eval_result"]
         best = min(results, key=lambda event: event["loss"])
+        first, last = (event["audio_accuracy_per_codebook"][0] for event in (results[0], results[-1]))
         expected = [
-            "Trained to step 2.",
-            *(
-                f"{label}step {event['step']}, loss {event['loss']:.3f}, "
-                f"{event['audio_accuracy_per_codebook'][0]:.1%} of codebook 0 correct"
-                for label, event in (
-                    ("Evaluation, first:  ", results[0]),
-                    ("Evaluation, best:   ", best),
-                    ("Evaluation, last:   ", results[-1]),
-                )
-            ),
+            f"Trained to step 2. Evaluation: loss {results[0]['loss']:.3f} to {results[-1]['loss']:.3f}, "  # noqa: ISC004
+            f"best {best['loss']:.3f} at step {best['step']}; codebook 0 {first:.1%} to {last:.1%} correct",
             "Adapter:   my out",
             "Best:      my out/best",
             "Log:       my out/events/rank00000-attempt000.jsonl",
             "Audio:     my out/audio",
         ]
         assert lines[: len(expected)] == expected
-        assert [line.partition(":")[0] for line in lines[len(expected) :]] == ["Speak", "Report", "Continue"]
-        say, report, go_on = (command_of(lines, name) for name in ("Speak", "Report", "Continue"))
-        for program, *words in (say, report):
+        assert [line.partition(":")[0] for line in lines[len(expected) :]] == ["Speak", "Report", "Read", "More"]
+        for name in ("Speak", "Report", "Read"):
+            program, *words = command_of(lines, name)
             assert program == "higgs-audio-trainer"
             assert main([*words, *(["--max_seconds", "0.4"] if words[0] == "say" else [])]) == 0
         assert Path("my out/hello-2.wav").is_file()
         assert Path("my out/report.html").is_file()
-        again = trained(capfd, *go_on[1:])
-        assert again[0] == "Trained to step 4."
-        assert again[1] == lines[1], "the first evaluation is that of the first attempt"
+        assert lines[-1] == "More:      the same command with --resume --max_steps 4"
+        more = ["--resume", "--max_steps", "4"]
+        again = trained(capfd, "train", *arguments(tiny, clips, eval_manifest=clips, val_steps=1), *more)
+        assert again[0].startswith(f"Trained to step 4. Evaluation: loss {results[0]['loss']:.3f} to "), (
+            "the first is kept"
+        )
         assert "Log:       my out/events/rank00000-attempt001.jsonl" in again
         assert read_log(Path("my out"), attempt=1)[0]["resumed_from_step"] == 2
-        assert command_of(again, "Continue").count("--resume") == 1
-        assert command_of(again, "Continue").count("--max_steps") == 1
 
 
 def test_without_an_evaluation_the_logged_steps_are_shown(tiny, clips, tmp_path, capfd):
@@ -95,15 +89,16 @@ def test_without_an_evaluation_the_logged_steps_are_shown(tiny, clips, tmp_path,
     with chdir(tmp_path):
         lines = trained(capfd, "train", *arguments(tiny, clips))
         steps = [event for event in read_log(Path("my out")) if event["event"] == "train_step"]
-    assert lines[1].startswith(f"Training, first:  step 1, loss {steps[0]['loss']:.3f}, ")
-    assert lines[2].startswith(f"Training, last:   step 2, loss {steps[1]['loss']:.3f}, ")
+    assert lines[0].startswith(
+        f"Trained to step 2. Training: loss {steps[0]['loss']:.3f} to {steps[1]['loss']:.3f}; codebook 0 "
+    )
 
 
 def test_without_sinks_there_are_places_and_commands(tiny, clips, tmp_path, capfd):
     """--sinks none: no figures, no log and no report of it."""
     with chdir(tmp_path):
         lines = trained(capfd, "train", *arguments(tiny, clips, sinks="none"))
-    assert [line.partition(":")[0] for line in lines] == ["Trained to step 2.", "Adapter", "Speak", "Continue"]
+    assert [line.partition(":")[0] for line in lines] == ["Trained to step 2.", "Adapter", "Speak", "More"]
 
 
 def test_a_stopped_run_says_how_to_go_on(tiny, clips, tmp_path):
@@ -116,7 +111,7 @@ def test_a_stopped_run_says_how_to_go_on(tiny, clips, tmp_path):
         assert run.wait() == 130
         lines = run.out.read_text().rpartition("\n\n")[2].strip("\n").splitlines()
     step = read_log(out)[-1]["step"]
-    assert lines[0] == f"Stopped at step {step} by SIGINT."
+    assert lines[0].startswith(f"Stopped at step {step} by SIGINT. Training: loss ")
     assert f"Adapter:   {out}/checkpoint-{step}" in lines
     program, command, *words = command_of(lines, "Continue")
     assert (program, command, words[-1]) == ("higgs-audio-trainer", "train", "--resume")
@@ -133,11 +128,11 @@ def shown(tmp_path, words, environment=None, *, sinks="none", **fields):
 
 
 FINDING = Diagnosis(code="bad", severity="error", step=5, message="m", evidence={})
+STOPPED = {"stopped_by": Signals.SIGTERM}
 CONTINUED = [
-    ("--lr 1 --resume --max-steps 5", {}, {}, "higgs-audio-trainer train --lr 1 --resume --max_steps 10"),
-    ("--resume out/checkpoint-3 --lr 1", {}, {}, "higgs-audio-trainer train --lr 1 --resume --max_steps 10"),
-    ("--resume=x --max_steps=-1 --lr 1", {}, {}, "higgs-audio-trainer train --lr 1 --resume --max_steps 10"),
-    ("--max_steps 9", {}, {"stopped_by": Signals.SIGTERM}, "higgs-audio-trainer train --max_steps 9 --resume"),
+    ("--lr 1 --resume --max-steps 5", {}, STOPPED, "higgs-audio-trainer train --lr 1 --max-steps 5 --resume"),
+    ("--resume out/checkpoint-3 --lr 1", {}, STOPPED, "higgs-audio-trainer train --lr 1 --resume"),
+    ("--resume=x --lr 1", {}, STOPPED, "higgs-audio-trainer train --lr 1 --resume"),
     (
         "--diagnose fail --lr 1",
         {},
@@ -147,24 +142,45 @@ CONTINUED = [
     (
         "--lr 1",
         {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "1"},
-        {},
-        "torchrun --nproc_per_node=8 -m higgs_audio_trainer --lr 1 --resume --max_steps 10",
+        STOPPED,
+        "torchrun --nproc_per_node=8 -m higgs_audio_trainer --lr 1 --resume",
     ),
     (
         "--lr 1",
         {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "16", "GROUP_WORLD_SIZE": "2"},
-        {},
-        "the same launcher with the arguments --lr 1 --resume --max_steps 10",
+        STOPPED,
+        "the same launcher with the arguments --lr 1 --resume",
     ),
-    ("--hub_token hf_secret1", {}, {}, "higgs-audio-trainer train --hub_token '[redacted]' --resume --max_steps 10"),
-    ("--hub_token=hf_secret1", {}, {}, "higgs-audio-trainer train '--hub_token=[redacted]' --resume --max_steps 10"),
+    ("--hub_token hf_secret1", {}, STOPPED, "higgs-audio-trainer train --hub_token '[redacted]' --resume"),
+    ("--hub_token=hf_secret1", {}, STOPPED, "higgs-audio-trainer train '--hub_token=[redacted]' --resume"),
 ]
 
 
 @pytest.mark.parametrize(("words", "environment", "fields", "expected"), CONTINUED, ids=[row[0] for row in CONTINUED])
 def test_the_command_to_go_on(tmp_path, words, environment, fields, expected):
-    """An earlier --resume and the old end are gone; a launcher is named; secrets are not printed."""
-    assert shown(tmp_path, shlex.split(words), environment, **fields)[-1] == f"Continue:  {expected}"
+    """An earlier --resume is gone; a launcher is named; secrets are not printed."""
+    made = shown(tmp_path, shlex.split(words), environment, **fields)
+    assert made[-1] == f"Continue:  {expected}"
+
+
+def test_the_last_lines_fit_a_terminal(tmp_path):
+    """No word is cut, and a folded command is the same command for a shell."""
+    words = [
+        "--base_ckpt",
+        "model",
+        "--train_manifest",
+        "my train.jsonl",
+        "--scene",
+        "a quiet room",
+        "--lr",
+        "1",
+        *"x" * 40,
+    ]
+    made = shown(tmp_path, words, stopped_by=Signals.SIGINT, sinks="jsonl")
+    rows = fitted([line.replace(str(tmp_path), "/tmp") for line in made], 80)
+    assert max(map(len, rows)) < 80
+    command = "\n".join(rows).partition("Continue:")[2]
+    assert shlex.split(command.replace("\\\n", "")) == ["higgs-audio-trainer", "train", *words, "--resume"]
 
 
 def test_a_log_in_another_folder(tmp_path):
@@ -185,3 +201,9 @@ def test_a_full_standard_output_ends_no_training_with_an_error(tiny, clips, tmp_
     line = ["train", *arguments(tiny, clips, output_dir=tmp_path / "out", sinks="jsonl", max_steps=1)]
     process = forks.start(forks.command, *line, out=Path("/dev/full"), err=tmp_path / "err")
     assert forks.wait(process, tmp_path / "err") == 0
+
+
+def test_a_flag_of_one_dash_keeps_its_value():
+    """`-o` and its file are on one row."""
+    line = "Speak:     higgs-audio-trainer say run 'Bonjour tout le monde.' -o run/hello-8.wav"
+    assert fitted([line], 80)[1].strip() == "-o run/hello-8.wav"

@@ -320,4 +320,4 @@ def test_a_home_that_does_not_exist_is_named(tmp_path, capsys):
     """A `~` of an unknown user ends in one line."""
     write_log(tmp_path, EVENTS)
     assert main(["export", str(tmp_path), "--to", "parquet", "-o", "~no-such-user/x"]) == 2
-    assert "--output: ~no-such-user/x: Could not determine home directory. Name a folder" in capsys.readouterr().err
+    assert "--output: expected a path, got '~no-such-user/x', whose home folder is unknown." in capsys.readouterr().err

@@ -82,15 +82,15 @@ def test_the_prompt_is_that_of_the_training(opened, tmp_path):
     (sample,), _ = read_manifest(manifest)
     rng = np.random.default_rng(0)
     reference, label = (rng.integers(0, 1024, (ids.num_codebooks, frames)) for frames in (4, 7))
-    prepared = PreparedSample("a", tuple(opened.checkpoint.tokenize(sample)), (reference, label))
-    prompt = prompt_of(prepared, "Good morning.", ids)
+    prepared = PreparedSample("a", tuple(opened.checkpoint.tokenize(sample)), (reference, label), text="Good morning.")
+    prompt = prompt_of(prepared, ids)
     ours = new_prompt("a", "Good morning.", opened.checkpoint, scene="A kitchen.", reference=("Good night.", reference))
     assert prompt.inputs.input_ids.tolist() == ours.inputs.input_ids.tolist()
     assert prompt.inputs.audio_ids_FK.tolist() == ours.inputs.audio_ids_FK.tolist()
     assert prompt.inputs.ref.fingerprint == ours.inputs.ref.fingerprint
     assert prompt.label_KT is label
     assert tokenizer.decode(prompt.inputs.input_ids).endswith("<|audio_out_bos|>")
-    assert prompt_of(PreparedSample("t", tuple(opened.checkpoint.tokenize(sample))[:1]), "", ids) is None
+    assert prompt_of(PreparedSample("t", tuple(opened.checkpoint.tokenize(sample))[:1]), ids) is None
 
 
 def test_the_seed_decides_and_nothing_else_changes(tiny, opened, prompts):

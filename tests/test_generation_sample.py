@@ -241,7 +241,7 @@ def test_filters_find_probes(tmp_path, capsys):
     """`show` finds speech by the id of the probe, and samples of probes by their split."""
     written(tmp_path, [*LATE[:3], audio_sample(step=20, split="probe", sample_id="p-1"), *LATE[3:]])
     assert main(["show", str(tmp_path), "--sample-id", "p-2"]) == 0
-    assert capsys.readouterr().out.startswith("Generated p-2: 0.2 s, stopped by itself, 12 % silence  at step 20\n")
+    assert capsys.readouterr().out.startswith("Generated p-2 at step 20: 0.2 s, stopped by itself, 12 % silent\n")
     assert main(["show", str(tmp_path), "--split", "probe", "--raw"]) == 0
     assert json.loads(capsys.readouterr().out)["split"] == "probe"
     assert main(["show", str(tmp_path), "--split", "probe"]) == 0
@@ -266,8 +266,8 @@ def test_the_summary_says_how_the_probes_end(tmp_path, capsys):
     ("changes", "text"),
     [
         ({"agreement": None, "frames_label": None, "silence_share": None}, "3.2 s, stopped by itself"),
-        ({"stopped": False, "frames": 170}, "6.8 s of 3.4 s, did not stop, 12 % silence, 50 % as recorded"),
-        ({"longest_run": 60}, "3.2 s of 3.4 s, stopped by itself, one frame 60 times in a row, 12 % silence, 50 % as"),
+        ({"stopped": False, "frames": 170}, "6.8 s of 3.4 s, did not stop, 12 % silent, 50 % as recorded"),
+        ({"longest_run": 60}, "3.2 s of 3.4 s, stopped by itself, one frame 60 times in a row, 12 % silent, 50 % as"),
         ({"cer": 0.08, "wer": 1.25, "speaker_similarity": 0.875}, "50 % as recorded, CER 8 %, WER 125 %, speaker"),
         ({"frames": 0, "first": (), "last": ()}, "0.0 s of 3.4 s, stopped by itself"),
     ],

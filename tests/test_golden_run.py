@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +9,9 @@ import torch
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.demo.run import run_demo
 from higgs_audio_trainer.demo.tiny import build_codec
+from tests.readme import PAGES
 
 pytest_plugins = ["pytester"]
-
-README = Path(__file__).parent.parent / "README.md"
 
 # The run has so few steps that the rounding of other processors does not show. An error of 1e-6 in the weights, ten
 # times the rounding, changes no token with this seed, and no figure by more than 0.02%.
@@ -77,10 +75,9 @@ def test_another_learning_rate_shows(demo_folder, train_again, capsys):
     assert "First divergence: step 2, train_step" in said
 
 
-def test_the_readmes_example_of_a_test(pytester, demo_folder):
-    """The README's test trains, writes a golden, and passes."""
-    section = README.read_text(encoding="utf-8").partition("\n## In CI\n")[2].partition("\n## ")[0]
-    (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+def test_the_example_of_a_test(pytester, demo_folder):
+    """The test of `docs/ci.md` trains, writes a golden, and passes."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/ci.md"], re.DOTALL)
     pytester.makepyfile(test_training=example)
     (pytester.path / "tiny").symlink_to(demo_folder / "base")
     shutil.copytree(demo_folder / "clips", pytester.path, dirs_exist_ok=True)

@@ -73,4 +73,5 @@ def test_the_overview_lists_every_command():
     """The overview lists each command with its description."""
     overview = [sys.executable, "-m", "higgs_audio_trainer", "--help"]
     shown = subprocess.run(overview, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert all(f"\n  {name:<12}{text}\n" in shown for name, text in COMMANDS.items())
+    assert all(f"\n  {name:<12}  {text}\n" in shown for name, text in COMMANDS.items())
+    assert max(map(len, shown.splitlines())) <= SCREEN[1]

@@ -29,6 +29,7 @@ from higgs_audio_trainer.errors import LoggingError, UserError
 from tests import forks
 from tests.adapted import make
 from tests.adapted_sweep import case
+from tests.readme import PAGES, section
 from tests.test_schemas import is_valid
 from tests.tracked import PROJECT
 
@@ -446,6 +447,7 @@ class TestSft:
         assert [step["text_accuracy"] for step in steps] == pytest.approx(accuracies, abs=1e-3)
         sample = named(log_of(tmp_path), "prediction_sample")[0]
         assert sample["first"]["label_text"] == " ".join(f"w{token}" for token in sample["first"]["labels"])
+        assert sample["text"] is None  # a training of text speaks nothing
 
 
 def _not_a_gradient():
@@ -764,11 +766,10 @@ def test_two_ranks(tmp_path):
     assert [step["step"] for step in named(records, "train_step")] == [1, 2]
 
 
-def test_the_readmes_lines(tmp_path, monkeypatch):
-    """The README's lines for a Trainer and for a loop do what they say."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Log any training")[2].partition("\n## ")[0]
-    for_trainer, for_loop = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+def test_the_documents_lines(tmp_path, monkeypatch):
+    """The lines for a Trainer and for a loop do what they say. The README has those for a Trainer too."""
+    for_trainer, for_loop = re.findall(r"```python\n(.*?)```", PAGES["docs/any_trainer.md"], re.DOTALL)
+    assert for_trainer in section("README.md", "Log any training")
     monkeypatch.chdir(tmp_path)
     model = make("llama")[0]
     names = {"trainer": transformers.Trainer(model=model, args=arguments(tmp_path), train_dataset=Tokens())}

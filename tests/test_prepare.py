@@ -120,7 +120,7 @@ def test_what_the_command_encoded_training_finds(tiny, clips, prepare, tmp_path,
         f"{clips}: encoded 8 clips to {tmp_path / 'codes'}",
         f"{clips}: 8 samples ready",
         f"{clips}: 8 samples ready",
-        "data: 1 error, 1 note; train 8 samples, 0.4 min, 8 speakers; eval 8 samples, 0.4 min, 8 speakers",
+        "data: 1 error, 1 note  train 8 samples, 0.4 min, 8 speakers  eval 8 samples, 0.4 min, 8 speakers",
     ]
     prepare(clips)
     assert prepare.said == []
@@ -422,6 +422,7 @@ def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
     assert "Traceback" not in said
     assert said.startswith(f"higgs-audio-trainer: {bad_manifest}:2: audio: expected a file")
     assert len(said.splitlines()) == 10
+    assert not (tmp_path / "codes").exists()
 
 
 @pytest.mark.parametrize(
@@ -432,11 +433,11 @@ def test_bad_input_is_exit_code_2_in_words(tiny, bad_manifest, tmp_path):
         (["--max_seconds", "x"], "--max_seconds"),
         (["--device", "abacus"], "--device: expected a device that torch can use, got 'abacus'"),
         (["--train_manifest", "no.jsonl"], "no.jsonl: No such file or directory. Name a manifest (JSON Lines)."),
-        (["--base_ckpt", "/no/such"], "--base_ckpt: expected a folder with a config.json"),
+        (["--base_ckpt", "/no/such"], "--base_ckpt: expected a folder or a name on the Hugging Face Hub"),
         (["--audio_tokenizer", "/no/such"], "--audio_tokenizer: expected a folder or a name"),
         (["--skip_bad_samples", "maybe"], "expected true or false, got 'maybe'"),
         (["--codes_dir", "/dev/null"], ": Not a directory. Name another folder, or free space."),
-        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--unknown"], "--unknown: expected a known flag. See"),
     ],
 )
 def test_a_wrong_argument_is_exit_code_2_with_the_way_out(tiny, clips, tmp_path, capsys, more, message):

@@ -133,7 +133,7 @@ class TestSpeaking:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"say_steps": 1, "say_asr": "none"}, "--say_asr: expected a folder with a config.json"),
+            ({"say_steps": 1, "say_asr": "none"}, "--say_asr none: expected a folder, or a model in the cache "),
             ({"say_steps": 2, "say_prompts": "none.txt"}, "--say_prompts: .*none.txt: No such file"),
             ({"say_prompts": __file__}, "--say_prompts: expected steps at which to speak: --say_steps N"),
             ({"keep_best": "silence_share"}, "--keep_best silence_share: expected a run that speaks"),
@@ -211,6 +211,14 @@ class TestFollowedPredictions:
             for split in ("probe", "eval")
         }
         assert both["probe"] == both["eval"]
+
+    def test_without_samples_of_the_steps(self, tiny, clips, tmp_path):
+        """`log_samples=0` logs steps without samples, and the probes are followed as before."""
+        out = tmp_path / "out"
+        run_training(settings(tiny, clips, out, log_samples=0, log_probes=1, log_steps=1, max_steps=1))
+        samples = events_of(out, "prediction_sample")
+        assert [(event["split"], event["modality"]) for event in samples] == [("probe", "text"), ("probe", "audio")]
+        assert events_of(out, "train_step")[0]["audio_targets"] > 0
 
 
 class TestBest:

@@ -15,7 +15,7 @@ import pytest
 
 import higgs_audio_trainer
 import sinks
-from tests.readme import README, ROOT
+from tests.readme import PAGES, ROOT
 
 GOLDEN = Path(__file__).parent / "goldens" / "public_face.txt"
 PACKAGES = (higgs_audio_trainer, sinks)
@@ -75,14 +75,12 @@ def test_names_are_listed():
         assert not hasattr(package, "no_such_name")
 
 
-@pytest.mark.parametrize(
-    "path", ["README.md", *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("examples/*.py"))]
-)
+@pytest.mark.parametrize("path", [*PAGES, *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("examples/*.py"))])
 def test_users_are_shown_the_public_face_alone(path):
-    """README and examples import nothing but public names."""
-    if path == "README.md":
-        sources = [dedent(block) for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)]
-        sources += re.findall(r"python -c [\"'](.*?)[\"']$", README, re.MULTILINE)
+    """README, pages and examples import nothing but public names."""
+    if path in PAGES:
+        sources = [dedent(block) for block in re.findall(r"```python\n(.*?)```", PAGES[path], re.DOTALL)]
+        sources += re.findall(r"python -c [\"'](.*?)[\"']$", PAGES[path], re.MULTILINE)
     else:
         sources = [(ROOT / path).read_text(encoding="utf-8")]
     for source in sources:

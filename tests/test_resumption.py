@@ -244,7 +244,7 @@ class TestClaim:
     def test_a_folder_below_a_file(self, tmp_path):
         """The operating system's own sentence, with the flag."""
         (tmp_path / "file").touch()
-        with pytest.raises(UserError, match=r"--output_dir: .*file/out.*: Not a directory"):
+        with pytest.raises(UserError, match=r"--output_dir: .*/file: Not a directory\. Choose a writable folder"):
             plan_attempt(str(tmp_path / "file" / "out"), None)
 
     def test_a_failed_resume_leaves_the_run_as_it_was(self, tmp_path):

@@ -164,7 +164,7 @@ def test_models_of_another_kind_are_refused(ctc, xvector, tiny):
 def test_models_that_do_not_exist_are_refused(name):
     """Folders and names on the Hub, valid names or not."""
     for asr, speaker, flag in ((name, None, "--say_asr"), (None, name, "--say_speaker")):
-        with pytest.raises(UserError, match=f"{flag}: expected a folder with a config.json or a name on the Hugging"):
+        with pytest.raises(UserError, match=f"{flag}.*: expected a folder,? or a "):
             check_scorers(asr, speaker)
 
 
@@ -174,7 +174,7 @@ def test_incomplete_folders_are_refused(ctc, tmp_path):
     place = tmp_path / "config.json"
     place.write_text("{")
     refused = [
-        ("{", "expected a folder with a config.json"),
+        ("{", "config.json: expected JSON, got"),
         (json.dumps(config | {"architectures": None}), "one without"),
     ]
     refused.append((json.dumps(config), "expected a feature extractor beside the model"))

@@ -696,7 +696,7 @@ def test_names_on_the_hub(folder, monkeypatch):
     def load_dataset(*arguments, **options):
         asked.append((arguments, options))
         if arguments[0] == "ann/gone":
-            raise ConnectionError("Couldn't reach 'ann/gone' on the Hub\nmore")
+            raise ValueError("Unknown split 'train'.\nmore")
         return datasets.Dataset.from_dict({"audio": [str(folder / "a.wav")], "text": ["One"]})
 
     touch("a.wav")
@@ -709,7 +709,7 @@ def test_names_on_the_hub(folder, monkeypatch):
         (("ann/speech", "en"), {"split": "train"}),
     ]
     assert refusal("hf:ann/gone:train") == (
-        "hf:ann/gone:train: expected a data set on the Hub, got ConnectionError: Couldn't reach 'ann/gone' on the Hub. "
+        "hf:ann/gone:train: expected a data set on the Hub, got ValueError: Unknown split 'train'. "
         "Check the name, the split and the network, or name a folder."
     )
     assert "with its split, such as hf:ann/speech:train" in refusal("hf:ann/speech")

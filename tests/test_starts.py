@@ -112,7 +112,7 @@ def test_a_tracker_that_refuses_its_set_up_is_one_line(tiny, clips, tmp_path, mo
         def on_train_begin(self, *_args, **_kwargs):
             raise UsageError("no API key configured")
 
-    monkeypatch.setattr("higgs_audio_trainer.run.TrainingBar", lambda _file: _with_close(Tracker()))
+    monkeypatch.setattr("higgs_audio_trainer.run.TrainingBar", lambda _file, _milestones: _with_close(Tracker()))
     with pytest.raises(UserError, match=r"transformers\.Trainer: UsageError: no API key configured"):
         run_training(settings(tiny, clips, tmp_path / "out", max_steps=1))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The README's lines for other tools, run with the real tools and compared with figures computed here."""
+"""The lines of `docs/tools.md` for other tools, run with the real tools and compared with figures computed here."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from higgs_audio_trainer.events import EVENTS, Envelope
 from tests.readme import ROOT, call, shell
-from tests.test_readme import TOOLS
+from tests.test_pages import TOOLS
 
 (
     ACCURACIES,
@@ -42,9 +42,9 @@ def needs(tool):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Run a short demo and the second run of the README's comparison."""
+    """Run a short demo and the second run of the page's comparison."""
     folder = tmp_path_factory.mktemp("tools")
-    call("higgs-audio-trainer demo --max_steps 4 --log_steps 2", folder)
+    call("higgs-audio-trainer demo --max_steps 4 --log_steps 2 --say_steps 0", folder)
     call(SECOND_RUN.replace("--max_steps 20", "--max_steps 2"), folder)
     return folder
 
@@ -223,7 +223,7 @@ def test_plain_python(real, edited):
 
 @pytest.fixture
 def lnav(tmp_path):
-    """Install the lnav format with the README's line and return a function that runs other lines."""
+    """Install the lnav format with the page's line and return a function that runs other lines."""
     home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "TZ": "UTC"}
     (tmp_path / "config").mkdir()
     shell(INSTALL, ROOT, **home)

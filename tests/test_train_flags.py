@@ -2,17 +2,21 @@
 
 import argparse
 import dataclasses
+import platform
+import re
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.cli.train_flags import parse_train
-from higgs_audio_trainer.config import TrainSettings, flags
+from higgs_audio_trainer.config import CONSOLE_DETAILS, TrainSettings, flags
 from higgs_audio_trainer.errors import UserError
+from sinks.rendering.renderers import DETAILS
 
 NEEDED = ["--train_manifest", "m.jsonl", "--output_dir", "out"]
 
@@ -100,16 +104,36 @@ def test_hugging_face_names_mean_the_same(item, alias):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--learning_rate", "1e-4", "--lr", "0.2"),
-        ("--learning-rate=1e-4", "--lr", "0.2"),
+        ("--lora-r=1", "--lora_r", "2"),
         ("--batch_size", "1", "--batch_size", "2"),
         ("--sinks", "console", "--sinks", "none"),
+        ("--lr", "0.1", "--learning-rate=0.2", "--lr", "0.2"),
     ],
 )
 def test_of_a_flag_given_twice_the_last_counts(arguments):
-    """As in every command line, so that a script can append a flag to override one. Aliases are the same flag."""
+    """As in every command line, so that a script can append a flag to override one."""
     name, value = arguments[-2].lstrip("-"), arguments[-1]
     assert str(getattr(parse(*arguments), name)) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--learning-rate=1e-4", "--lr", "0.2"), "--learning_rate 0.0001 and --lr 0.2: expected one value"),
+        (("--lora_rank", "4", "--lora-r", "8"), "--lora_rank 4 and --lora_r 8: expected one value"),
+        (("--rank", "4", "--bf16", "--lora_r", "8"), "--rank 4 and --lora_r 8: expected one value"),
+        (("--lora_target_modules", "a", "b", "--lora_targets", "a"), "--lora_target_modules a,b and --lora_targets a:"),
+    ],
+)
+def test_two_names_of_a_setting_have_one_value(arguments, message):
+    """Two names with different values are a contradiction, since nobody overrides a flag by another name."""
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse(*arguments)
+
+
+def test_two_names_with_one_value_are_no_contradiction():
+    """Whatever the spelling of the value."""
+    assert parse("--learning_rate", "1e-3", "--lr", "0.001").lr == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -140,6 +164,9 @@ def test_of_a_flag_given_twice_the_last_counts(arguments):
         (["--log_step", "5"], "--log_step: expected a known flag. Did you mean --log_steps?"),
         (["--learningrate", "5"], "Did you mean --learning_rate?"),
         (["--weight_deca", "5"], "Did you mean --weight_decay?"),
+        (["--lora-rnk", "5"], "--lora-rnk: expected a known flag. Did you mean --lora_rank?"),
+        (["--batch=5"], "--batch=5: expected a known flag. Did you mean --batch_size?"),
+        (["--device", "cpu"], "--device: expected a known flag. See higgs-audio-trainer train --help."),
     ],
 )
 def test_wrong_values_name_the_range(arguments, message):
@@ -223,7 +250,7 @@ def test_forms_of_training_arguments(arguments, extra):
     [
         (["stray"], "stray: expected a known flag."),
         (["--bf16", "true", "stray"], "stray: expected a known flag."),
-        (["--max_grad_norm", "--lr", "1", "0.5"], "--max_grad_norm: expected one argument"),
+        (["--max_grad_norm", "--lr", "1", "0.5"], "--max_grad_norm: expected a value, got none"),
         (["--label_names", "a", "--lr", "1", "b"], "b: expected a known flag."),
         (
             ["--max_grad_norm", "x"],
@@ -344,6 +371,8 @@ def test_help_shows_our_flags_in_groups_and_the_rest_on_request(capsys):
     assert all(f"\n{title}:\n" in whole for title in ("data", "model", "LoRA", "optimisation", "run", "log"))
     assert "--max_grad_norm" in whole
     assert "--per_device_train_batch_size" not in whole
+    assert "%%" not in whole
+    assert max(map(len, whole.splitlines())) <= 80
 
 
 def test_the_overview_names_every_command(capsys):
@@ -362,9 +391,15 @@ def test_an_unknown_command_suggests_the_nearest(capsys):
 
 
 def test_version(capsys):
-    """`--version` prints the version of the package."""
+    """`--version` prints the versions of the package, of Python and of the libraries as installed."""
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == "0.1.0"
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == f"higgs-audio-trainer {version('higgs-audio-trainer')}"
+    shown = dict(line.split(" ", 1) for line in others)
+    assert shown.pop("python") == platform.python_version()
+    assert shown.pop("torch").startswith(f"{version('torch')}, built for ")
+    assert {"transformers", "peft", "accelerate", "datasets"} <= shown.keys()
+    assert shown == {name: version(name) for name in shown}
 
 
 def test_settings_are_frozen():
@@ -372,3 +407,53 @@ def test_settings_are_frozen():
     settings = TrainSettings(train_manifest="m", output_dir="o")
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sinks"),
+    [
+        (["--console", "line"], "console:detail=line,jsonl"),
+        (["--console", "full"], "console:detail=full,jsonl"),
+        (
+            ["--console", "compact", "--sinks", "jsonl", "console:shapes=changes"],
+            "jsonl,console:shapes=changes:detail=compact",
+        ),
+        (["--console", "line", "--sinks", "console:detail=line"], "console:detail=line"),
+        (["--sinks", "console:detail=line"], "console:detail=line"),
+    ],
+)
+def test_the_detail_of_the_console(arguments, sinks):
+    """`--console` sets an option of the console sink. A second reading of the settings gives the same."""
+    settings = parse(*arguments)
+    assert settings.sinks == sinks
+    assert dataclasses.replace(settings) == settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--console", "quiet"], r"^--console: expected one of full, compact, line, got 'quiet'$"),
+        (
+            ["--console", "line", "--sinks", "jsonl"],
+            r"^--console: expected the sink console in --sinks, got --sinks jsonl\.",
+        ),
+        (
+            ["--console", "line", "--sinks", "console:detail=full"],
+            r"^--console: expected full as in --sinks, got line\. Leave one out$",
+        ),
+        (["--log_samples", "-1"], r"^--log_samples: expected at least 0 and at most 1000, got -1$"),
+        (
+            ["--log_samples", "0", "--log_audio", "1"],
+            r"^--log_audio: expected --log_samples of at least 1, whose samples",
+        ),
+    ],
+)
+def test_what_the_console_cannot_show(arguments, message):
+    """An unknown detail, a console that is not there, and samples to decode that are not logged are refused."""
+    with pytest.raises(UserError, match=message):
+        parse(*arguments)
+
+
+def test_the_details_are_those_of_the_sink():
+    """The settings know the details without an import of the sink."""
+    assert list(CONSOLE_DETAILS) == list(DETAILS)

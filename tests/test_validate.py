@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tracemalloc
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -150,6 +151,18 @@ def found_in(tmp_path, records, **place):
 def test_the_run_is_clean(tmp_path):
     """The run that the other tests spoil is."""
     assert found_in(tmp_path, a_run()) == []
+
+
+def test_texts_of_samples_are_free(tmp_path):
+    """Any text is sound, another text of the same sample, an empty text, none at all, and an older log without one."""
+    records = a_run()
+    samples = [record for record in records if record["event"] == "prediction_sample"]
+    for record, text in zip(samples, cycle(["Good night.", "صباح الخير", "", None]), strict=False):
+        record["text"] = text
+    assert found_in(tmp_path, records) == []
+    for record in samples:
+        del record["text"]
+    assert found_in(tmp_path, records) == []
 
 
 @pytest.mark.parametrize("name", EVENTS)

@@ -9,7 +9,7 @@ from higgs_audio_trainer.demo.run import run_demo
 
 def test_previews_are_decoded(device, tmp_path):
     """A training on the device links WAV files of predictions and labels, and writes each file."""
-    more = [("log_audio", 1), ("sinks", "jsonl"), ("strict_logging", True)]
+    more = [("log_audio", 1), ("sinks", "jsonl"), ("strict_logging", True), ("say_steps", 0)]
     more += [("extra", {"use_cpu": True})] if device == "cpu" else []
     run_demo(tmp_path / "demo", max_steps=1, seed=0, log_steps=1, more=more)
     run = tmp_path / "demo/run"

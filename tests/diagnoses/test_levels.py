@@ -1,6 +1,7 @@
 """Checks of the size of the losses."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,14 @@ def test_a_pretrained_checkpoint_does_not_begin_at_chance(random, severity):
     assert (one.code, one.severity, one.modality, one.codebook) == ("chance_level", severity, "audio", None)
     assert "6.93" in one.message
     assert "pretrained" in one.message
+
+
+def test_a_step_without_samples_is_checked_too():
+    """With `--log_samples 0` the size of the vocabulary is that of the run; unknown, it raises nothing."""
+    bare = replace(at_chance(1), samples=())
+    (one,) = found(bare, history(base_is_random=False, codebook_size=1026))
+    assert (one.code, one.modality) == ("chance_level", "audio")
+    assert found(bare, history(base_is_random=False)) == []
 
 
 def test_a_text_without_weight_stays_at_chance():

@@ -63,6 +63,7 @@ def test_a_step_that_is_mostly_padding_is_noted():
     """More than three quarters of padding is a note."""
     assert found(logged_step(counted=(counts(masked={"padding": 1200}),))) == []
     (finding,) = found(logged_step(counted=(counts(masked={"padding": 1210}),)))
+    assert "--train_sampling_strategy group_by_length" in finding.message
     assert (finding.code, finding.severity, finding.modality) == ("sample_too_long", "note", "text")
 
 

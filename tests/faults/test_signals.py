@@ -10,7 +10,8 @@ from textwrap import dedent
 
 import pytest
 
-from higgs_audio_trainer.training.signals import STOP_SIGNALS, StopSignals, exit_status, under_torchrun
+from higgs_audio_trainer.phases import EVALUATING, FINISHING, SAVING, SPEAKING
+from higgs_audio_trainer.training.signals import STOP_SIGNALS, StopSignals, answer_to, exit_status, under_torchrun
 
 
 def send(number):
@@ -29,6 +30,28 @@ def test_a_signal_is_noted_and_its_handler_put_back(number):
         send(Signals.SIGTERM)
         assert stop.received is number
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
+
+
+def test_only_the_first_signal_is_answered():
+    """The answer comes inside the handler, before the signal has any other effect."""
+    got = []
+    with StopSignals(answer=got.append):
+        send(Signals.SIGTERM)
+        assert got == [Signals.SIGTERM]
+        send(Signals.SIGINT)
+        send(Signals.SIGHUP)
+    assert got == [Signals.SIGTERM]
+
+
+@pytest.mark.parametrize("phase", [None, EVALUATING, SPEAKING, SAVING, FINISHING])
+def test_the_answer_fits_the_phase(phase):
+    """Each phase has its own words, and only Ctrl-C is told of a second Ctrl-C."""
+    answers = {answer_to(Signals.SIGTERM, other) for other in (None, EVALUATING, SPEAKING, SAVING, FINISHING)}
+    assert len(answers) == 5
+    said = answer_to(Signals.SIGTERM, phase)
+    assert said.startswith("SIGTERM: ")
+    by_hand = answer_to(Signals.SIGINT, phase)
+    assert by_hand.casefold() == f"{said.removeprefix('SIGTERM: ')} ctrl-c again ends now without one.".casefold()
 
 
 def test_earlier_handlers_are_called_too(monkeypatch):

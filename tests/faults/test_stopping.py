@@ -24,6 +24,15 @@ from tests.test_run import settings
 
 FOREVER = 100_000
 ADAPTER = "adapter_model.safetensors"
+#: What a run says at once to each signal.
+ANSWER = {
+    Signals.SIGINT: "Stopping after this step; a checkpoint will be saved. Ctrl-C again ends now without one.\n",
+    **{
+        number: f"{number.name}: stopping after this step; a checkpoint will be saved.\n"
+        for number in STOP_SIGNALS
+        if number is not Signals.SIGINT
+    },
+}
 
 
 def stable(event):
@@ -44,7 +53,7 @@ def test_a_signal_ends_a_training_at_the_step_boundary(tiny, clips, tmp_path, nu
         run.wait_for("train_step 3")
         run.send(number)
         assert run.wait() == 128 + number
-        assert run.err.read_text() == ""
+        assert run.err.read_text() == ANSWER[number]
     events = lines(out)
     last = events[-1]
     assert (last["event"], last["reason"], last["events_lost"]) == ("run_end", number.name, 0)
@@ -106,6 +115,11 @@ def test_a_second_interrupt_ends_at_once(tiny, clips, tmp_path):
         assert ear.read(1) == b"1"
         run.send(Signals.SIGINT)
         assert run.wait() == 130
+        said = run.out.read_text().splitlines()
+        assert run.err.read_text() == ANSWER[Signals.SIGINT]
+    assert "Ended at step 3, without a checkpoint of this step." in said[1]
+    assert said[-1].startswith("Continue:  higgs-audio-trainer train ")
+    assert "--resume" not in said[-1], "there is no checkpoint to resume from"
     last = lines(out)[-1]
     assert (last["event"], last["reason"]) == ("run_end", "interrupted")
     assert list(out.glob("checkpoint-*")) == []
@@ -133,8 +147,8 @@ def test_workers_survive_a_signal_to_the_whole_group(tiny, clips, tmp_path, meth
         for number in (Signals.SIGHUP, Signals.SIGTERM, Signals.SIGUSR1, Signals.SIGINT):
             os.killpg(run.process.pid, number)
         assert run.wait() in {128 + number for number in STOP_SIGNALS}
-        assert run.err.read_text() == ""
-    assert lines(out)[-1]["reason"] in {number.name for number in STOP_SIGNALS}
+        said = run.err.read_text()
+    assert said == ANSWER[Signals[lines(out)[-1]["reason"]]]
     assert latest_checkpoint(out)[0] is not None
 
 
