@@ -44,6 +44,8 @@ UNKNOWN = {
     "run_start": {
         "config": "the other training has settings of its own",
         "family": "another training names no family",
+        "vocab_size": "the shapes of the samples tell the vocabularies of another training",
+        "codebook_size": "as vocab_size",
         "num_eval_samples": "a Trainer makes its evaluation data after the training began",
     },
     "train_step": {
