@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sinks.protocol import Record
-from sinks.rendering.history import Histories
+from sinks.rendering.history import RecordHistories
 from sinks.rendering.record import OnFailure, render_as, warn_of_failure
 from sinks.rendering.renderers import DETAILS
 from sinks.rendering.text_format import BLOCKS, DIGITS, TextFormat
@@ -58,7 +58,7 @@ class RecordText:
         self._new_shapes_only = options.shapes == "changes"
         self._bars = BLOCKS if encodable_text(BLOCKS, encoding) == BLOCKS else DIGITS
         self._on_failure = on_failure
-        self._histories = Histories()
+        self._histories = RecordHistories()
 
     def __call__(self, record: Record, width: int | None = None) -> str | None:
         """Return the text of a record. None for a record that this amount of text omits.

@@ -7,13 +7,12 @@ from typing import Any
 
 from sinks.protocol import Record
 from sinks.rendering.text_format import TextFormat
-from sinks.rendering.token_columns import render_token_columns
+from sinks.rendering.token_columns import MASKED, render_token_columns
 from sinks.terminal.style import BOLD, DIM
 
 #: Frames of the Higgs codec a second. The record counts frames and does not state the rate, so another codec needs
 #: another rate here.
 FRAME_RATE_HZ = 25
-_MASKED = -100  # label of a slot without a code of the recording
 
 
 def render_generation(record: Record, text_format: TextFormat) -> str:
@@ -40,12 +39,12 @@ def render_generation_line(record: Record, text_format: TextFormat) -> str:
     """Return the facts of a `generation_sample` as one line.
 
     Example:
-        >>> from sinks.rendering.history import History
+        >>> from sinks.rendering.history import RecordHistory
         >>> record = {
         ...     "step": 50, "probe": "p-1", "frames": 80, "frames_label": 85, "stopped": True, "agreement": [0.5],
         ...     "longest_run": 2, "silence_share": 0.12, "cer": 0.08, "wer": 0.25,
         ... }
-        >>> print(render_generation_line(record, TextFormat(False, None, History())))
+        >>> print(render_generation_line(record, TextFormat(False, None, RecordHistory())))
         Generated p-1 at step 50: 3.2 s of 3.4 s, stopped by itself, 12 % silent, 50 % as recorded, CER 8 %, WER 25 %
     """
     head = text_format.style(f"Generated {record['probe']}", BOLD)
@@ -82,7 +81,7 @@ def _window(end: Record, *, at_end: bool) -> dict[str, Any]:
     codes, labels = end["codes"], end["labels"]
     if labels is None:
         return {"predictions": codes, "labels": None}
-    missing = [_MASKED] * (len(codes) - len(labels))
+    missing = [MASKED] * (len(codes) - len(labels))
     if at_end:
         return {"predictions": codes, "labels": [*missing, *labels[max(0, len(labels) - len(codes)) :]]}
     return {"predictions": codes, "labels": [*labels[: len(codes)], *missing]}

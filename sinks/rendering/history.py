@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from sinks.protocol import Record
+from sinks.rendering.token_columns import MASKED
 from sinks.rendering.trend import MOST
 
 _CONTROL_TOKENS = re.compile(r"(?:<\|[^<>|]+\|>\s*)+")
 
 
-class History:
+class RecordHistory:
     """Earlier records of one attempt on one rank. The text of a record alone has an empty history.
 
     A value of another type than its event has changes nothing.
@@ -31,7 +32,7 @@ class History:
         shapes: Rank and vocabulary of the logits and rank of the labels that were shown last, by modality.
 
     Example:
-        >>> history = History()
+        >>> history = RecordHistory()
         >>> history.take({"event": "run_start", "total_steps": 60})
         >>> history.take({"event": "train_step", "audio_loss": 6.9, "audio_targets": 81})
         >>> history.total_steps, list(history.losses["audio"])
@@ -93,18 +94,18 @@ class History:
         return math.log(vocabulary) if vocabulary and vocabulary > 1 else None
 
 
-class Histories:
+class RecordHistories:
     """The history of each run, attempt and rank. A `run_start` begins a new history."""
 
     def __init__(self) -> None:
-        self._histories: dict[str, History] = {}
+        self._histories: dict[str, RecordHistory] = {}
 
-    def of(self, record: Record) -> History:
+    def of(self, record: Record) -> RecordHistory:
         """Return the history that a record belongs to."""
         key = str([record.get(name) for name in ("run_id", "attempt", "rank")])
         if record.get("event") == "run_start":
-            self._histories[key] = History()
-        return self._histories.setdefault(key, History())
+            self._histories[key] = RecordHistory()
+        return self._histories.setdefault(key, RecordHistory())
 
 
 def is_finite(value: Any) -> bool:
@@ -130,7 +131,7 @@ def has_control_tokens_only(record: Record) -> bool:
         (True, False)
     """
     windows = record["first"], record["last"]
-    shown = sum(label != -100 for window in windows for label in _labels(window))  # noqa: PLR2004 - the masked label
+    shown = sum(label != MASKED for window in windows for label in _labels(window))
     texts = [window.get("label_text") for window in windows if _labels(window)]
     return shown == record["num_targets"] > 0 and all(
         text == "" or (isinstance(text, str) and _CONTROL_TOKENS.fullmatch(text)) for text in texts

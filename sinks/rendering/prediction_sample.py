@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from sinks.protocol import Record
 from sinks.rendering.history import has_control_tokens_only, shapes_of
 from sinks.rendering.text_format import TextFormat
-from sinks.rendering.token_columns import render_token_columns
+from sinks.rendering.token_columns import MASKED, render_token_columns
 from sinks.terminal.style import BOLD, CORRECT, DIM, WRONG
 
-_MASKED = -100
 #: Size of a Higgs vocabulary of audio codes, whose last two entries are no codes.
 _HIGGS_VOCABULARY = 1026
 _CONTROL_TOKENS: Mapping[int, str] = {1024: "stream BOS", 1025: "stop"}
@@ -30,14 +29,14 @@ def render_brief_sample(record: Record, text_format: TextFormat) -> str:
     """Return the text of a `prediction_sample` as one line, with the first mistake in the log.
 
     Example:
-        >>> from sinks.rendering.history import History
+        >>> from sinks.rendering.history import RecordHistory
         >>> window = {"positions": [7, 8], "labels": [5, 60], "predictions": [4, 60]}
         >>> empty = {"positions": [], "labels": [], "predictions": []}
         >>> record = {
         ...     "step": 20, "split": "train", "modality": "audio", "codebook": 0, "sample_id": "en-1",
         ...     "num_targets": 9, "num_correct": 6, "first": window, "last": empty,
         ... }
-        >>> render_brief_sample(record, TextFormat(False, None, History()))
+        >>> render_brief_sample(record, TextFormat(False, None, RecordHistory()))
         '  codebook 0  en-1 at step 20, 6 of 9 correct  first wrong at 7: 4, label 5'
     """
     is_correct = 0 < record["num_targets"] == record["num_correct"]
@@ -91,5 +90,5 @@ def _mistakes(record: Record) -> Iterator[str]:
         for position, label, predicted in zip(
             window["positions"], window["labels"], window["predictions"], strict=True
         ):
-            if label not in (_MASKED, predicted):
+            if label not in (MASKED, predicted):
                 yield f"{words} at {position}: {predicted}, label {label}"

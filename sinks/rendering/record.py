@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sinks.protocol import Record
-from sinks.rendering.history import History
+from sinks.rendering.history import RecordHistory
 from sinks.rendering.renderers import RENDERERS, Renderer
 from sinks.rendering.text_format import TextFormat, plain
 from sinks.terminal.escape import escaped, printable
@@ -90,7 +90,7 @@ def render(
         >>> render({"event": "new_event", "v": 1, "values": [1, 2]})
         'event=new_event  v=1  values=[1, 2]'
     """
-    return render_as(TextFormat(color, width, History()), RENDERERS, escaped(record), on_failure) or ""
+    return render_as(TextFormat(color, width, RecordHistory()), RENDERERS, escaped(record), on_failure) or ""
 
 
 def render_as(

@@ -12,9 +12,9 @@ from sinks.rendering.generation import render_generation, render_generation_line
 from sinks.rendering.mask_map import render_mask_map
 from sinks.rendering.prediction_sample import render_brief_sample, render_prediction_sample
 from sinks.rendering.step import render_evaluation, render_evaluation_line, render_step_line, render_train_step
-from sinks.rendering.text_format import TextFormat, duration, plain, short
+from sinks.rendering.text_format import TextFormat, plain, short
 from sinks.terminal.style import BOLD
-from sinks.terminal.words import count_of
+from sinks.terminal.words import count_of, duration
 
 #: Makes the text of a record, or None for a record that is not shown.
 Renderer = Callable[[Record, TextFormat], str | None]
@@ -75,7 +75,7 @@ def _mask_map(evidence: Any, text_format: TextFormat) -> list[str]:
 def _prepare_progress(record: Record, text_format: TextFormat) -> str:
     facts = [
         f"{record['clips_done']:,} of {count_of(record['clips_total'], 'clip')}",
-        f"{record['audio_hours_done']:.2f} h of audio",
+        *([] if record["audio_hours_done"] is None else [f"{record['audio_hours_done']:.2f} h of audio"]),
         *([] if record["times_real_time"] is None else [f"{short(record['times_real_time'])} times real time"]),
         *([] if record.get("seconds_left") is None else [f"{duration(record['seconds_left'])} left"]),
         count_of(record["faults"], "fault"),

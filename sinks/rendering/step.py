@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from sinks.protocol import Record
-from sinks.rendering.history import History, is_finite
-from sinks.rendering.text_format import TextFormat, change, duration, percent, short
+from sinks.rendering.history import RecordHistory, is_finite
+from sinks.rendering.text_format import TextFormat, change, percent, short
 from sinks.rendering.trend import Trend, trend_of
 from sinks.terminal.fold import columns
 from sinks.terminal.style import BOLD, DIM, GREEN, RED, YELLOW
-from sinks.terminal.words import count_of
+from sinks.terminal.words import count_of, duration
 
 _STRAGGLES_FROM = 1.5  # times the median of the ranks
 _TWO_DECIMALS_BELOW = 10  # epochs
@@ -32,7 +32,7 @@ def render_train_step(record: Record, text_format: TextFormat) -> str:
         ...     "learning_rate": 0.00424, "grad_norm": 0.547, "step_ms": 390.0, "samples_per_s": 20.4,
         ...     "seconds_left": 16.2,
         ... }
-        >>> history = History()
+        >>> history = RecordHistory()
         >>> history.take({"event": "run_start", "total_steps": 60})
         >>> print(render_train_step(record, TextFormat(False, 80, history)))
         step 20/60  epoch 20.0  0.39 s  20.4 clips/s  ETA 0:16  lr 4.2e-03  grad 0.55
@@ -86,7 +86,7 @@ def _fitting(phrases: list[str], width: int | None, *, least: int) -> str:
     return line
 
 
-def _step(record: Record, history: History) -> str:
+def _step(record: Record, history: RecordHistory) -> str:
     return f"step {record['step']}" + (f"/{history.total_steps}" if history.total_steps else "")
 
 
@@ -141,7 +141,7 @@ def _losses(record: Record, before: Record, text_format: TextFormat, *, brief: b
     return phrases
 
 
-def _name(modality: str, history: History) -> str:
+def _name(modality: str, history: RecordHistory) -> str:
     """Return the name of a modality. A text of control tokens alone teaches no text."""
     return _CONTROL_TOKENS if modality == "text" and history.learns_control_tokens_only else modality
 
@@ -181,7 +181,7 @@ def _trend(record: Record, text_format: TextFormat) -> Iterator[str]:
         yield f"GPU memory {short(record['peak_memory_bytes'] / _GIB)} GiB"
 
 
-def _trend_of(record: Record, history: History) -> Trend | None:
+def _trend_of(record: Record, history: RecordHistory) -> Trend | None:
     """Return the trend of the audio loss, or of the text loss in a model without audio."""
     modality = "audio" if record["audio_targets"] else "text"
     loss: Any = record[f"{modality}_loss"]

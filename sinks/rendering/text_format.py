@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sinks.protocol import Record
-from sinks.rendering.history import History
+from sinks.rendering.history import RecordHistory
 from sinks.terminal.style import styled
 
 _ONE_DECIMAL_FROM, _NO_DECIMAL_FROM = 10, 100  # smaller figures have two significant digits
-_LONGEST_S = 1e9  # thirty years; a longer estimate of a damaged log is shown as this
 #: Heights of a bar, from 0 to 1. An encoding without these signs gets the digits 0 to 9.
 BLOCKS, DIGITS = "▁▂▃▄▅▆▇█", "0123456789"
 
@@ -27,7 +26,7 @@ class TextFormat(NamedTuple):
 
     color: bool
     width: int | None
-    history: History
+    history: RecordHistory
     bars: str = BLOCKS
     new_shapes_only: bool = False
 
@@ -39,7 +38,7 @@ class TextFormat(NamedTuple):
         """Return the sign for a share between 0 and 1, or a dash for None.
 
         Example:
-            >>> "".join(map(TextFormat(False, None, History()).bar, (0.0, 0.5, 1.0, None)))
+            >>> "".join(map(TextFormat(False, None, RecordHistory()).bar, (0.0, 0.5, 1.0, None)))
             '▁▅█-'
         """
         if share is None:
@@ -85,18 +84,6 @@ def percent(share: float) -> str:
         ('55.8 %', '100 %')
     """
     return "100 %" if share == 1 else f"{100 * share:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as minutes and seconds, from an hour on as hours, minutes and seconds.
-
-    Example:
-        >>> duration(27.4), duration(3727.4)
-        ('0:27', '1:02:07')
-    """
-    minutes, rest = divmod(round(min(seconds, _LONGEST_S)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def change(now: float, before: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sinks.terminal.fold import columns
 from sinks.terminal.style import CORRECT, DIM, WRONG, styled
 
-_IGNORED = -100
+MASKED = -100  # label of a slot that the loss ignores
 _SEPARATOR = ", "
 _FEWEST = 3  # slots side by side
 _PREDICTIONS, _LABELS = "Predictions", "Labels"
@@ -80,20 +80,20 @@ def _pair(name: str, window: Mapping[str, Any], control_tokens: Mapping[int, str
     title = f"{name} {len(predictions)}"
     compared = predictions if labels is None else labels
     slots = list(zip(predictions, compared, strict=True))
-    is_wrong = [label not in (_IGNORED, predicted) for predicted, label in slots]
+    is_wrong = [label not in (MASKED, predicted) for predicted, label in slots]
     cells = [
         "*" * mark + ("-" if predicted is None else str(predicted))
         for mark, predicted in zip(is_wrong, predictions, strict=True)
     ]
     styles = [
-        "" if labels is None else DIM if label == _IGNORED else wrong if mark else CORRECT
+        "" if labels is None else DIM if label == MASKED else wrong if mark else CORRECT
         for mark, (_, label) in zip(is_wrong, slots, strict=True)
     ]
     noted = _note(labels or (), control_tokens)
     note = "" if noted else _note(predictions, control_tokens)
     rows = [_TokenRow(title, _PREDICTIONS, cells, styles, window.get("predicted_text"), note)]
     if labels is not None:
-        masked = [DIM if label == _IGNORED else "" for label in labels]
+        masked = [DIM if label == MASKED else "" for label in labels]
         rows.append(_TokenRow(title, _LABELS, list(map(str, labels)), masked, window.get("label_text"), noted))
     return rows
 

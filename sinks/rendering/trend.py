@@ -28,7 +28,7 @@ _NEAR_CHANCE = 0.1  # nats
 _FEWEST = 4  # losses of the test; three can rise or fall in order by chance too often
 _MARGIN = 0.1  # share of a loss
 _DEVIATIONS = 3.0  # of the mean of a loss
-_CLEAR = ("learning", "rising")  # words that are said of a loss above chance too
+_CLEAR = ("learning", "rising")  # words for a loss above chance too
 _FALLS, _RISES = -1.645, 2.326  # standard scores of 5 % and 1 % of one side
 
 

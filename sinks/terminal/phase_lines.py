@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from sinks.terminal.screen import Screen
+from sinks.terminal.words import duration
 
 PATIENCE_S = 1.0  # a shorter phase is not worth a line
 
 
-class Phase(Protocol):
-    """A phase in progress: its name, how far it is, and its beginning on the monotonic clock."""
+class ShownPhase(Protocol):
+    """The attributes of `higgs_audio_trainer.phases.Phase`, which this package does not import."""
 
     name: str
     detail: str
@@ -42,13 +43,13 @@ class PhaseLines:
 
     def __init__(self, screen: Screen, *, waits: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen, self._waits, self._clock = screen, waits, clock
-        self._open: list[Phase] = []
-        self._announced: list[Phase] = []
+        self._open: list[ShownPhase] = []
+        self._announced: list[ShownPhase] = []
         self._lock = threading.Lock()  # a child of a fork never takes the lock
         self._pid = os.getpid()
         self._is_aside = False
 
-    def begin(self, phase: Phase) -> None:
+    def begin(self, phase: ShownPhase) -> None:
         """Take the beginning of a phase."""
         if os.getpid() == self._pid:
             with self._lock:
@@ -56,7 +57,7 @@ class PhaseLines:
                 self._show()
             self._screen.watch(self.tick)
 
-    def end(self, phase: Phase) -> None:
+    def end(self, phase: ShownPhase) -> None:
         """Take the end of a phase, and print the end of an announced phase."""
         if os.getpid() != self._pid:
             return
@@ -110,14 +111,11 @@ class PhaseLines:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time in words.
+    """Return a duration, with its unit below a minute.
 
     Example:
         >>> _duration(4.2), _duration(3725)
         ('4 s', '1:02:05')
     """
     whole = int(seconds)
-    if whole < 60:  # noqa: PLR2004 - a minute
-        return f"{whole} s"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    return f"{whole} s" if whole < 60 else duration(whole)  # noqa: PLR2004 - a minute
