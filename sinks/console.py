@@ -20,7 +20,7 @@ from sinks.terminal.words import count_of
 
 #: Events that the console does not show. Log files have these events, and `show --event` prints them.
 FOR_FILES = ("token_counts",)
-SHAPES = ("always", "changes")
+_SHAPES = ("always", "changes")
 _SPEAKER = "higgs-audio-trainer: console: "
 
 
@@ -43,27 +43,6 @@ def wants_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
     if environment.get("FORCE_COLOR"):
         return True
     return environment.get("TERM") != "dumb" and is_terminal(stream)
-
-
-def console_options(detail: str, shapes: str, name_of: Callable[[str], str]) -> TextOptions:
-    """Return the amount of text of the console.
-
-    Args:
-        detail: full, compact or line.
-        shapes: always or changes.
-        name_of: Returns the name of an option for the message of an error.
-
-    Raises:
-        SinkError: A value is unknown.
-
-    Example:
-        >>> console_options("line", "always", "--{}".format)
-        TextOptions(detail='line', shapes='always')
-    """
-    for option, value, known in (("detail", detail, DETAILS), ("shapes", shapes, SHAPES)):
-        if value not in known:
-            raise SinkError(f"{name_of(option)}: expected {', '.join(known)}, got {value!r}")
-    return TextOptions(detail, shapes)
 
 
 class ConsoleSink:
@@ -137,7 +116,9 @@ def console_sink(context: SinkContext, *, detail: str = "full", shapes: str = "a
     Raises:
         SinkError: An option has an unknown value.
     """
-    options = console_options(detail, shapes, "--sinks: console: {}".format)
+    for option, value, known in (("detail", detail, DETAILS), ("shapes", shapes, _SHAPES)):
+        if value not in known:
+            raise SinkError(f"--sinks: console: {option}: expected {', '.join(known)}, got {value!r}")
     if context.rank != 0:
         return discard
     screen = Screen(sys.stdout, sys.stderr) if context.screen is None else context.screen
@@ -148,6 +129,6 @@ def console_sink(context: SinkContext, *, detail: str = "full", shapes: str = "a
         color=wants_color(screen.out, os.environ),
         encoding=encoding_of(screen.out),
         close_screen=context.screen is None,
-        options=options,
+        options=TextOptions(detail, shapes),
         say=None if context.screen is None else context.say,
     )

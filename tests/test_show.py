@@ -291,7 +291,10 @@ class TestFlags:
                 ["--summary", "--step", "5", "--sample-id", "a"],
                 "--summary covers the whole log. Remove --step, --sample-id",
             ),
-            (["--console", "all"], "--console: expected full, compact, line, got 'all'"),
+            (
+                ["--console", "all"],
+                "--console: expected one of full, compact, line, got 'all'. See higgs-audio-trainer show --help.",
+            ),
             (["--log_samples", "-1"], "--log_samples: expected a number of samples, 0 for none, got '-1'"),
             (["--wdth"], "--wdth: expected a known flag. Did you mean --width? See higgs-audio-trainer show --help."),
         ],

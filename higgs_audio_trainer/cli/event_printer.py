@@ -21,8 +21,8 @@ from higgs_audio_trainer.logs import filter as filters
 from higgs_audio_trainer.logs.filter import Filter
 from higgs_audio_trainer.logs.lines import LogLine
 from higgs_audio_trainer.phases import phase
-from sinks.console import FOR_FILES, console_options, wants_color
-from sinks.protocol import Record, SinkError
+from sinks.console import FOR_FILES, wants_color
+from sinks.protocol import Record
 from sinks.record_text import RecordText, TextOptions
 from sinks.rendering.record import RenderFailures
 from sinks.terminal.escape import encodable_text, printable
@@ -47,7 +47,12 @@ def print_events(given: argparse.Namespace) -> int:
     for text in filters.unknown_events(selection.events):
         say_on_stderr(text)
     printer = _EventPrinter(
-        _standard_output(), selection, raw=given.raw, width=width, options=_options(given), samples=_samples(given)
+        _standard_output(),
+        selection,
+        raw=given.raw,
+        width=width,
+        options=TextOptions(given.console),
+        samples=_samples(given),
     )
     return printer.follow(given) if given.follow else printer.print_all(given)
 
@@ -63,13 +68,6 @@ def _selection(given: argparse.Namespace) -> Filter:
         samples=frozenset(given.sample_id),
         mismatches_only=given.mismatches_only,
     )
-
-
-def _options(given: argparse.Namespace) -> TextOptions:
-    try:
-        return console_options(given.console, "always", "--{}".format)
-    except SinkError as error:
-        raise UserError(str(error).replace("--detail", "--console")) from error
 
 
 def _samples(given: argparse.Namespace) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.config import CONSOLE_DETAILS
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -37,12 +38,18 @@ def parser(prog: str) -> ArgumentParser:
         help="samples and probes by id or fingerprint; repeatable",
     )
     flag("--mismatches-only", action="store_true", help="samples with a wrong prediction")
-    flag("--run", metavar="ID", help="one of several runs, by the begin of its ID [the latest]")
+    flag("--run", metavar="ID", help="one of several runs; a prefix is enough [the latest]")
     flag("--all-attempts", action="store_true", help="every attempt of steps that were repeated")
     flag("--raw", action="store_true", help="unchanged JSON lines for jq; nothing is escaped")
     flag("-f", "--follow", action="store_true", help="continue with new events of a running training")
     flag("--width", metavar="N", help="wrap lines at N columns [the terminal]")
-    flag("--console", metavar="DETAIL", default="full", help="full, compact: a line a sample, or line: a line a step")
+    flag(
+        "--console",
+        metavar="DETAIL",
+        choices=CONSOLE_DETAILS,
+        default="full",
+        help="full, compact: a line a sample, or line: a line a step",
+    )
     flag("--log_samples", metavar="N", help="first N samples of each step; 0: none [all]")
     flag("--no-pager", action="store_true", help="do not use $PAGER or less on a terminal")
     flag("--summary", action="store_true", help="one screen: losses, accuracies, problems, gaps, cost")
