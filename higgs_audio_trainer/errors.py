@@ -29,27 +29,23 @@ class UserError(Exception):
         self.is_shared = False
 
 
-def suggestion(name: str, known: Iterable[str], *, cutoff: float = 0.6, prefix: str = "") -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """Return the question whether the user meant the known name nearest to a mistyped name; empty without a near name.
 
     Args:
         name: Mistyped name.
         known: Valid names.
-        cutoff: Least similarity, from 0 to 1, as for `difflib.get_close_matches`.
-        prefix: Text in front of the nearest name, such as the dashes of a flag.
 
     Example:
         >>> suggestion("log_step", ["log_steps", "save_steps"])
         ' Did you mean log_steps?'
-        >>> suggestion("lrr", ["lr", "wd"], prefix="--")
-        ' Did you mean --lr?'
         >>> suggestion("x", ["log_steps"])
         ''
     """
     from difflib import get_close_matches
 
-    nearest = get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f" Did you mean {prefix}{nearest[0]}?" if nearest else ""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {nearest[0]}?" if nearest else ""
 
 
 class LoggingError(UserError):
@@ -119,7 +115,7 @@ class ProblemList:
             self.add(problem)
 
     def add(self, problem: InputProblem) -> None:
-        """Count a problem, and keep the problem if it is one of the first of its kind."""
+        """Count a problem, and keep the first problems of each kind."""
         kind = self._kind(problem)
         self._counts[kind] += 1
         self.count += 1

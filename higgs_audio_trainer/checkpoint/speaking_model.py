@@ -1,4 +1,4 @@
-"""A model that speaks: a base checkpoint, perhaps with the adapter of a training, its tokenizer and its codec."""
+"""Model for speech: a base checkpoint with tokenizer, codec and, after a training, an adapter."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class SpeakingModel:
         Raises:
             UserError: The weights cannot be loaded, the adapter does not fit, or the device cannot be used.
         """
-        return _load(self.checkpoint, self.adapter, self.device, self.quantization)
+        with phase(f"loading the weights of {self.checkpoint.name}"):
+            return _load(self.checkpoint, self.adapter, self.device, self.quantization)
 
 
 def open_speaking_model(
@@ -183,11 +184,6 @@ def _names_of(adapter: Path) -> list[str]:
 
 
 def _load(checkpoint: BaseCheckpoint, adapter: Path | None, device: str, quantization: Quantization | None) -> Any:
-    with phase(f"loading the weights of {checkpoint.name}"):
-        return _loaded(checkpoint, adapter, device, quantization)
-
-
-def _loaded(checkpoint: BaseCheckpoint, adapter: Path | None, device: str, quantization: Quantization | None) -> Any:
     dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
     model = checkpoint.family.for_speech(
         checkpoint.name,

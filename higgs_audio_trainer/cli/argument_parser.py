@@ -42,39 +42,35 @@ class ArgumentParser(argparse.ArgumentParser):
         self.register("type", float, _parse_number)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse arguments. An unknown flag is told before an argument that is missing, often the one that was meant."""
+        """Parse arguments. Report an unknown flag before a missing argument: the first often causes the second."""
         declared = {flag.replace("_", "-") for flag in self._option_string_actions}
         for argument in args or ():
             if argument == "--":
                 break
             name = argument.partition("=")[0]
             if name.startswith("--") and " " not in name and name.replace("_", "-") not in declared:
-                raise UserError(self.unknown(argument, self.long_flags()))
+                raise UserError(self._unknown(argument))
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            raise UserError(self.unknown(rest[0], self.long_flags()))
+            raise UserError(self._unknown(rest[0]))
         return parsed
 
     def long_flags(self) -> list[str]:
         """Return the flags that begin with two dashes."""
         return [flag for flag in self._option_string_actions if flag.startswith("--")]
 
-    def unknown(self, argument: str, known: Iterable[str]) -> str:
-        """Return the message for an argument that the parser does not know.
-
-        Args:
-            argument: The argument, a flag or a word.
-            known: Flags with their dashes.
+    def _unknown(self, argument: str) -> str:
+        """Return the message for an unknown flag or a further word.
 
         Example:
-            >>> ArgumentParser(prog="show").unknown("--al", ["--all", "--event"])
-            '--al: expected a known flag. Did you mean --all? See show --help.'
-            >>> ArgumentParser(prog="show").unknown("run-2", [])
+            >>> ArgumentParser(prog="show")._unknown("--hel")
+            '--hel: expected a known flag. Did you mean --help? See show --help.'
+            >>> ArgumentParser(prog="show")._unknown("run-2")
             "expected no further argument, got 'run-2'. See show --help."
         """
         if not argument.startswith("-"):
             return f"expected no further argument, got {argument!r}. See {self.prog} {self.help_flag}."
-        hint = near_name(argument.partition("=")[0], known)
+        hint = near_name(argument.partition("=")[0], self.long_flags())
         return f"{argument}: expected a known flag.{hint} See {self.prog} {self.help_flag}."
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from shutil import get_terminal_size
 from signal import Signals
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,8 @@ from higgs_audio_trainer.redaction import redacted
 from higgs_audio_trainer.training.signals import Diagnosed
 from sinks import specification
 from sinks.terminal.escape import printable_lines
+from sinks.terminal.fold import terminal_columns
 from sinks.terminal.screen import Screen
-from sinks.terminal.stream import is_terminal
 
 if TYPE_CHECKING:
     from higgs_audio_trainer.events import EvalResult, TrainStep
@@ -189,9 +188,9 @@ def _folded(line: str, columns: int) -> Iterator[str]:
 
 
 def show_last_lines(lines: Sequence[str]) -> None:
-    """Print lines without a wait for a reader: a full disk or a sleeping pager holds up no finished training."""
+    """Print lines. A full disk or a stopped pager does not hold up a finished training."""
     screen = Screen(sys.stdout, sys.stderr)
-    if is_terminal(sys.stdout):
-        lines = fitted(lines, get_terminal_size().columns)
+    if (width := terminal_columns(sys.stdout)) is not None:
+        lines = fitted(lines, width)
     screen.show(printable_lines("\n".join(lines)))
     screen.close()

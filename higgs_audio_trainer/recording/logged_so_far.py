@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import fmean
 
 from higgs_audio_trainer.events import EvalResult, TrainStep
 from higgs_audio_trainer.pipeline.emit import Emit
 from higgs_audio_trainer.recording.live_checks import LiveChecks
-from higgs_audio_trainer.recording.milestones import MilestoneKeeper
+from higgs_audio_trainer.recording.milestones import MilestoneKeeper, mean_accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +65,11 @@ _HEADINGS = ("", "step", "loss", "text loss", "text accuracy", "audio loss", "au
 def _cells(event: TrainStep | EvalResult) -> tuple[str, ...]:
     from higgs_audio_trainer.logs.summary.table import accuracy_text, loss_text
 
-    known = [value for value in event.audio_accuracy_per_codebook if value is not None]
     return (
         f"{event.step:,}",
         loss_text(event.loss),
         loss_text(event.text_loss if event.text_targets else None),
         accuracy_text(event.text_accuracy),
         loss_text(event.audio_loss if event.audio_targets else None),
-        accuracy_text(fmean(known) if known else None),
+        accuracy_text(mean_accuracy(event)),
     )

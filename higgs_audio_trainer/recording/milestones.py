@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -47,6 +48,12 @@ class Milestones:
             first = self.first_evaluation or result
             after = replace(after, first_evaluation=first, last_evaluation=result, best_evaluation=best)
         return after
+
+
+def mean_accuracy(event: TrainStep | EvalResult) -> float | None:
+    """Return the mean accuracy over the codebooks with training targets. None without such a codebook."""
+    known = [accuracy for accuracy in event.audio_accuracy_per_codebook if accuracy is not None]
+    return fmean(known) if known else None
 
 
 class MilestoneKeeper(TrainerCallback):

@@ -22,7 +22,7 @@ from higgs_audio_trainer.checkpoint.base_reference import BaseReference, referen
 from higgs_audio_trainer.events import DatasetAudit, EvalResult, SplitStatistics, TrainStep
 from higgs_audio_trainer.families.family import Family
 from higgs_audio_trainer.families.known import FAMILIES
-from higgs_audio_trainer.recording.milestones import Milestones
+from higgs_audio_trainer.recording.milestones import Milestones, mean_accuracy
 from higgs_audio_trainer.recording.settings import RunFacts
 from higgs_audio_trainer.training.converted_adapter import saved_rank
 from higgs_audio_trainer.training.trainer import HiggsAudioTrainer
@@ -131,7 +131,7 @@ def write_card(folder: Path, card: str) -> bool:
 
 
 def own_card(folder: Path) -> str | None:
-    """Return the card of ours in a folder. None without one, or if the user changed it."""
+    """Return the generated card in a folder. None without a card, or for a card that the user changed."""
     text = _text_of(folder / FILE_NAME)
     return text if text is not None and _is_unchanged(text) else None
 
@@ -261,10 +261,9 @@ def _results(milestones: Milestones) -> str:
 
 
 def _figures(name: str, result: TrainStep | EvalResult) -> list[str]:
-    known = [accuracy for accuracy in result.audio_accuracy_per_codebook if accuracy is not None]
     accuracies = (
         result.text_accuracy,
-        sum(known) / len(known) if known else None,
+        mean_accuracy(result),
         next(iter(result.audio_accuracy_per_codebook), None),
     )
     losses = (f"{loss:.3f}" for loss in (result.loss, result.text_loss, result.audio_loss))

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from higgs_audio_trainer.events import EvalResult, TrainStep
-from higgs_audio_trainer.recording.milestones import Milestones
+from higgs_audio_trainer.recording.milestones import Milestones, mean_accuracy
 
 _HIDE_UNLESS_TERMINAL = None  # the value of tqdm's `disable` for this
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -94,5 +94,5 @@ def figures(logged: Milestones) -> str:
 def _figures(event: TrainStep | EvalResult) -> str:
     if not event.audio_targets:
         return f"{event.text_loss:.2f}"
-    known = [accuracy for accuracy in event.audio_accuracy_per_codebook if accuracy is not None]
-    return f"{event.audio_loss:.2f}" + (f" {sum(known) / len(known):.0%}" if known else "")
+    accuracy = mean_accuracy(event)
+    return f"{event.audio_loss:.2f}" + ("" if accuracy is None else f" {accuracy:.0%}")

@@ -587,17 +587,14 @@ class HiggsAudioTrainer(Trainer):
             return None
         self._finish_current_push()
         with phase(f"sending {self.hub_model_id} to the Hub"):
-            return self._publish(str(commit_message), token or self.args.hub_token, revision, blocking)
-
-    def _publish(self, message: str, token: str | None, revision: str | None, blocking: bool) -> Any:
-        return publish(
-            Path(str(self.args.output_dir)),
-            str(self.hub_model_id),
-            message=message,
-            token=token,
-            revision=revision,
-            blocking=blocking,
-        )
+            return publish(
+                Path(str(self.args.output_dir)),
+                str(self.hub_model_id),
+                message=str(commit_message),
+                token=token or self.args.hub_token,
+                revision=revision,
+                blocking=blocking,
+            )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         is_adapter = (Path(checkpoint_folder) / ADAPTER_CONFIG).is_file()
