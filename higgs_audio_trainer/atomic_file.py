@@ -1,4 +1,4 @@
-"""Files and folders that appear under their name only when they are complete."""
+"""Files and folders that appear under their name only when complete."""
 
 from __future__ import annotations
 

@@ -309,7 +309,7 @@ class TrainSettings:
             raise UserError(f"--log_codebooks: expected a list like 0,1,7 or all, got {self.log_codebooks!r}")
 
     def _check_console(self) -> None:
-        """Check what is shown, and make `console` the option `detail` of the console sink, which alone decides.
+        """Check `console`, and pass the value to the console sink as its option `detail`.
 
         Raises:
             UserError: No sink is the console, its option has another value, or samples to decode are not logged.

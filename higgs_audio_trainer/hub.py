@@ -33,7 +33,7 @@ _OF_STATUS = {
 }
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _KINDS = {"model": "model", "dataset": "data set"}
-#: Why this process asks the Hub for nothing more. It is the process's, as the offline mode of `huggingface_hub` is.
+#: Reason for the offline mode of this process; empty while online. A global, as in `huggingface_hub`.
 _why_offline = ""
 
 
@@ -127,7 +127,7 @@ def hub_error(error: BaseException, flag: str, name: str, kind: str = "model") -
 
 
 def _reason(error: BaseException, name: str, kind: str) -> str | None:
-    """Return what happened and what to do, in words. None if the error says nothing of the Hub."""
+    """Return the reason of a failure of the Hub, and advice. None for another error."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -136,12 +136,12 @@ def _reason(error: BaseException, name: str, kind: str) -> str | None:
     noun = _KINDS[kind]
     if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)) and not _why_offline:
         return (
-            f"expected a folder, or a {noun} in the cache {HF_HUB_CACHE}, got neither, and HF_HUB_OFFLINE forbids to "
-            f"ask the Hub. Unset HF_HUB_OFFLINE, or run with a network: hf download {_download_of(name, kind)}"
+            f"expected a folder, or a {noun} in the cache {HF_HUB_CACHE}, got neither, and HF_HUB_OFFLINE forbids "
+            f"requests to the Hub. Unset HF_HUB_OFFLINE, or run with a network: hf download {_download_of(name, kind)}"
         )
     if _is_unreachable(error) or isinstance(error, LocalEntryNotFoundError):
         return (
-            f"expected a folder or a {noun} on the Hub, got no such folder here, no whole copy in the cache "
+            f"expected a folder or a {noun} on the Hub, got no such folder here, no complete copy in the cache "
             f"{HF_HUB_CACHE}, and no answer: {_why_offline or _words(error)}. Check the network or HTTPS_PROXY, or "
             "name a folder."
         )
@@ -152,7 +152,7 @@ def _reason(error: BaseException, name: str, kind: str) -> str | None:
 
 
 def _reason_of_answer(error: HfHubHTTPError, name: str, kind: str) -> str | None:
-    """Return what an answer of the Hub means, and what to do. None for the lack of a file, which callers explain."""
+    """Return the meaning of an answer of the Hub, and advice. None for a missing file, which callers explain."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -169,7 +169,7 @@ def _reason_of_answer(error: HfHubHTTPError, name: str, kind: str) -> str | None
             "log in with: hf auth login"
         )
     if isinstance(error, RevisionNotFoundError):
-        return f"{host} has the {noun}, but not this revision of it. Look at {page}"
+        return f"{host} has the {noun}, but not this revision. Look at {page}"
     if isinstance(error, RepositoryNotFoundError) or (
         status == _NOT_FOUND and not isinstance(error, EntryNotFoundError)
     ):
@@ -198,7 +198,7 @@ def _asked(name: str, kind: str) -> Exception | None:
 
 def _go_offline(error: BaseException) -> None:
     """Let this process and its children use the cache alone."""
-    global _why_offline  # noqa: PLW0603 - see above
+    global _why_offline  # noqa: PLW0603 - as its comment explains
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

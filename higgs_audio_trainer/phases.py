@@ -1,8 +1,8 @@
 """Phases of a command: what a person waits for, such as the loading of weights.
 
 The parts that work announce phases, wherever they are called from. The edge, a command or `run_training`, decides once
-who shows the phases. In a program that only uses the library nobody does. A list of this process takes the place of an
-argument in every signature between the edge and the work, like the handlers of `logging`.
+who shows the phases. In a program that only uses the library, no display shows the phases. A list of this process takes
+the place of an argument in every signature between the edge and the work, like the handlers of `logging`.
 """
 
 from __future__ import annotations

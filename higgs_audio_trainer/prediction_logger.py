@@ -486,6 +486,6 @@ def _remove_empty(built: Sequence[tuple[str, Sink]]) -> None:
 
 
 def _say(problem: str) -> None:
-    """Print one line about a problem that does not end the training."""
+    """Print a problem as a line. The training continues."""
     advice = "The training continues; PredictionLogger(strict=True) would end it."
     print_above_progress_bar(f"higgs-audio-trainer: PredictionLogger: {problem.rstrip('.')}. {advice}")

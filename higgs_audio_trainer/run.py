@@ -346,7 +346,7 @@ def _probes(
 def _fixed_settings(
     settings: TrainSettings, arguments: TrainingArguments, attempt: Attempt, say: Say
 ) -> dict[str, Any]:
-    """Return the settings that the checkpoints of an attempt fix, after a check of the one that is resumed."""
+    """Check the resumed checkpoint, and return the settings that no later start of the run may change."""
     fixed = settings_of(settings, arguments, base=fingerprint_of(settings.base_ckpt))
     for note in (*attempt.notes, *notes_on(arguments, settings)):
         say(note)
@@ -356,7 +356,7 @@ def _fixed_settings(
 
 
 def _give_up(recorder: Recorder, screen: Screen, received: Signals) -> None:
-    """End a process that cannot reach the end of its step before its launcher kills it."""
+    """Write the last events and end the process, before the launcher kills the process."""
 
     def end_log() -> None:
         recorder.end(received.name)

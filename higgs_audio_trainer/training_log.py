@@ -70,7 +70,7 @@ class TrainingLog:
 
     @property
     def failed_by(self) -> Diagnosis | None:
-        """First finding that ends the run; None without one."""
+        """First finding that ends the run; None if no finding ends the run."""
         return None if self.checks is None else self.checks.failed_by
 
     @property
@@ -165,7 +165,7 @@ def _build_sinks(
     more_sinks: Sequence[NamedSink],
     console: Console,
 ) -> list[NamedSink]:
-    """Return the sinks of this rank. A rank that writes nothing has none."""
+    """Return the sinks of this rank; an empty list for a rank that writes nothing."""
     if arguments.process_index != 0 and not settings.log_all_ranks:
         return []
     context = sinks.SinkContext(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
-#: Beside the libraries that determine a result: those that read data sets, download, and quantize.
+#: Libraries for data sets, downloads and quantization, which `--version` prints too.
 _MORE_LIBRARIES = ("datasets", "huggingface_hub", "bitsandbytes")
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "structlog", "numpy")
 
@@ -45,7 +45,7 @@ def version_lines() -> Iterator[str]:
 
 
 def _platform_of_torch() -> str:
-    """Return what torch was built for, from the file that its build wrote. Empty for a torch without that file."""
+    """Return the platform of the installed torch, as torch/version.py names the platform. Empty without the file."""
     try:
         text = Path(str(distribution("torch").locate_file("torch/version.py"))).read_text(encoding="utf-8")
     except OSError:

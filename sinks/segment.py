@@ -304,7 +304,7 @@ class SegmentFiles:
         os.unlink(path)
 
     def remove_empty(self, segment: Segment) -> None:
-        """Remove a segment that is still empty, and the folders that were created for it and hold nothing else."""
+        """Remove a segment without events, and then the folders that were created for the segment, if empty."""
         with suppress(OSError):
             status = _status(segment.path)
             if status is not None and segment.is_same(status) and status.st_size == 0:

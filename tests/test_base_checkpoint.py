@@ -120,7 +120,10 @@ def test_a_folder_without_a_configuration_is_a_user_error(tmp_path, model_dir):
         ("/no/such/folder", "got '/no/such/folder': there is no such folder; / exists. Check the path."),
         ("no/such/folder", "there is no such folder; "),
         ("x" * 300, "there is no such folder; "),
-        ("no/such-name", "got neither, and HF_HUB_OFFLINE forbids to ask the Hub. Unset HF_HUB_OFFLINE, or run with a"),
+        (
+            "no/such-name",
+            "got neither, and HF_HUB_OFFLINE forbids requests to the Hub. Unset HF_HUB_OFFLINE, or run with a",
+        ),
         (__file__, f"--base_ckpt {__file__}: expected the folder of a model, got a file. Name the folder."),
     ],
 )

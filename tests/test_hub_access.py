@@ -82,7 +82,7 @@ def nobody(offline):
             "or a private one. Check the spelling; for a private one, log in with",
         ),
         ((404, {}), "of this name on 127.0.0.1"),
-        ((404, {"X-Error-Code": "RevisionNotFound"}), "but not this revision of it. Look at http://"),
+        ((404, {"X-Error-Code": "RevisionNotFound"}), "but not this revision. Look at http://"),
         ((401, {"X-Error-Message": "Invalid credentials in Authorization header"}), "refused the token (401)"),
         ((403, {}), "refused access (403)"),
         ((429, {}), "too many requests from here (429)"),

@@ -1,1 +1,1 @@
-"""Checkpoints on the disk: the base checkpoint, its processor, and a model that speaks, opened from them."""
+"""Checkpoints on the disk: base checkpoint, processor and model for speech."""

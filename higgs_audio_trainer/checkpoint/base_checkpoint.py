@@ -106,7 +106,7 @@ def read_config(name: str, flag: str) -> dict[str, Any]:
         flag: Flag that names the model, for messages.
 
     Raises:
-        UserError: There is no config.json, it is no JSON object, or the Hub cannot be reached.
+        UserError: config.json is missing or holds no JSON object, or the Hub cannot be reached.
     """
     from transformers import PreTrainedConfig
 

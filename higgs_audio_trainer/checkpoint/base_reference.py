@@ -1,4 +1,4 @@
-"""The base checkpoint as a card names it: by its name on the Hub, or by the name of its folder, with its licence."""
+"""Name and licence of the base checkpoint, for model cards. The name is of the Hub or of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command `doctor [--plan]`. Says what the machine has, and whether a training fits its devices."""
+"""Command `doctor [--plan]`. Prints the facts of the machine, or whether a training fits into the memory."""
 
 from __future__ import annotations
 
@@ -219,9 +219,9 @@ def _size(size: int) -> str:
 
 
 def _sinks() -> list[dict[str, str]]:
-    """Return the names of the sinks that need no further package, and of those that installed packages register.
+    """Return the names of the built-in sinks and of the sinks that installed packages register.
 
-    A sink that cannot be imported has an error.
+    A sink whose import fails has an error.
     """
     registered = entry_points(group=specification.ENTRY_POINT_GROUP).names
     return [_sink(name) for name in ("console", "jsonl", "null", *sorted(registered))]

@@ -97,7 +97,7 @@ class _FollowedPage:
 
 
 class _SilentProblems(ProblemPrinter):
-    """Counter of problems. The page has their number; a log that is written to is read many times."""
+    """Counter of problems, which prints none: a growing log is read many times, and the page has the number."""
 
     def __call__(self, _problem: InputProblem) -> None:
         self.count += 1

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NO_JSON_LINES = (".gz", ".zst", ".csv", ".tsv", ".parquet", ".json")
 _MOST_NAMES = 5
 _PIECE = 2**20
-_TOLD = 100  # samples between two reports of progress
+_REPORTED = 100  # samples between two reports of progress
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str], prog: str) -> int:
     with phase(f"reading {source.name}") as reading:
         for number, sample in enumerate(read_samples(source, _say, problems.add), start=1):
             draft.add(sample)
-            if number % _TOLD == 0:
+            if number % _REPORTED == 0:
                 reading.detail = f"{number:,} samples"
     if problems.count and not given.skip_bad_samples:
         raise ManifestError(problems)

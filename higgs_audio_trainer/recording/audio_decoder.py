@@ -87,7 +87,7 @@ def _scorer(asr: str, speaker: str) -> Any:
 
 
 def _write(path: Path, waveform_T: Any, rate: int) -> None:
-    """Write a file that appears when it is complete."""
+    """Write a WAV file in one move."""
     import soundfile
 
     with atomic_file(path, mode=0o644) as file:

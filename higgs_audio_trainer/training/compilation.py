@@ -1,4 +1,4 @@
-"""Settings of torch.compile with which one graph serves batches of every shape."""
+"""Settings of torch.compile for a single graph that serves batches of every shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs of life of the ranks, which tell the survivors of a broken collective which rank ended."""
+"""Signs of life of the ranks. After a broken collective the other ranks can name the rank that ended."""
 
 from __future__ import annotations
 

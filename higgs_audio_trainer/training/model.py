@@ -103,7 +103,7 @@ def _check_unquantized(model: nn.Module, config: LoraConfig) -> None:
 
 
 def _check_start(adapted: PeftModel, start: Any) -> None:
-    """Check that weights have the rank of the adapter that starts from them, and belong to one module alone."""
+    """Check the ranks of the adapters, and that no adapted module shares weights."""
     for name in _adapted_names(adapted):
         layer: Any = adapted.get_base_model().get_submodule(name)
         most = min(layer.in_features, layer.out_features)

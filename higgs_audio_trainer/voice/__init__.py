@@ -1,1 +1,1 @@
-"""Speech that a model generates by itself: prompts, generation, and measures of what was said."""
+"""Speech that a model generates: prompts, generation and measures."""

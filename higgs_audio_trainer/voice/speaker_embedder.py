@@ -89,7 +89,7 @@ def similarity_of(one: Embedding, other: Embedding) -> float | None:
 
 
 def _least_samples(config: Any) -> int:
-    """Return the number of samples that an x-vector model needs: its time-delay layers, then its convolutions."""
+    """Return the least number of samples for the convolutions and time-delay layers of an x-vector model."""
     layers = zip(config.tdnn_kernel, config.tdnn_dilation, strict=True)
     length = _LEAST_FRAMES + sum((kernel - 1) * dilation for kernel, dilation in layers)
     kernels = getattr(config, "conv_kernel", _MEL_KERNEL)

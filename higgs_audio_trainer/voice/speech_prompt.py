@@ -1,4 +1,4 @@
-"""Prompts of speech: what a training sample shows the model before the speech that it learns."""
+"""Prompts of speech: the part of a training sample before the speech to learn."""
 
 from __future__ import annotations
 

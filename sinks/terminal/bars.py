@@ -76,7 +76,7 @@ def _row(bar: Any) -> int:
 
 @contextmanager
 def _held(locks: list[Any]) -> Iterator[None]:
-    """Hold the locks of bars, without those that nobody gives back in time."""
+    """Hold the locks of bars. A lock that another thread does not release in time is left out."""
     with ExitStack() as held:
         parts = (part for lock in locks for part in getattr(lock, "locks", [lock]))
         for lock in dict.fromkeys(parts):

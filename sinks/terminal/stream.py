@@ -224,7 +224,7 @@ class TextStream:
 
 
 def _written_now(descriptor: int, data: bytes) -> int:
-    """Write to a descriptor that does not wait. Return the number of bytes that were taken."""
+    """Write to a non-blocking descriptor, and return the number of written bytes."""
     try:
         return os.write(descriptor, data)
     except BlockingIOError:
