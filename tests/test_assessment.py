@@ -55,6 +55,7 @@ def evaluations(*losses):
         (steps(7.0), "note", "Too early to tell: one step is logged"),
         (steps(7.6, 6.9), "warning", "Nothing learned so far: the audio loss is at chance"),
         ([*steps(7.6, 6.9), run_end(step=20)], "warning", "Nothing learned in 20 steps: the audio loss is at chance"),
+        (steps(9.4, 8.0), "warning", "Nothing learned so far: the audio loss is above chance"),
         (steps(5.0, 2.0), "good", "The model is learning: the audio loss fell from 5.00 to 2.00"),
         ([*steps(5.0, 2.0), run_end(step=20)], "good", "The model learned: the audio loss fell from 5.00 to 2.00"),
         (steps(5.0, 4.99), "warning", "Not learning: the audio loss is flat"),
@@ -64,6 +65,11 @@ def evaluations(*losses):
             [*steps(5.0, 2.0), *evaluations(7.1, 7.0)],
             "warning",
             "Learned by heart: the training audio loss fell, but the evaluation is at chance",
+        ),
+        (
+            [*steps(5.0, 2.0), *evaluations(7.9, 7.8)],
+            "warning",
+            "Learned by heart: the training audio loss fell, but the evaluation is above chance",
         ),
         (
             [*steps(5.0, 2.0), diagnosis(step=7, code="slow", severity="warning")],

@@ -102,7 +102,7 @@ def silent_voice(logged: LoggedStep, history: History) -> Iterator[Finding]:
 
 
 def stuck(logged: LoggedStep, history: History) -> Iterator[Finding]:
-    """Find probes that say one frame again and again."""
+    """Find probes whose speech repeats one frame."""
     failing = _failing("stuck", logged, history)
     if failing is None:
         return
@@ -160,7 +160,7 @@ def too_short(logged: LoggedStep, history: History) -> Iterator[Finding]:
 
 
 def _failing(code: str, logged: LoggedStep, history: History) -> _Failing | None:
-    """Return the probes that have a fault at this generation and at the one before, if they are more than half."""
+    """Return the probes with a fault at two generations in a row. None unless these are more than half."""
     past = [probes for probes in history.generations if probes and probes[0].step < logged.step]
     if not logged.generations or not past or not _should_speak(past[-1][0].step, logged.step, history):
         return None

@@ -1,4 +1,4 @@
-"""Reports on one log or two logs, as a single HTML file. Torch-free."""
+"""Reports on one to eight logs, as a single HTML file. Torch-free."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from higgs_audio_trainer.report.gather import GatheredLog
 from higgs_audio_trainer.report.scale import share
 from sinks.terminal.words import count_of
 
-_AT_CHANCE = 0.1  # nats below ln V, as on the console
+_AT_CHANCE = 0.1  # nats around ln V, as on the console
 _PARTS = 20  # of a series; the first and the last count for its trend
 _FLAT = 0.01  # share of the first loss; a smaller change is no trend
 _RISEN = 0.1  # share of the best evaluation loss, as in the check `overfit`
@@ -22,6 +22,7 @@ _MOST_CODES = 4  # codes of diagnoses in a sentence
 _LONGEST_MESSAGE = 500  # characters
 _LONGEST_CODE = 40  # characters
 _SEVERITIES = ("error", "warning", "note")
+_UNLEARNED = ("at", "above")  # sides of the chance level
 
 
 class Ends(NamedTuple):
@@ -70,7 +71,7 @@ class Ends(NamedTuple):
 
 
 class Assessment(NamedTuple):
-    """What a person wants to know first about a run.
+    """Assessment of a run.
 
     Attributes:
         level: `good`, `note`, `warning` or `error`; the colour of the headline.
@@ -113,9 +114,9 @@ def _headline(log: GatheredLog) -> tuple[str, str]:
 
 
 def _not_finite(log: GatheredLog, *, of_evaluations: bool = False) -> str:
-    """Return the loss whose last values are NaN, infinite or too large to draw, with its first such step; else empty.
+    """Return a loss that ends in values that are NaN, infinite or too large to draw, and their first step, as a text.
 
-    The log of another trainer may have no diagnosis for them.
+    Empty without such a loss. The log of another trainer may have no diagnosis of such values.
     """
     for modality in ("audio", "text"):
         since = _loss_of(log, modality, of_evaluations=of_evaluations).broken_since
@@ -126,7 +127,7 @@ def _not_finite(log: GatheredLog, *, of_evaluations: bool = False) -> str:
 
 
 def _fault(log: GatheredLog, modality: str, loss: Ends) -> str:
-    """Return the headline of a training that does not learn what it should; empty without a fault.
+    """Return the headline about a fault of the learning. Empty without a fault.
 
     Args:
         log: Contents of the log.
@@ -137,12 +138,12 @@ def _fault(log: GatheredLog, modality: str, loss: Ends) -> str:
     evaluated, best = _loss_of(log, modality, of_evaluations=True).last, best_evaluation(log)
     if broken := _not_finite(log, of_evaluations=True):
         return broken[0].upper() + broken[1:]
-    if _is_at(loss.last, chance):
-        return f"Nothing learned {_so_far(log)}: the {name} is at chance"
+    if (side := _side(loss.last, chance)) in _UNLEARNED:
+        return f"Nothing learned {_so_far(log)}: the {name} is {side} chance"
     if best is not None and _has_risen(log, modality):
         return f"Overfitting: the evaluation was best at step {best[0]:,}"
-    if evaluated is not None and _is_at(evaluated[1], chance):
-        return f"Learned by heart: the training {name} fell, but the evaluation is at chance"
+    if evaluated is not None and (side := _side(evaluated[1], chance)) in _UNLEARNED:
+        return f"Learned by heart: the training {name} fell, but the evaluation is {side} chance"
     if loss.trend != "fell":
         return f"Not learning: the {name} {'rose' if loss.trend == 'rose' else 'is flat'}"
     return ""
@@ -153,7 +154,7 @@ def _so_far(log: GatheredLog) -> str:
 
 
 def _name(log: GatheredLog, modality: str) -> str:
-    """Return the name of a loss; "loss" for a model with one modality."""
+    """Return the name of a loss. A model with one modality has "loss" alone."""
     has_one = log.is_silent or log.train.text_loss.is_empty
     return "loss" if has_one else f"{modality} loss"
 
@@ -209,13 +210,16 @@ def _beside_chance(loss: float, chance: Chance | None) -> str:
     """Return a loss beside the chance level, as a part of a sentence."""
     if chance is None:
         return ""
-    side = "above" if loss > chance.value + _AT_CHANCE else "at" if _is_at(loss, chance) else "below"
-    return f", {side} chance (ln {chance.vocabulary:,} = {chance.value:.2f})"
+    return f", {_side(loss, chance)} chance (ln {chance.vocabulary:,} = {chance.value:.2f})"
 
 
-def _is_at(loss: float, chance: Chance | None) -> bool:
-    """Return True for a loss at chance or above."""
-    return chance is not None and loss > chance.value - _AT_CHANCE
+def _side(loss: float, chance: Chance | None) -> str:
+    """Return `above`, `at` or `below` for a loss beside the chance level. Empty for an unknown level."""
+    if chance is None:
+        return ""
+    if abs(loss - chance.value) <= _AT_CHANCE:
+        return "at"
+    return "above" if loss > chance.value else "below"
 
 
 def best_evaluation(log: GatheredLog) -> tuple[int, float] | None:
@@ -270,7 +274,7 @@ def _findings(log: GatheredLog) -> str:
 
 
 def _listed(log: GatheredLog, severity: str) -> str:
-    """Return the codes of the diagnoses of a severity, each with its first step."""
+    """Return the codes of the diagnoses of a severity with the first step of each code."""
     steps: dict[str, int] = {}
     for item in sorted(log.diagnoses, key=lambda item: item.step):
         if item.severity == severity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -38,10 +39,6 @@ class ChartLine(NamedTuple):
         """Return the points to draw as dots: all points if there are few points, else no points."""
         points = [point for segment in self.series.segments() for point in segment]
         return points if len(points) <= _MOST_DOTS else []
-
-
-def _height(end: tuple[float, float, ChartLine]) -> float:
-    return end[0]
 
 
 def _stacked(ends: Sequence[tuple[float, float, ChartLine]], size: int) -> list[tuple[float, float, ChartLine]]:
@@ -230,7 +227,9 @@ class Chart:
     def letters(self) -> list[tuple[float, float, ChartLine]]:
         """Return the place of each run's letter, beside the end of its line and without an overlap."""
         ends = [(line.series.last, line) for line in self.lines if line.letter and line.kind == "training"]
-        found = sorted(((self.plot.y(last[1]), self.plot.x(last[0]), line) for last, line in ends if last), key=_height)
+        found = sorted(
+            ((self.plot.y(last[1]), self.plot.x(last[0]), line) for last, line in ends if last), key=itemgetter(0)
+        )
         upper = [end for end in found if end[0] < self.plot.floor / 2]
         return [*_stacked(upper, _LETTER_SIZE), *_stacked(found[len(upper) :][::-1], -_LETTER_SIZE)]
 

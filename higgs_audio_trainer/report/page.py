@@ -30,7 +30,7 @@ def render(
     """Return the page as HTML.
 
     Args:
-        logs: One to `MOST_LOGS` logs.
+        logs: One to eight logs.
         comparisons: Comparison of the first log with each other log, or the reason why the two cannot be compared.
         refresh_s: Seconds after which the page loads itself again. None for a page that does not change.
     """

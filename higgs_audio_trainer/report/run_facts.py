@@ -22,7 +22,7 @@ _Fact = tuple[str, str]
 
 
 def key_facts(log: GatheredLog) -> list[_Fact]:
-    """Return the facts that head the page, each with its name."""
+    """Return the names and values of the facts at the top of the page."""
     return [fact for fact in (*_state(log), *_model(log), *_machine(log)) if fact[1]]
 
 

@@ -18,8 +18,7 @@ from higgs_audio_trainer.report.sounds import AudioEmbedder
 from higgs_audio_trainer.report.timeline import Timeline
 from higgs_audio_trainer.report.voice import VoiceTable, voice_table
 
-MOST_LOGS = 8
-_LETTERS = "ABCDEFGH"
+_LETTERS = "ABCDEFGH"  # of as many logs as the command takes
 _MANY = 3  # runs; the sentences about two runs fit on a screen
 _Pairs = list[tuple[str, str]]
 
@@ -71,7 +70,7 @@ class Sheet:
     """Logs of a page, and what the page draws of the logs.
 
     Attributes:
-        logs: One to `MOST_LOGS` logs.
+        logs: One to eight logs.
         divergence: Step of the first difference between two logs. None without a difference.
         embedder: Makes the sounds of the page. The sections take the room for sounds in their order.
     """

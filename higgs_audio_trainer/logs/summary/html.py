@@ -30,7 +30,7 @@ def summaries_html(paths: Sequence[str | Path], run: str | None) -> str:
 
 
 def _ignore_notice(_message: str) -> None:
-    """Say nothing, because `read` has said it."""
+    """Ignore a notice that `read` has printed already."""
 
 
 def summary_html(summary: Summary) -> Markup:
@@ -69,7 +69,7 @@ def facts_html(facts: Iterable[tuple[str, str]]) -> Markup:
 
 
 def visible(text: str) -> str:
-    """Return a text whose control characters are visible escapes."""
+    """Return a text whose control characters are visible escapes, also for modules that must not import `sinks`."""
     return printable(text)
 
 
