@@ -48,7 +48,7 @@ def test_an_unknown_stage_is_refused_before_any_is_run():
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
-    """Copy the script into a folder where the checks say their arguments, and pytest fails."""
+    """Copy the script into a folder where the checks print their arguments, and pytest fails."""
     copy = tmp_path / "copy/.ci/run"
     copy.parent.mkdir(parents=True)
     shutil.copy(ROOT / ".ci/run", copy)
@@ -87,7 +87,7 @@ def test_a_failed_check_fails_the_script(script):
 def test_stages_named_by_workflows_and_pages_exist():
     """A renamed stage would break the workflow unseen."""
     texts = [(ROOT / name).read_text(encoding="utf-8") for name in (*PAGES, ".github/pull_request_template.md")]
-    in_workflow = {name for job in WORKFLOW["jobs"].values() for name in named_in(str(job["steps"]))}
+    in_workflow = {name for job in WORKFLOW["jobs"].values() for name in named_in(str(job))}
     assert {"lint", "types", "docs", "wheel-tests"} <= in_workflow
     assert in_workflow | named_in("\n".join(texts)) <= set(stages())
 

@@ -61,8 +61,8 @@ class Axis:
         """Return the label of a tick.
 
         Example:
-            >>> SHARES.label(0.25), SHARES.label(0.025), Axis(0.0, 10.0).label(2.5)
-            ('25%', '2.5%', '2.5')
+            >>> Axis(0.0, 1.0, is_share=True).label(0.025), Axis(0.0, 10.0).label(2.5)
+            ('2.5%', '2.5')
         """
         return f"{100 * value:.4g}%" if self.is_share else number(value)
 
@@ -70,13 +70,10 @@ class Axis:
         """Return a value of the axis for a table or a sentence.
 
         Example:
-            >>> SHARES.write(0.256), Axis(0.0, 10.0).write(2.5)
+            >>> Axis(0.0, 1.0, is_share=True).write(0.256), Axis(0.0, 10.0).write(2.5)
             ('25.6%', '2.5')
         """
         return share(value) if self.is_share else number(value)
-
-
-SHARES = Axis(0.0, 1.0, is_share=True)
 
 
 def axis_of(series: Iterable[NumberSeries], *, is_share: bool = False, near: float | None = None) -> Axis:
