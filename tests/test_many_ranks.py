@@ -14,7 +14,7 @@ from benchmarks.synthetic_log import EVENTS_A_STEP, write_log
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.logs.parquet import ParquetFiles
 from higgs_audio_trainer.logs.reader import read_lines
-from tests.readme import ROOT, commands, shell
+from tests.readme import PHASE_LINE, ROOT, commands, shell
 from tests.test_tools import needs, table
 
 RANKS, STEPS = 64, 8
@@ -93,7 +93,8 @@ def test_more_ranks_than_open_files(folder, tmp_path, command):
     """A reader raises a soft limit that is below the number of files."""
     line = f"ulimit -S -n 48; {sys.executable} -m higgs_audio_trainer {command.format(tmp_path)} ranks"
     done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stderr.splitlines() if not PHASE_LINE.fullmatch(line)]  # of a slow machine
+    assert (done.returncode, said) == (0, [])
 
 
 def test_the_way_out_of_too_few_open_files(folder):

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from higgs_audio_trainer.cli import main
 from higgs_audio_trainer.cli.show import parser
+from higgs_audio_trainer.config import CONSOLE_DETAILS
 from higgs_audio_trainer.events import VOLATILE_FIELDS
 from higgs_audio_trainer.pipeline.emit import Pipeline
 from sinks import JsonlSink
 from sinks.console import ConsoleSink
-from sinks.rendering.renderers import RENDERERS
+from sinks.rendering.renderers import DETAILS, RENDERERS
 from sinks.terminal.screen import Screen
 from tests.builders import (
     RUN_ID,
@@ -236,6 +237,10 @@ class TestFlags:
         (tmp_path / "log.jsonl").write_bytes(b"".join(lines))
         assert main(["show", "--raw", str(tmp_path / "log.jsonl")]) == 0
         assert capsysbinary.readouterr().out == b"".join(lines) + b"\n"
+
+    def test_details_are_those_of_the_console(self):
+        [console] = [action for action in parser("show")._actions if action.dest == "console"]
+        assert list(console.choices) == list(CONSOLE_DETAILS) == list(DETAILS)
 
     def test_detail(self, log, capsys):
         """`--console line` is a line a step, and `--log_samples` leaves out samples."""

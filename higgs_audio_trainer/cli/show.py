@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
-from higgs_audio_trainer.config import CONSOLE_DETAILS
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -46,7 +45,7 @@ def parser(prog: str) -> ArgumentParser:
     flag(
         "--console",
         metavar="DETAIL",
-        choices=CONSOLE_DETAILS,
+        choices=("full", "compact", "line"),  # config.CONSOLE_DETAILS, without the slow imports of config
         default="full",
         help="full, compact: a line a sample, or line: a line a step",
     )
