@@ -8,7 +8,7 @@ supervised.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -87,11 +87,9 @@ def _of_steps(numbers: random.Random) -> Iterator[list[tuple[bytes, bytes]]]:
     data = random.Random(0)
     samples = [_sample(index, modality, data) for index in range(2) for modality in ("text", "audio")]
     while True:
-        events: list[Event] = [
-            _train_step(numbers),
-            *(_predicted(sample, numbers) for sample in samples),
-            *(_counts(codebook, numbers) for codebook in (None, *range(CODEBOOKS))),
-        ]
+        predicted = [_predicted(sample, numbers) for sample in samples]
+        counts = [_counts(codebook, predicted, numbers) for codebook in (None, *range(CODEBOOKS))]
+        events: list[Event] = [_train_step(counts, numbers), *predicted, *counts]
         encoded = [(event.name.encode(), orjson.dumps(to_mapping(event))) for event in events]
         yield [(name, payload.partition(b",")[2]) for name, payload in encoded]
 
@@ -133,7 +131,8 @@ def _run_end(steps: int, events: int) -> RunEnd:
     )
 
 
-def _train_step(numbers: random.Random) -> TrainStep:
+def _train_step(counts: Sequence[TokenCounts], numbers: random.Random) -> TrainStep:
+    text_accuracy, *accuracies = (each.num_correct / each.num_targets for each in counts)
     losses = tuple(numbers.random() * 7 for _ in range(CODEBOOKS))
     audio_loss, text_loss = sum(losses) / CODEBOOKS, numbers.random() * 11
     return TrainStep(
@@ -143,8 +142,8 @@ def _train_step(numbers: random.Random) -> TrainStep:
         text_loss=text_loss,
         audio_loss=audio_loss,
         audio_loss_per_codebook=losses,
-        text_accuracy=numbers.random(),
-        audio_accuracy_per_codebook=tuple(numbers.random() for _ in range(CODEBOOKS)),
+        text_accuracy=text_accuracy,
+        audio_accuracy_per_codebook=tuple(accuracies),
         text_targets=BATCH * TEXT_TARGETS,
         audio_targets=BATCH * CODEBOOKS * FRAMES,
         learning_rate=1e-4,
@@ -189,10 +188,11 @@ def _sample(index: int, modality: Any, numbers: random.Random) -> PredictionSamp
     )
 
 
-def _counts(codebook: int | None, numbers: random.Random) -> TokenCounts:
+def _counts(codebook: int | None, samples: Sequence[PredictionSample], numbers: random.Random) -> TokenCounts:
     is_text = codebook is None
     targets = BATCH * (TEXT_TARGETS if is_text else FRAMES)
-    correct = numbers.randrange(2, targets)
+    least = sum(sample.num_correct for sample in samples if sample.codebook == codebook)
+    correct = numbers.randrange(max(2, least), targets)
     competing = tuple(numbers.randrange(targets - correct) for _ in range(5))
     return TokenCounts(
         step=1,

@@ -5,7 +5,7 @@ implementation and may change without notice.
 
 - Training: `run_training`, `TrainSettings`, `RunResult`.
 - Logging of other trainings: `PredictionLogger`; `Adapter`, `Reading`, `adapter_for`, `check_adapter` for other models.
-- Logs: `read`, `diff`, `validate`, `diagnose`, and the events.
+- Logs: `read`, `diff`, `validate`, `diagnose`, and the events. `no_limits` for logs beyond the bounds of reading.
 - Events of your own program: `Pipeline`, which delivers events to sinks through processors.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         adapter_for,
         check_adapter,
     )
+    from higgs_audio_trainer.bounds import no_limits
     from higgs_audio_trainer.config import TrainSettings
     from higgs_audio_trainer.diagnosed_log import DiagnosedLog, diagnose
     from higgs_audio_trainer.errors import UserError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         EvalResult,
         Event,
         FoundSample,
+        GenerationSample,
         PredictionSample,
         PrepareProgress,
         RunEnd,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "adapters": ("Adapter", "MisalignedError", "Reading", "UnreadableError", "adapter_for", "check_adapter"),
+    "bounds": ("no_limits",),
     "config": ("TrainSettings",),
     "diagnosed_log": ("DiagnosedLog", "diagnose"),
     "errors": ("UserError",),
@@ -71,6 +74,7 @@ _MODULES = {
         "EvalResult",
         "Event",
         "FoundSample",
+        "GenerationSample",
         "PredictionSample",
         "PrepareProgress",
         "RunEnd",
@@ -105,6 +109,7 @@ __all__ = [
     "EvalResult",
     "Event",
     "FoundSample",
+    "GenerationSample",
     "MisalignedError",
     "Pipeline",
     "PredictionLogger",
@@ -127,6 +132,7 @@ __all__ = [
     "check_adapter",
     "diagnose",
     "diff",
+    "no_limits",
     "read",
     "run_training",
     "validate",

@@ -82,6 +82,12 @@ class InputProblem(NamedTuple):
         return f"{self.where}: {self.field}: expected {self.expected}, got {self.got}"
 
 
+class UnreadRest(InputProblem):
+    """A problem after which the rest of the file is not read."""
+
+    __slots__ = ()
+
+
 #: Field of a problem that no line has, such as the lack of samples.
 WHOLE_SOURCE = "manifest"
 _MOST_OF_A_KIND = 20
@@ -159,6 +165,19 @@ def one_line(error: BaseException) -> str:
         'no such thing'
     """
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def of_library(error: Exception) -> str:
+    """Return the message of a library's error as one line, with the name of a type whose message alone says little.
+
+    Example:
+        >>> of_library(KeyError("rope_theta")), of_library(ValueError("no such file"))
+        ("KeyError: 'rope_theta'", 'no such file')
+    """
+    is_telling = type(error).__module__ != "builtins" or isinstance(
+        error, (OSError, ValueError, RuntimeError, ImportError)
+    )
+    return one_line(error) if is_telling else f"{type(error).__name__}: {one_line(error)}"
 
 
 class ManifestError(UserError):

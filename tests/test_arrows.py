@@ -29,9 +29,14 @@ GROUND = (
     "versions",
     "redaction",
     "atomic_file",
+    "bounds",
+    "decompression",
+    "documents",
     "own_packages",
     "third_party_imports",
     "torchaudio_check",
+    "weight_files",
+    "yaml_loader",
 )
 PRODUCER = Path(higgs_audio_trainer.__file__).parent
 GOLDEN = Path(__file__).parent.parent / "examples" / "ci" / "golden.jsonl"

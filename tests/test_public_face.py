@@ -57,6 +57,11 @@ def public_face():
     return [line for package in PACKAGES for name in package.__all__ for line in described(package, name)]
 
 
+def test_every_event_is_public():
+    """A reader of logs tests events by their classes."""
+    assert {event.__name__ for event in higgs_audio_trainer.EVENTS.values()} <= set(higgs_audio_trainer.__all__)
+
+
 def test_public_face_is_the_golden_one():
     """No public name or signature changes unseen."""
     assert public_face() == GOLDEN.read_text(encoding="utf-8").splitlines()

@@ -9,7 +9,7 @@ import pytest
 
 from higgs_audio_trainer.data.manifest import read_manifest, read_samples
 from higgs_audio_trainer.data.sources import Columns, open_source
-from higgs_audio_trainer.data.sources.text_file import zstd
+from higgs_audio_trainer.decompression import zstd
 from higgs_audio_trainer.errors import ManifestError, UserError
 
 LINES = '{"id": "a", "audio": "a.wav", "text": "Hello."}\n{"id": "b", "audio": "b.wav", "text": "Bye."}\n'

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from higgs_audio_trainer.bounds import of_command
 from higgs_audio_trainer.cli.phase_display import phases_shown
 from higgs_audio_trainer.errors import UserError, suggestion
 from higgs_audio_trainer.own_packages import prefer_own
@@ -165,7 +166,7 @@ def _run_and_flush(arguments: list[str]) -> int:
     status = 0
     try:
         try:
-            with phases_shown():
+            with of_command(), phases_shown():
                 status = _dispatch(arguments)
         finally:  # argparse ends --help with SystemExit
             sys.stdout.flush()

@@ -125,8 +125,27 @@ def _plain(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
-def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
-    """Add a flag that is off by default, and on alone or with a value such as `true`.
+def unlist(action: argparse.Action) -> None:
+    """Leave an argument out of the help, which fits a screen. The reference and the completion have it all the same.
+
+    Example:
+        >>> action = ArgumentParser(prog="show").add_argument("--rare", help="for rare cases")
+        >>> unlist(action)
+        >>> action.help, described(action)
+        ('==SUPPRESS==', 'for rare cases')
+    """
+    action.unlisted_help = action.help  # type: ignore[attr-defined]
+    action.help = argparse.SUPPRESS
+
+
+def described(action: argparse.Action) -> str | None:
+    """Return the help of an argument, also of an argument that the help leaves out."""
+    text: str | None = getattr(action, "unlisted_help", action.help)
+    return text
+
+
+def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> argparse.Action:
+    """Add and return a flag that is off by default, and on alone or with a value such as `true`.
 
     Args:
         parser: Parser of a command.
@@ -135,11 +154,13 @@ def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
 
     Example:
         >>> parser = ArgumentParser(prog="prepare")
-        >>> add_switch(parser, "--strict", "be strict")
+        >>> action = add_switch(parser, "--strict", "be strict")
         >>> [parser.parse_args(arguments).strict for arguments in ([], ["--strict"], ["--strict=no"])]
         [False, True, False]
     """
-    parser.add_argument(flag, metavar="BOOL", type=parse_boolean, nargs="?", const=True, default=False, help=text)
+    return parser.add_argument(
+        flag, metavar="BOOL", type=parse_boolean, nargs="?", const=True, default=False, help=text
+    )
 
 
 def add_quantization(parser: argparse.ArgumentParser, text: str) -> None:
@@ -147,10 +168,10 @@ def add_quantization(parser: argparse.ArgumentParser, text: str) -> None:
 
     Args:
         parser: Parser of a command.
-        text: Help of both.
+        text: Help of both, with `{}` in the places of the bits of the flag and of the other flag.
     """
-    add_switch(parser, "--load_in_4bit", text)
-    add_switch(parser, "--load_in_8bit", argparse.SUPPRESS)
+    add_switch(parser, "--load_in_4bit", text.format(4, 8))
+    unlist(add_switch(parser, "--load_in_8bit", text.format(8, 4)))
 
 
 def bits_of(given: argparse.Namespace) -> int | None:

@@ -10,7 +10,7 @@ from typing import get_args
 import shtab
 
 from higgs_audio_trainer.cli import COMMANDS
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, described
 from higgs_audio_trainer.cli.train_flags import train_parser
 from higgs_audio_trainer.config import flags
 from higgs_audio_trainer.events import EVENTS, Modality, Split
@@ -78,6 +78,7 @@ def _parser_of_all() -> ArgumentParser:
 def _add_values(parser: ArgumentParser) -> None:
     """Set the values of each argument for shtab to offer. Parsers made from this parser share the arguments."""
     for action in parser._actions:  # noqa: SLF001 - argparse has no other way to the arguments of a parser
+        action.help = described(action)  # shtab omits an argument that the help omits
         if action.option_strings and action.nargs == argparse.OPTIONAL:
             action.nargs = 0  # the value may be absent, and a shell would take the next flag for the value
         elif action.nargs == 0 or action.choices is not None:

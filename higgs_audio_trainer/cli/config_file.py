@@ -7,14 +7,17 @@ import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import Field
+from datetime import date
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from higgs_audio_trainer.bounds import MAX_YAML_BYTES
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_boolean
 from higgs_audio_trainer.config import GROUPS, RESUME_LATEST, TrainSettings, default_of, expanded, flags
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.documents import load_yaml, read_document, shown
+from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.redaction import redacted
 
 #: Settings whose value is a list, in YAML or separated by commas.
@@ -25,7 +28,8 @@ COMMA_SEPARATED = frozenset(
     )
 )
 _NONE = frozenset(("sinks", "processors", "report_to"))  # an empty list is "none"
-_VALUES = {int: "an integer", float: "a number", bool: "true or false"}
+_VALUES = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+_SCALARS = (str, int, float, date)  # of YAML, with bool and without bytes
 
 
 @cache
@@ -46,14 +50,12 @@ def read_config_file(path: str) -> Mapping[Any, Any]:
     Raises:
         UserError: The file cannot be read, or holds something else.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(Path(expanded(path, "--config")).read_bytes()) or {}
+        content = load_yaml(read_document(Path(expanded(path, "--config")), MAX_YAML_BYTES)) or {}
     except OSError as error:
         raise UserError(f"--config: {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: expected YAML, got {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise UserError(f"--config {path}: expected YAML, got: {one_line(error)}. Correct the file") from error
     if not isinstance(content, Mapping):
         raise UserError(f"--config {path}: expected keys and values, got {type(content).__name__}")
     return content
@@ -85,13 +87,15 @@ def setting_of(item: Field[Any], value: Any, where: str) -> Any:
     try:
         if value_type is bool:
             return value if isinstance(value, bool) else parse_boolean(str(value))
+        if value_type in _VALUES and not isinstance(value, _SCALARS):
+            raise ValueError("no scalar")  # noqa: TRY301
         if value_type is not str and isinstance(value, bool):
             raise ValueError("a boolean")  # noqa: TRY301 - joins the errors of float() and int()
         converted = value_type(value)
         if value_type is int and isinstance(value, float) and converted != value:
             raise ValueError("a fraction")  # noqa: TRY301
     except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError) as error:
-        raise UserError(f"{where}: expected {_VALUES[value_type]}, got {value!r}") from error
+        raise UserError(f"{where}: expected {_VALUES[value_type]}, got {shown(value)}") from error
     return converted
 
 

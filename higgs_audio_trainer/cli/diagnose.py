@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_width
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.diagnosed_log import DiagnosedLog, diagnose
 from higgs_audio_trainer.diagnoses.finding import SEVERITIES
@@ -43,6 +44,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--run", metavar="ID", help="run of a log with several runs (the latest); a prefix is enough")
     made.add_argument("--format", choices=("text", "json", "github"), default="text", help="[%(default)s]")
     made.add_argument("--width", metavar="N", help="wrap lines of text at N columns")
+    add_no_limits(made)
     return made
 
 

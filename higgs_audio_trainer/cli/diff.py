@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, parse_runs
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.diff.comparison import Comparison
@@ -47,6 +48,7 @@ def parser(prog: str) -> ArgumentParser:
     )
     made.add_argument("--format", choices=FORMATS, help="format of the report (text)")
     made.add_argument("--bless", action="store_true", help="write B's events to golden A instead of comparing")
+    add_no_limits(made, is_listed=False)  # the help fits a screen, and messages name the flag
     return made
 
 

@@ -8,8 +8,9 @@ import select
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +31,7 @@ from sinks.terminal.fold import terminal_columns
 from sinks.terminal.screen import say_on_stderr
 from sinks.terminal.stream import descriptor_of, encoding_of, is_terminal
 
+_READING = "reading the log"
 _PERIOD_S = 0.2  # between two reads of --follow
 #: Flags that select events, as attributes of the parsed arguments.
 _SELECTING = ("event", "step", "rank", "modality", "codebook", "split", "sample_id", "mismatches_only")
@@ -116,6 +118,7 @@ class _EventPrinter:
             options=options,
             on_failure=RenderFailures(say_on_stderr),
         )
+        self._out = Output(stdout)
         self._read = self._printed = 0
 
     def print_all(self, given: argparse.Namespace) -> int:
@@ -124,19 +127,25 @@ class _EventPrinter:
         from higgs_audio_trainer.logs.reader import read_lines
 
         problems = ProblemPrinter()
-        pager = not given.no_pager and is_terminal(self._stdout)
-        lines = read_lines(
-            *given.paths,
-            run=given.run,
-            all_attempts=given.all_attempts,
-            on_problem=problems,
-            on_notice=problems.say,
-            event_of=LightCheck(),
-        )
-        with problems.postponed(wanted=pager), paged(self._stdout, os.environ, wanted=pager) as out:
-            for line in lines:
-                out.check()
-                self._print(line, out)
+        is_screen = is_terminal(self._stdout)
+        pager = not given.no_pager and is_screen
+        with problems.postponed(wanted=pager):
+            with phase(_READING):
+                read = read_lines(
+                    *given.paths,
+                    run=given.run,
+                    all_attempts=given.all_attempts,
+                    on_problem=problems,
+                    on_notice=problems.say,
+                    event_of=LightCheck().event_of,
+                )
+                lines = self._selected(read)
+                first = list(islice(lines, 1))
+                if not is_screen:  # the lines and the phase do not share a terminal
+                    self._print_all(chain(first, lines))
+            if is_screen and first:
+                with paged(self._stdout, os.environ, wanted=pager) as self._out:
+                    self._print_all(chain(first, lines if pager else _awaited(lines)))
         problems.close()
         if not self._read and problems.count:
             raise _no_log(given)
@@ -149,7 +158,7 @@ class _EventPrinter:
         from higgs_audio_trainer.logs.follow import Follower
 
         problems = ProblemPrinter()
-        out, pause = Output(self._stdout), _pause_before(self._stdout)
+        pause = _pause_before(self._stdout)
         follower = Follower(
             *given.paths,
             run=given.run,
@@ -158,11 +167,13 @@ class _EventPrinter:
             on_notice=problems.say,
         )
         announced: set[Path] = set()
+        lines = _awaited(self._selected(follower.lines()))
         try:
             while True:
-                for line in follower.lines():
-                    if self._print(line, out):
-                        out.flush()
+                for line in lines:
+                    if self._print(line):
+                        self._out.flush()
+                lines = self._selected(follower.lines())
                 if follower.has_ended:
                     return 0
                 for folder in (folder for folder in follower.waiting if folder not in announced):
@@ -172,20 +183,29 @@ class _EventPrinter:
         finally:
             problems.close()
 
-    def _print(self, line: LogLine, out: Output) -> bool:
-        """Print a line if the line is selected, and return whether the line is selected."""
-        self._read += 1
-        if not self._selection.matches(line.record) or self._is_hidden(line.record):
-            if not self._raw:
+    def _selected(self, lines: Iterable[LogLine]) -> Iterator[LogLine]:
+        """Yield the selected lines. The text of a line may depend on the lines before."""
+        for line in lines:
+            self._out.check()
+            self._read += 1
+            if self._selection.matches(line.record) and not self._is_hidden(line.record):
+                yield line
+            elif not self._raw:
                 self._text_of.skip(line.record)
-            return False
+
+    def _print_all(self, lines: Iterable[LogLine]) -> None:
+        for line in lines:
+            self._print(line)
+
+    def _print(self, line: LogLine) -> bool:
+        """Print a selected line, and return False for a line without a text."""
         if self._raw:
-            out.write_bytes(line.raw if line.raw.endswith(b"\n") else line.raw + b"\n")
+            self._out.write_bytes(line.raw if line.raw.endswith(b"\n") else line.raw + b"\n")
         else:
             text = self._text_of(line.record, self._width or terminal_columns(self._stdout))
             if text is None:
                 return False
-            out.write(text + "\n")
+            self._out.write(text + "\n")
         self._printed += 1
         return True
 
@@ -195,6 +215,16 @@ class _EventPrinter:
             return True
         index = record.get("sample_index")
         return self._samples is not None and isinstance(index, int) and index >= self._samples
+
+
+def _awaited(lines: Iterator[LogLine]) -> Iterator[LogLine]:
+    """Yield lines for a terminal. A phase shows the reading up to each line, and makes room for the line."""
+    while True:
+        with phase(_READING):
+            line = next(lines, None)
+        if line is None:
+            return
+        yield line
 
 
 def _no_log(given: argparse.Namespace) -> UserError:
@@ -237,7 +267,7 @@ def print_summaries(given: argparse.Namespace) -> int:
     stdout = _standard_output()
     problems = ProblemPrinter()
     encoding = encoding_of(stdout)
-    with phase("reading the log"):
+    with phase(_READING):
         found = list(summaries(*given.paths, run=given.run, on_problem=problems, on_notice=problems.say))
     for index, summary in enumerate(found):
         if not summary.events and problems.count:

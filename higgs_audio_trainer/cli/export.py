@@ -12,11 +12,12 @@ from shlex import quote
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.cli.tracker_export import PARQUET, TRACKIO, TrackerExport, pass_on
 from higgs_audio_trainer.config import expanded
 from higgs_audio_trainer.errors import UserError
-from higgs_audio_trainer.logs.lines import LogLine
+from higgs_audio_trainer.logs.lines import LogLine, OnProblem
 from higgs_audio_trainer.logs.reader import marked_lines
 from higgs_audio_trainer.logs.runs import selected
 from higgs_audio_trainer.phases import phase
@@ -55,6 +56,7 @@ def parser(prog: str) -> ArgumentParser:
         metavar="DIR",
         help="folder to write (default: trackio's own store; otherwise exported/NAME beside the log)",
     )
+    add_no_limits(made, is_listed=False)  # the help fits a screen, and messages name the flag
     return made
 
 
@@ -67,11 +69,13 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     folder = _folder(given.log, given.to, given.output)
     problems = ProblemPrinter()
-    logs = selected([given.log], given.run, problems.say, every=True, needs_known=given.to != PARQUET)
-    lines = (line for log in logs for line, is_current in marked_lines(log, problems) if is_current)
     try:
-        export = _to_parquet if given.to == PARQUET else partial(_to_tracker, say=problems.say)
+        export = (
+            partial(_to_parquet, on_problem=problems) if given.to == PARQUET else partial(_to_tracker, say=problems.say)
+        )
         with phase("exporting the log"):
+            logs = selected([given.log], given.run, problems.say, every=True, needs_known=given.to != PARQUET)
+            lines = (line for log in logs for line, is_current in marked_lines(log, problems) if is_current)
             counts = export(lines, given.to, folder)
     except OSError as error:
         raise UserError(
@@ -131,7 +135,9 @@ def _run_id(line: Any) -> str:
     return run_id
 
 
-def _to_parquet(lines: Iterator[LogLine], target: str, folder: Path | None) -> Mapping[str, int]:
+def _to_parquet(
+    lines: Iterator[LogLine], target: str, folder: Path | None, *, on_problem: OnProblem
+) -> Mapping[str, int]:
     """Export lines to Parquet files, in a folder for each event and rank.
 
     Returns:
@@ -141,7 +147,7 @@ def _to_parquet(lines: Iterator[LogLine], target: str, folder: Path | None) -> M
 
     assert folder is not None
     counts: Counter[str] = Counter()
-    with ParquetFiles(folder) as files:
+    with ParquetFiles(folder, on_problem=on_problem) as files:
         for line in lines:
             run_id = _run_id(line)
             pass_on(partial(files.add, run_id), line, line, target)

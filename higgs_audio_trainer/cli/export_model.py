@@ -30,7 +30,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument(
         "--layout", metavar="NAME", help="of TTS 3: original, which servers load, or port [original]; of v2: native"
     )
-    add_quantization(made, "merge into weights dequantized from 4 bit, or --load_in_8bit")
+    add_quantization(made, "merge into weights dequantized from {} bit, or --load_in_{}bit")
     return made
 
 

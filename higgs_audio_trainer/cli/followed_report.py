@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from higgs_audio_trainer.cli.problems import ProblemPrinter
@@ -12,6 +13,7 @@ from higgs_audio_trainer.errors import InputProblem
 from higgs_audio_trainer.logs.files import files_in
 from higgs_audio_trainer.logs.run_filter import NoSuchRunError
 from higgs_audio_trainer.logs.source import unreadable
+from higgs_audio_trainer.phases import phase
 from sinks.terminal.escape import printable
 from sinks.terminal.screen import say_on_stderr
 
@@ -69,7 +71,8 @@ class _FollowedPage:
         begun = time.monotonic()
         problems = _SilentProblems()
         try:
-            logs = gathered(self._names, self._runs, problems)
+            with nullcontext() if self._is_written else phase("reading the log"):
+                logs = gathered(self._names, self._runs, problems)
         except (EmptyLogError, NoSuchRunError):  # the run has not begun
             self._wait(None)
             return False

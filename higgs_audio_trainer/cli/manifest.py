@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 from higgs_audio_trainer.atomic_file import check_writable
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_switch
 from higgs_audio_trainer.cli.column_flags import add_column_flags, columns_of
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 from higgs_audio_trainer.errors import ManifestError, ProblemList, UserError
 from higgs_audio_trainer.phases import aside, phase
 from sinks.terminal.words import count_of
@@ -46,6 +47,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--seed", metavar="N", type=int, default=42, help="seed of the random choices [%(default)s]")
     add_switch(made, "--skip_bad_samples", "leave out samples with problems")
     made.add_argument("--force", action="store_true", help="replace existing manifests")
+    add_no_limits(made, is_listed=False)  # the help fits a screen, and messages name the flag
     return made
 
 

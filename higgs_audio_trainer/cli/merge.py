@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.light_check import LightCheck
@@ -27,6 +28,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("paths", metavar="FILE|DIR", nargs="+", help="output directory of a run, log files, - for stdin")
     made.add_argument("--run", metavar="ID", help="of a log with several runs, this one (all); a prefix is enough")
     made.add_argument("--all-attempts", action="store_true", help="write the events of every attempt")
+    add_no_limits(made)
     return made
 
 
@@ -38,10 +40,11 @@ def run(arguments: Sequence[str], prog: str) -> int:
     """
     given = parser(prog).parse_args(arguments)
     problems = ProblemPrinter()
-    logs = selected(given.paths, given.run, problems.say, every=True)
+    with phase("merging the log"):
+        logs = selected(given.paths, given.run, problems.say, every=True)
     sys.stdout.flush()
     write = sys.stdout.buffer.write
-    check = LightCheck()  # copied lines need no typed events
+    check = LightCheck().event_of  # copied lines need no typed events
     is_empty = True
     with nullcontext() if sys.stdout.isatty() else phase("merging the log"):  # on a terminal the lines show it
         for log in logs:

@@ -16,6 +16,7 @@ from higgs_audio_trainer.atomic_file import check_writable
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_switch
 from higgs_audio_trainer.cli.audit_report import audit_text, write_audit
 from higgs_audio_trainer.cli.column_flags import add_column_flags, columns_of
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 from higgs_audio_trainer.config import DEFAULT_BASE_CKPT
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.phases import STARTING, phase
@@ -51,6 +52,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--events", metavar="FILE", help="log of the progress, in JSON Lines")
     made.add_argument("--device", metavar="NAME", help="device that encodes [a GPU if present, else cpu]")
     add_switch(made, "--skip_bad_samples", "skip and list samples that have problems")
+    add_no_limits(made, is_listed=False)  # the help fits a screen, and messages name the flag
     return made
 
 

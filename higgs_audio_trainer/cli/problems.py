@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from higgs_audio_trainer.errors import InputProblem
+from higgs_audio_trainer.errors import InputProblem, UnreadRest
 from higgs_audio_trainer.phases import aside
 from sinks.terminal.escape import printable
 from sinks.terminal.words import count_of
@@ -14,7 +14,7 @@ _MAX_PRINTED = 20
 
 
 class ProblemPrinter:
-    """Printer of the first 20 problems and counter of all problems.
+    """Printer of the first 20 problems and messages, and counter of all problems.
 
     Attributes:
         count: Number of problems so far.
@@ -22,17 +22,25 @@ class ProblemPrinter:
 
     def __init__(self) -> None:
         self.count = 0
+        self._said = 0
+        self._has_unread_rest = False
         self._postponed: list[str] | None = None
 
     def __call__(self, problem: InputProblem) -> None:
         """Count a problem and print the problem."""
         self.count += 1
-        if self.count <= _MAX_PRINTED:
+        is_end = isinstance(problem, UnreadRest)
+        self._has_unread_rest |= is_end
+        if self.count <= _MAX_PRINTED or is_end:
             self._print(printable(str(problem)))
 
     def say(self, text: str) -> None:
-        """Print a message about the whole log, such as the ids of its runs."""
-        self._print(printable(text))
+        """Print one of the first messages about the whole log, such as the ids of its runs."""
+        self._said += 1
+        if self._said <= _MAX_PRINTED:
+            self._print(printable(text))
+        elif self._said == _MAX_PRINTED + 1:
+            self._print(f"further messages, such as {printable(text)}, are not printed")
 
     @contextmanager
     def postponed(self, *, wanted: bool) -> Iterator[None]:
@@ -55,7 +63,8 @@ class ProblemPrinter:
         """Print the number of problems, if there are problems."""
         if self.count:
             shown = f", of which {_MAX_PRINTED} are shown" if self.count > _MAX_PRINTED else ""
-            _say(f"{count_of(self.count, 'problem')}{shown}. All other lines were read. Run `validate` for details.")
+            rest = "The rest of a file was not read" if self._has_unread_rest else "All other lines were read"
+            _say(f"{count_of(self.count, 'problem')}{shown}. {rest}. Run `validate` for details.")
 
 
 def _say(text: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.phases import phase
@@ -51,6 +52,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument(
         "-f", "--follow", action="store_true", help="write the page again while the run continues; it reloads itself"
     )
+    add_no_limits(made)
     return made
 
 
@@ -74,7 +76,9 @@ def run(arguments: Sequence[str], prog: str) -> int:
             logs = gathered(names, runs, problems)
     finally:
         problems.close()
-    print(write_page(target, logs, compared(names, runs)))
+    with phase("comparing the logs"):
+        comparisons = compared(names, runs)
+    print(write_page(target, logs, comparisons))
     return 0
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from higgs_audio_trainer.atomic_file import check_writable
+from higgs_audio_trainer.bounds import MAX_TEXTS_BYTES
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, add_quantization, bits_of
+from higgs_audio_trainer.documents import read_within
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.phases import STARTING, phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
@@ -56,7 +58,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("--max_seconds", metavar="S", type=float, default=30.0, help="longest sentence [%(default)g]")
     made.add_argument("--batch_size", metavar="N", type=int, default=8, help="sentences at once [%(default)s]")
     made.add_argument("--device", metavar="NAME", help="device, such as cuda:1 [cuda if there is one]")
-    add_quantization(made, "base model in 4 bit, or --load_in_8bit")
+    add_quantization(made, "base model in {} bit, or --load_in_{}bit")
     made.add_argument("--force", action="store_true", help="replace existing files")
     return made
 
@@ -144,9 +146,11 @@ def _of_text(text: str, given: argparse.Namespace) -> Sentence:
 
     if text == "-":
         try:
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
+            text = read_within(sys.stdin.buffer, MAX_TEXTS_BYTES).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError("stdin: expected UTF-8, got other bytes. Convert the text with iconv.") from error
+        except ValueError as error:
+            raise UserError(f"stdin: {error}. Give a shorter text.") from error
     return _with_defaults(Sentence("speech", checked_text(text, "", "TEXT")), given)
 
 

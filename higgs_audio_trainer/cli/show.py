@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 
 
 def parser(prog: str) -> ArgumentParser:
@@ -14,7 +15,7 @@ def parser(prog: str) -> ArgumentParser:
     made = ArgumentParser(
         prog=prog,
         usage="%(prog)s FILE|DIR... [flags]",
-        description="Print matching events like the console. Reads .gz and .zst, and stdin as -.",
+        description="Print matching events like the console, also of .gz, .zst and - (--no-limits).",
         epilog=f"example: {prog} higgs-demo/run --step 20:60 --codebook 0",
         formatter_class=partial(argparse.HelpFormatter, max_help_position=26),
         add_help=False,
@@ -52,6 +53,7 @@ def parser(prog: str) -> ArgumentParser:
     flag("--log_samples", metavar="N", help="first N samples of each step; 0: none [all]")
     flag("--no-pager", action="store_true", help="do not use $PAGER or less on a terminal")
     flag("--summary", action="store_true", help="one screen: losses, accuracies, problems, gaps, cost")
+    add_no_limits(made, is_listed=False)  # the help fits a terminal, and the description names the flag
     flag("-h", "--help", action="help", help=argparse.SUPPRESS)
     return made
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.atomic_file import atomic_file, make_folder
+from higgs_audio_trainer.bounds import MAX_SIGNED_INTEGER, MIN_INTEGER
+from higgs_audio_trainer.documents import load_json
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.files import output_dir_of
 from higgs_audio_trainer.logs.lines import LogLine
@@ -63,6 +65,7 @@ class TrackerExport:
         record = admitted(line.record) if is_known else None
         if record is None or not self._progress.is_new(line):
             return
+        _check_integers(record, line, self._target)
         rank = record["rank"]
         if rank not in self._ranks:
             opened = self._opener(rank, record["attempt"])
@@ -76,6 +79,20 @@ class TrackerExport:
         for sink in self._ranks.values():
             sink.close()
         self._progress.finish()
+
+
+def _check_integers(record: Mapping[str, Any], line: LogLine, target: str) -> None:
+    """Check that the integers of a record fit the columns of a tracker.
+
+    Raises:
+        UserError: An integer is too large.
+    """
+    for name, value in record.items():
+        if type(value) is int and not MIN_INTEGER <= value <= MAX_SIGNED_INTEGER:
+            raise UserError(
+                f"{target}: {line.where}: $.{name}: expected an integer from {MIN_INTEGER} to {MAX_SIGNED_INTEGER}, "
+                f"got {value}. All lines before were exported; --to {PARQUET} keeps such a line as JSON"
+            )
 
 
 def pass_on(take: Callable[[Any], None], item: Any, line: LogLine, target: str) -> None:
@@ -158,7 +175,7 @@ def _last_numbers(path: Path | None, text: bytes) -> dict[str, int]:
         UserError: The text is no JSON object of integers.
     """
     try:
-        last = json.loads(text)
+        last = load_json(text)
     except ValueError as error:  # no JSON, or no UTF-8
         last, got = None, f"{len(text):,} bytes that are not JSON ({error})"
     else:

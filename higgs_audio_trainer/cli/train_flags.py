@@ -14,6 +14,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from higgs_audio_trainer.cli import COMMANDS
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser, near_name, parse_boolean
 from higgs_audio_trainer.cli.config_file import (
     COMMA_SEPARATED,
@@ -23,6 +24,7 @@ from higgs_audio_trainer.cli.config_file import (
     setting_of,
     types_of_settings,
 )
+from higgs_audio_trainer.cli.limits_flag import MEANING, add_no_limits
 from higgs_audio_trainer.config import GROUPS, REQUIRED, RESUME_LATEST, TrainSettings, default_of, flags
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.phases import phase
@@ -70,6 +72,7 @@ def train_parser(prog: str) -> ArgumentParser:
     parser.add_argument("--help_all", action="store_true", help="print the help of all flags and exit")
     parser.add_argument("--config", metavar="FILE", help="YAML file with flags; the command line overrides it")
     parser.add_argument("--print_config", action="store_true", help="print all settings as such a file, and exit")
+    add_no_limits(parser)
     groups = {name: parser.add_argument_group(_TITLES.get(name, name)) for name in GROUPS}
     for item in flags():
         names = [f"--{name}" for name in (item.name, *item.metadata["aliases"])]
@@ -176,7 +179,8 @@ def _of_yaml(
         if key in ours:
             name, where = ours[key].name, f"{path}: {key}"
             converted = setting_of(ours[key], value, where)
-            if settings.setdefault(name, converted) != converted:
+            known = settings.setdefault(name, converted)
+            if known is not converted and known != converted:  # NaN differs from itself
                 raise UserError(f"{where}: expected one value for {name}, got two different values")
         elif key in theirs:
             extra[key] = argument_of(parser, key, value, path)
@@ -186,9 +190,9 @@ def _of_yaml(
 
 
 def _near(argument: str, theirs: Mapping[str, Any], others: Collection[str]) -> str:
-    if not argument.startswith("-"):
-        return ""  # a word that belongs to no flag
-    known = [*_settings_by_name(), *theirs, "config", "help", "help_all", "print_config", "version"]
+    if not argument.startswith("-"):  # a word that belongs to no flag
+        return " Put the command before its flags." if argument in COMMANDS else ""
+    known = [*_settings_by_name(), *theirs, "config", "help", "help_all", "print_config", "no_limits", "version"]
     return near_name(argument.partition("=")[0], [*others, *(f"--{name}" for name in known)])
 
 
@@ -220,7 +224,7 @@ def _short_help(parser: ArgumentParser) -> str:
             with_default = line + _help_of(item)
             lines.append(with_default if len(with_default) <= _SCREEN_COLUMNS else line + item.metadata["help"])
     others = " ".join(item.name for item in flags() if item.name not in _COMMON)
-    more = f"more flags, see --help_all: config print_config {others}"
+    more = f"more flags, see --help_all: config print_config no_limits {others}"
     lines += textwrap.wrap(more, _SCREEN_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([*lines, str(parser.epilog)])
 
@@ -248,7 +252,8 @@ def _full_help(parser: ArgumentParser) -> str:
             if item.metadata["group"] == name:
                 lines += _explained(item.name, _help_of(item))
     lines += ["other:", *_explained("config", "YAML file with any of these; flags on the command line override it")]
-    lines += [*_explained("print_config", "print all settings as such a file, and exit"), "", str(parser.epilog)]
+    lines += _explained("print_config", "print all settings as such a file, and exit")
+    lines += [*_explained("no_limits", MEANING), "", str(parser.epilog)]
     lines += ["", "transformers.TrainingArguments:"]
     for name, action in _add_training_arguments(parser).items():
         text = " ".join((action.help or "").replace("%%", "%").split())

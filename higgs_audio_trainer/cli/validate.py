@@ -9,10 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.limits_flag import add_no_limits
 from higgs_audio_trainer.cli.problems import ProblemPrinter
 from higgs_audio_trainer.logs.validation.validate import Validation, validate
 from higgs_audio_trainer.logs.validation.violation import Violation
-from higgs_audio_trainer.phases import phase
+from higgs_audio_trainer.phases import aside, phase
 from sinks.terminal.escape import encodable_text, known_encoding, printable
 from sinks.terminal.words import count_of
 
@@ -32,6 +33,7 @@ def parser(prog: str) -> ArgumentParser:
     made.add_argument("paths", metavar="FILE|DIR", nargs="+", help="output directory of a run, log files, - for stdin")
     made.add_argument("--run", metavar="ID", help="of a log with several runs, this one (all); a prefix is enough")
     made.add_argument("--format", choices=("text", "json"), default="text", help="[%(default)s]")
+    add_no_limits(made)
     return made
 
 
@@ -40,11 +42,11 @@ def run(arguments: Sequence[str], prog: str) -> int:
     given = parser(prog).parse_args(arguments)
     with phase("checking the log"):
         validation = validate(*given.paths, run=given.run, on_notice=ProblemPrinter().say)
-    with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status reports the findings so far
-        if given.format == "json":
-            sys.stdout.write(json.dumps(_report(validation), indent=2) + "\n")
-        else:
-            _print_all(validation, ", ".join(given.paths))
+        with suppress(BrokenPipeError):  # the reader closed the pipe; the exit status reports the findings so far
+            if given.format == "json":
+                _print(json.dumps(_report(validation), indent=2))
+            else:
+                _print_all(validation, ", ".join(given.paths))
     return _EXIT_FINDINGS if validation.errors else 0
 
 
@@ -52,7 +54,7 @@ def _print_all(validation: Validation, name: str) -> None:
     for finding in validation:
         if finding.severity == "note" and validation.notes <= _MAX_SHOWN:
             _print(f"note: {printable(str(finding))}")
-        elif finding.severity == "error" and validation.errors <= _MAX_SHOWN:
+        elif finding.severity == "error" and (validation.errors <= _MAX_SHOWN or finding.kind == "damage"):
             _print(printable(str(finding)))
     if validation.errors > _MAX_SHOWN:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in validation.kinds.most_common())
@@ -63,7 +65,8 @@ def _print_all(validation: Validation, name: str) -> None:
 
 
 def _print(text: str) -> None:
-    print(encodable_text(text, known_encoding(sys.stdout.encoding)))
+    with aside():
+        print(encodable_text(text, known_encoding(sys.stdout.encoding)))
 
 
 def _summary(validation: Validation) -> str:
@@ -86,7 +89,7 @@ def _report(validation: Validation) -> dict[str, Any]:
     notes: list[Violation] = []
     for finding in validation:
         shown = errors if finding.severity == "error" else notes
-        if len(shown) < _MAX_SHOWN:
+        if len(shown) < _MAX_SHOWN or finding.kind == "damage":
             shown.append(finding)
     return {
         "clean": not validation.errors,

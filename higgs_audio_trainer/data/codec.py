@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from higgs_audio_trainer.data.audio import Waveform
 from higgs_audio_trainer.data.higgs_codec import higgs_codec_class
-from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.errors import UserError, of_library, one_line
 from higgs_audio_trainer.hub import hub_error, is_folder, reach
 from higgs_audio_trainer.phases import phase
 from higgs_audio_trainer.third_party_imports import prepare_imports
@@ -118,8 +116,10 @@ class Codec:
         try:
             with phase("loading the codec"):
                 model, info = self._class().from_pretrained(self.folder, dtype=torch.float32, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-            raise UserError(f"--audio_tokenizer {self.name}: the codec cannot be loaded: {error}") from error
+        except Exception as error:  # libraries raise any class for a damaged file
+            raise UserError(
+                f"--audio_tokenizer {self.name}: the codec cannot be loaded: {of_library(error)}"
+            ) from error
         try:
             return model.eval().to(self._device), sorted(info["missing_keys"])
         except torch.OutOfMemoryError as error:
@@ -163,8 +163,8 @@ def _read_config(folder: Path, name: str) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        got = one_line(error) if (folder / "config.json").exists() else f"no config.json in {folder}"
+    except Exception as error:  # libraries raise any class for a damaged file
+        got = of_library(error) if (folder / "config.json").exists() else f"no config.json in {folder}"
         raise UserError(
             f"--audio_tokenizer {name}: expected a codec in transformers' layout, got: {got}. Convert a codec in "
             "Boson's original layout first."

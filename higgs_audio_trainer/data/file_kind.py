@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 
 import orjson
 
+from higgs_audio_trainer.bounds import MAX_ENTRY_BYTES, MAX_ENTRY_VALUES
+from higgs_audio_trainer.documents import are_many_values
+
 _ONE_LINE = 'Write one JSON object a line: {"id": "a", "audio": "a.wav", "text": "Hello."}'
 #: Kind of a text that is perhaps a table.
 LINES_WITHOUT_JSON = f"lines without JSON. {_ONE_LINE}"
@@ -100,9 +103,13 @@ def kind_of_text(lines: Sequence[bytes], whole: Callable[[], bytes]) -> str | No
     if not lines or (lines[0].lstrip().startswith(b"{") and _loaded(lines[0]) is not None):
         return None
     start = lines[0].lstrip()[:1]
-    if start == b"[" and isinstance(entries := _loaded(whole()), list):
-        return f"a JSON array of {len(entries):,} items. Write one item a line: jq -c '.[]' FILE > train.jsonl"
-    if start == b"{" and _spans_lines(whole()):
+    text = whole() if start in (b"[", b"{") else b""
+    is_large = len(text) > MAX_ENTRY_BYTES or are_many_values(text, MAX_ENTRY_VALUES)
+    entries = _loaded(text) if start == b"[" and not is_large else None
+    if start == b"[" and (is_large or isinstance(entries, list)):
+        count = f" of {len(entries):,} items" if isinstance(entries, list) else ""
+        return f"a JSON array{count}. Write one item a line: jq -c '.[]' FILE > train.jsonl"
+    if start == b"{" and not is_large and _spans_lines(text):
         return "JSON objects over several lines. Write one object a line: jq -c . FILE > train.jsonl"
     if any(line.lstrip().startswith(b"{") for line in lines) or start == b"[":
         return None

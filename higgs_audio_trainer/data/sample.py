@@ -75,6 +75,10 @@ class Sample:
         return [part for turn in self.turns for part in turn.parts if isinstance(part, Clip)]
 
 
+#: Values of a clip for JSON.
+PackedClip = tuple[str, bool, float, float | None, float | None, str]
+
+
 def packed(clip: Clip) -> list[Any]:
     """Return a clip as values for JSON."""
     path = os.fsencode(clip.path).decode("latin-1")  # a name on the disk may have any encoding

@@ -49,7 +49,7 @@ _Check = Callable[[Any], bool]
 
 
 class LightCheck:
-    """Finds the invalid field of a record. Later lines of a long log are checked by `typed`.
+    """Finds the invalid field of a record. Later lines of a long log, and unknown fields, are checked by `typed`.
 
     Example:
         >>> check = LightCheck()
@@ -63,18 +63,23 @@ class LightCheck:
 
     def __call__(self, record: Record) -> InvalidField | None:
         """Return the first invalid field of a record; None if the record fits the event's type."""
+        found = self.event_of(record)
+        return found if isinstance(found, InvalidField) else None
+
+    def event_of(self, record: Record) -> Any:
+        """Return the event of a record with unknown fields, the first invalid field, or None for other records."""
         if self._left:
             self._left -= 1
             if fits(record):
                 return None
         event = typed(record)
-        return event if isinstance(event, InvalidField) else None
+        return event if isinstance(event, InvalidField) or event.extra else None
 
 
 def fits(record: Record) -> bool:
     """Return True if a record surely fits the event's type.
 
-    False says nothing: the record may have marks, another version, or values that need the exact check.
+    False says nothing: the record may have marks, another version, unknown fields, or values that need the exact check.
 
     Example:
         >>> record = {"event": "checkpoint", "v": 1, "rank": 0, "level": "info", "step": 10, "path": "checkpoint-10"}
@@ -84,7 +89,7 @@ def fits(record: Record) -> bool:
     cls = EVENTS.get(record["event"])
     if cls is None or record.get("v") != SCHEMA_VERSION or not _NOT_FIELDS.isdisjoint(record):
         return False
-    return _has_fields(record, Envelope) and _has_fields(record, cls)
+    return record.keys() <= _names_of((Envelope, cls)) and _has_fields(record, Envelope) and _has_fields(record, cls)
 
 
 def _has_fields(record: Record, cls: Any) -> bool:
@@ -95,6 +100,11 @@ def _has_fields(record: Record, cls: Any) -> bool:
         elif is_required:
             return False
     return True
+
+
+@cache
+def _names_of(classes: tuple[Any, ...]) -> frozenset[str]:
+    return frozenset(item.name for cls in classes for item in fields(cls))
 
 
 @cache
@@ -113,7 +123,7 @@ def _fields_of(cls: Any) -> list[tuple[str, bool, _Check]]:
 def _check_of(annotation: str) -> _Check:
     """Return the check of an annotation's text. An unknown annotation is fitted by nothing."""
     if part := _PARTS.get(annotation):
-        return lambda value: type(value) is dict and _has_fields(value, part)
+        return lambda value: type(value) is dict and value.keys() <= _names_of((part,)) and _has_fields(value, part)
     if annotation.endswith("] | None"):
         inner = _check_of(annotation.removesuffix(" | None"))
         return lambda value: value is None or inner(value)

@@ -10,16 +10,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from higgs_audio_trainer.bounds import MAX_EMPTY_LINES, MAX_INVALID_LINES, MAX_INVALID_PER_EVENT, are_in_force
+from higgs_audio_trainer.decompression import damaged_errors
 from higgs_audio_trainer.logs.attempts import LoggedAttempt
 from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.files import AttemptFiles
 from higgs_audio_trainer.logs.light_check import LightCheck
 from higgs_audio_trainer.logs.lines import LONGEST_LINE, int_field, parse_line
-from higgs_audio_trainer.logs.source import damaged_errors, opened, unreadable
+from higgs_audio_trainer.logs.source import opened, unreadable
 from higgs_audio_trainer.logs.typed import Record
+from higgs_audio_trainer.phases import tell
 
 WITHOUT_ID = "none"  # the value of `--run` for lines without a `run_id`, as in a golden
 _BLOCK_BYTES = 2**16
+_EMPTY_LINES = b"\n" * (MAX_EMPTY_LINES + 2)  # the first newline ends a line with text
 #: Members of a line that tell run and attempt apart. The bytes after `attempt` end the number.
 _MEMBERS = (re.compile(rb'"run_id":\s*"[^"\\]*"'), re.compile(rb'"attempt":\s*\d+\s*[,}]'))
 
@@ -93,6 +97,8 @@ def runs_in(log: Sequence[AttemptFiles]) -> list[LoggedRun]:
             for block in _blocks(path):
                 for run in scan.take(block):
                     run.parts.add(group[:2])
+                if scan.is_beyond_bound:  # told by readers
+                    break
             scan.end_file()
     return told_apart(scan.runs)
 
@@ -115,10 +121,14 @@ class _Scan:
 
     Counts of the last line's `run_id` and `attempt` prove nearly every block to be of one attempt. Only the last of
     such blocks, and all other blocks, are parsed.
+
+    Attributes:
+        runs: Runs by id.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str | None, LoggedRun] = {}
+        self._invalid = 0  # lines without an event, as counted by the reader
         self._run: LoggedRun | None = None  # run of the last line
         self._check = LightCheck()
         self._members: tuple[bytes, ...] = ()  # `run_id` and `attempt` of the last line
@@ -134,20 +144,36 @@ class _Scan:
             and b'"run_start"' not in block
         ):
             self._held = block
+            self._invalid = max(0, self._invalid - MAX_INVALID_PER_EVENT * lines)
             return (self._run,)
-        self.end_file()
+        self._parse_held()
         return self._parse(block)
+
+    @property
+    def is_beyond_bound(self) -> bool:
+        """Return True if readers stop at the last block, after too many lines without an event."""
+        return self._invalid > MAX_INVALID_LINES and are_in_force()
 
     def end_file(self) -> None:
         """Parse the last block."""
+        self._parse_held()
+        self._invalid = 0
+
+    def _parse_held(self) -> None:
         held, self._held = self._held, b""
         self._parse(held)
 
     def _parse(self, block: bytes) -> list[LoggedRun]:
         found: dict[str | None, LoggedRun] = {}
-        for line in block.split(b"\n"):
+        for line in filter(None, block.split(b"\n")):
+            if len(line) >= LONGEST_LINE:  # as readers do
+                continue
             record = parse_line(line)
-            if isinstance(record, InvalidField) or self._check(record) is not None:
+            if isinstance(record, InvalidField):
+                self._invalid += 1
+                continue
+            self._invalid = max(0, self._invalid - MAX_INVALID_PER_EVENT)
+            if self._check(record) is not None:
                 continue
             run_id = run_id_of(record)
             self._run = found[run_id] = self.runs.setdefault(run_id, LoggedRun(run_id))
@@ -163,6 +189,7 @@ class _Scan:
 def _blocks(path: Path) -> Iterator[bytes]:
     """Yield the bytes of a file in blocks of whole lines. Damaged data ends the blocks, and is reported by readers."""
     rest = b""
+    num_bytes = 0
     with opened(path) as file:
         while True:
             try:
@@ -173,10 +200,18 @@ def _blocks(path: Path) -> Iterator[bytes]:
                 raise unreadable(path, error) from error
             if not part:
                 break
+            num_bytes += len(part)
+            tell(f"finding the runs of {path.name}: {num_bytes >> 20:,} MiB")
+            is_at_bound = False
+            if are_in_force():
+                part, ends, _ = part.partition(_EMPTY_LINES)  # reported by readers
+                is_at_bound = bool(ends)
             lines, newline, rest = (rest + part).rpartition(b"\n")
             if newline:
                 yield lines + newline
             elif len(rest) > LONGEST_LINE:
                 rest = b""
+            if is_at_bound:
+                break
     if rest:
         yield rest

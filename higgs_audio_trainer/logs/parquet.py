@@ -26,15 +26,19 @@ from uuid import uuid4
 import orjson
 
 from higgs_audio_trainer.atomic_file import make_folder
+from higgs_audio_trainer.errors import InputProblem, UserError
 from higgs_audio_trainer.events import EVENTS, Envelope
-from higgs_audio_trainer.logs.lines import LogLine, int_field
+from higgs_audio_trainer.logs.lines import LogLine, OnProblem, ignore_problem, int_field, where
 
 OTHER = "other"  # name for events unknown to this version
 _GROUP_BYTES = 4 * 1024 * 1024  # lines of a row group
 _WAITING_BYTES = 64 * 1024 * 1024  # lines of all row groups to be written
+#: Files of an export, each with its state in memory. Thousands of ranks have a handful of events each.
+_MOST_FILES = 2**14
 _PARTITIONS = ("event", "rank")
 _NO_RANK = "__HIVE_DEFAULT_PARTITION__"  # Hive's name of null
 _Json = dict[str, Any]
+_Place = tuple[Path, int, int]  # file, line and offset
 
 
 class ParquetFiles:
@@ -42,19 +46,29 @@ class ParquetFiles:
 
     Args:
         folder: Folder of the folders of the events. Missing folders are created.
+        on_problem: Receives each line with a number too large for its column.
         group_bytes: Most bytes of lines in a row group.
         waiting_bytes: Most bytes of lines that wait to be written.
     """
 
-    def __init__(self, folder: Path, *, group_bytes: int = _GROUP_BYTES, waiting_bytes: int = _WAITING_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        on_problem: OnProblem = ignore_problem,
+        group_bytes: int = _GROUP_BYTES,
+        waiting_bytes: int = _WAITING_BYTES,
+    ) -> None:
         import pyarrow as pa
         import pyarrow.parquet
 
         self._arrow = pa
         self._folder = folder
+        self._on_problem = on_problem
         self._group_bytes, self._waiting_bytes = group_bytes, waiting_bytes
         self._waiting = 0  # bytes
         self._tables: dict[tuple[str, int | None, str], _EventTable] = {}  # by event, rank and run
+        self._schemas: dict[str, tuple[Mapping[str, Any], Any]] = {}  # by event
 
     def __enter__(self) -> Self:
         """Return the files. A folder is created for its first line."""
@@ -65,13 +79,20 @@ class ParquetFiles:
 
         Raises:
             OSError: The disk is full, or the file cannot be written.
+            UserError: The log has too many ranks and runs.
         """
         name = line.record["event"] if isinstance(line.event, EVENTS.get(line.record["event"], NoneType)) else OTHER
         key = name, int_field(line.record, "rank"), run_id
         if key not in self._tables:
+            if len(self._tables) == _MOST_FILES:
+                raise UserError(
+                    f"{line.where}: expected at most {_MOST_FILES:,} files, one for each event, rank and run, got "
+                    "more. Name the files of fewer ranks, or choose a run with --run ID"
+                )
             folder = self._folder / f"event={name}" / f"rank={_NO_RANK if key[1] is None else key[1]}"
-            make_folder(folder)
-            self._tables[key] = _EventTable(self._arrow, _File(folder / f"{run_id}.parquet"), _hints(name))
+            self._tables[key] = _EventTable(
+                self._arrow, _File(folder / f"{run_id}.parquet"), *self._columns(name), self._on_problem
+            )
         table = self._tables[key]
         table.add(line)
         self._waiting += len(line.raw)
@@ -79,6 +100,14 @@ class ParquetFiles:
             self._waiting -= table.write()
         elif self._waiting >= self._waiting_bytes:
             self._waiting -= max(self._tables.values(), key=lambda table: table.waiting).write()
+
+    def _columns(self, name: str) -> tuple[Mapping[str, Any], Any]:
+        """Return the types of an event's fields, and the schema of its files."""
+        if name not in self._schemas:
+            hints = _hints(name)
+            fields_of = [(field, _type(self._arrow, field, hint)) for field, hint in hints.items()]
+            self._schemas[name] = hints, self._arrow.schema(fields_of)
+        return self._schemas[name]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Rename the complete files to their final names, or remove all temporary files after an error."""
@@ -114,6 +143,8 @@ class _File(io.RawIOBase):
         return len(part)
 
     def append(self) -> None:
+        if not self._temporary.exists():
+            make_folder(self._temporary.parent)
         with self._temporary.open("ab") as file:
             file.write(self._waiting)
         self._waiting.clear()
@@ -124,7 +155,8 @@ class _File(io.RawIOBase):
         self._temporary.replace(self._target)
 
     def remove(self) -> None:
-        self._temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # a file stands where the folder should be
+            self._temporary.unlink(missing_ok=True)
 
 
 class _EventTable:
@@ -135,17 +167,20 @@ class _EventTable:
         waiting: Bytes of the lines that wait to be written.
     """
 
-    def __init__(self, arrow: Any, file: _File, hints: Mapping[str, Any]) -> None:
+    def __init__(self, arrow: Any, file: _File, hints: Mapping[str, Any], schema: Any, on_problem: OnProblem) -> None:
         self.file = file
         self.waiting = 0
         self._arrow = arrow
         self._hints = hints
-        self._schema = arrow.schema([(name, _type(arrow, name, hint)) for name, hint in hints.items()])
-        self._writer = arrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
-        self._lines: list[tuple[bytes, _Json]] = []  # with unknown fields; objects of JSON would need much more memory
+        self._on_problem = on_problem
+        self._schema = schema
+        self._writer: Any = None  # from the first row group on; takes more memory than the lines of a short log
+        self._lines: list[
+            tuple[bytes, _Json, _Place]
+        ] = []  # with unknown fields; objects of JSON would need much more memory
 
     def add(self, line: LogLine) -> None:
-        self._lines.append((line.raw, line.event.extra))
+        self._lines.append((line.raw, line.event.extra, (line.path, line.number, line.offset)))
         self.waiting += len(line.raw)
 
     def _row(self, raw: bytes, extra: _Json) -> _Json:
@@ -160,12 +195,14 @@ class _EventTable:
 
     def write(self) -> int:
         """Write the waiting lines as a row group, and return the bytes of the lines."""
-        rows = [self._row(*line) for line in self._lines]
+        rows = [self._row(raw, extra) for raw, extra, _ in self._lines]
         try:
             batch = self._batch(rows)
         except (OverflowError, self._arrow.ArrowInvalid):
-            batch = self._batch([self._fitting(row, line[0]) for row, line in zip(rows, self._lines, strict=True)])
+            batch = self._batch([self._fitting(row, *line) for row, line in zip(rows, self._lines, strict=True)])
         written, self._lines, self.waiting = self.waiting, [], 0
+        if self._writer is None:
+            self._writer = self._arrow.parquet.ParquetWriter(self.file, self._schema, compression="zstd")
         self._writer.write_batch(batch)
         self.file.append()
         return written
@@ -173,13 +210,21 @@ class _EventTable:
     def _batch(self, rows: list[_Json]) -> Any:
         return self._arrow.RecordBatch.from_pylist(rows, schema=self._schema)
 
-    def _fitting(self, row: _Json, raw: bytes) -> _Json:
+    def _fitting(self, row: _Json, raw: bytes, _: _Json, place: _Place) -> _Json:
         """Return a row, or the whole line as JSON in `extra` if a number is too large for its column."""
+        if self._fits(row):
+            return row
+        name = next((name for name, value in row.items() if not self._fits({name: value})), "")
+        expected, got = "a value that fits the column", "a larger one: the line is JSON in the column extra"
+        self._on_problem(InputProblem(where(*place), f"$.{name}", expected, got))
+        return {"extra": raw.decode()}
+
+    def _fits(self, row: _Json) -> bool:
         try:
             self._batch([row])
         except (OverflowError, self._arrow.ArrowInvalid):
-            return {"extra": raw.decode()}
-        return row
+            return False
+        return True
 
     def finish(self) -> None:
         if self._lines:
@@ -190,7 +235,8 @@ class _EventTable:
     def discard(self) -> None:
         """Remove the temporary file, if there is one."""
         with suppress(Exception):  # the file is removed anyway
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
         self.file.remove()
 
 
@@ -233,6 +279,7 @@ def _type(arrow: Any, name: str, hint: Any) -> Any:
 
 
 def _value(value: Any, hint: Any) -> Any:
+    hint = _without_none(hint)
     if isinstance(value, dict) and get_origin(hint) is dict:
         return json.dumps(value) if get_args(hint)[1] is Any else list(value.items())
     return value

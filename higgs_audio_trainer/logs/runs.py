@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.logs.files import AttemptFiles, find, parse_name
 from higgs_audio_trainer.logs.logged_runs import LoggedRun, run_id_of, runs_in, shown_id, told_apart
 from higgs_audio_trainer.logs.run_filter import OnNotice, RunFilter, ambiguous, is_named, missing
@@ -19,6 +21,9 @@ from higgs_audio_trainer.logs.source import STDIN, unreadable
 from higgs_audio_trainer.logs.typed import Record
 
 _MOST_NAMED = 8  # runs named in a message
+#: Runs in the files of one rank and attempt, each of which needs a pass over the files. A training that takes an old
+#: folder writes new files, so more runs are a damaged or a joined file.
+_MOST_IN_A_FILE = 100
 
 
 class SelectedLog(NamedTuple):
@@ -117,11 +122,27 @@ def _selected(
         if len(runs) > 1:
             name = wanted[0].id
             takes.say(f"{takes.name}: {named(runs)}. This is {name}, the latest; --run ID chooses another")
+    if len(wanted) > _MOST_IN_A_FILE:
+        _refuse_many(wanted, takes.name)
     known = {part for run in runs for part in run.parts}
     for one in wanted:
         files = [group for group in log if group[:2] in one.parts or group[:2] not in known]
-        chosen = RunFilter(takes.name, takes.say, None, one.run_id, set(takes.others), needs_known=takes.needs_known)
+        chosen = RunFilter(takes.name, takes.say, None, one.run_id, takes.others, needs_known=takes.needs_known)
         yield SelectedLog(files, chosen, [one])
+
+
+def _refuse_many(runs: Sequence[LoggedRun], name: str) -> None:
+    """Refuse more runs in the files of one rank and attempt than passes over the files are worth.
+
+    Raises:
+        UserError: A rank and attempt has too many runs.
+    """
+    [((rank, attempt), count)] = Counter(part for run in runs for part in run.parts).most_common(1)
+    if count > _MOST_IN_A_FILE:
+        raise UserError(
+            f"{name}: expected at most {_MOST_IN_A_FILE} runs in the files of rank {rank} and attempt {attempt}, got "
+            f"{count:,}. --run ID chooses one run; a file with another name, such as joined.jsonl, may hold any number"
+        )
 
 
 def followed(log: Sequence[AttemptFiles], run: str | None, say: OnNotice) -> SelectedLog:

@@ -6,48 +6,27 @@ import errno
 import io
 import os
 import sys
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from higgs_audio_trainer.decompression import MAGIC_BYTES, ZSTD, damaged_errors, decompressed, is_decompressed, joined
+from higgs_audio_trainer.decompression import zstd as zstd_module
 from higgs_audio_trainer.errors import UserError
 
 STDIN = Path("-")
-# First bytes of compressed files. Source: RFC 1952 (gzip) and RFC 8878 (zstd, perhaps after a skippable frame).
-_GZIP, _ZSTD, _SKIPPED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
-_MAGIC_BYTES = 4
+_CHECKSUM_FLAG = 0b100  # in the first byte of the header of a zstd frame
 _OTHER_FILES = 64  # open files of a process besides the files of a log
 _BUFFER_BYTES = 2**16
-_PIECE_BYTES = 2**8  # compressed bytes decompressed at once; damage loses at most the output of one piece
-
-
-def damaged_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of reading damaged or truncated compressed data.
-
-    Example:
-        >>> EOFError in damaged_errors()
-        True
-    """
-    return zlib.error, _zstd().ZstdError, EOFError
-
-
-def _zstd() -> Any:
-    """Import the module for zstd, which a log without compression does not need."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
 
 
 def __getattr__(name: str) -> Any:
     """Return the module for zstd under its name, for writers of compressed logs."""
     if name == "zstd":
-        return _zstd()
+        return zstd_module()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -103,6 +82,25 @@ def opened(path: Path, offset: int = 0) -> Iterator[BinaryIO]:
         yield _plain(file, path, offset)
 
 
+def has_no_checksum(path: Path) -> bool:
+    """Return True if the first zstd frame of a file has no checksum, so that a flipped bit may go unnoticed.
+
+    Gzip always has a checksum. Source: RFC 8878, 3.1.1.1.1, Content_Checksum_flag.
+
+    Example:
+        >>> has_no_checksum(Path("no-such-file"))
+        False
+    """
+    try:
+        if path == STDIN or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            start = file.read(MAGIC_BYTES + 1)
+    except OSError:  # reported when the lines are read
+        return False
+    return start[:MAGIC_BYTES] == ZSTD and len(start) > MAGIC_BYTES and not start[MAGIC_BYTES] & _CHECKSUM_FLAG
+
+
 def end_of(path: Path, size: int) -> bytes:
     """Read the last bytes of a file. For damaged compressed data, read the last bytes before the damage.
 
@@ -115,7 +113,7 @@ def end_of(path: Path, size: int) -> bytes:
     """
     with opened(path) as file:
         try:
-            if not isinstance(getattr(file, "raw", None), _Parts):
+            if not is_decompressed(file):
                 file.seek(max(0, file.seek(0, os.SEEK_END) - size))
                 return file.read(size)
             return _end_of_unseekable(file, size)
@@ -149,17 +147,15 @@ def _plain(file: io.BufferedReader, path: Path, offset: int) -> BinaryIO:
     try:
         is_seekable = file.seekable()
         place = file.tell() if is_seekable else 0
-        start = file.read(_MAGIC_BYTES) or b""
+        start = file.read(MAGIC_BYTES) or b""
         if is_seekable:
             file.seek(place)
         else:
             # After the end of a terminal's input, another read would wait for another end.
             rest: Iterator[bytes] = iter(partial(file.read1, _BUFFER_BYTES), b"")
-            file = _joined(chain((start,), rest if len(start) == _MAGIC_BYTES else ()))
-        if start.startswith(_GZIP):
-            file = _joined(_decompressed(file, partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS)))
-        elif start == _ZSTD or (start[1:] == _SKIPPED and start[0] >> 4 == 5):  # noqa: PLR2004 - 0x50 to 0x5F
-            file = _joined(_decompressed(file, _zstd().ZstdDecompressor))
+            file = joined(chain((start,), rest if len(start) == MAGIC_BYTES else ()))
+        if (plain := decompressed(file, start)) is not None:
+            file = plain
         elif offset:
             file.seek(offset)
             return file
@@ -174,55 +170,6 @@ def _plain(file: io.BufferedReader, path: Path, offset: int) -> BinaryIO:
 def _skip(file: io.BufferedReader, size: int) -> None:
     while size and (part := file.read1(min(size, _BUFFER_BYTES))):
         size -= len(part)
-
-
-def _pieces(file: io.BufferedReader) -> Iterator[bytes]:
-    while piece := file.read(_PIECE_BYTES):
-        if len(piece) == _PIECE_BYTES:
-            yield piece
-        else:  # single bytes at the end: a wrong checksum then loses no decompressed data
-            yield from (bytes((byte,)) for byte in piece)
-
-
-def _decompressed(file: io.BufferedReader, new: Callable[[], Any]) -> Iterator[bytes]:
-    """Yield decompressed data, in small pieces to yield all data before damage."""
-    decompressor = None
-    for piece in _pieces(file):
-        rest = piece
-        while rest:
-            if decompressor is None:
-                rest = rest.lstrip(b"\0")  # padding after a gzip member
-                if not rest:
-                    break
-                decompressor = new()
-            yield decompressor.decompress(rest)
-            rest = b""
-            if decompressor.eof:
-                rest, decompressor = decompressor.unused_data, None
-    if decompressor is not None:
-        raise EOFError("data that ends too early")
-
-
-class _Parts(io.RawIOBase):
-    """Byte strings of an iterator as a raw file. Bytes before an error are read before the error is raised."""
-
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(next(filter(None, self._parts), b""))
-        size = min(len(target), len(self._rest))
-        target[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
-
-
-def _joined(parts: Iterator[bytes]) -> io.BufferedReader:
-    return io.BufferedReader(_Parts(parts), _BUFFER_BYTES)
 
 
 def unreadable(path: Path, error: OSError) -> UserError:

@@ -109,6 +109,18 @@ def is_marked(record: Record, path: str) -> bool:
     return bool(found) and any(mark in (MORE, place) or place.startswith((f"{mark}.", f"{mark}[")) for mark in found)
 
 
+def is_any_marked(record: Record, names: Collection[str]) -> bool:
+    """Return True if a record marks any of the fields, or a part of a field, as changed before writing.
+
+    Example:
+        >>> is_any_marked({"event": "train_step", "nonfinite": ["first.labels[3]"]}, ["first", "last"])
+        True
+    """
+    if MARKS.isdisjoint(record):  # true of nearly every line
+        return False
+    return any(mark == MORE or mark.partition(".")[0].partition("[")[0] in names for mark in marks(record))
+
+
 def marks(record: Record) -> Collection[str]:
     """List the paths of values that were changed before writing, and `MORE` if the list was cut.
 

@@ -13,6 +13,7 @@ _ROUND = (1, 2, 2.5, 5, 10)
 _LARGE = 1e5
 _SMALL = 1e-3
 _SHARE_MARGIN = 0.1
+_SMALLEST_SPAN = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Axis:
             [0.0, 2.0, 4.0, 6.0]
         """
         span = self.high - self.low
-        if not span:
+        if not _SMALLEST_SPAN < span < math.inf:  # no logarithm
             return [self.low]
         power = 10.0 ** math.floor(math.log10(span / most))
         step = next(power * times for times in _ROUND if span / (power * times) <= most)

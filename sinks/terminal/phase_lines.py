@@ -1,4 +1,4 @@
-"""Lines about the phases of a command: a status line on a terminal, a line at the start and at the end elsewhere."""
+"""Lines about the phases of a command: a status line, or lines at the start, each minute, and at the end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sinks.terminal.screen import Screen
 from sinks.terminal.words import duration
 
 PATIENCE_S = 1.0  # a shorter phase is not worth a line
+_PERIOD_S = 60.0  # between two lines about a phase where a status line is impossible
 
 
 class ShownPhase(Protocol):
@@ -44,7 +45,7 @@ class PhaseLines:
     def __init__(self, screen: Screen, *, waits: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen, self._waits, self._clock = screen, waits, clock
         self._open: list[ShownPhase] = []
-        self._announced: list[ShownPhase] = []
+        self._announced: dict[int, float] = {}  # time of the last line, by id of the phase
         self._lock = threading.Lock()  # a child of a fork never takes the lock
         self._pid = os.getpid()
         self._is_aside = False
@@ -65,8 +66,7 @@ class PhaseLines:
             was_shown = self._screen.has_status and bool(self.status())
             self._open.remove(phase)
             self._show()
-            if phase in self._announced:
-                self._announced.remove(phase)
+            if self._announced.pop(id(phase), None) is not None:
                 self._screen.note(f"{phase.name}: done in {_duration(self._clock() - phase.began)}")
         if not self._open:
             self._screen.watch(None)
@@ -104,10 +104,14 @@ class PhaseLines:
         if self._screen.has_status:
             self._screen.phase("" if self._is_aside else self.status())
             return
+        now = self._clock()
         for phase in self._open:
-            if phase not in self._announced and self._clock() - phase.began >= PATIENCE_S:
-                self._announced.append(phase)
+            if id(phase) not in self._announced and now - phase.began >= PATIENCE_S:
+                self._announced[id(phase)] = now
                 self._screen.note(f"{phase.name} ...")
+            elif phase.detail and now - self._announced.get(id(phase), now) >= _PERIOD_S:
+                self._announced[id(phase)] = now
+                self._screen.note(f"{phase.name}: {phase.detail}  {_duration(now - phase.began)}")
 
 
 def _duration(seconds: float) -> str:

@@ -24,6 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -33,6 +34,7 @@ from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.data.batch import Ints, PreparedSample, Seconds
 from higgs_audio_trainer.data.preparation.samples_table import renamed
 from higgs_audio_trainer.data.prompt import TokenSegment
+from higgs_audio_trainer.data.sample import PackedClip
 from higgs_audio_trainer.errors import InputProblem
 
 SCHEMA = pa.schema(
@@ -79,8 +81,9 @@ class PreparedDataset(Sequence[PreparedSample]):
         self.num_codebooks: int = about["num_codebooks"]
         self.fingerprint: str = about["fingerprint"]
         self._named = about["name"]
-        self.problems = [InputProblem(self.place(where), *more) for where, *more in about["problems"]]
-        self.retry: list[list[Any]] = about["retry"]
+        problems = msgspec.convert(about["problems"], list[tuple[str, str, str, str]])
+        self.problems = [InputProblem(self.place(where), *more) for where, *more in problems]
+        self.retry = msgspec.convert(about["retry"], list[PackedClip])
         self.decisions: dict[str, list[str]] = about["decisions"]
         self._parts = [_Part(folder / entry["filename"]) for entry in _data_files(folder)]
         self._starts = list(accumulate(map(len, self._parts), initial=0))

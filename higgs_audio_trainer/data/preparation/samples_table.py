@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -44,6 +45,17 @@ _TABLE = "table.json"
 _MOST_FILES = 50_000  # that are kept in memory to name each once
 
 
+class _Facts(msgspec.Struct):
+    """Content of `table.json`, typed so that a damaged file is a `msgspec.DecodeError`."""
+
+    name: str
+    samples: int
+    has_audio: bool
+    notes: list[str]
+    problems: list[tuple[str, str, str, str]]
+    sizes: dict[str, int]
+
+
 class SamplesTable:
     """Samples of a manifest.
 
@@ -54,12 +66,12 @@ class SamplesTable:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self.name = folder, name
-        about = orjson.loads((folder / _TABLE).read_bytes())
-        self.num_samples: int = about["samples"]
-        self.notes: list[str] = about["notes"]
-        self._named = about["name"]
-        self.problems = [InputProblem(renamed(where, self._named, name), *more) for where, *more in about["problems"]]
-        self.has_audio: bool = about["has_audio"]
+        about = _read(folder)
+        self.num_samples = about.samples
+        self.notes = about.notes
+        self._named = about.name
+        self.problems = [InputProblem(renamed(where, about.name, name), *more) for where, *more in about.problems]
+        self.has_audio = about.has_audio
 
     @property
     def num_blocks(self) -> int:
@@ -98,11 +110,15 @@ def is_complete(folder: Path, since: float) -> bool:
         since: Time since which a table is new, seconds.
     """
     try:
-        about = orjson.loads((folder / _TABLE).read_bytes())
-        is_whole = all((folder / name).stat().st_size == size for name, size in about["sizes"].items())
-        return is_whole and (not about["problems"] or is_new(folder, since))
-    except (FileNotFoundError, ValueError, KeyError):  # missing or damaged
+        about = _read(folder)
+        is_whole = all((folder / name).stat().st_size == size for name, size in about.sizes.items())
+        return is_whole and (not about.problems or is_new(folder, since))
+    except (FileNotFoundError, ValueError):  # missing or damaged
         return False
+
+
+def _read(folder: Path) -> _Facts:
+    return msgspec.json.decode((folder / _TABLE).read_bytes(), type=_Facts)
 
 
 def is_new(folder: Path, since: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from higgs_audio_trainer.data.sources.arrow_rows import ArrowRows
 from higgs_audio_trainer.data.sources.columns import Columns
+from higgs_audio_trainer.documents import read_json
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.hub import hub_error, reach
 from higgs_audio_trainer.phases import phase
@@ -39,6 +39,17 @@ def parquet_rows(name: str, paths: Sequence[Path], columns: Columns, audio_folde
     )
 
 
+def _splits(path: Path) -> list[str]:
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected JSON, got: {_first_line(error)}. Save the data set again.") from error
+    splits = content.get("splits") if isinstance(content, dict) else None
+    if not isinstance(splits, list) or not splits or not all(isinstance(split, str) for split in splits):
+        raise UserError(f"{path}: expected the names of splits, got none. Save the data set again.")
+    return splits
+
+
 def saved_rows(name: str, folder: Path, split: str | None, columns: Columns, audio_folder: Path | None) -> ArrowRows:
     """Return the rows of a folder from `save_to_disk`.
 
@@ -49,7 +60,7 @@ def saved_rows(name: str, folder: Path, split: str | None, columns: Columns, aud
 
     part = folder
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+        splits = _splits(folder / "dataset_dict.json")
         if split is None and len(splits) == 1:
             split = splits[0]
         if split not in splits:

@@ -8,11 +8,21 @@ from pathlib import Path
 
 import orjson
 
+from higgs_audio_trainer.bounds import (
+    MAX_DEPTH,
+    MAX_EMPTY_LINES,
+    MAX_ENTRY_VALUES,
+    are_in_force,
+    is_too_deep,
+    way_out,
+)
 from higgs_audio_trainer.data.fields import BadField, kind_of
 from higgs_audio_trainer.data.file_kind import other_encoding
 from higgs_audio_trainer.data.sources.columns import Columns
 from higgs_audio_trainer.data.sources.source import Entry
 from higgs_audio_trainer.data.sources.text_file import TextFile
+from higgs_audio_trainer.documents import TOO_DEEP, are_many_values, wide_integer
+from higgs_audio_trainer.errors import UserError
 
 JSON_LINES = "JSON Lines"
 
@@ -57,9 +67,17 @@ class JsonLines:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the objects of the lines."""
+        empty = 0
         for number, line in enumerate(self.text.lines(), start=1):
             if not line.strip():
+                empty += 1
+                if empty > MAX_EMPTY_LINES and are_in_force():
+                    raise UserError(
+                        f"{self.name}:{number}: expected at most {MAX_EMPTY_LINES:,} empty lines in a row, got more. "
+                        f"Remove the empty lines; {way_out()}"
+                    )
                 continue
+            empty = 0
             where = f"{self.name}:{number}"
             entry = _parsed(line)
             if isinstance(entry, BadField) and not _is_utf_8(line):
@@ -80,8 +98,17 @@ def _is_utf_8(line: bytes) -> bool:
 
 
 def _parsed(line: bytes) -> dict[str, object] | BadField:
+    if are_many_values(line, MAX_ENTRY_VALUES):
+        return BadField("line", f"at most {MAX_ENTRY_VALUES:,} values", "more")
     try:
         entry = orjson.loads(line)
     except orjson.JSONDecodeError as error:
+        if "limit exceeded" in error.msg:
+            return BadField("line", *TOO_DEEP)
         return BadField("line", "a JSON object in UTF-8", f"{error.msg} (column {error.colno})")
+    if isinstance(entry, dict):
+        if line.count(b"[") + line.count(b"{") > MAX_DEPTH and is_too_deep(entry):
+            return BadField("line", *TOO_DEEP)
+        if (integer := wide_integer(line)) is not None:
+            return BadField(integer[0].removeprefix("$."), *integer[1:])
     return entry if isinstance(entry, dict) else BadField("line", "a JSON object", kind_of(entry))

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import sys
-import zlib
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
+from higgs_audio_trainer.bounds import (
+    MAX_DEVICE_BYTES,
+    MAX_ENTRY_BYTES,
+    MAX_PIPED_BYTES,
+    BoundError,
+    way_out,
+)
 from higgs_audio_trainer.data.file_kind import kind_of_file
+from higgs_audio_trainer.decompression import GZIP, MAGIC_BYTES, ZSTD, damaged_errors, decompressed
+from higgs_audio_trainer.documents import read_document
 from higgs_audio_trainer.errors import UserError
 
 _HEAD = 1_000_000  # bytes that show the kind of a text
 _PIECE = 2**20
 _START = 8
-# First bytes of compressed files. Source: RFC 1952 (gzip) and RFC 8878 (zstd).
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
-
-
-def zstd() -> Any:
-    """Import the module for zstd. Few manifests need the module."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd as module
-    else:
-        from backports import zstd as module
-    return module
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,10 @@ class TextFile:
         """Kind of the compression, in words after the form of the text. Empty for plain text."""
         try:
             with self._raw() as raw:
-                start = raw.peek(len(_ZSTD))
+                start = raw.peek(MAGIC_BYTES)
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        kinds = {_GZIP: "gzip", _ZSTD: "zstd"}
+        kinds = {GZIP: "gzip", ZSTD: "zstd"}
         return next((f", compressed with {kind}" for magic, kind in kinds.items() if start.startswith(magic)), "")
 
     @cached_property
@@ -87,9 +84,9 @@ class TextFile:
         return [line for line in (lines[:-1] if is_cut else lines) if line.strip()]
 
     def whole(self) -> bytes:
-        """Return the whole text."""
+        """Return the whole text, or more of a larger text than `MAX_ENTRY_BYTES`."""
         with self.opened() as file:
-            return file.read()
+            return file.read(MAX_ENTRY_BYTES + 1)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -105,9 +102,21 @@ class TextFile:
         """Yield the lines.
 
         Only the newline ends a line. A text may contain U+2028, at which `str.splitlines` would split.
+
+        Raises:
+            UserError: The file cannot be read, or a line is too long.
         """
         with self.opened() as file:
-            yield from file
+            for number in count(1):
+                line = file.readline(MAX_ENTRY_BYTES + 1)
+                if len(line) > MAX_ENTRY_BYTES:
+                    raise UserError(
+                        f"{self.path}:{number}: expected a line of at most {MAX_ENTRY_BYTES:,} bytes, got a longer "
+                        "one. Write one sample a line, and put recordings into files of their own"
+                    )
+                if not line:
+                    return
+                yield line
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
@@ -122,31 +131,36 @@ class TextFile:
                 if file.peek(len(_BOM))[: len(_BOM)] == _BOM:
                     file.read(len(_BOM))
                 yield cast("BinaryIO", file)
-        except _damaged() as error:
+        except BoundError as error:
+            raise UserError(f"{self.path}: {error}. {way_out()}") from error
+        except damaged_errors() as error:
             raise UserError(f"{self.path}: expected whole compressed data: {error}. Copy the file again.") from error
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
     def _raw(self) -> io.BufferedReader:
         if not self._piped and not self.path.is_file() and self.path.exists() and not self.path.is_dir():
-            self._piped.append(self.path.read_bytes())
+            self._piped.append(_content(self.path))
         raw: IO[bytes] = io.BytesIO(self._piped[0]) if self._piped else self.path.open("rb")
         return cast("io.BufferedReader", raw) if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)  # type: ignore[arg-type]
+
+
+def _content(path: Path) -> bytes:
+    """Return the content of a pipe or a device.
+
+    Raises:
+        UserError: The content has no end.
+    """
+    is_device = stat.S_ISCHR(path.stat().st_mode)  # such as /dev/zero, or a terminal, where nobody types so much
+    try:
+        return read_document(path, MAX_DEVICE_BYTES if is_device else MAX_PIPED_BYTES)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. Name a file.") from error
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: {error.strerror or error}. Name a manifest (JSON Lines).")
 
 
-def _damaged() -> tuple[type[Exception], ...]:
-    """Return the errors of reading damaged or truncated compressed data."""
-    return gzip.BadGzipFile, EOFError, zlib.error, zstd().ZstdError
-
-
 def _plain(raw: io.BufferedReader) -> io.BufferedReader:
-    start = raw.peek(len(_ZSTD))
-    if start.startswith(_GZIP):
-        return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=raw)))
-    if start.startswith(_ZSTD):
-        return io.BufferedReader(zstd().ZstdFile(raw))
-    return raw
+    return decompressed(raw, raw.peek(MAGIC_BYTES)[:MAGIC_BYTES], is_manifest=True) or raw

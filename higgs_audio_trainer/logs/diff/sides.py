@@ -160,7 +160,7 @@ class Source:
             return (
                 (line.record, line)
                 for log in self._logs
-                for line, is_current in marked_lines(log, self._fault, keep_invalid=True, event_of=self._check)
+                for line, is_current in marked_lines(log, self._fault, keep_invalid=True, event_of=self._check.event_of)
                 if is_current
             )
         return ((dict(record), index) for index, record in enumerate(self._records))
