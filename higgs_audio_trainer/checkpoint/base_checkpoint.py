@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
-from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.documents import read_json, shown
+from higgs_audio_trainer.errors import UserError, of_library, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint, Family
 from higgs_audio_trainer.families.known import FAMILIES
 from higgs_audio_trainer.hub import hub_error, is_folder, reach
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BOSON_MODEL_TYPE = "higgs_audio"  # v2 in the layout of its authors
-_MOST_SHOWN = 40  # letters of a file in a message
 _FINGERPRINT_BLOCKS, _BLOCK_BYTES = 64, 4096
 
 
@@ -117,9 +116,9 @@ def read_config(name: str, flag: str) -> dict[str, Any]:
             below = _model_below(name)
             hint = f"Name {below}" if below else "Name the folder of the model itself, or download the model again"
             raise UserError(f"{flag} {name}: expected a config.json, got none. {hint}.")
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         if not isinstance(content, dict) or not content:
-            got = f"{type(content).__name__} {path.read_text(encoding='utf-8').strip()[:_MOST_SHOWN]}"
+            got = f"{type(content).__name__} {shown(content)}"
             raise UserError(
                 f"{path}: expected the configuration of a model, got {got}. Download or copy the file again."
             )
@@ -160,9 +159,9 @@ def _open_tokenizer(name: str) -> PreTrainedTokenizerBase:
         )
     except StrictDataclassError as error:  # config.json tells the class of the tokenizer
         raise UserError(f"--base_ckpt {name}: expected a valid config.json, got: {one_line(error)}") from error
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # libraries raise any class for a damaged file
         raise hub_error(error, "--base_ckpt", name) or UserError(
-            f"--base_ckpt {name}: expected a tokenizer beside the model, got an error: {one_line(error)}"
+            f"--base_ckpt {name}: expected a tokenizer beside the model, got an error: {of_library(error)}"
         ) from error
     return tokenizer
 
@@ -191,7 +190,7 @@ def _read_json(name: str, file: str) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_bytes())
-    except ValueError as error:
+        content = read_json(Path(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"--base_ckpt {name}: expected JSON in {file}, got: {error}") from error
     return content if isinstance(content, dict) else {}

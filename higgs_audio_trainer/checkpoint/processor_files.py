@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from higgs_audio_trainer.documents import read_json
 from higgs_audio_trainer.families.family import BaseCheckpoint
 
 _CONFIG = "processor_config.json"
@@ -40,11 +41,14 @@ def save_processor(checkpoint: BaseCheckpoint, folder: Path, *, codec: str | Non
             shutil.copyfile(found, folder / name)
     path = folder / _CONFIG
     if path.exists() or codec is not None:
-        config = json.loads(path.read_bytes()) if path.exists() else {}
-        entry = config.setdefault("audio_tokenizer", {})
-        name = codec or entry.get(_NAME)
-        if name is not None:
-            entry[_NAME] = _absolute(name)
+        config = read_json(path) if path.exists() else {}
+        if not isinstance(config, dict):  # damaged, and of no use to a reader
+            config = {}
+        if not isinstance(entry := config.setdefault("audio_tokenizer", {}), dict):
+            entry = config["audio_tokenizer"] = {}
+        named = codec or entry.get(_NAME)
+        if named is not None:
+            entry[_NAME] = _absolute(str(named))
             path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
-from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.documents import read_json
+from higgs_audio_trainer.errors import UserError, of_library, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.quantization import Quantization
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, is_finished, latest_checkpoint
@@ -111,7 +111,7 @@ def base_of(adapter: Path) -> str:
         UserError: The configuration of the adapter cannot be read, or names none.
     """
     try:
-        named = json.loads((adapter / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+        named = read_json(adapter / ADAPTER_CONFIG)["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{adapter / ADAPTER_CONFIG}: expected the configuration of an adapter, got: {error}"
@@ -139,8 +139,8 @@ def with_adapter(model: Any, adapter: Path, base: str) -> Any:
         adapted: Any = PeftModel.from_pretrained(model, str(adapter))
         with safe_open(adapter / _ADAPTER_WEIGHTS, "pt") as file:
             saved = set(file.keys())
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{message}: {error}") from error
+    except Exception as error:  # libraries raise any class for a damaged file
+        raise UserError(f"{message}: {of_library(error)}") from error
     # peft leaves weights out that the model has no place for.
     places = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if different := sorted(saved ^ places):

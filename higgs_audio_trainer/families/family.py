@@ -107,6 +107,9 @@ class Family(Protocol):
 
         Args:
             config: Configuration of the base checkpoint.
+
+        Raises:
+            UserError: The sizes in the configuration fit no model.
         """
         ...
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from higgs_audio_trainer.atomic_file import atomic_file, check_writable
 from higgs_audio_trainer.config import RESUME_LATEST
+from higgs_audio_trainer.documents import read_json, shown
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.checkpoints import (
     damage_of,
@@ -23,6 +24,7 @@ from higgs_audio_trainer.output_dir.checkpoints import (
 from higgs_audio_trainer.output_dir.lock import DirectoryLock
 
 _STATE_FILE = "run.json"
+_MOST_ATTEMPTS = 10**6  # resumes of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +244,11 @@ class _State(NamedTuple):
 
 def _read_state(folder: Path) -> _State | None:
     try:
-        state = json.loads((folder / _STATE_FILE).read_bytes())
-        return _State(str(state["run_id"]), int(state["attempt"]), state.get("trained") is not False)
+        state = read_json(folder / _STATE_FILE)
+        run_id, attempt = state["run_id"], state["attempt"]
+        if not isinstance(run_id, str) or type(attempt) is not int or not 0 <= attempt < _MOST_ATTEMPTS:
+            raise ValueError(f"run_id {shown(run_id)}, attempt {shown(attempt)}")  # noqa: TRY301 - joins the errors below
+        return _State(run_id, attempt, state.get("trained") is not False)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
+
+from higgs_audio_trainer.bounds import way_out
+from higgs_audio_trainer.documents import TooLargeError, read_json
+from higgs_audio_trainer.weight_files import LENGTH_BYTES, read_header, shards_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 SETTINGS_FILE = "training_settings.json"  # settings of the run, for the runs that resume
@@ -24,7 +27,7 @@ _PARTS = {
     "the adapter (adapter_model.safetensors)": ("adapter_model", "model", "pytorch_model_fsdp"),
 }
 _WHOLE_CONFIG, _WHOLE_WEIGHTS = "config.json", ("model.safetensors", "model.safetensors.index.json")
-_SAFETENSORS_LENGTH_BYTES = 8  # of the header; then the header, then the tensors
+_MOST_STEPS = 2**53  # steps that a float counts
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
@@ -54,7 +57,7 @@ def trained_precision(folder: Path) -> str | None:
     """
     for path in (folder / SETTINGS_FILE, *sorted(folder.glob(f"checkpoint-*/{SETTINGS_FILE}"))):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            settings = json.loads(path.read_bytes())
+            settings = read_json(path)
             return "4 bit" if settings["load_in_4bit"] else "8 bit" if settings["load_in_8bit"] else "full"
     return None
 
@@ -105,9 +108,12 @@ def step_of(checkpoint: Path) -> int:
         50
     """
     try:
-        return int(json.loads((checkpoint / _TRAINER_STATE).read_bytes())["global_step"])
+        step = read_json(checkpoint / _TRAINER_STATE)["global_step"]
     except (KeyError, TypeError) as error:
         raise ValueError("no step in it") from error
+    if type(step) is not int or not 0 <= step < _MOST_STEPS:
+        raise ValueError("no step in it")
+    return step
 
 
 def damage_of(checkpoint: Path) -> str | None:
@@ -125,19 +131,26 @@ def damage_of(checkpoint: Path) -> str | None:
         names = sorted(path.name for path in checkpoint.iterdir())
     except OSError as error:
         return f"{error.strerror}: {_TRAINER_STATE}"
-    except ValueError:
-        return f"{_TRAINER_STATE} is incomplete"
+    except ValueError as error:
+        is_whole = isinstance(error, TooLargeError)  # of a long training that logged each step
+        return f"{_TRAINER_STATE}: {error}; to resume: {way_out()}" if is_whole else f"{_TRAINER_STATE} is incomplete"
     for part, beginnings in _PARTS.items():
         if not any(name.startswith(beginnings) for name in names):
             return f"{part} is missing"
     if ADAPTER_CONFIG not in names and any(name.startswith("adapter_model") for name in names):
         return f"the configuration of the adapter ({ADAPTER_CONFIG}) is missing"
-    if _WHOLE_WEIGHTS[1] in names:
-        shards = set(json.loads((checkpoint / _WHOLE_WEIGHTS[1]).read_bytes()).get("weight_map", {}).values())
-        if missing := sorted(shards - set(names)):
-            return f"{missing[0]} is missing"
+    if _WHOLE_WEIGHTS[1] in names and (damage := _damage_of_index(checkpoint / _WHOLE_WEIGHTS[1], names)):
+        return damage
     truncated = [name for name in names if _is_truncated(checkpoint / name)]
     return f"{', '.join(truncated)}: truncated" if truncated else None
+
+
+def _damage_of_index(index: Path, names: list[str]) -> str | None:
+    try:
+        missing = sorted(shards_of(index) - set(names))
+    except (OSError, ValueError):
+        return f"{index.name} is incomplete"
+    return f"{missing[0]} is missing" if missing else None
 
 
 def _is_truncated(path: Path) -> bool:
@@ -153,20 +166,16 @@ def _is_truncated(path: Path) -> bool:
 
 def _is_truncated_json(path: Path) -> bool:
     try:
-        return not isinstance(json.loads(path.read_bytes()), dict)
+        return not isinstance(read_json(path), dict)
     except (OSError, ValueError):
         return True
 
 
 def _is_truncated_safetensors(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_SAFETENSORS_LENGTH_BYTES), "little")
-            size = path.stat().st_size
-            if length > size:
-                return True
-            header = json.loads(file.read(length))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        size = path.stat().st_size
+        length, header = read_header(path)
+        end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError):
         return True
-    return size != _SAFETENSORS_LENGTH_BYTES + length + max(ends, default=0)
+    return size != LENGTH_BYTES + length + end

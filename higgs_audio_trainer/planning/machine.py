@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.versions import versions
+from higgs_audio_trainer.weight_files import shards_of
 
 #: Optional packages: the module, the name on the package index, the extra that brings the package ("" for none), and
 #: what the package is for.
@@ -123,7 +123,10 @@ def base_checkpoint(name: str) -> str:
         return "not found"
     if index is None:
         return "to be downloaded"
-    files = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    try:
+        files = shards_of(Path(index))
+    except (OSError, ValueError):
+        return "cached, but its index is damaged"
     return "cached" if all(_cached(name, file) for file in files) else "cached in part, the rest is to be downloaded"
 
 

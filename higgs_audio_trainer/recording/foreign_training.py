@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import uuid
@@ -19,6 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from higgs_audio_trainer.adapters import Adapter
 from higgs_audio_trainer.config import RANDOM_WEIGHTS
+from higgs_audio_trainer.documents import load_json
 from higgs_audio_trainer.recording.settings import RunFacts
 
 #: Settings of a Trainer that decide what it learns, or when it ends.
@@ -63,7 +63,7 @@ def next_attempt(folder: Path, *, resumed: bool) -> NextAttempt:
         made = made._replace(number=max(made.number, int(path.name.removeprefix("rank00000-attempt")[:3]) + 1))
         if resumed:
             with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
-                start = json.loads(file.readline())
+                start = load_json(file.readline())
                 made = made._replace(run_id=str(start["run_id"]), config=start.get("config"))
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import errno
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -13,7 +13,8 @@ import torch
 from transformers import TrainingArguments
 
 from higgs_audio_trainer.config import TrainSettings
-from higgs_audio_trainer.errors import UserError
+from higgs_audio_trainer.documents import load_json, read_json, shown
+from higgs_audio_trainer.errors import UserError, of_library, one_line
 from higgs_audio_trainer.families.quantization import Quantization
 from higgs_audio_trainer.output_dir.checkpoints import is_saved_to_the_end
 from higgs_audio_trainer.training.argument_checks import check_arguments
@@ -21,6 +22,8 @@ from higgs_audio_trainer.training.compilation import compile_for_every_shape
 
 # Rank 0 checks and encodes the manifest while the other ranks wait. torch's default of 30 minutes is too short.
 _PREPARATION_TIMEOUT_S = 6 * 3600
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # transformers knows other texts, as base64
+_FILES_OF_JSON = ("accelerator_config", "deepspeed", "fsdp_config")  # arguments that may name a file
 _CHECKPOINTS = 3  # kept by default: at full size a checkpoint has 0.95 GB
 
 
@@ -37,12 +40,14 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
             "--deepspeed: expected the package deepspeed, got none installed. Install it: pip install deepspeed"
         )
     ours, given = _our_arguments(settings), dict(settings.extra)
+    for name in _FILES_OF_JSON:
+        _check_file(name, given.get(name))
     if "accelerator_config" in given:
         given["accelerator_config"] = _with_defaults(given["accelerator_config"], ours["accelerator_config"])
     try:
         arguments = TrainingArguments(**(ours | given))
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise UserError(f"transformers.TrainingArguments: {' '.join(str(error).split())}") from error
+    except Exception as error:  # of an option of any type, transformers raises any class
+        raise UserError(f"transformers.TrainingArguments: {of_library(error)}") from error
     check_arguments(arguments, settings)
     if (quantization := quantization_of(settings)) is not None:
         quantization.check()
@@ -51,6 +56,22 @@ def training_arguments(settings: TrainSettings) -> TrainingArguments:
     # With several GPUs in one process transformers uses DataParallel, which cannot scatter a batch of ragged clips.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - transformers has no argument for this
     return arguments
+
+
+def _check_file(name: str, value: Any) -> None:
+    """Raise an error for the name of a file that holds no JSON. transformers reads a file or device of any size."""
+    if not isinstance(value, str) or value.lstrip().startswith("{"):
+        return
+    try:
+        content = read_json(Path(value))
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return
+        raise UserError(f"--{name}: {value}: {error.strerror}. Name a file of JSON.") from error
+    except ValueError as error:
+        raise UserError(f"--{name} {value}: expected JSON, got: {one_line(error)}. Correct the file.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--{name} {value}: expected a JSON object, got {shown(content)}. Correct the file.")
 
 
 def _our_arguments(settings: TrainSettings) -> dict[str, Any]:
@@ -113,7 +134,7 @@ def _with_defaults(config: Any, defaults: Mapping[str, Any]) -> Any:
     """
     if isinstance(config, str):
         with suppress(ValueError):  # not JSON: a path, which transformers reads
-            config = json.loads(config)
+            config = load_json(config)
     return {**defaults, **config} if isinstance(config, Mapping) else config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import yaml
 from peft import LoraConfig
 
+from higgs_audio_trainer.bounds import MAX_YAML_BYTES
 from higgs_audio_trainer.config import TrainSettings, default_of, flags
+from higgs_audio_trainer.documents import load_json, load_yaml, read_document
 from higgs_audio_trainer.errors import UserError, one_line, suggestion
 
 #: Fields of peft's `LoraConfig` that a flag names, with the flag and the type of the field.
@@ -128,12 +128,14 @@ def _read(path: str) -> dict[str, Any]:
     """Return the object in a file of JSON or YAML."""
     where = f"--lora_config {path}"
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_document(Path(path), MAX_YAML_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{where}: {getattr(error, 'strerror', None) or one_line(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{where}: {one_line(error)}") from error
     try:
-        content = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        content = load_json(text) if text.lstrip().startswith("{") else load_yaml(text)
+    except ValueError as error:
         raise UserError(f"{where}: expected JSON or YAML, got: {one_line(error)}") from error
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{where}: expected fields of peft's LoraConfig, got {type(content).__name__}")

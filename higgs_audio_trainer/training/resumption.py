@@ -20,12 +20,15 @@ from higgs_audio_trainer.atomic_file import atomic_file
 from higgs_audio_trainer.config import TrainSettings
 from higgs_audio_trainer.data.preparation.prepared_dataset import PreparedDataset
 from higgs_audio_trainer.diagnoses.resume import changes_in_words
+from higgs_audio_trainer.documents import read_json, shown
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG, SETTINGS_FILE, backend_of
 from higgs_audio_trainer.training.arguments import dtype_of
 from higgs_audio_trainer.training.sharding import fsdp_version, is_fsdp_asked
 
 _TRAINER_STATE = "trainer_state.json"
+_LONGEST = 1_000  # characters of a value in a message
+_CONTROL = "TrainerControl"  # state of the trainer itself among the states of callbacks
 #: Settings that another value would turn into another model, with the field of the adapter's own configuration.
 _FIXED = {
     "full_finetune": "",
@@ -47,6 +50,13 @@ _METHOD: dict[str, Any] = {
     "init_lora_weights": "true",
     "modules_to_save": [],
     "lora_fields": {},
+}
+#: Types of fields of a trainer_state.json that transformers takes without a check. Any may be null.
+_STATE_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("global_step", "max_steps", "num_train_epochs"), ((int,), "an integer")),
+    **dict.fromkeys(("epoch", "total_flos", "num_input_tokens_seen"), ((int, float), "a number")),
+    "log_history": ((list,), "a list"),
+    "stateful_callbacks": ((dict,), "an object"),
 }
 _OF_ARGUMENTS = (
     *(
@@ -137,6 +147,7 @@ def check_resumable(checkpoint: Path, settings: Mapping[str, Any], arguments: Tr
             f"--resume: {checkpoint / _TRAINER_STATE}: expected the fields of transformers {transformers.__version__}, "
             f"got {', '.join(sorted(unknown))} too. Resume with the newer transformers that saved the checkpoint."
         )
+    _check_types(checkpoint, state)
     theirs, ours = backend_of(checkpoint), _backend(arguments)
     if theirs != ours:
         raise UserError(
@@ -166,8 +177,20 @@ def check_resumable(checkpoint: Path, settings: Mapping[str, Any], arguments: Tr
         )
 
 
+def _check_types(checkpoint: Path, state: Mapping[str, Any]) -> None:
+    for name, (kinds, expected) in _STATE_TYPES.items():
+        if not isinstance(value := state.get(name), (*kinds, type(None))) or isinstance(value, bool):
+            raise _damaged(checkpoint, _TRAINER_STATE, f"{name}: expected {expected}, got {shown(value)}")
+    callbacks = state.get("stateful_callbacks") or {}
+    if not isinstance(control := callbacks.get(_CONTROL), dict):  # transformers writes it, and needs it to save
+        what = f"stateful_callbacks.{_CONTROL}: expected an object, got {shown(control)}"
+        raise _damaged(checkpoint, _TRAINER_STATE, what)
+
+
 def _in_words(value: Any) -> Any:
-    return (",".join(map(str, value)) or "none") if isinstance(value, list) else value
+    if isinstance(value, list) and all(isinstance(item, (str, int)) for item in value):
+        return ",".join(map(str, value)) or "none"
+    return value if isinstance(value, str) and len(value) < _LONGEST else shown(value)
 
 
 def changes_since(checkpoint: Path, settings: Mapping[str, Any], *, max_steps: int) -> dict[str, list[Any]]:
@@ -208,20 +231,24 @@ def _saved(checkpoint: Path) -> dict[str, Any]:
     adapter = _read(checkpoint, ADAPTER_CONFIG) if (checkpoint / ADAPTER_CONFIG).exists() else {}
     saved = _METHOD | {name: adapter[field] for name, field in _FIXED.items() if field in adapter}
     saved["lora_dropout"] = adapter.get("lora_dropout")
-    targets = saved.get("lora_targets")
-    saved["lora_targets"] = sorted([targets] if isinstance(targets, str) else targets or [])
+    targets = saved.get("lora_targets") or []
+    if not isinstance(targets, (str, list)):
+        raise _damaged(checkpoint, ADAPTER_CONFIG, f"target_modules: expected names, got {shown(targets)}")
+    saved["lora_targets"] = sorted(map(str, [targets] if isinstance(targets, str) else targets))
     return saved | (_read(checkpoint, SETTINGS_FILE) if (checkpoint / SETTINGS_FILE).exists() else {})
 
 
 def _read(checkpoint: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads((checkpoint / name).read_bytes())
+        content = read_json(checkpoint / name)
         if not isinstance(content, dict):
             raise ValueError("no object")  # noqa: TRY004, TRY301 - joins the errors of json.loads
     except OSError as error:
         raise UserError(f"--resume: {checkpoint / name}: {error.strerror}. Name another checkpoint.") from error
     except ValueError as error:
-        raise UserError(
-            f"--resume: {checkpoint / name}: expected JSON, got {error}. Name another checkpoint."
-        ) from error
+        raise _damaged(checkpoint, name, f"expected JSON, got {error}") from error
     return content
+
+
+def _damaged(checkpoint: Path, name: str, what: str) -> UserError:
+    return UserError(f"--resume: {checkpoint / name}: {what}. Name another checkpoint.")

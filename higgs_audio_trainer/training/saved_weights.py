@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers.utils.hub import cached_file
 
 from higgs_audio_trainer.checkpoint.processor_files import save_processor
+from higgs_audio_trainer.documents import read_json
 from higgs_audio_trainer.errors import UserError
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.output_dir.checkpoints import ADAPTER_CONFIG
@@ -34,7 +35,7 @@ def complete_adapter(folder: Path, *, mapping: Mapping[str, str] | None) -> None
     config = folder / ADAPTER_CONFIG
     if not config.is_file():  # FSDP saves shards without one
         return
-    content = json.loads(config.read_bytes()) | {"auto_mapping": mapping}
+    content = read_json(config) | {"auto_mapping": mapping}
     base = content.get("base_model_name_or_path")
     if base and Path(base).is_dir():  # found from any working folder, as the codec is
         content["base_model_name_or_path"] = str(Path(base).absolute())

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from higgs_audio_trainer.bounds import MAX_TEXTS, MAX_TEXTS_BYTES
 from higgs_audio_trainer.data.fields import BadField, read_text
 from higgs_audio_trainer.data.media_path import NoFileError, find_file
+from higgs_audio_trainer.documents import load_json, read_document, read_within
 from higgs_audio_trainer.errors import UserError, suggestion
 
 _FIELDS = ("id", "text", "ref_audio", "ref_text", "scene")
@@ -61,12 +61,17 @@ def read_sentences(path: Path, flag: str = "--text_file") -> list[Sentence]:
         [('1', 'Hello.'), ('3', 'Good bye.')]
     """
     try:
-        contents = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+        is_stdin = path == Path("-")
+        contents = read_within(sys.stdin.buffer, MAX_TEXTS_BYTES) if is_stdin else read_document(path, MAX_TEXTS_BYTES)
         lines = contents.removeprefix(b"\xef\xbb\xbf").decode().split("\n")
     except OSError as error:
         raise UserError(f"{flag}: {path}: {error.strerror}. Name a file of texts.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{flag}: {path}: expected UTF-8, got other bytes. Convert the file with iconv.") from error
+    except ValueError as error:
+        raise UserError(f"{flag}: {path}: {error}. Split the file.") from error
+    if len(lines) > MAX_TEXTS:
+        raise UserError(f"{flag}: {path}: expected at most {MAX_TEXTS:,} lines, got {len(lines):,}. Split the file.")
     sentences = list(_sentences(path, lines))
     if not sentences:
         raise UserError(f"{flag}: {path}: expected at least one text, got an empty file")
@@ -167,8 +172,8 @@ def _sentences(path: Path, lines: list[str]) -> Iterator[Sentence]:
 def _of_object(path: Path, number: int, line: str) -> Sentence:
     where = f"{path}:{number}"
     try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        fields = load_json(line)
+    except ValueError as error:
         raise UserError(f"{where}: expected a JSON object: {error}") from error
     if not isinstance(fields, dict):
         raise UserError(f"{where}: expected a JSON object, got {line.strip()[:40]!r}")

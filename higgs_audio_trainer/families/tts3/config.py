@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, Qwen3Config
 
-from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.errors import UserError, of_library
 
 MODEL_TYPE = "higgs_multimodal_qwen3"
 _PLACEHOLDER = -100  # no token, and what the servers of the family expect
@@ -56,8 +55,8 @@ class HiggsTts3Config(PreTrainedConfig):
                 raise UserError(f"--base_ckpt {name}: expected {key} in config.json, got {raw.get(key)!r}")
         try:
             config = cls.from_dict(dict(raw))
-        except (StrictDataclassError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-            raise UserError(f"--base_ckpt {name}: expected a valid config.json, got: {one_line(error)}") from error
+        except Exception as error:  # libraries raise any class for a damaged file
+            raise UserError(f"--base_ckpt {name}: expected a valid config.json, got: {of_library(error)}") from error
         for key, expected, got in _facts(raw, config):
             if got != expected:
                 raise UserError(f"--base_ckpt {name}: expected {key} {expected!r} in config.json, got {got!r}")

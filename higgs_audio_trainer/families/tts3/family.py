@@ -94,12 +94,10 @@ class HiggsTts3Family:
 
     def without_weights(self, config: Any) -> Any:
         """Return the model for training on the meta device."""
-        import torch
-
+        from higgs_audio_trainer.families.meta_device import on_meta
         from higgs_audio_trainer.families.tts3.model import HiggsTts3
 
-        with torch.device("meta"):
-            model = HiggsTts3(copy.deepcopy(config))
+        model = on_meta(lambda: HiggsTts3(copy.deepcopy(config)))
         model.tie_weights()
         return model
 

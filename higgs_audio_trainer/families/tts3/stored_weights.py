@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from transformers.utils.hub import cached_file
 from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.families.tts3.names import CODEC, LAYOUTS, port_name
 from higgs_audio_trainer.hub import hub_error
+from higgs_audio_trainer.weight_files import LENGTH_BYTES, read_header, shards_of
 
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST_NAMED = 5
@@ -127,17 +127,14 @@ def _files_of(name: str) -> tuple[tuple[Path, ...], Path | None]:
     index = cached_file(name, _INDEX, _raise_exceptions_for_missing_entries=False)
     if index is None:
         raise OSError(f"expected {_FILE} or {_INDEX}, got neither")
-    shards = sorted(set(json.loads(Path(index).read_bytes())["weight_map"].values()))
+    shards = sorted(shards_of(Path(index)))
     return tuple(Path(str(cached_file(name, shard))) for shard in shards), Path(index)
 
 
 def _offsets(path: Path) -> dict[str, int]:
     """Return the place of each tensor in a file of safetensors; bytes."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
+    length, header = read_header(path)
+    return {name: LENGTH_BYTES + length + entry["data_offsets"][0] for name, entry in header.items()}
 
 
 def some(names: Sequence[str]) -> str:

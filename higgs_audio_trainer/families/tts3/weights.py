@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from transformers.utils.hub import cached_file
 
+from higgs_audio_trainer.documents import load_json
 from higgs_audio_trainer.errors import UserError, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.quantization import Quantization, fit_for_cpu
@@ -80,7 +81,7 @@ def _load_stored(
     try:
         with torch.device("meta"):  # no memory before the weights are read
             model: Any = HiggsTts3._from_config(config, dtype=dtype, attn_implementation=attention)  # noqa: SLF001
-    except (ValueError, ImportError, KeyError, TypeError, ArithmeticError) as error:
+    except Exception as error:  # libraries raise any class for a damaged file
         if attention is not None and ("attn" in str(error) or isinstance(error, ImportError)):
             raise UserError(f"--attn_implementation {attention}: {one_line(error)}") from error
         text = f"{type(error).__name__}: {one_line(error)}"
@@ -176,7 +177,7 @@ def write_whole(checkpoint: BaseCheckpoint, trained: Callable[[Any], Any], folde
 
 
 def _with_untied(content: bytes, untied: list[str]) -> bytes:
-    raw = json.loads(content)
+    raw = load_json(content)
     for head in untied:
         raw[_PART_OF[head]]["tie_word_embeddings"] = False
     return f"{json.dumps(raw, indent=2, ensure_ascii=False)}\n".encode()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from higgs_audio_trainer.data.sample import Sample
-from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.errors import UserError, of_library, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.v2.prompt import (
     AUDIO_PLACEHOLDER,
@@ -35,7 +35,10 @@ def read_config(name: str, raw: Mapping[str, Any]) -> HiggsAudioV2Config:
     """
     from transformers import HiggsAudioV2Config
 
-    config = HiggsAudioV2Config.from_dict(dict(raw))  # valid, or the tokenizer would not have been opened
+    try:
+        config = HiggsAudioV2Config.from_dict(dict(raw))
+    except Exception as error:  # libraries raise any class for a damaged file
+        raise UserError(f"--base_ckpt {name}: expected a valid config.json, got: {of_library(error)}") from error
     highest = max(config.audio_stream_bos_id, config.audio_stream_eos_id)
     if config.codebook_size <= highest:
         raise UserError(

@@ -14,7 +14,7 @@ from higgs_audio_trainer.config import DEFAULT_BASE_CKPT, LORA_TARGETS
 from higgs_audio_trainer.data.batch import TokenIds
 from higgs_audio_trainer.data.prompt import PromptSegment
 from higgs_audio_trainer.data.sample import Sample
-from higgs_audio_trainer.errors import UserError, one_line
+from higgs_audio_trainer.errors import UserError, of_library, one_line
 from higgs_audio_trainer.families.family import BaseCheckpoint
 from higgs_audio_trainer.families.v2.checkpoint import check_template, check_vocabulary, read_config
 from higgs_audio_trainer.families.v2.prompt import STOP_TOKENS, render
@@ -90,7 +90,7 @@ class HiggsAudioV2:
                 output_loading_info=True,
                 **_options(quantization, dtype),
             )
-        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        except Exception as error:  # libraries raise any class for a damaged file
             if "attn_implementation" in str(error) or isinstance(error, ImportError):
                 raise UserError(f"--attn_implementation {attention}: {one_line(error)}") from error
             raise hub_error(error, _FLAG, name) or _unloadable(name, error) from error
@@ -104,12 +104,10 @@ class HiggsAudioV2:
 
     def without_weights(self, config: Any) -> Any:
         """Return the model for training on the meta device."""
-        import torch
-
+        from higgs_audio_trainer.families.meta_device import on_meta
         from higgs_audio_trainer.families.v2.model import HiggsAudioForTraining
 
-        with torch.device("meta"):
-            return HiggsAudioForTraining(copy.deepcopy(config))
+        return on_meta(lambda: HiggsAudioForTraining(copy.deepcopy(config)))
 
     def for_speech(
         self, name: str, *, dtype: torch.dtype, adapted: Sequence[str], quantization: Quantization | None = None
@@ -126,7 +124,7 @@ class HiggsAudioV2:
                 use_text_head=any(_TEXT_HEAD in weight for weight in adapted),
                 **_options(quantization, dtype),
             )
-        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        except Exception as error:  # libraries raise any class for a damaged file
             raise hub_error(error, _FLAG, name) or _unloadable(name, error) from error
         return model if quantization is None else fit_for_cpu(model)
 
@@ -177,7 +175,7 @@ class HiggsAudioV2:
 
 
 def _unloadable(name: str, error: Exception) -> UserError:
-    return UserError(f"{_FLAG} {name}: the weights cannot be loaded: {error}")
+    return UserError(f"{_FLAG} {name}: the weights cannot be loaded: {of_library(error)}")
 
 
 def _options(quantization: Quantization | None, dtype: torch.dtype) -> dict[str, Any]:
