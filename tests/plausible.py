@@ -21,9 +21,10 @@ WEIGHT = 0.5
 TEXTS = ["", "en-1", "السلام", "x" * 900, "\ud800", "\u202e\x1b[2J\n\u2028"]
 
 
-def span(random, *, is_text):
+def span(random, codebook):
     """Make the slots of a target span (position, input, label, prediction), with both ends supervised."""
-    size, position, slots = random.randrange(14), random.randrange(1, 50), []
+    is_text, size, slots = codebook is None, random.randrange(14), []
+    position = random.randrange(1, 50) + 50 * (codebook or 0)  # a later codebook has a longer delay
     for index in range(size):
         position += 1 if is_text or index == 0 else random.randrange(1, 4)
         masked = 0 < index < size - 1 and random.random() < 0.3
@@ -45,7 +46,10 @@ def with_ranks(random, shown):
     is_masked = [label == IGNORE_INDEX for label in shown.labels]
     return replace(
         shown,
-        label_ranks=tuple(None if masked else random.randint(1, 2000) for masked in is_masked),
+        label_ranks=tuple(
+            None if masked else 1 if label == predicted else random.randint(1, 2000)
+            for masked, label, predicted in zip(is_masked, shown.labels, shown.predictions, strict=True)
+        ),
         label_probabilities=tuple(
             None if masked else value for masked, value in zip(is_masked, probabilities, strict=True)
         ),
@@ -57,16 +61,16 @@ def loss(random):
     return random.choice([random.uniform(0, 20), random.uniform(0, 20), math.nan, math.inf])
 
 
-def sample(random, codebook, **fixed):
-    """Make a `prediction_sample` of text, or of one of 2 codebooks. `fixed` overrides fields of the sample."""
+def sample(random, codebook, *, rows=None, **fixed):
+    """Make a `prediction_sample` of text, or of one of 2 codebooks. `rows` are those of the batch."""
     is_text = codebook is None
-    slots = span(random, is_text=is_text)
+    slots = span(random, codebook)
     size = random.randrange(1, 6)
     targets = sum(slot[2] != IGNORE_INDEX for slot in slots)
     correct = sum(slot[2] == slot[3] for slot in slots)
     text = random.choice([None, *TEXTS]) if is_text else None
     texts = {"predicted_text": text, "label_text": text}
-    rows = targets + random.randrange(5)
+    rows = targets + random.randrange(5) if rows is None else rows
     shapes = [(rows, 2001), (rows,)] if is_text else [(rows, 2, 2001), (2, rows)]
     stops = random.randint(0, targets)
     windows = window(slots[:size], texts), window(slots[size:][-size:], texts)
@@ -91,13 +95,13 @@ def sample(random, codebook, **fixed):
     )
 
 
-def counts(random, codebook, step):
-    """Make the `token_counts` of text, or of a codebook of 2."""
+def counts(random, codebook, step, shown):
+    """Make the `token_counts` of text, or of a codebook of 2, with the slots of a shown sample among the slots."""
     masked = random.choice([{}, {"prompt": 3, "padding": 1}])
-    supervised = {name: random.randrange(9) for name in ("response", "stop")}
+    supervised = {"response": shown.num_targets + random.randrange(9), "stop": random.randrange(9)}
     targets = sum(supervised.values())
-    correct = random.randint(0, targets)
-    stops = random.randint(0, targets)
+    correct = random.randint(shown.num_correct, targets)
+    stops = random.randint(shown.stop_targets, targets)
     slots_with_competitor = [random.randint(0, targets) for _ in range(5)]
     correct_there = [random.randint(0, min(correct, count)) for count in slots_with_competitor]
     known = {"unigram_accuracy": 0.5, "unigram_loss": loss(random), "top_prediction": 7, "top_prediction_share": 1.0}
@@ -134,9 +138,16 @@ def codes_end(random, codebook, length, *, has_label):
     return CodesEnd(codebook=codebook, codes=codes, labels=labels if has_label else None)
 
 
-def generation(random, step, probe):
+def prompts(random):
+    """Make the text and the length of the label of each probe, which stay the same in a run."""
+    return {probe: (random.choice(TEXTS), random.choice([None, random.randrange(1, 60)])) for probe in TEXTS}
+
+
+def generation(random, step, probe, prompt):
     """Make the `generation_sample` of a probe in 2 codebooks."""
-    stopped, has_label, has_audio = (random.random() < 0.5 for _ in range(3))
+    stopped, has_audio = (random.random() < 0.5 for _ in range(2))
+    text, frames_label = prompt
+    has_label = frames_label is not None
     frames, limit = (random.randrange(40), 50) if stopped else (50, 50)
     run_length = random.randint(min(frames, 1), frames)
     first = random.randint(0, min(frames, 5))
@@ -144,10 +155,10 @@ def generation(random, step, probe):
     return generation_sample(
         step=step,
         probe=probe or "none",
-        text=random.choice(TEXTS),
+        text=text,
         decoding={"temperature": 0.0, "max_frames": limit, "top_p": math.nan},
         frames=frames,
-        frames_label=random.randrange(1, 60) if has_label else None,
+        frames_label=frames_label,
         stopped=stopped,
         first=tuple(codes_end(random, codebook, first, has_label=has_label) for codebook in (0, 1)),
         last=tuple(codes_end(random, codebook, last, has_label=has_label) for codebook in (0, 1)),
@@ -160,11 +171,12 @@ def generation(random, step, probe):
     )
 
 
-def figures(random):
-    """Make the common fields of `train_step` and `eval_result` for 2 codebooks."""
-    targets = [random.choice([0, random.randrange(1, 9)]) for _ in range(3)]
+def figures(random, targets, correct):
+    """Make the common fields of `train_step` and `eval_result` for text and 2 codebooks."""
     text_loss, *audio_losses = (loss(random) if count else 0.0 for count in targets)
-    text_accuracy, *accuracies = (random.randint(0, count) / count if count else None for count in targets)
+    text_accuracy, *accuracies = (
+        right / count if count else None for right, count in zip(correct, targets, strict=True)
+    )
     audio_loss = sum(audio_losses) / 2
     return {
         "text_loss": text_loss,
@@ -182,21 +194,29 @@ def run(random, sinks="jsonl"):
     """Make the events of a run, without the `run_end`."""
     config = {"text_loss_weight": WEIGHT, "sinks": sinks, "note": random.choice(TEXTS)}
     events = [run_start(num_codebooks=2, config=config | {"huge": 10**30, "odd": object()})]
+    evaluated, prompt_of = [random.choice([0, random.randrange(1, 9)]) for _ in range(3)], prompts(random)
     waiting = []  # speech of earlier steps, whose audio is decoded meanwhile
     for step in sorted(random.sample(range(1, 30), random.randrange(7))):
         names = {"sample_id": random.choice(TEXTS), "fingerprint": f"{step:016x}", "step": step}
-        events.append(train_step(step=step, grad_norm=random.choice([None, 1.0, math.nan]), **figures(random)))
-        events += [sample(random, codebook, **names) for codebook in (None, 0, 1)]
-        events += [counts(random, codebook, step) for codebook in (None, 0, 1)]
+        shown = [sample(random, codebook, rows=random.randrange(13, 18), **names) for codebook in (None, 0)]
+        rows = shown[1].logits_shape[0]
+        shown.append(sample(random, 1, rows=rows, **names))
+        counted = [counts(random, one.codebook, step, one) for one in shown]
+        figured = figures(random, [each.num_targets for each in counted], [each.num_correct for each in counted])
+        events.append(train_step(step=step, grad_norm=random.choice([None, 1.0, math.nan]), **figured))
+        events += shown + counted
         if random.random() < 0.5:
-            events += [eval_result(step=step, **figures(random)), sample(random, None, split="eval", **names)]
+            names["fingerprint"] = f"{step:015x}e"
+            figured = figures(random, evaluated, [random.randint(0, count) for count in evaluated])
+            events += [eval_result(step=step, **figured), sample(random, None, split="eval", **names)]
             events.append(checkpoint(step=step))
         if random.random() < 0.3:
             evidence = {"x": math.nan, "y": [object()]}
             events.append(diagnosis(step=step, message=random.choice(TEXTS), evidence=evidence))
         if random.random() < 0.5:
             events += waiting
-            waiting = [generation(random, step, probe) for probe in random.sample(TEXTS, random.randrange(3))]
+            probes = random.sample(TEXTS, random.randrange(3))
+            waiting = [generation(random, step, probe, prompt_of[probe]) for probe in probes]
             waiting += [diagnosis(step=step, code="never_stops")] if waiting else []
     return events + waiting
 

@@ -38,11 +38,13 @@ class AttemptCheck:
 
     Attributes:
         start: `run_start`; empty before the line.
+        start_place: Place of the line; None before the line.
         is_golden: Whether the lines lack the volatile fields.
     """
 
     def __init__(self, *, is_golden: bool = False, is_joined: bool = False, begins_late: bool = True) -> None:
         self.start: Record = {}
+        self.start_place: str | None = None
         self.is_golden = is_golden
         self._is_joined = is_joined
         self._ledger = Ledger(begins_late)
@@ -58,6 +60,16 @@ class AttemptCheck:
         self._ended = self._is_capped = self._late_is_reported = False
         self._is_preparation = True  # no event of a training so far
         self._without_start: str | None = None  # place of a first line other than `run_start`
+
+    @property
+    def last_place(self) -> str | None:
+        """Place of the last line; None before the first line."""
+        return None if self._last is None else self._last.where
+
+    @property
+    def reached(self) -> int | None:
+        """Highest step of an event; None before the first step."""
+        return self._steps.reached
 
     def begin_file(self) -> None:
         """Note the start of another file."""
@@ -99,9 +111,9 @@ class AttemptCheck:
             yield from self._place_in_file(line, after_fault=after_fault)
             yield from self._number(line)
         if is_sound:
-            yield from self._steps.take(line)
+            yield from self._steps.take(line, self.start)
         if line.record["event"] == "run_start" and not self.start and is_sound:
-            self.start, self._start_raw = line.record, line.raw.rstrip()
+            self.start, self.start_place, self._start_raw = line.record, line.where, line.raw.rstrip()
             self._steps.begin_at(int_field(line.record, "resumed_from_step"))
         self._last, self._last_raw, self._head = line, line.raw.rstrip(), _Head.PASSED
 

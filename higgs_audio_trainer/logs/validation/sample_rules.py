@@ -17,7 +17,6 @@ from higgs_audio_trainer.logs.typed import Record
 
 Rule = Callable[[Record, Record], Iterable[InvalidField]]  # takes a line and the `run_start`, empty if missing
 
-_SHIFT = 1  # the only value in version 1 of the schema
 LEAST_LOSS = -1e-3  # a cross-entropy is at least 0, apart from rounding
 _MOST_PROBABLE = 1 - LEAST_LOSS
 _LISTS = ("positions", "inputs", "labels", "predictions")
@@ -66,8 +65,8 @@ def _shape_of_codebooks(record: Record, _start: Record) -> Iterator[InvalidField
 
 
 def _shift(record: Record, _start: Record) -> Iterator[InvalidField]:
-    if record["shift"] != _SHIFT:
-        yield InvalidField("$.shift", str(_SHIFT), str(record["shift"]))
+    if record["shift"] < 0:  # 0: the data are shifted, so that the row at a position predicts its label
+        yield InvalidField("$.shift", "at least 0", str(record["shift"]))
 
 
 def _step(record: Record, _start: Record) -> Iterator[InvalidField]:
@@ -170,8 +169,8 @@ def _of_positions(record: Record, name: str) -> Iterator[InvalidField]:
         if other != one + 1 and (is_text or other <= one):
             expected = f"{one + 1}, the next position" if is_text else f"more than {one}, the previous position"
             yield InvalidField(f"$.{name}.positions[{index}]", expected, str(other))
-    if positions and positions[0] < _SHIFT:
-        expected = f"at least {_SHIFT} because no row precedes position 0"
+    if positions and positions[0] < record["shift"]:
+        expected = f"at least {record['shift']} because no row precedes position 0"
         yield InvalidField(f"$.{name}.positions[0]", expected, str(positions[0]))
 
 
@@ -201,7 +200,7 @@ def _of_tokens(record: Record, name: str) -> list[InvalidField]:
 
 def _of_label_ranks(record: Record, name: str) -> Iterator[InvalidField]:
     """Check the optional ranks and probabilities of the labels."""
-    labels = record[name]["labels"]
+    labels, predictions = record[name]["labels"], record[name]["predictions"]
     for part in _LABEL_RANKS:
         values = record[name].get(part)
         if values is None:
@@ -209,13 +208,14 @@ def _of_label_ranks(record: Record, name: str) -> Iterator[InvalidField]:
         if len(values) != len(labels):
             yield InvalidField(f"$.{name}.{part}", f"{len(labels)} items, as many as positions", str(len(values)))
             continue
-        for index, (label, value) in enumerate(zip(labels, values, strict=True)):
+        for index, (label, predicted, value) in enumerate(zip(labels, predictions, values, strict=True)):
             path = f"$.{name}.{part}[{index}]"
             if (value is None) != (label == IGNORE_INDEX):
                 expected = "null" if label == IGNORE_INDEX else "a number"
                 yield InvalidField(path, f"{expected} because the label is {label}", _shown(value))
-            elif part == "label_ranks" and value is not None and value < 1:
-                yield InvalidField(path, "a rank, at least 1", str(value))
+            elif part == "label_ranks" and value is not None and (value < 1 or (value > 1 and label == predicted)):
+                expected = "1 because the prediction is the label" if value > 1 else "a rank, at least 1"
+                yield InvalidField(path, expected, str(value))
             elif part == "label_probabilities":
                 yield from _probability(path, value)
 
@@ -279,7 +279,7 @@ def _shown(value: Any) -> str:
 
 
 _SHAPES = ("modality", "logits_shape")
-_WINDOWS = (*_SHAPES, "first", "last", "num_targets", "num_correct")
+_WINDOWS = (*_SHAPES, "shift", "first", "last", "num_targets", "num_correct")
 #: Each rule with its fields.
 SAMPLE_RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("modality", "codebook", "num_codebooks"), of_modality),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from higgs_audio_trainer.errors import InputProblem
+from higgs_audio_trainer.errors import InputProblem, UnreadRest
 
 _MOST_LINES = 100  # invalid lines to report between two valid lines; more invalid lines are only counted
 
@@ -24,7 +24,7 @@ class SkippedLines:
     def __call__(self, fault: InputProblem) -> None:
         """Add an invalid line."""
         self.count += 1
-        if len(self._kept) < _MOST_LINES:
+        if len(self._kept) < _MOST_LINES or isinstance(fault, UnreadRest):
             self._kept.append(fault)
         else:
             self._more = (fault.where, 1) if self._more is None else (self._more[0], self._more[1] + 1)

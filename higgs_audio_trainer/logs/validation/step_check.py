@@ -8,6 +8,8 @@ from typing import Any
 
 from higgs_audio_trainer.logs.lines import LogLine, int_field, where
 from higgs_audio_trainer.logs.typed import MARKS, Record, is_marked
+from higgs_audio_trainer.logs.validation.step_members import StepMembers
+from higgs_audio_trainer.logs.validation.step_totals import StepTotals
 from higgs_audio_trainer.logs.validation.violation import Violation
 
 _ONCE_A_STEP = frozenset({"train_step", "eval_result", "prediction_sample", "token_counts", "generation_sample"})
@@ -19,9 +21,16 @@ _Place = tuple[Path, int, int]  # path, number and offset of a line; formatted o
 
 
 class StepCheck:
-    """State of the current step."""
+    """State of the current step.
+
+    Attributes:
+        reached: Highest step of an event; None before the first step.
+    """
 
     def __init__(self) -> None:
+        self.reached: int | None = None
+        self._members = StepMembers()
+        self._totals = StepTotals()
         self._step: int | None = None
         self._is_at_start = True  # no event with a step yet
         self._keys: dict[tuple[Any, ...], _Place] = {}
@@ -33,11 +42,13 @@ class StepCheck:
         """Set the step of the resumed checkpoint."""
         self._step = self._spoken = step
 
-    def take(self, line: LogLine) -> Iterator[Violation]:
-        """Check a line, valid by the schema."""
+    def take(self, line: LogLine, start: Record) -> Iterator[Violation]:
+        """Check a line, valid by the schema. `start` is the `run_start`, empty if missing."""
         step = int_field(line.record, "step")
+        self._members.follow(line)
         if step is None or is_marked(line.record, "$.step"):
             return
+        self.reached = step if self.reached is None else max(self.reached, step)
         if line.record["event"] == "generation_sample":
             yield from self._take_speech(line, step)
             return
@@ -50,6 +61,8 @@ class StepCheck:
             yield Violation(line.where, "$.step", f"at least {self._step}, the previous step", str(step), "step")
         if step != self._step:
             self._begin(step)
+        yield from self._members.take(line, start)
+        yield from self._totals.take(line)
         yield from _repeats(line, step, self._keys)
         if line.record["event"] == "prediction_sample":
             yield from self._renames(line)
@@ -58,6 +71,8 @@ class StepCheck:
         self._step = step
         self._keys.clear()
         self._samples.clear()
+        self._members.begin()
+        self._totals.begin()
 
     def _take_speech(self, line: LogLine, step: int) -> Iterator[Violation]:
         """Check generated speech, which may follow later steps because the decoding of the audio takes time."""

@@ -9,31 +9,31 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from higgs_audio_trainer.events import EVENTS, SCHEMA_VERSION
+from higgs_audio_trainer.errors import UnreadRest
 from higgs_audio_trainer.logs.files import AttemptFiles, parse_name
 from higgs_audio_trainer.logs.gaps import may_begin_late
-from higgs_audio_trainer.logs.lines import LogFile, LogLine, int_field
+from higgs_audio_trainer.logs.lines import COMPLETE_DATA, LogFile, LogLine, int_field
 from higgs_audio_trainer.logs.logged_runs import run_id_of
-from higgs_audio_trainer.logs.run_filter import OnNotice, is_newer
+from higgs_audio_trainer.logs.run_filter import OnNotice
 from higgs_audio_trainer.logs.runs import SelectedLog, selected
-from higgs_audio_trainer.logs.typed import MARKS, Record, is_explained, typed
+from higgs_audio_trainer.logs.typed import Record
 from higgs_audio_trainer.logs.validation.attempt_check import AttemptCheck
-from higgs_audio_trainer.logs.validation.consistency import contradictions, inconsistencies
+from higgs_audio_trainer.logs.validation.attempt_gaps import AttemptGaps, missing_segments
+from higgs_audio_trainer.logs.validation.line_check import LineCheck, event_of, violations_of
 from higgs_audio_trainer.logs.validation.log_violations import (
+    MOST_RUNS,
     empty,
     misnamed,
-    missing_attempts,
     other_run,
-    unknown_event,
+    too_many_runs,
+    without_checksum,
 )
-from higgs_audio_trainer.logs.validation.members import repeated_member
+from higgs_audio_trainer.logs.validation.neighbours import Neighbours
+from higgs_audio_trainer.logs.validation.repeated_facts import RepeatedFacts
 from higgs_audio_trainer.logs.validation.skipped_lines import SkippedLines
-from higgs_audio_trainer.logs.validation.strict import invalid_field, is_plain
 from higgs_audio_trainer.logs.validation.violation import Kind, Violation
 
-_MOST_NAMES = 100  # unknown fields to report
 _NOT_IN_GOLDEN = ("ts", "run_id", "attempt", "seq")  # fields that golden files lack
 _Key = tuple[int, int]  # rank and attempt
 
@@ -123,21 +123,38 @@ class _ValidatedLog:
 
     def __init__(self, log: SelectedLog, counts: Validation) -> None:
         self._log, self._takes, runs = log
+        self._last_attempt = max((group.attempt for group in self._log), default=0)
         self._last_attempts = {run.run_id: max(attempt for _, attempt in run.parts) for run in runs}
         self._counts = counts
         self._is_golden: bool | None = None  # unknown before the first line
-        self._unknown: set[tuple[str, str]] = set()
-        self._newer: set[int] = set()  # reported versions
+        self._line_check = LineCheck()
+        self._neighbours = Neighbours()
+        self._facts = RepeatedFacts()
+        self._gaps = AttemptGaps()
+        self._beyond: LogLine | None = None  # first line of a run that is not checked
 
     def violations(self) -> Iterator[Violation]:
-        if self._takes.takes_every or len(self._takes.others) < 2:  # noqa: PLR2004 - else other runs have the files
-            yield from missing_attempts(self._log)
         for group in self._log:
             if parse_name(group.files[0]) is None:
                 yield from self._joined(group.files[0])
             else:
                 yield from self._named(group)
+        has_others = not self._takes.takes_every and len(self._takes.others) > 1
+        yield from self._gaps.find(() if has_others else self._log)
+        if self._beyond is not None:
+            yield too_many_runs(self._beyond)
         self._takes.finish(says_versions=False)  # each newer version is a violation
+
+    def _lines(self, path: Path, faults: SkippedLines) -> Iterator[LogLine]:
+        """Yield the lines of a file. From the first run beyond the limit on, lines are counted alone."""
+        runs: set[str | None] = set()
+        for line in LogFile(path, faults, event_of=event_of, takes=self._takes).lines():
+            runs.add(run_id_of(line.record))
+            if len(runs) <= MOST_RUNS:
+                yield line
+                continue
+            self._counts.events += 1
+            self._beyond = self._beyond or line
 
     def _named(self, group: AttemptFiles) -> Iterator[Violation]:
         """Validate files whose names contain rank and attempt."""
@@ -147,10 +164,11 @@ class _ValidatedLog:
         previous: _Key | None = None
         size = 0
         for path in group.files:
+            yield from without_checksum(path)
             for each in checks.values():
                 each.begin_file()
             faults = SkippedLines()
-            for line in LogFile(path, faults, event_of=_event_of, takes=self._takes).lines():
+            for line in self._lines(path, faults):
                 if faults.count:
                     yield from self._faults(faults, check)
                 size += 1
@@ -179,10 +197,12 @@ class _ValidatedLog:
     def _ends(self, group: AttemptFiles, checks: Mapping[str | None, AttemptCheck]) -> Iterator[Violation]:
         for run_id, check in checks.items():
             yield from check.end(is_last=self._is_last(group.attempt, run_id))
+            yield from missing_segments(group, check)
+            self._gaps.add(run_id, group.rank, group.attempt, check)
 
     def _is_last(self, attempt: int, run_id: str | None) -> bool:
         """Return True if a run has no later attempt. Without lines of the run, the attempts of all files count."""
-        return attempt == self._last_attempts.get(run_id, max(group.attempt for group in self._log))
+        return attempt == self._last_attempts.get(run_id, self._last_attempt)
 
     def _joined(self, path: Path) -> Iterator[Violation]:
         """Validate a file that may hold the lines of several runs, ranks and attempts, as written by `merge`."""
@@ -190,7 +210,8 @@ class _ValidatedLog:
         last: dict[str | None, int] = {}  # highest attempt of each run
         check = AttemptCheck(is_joined=True)  # for lines before the first rank and attempt
         faults = SkippedLines()
-        for line in LogFile(path, faults, event_of=_event_of, takes=self._takes).lines():
+        yield from without_checksum(path)
+        for line in self._lines(path, faults):
             if faults.count:
                 yield from self._faults(faults, check)
             is_golden = not checks and self._begins_golden(line.record)
@@ -212,9 +233,10 @@ class _ValidatedLog:
         yield from self._faults(faults, check)
         if not checks and not faults.count:
             yield empty(path, is_last=True)
-        for (run_id, _, attempt), each in checks.items() or [((None, 0, 0), check)]:
+        for (run_id, rank, attempt), each in checks.items() or [((None, 0, 0), check)]:
             is_last = attempt == last.get(run_id, 0)
             yield from each.end(is_last=is_last, may_be_part=not is_last)
+            self._gaps.add(run_id, rank, attempt, each)
 
     def _begins_golden(self, first: Record) -> bool:
         self._is_golden = not any(name in first for name in _NOT_IN_GOLDEN)
@@ -223,7 +245,8 @@ class _ValidatedLog:
 
     def _faults(self, faults: SkippedLines, check: AttemptCheck) -> Iterator[Violation]:
         for fault in faults.take():
-            kind: Kind = "line" if fault.field == "$" else "schema"
+            is_damage = fault.expected == COMPLETE_DATA or isinstance(fault, UnreadRest)
+            kind: Kind = "damage" if is_damage else "line" if fault.field == "$" else "schema"
             yield from check.faulty(Violation(fault.where, fault.field, fault.expected, fault.got, kind))
         if more := faults.take_more():
             yield Violation(more[0], "$", "lines with an event", f"{more[1]:,} more lines without an event", "line")
@@ -232,64 +255,12 @@ class _ValidatedLog:
         if check.is_repeated(line):
             return
         self._counts.events += 1
-        found = self._alone(line, check)
-        if is_newer(line.record):
-            yield from self._newer_version(line)
-        else:
-            yield from found
-        if line.event is not None and line.event.extra:
-            yield from self._unknown_fields(line)
+        found = violations_of(line, check.start, is_golden=check.is_golden)
+        yield from self._line_check.report(line, found)
         yield from check.take(line, is_sound=not found, after_fault=after_fault)
-
-    def _alone(self, line: LogLine, check: AttemptCheck) -> list[Violation]:
-        """Validate a line without other lines."""
-        record, found = line.record, []
-        repeated = repeated_member(line.raw, record)
-        if repeated is not None:
-            found.append(
-                Violation(line.where, "$", "each member of a JSON object once", f"{repeated!r} twice", "member")
-            )
-        event = record["event"]
-        start = record if event == "run_start" else check.start
-        if line.event is None:  # a plain line, see `_event_of`
-            wrong = contradictions(record, start)
-        elif event not in EVENTS or record.get("v") != SCHEMA_VERSION:
-            return [*found, unknown_event(line)]
-        elif (invalid := invalid_field(record, golden=check.is_golden)) is not None:
-            return [*found, Violation(line.where, *invalid, "schema")]
-        else:
-            wrong = [item for item in inconsistencies(record, start) if not is_explained(record, item)]
-        return [*found, *(Violation(line.where, *item, "value") for item in wrong)] if wrong else found
-
-    def _newer_version(self, line: LogLine) -> Iterator[Violation]:
-        """Report the first event of a newer version."""
-        version = line.record["v"]
-        if version not in self._newer:
-            self._newer.add(version)
-            got = f"{version} of a newer higgs-audio-trainer, as perhaps in more lines; check the log with that version"
-            yield Violation(line.where, "$.v", str(SCHEMA_VERSION), got, "unknown")
-
-    def _unknown_fields(self, line: LogLine) -> Iterator[Violation]:
-        if line.record["event"] not in EVENTS:
-            return
-        for name in line.event.extra:
-            key = (line.record["event"], name)
-            if name not in MARKS and key not in self._unknown and len(self._unknown) < _MOST_NAMES:
-                self._unknown.add(key)
-                yield Violation(
-                    line.where,
-                    f"$.{name}",
-                    f"a field of {key[0]}",
-                    "a field unknown to this version; a processor of the run may have added the field, or a newer "
-                    "version may have written the line",
-                    "unknown",
-                    "note",
-                )
-
-
-def _event_of(record: Record) -> Any:
-    """Return the typed event of a record; None for a plain record, whose typed event gives no further information."""
-    return None if is_plain(record) else typed(record)
+        if not found:
+            yield from self._neighbours.take(line, check.start)
+            yield from self._facts.take(line, check.start)
 
 
 def _key_of(record: Record, default: _Key) -> _Key:

@@ -8,6 +8,7 @@ from typing import Literal
 Severity = Literal["error", "note"]
 Kind = Literal[
     "line",  # a line without an event: torn or no JSON
+    "damage",  # compressed data contradicts its checksum or ends too early, or the rest of a file is beyond a bound
     "schema",  # a field violates the schema
     "value",  # a value contradicts other values
     "member",  # a member name is repeated in a JSON object
