@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from higgs_audio_trainer.cli import COMMANDS
-from higgs_audio_trainer.cli.argument_parser import ArgumentParser
+from higgs_audio_trainer.cli.argument_parser import ArgumentParser, described
 from higgs_audio_trainer.cli.train_flags import train_parser
 from higgs_audio_trainer.config import GROUPS, default_of, flags
 from higgs_audio_trainer.events import EVENTS, Envelope
@@ -126,9 +126,7 @@ def _names(action: argparse.Action) -> str:
 
 
 def _meaning(parser: ArgumentParser, action: argparse.Action) -> str:
-    if action.help in (None, argparse.SUPPRESS):
-        return "see the flag before"
-    return str(action.help) % {**vars(action), "prog": parser.prog}
+    return str(described(action)) % {**vars(action), "prog": parser.prog}
 
 
 def events_page() -> str:
