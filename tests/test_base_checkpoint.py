@@ -1,5 +1,6 @@
 """Base checkpoints and codecs that are accepted or refused, each refusal with the reason."""
 
+import copy
 import json
 import shutil
 from contextlib import suppress
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from higgs_audio_trainer.checkpoint.base_checkpoint import codec_of, open_checkpoint
+from higgs_audio_trainer.checkpoint.processor_files import save_processor
 from higgs_audio_trainer.config import DEFAULT_AUDIO_TOKENIZER
 from higgs_audio_trainer.data.codec import Codec
 from higgs_audio_trainer.data.sample import Clip, Sample, Turn
@@ -133,6 +135,44 @@ def test_a_model_that_is_not_there_is_a_user_error(opened, name, message):
     with pytest.raises(UserError) as error:
         opened(name)
     assert message.replace("--base_ckpt", "--audio_tokenizer" if opened is Codec else "--base_ckpt") in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "processor_config.json", "config.json"])
+def test_integers_beyond_64_bits_of_a_real_checkpoint_are_read(model_dir, name):
+    """Tokenizers without a limit have int(1e30) as their model_max_length."""
+    change(model_dir / name, model_max_length=1000000000000000019884624838656)
+    checkpoint = open_checkpoint(str(model_dir))
+    assert codec_of(str(model_dir))
+    save_processor(checkpoint, model_dir.parent)
+    assert "1000000000000000019884624838656" in (model_dir.parent / "tokenizer_config.json").read_text()
+
+
+DEEP, WIDE = "[" * 5_000 + "]" * 5_000, "9" * 5_000
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json", "processor_config.json"])
+@pytest.mark.parametrize("content", [f'{{"a": {DEEP}}}', f'{{"a": {WIDE}}}', '{"a": 1e400', "\0"])
+def test_a_hostile_file_of_a_checkpoint_is_a_user_error(model_dir, name, content):
+    """A file that is nested too deep, has too wide an integer, is cut off or has another form."""
+    (model_dir / name).unlink(missing_ok=True)
+    (model_dir / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        codec_of(str(model_dir)) if name == "processor_config.json" else open_checkpoint(str(model_dir))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("size", [10**30, 10**18])
+@pytest.mark.parametrize(("family", "part"), [("higgs-audio-v2", ""), ("higgs-tts-3", "audio_encoder_config")])
+def test_sizes_of_no_model_are_a_user_error(tiny_of, family, part, size):
+    """A configuration whose tensors no memory holds is refused before data are prepared."""
+    checkpoint = open_checkpoint(str(tiny_of(family).model_dir))
+    config = copy.deepcopy(checkpoint.config)
+    if part:
+        getattr(config, part)["vocab_size"] = size
+    else:
+        config.codebook_size = size
+    with pytest.raises(UserError, match=r"--base_ckpt: expected a config.json of a model, got [A-Z][a-zA-Z]+Error: "):
+        checkpoint.family.without_weights(config)
 
 
 def test_no_code_of_a_checkpoint_is_run(model_dir, tmp_path, monkeypatch):

@@ -118,3 +118,23 @@ def test_one_process_prints_and_none_loads_torch():
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
         assert (b"train_manifest: m.jsonl\n" in done.stdout) == (rank == "0")
         assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lr: .nan", "--lr: expected at least 0 and finite, got nan"),
+        ("output_dir: !!binary YQ==", "c.yaml: output_dir: expected a text, got b'a'"),
+        ("output_dir: {a: 1}", "c.yaml: output_dir: expected a text, got {'a': 1}"),
+        ("max_steps: !!binary MTI=", "c.yaml: max_steps: expected an integer, got b'12'"),
+        ("lr: 1\nlr: 2", "expected each key once, got 'lr' twice in line 2, column 1"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(tmp_path, monkeypatch, capsys, line, message):
+    """Bytes and mappings are no texts, and a key that comes twice is a slip."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(line)
+    flags = ["--output_dir", "out"] if "output_dir" not in line else []
+    assert main(["train", "--config", "c.yaml", "--train_manifest", "m.jsonl", *flags]) == 2
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert message in printed

@@ -321,3 +321,12 @@ def test_a_home_that_does_not_exist_is_named(tmp_path, capsys):
     write_log(tmp_path, EVENTS)
     assert main(["export", str(tmp_path), "--to", "parquet", "-o", "~no-such-user/x"]) == 2
     assert "--output: expected a path, got '~no-such-user/x', whose home folder is unknown." in capsys.readouterr().err
+
+
+def test_the_changes_of_a_resumed_run_are_a_text_in_parquet(tmp_path):
+    """A mapping that may be null is JSON like every mapping with values of any type."""
+    changes = {"max_steps": [4, 6]}
+    log = write_log(tmp_path, [run_start(resumed_from_step=4, resume_changes=changes), train_step()])
+    assert main(["export", str(log), "--to", "parquet", "-o", str(tmp_path / "out")]) == 0
+    [row] = pq.read_table(tmp_path / "out/event=run_start/rank=0/run.parquet", partitioning=None).to_pylist()
+    assert json.loads(row["resume_changes"]) == changes

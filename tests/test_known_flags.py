@@ -48,3 +48,9 @@ def test_hints_for_other_mistakes(argument, hint, capsys):
     message = capsys.readouterr().err
     assert hint in message
     assert message.count("Did you mean") == hint.count("Did you mean")
+
+
+def test_a_command_after_flags_is_told_its_place(capsys):
+    """Flags without a command mean `train`, where the name of a command is a word too many."""
+    assert main(["--no-limits", "show", "out"]) == 2
+    assert "show: expected a known flag. Put the command before its flags." in capsys.readouterr().err

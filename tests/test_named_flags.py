@@ -13,7 +13,7 @@ from tests.readme import PAGES
 #: Of other programs: torchrun, pip, pytest, viewers of trackers, servers.
 OF_OTHERS = {"--nproc_per_node", "--max_restarts", "--index-url", "--update-golden", "--logdir", "--backend-store-uri"}
 OF_OTHERS |= {"--model-path", "--trust-remote-code", "--omni", "--local-dir"}
-OF_OTHERS |= {"--version"}  # of the program, not of a command
+OF_OTHERS |= {"--version", "--check"}  # of the program, not of a command; of zstd
 USERS_PAGES = [page for page in PAGES if not page.startswith("docs/design/")]
 CODE = re.compile(r"```(?:bash|text|python)\n.*?```|`[^`\n]+`", re.DOTALL)
 

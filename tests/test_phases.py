@@ -54,6 +54,21 @@ def test_a_file_gets_a_line_at_start_and_end(clock):
     assert shown.close() == "loading the weights ...\nloading the weights: done in 1:16\n"
 
 
+def test_a_file_gets_the_progress_each_minute(clock):
+    """A phase with a detail tells how far it is, and a phase without has nothing to tell."""
+    shown = clock(io.StringIO())
+    with phases.shown_by(lambda: shown.lines), phases.phase("reading the log"):
+        shown.wait(2)
+        phases.tell("line 4,096 of run.jsonl")
+        shown.wait(59)
+        shown.wait(1)
+        shown.wait(59)
+    assert shown.close().splitlines()[1:] == [
+        "reading the log: line 4,096 of run.jsonl  1:02",
+        "reading the log: done in 2:01",
+    ]
+
+
 def test_a_fast_phase_prints_nothing(clock):
     """Neither on a terminal nor in a file."""
     for err in (io.StringIO(), Terminal()):

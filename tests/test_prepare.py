@@ -105,6 +105,31 @@ def test_codes_have_the_clips_length_at_25_frames_a_second(clips, prepare, check
     assert len({examples[index].ref.fingerprint for index in range(8)}) == 8
 
 
+@pytest.mark.parametrize("name", ["manifests/*/table.json", "prepared/*/about.json"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        None,
+        "[" * 5_000,
+        {"sizes": 3},
+        {"problems": {"a": 1}},
+        {"problems": [[1]]},
+        {"retry": {"a": [1]}},
+        {"notes": 1},
+    ],
+    ids=str,
+)
+def test_a_damaged_file_of_the_cache_is_made_anew(two_clips, prepare, tmp_path, name, values):
+    """A file that holds something else is damaged, whatever its JSON."""
+    before = codes_of(prepare(two_clips))
+    (path,) = (tmp_path / "codes").glob(name)
+    if isinstance(values, dict):
+        values = json.loads(path.read_text()) | values
+    path.write_text(values if isinstance(values, str) else json.dumps(values))
+    assert codes_of(prepare(two_clips)) == before
+
+
 def test_encoding_gives_the_same_codes_each_time(tiny, two_clips, prepare, tmp_path):
     """Two caches filled apart hold the same codes."""
     datasets = [prepare(two_clips, codes_dir=str(tmp_path / name)) for name in ("codes", "other")]

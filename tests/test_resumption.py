@@ -61,6 +61,45 @@ def test_what_makes_another_model_is_refused(tiny, clips, out, changes, extra, m
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
 
 
+def change_state(out, **values):
+    """Change values of the trainer's state of the last checkpoint."""
+    path = out / "checkpoint-2" / STATE
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_count_of_operations_beyond_64_bits_is_resumed(tiny, clips, out):
+    """A long training of a large model counts more operations, as an integer in older versions of transformers."""
+    change_state(out, total_flos=10**20)
+    said, _ = resumed(tiny, clips, out)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"max_steps": "4"},
+            r"checkpoint-2/trainer_state\.json: max_steps: expected an integer, got '4'\. Name another",
+        ),
+        ({"epoch": []}, r"epoch: expected a number, got \[\]"),
+        ({"log_history": 3}, "log_history: expected a list, got 3"),
+        ({"stateful_callbacks": [1]}, r"stateful_callbacks: expected an object, got \[1\]"),
+        ({"stateful_callbacks": {"A": {}}}, r"stateful_callbacks\.TrainerControl: expected an object, got None"),
+        ({"stateful_callbacks": None}, r"stateful_callbacks\.TrainerControl: expected an object, got None"),
+        ({"global_step": 1e300}, "trainer_state.json is incomplete"),
+        ({"global_step": True}, "trainer_state.json is incomplete"),
+        ({"global_step": -1}, "trainer_state.json is incomplete"),
+        ({"global_step": 10**30}, "trainer_state.json is incomplete"),
+        ({"note": "x"}, "expected the fields of transformers"),
+    ],
+)
+def test_a_state_of_another_form_is_refused(tiny, clips, out, values, message):
+    """The library takes the values without a check."""
+    change_state(out, **values)
+    with pytest.raises(UserError, match=message):
+        resumed(tiny, clips, out)
+
+
 def test_another_base_checkpoint_is_refused_and_a_moved_one_is_not(tiny, clips, out, tmp_path):
     """Weights are compared by what they are, not by where they lie."""
     moved = tmp_path / "elsewhere"

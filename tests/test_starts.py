@@ -72,6 +72,37 @@ def test_arguments_that_would_fail_late_are_refused_early(tiny, clips, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["accelerator_config", "fsdp_config"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 5_000 + "]" * 5_000, "expected JSON, got: expected lists and objects nested at most 100 deep"),
+        ("[1]", r"expected a JSON object, got \[1\]"),
+        ("{", "expected JSON, got: Expecting property name"),
+        (None, "Is a directory. Name a file of JSON"),
+        ("/dev/zero", "Not a file. Name a file of JSON"),
+    ],
+    ids=["deep", "list", "cut", "folder", "device"],
+)
+def test_a_file_of_an_argument_is_read_within_bounds(tiny, clips, tmp_path, name, content, message):
+    """The library reads a file of any size, and a device without an end."""
+    path = tmp_path / "file.json"
+    if content is None:
+        path.mkdir()
+    elif content.startswith("/"):
+        path.symlink_to(content)
+    else:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"^--{name}:? {path}: {message}"):
+        training_arguments(settings(tiny, clips, tmp_path / "out", extra={name: str(path)}))
+
+
+def test_an_argument_too_long_for_the_name_of_a_file_is_left_to_the_library(tiny, clips, tmp_path):
+    """DeepSpeed takes base64 in place of a file."""
+    with pytest.raises(UserError, match=r"^transformers\.TrainingArguments: .*File name too long"):
+        training_arguments(settings(tiny, clips, tmp_path / "out", extra={"accelerator_config": "x" * 300}))
+
+
 @pytest.mark.parametrize(
     "extra", [{"label_smoothing_factor": 0.0}, {"optim": "adafactor"}, {"lr_scheduler_type": "cosine"}]
 )
