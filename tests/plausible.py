@@ -138,15 +138,15 @@ def codes_end(random, codebook, length, *, has_label):
     return CodesEnd(codebook=codebook, codes=codes, labels=labels if has_label else None)
 
 
-def prompts(random):
-    """Make the text and the length of the label of each probe, which stay the same in a run."""
-    return {probe: (random.choice(TEXTS), random.choice([None, random.randrange(1, 60)])) for probe in TEXTS}
+def prompt(random):
+    """Make the text and the length of the label of a probe, which stay the same in a run."""
+    return random.choice(TEXTS), random.choice([None, random.randrange(1, 60)])
 
 
-def generation(random, step, probe, prompt):
+def generation(random, step, probe, asked):
     """Make the `generation_sample` of a probe in 2 codebooks."""
     stopped, has_audio = (random.random() < 0.5 for _ in range(2))
-    text, frames_label = prompt
+    text, frames_label = asked
     has_label = frames_label is not None
     frames, limit = (random.randrange(40), 50) if stopped else (50, 50)
     run_length = random.randint(min(frames, 1), frames)
@@ -194,7 +194,8 @@ def run(random, sinks="jsonl"):
     """Make the events of a run, without the `run_end`."""
     config = {"text_loss_weight": WEIGHT, "sinks": sinks, "note": random.choice(TEXTS)}
     events = [run_start(num_codebooks=2, config=config | {"huge": 10**30, "odd": object()})]
-    evaluated, prompt_of = [random.choice([0, random.randrange(1, 9)]) for _ in range(3)], prompts(random)
+    evaluated = [random.choice([0, random.randrange(1, 9)]) for _ in range(3)]
+    prompt_of = {probe: prompt(random) for probe in TEXTS}
     waiting = []  # speech of earlier steps, whose audio is decoded meanwhile
     for step in sorted(random.sample(range(1, 30), random.randrange(7))):
         names = {"sample_id": random.choice(TEXTS), "fingerprint": f"{step:016x}", "step": step}

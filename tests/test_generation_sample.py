@@ -27,7 +27,7 @@ from tests.builders import (
     text_sample,
     train_step,
 )
-from tests.plausible import generation
+from tests.plausible import generation, prompt
 from tests.test_reader import dump, file_of
 
 START = run_start(num_codebooks=2, config={"text_loss_weight": 1.0, "log_window": 5})
@@ -142,7 +142,7 @@ def test_a_contradiction_is_found(tmp_path, changes, message):
 def test_random_speech_is_clean(tmp_path):
     """Speech of any length, stopped or not, with and without a recording and a waveform, fulfils every rule."""
     chance = random.Random(1)
-    speech = [generation(chance, step, "p") for step in range(1, 200)]
+    speech = [generation(chance, step, f"p{step}", prompt(chance)) for step in range(1, 200)]
     assert found(tmp_path, [run_start(num_codebooks=2), *speech, run_end(step=200, events_written=200)]) == []
 
 
