@@ -50,9 +50,9 @@ def test_a_mutated_log(name, tmp_path, honest_log, capfd):
     log = mutated(name, tmp_path / "run")
     statuses = ""
     for reader in READERS:
-        begin = time.monotonic()
+        begin = time.process_time()
         statuses += str(run(reader, log, honest_log, tmp_path))
-        assert time.monotonic() - begin < _MOST_SECONDS, reader
+        assert time.process_time() - begin < _MOST_SECONDS, reader
     assert "Traceback" not in capfd.readouterr().err
     assert dict(zip(READERS, statuses, strict=True)) == dict(zip(READERS, CHEAP[name].statuses, strict=True))
     found = [
