@@ -52,7 +52,7 @@ class AttemptCheck:
         self._jumps: list[tuple[int, str]] = []  # first missing number and place of the next line
         self._torn: list[tuple[int, Violation]] = []  # expected number and violation of the torn line
         self._faulty: dict[int, int] = {}  # expected number and count of lines without an event
-        self._start_raw = self._last_raw = b""
+        self._start_raw = b""
         self._again: LogLine | None = None  # repeated `run_start` of a joined file, until the next line
         self._last: LogLine | None = None
         self._seq: int | None = None
@@ -67,6 +67,10 @@ class AttemptCheck:
         return None if self._last is None else self._last.where
 
     @property
+    def _last_raw(self) -> bytes:
+        return b"" if self._last is None else self._last.raw.rstrip()
+
+    @property
     def reached(self) -> int | None:
         """Highest step of an event; None before the first step."""
         return self._steps.reached
@@ -77,6 +81,8 @@ class AttemptCheck:
 
     def is_repeated(self, line: LogLine) -> bool:
         """Return True if a line repeats a line of the segment before, as the first lines of a segment do."""
+        if self._head is _Head.PASSED and not self._is_joined:  # nearly every line
+            return False
         raw = line.raw.rstrip()
         if raw == self._start_raw and self._head is _Head.AHEAD:
             self._head = _Head.BEGUN
@@ -115,7 +121,7 @@ class AttemptCheck:
         if line.record["event"] == "run_start" and not self.start and is_sound:
             self.start, self.start_place, self._start_raw = line.record, line.where, line.raw.rstrip()
             self._steps.begin_at(int_field(line.record, "resumed_from_step"))
-        self._last, self._last_raw, self._head = line, line.raw.rstrip(), _Head.PASSED
+        self._last, self._head = line, _Head.PASSED
 
     def _place_in_file(self, line: LogLine, *, after_fault: bool) -> Iterator[Violation]:
         event = line.record["event"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from operator import add, gt
 
 from higgs_audio_trainer.logs.conversion import InvalidField
 from higgs_audio_trainer.logs.typed import Record
@@ -59,7 +60,7 @@ def _offsets(record: Record, _start: Record) -> Iterator[InvalidField]:
         place, count = next(item for item in enumerate(counts) if not 0 <= item[1] <= targets)
         name, index = _COUNTS[place // _NUM_OFFSETS], place % _NUM_OFFSETS
         yield InvalidField(f"$.{name}[{index}]", f"0 to num_targets, {targets}", str(count))
-    else:
+    elif max(correct) > record["num_correct"] or any(map(gt, map(add, matches, correct), slots_with_competitor)):
         yield from _competing_tokens(record["num_correct"], slots_with_competitor, matches, correct)
 
 

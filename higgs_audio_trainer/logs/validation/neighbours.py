@@ -52,14 +52,14 @@ class Neighbours:
         self._begun: tuple[list[Any], int, int, LogLine] | None = None  # codebook before, and its first position
 
     def take(self, line: LogLine, start: Record) -> Iterable[Violation]:
-        """Check a line, valid by the schema.
+        """Check a `prediction_sample`, valid by the schema.
 
         Args:
-            line: Line of any event.
+            line: Line of the sample.
             start: `run_start` of the line's rank and attempt, empty if missing.
         """
         record = line.record
-        if record["event"] != "prediction_sample" or is_any_marked(record, _COMPARED):
+        if is_any_marked(record, _COMPARED):
             return ()
         found = self._delayed(line, start)
         key = (record.get("run_id"), record["fingerprint"], record["modality"], record["codebook"])

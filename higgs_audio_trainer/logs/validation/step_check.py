@@ -44,27 +44,30 @@ class StepCheck:
 
     def take(self, line: LogLine, start: Record) -> Iterator[Violation]:
         """Check a line, valid by the schema. `start` is the `run_start`, empty if missing."""
-        step = int_field(line.record, "step")
+        record, event = line.record, line.record["event"]
+        step = int_field(record, "step")
         self._members.follow(line)
-        if step is None or is_marked(line.record, "$.step"):
+        if step is None or is_marked(record, "$.step"):
             return
-        self.reached = step if self.reached is None else max(self.reached, step)
-        if line.record["event"] == "generation_sample":
+        if self.reached is None or step > self.reached:
+            self.reached = step
+        if event == "generation_sample":
             yield from self._take_speech(line, step)
             return
-        if line.record["event"] == "diagnosis" and self._step is not None and step < self._step:  # of late speech
+        if event == "diagnosis" and self._step is not None and step < self._step:  # of late speech
             return
         # A resumed run that fails before its first step ends at step 0.
-        is_failed_start = self._is_at_start and line.record["event"] == "run_end" and step == 0
+        is_failed_start = self._is_at_start and event == "run_end" and step == 0
         self._is_at_start = False
         if self._step is not None and step < self._step and not is_failed_start:
             yield Violation(line.where, "$.step", f"at least {self._step}, the previous step", str(step), "step")
         if step != self._step:
             self._begin(step)
-        yield from self._members.take(line, start)
+        if event != "token_counts":
+            yield from self._members.take(line, start)
         yield from self._totals.take(line)
         yield from _repeats(line, step, self._keys)
-        if line.record["event"] == "prediction_sample":
+        if event == "prediction_sample":
             yield from self._renames(line)
 
     def _begin(self, step: int) -> None:

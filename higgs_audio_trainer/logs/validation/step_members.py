@@ -31,10 +31,10 @@ class StepMembers:
 
     def follow(self, line: LogLine) -> None:
         """Note the number of a line of any kind, before its step begins."""
-        seq, before = int_field(line.record, "seq"), self._seq
-        self._follows = seq is not None and before is not None and seq == before + 1
-        self._is_whole = self._is_whole and self._follows
-        self._seq = seq
+        before, self._seq = self._seq, int_field(line.record, "seq")
+        self._follows = before is not None and self._seq == before + 1
+        if not self._follows:
+            self._is_whole = False
 
     def take(self, line: LogLine, start: Record) -> Iterable[Violation]:
         """Check a line of the step, valid by the schema."""

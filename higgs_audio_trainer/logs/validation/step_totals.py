@@ -5,7 +5,7 @@ One recorder sums all of these over the same slots, whoever trains, so a contrad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from higgs_audio_trainer.logs.lines import LogLine
@@ -29,6 +29,7 @@ class StepTotals:
         self._step: LogLine | None = None
         self._is_partial = False  # after a failure on any rank the sums over all ranks are 0, and the losses are NaN
         self._audio: dict[int, int] = {}  # targets by codebook
+        self._counted = 0  # sum of them
         self._shown: dict[_Series, tuple[int, int, int]] = {}  # sums of `_OF_SAMPLES` over the shown samples
 
     def take(self, line: LogLine) -> Iterable[Violation]:
@@ -50,54 +51,61 @@ class StepTotals:
             self._shown[series] = targets + of_sample[0], correct + of_sample[1], stops + of_sample[2]
         return ()
 
-    def _of_counts(self, line: LogLine) -> Iterator[Violation]:
-        for name, least in zip(
-            _OF_SAMPLES, self._shown.get((line.record["modality"], line.record["codebook"]), ()), strict=False
-        ):
-            if line.record[name] < least:
-                expected = f"at least {least}, the sum over the samples of the step"
-                yield Violation(line.where, f"$.{name}", expected, str(line.record[name]), "value")
-        if self._step is not None:
-            yield from self._of_step(line, self._step)
+    def _of_counts(self, line: LogLine) -> list[Violation]:
+        record = line.record
+        found = []
+        if (shown := self._shown.get((record["modality"], record["codebook"]))) is not None:
+            for name, least in zip(_OF_SAMPLES, shown, strict=True):
+                if record[name] < least:
+                    expected = f"at least {least}, the sum over the samples of the step"
+                    found.append(Violation(line.where, f"$.{name}", expected, str(record[name]), "value"))
+        return found if self._step is None else [*found, *self._of_step(line, self._step)]
 
-    def _of_step(self, line: LogLine, step: LogLine) -> Iterator[Violation]:
+    def _of_step(self, line: LogLine, step: LogLine) -> Iterable[Violation]:
         codebook, targets = line.record["codebook"], line.record["num_targets"]
         if codebook is None:
             total = step.record["text_targets"]
-            if targets != total:
-                expected = f"{total}, text_targets of train_step at {step.where}"
-                yield Violation(line.where, "$.num_targets", expected, str(targets), "value")
-            else:
-                yield from _of_accuracy(line, step, step.record["text_accuracy"], "text_accuracy")
-            return
+            if targets == total:
+                return _of_accuracy(line, step, step.record["text_accuracy"])
+            expected = f"{total}, text_targets of train_step at {step.where}"
+            return [Violation(line.where, "$.num_targets", expected, str(targets), "value")]
         accuracies = step.record["audio_accuracy_per_codebook"]
-        if 0 <= codebook < len(accuracies):  # else reported by another rule
-            yield from self._of_codebooks(line, step, len(accuracies))
-            yield from _of_accuracy(line, step, accuracies[codebook], f"audio_accuracy_per_codebook[{codebook}]")
+        if not 0 <= codebook < len(accuracies):  # reported by another rule
+            return ()
+        found = _of_accuracy(line, step, accuracies[codebook])
+        return [*self._of_codebooks(line, step, len(accuracies)), *found]
 
-    def _of_codebooks(self, line: LogLine, step: LogLine, count: int) -> Iterator[Violation]:
-        self._audio[line.record["codebook"]] = line.record["num_targets"]
-        total, counted = step.record["audio_targets"], sum(self._audio.values())
-        if counted > total or (len(self._audio) == count and counted != total):
-            expected = f"{total} over all codebooks, audio_targets of train_step at {step.where}"
-            got = f"{counted} in {len(self._audio)} of {count} codebooks"
-            yield Violation(line.where, "$.num_targets", expected, got, "value")
+    def _of_codebooks(self, line: LogLine, step: LogLine, count: int) -> Iterable[Violation]:
+        codebook, targets = line.record["codebook"], line.record["num_targets"]
+        self._counted += targets - self._audio.get(codebook, 0)
+        self._audio[codebook] = targets
+        total = step.record["audio_targets"]
+        if self._counted <= total and (len(self._audio) < count or self._counted == total):
+            return ()
+        expected = f"{total} over all codebooks, audio_targets of train_step at {step.where}"
+        got = f"{self._counted} in {len(self._audio)} of {count} codebooks"
+        return [Violation(line.where, "$.num_targets", expected, got, "value")]
 
 
-def _of_accuracy(line: LogLine, step: LogLine, accuracy: Any, name: str) -> Iterable[Violation]:
+def _of_accuracy(line: LogLine, step: LogLine, accuracy: Any) -> Iterable[Violation]:
     """Check the correct slots against an accuracy of `train_step`, null without targets."""
     targets, correct = line.record["num_targets"], line.record["num_correct"]
     if accuracy is not None and targets:
         if abs(correct - accuracy * targets) <= _TOLERANCE * targets:
             return ()
-        expected = f"{accuracy * targets:.6g}, num_targets x {name} of train_step at {step.where}"
+        expected = f"{accuracy * targets:.6g}, num_targets x {_accuracy_of(line)} of train_step at {step.where}"
         return [Violation(line.where, "$.num_correct", expected, str(correct), "value")]
     if accuracy is None and not targets:
         return ()
     least = "0" if accuracy is None else "more than 0"
     value = "null" if accuracy is None else f"{accuracy:.6g}"
-    expected = f"{least} because {name} of train_step at {step.where} is {value}"
+    expected = f"{least} because {_accuracy_of(line)} of train_step at {step.where} is {value}"
     return [Violation(line.where, "$.num_targets", expected, str(targets), "value")]
+
+
+def _accuracy_of(line: LogLine) -> str:
+    codebook = line.record["codebook"]
+    return "text_accuracy" if codebook is None else f"audio_accuracy_per_codebook[{codebook}]"
 
 
 _COMPARED = {

@@ -28,13 +28,14 @@ def is_ours(start: Record) -> bool:
         >>> is_ours({"family": "higgs-audio-v2", "config": {"train_manifest": "train.jsonl"}}), is_ours({})
         (True, False)
     """
-    config = start.get("config")
-    return start.get("family") is not None and isinstance(config, dict) and config.get("train_manifest") is not None
+    return bool(settings_of(start))
 
 
 def settings_of(start: Record) -> Record:
     """Return the settings of our training; empty for another training and without a `run_start`."""
-    config: Record = start["config"] if is_ours(start) else {}
+    config = start.get("config")
+    if not isinstance(config, dict) or config.get("train_manifest") is None or start.get("family") is None:
+        return {}
     return config
 
 
@@ -131,7 +132,6 @@ _DUE = ("step",), _due
 TRAINING_RULES: dict[str, _Rules] = {
     "run_start": ((("config",), _interval), (("world_size",), _size)),
     "train_step": (_DUE,),
-    "token_counts": (_DUE,),
     "prediction_sample": (
         (("step", "split"), _due),
         (("sample_index", "codebook", "split", "first", "last", "logits_shape", "modality"), _of_sample),

@@ -256,10 +256,14 @@ class _ValidatedLog:
             return
         self._counts.events += 1
         found = violations_of(line, check.start, is_golden=check.is_golden)
-        yield from self._line_check.report(line, found)
+        if found or line.event is not None:  # a plain line has nothing to report
+            yield from self._line_check.report(line, found)
         yield from check.take(line, is_sound=not found, after_fault=after_fault)
-        if not found:
+        if found:
+            return
+        if line.record["event"] == "prediction_sample":
             yield from self._neighbours.take(line, check.start)
+        else:
             yield from self._facts.take(line, check.start)
 
 
