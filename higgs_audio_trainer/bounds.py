@@ -113,7 +113,7 @@ def lift() -> None:
 
 @contextmanager
 def of_command() -> Iterator[None]:
-    """Put the bounds in force for a command, whose messages name the flag that lifts them."""
+    """Put the bounds in force for a command. Messages then name the flag that lifts the bounds."""
     token = _in_force.set(f"{FLAG} reads on")
     try:
         yield

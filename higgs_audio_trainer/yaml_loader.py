@@ -19,7 +19,7 @@ class YamlLoader(yaml.SafeLoader):
         self._values_of: dict[Any, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node, and count its depth and its values."""
+        """Compose a node, and count the depth and the values of the document."""
         before = self._values
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         is_alias = self.check_event(yaml.AliasEvent)

@@ -35,7 +35,7 @@ class ProblemPrinter:
             self._print(printable(str(problem)))
 
     def say(self, text: str) -> None:
-        """Print one of the first messages about the whole log, such as the ids of its runs."""
+        """Print one of the first messages about the whole log, such as the ids of the runs."""
         self._said += 1
         if self._said <= _MAX_PRINTED:
             self._print(printable(text))

@@ -255,7 +255,7 @@ def _parsed(line: bytes) -> Record | InvalidField:
 
 
 class _BeyondBound(InvalidField):
-    """A value that no reader handles, since it is nested too deep or is an integer beyond 64 bits."""
+    """A value nested too deep, or an integer beyond 64 bits. No reader handles such values."""
 
     __slots__ = ()
 

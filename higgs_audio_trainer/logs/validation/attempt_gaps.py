@@ -21,7 +21,7 @@ _MOST_ATTEMPTS = 10_000  # resumes of a run; a larger attempt is a mutilated num
 
 
 @dataclass(slots=True)
-class _Attempt:
+class _JoinedAttempt:
     """An attempt of a run, as known from the files of all ranks.
 
     Attributes:
@@ -48,13 +48,13 @@ class AttemptGaps:
     """Collects the attempts of all files of a log, and finds the attempts and ranks without files."""
 
     def __init__(self) -> None:
-        self._runs: dict[str | None, dict[int, _Attempt]] = {}
+        self._runs: dict[str | None, dict[int, _JoinedAttempt]] = {}
 
     def add(self, run_id: str | None, rank: int, attempt: int, check: AttemptCheck) -> None:
         """Add a rank and attempt after its last line."""
         if check.is_golden or check.last_place is None:
             return
-        of_rank = _Attempt(
+        of_rank = _JoinedAttempt(
             check.start,
             check.start_place or check.last_place,
             int_field(check.start, "resumed_from_step") or 0,
@@ -82,7 +82,7 @@ class AttemptGaps:
                 yield from _missing_ranks(number, attempt)
 
 
-def _missing_steps(attempts: dict[int, _Attempt]) -> Iterator[Violation]:
+def _missing_steps(attempts: dict[int, _JoinedAttempt]) -> Iterator[Violation]:
     """Report the steps of missing attempts, from which a present attempt resumed."""
     highest = 0
     for number, attempt in sorted(attempts.items()):
@@ -122,7 +122,7 @@ def _is_of_another_run(start: Record) -> bool:
     return PurePath(folder) not in (PurePath(resume), PurePath(resume).parent)
 
 
-def _unordered(attempts: dict[int, _Attempt]) -> Iterator[Violation]:
+def _unordered(attempts: dict[int, _JoinedAttempt]) -> Iterator[Violation]:
     """Yield a note for attempts that began before the attempt before. A clock may have been set."""
     begun = [(str(one.start["ts"]), number, one) for number, one in sorted(attempts.items()) if "ts" in one.start]
     for (before, earlier, _), (time, number, attempt) in pairwise(begun):
@@ -132,7 +132,7 @@ def _unordered(attempts: dict[int, _Attempt]) -> Iterator[Violation]:
             yield Violation(attempt.place, "$.ts", expected, got, "run_start", "note")
 
 
-def _due_after(attempts: dict[int, _Attempt], number: int, before: int) -> int:
+def _due_after(attempts: dict[int, _JoinedAttempt], number: int, before: int) -> int:
     """Return the first logged step after a step, by the settings of the attempts before a number."""
     every = 1
     for earlier in sorted(attempts):
@@ -154,7 +154,7 @@ def _missing_attempts(log: Collection[AttemptFiles], reported: Collection[str]) 
             yield Violation(place, "$.attempt", f"files of {missing}", "none", "name", "note")
 
 
-def _missing_ranks(number: int, attempt: _Attempt) -> Iterator[Violation]:
+def _missing_ranks(number: int, attempt: _JoinedAttempt) -> Iterator[Violation]:
     """Report ranks without a file, where every rank writes its own.
 
     Each machine of a training may have its own folder, so ranks before the first and after the last are a note. A

@@ -1,4 +1,4 @@
-"""Checks that the events of one step belong together: one epoch, the samples of the step, one batch."""
+"""Checks that the events of one step have one epoch and one batch, and that `train_step` names the samples."""
 
 from __future__ import annotations
 

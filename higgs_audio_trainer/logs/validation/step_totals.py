@@ -29,11 +29,11 @@ class StepTotals:
         self._step: LogLine | None = None
         self._is_partial = False  # after a failure on any rank the sums over all ranks are 0, and the losses are NaN
         self._audio: dict[int, int] = {}  # targets by codebook
-        self._counted = 0  # sum of them
+        self._counted = 0  # targets of all codebooks so far
         self._shown: dict[_Series, tuple[int, int, int]] = {}  # sums of `_OF_SAMPLES` over the shown samples
 
     def take(self, line: LogLine) -> Iterable[Violation]:
-        """Check a line of the step, valid by the schema. Lines whose values were changed before writing don't count."""
+        """Check a line of the step, valid by the schema. Lines with marks do not count."""
         record = line.record
         event = record["event"]
         if event == "train_step":
